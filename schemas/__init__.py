@@ -1,0 +1,1 @@
+"""What travels: topics, envelope, kinds, cursor and wire format."""

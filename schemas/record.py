@@ -1,0 +1,18 @@
+"""One Kafka record as it was fetched, before anything is decided about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A record with its coordinates; key and value are the bytes as they stand in the log."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp_us: int
+    """Broker append time, microseconds since the epoch (its resolution is a millisecond)."""
+    key: bytes | None
+    value: bytes | None

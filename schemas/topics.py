@@ -1,0 +1,208 @@
+"""The table of topics: every topic is created, described and checked from here."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final, Literal
+
+Cleanup = Literal["delete", "compact", "compact,delete"]
+
+DAY_MS: Final = 86_400_000
+MIB: Final = 1_048_576
+
+# A value of at most 1 MiB, its key of at most 193 bytes, and the batch's own framing (< 200 bytes).
+EVENT_BYTES_MAX: Final = MIB + 4_096
+# A dead letter holds the whole record that it is about (the broker let it in), with coordinates and a cause.
+DEAD_LETTER_BYTES_MAX: Final = EVENT_BYTES_MAX + 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class TopicSpec:
+    """One topic as it must be: what its key and subject are, and how long it keeps what."""
+
+    name: str
+    key: str
+    subject: str
+    partitions: int
+    retention_ms: int
+    """-1 = for ever (compacted topics)."""
+    cleanup: Cleanup
+    doc: str
+    max_message_bytes: int = EVENT_BYTES_MAX
+
+    def named(self, prefix: str) -> str:
+        """Return the topic's name in a deployment whose names start with ``prefix``."""
+        return prefix + self.name
+
+    def config(self) -> dict[str, str]:
+        """Return the broker's topic configuration; what is not named here is the broker's default."""
+        config = {
+            "cleanup.policy": self.cleanup,
+            "retention.ms": str(self.retention_ms),
+            "max.message.bytes": str(self.max_message_bytes),
+            # The watermark trusts the broker's clock, never a producer's.
+            "message.timestamp.type": "LogAppendTime",
+        }
+        if self.cleanup != "delete":
+            # A reader that starts from a checkpoint this old must still see the tombstones (7 days).
+            config["delete.retention.ms"] = str(7 * DAY_MS)
+        return config
+
+
+# Four partitions: one worker a core on the smallest machine that we run on (2), and room to double once.
+# The count of a topic version never changes; more partitions is the next version of the topic.
+STREAM_PARTITIONS: Final = 4
+
+INPUT: Final = TopicSpec(
+    name="streams.input.v1",
+    key="tenant/stream_id",
+    subject="sluicegate.Event",
+    partitions=STREAM_PARTITIONS,
+    retention_ms=3 * DAY_MS,  # a weekend without ingest loses nothing
+    cleanup="delete",
+    doc="What producers publish: events as they came, before ingest has judged them.",
+)
+OUTPUT: Final = TopicSpec(
+    name="streams.output.v1",
+    key="tenant/stream_id",
+    subject="sluicegate.Event",
+    partitions=STREAM_PARTITIONS,
+    retention_ms=7 * DAY_MS,  # more than the longest history of a kind (3 days) plus a weekend
+    cleanup="delete",
+    doc="What ingest accepted, in order, with seq given: the only truth that clients are shown.",
+)
+INDEX: Final = TopicSpec(
+    name="streams.index.v1",
+    key="tenant/stream_id",
+    subject="sluicegate.StreamIndex",
+    partitions=STREAM_PARTITIONS,
+    retention_ms=-1,
+    cleanup="compact",
+    doc="Where each stream starts, stands and ends in the output topic, so that nobody scans for it.",
+)
+RECORDS: Final = TopicSpec(
+    name="streams.records.v1",
+    key="tenant/stream_id",
+    subject="sluicegate.StreamRecord",
+    partitions=STREAM_PARTITIONS,
+    retention_ms=-1,
+    cleanup="compact",
+    doc="The structured record of each stream, revised as it goes on.",
+)
+REJECTS: Final = TopicSpec(
+    name="streams.rejects.v1",
+    key="tenant/stream_id",
+    subject="sluicegate.Reject",
+    partitions=STREAM_PARTITIONS,
+    retention_ms=DAY_MS,  # a producer asks within minutes; a day covers a shift that looks the next morning
+    cleanup="delete",
+    doc="One verdict for each event that ingest did not accept.",
+)
+USAGE_PARTIALS: Final = TopicSpec(
+    name="usage.partials.v1",
+    key="tenant/kind/provider/model",
+    subject="sluicegate.UsagePartial",
+    partitions=STREAM_PARTITIONS,
+    retention_ms=DAY_MS,  # read within seconds; a day is the longest outage that the merge may have
+    cleanup="delete",
+    doc="Usage windows of one source partition each: the first of the two stages.",
+)
+USAGE_WINDOWS: Final = TopicSpec(
+    name="usage.windows.v1",
+    key="window_start_us/tenant/kind/provider/model",
+    subject="sluicegate.UsageWindow",
+    partitions=STREAM_PARTITIONS,
+    retention_ms=30 * DAY_MS,  # PostgreSQL keeps them longer; the topic serves readers that come late
+    cleanup="compact,delete",
+    doc="Usage windows over all partitions: the latest revision of each.",
+)
+DEAD_LETTERS: Final = TopicSpec(
+    name="dead.letters.v1",
+    key="the record's own key",
+    subject="sluicegate.DeadLetter",
+    partitions=STREAM_PARTITIONS,
+    retention_ms=30 * DAY_MS,  # time to notice, mend the producer and replay
+    cleanup="delete",
+    doc="Records that could not be handled, with their bytes, coordinates and cause.",
+    max_message_bytes=DEAD_LETTER_BYTES_MAX,
+)
+INGEST_STREAMS_CHANGELOG: Final = TopicSpec(
+    name="ingest.streams.changelog.v1",
+    key="state key",
+    subject="",
+    partitions=STREAM_PARTITIONS,
+    retention_ms=-1,
+    cleanup="compact",
+    doc="State of ingest: streams, their order and what was seen; the truth of its RocksDB.",
+    max_message_bytes=2 * MIB,  # a stream's state may hold reordered events besides its own fields
+)
+AGGREGATE_PARTIALS_CHANGELOG: Final = TopicSpec(
+    name="aggregate.partials.changelog.v1",
+    key="state key",
+    subject="",
+    partitions=STREAM_PARTITIONS,
+    retention_ms=-1,
+    cleanup="compact",
+    doc="State of the first stage of usage.",
+)
+AGGREGATE_WINDOWS_CHANGELOG: Final = TopicSpec(
+    name="aggregate.windows.changelog.v1",
+    key="state key",
+    subject="",
+    partitions=STREAM_PARTITIONS,
+    retention_ms=-1,
+    cleanup="compact",
+    doc="State of the second stage of usage.",
+)
+
+TOPICS: Final[tuple[TopicSpec, ...]] = (
+    INPUT,
+    OUTPUT,
+    INDEX,
+    RECORDS,
+    REJECTS,
+    USAGE_PARTIALS,
+    USAGE_WINDOWS,
+    DEAD_LETTERS,
+    INGEST_STREAMS_CHANGELOG,
+    AGGREGATE_PARTIALS_CHANGELOG,
+    AGGREGATE_WINDOWS_CHANGELOG,
+)
+
+_VERSION = re.compile(r"\.v([1-9][0-9]{0,3})$")
+
+
+def topic_version(name: str) -> int:
+    """Return the version at the end of a topic's name, with or without a prefix: ``….v1`` → 1.
+
+    Raises:
+        ValueError: the name does not end in ``.v<number>``.
+    """
+    found = _VERSION.search(name)
+    if found is None:
+        raise ValueError(f"topic {name!r} does not end in .v<number>")
+    return int(found[1])
+
+
+def partition_of(key: bytes, partitions: int) -> int:
+    """Return the partition that Kafka's Java client gives a key (murmur2, sign bit dropped, modulo)."""
+    return (_murmur2(key) & 0x7FFF_FFFF) % partitions
+
+
+@lru_cache(maxsize=16_384)  # a stream's key comes once an event: about 4 MiB at worst
+def _murmur2(data: bytes) -> int:
+    """Hash as ``org.apache.kafka.common.utils.Utils.murmur2``, as an unsigned 32-bit number."""
+    factor, mask = 0x5BD1_E995, 0xFFFF_FFFF
+    length = len(data)
+    value = 0x9747_B28C ^ length
+    whole = length & ~3
+    for start in range(0, whole, 4):
+        word = int.from_bytes(data[start : start + 4], "little") * factor & mask
+        word = (word ^ word >> 24) * factor & mask
+        value = value * factor & mask ^ word
+    if whole < length:
+        value = (value ^ int.from_bytes(data[whole:], "little")) * factor & mask
+    value = (value ^ value >> 13) * factor & mask
+    return value ^ value >> 15

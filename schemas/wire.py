@@ -1,0 +1,131 @@
+"""Records as bytes in the Confluent wire format: 0x00, the schema's id in four bytes, the Avro body."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from schemas.catalog import EVENT, SchemaSource, subjects
+from schemas.codec import Reader, Writer
+from schemas.envelope import Event
+from schemas.errors import BadMagic, TooLarge, Undecodable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+FRAME_BYTES: Final = 5
+VALUE_BYTES_MAX: Final = 1_048_576
+READERS_MAX: Final = 256  # a few versions of each subject; a parsed schema is some 10 KiB
+
+
+def schema_id_of(data: bytes) -> int:
+    """Return the schema id of a frame.
+
+    Raises:
+        BadMagic: the value is too short or does not start with 0x00.
+    """
+    if len(data) < FRAME_BYTES or data[0] != 0:
+        raise BadMagic(data)
+    return int.from_bytes(data[1:FRAME_BYTES], "big")
+
+
+class WireCodec:
+    """Reads and writes framed records; safe to share between threads.
+
+    A record is read with the schema that wrote it and resolved to ours; it is written with ours.
+    RegistryUnavailable passes through: it says nothing about a record, so the caller retries.
+    """
+
+    def __init__(self, source: SchemaSource, *, value_bytes_max: int = VALUE_BYTES_MAX) -> None:
+        self._source = source
+        self._value_bytes_max = value_bytes_max
+        self._writers: dict[str, Writer] = {}
+        self._readers: dict[tuple[str, int], Reader] = {}
+        self._event_readers: dict[int, Reader] = {}
+
+    def encode(self, subject: str, record: Mapping[str, Any]) -> bytes:
+        """Return the framed record.
+
+        Raises:
+            Unencodable: it does not fit the schema.
+            TooLarge: the value is over the limit.
+            UnknownType: the subject is not registered.
+        """
+        writer = self._writers.get(subject) or self._writer(subject)
+        data = writer.write(record)
+        if len(data) > self._value_bytes_max:
+            raise TooLarge(len(data), self._value_bytes_max)
+        return data
+
+    def decode(self, data: bytes, subject: str) -> dict[str, Any]:
+        """Return a framed record in the shape of our schema of the subject.
+
+        Raises:
+            BadMagic, UnknownSchemaId, Undecodable, TooLarge: the record's own fault.
+            RegistryUnavailable: retry.
+        """
+        if len(data) > self._value_bytes_max:
+            raise TooLarge(len(data), self._value_bytes_max)
+        schema_id = schema_id_of(data)
+        reader = self._readers.get((subject, schema_id)) or self.reader(subject, schema_id)
+        return reader.read(data, FRAME_BYTES)
+
+    def encode_event(self, event: Event) -> bytes:
+        """Return the framed event; raises as ``encode``."""
+        return self.encode(
+            EVENT,
+            {
+                "event_id": event.event_id,
+                "tenant": event.tenant,
+                "stream_id": event.stream_id,
+                "seq": event.seq,
+                "kind": event.kind,
+                "type": event.type,
+                "time": event.time,
+                "source": event.source,
+                "request_id": event.request_id,
+                "task_id": event.task_id,
+                "upstream_id": event.upstream_id,
+                "traceparent": event.traceparent,
+                "epoch": event.epoch,
+                "attempt": event.attempt,
+                "payload": event.payload,
+                "payload_schema": event.payload_schema,
+            },
+        )
+
+    def decode_event(self, data: bytes) -> Event:
+        """Return a framed event; raises as ``decode``. Its bounds are for ``check_event`` to judge."""
+        if len(data) > self._value_bytes_max:
+            raise TooLarge(len(data), self._value_bytes_max)
+        if len(data) < FRAME_BYTES or data[0] != 0:
+            raise BadMagic(data)
+        schema_id = int.from_bytes(data[1:FRAME_BYTES], "big")
+        reader = self._event_readers.get(schema_id)
+        if reader is None:
+            reader = self.reader(EVENT, schema_id)
+            self._event_readers[schema_id] = reader
+        return Event(**reader.read(data, FRAME_BYTES))
+
+    def reader(self, subject: str, schema_id: int) -> Reader:
+        """Return the cached reader of one writer's schema, made if need be; raises as ``decode``."""
+        reader = self._readers.get((subject, schema_id))
+        if reader is None:
+            ours = subjects().get(subject)
+            reader = Reader(schema_id, self._source.schema_of(schema_id), ours, subject)
+            if len(self._readers) >= READERS_MAX:
+                # Only a flood of foreign ids gets here; to start over is cheap and keeps no order.
+                self._readers.clear()
+                self._event_readers.clear()
+            self._readers[subject, schema_id] = reader
+        return reader
+
+    def _writer(self, subject: str) -> Writer:
+        schema_id = self._source.id_of(subject)
+        if not 0 <= schema_id < 2**31:
+            raise Undecodable(f"id of {subject} is {schema_id}, which does not fit a frame")
+        prefix = b"\x00" + schema_id.to_bytes(4, "big")
+        writer = Writer(schema_id, self._source.schema_of(schema_id), prefix)
+        if len(self._writers) >= READERS_MAX:
+            self._writers.clear()
+        self._writers[subject] = writer
+        return writer
