@@ -1,0 +1,1 @@
+"""How Kafka, the registry and PostgreSQL are met."""

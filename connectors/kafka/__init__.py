@@ -1,0 +1,1 @@
+"""Kafka under Faust: transport, consumer, producer, transaction, admin."""

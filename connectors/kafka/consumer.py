@@ -1,0 +1,374 @@
+"""The poll thread: the one owner of the librdkafka consumer, from partitions to decoded chunks.
+
+Everything that touches the consumer happens on this thread, as some calls from a second one can hang
+while the first polls. Others ask by ``call``; commands are served while a rebalance waits, too.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import structlog
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from connectors.kafka.chunk import Chunk, SourcePartition
+from connectors.kafka.errors import ConsumerFailed, ConsumerFenced
+from schemas.errors import RegistryUnavailable
+from schemas.record import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from connectors.kafka.options import KafkaOptions
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+_SEEK_TRIES, _SEEK_PAUSE_S = 200, 0.01
+_REGISTRY_PAUSE_S = 1.0
+_REJOIN_S = 60.0  # far longer than a rejoin takes, far shorter than an operator who replaces a worker
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerOptions:
+    """Bounds and time-outs of one role's consumer."""
+
+    group: str
+    instance_id: str
+    """Static member (KIP-345): a restarted slot finds its partitions without a rebalance."""
+    session_timeout_ms: int = 6_000
+    max_poll_interval_ms: int = 60_000
+    chunk_records_max: int = 2_000
+    handover_records_max: int = 20_000
+    """Records handed over and not yet handled; above it partitions are paused and polling goes on."""
+
+
+class Listener(Protocol):
+    """The loop side. All but ``deliver`` return a future that the poll thread waits for."""
+
+    def deliver(self, chunks: Sequence[Chunk]) -> None:
+        """Take chunks; called on the poll thread, must not block."""
+
+    def assigned(self, sources: Sequence[SourcePartition]) -> None:
+        """Partitions were assigned; they stay paused until ``start_partition``."""
+
+    def revoked(self, sources: Sequence[SourcePartition], *, lost: bool) -> Future[None]:
+        """Partitions go away: commit what is done (unless ``lost``) and let go of them."""
+
+    def failed_for_good(self, error: BaseException) -> None:
+        """The consumer cannot go on."""
+
+
+class PollThread(threading.Thread):
+    """See the module's docstring."""
+
+    def __init__(
+        self,
+        kafka: KafkaOptions,
+        options: ConsumerOptions,
+        decoders: Mapping[str, Callable[[Sequence[Record]], list[Any]]],
+        listener: Listener,
+    ) -> None:
+        super().__init__(name=f"poll-{options.group}", daemon=True)
+        self._options = options
+        self._decoders = decoders
+        self._listener = listener
+        self._config = kafka.client_config() | {
+            "group.id": options.group,
+            "group.instance.id": options.instance_id,
+            "session.timeout.ms": options.session_timeout_ms,
+            "heartbeat.interval.ms": max(options.session_timeout_ms // 6, 100),
+            "max.poll.interval.ms": options.max_poll_interval_ms,
+            # Eager, and it keeps equally numbered partitions of co-partitioned topics together.
+            "partition.assignment.strategy": "range",
+            "isolation.level": "read_committed",
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            # A position that is not in the log is never guessed: see docs/guarantees.md.
+            "auto.offset.reset": "error",
+            "fetch.wait.max.ms": 50,
+            "fetch.error.backoff.ms": 100,
+            "queued.max.messages.kbytes": 64 * 1024,
+        }
+        self._commands: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
+        self._stopping = threading.Event()
+        self._ended = False
+        self._expected: dict[SourcePartition, int] = {}  # started partitions: the next offset to deliver
+        self._undecoded: list[tuple[SourcePartition, int, list[Record]]] = []
+        self._epoch = 0
+        self._outstanding = 0
+        self._outstanding_lock = threading.Lock()
+        self._held = False
+        self._retry_at = 0.0
+        self._away_at = -_REJOIN_S
+        self.group_metadata: Any = None
+        self.assignment: frozenset[SourcePartition] = frozenset()
+
+    # -- asked by others, from any thread -------------------------------------------------------------
+
+    def call(self, fn: Callable[[], T]) -> Future[T]:
+        """Run ``fn`` on the poll thread; the future raises ConsumerFailed when the thread has ended."""
+        future: Future[T] = Future()
+        self._commands.put((fn, future))
+        if self._ended:
+            self._refuse_commands()
+        return future
+
+    def start_partition(self, source: SourcePartition, offset: int) -> Future[None]:
+        """Begin to deliver ``source`` from ``offset`` on: it was assigned and its state restored."""
+        return self.call(lambda: self._start_partition(source, offset))
+
+    def rewind(self, positions: Mapping[SourcePartition, int], epoch: int) -> Future[None]:
+        """Go back to ``positions``; what was delivered under an older epoch is void."""
+        return self.call(lambda: self._rewind(positions, epoch))
+
+    def handled(self, records: int) -> None:
+        """Say that so many delivered records are done with (or void)."""
+        with self._outstanding_lock:
+            self._outstanding -= records
+
+    def stop(self) -> None:
+        """Have the thread leave the group's work and end; ``join`` waits for it."""
+        self._stopping.set()
+
+    # -- the thread -----------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Poll until stopped; an error that cannot pass is told to the listener once.
+
+        After an outage of the brokers a static member can be fenced by its own second attempt to join:
+        then it joins once more. A member that is fenced without an outage, or again, has been replaced.
+        """
+        rejoined_at = -_REJOIN_S
+        try:
+            while not self._stopping.is_set():
+                try:
+                    self._poll()
+                except ConsumerFenced:
+                    now = time.monotonic()
+                    if now - self._away_at > _REJOIN_S or now - rejoined_at < _REJOIN_S:
+                        raise
+                    rejoined_at = now
+                    log.warning(
+                        "fenced after an outage of the brokers, joining again", group=self._options.group
+                    )
+                    self._let_go([TopicPartition(*source) for source in self.assignment], lost=True)
+                    self._consumer.close()
+        except Exception as error:  # noqa: BLE001  whatever it is, the role cannot go on without it
+            self._listener.failed_for_good(error)
+        finally:
+            self._close()
+
+    def _poll(self) -> None:
+        self._consumer = Consumer(self._config | {"error_cb": self._on_error})
+        self._consumer.subscribe(
+            list(self._decoders),
+            on_assign=self._on_assign,
+            on_revoke=lambda _consumer, parts: self._on_revoke(parts, lost=False),
+            on_lost=lambda _consumer, parts: self._on_revoke(parts, lost=True),
+        )
+        while not self._stopping.is_set():
+            self._serve_commands()
+            self._regulate()
+            self._fetch()
+
+    def _on_error(self, error: KafkaError) -> None:
+        if error.code() in (KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT):  # noqa: SLF001
+            if time.monotonic() - self._away_at > _REJOIN_S:
+                log.warning("brokers away, waiting for them", group=self._options.group, cause=error.str())
+            self._away_at = time.monotonic()
+
+    def _fetch(self) -> None:
+        if self._undecoded:
+            self._decode_waiting()
+        timeout_s = 0.02 if self._held or self._undecoded else 0.1
+        first = self._consumer.poll(timeout_s if self._commands.empty() else 0)
+        if first is None:
+            return
+        # The epoch is the one known before: what a rebalance inside of these calls made void is dropped.
+        epoch = self._epoch
+        messages = [first, *self._consumer.consume(self._options.chunk_records_max - 1, 0)]
+        if epoch != self._epoch:
+            messages = [m for m in messages if self._source(m) in self._expected]
+        for source, records in self._by_partition(messages).items():
+            self._undecoded.append((source, epoch, records))
+        self._decode_waiting()
+
+    def _by_partition(self, messages: Iterable[Message]) -> dict[SourcePartition, list[Record]]:
+        found: dict[SourcePartition, list[Record]] = {}
+        for message in messages:
+            error = message.error()
+            if error is not None:
+                self._on_message_error(error)
+                continue
+            source = self._source(message)
+            expected = self._expected.get(source)
+            offset = message.offset()
+            if expected is None or offset < expected:
+                continue  # fetched before a seek took hold, or a partition that is not ready
+            self._expected[source] = offset + 1
+            found.setdefault(source, []).append(
+                Record(
+                    source.topic,
+                    source.partition,
+                    offset,
+                    message.timestamp()[1] * 1_000,
+                    message.key(),
+                    message.value(),
+                )
+            )
+        return found
+
+    def _on_message_error(self, error: KafkaError) -> None:
+        if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
+            return
+        if "fenced" in error.str().lower():  # as code _FATAL or FENCED_INSTANCE_ID, by version
+            raise ConsumerFenced(self._options.group, self._options.instance_id)
+        if error.fatal() or error.code() in (
+            KafkaError._FATAL,  # noqa: SLF001
+            KafkaError._AUTO_OFFSET_RESET,  # noqa: SLF001
+            KafkaError.OFFSET_OUT_OF_RANGE,
+            KafkaError.TOPIC_AUTHORIZATION_FAILED,
+            KafkaError.GROUP_AUTHORIZATION_FAILED,
+        ):
+            raise ConsumerFailed(self._options.group, error.str())
+        log.warning("consumer", group=self._options.group, cause=error.str())
+
+    def _decode_waiting(self) -> None:
+        """Decode and deliver in order; while the registry is away nothing is lost and polling goes on."""
+        if time.monotonic() < self._retry_at:
+            return
+        chunks: list[Chunk] = []
+        try:
+            while self._undecoded:
+                source, epoch, records = self._undecoded[0]
+                if epoch == self._epoch and source in self._expected:
+                    decoded = self._decoders[source.topic](records)
+                    items = list(zip(records, decoded, strict=True))
+                    chunks.append(Chunk(source, epoch, items, records[-1].offset + 1))
+                del self._undecoded[0]
+        except RegistryUnavailable as error:
+            self._retry_at = time.monotonic() + _REGISTRY_PAUSE_S
+            log.warning("registry away, records wait", cause=str(error))
+        if chunks:
+            with self._outstanding_lock:
+                self._outstanding += sum(len(chunk.items) for chunk in chunks)
+            self._listener.deliver(chunks)
+
+    def _regulate(self) -> None:
+        """Pause when too much is handed over; go on below half, so that it does not flutter."""
+        bound = self._options.handover_records_max
+        waiting = self._outstanding
+        if not self._held and (waiting >= bound or self._undecoded):
+            self._consumer.pause(self._parts(self._expected))
+            self._held = True
+        elif self._held and waiting <= bound // 2 and not self._undecoded:
+            self._consumer.resume(self._parts(self._expected))
+            self._held = False
+
+    # -- commands -------------------------------------------------------------------------------------
+
+    def _serve_commands(self, wait_s: float = 0.0) -> None:
+        try:
+            while True:
+                fn, future = self._commands.get(block=wait_s > 0, timeout=wait_s or None)
+                wait_s = 0.0
+                if not future.set_running_or_notify_cancel():
+                    continue
+                try:
+                    future.set_result(fn())
+                except Exception as error:  # noqa: BLE001  it is told to whoever asked
+                    future.set_exception(error)
+        except queue.Empty:
+            return
+
+    def _start_partition(self, source: SourcePartition, offset: int) -> None:
+        if source not in self.assignment:
+            return  # revoked while its state was restored
+        self._seek(source, offset)
+        self._expected[source] = offset
+        if not self._held:
+            self._consumer.resume(self._parts([source]))
+
+    def _rewind(self, positions: Mapping[SourcePartition, int], epoch: int) -> None:
+        self._undecoded.clear()
+        for source, offset in positions.items():
+            if source in self._expected:
+                self._seek(source, offset)
+                self._expected[source] = offset
+        self._epoch = epoch  # only now: what was fetched before the seek would come back as duplicates
+
+    def _seek(self, source: SourcePartition, offset: int) -> None:
+        """Seek; librdkafka refuses until its own fetcher has taken the partition up, which is soon."""
+        for attempt in range(_SEEK_TRIES):
+            try:
+                self._consumer.seek(TopicPartition(source.topic, source.partition, offset))
+            except KafkaException:
+                if attempt == _SEEK_TRIES - 1:
+                    raise
+                time.sleep(_SEEK_PAUSE_S)
+            else:
+                return
+
+    # -- rebalance ------------------------------------------------------------------------------------
+
+    def _on_assign(self, consumer: Consumer, parts: list[TopicPartition]) -> None:
+        for part in parts:
+            part.offset = OFFSET_BEGINNING  # any valid one: paused at once, sought before it is resumed
+        consumer.assign(parts)
+        if parts:
+            consumer.pause(parts)
+        self.group_metadata = consumer.consumer_group_metadata()
+        sources = [SourcePartition(part.topic, part.partition) for part in parts]
+        self.assignment = frozenset(sources)
+        self._listener.assigned(sources)
+
+    def _on_revoke(self, parts: list[TopicPartition], *, lost: bool) -> None:
+        self._let_go(parts, lost=lost)
+        self._consumer.unassign()
+
+    def _let_go(self, parts: list[TopicPartition], *, lost: bool) -> None:
+        sources = [SourcePartition(part.topic, part.partition) for part in parts]
+        done = self._listener.revoked(sources, lost=lost)
+        # As long as the listener needs: taken up again before it has let go, a partition would be let go of
+        # then, and never be read. What it waits for is bounded, but for Kafka itself being away.
+        while not done.done():
+            self._serve_commands(0.01)  # the last commit needs this thread
+        done.result()
+        for source in sources:
+            self._expected.pop(source, None)
+        self._undecoded = [waiting for waiting in self._undecoded if waiting[0] not in set(sources)]
+        self.assignment = self.assignment.difference(sources)
+        self._held = False
+
+    def _close(self) -> None:
+        consumer = getattr(self, "_consumer", None)
+        try:
+            if consumer is not None:
+                consumer.close()
+        finally:
+            self._ended = True
+            self._refuse_commands()
+
+    def _refuse_commands(self) -> None:
+        """Nobody serves commands any more: whoever waits for one must not wait for ever."""
+        while True:
+            try:
+                _fn, future = self._commands.get_nowait()
+            except queue.Empty:
+                return
+            if future.set_running_or_notify_cancel():
+                future.set_exception(ConsumerFailed(self._options.group, "its poll thread has ended"))
+
+    @staticmethod
+    def _parts(sources: Iterable[SourcePartition]) -> list[TopicPartition]:
+        return [TopicPartition(source.topic, source.partition) for source in sources]
+
+    @staticmethod
+    def _source(message: Message) -> SourcePartition:
+        return SourcePartition(message.topic() or "", message.partition() or 0)

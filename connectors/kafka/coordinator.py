@@ -1,0 +1,476 @@
+"""The loop side of a role: hands chunks to agents, ends units of work, and answers rebalances.
+
+One unit of work is open at a time. Intake stops when it is due, the agents finish what they hold, the
+unit commits on its own thread, and intake goes on. A lone event is committed at once; under load a unit
+grows until ``commit_interval_ms``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import structlog
+
+from connectors.kafka.lease import Lease, Scope
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from connectors.kafka.chunk import Chunk, SourcePartition
+    from connectors.kafka.consumer import PollThread
+
+log = structlog.get_logger(__name__)
+
+_BACKOFF_S_FIRST, _BACKOFF_S_MAX = 0.1, 10.0
+_OPEN_AGAIN_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class CoordinatorOptions:
+    """When a unit of work ends, and what is tried with an event that fails."""
+
+    commit_interval_ms: int = 100
+    stall_ms_max: int = 5_000
+    attempts_max: int = 3
+
+
+class Unit(Protocol):
+    """What is needed of the unit of work; see ``state.checkpoint.UnitOfWork``."""
+
+    def scope(self, agent: str, partition: int) -> Scope:
+        """Return the scope of an assigned partition."""
+
+    def advance(self, source: Any, offset: int, records: int) -> None:
+        """Say that ``source`` is handled up to ``offset``."""
+
+    def commit(self) -> Any:
+        """Commit and return what was done; blocks."""
+
+    def settle(self) -> None:
+        """End what an aborted unit may have left open; blocks."""
+
+    def drop(self) -> None:
+        """Forget what is staged."""
+
+    @property
+    def positions(self) -> Mapping[Any, int]:
+        """The next source offsets."""
+
+    @property
+    def empty(self) -> bool:
+        """Nothing was handled."""
+
+    @property
+    def full(self) -> bool:
+        """It holds as much as one transaction should."""
+
+
+class Partitions(Protocol):
+    """Opens and closes what stands behind a partition: state, scope, start position."""
+
+    def open(self, source: SourcePartition, cancelled: threading.Event) -> int:
+        """Restore the state of ``source`` and return the offset to begin at; blocks."""
+
+    def ready(self, source: SourcePartition) -> None:
+        """Make the scope; on the loop, right before the first delivery."""
+
+    def close(self, source: SourcePartition) -> None:
+        """Let go of the scope and the state; on the loop."""
+
+
+class Coordinator:
+    """Implements ``connectors.kafka.consumer.Listener``. All but the listener's methods run on the loop."""
+
+    def __init__(
+        self,
+        *,
+        agents: Mapping[str, str],
+        unit: Unit,
+        partitions: Partitions,
+        options: CoordinatorOptions,
+        on_committed: Callable[[Any], None],
+        on_fatal: Callable[[BaseException], None],
+    ) -> None:
+        self._agents = agents  # topic -> the agent that reads it
+        self._unit = unit
+        self._partitions = partitions
+        self._options = options
+        self._on_committed = on_committed
+        self._on_fatal = on_fatal
+        self._loop = asyncio.get_running_loop()
+        self._unit_thread = ThreadPoolExecutor(1, "unit-of-work")
+        self._restore_threads = ThreadPoolExecutor(2, "restore")
+        self._takers: dict[str, asyncio.Future[Lease]] = {}
+        self._leases: dict[str, Lease] = {}
+        self._pending: dict[SourcePartition, deque[Chunk]] = {}
+        self._held_until: dict[SourcePartition, float] = {}
+        self._committed: dict[SourcePartition, int] = {}
+        self._opening: dict[SourcePartition, tuple[asyncio.Task[None], threading.Event]] = {}
+        self._closed = 0  # reasons for which intake is stopped
+        self._commit_task: asyncio.Task[None] | None = None
+        self._ending = asyncio.Lock()  # held by whoever ends the unit for good: a rebalance or the stop
+        self._unit_began = 0.0
+        self._epoch = 0
+        self._aborts = 0
+        self._stopped = False
+        self._was_ready = False  # a role that never read tells what is away and ends; one that did waits
+        self._idle = asyncio.Event()
+        self.poller: PollThread
+
+    # -- for streams ----------------------------------------------------------------------------------
+
+    async def take(self, topic: str) -> Lease:
+        """Wait for the next chunk of ``topic``.
+
+        One that the agent still holds was neither done nor failed, as its iterator was closed or cancelled:
+        its last step is undone and what is left of it comes again.
+        """
+        self._give_back(topic)
+        future: asyncio.Future[Lease] = self._loop.create_future()
+        self._takers[topic] = future
+        self._pump()
+        try:
+            return await future
+        finally:
+            if self._takers.get(topic) is future:
+                del self._takers[topic]
+
+    def done(self, topic: str) -> None:
+        """The agent is done with its chunk."""
+        lease = self._leases.pop(topic, None)
+        if lease is None or lease.void:
+            return
+        lease.keep_all()
+        chunk = lease.chunk
+        self._advance(chunk.source, chunk.next_offset, len(chunk.items))
+        self._after_step()
+
+    def failed(self, topic: str, error: BaseException) -> None:
+        """The agent raised: its last step is undone, and the event that it was is found and isolated."""
+        lease, rest = self._take_back(topic)
+        if lease is None:
+            return
+        if rest is not None:
+            self._isolate(lease.scope, rest, error)
+        self._after_step()
+
+    # -- the listener: called on the poll thread ------------------------------------------------------
+
+    def deliver(self, chunks: Sequence[Chunk]) -> None:
+        """See ``Listener``."""
+        self._on_loop(self._receive, chunks)
+
+    def assigned(self, sources: Sequence[SourcePartition]) -> None:
+        """See ``Listener``."""
+        self._on_loop(self._open, sources)
+
+    def revoked(self, sources: Sequence[SourcePartition], *, lost: bool) -> Future[None]:
+        """See ``Listener``."""
+        if self._loop.is_closed():
+            done: Future[None] = Future()
+            done.set_result(None)
+            return done
+        return asyncio.run_coroutine_threadsafe(self._revoke(sources, lost=lost), self._loop)
+
+    def failed_for_good(self, error: BaseException) -> None:
+        """The poll thread ended."""
+        self._on_loop(self._stop_for, error)
+
+    def _on_loop(self, fn: Callable[[Any], None], given: Any) -> None:
+        try:
+            self._loop.call_soon_threadsafe(fn, given)
+        except RuntimeError:  # the loop is closed: the process ends, nothing is done any more
+            log.debug("the poll thread outlived the loop")
+
+    # -- start and stop -------------------------------------------------------------------------------
+
+    async def stop(self) -> None:
+        """Close intake, let the agents finish, commit, leave the group. What does not finish is not done."""
+        if self._stopped:
+            return
+        self._stopped = True
+        self._closed += 1
+        await self._end_unit()
+        self.poller.stop()
+        await asyncio.to_thread(self.poller.join, 15)
+        for source in list(self._committed):
+            self._release(source)
+        self._unit_thread.shutdown(wait=True)
+        self._restore_threads.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def assignment(self) -> frozenset[SourcePartition]:
+        """Partitions that are restored and being read."""
+        return frozenset(self._committed)
+
+    # -- intake ---------------------------------------------------------------------------------------
+
+    def _receive(self, chunks: Sequence[Chunk]) -> None:
+        for chunk in chunks:
+            queue = self._pending.get(chunk.source)
+            if queue is None or chunk.epoch != self._epoch:
+                self.poller.handled(len(chunk.items))
+            else:
+                queue.append(chunk)
+        self._pump()
+
+    def _pump(self) -> None:
+        """Give a chunk to each agent that waits; end the unit when it is due."""
+        if self._closed or self._commit_task is not None:
+            return
+        if not self._due():
+            for topic, taker in list(self._takers.items()):
+                if taker.done():  # given to, or cancelled, and not yet awake
+                    continue
+                chunk = self._next_chunk(topic)
+                if chunk is not None:
+                    self._give(topic, taker, chunk)
+        if not self._leases and not self._unit.empty:
+            self._commit_task = self._loop.create_task(self._commit())
+
+    def _due(self) -> bool:
+        if self._unit.empty:
+            return False
+        return (
+            time.monotonic() - self._unit_began > self._options.commit_interval_ms / 1_000 or self._unit.full
+        )
+
+    def _next_chunk(self, topic: str) -> Chunk | None:
+        """Take the next chunk of the topic's partition that waited longest (they take turns)."""
+        now = time.monotonic()
+        for source, queue in self._pending.items():
+            if source.topic == topic and queue and self._held_until.get(source, 0.0) <= now:
+                chunk = queue.popleft()
+                self._pending[source] = self._pending.pop(source)  # to the end of the turn
+                return chunk
+        return None
+
+    def _give(self, topic: str, taker: asyncio.Future[Lease], chunk: Chunk) -> None:
+        if self._unit.empty and not self._leases:
+            self._unit_began = time.monotonic()
+        scope = self._unit.scope(self._agents[topic], chunk.source.partition)
+        lease = self._leases[topic] = Lease(chunk, scope)
+        taker.set_result(lease)
+
+    def _advance(self, source: SourcePartition, offset: int, records: int) -> None:
+        self._unit.advance(source, offset, records)
+        self.poller.handled(records)
+
+    def _after_step(self) -> None:
+        if not self._leases:
+            self._idle.set()
+        # After this turn of the loop: the agent that is just done asks for its next chunk first.
+        self._loop.call_soon(self._pump)
+
+    # -- failing events -------------------------------------------------------------------------------
+
+    def _take_back(self, topic: str) -> tuple[Lease | None, Chunk | None]:
+        """Undo the agent's last step and count those before as handled; returns what is left of its chunk."""
+        lease = self._leases.pop(topic, None)
+        if lease is None or lease.void:
+            return None, None
+        handled, rest = lease.give_up()
+        if rest is None:
+            self._advance(lease.chunk.source, lease.chunk.next_offset, handled)
+        elif handled:
+            self._advance(lease.chunk.source, rest.items[0][0].offset, handled)
+        return lease, rest
+
+    def _give_back(self, topic: str) -> None:
+        lease, rest = self._take_back(topic)
+        if lease is not None and rest is not None:
+            log.warning("agent let go of a chunk, it is given again", source=rest.source)
+            self._pending.setdefault(rest.source, deque()).appendleft(rest)
+            self._after_step()
+
+    def _isolate(self, scope: Scope, chunk: Chunk, error: BaseException) -> None:
+        """Bisect to the failing event; retry it; after so many attempts it becomes a dead letter."""
+        source = chunk.source
+        queue = self._pending.setdefault(source, deque())
+        if getattr(error, "fatal", False):
+            queue.appendleft(chunk)
+            self._stop_for(error)
+        elif getattr(error, "transient", False):
+            chunk.attempts += 1
+            queue.appendleft(chunk)
+            self._hold(source, chunk.attempts)
+            log.warning(
+                "agent waits for what may pass", source=source, attempts=chunk.attempts, cause=str(error)
+            )
+        elif len(chunk.items) > 1:
+            first, rest = chunk.split(len(chunk.items) // 2)
+            queue.extendleft((rest, first))
+        elif chunk.attempts + 1 < self._options.attempts_max:
+            chunk.attempts += 1
+            queue.appendleft(chunk)
+            self._hold(source, chunk.attempts)
+        else:
+            record = chunk.items[0][0]
+            cause = type(error).__name__
+            scope.dead_letter(record, cause, str(error)[:2_000], attempts=chunk.attempts + 1)
+            scope.count("dead_letter")
+            self._advance(source, chunk.next_offset, 1)
+            log.error("event became a dead letter", source=source, offset=record.offset, cause=cause)
+
+    def _hold(self, source: SourcePartition, attempts: int) -> None:
+        pause_s = min(_BACKOFF_S_FIRST * 2 ** (attempts - 1), _BACKOFF_S_MAX)
+        self._held_until[source] = time.monotonic() + pause_s
+        self._loop.call_later(pause_s + 0.001, self._pump)
+
+    # -- the end of a unit ----------------------------------------------------------------------------
+
+    def _stop_for(self, error: BaseException) -> None:
+        """Hand out nothing more and have the worker stop."""
+        self._closed += 1
+        self._on_fatal(error)
+
+    async def _commit(self) -> None:
+        try:
+            await self._commit_once()
+        except Exception as error:  # noqa: BLE001  a rewind failed, say: to go on would be to read nothing
+            self._stop_for(error)
+        finally:
+            self._commit_task = None
+            self._loop.call_soon(self._pump)
+
+    async def _commit_once(self) -> None:
+        positions = dict(self._unit.positions)
+        try:
+            result = await self._loop.run_in_executor(self._unit_thread, self._unit.commit)
+        except Exception as error:
+            if getattr(error, "fatal", False):
+                raise
+            self._aborts += 1
+            log.warning(
+                "unit of work aborted, its records are handled again", cause=repr(error), aborts=self._aborts
+            )
+            if not self._stopped:  # who reads them next begins at what is committed
+                await self._rewind()
+        else:
+            self._aborts = 0
+            self._committed.update({s: o for s, o in positions.items() if s in self._committed})
+            self._on_committed(result)
+
+    async def _rewind(self) -> None:
+        """Go back to what is committed; chunks of the older epoch are void wherever they are."""
+        self._epoch += 1
+        for queue in self._pending.values():
+            self.poller.handled(sum(len(chunk.items) for chunk in queue))
+            queue.clear()
+        await asyncio.sleep(min(_BACKOFF_S_FIRST * 2 ** min(self._aborts - 1, 6), _BACKOFF_S_MAX))
+        await asyncio.wrap_future(self.poller.rewind(dict(self._committed), self._epoch))
+
+    async def _end_unit(self, *, lost: bool = False) -> None:
+        """Have the agents finish (unless the partitions are ``lost``), and commit; with intake stopped.
+
+        One caller at a time: nobody may let go of a partition while another's commit has its scope.
+        """
+        async with self._ending:
+            await self._committed_or_not()
+            if lost:
+                self._void()
+            await self._quiesce()
+            if not self._unit.empty:
+                self._commit_task = self._loop.create_task(self._commit())
+                await self._committed_or_not()
+
+    async def _committed_or_not(self) -> None:
+        """Wait for the end of a commit: what commits must end as it began, whole or not at all."""
+        while self._commit_task is not None:
+            await asyncio.wait([self._commit_task])
+
+    async def _quiesce(self) -> None:
+        """Wait until no agent holds a chunk; one that does not finish in time has its work voided."""
+        deadline = time.monotonic() + self._options.stall_ms_max / 1_000
+        while self._leases:
+            self._idle.clear()
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
+            try:
+                await asyncio.wait_for(self._idle.wait(), left)
+            except TimeoutError:
+                break
+        if self._leases:
+            log.warning("agents still at work, their unit is dropped", topics=list(self._leases))
+            self._void()
+
+    def _void(self) -> None:
+        for lease in self._leases.values():
+            lease.void = True
+            self.poller.handled(len(lease.chunk.items))
+        self._leases.clear()
+        self._unit.drop()
+
+    # -- rebalance ------------------------------------------------------------------------------------
+
+    def _open(self, sources: Sequence[SourcePartition]) -> None:
+        if self._stopped:
+            return
+        for source in sources:
+            cancelled = threading.Event()
+            task = self._loop.create_task(self._open_one(source, cancelled))
+            self._opening[source] = (task, cancelled)
+
+    async def _open_one(self, source: SourcePartition, cancelled: threading.Event) -> None:
+        try:
+            start = await self._open_patiently(source, cancelled)
+            await self._committed_or_not()  # a unit that commits must not gain a scope
+            if cancelled.is_set() or self._stopped:
+                return
+            self._partitions.ready(source)
+            self._pending[source] = deque()
+            self._committed[source] = start
+            await asyncio.wrap_future(self.poller.start_partition(source, start))
+            self._was_ready = True
+            log.info("partition ready", topic=source.topic, partition=source.partition, offset=start)
+        except Exception as error:  # noqa: BLE001  whatever it is, this partition cannot be read
+            if not (cancelled.is_set() or self._stopped):
+                self._stop_for(error)
+        finally:
+            self._opening.pop(source, None)
+
+    async def _open_patiently(self, source: SourcePartition, cancelled: threading.Event) -> int:
+        """Return where ``source`` begins; a role that has read before waits for what may pass."""
+        while True:
+            try:
+                # First what this worker left open itself: a restore waits for the end of each transaction.
+                await self._loop.run_in_executor(self._unit_thread, self._unit.settle)
+                return await self._loop.run_in_executor(
+                    self._restore_threads, self._partitions.open, source, cancelled
+                )
+            except Exception as error:
+                if not (self._was_ready and getattr(error, "transient", False)):
+                    raise
+                log.warning("partition waits for what may pass", source=source, cause=str(error))
+                await asyncio.sleep(_OPEN_AGAIN_S)
+                if cancelled.is_set() or self._stopped:
+                    raise
+
+    async def _revoke(self, sources: Sequence[SourcePartition], *, lost: bool) -> None:
+        """Finish and commit (unless lost), then let go. Runs while the poll thread waits in its callback."""
+        self._closed += 1
+        try:
+            opening = [self._opening[source] for source in sources if source in self._opening]
+            for _task, cancelled in opening:
+                cancelled.set()
+            await self._end_unit(lost=lost)
+            await asyncio.gather(*(task for task, _ in opening), return_exceptions=True)
+            for source in sources:
+                self._release(source)
+        finally:
+            self._closed -= 1
+            self._loop.call_soon(self._pump)
+
+    def _release(self, source: SourcePartition) -> None:
+        self._committed.pop(source, None)
+        self._held_until.pop(source, None)
+        for chunk in self._pending.pop(source, ()):
+            self.poller.handled(len(chunk.items))
+        self._partitions.close(source)

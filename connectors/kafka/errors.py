@@ -1,0 +1,127 @@
+"""What can go wrong between us and Kafka.
+
+KafkaFailure
+├── KafkaUnavailable      no broker answers
+├── ConsumerFailed        a consumer cannot go on
+│   └── ConsumerFenced    another process has this member's identity
+├── RestoreStalled        a changelog cannot be read to its end
+├── AppendRefused         one record is too large for its topic
+├── AppendFailed          nothing was appended, or nobody knows: repeat it, event ids make that safe
+├── TopicMismatch         an existing topic is not as the table says
+├── TransactionAborted    nothing of the transaction took place; it is done again
+├── TransactionFenced     another process has this slot; this one must stop
+├── OutcomeUnknown        whether a commit took place is not known, and is not guessed
+└── NotSupported          a part of Faust that is not in use here
+"""
+
+from __future__ import annotations
+
+from schemas.errors import SluicegateError
+
+
+class KafkaFailure(SluicegateError):
+    """Base of what Kafka, or the way to it, refuses."""
+
+
+class KafkaUnavailable(KafkaFailure):
+    """No broker answers, or not in time."""
+
+    transient = True
+
+    def __init__(self, bootstrap: str, cause: str) -> None:
+        super().__init__(
+            f"Kafka at {bootstrap} cannot be reached: {cause}",
+            remedy="Check that it runs (`sluicegate status`) and SLUICEGATE_KAFKA__BOOTSTRAP_SERVERS.",
+        )
+
+
+class ConsumerFailed(KafkaFailure):
+    """A consumer met an error that waiting does not mend."""
+
+    def __init__(self, group: str, cause: str) -> None:
+        super().__init__(
+            f"consumer of group {group} cannot go on: {cause}",
+            remedy="A position outside of the log: see runbooks/lag-growth.md. An authorisation: give the "
+            "principal Read on the topics and the group. A fenced instance: two workers share a slot.",
+        )
+
+
+class ConsumerFenced(ConsumerFailed):
+    """Another process joined the group under this member's identity."""
+
+    def __init__(self, group: str, instance_id: str) -> None:
+        super().__init__(group, f"member {instance_id} is fenced, another process uses its identity")
+        self.remedy = (
+            "If the worker was replaced on purpose: nothing. Else give each worker a state folder, or a "
+            "SLUICEGATE_WORKER__IDENTITY, of its own."
+        )
+
+
+class RestoreStalled(KafkaFailure):
+    """A changelog's end was not reached."""
+
+    def __init__(self, topic: str, partition: int, position: int, end: int) -> None:
+        super().__init__(
+            f"restore of {topic}[{partition}] stands at {position} of {end} and does not move",
+            remedy="An open transaction holds the end back, or the broker is slow: see "
+            "runbooks/checkpoint-failure.md.",
+        )
+
+
+class AppendRefused(KafkaFailure):
+    """One record is larger than its topic takes."""
+
+    def __init__(self, topic: str, key: bytes | None, size_bytes: int) -> None:
+        super().__init__(
+            f"record {key!r} of {size_bytes} bytes is too large for {topic}",
+            remedy="Split it, or publish a reference to it.",
+        )
+
+
+class AppendFailed(KafkaFailure):
+    """An append did not take place, or its outcome is not known; ``overloaded`` = it was not even tried."""
+
+    remedy = "Repeat the request as it is: ingest drops what it has seen, by event_id."
+
+    def __init__(self, problem: str, *, overloaded: bool = False) -> None:
+        super().__init__(f"append failed: {problem}")
+        self.problem = problem
+        self.overloaded = overloaded
+
+
+class TopicMismatch(KafkaFailure):
+    """An existing topic differs from the table in what cannot be changed."""
+
+    def __init__(self, topic: str, problem: str, remedy: str) -> None:
+        super().__init__(f"topic {topic}: {problem}", remedy=remedy)
+        self.topic = topic
+
+
+class TransactionAborted(KafkaFailure):
+    """Nothing of the transaction took place; the caller does it again."""
+
+
+class TransactionFenced(KafkaFailure):
+    """The transactional id belongs to another process now."""
+
+    fatal = True
+
+    remedy = "If a worker was replaced on purpose: nothing. Else two workers share a slot: stop one."
+
+
+class OutcomeUnknown(KafkaFailure):
+    """The worker left while the outcome of a commit was not known."""
+
+    fatal = True
+
+    remedy = "Start the worker again when Kafka is back: it goes on from what Kafka committed."
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(f"whether the last unit of work was committed is not known: {cause}")
+
+
+class NotSupported(KafkaFailure):
+    """A part of Faust was called that sluicegate does not run on."""
+
+    def __init__(self, what: str, instead: str) -> None:
+        super().__init__(f"{what} is not supported here", remedy=instead)

@@ -1,0 +1,76 @@
+"""A chunk in an agent's hands: what of it is done, and what is taken back when the agent fails."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from connectors.kafka.chunk import Chunk
+    from schemas.record import Record
+
+
+class Scope(Protocol):
+    """What the coordinator needs of an agent's scope; see ``state.checkpoint.PartitionScope``."""
+
+    def savepoint(self) -> None:
+        """Begin a step that can be undone alone."""
+
+    def keep(self) -> None:
+        """Keep the step."""
+
+    def undo(self) -> None:
+        """Take the step back."""
+
+    def count(self, outcome: str, n: int = 1) -> None:
+        """Count inputs by outcome."""
+
+    def dead_letter(self, record: Record, cause: str, detail: str, attempts: int = 1) -> None:
+        """Keep a record that cannot be handled."""
+
+
+class Lease:
+    """One chunk handed to one agent, as a whole (batch agent) or an event at a time (event agent)."""
+
+    __slots__ = ("_at", "_marked", "chunk", "scope", "void")
+
+    def __init__(self, chunk: Chunk, scope: Scope) -> None:
+        self.chunk = chunk
+        self.scope = scope
+        self.void = False
+        """Its unit of work is gone (rebalance, abort): what the agent still does counts for nothing."""
+        self._at = 0  # items before this are done and kept
+        self._marked = False
+
+    def begin(self) -> None:
+        """Set a savepoint before the next step."""
+        self.scope.savepoint()
+        self._marked = True
+
+    def next_item(self) -> tuple[Record, Any] | None:
+        """Keep the event before, and return the next one behind a savepoint; None at the end."""
+        if self._marked:
+            self.scope.keep()
+            self._marked = False
+            self._at += 1
+        if self._at >= len(self.chunk.items):
+            return None
+        self.begin()
+        return self.chunk.items[self._at]
+
+    def keep_all(self) -> None:
+        """The agent is done with the whole chunk."""
+        if self._marked:
+            self.scope.keep()
+            self._marked = False
+        self._at = len(self.chunk.items)
+
+    def give_up(self) -> tuple[int, Chunk | None]:
+        """Undo the step that failed; returns how many items are done and the chunk that is left."""
+        if self._marked:
+            self.scope.undo()
+            self._marked = False
+        if self._at == 0:
+            return 0, self.chunk
+        if self._at >= len(self.chunk.items):
+            return self._at, None
+        return self._at, self.chunk.split(self._at)[1]

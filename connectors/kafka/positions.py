@@ -1,0 +1,108 @@
+"""Where a partition stands: committed offsets, the log's ends, a topic's identity."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from confluent_kafka import Consumer, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from connectors.kafka.errors import KafkaUnavailable
+
+if TYPE_CHECKING:
+    import threading
+
+    from connectors.kafka.options import KafkaOptions
+
+_CALL_S = 10.0
+_TRIES_S = 60.0
+
+
+class Committed(NamedTuple):
+    """A group's committed position of one partition."""
+
+    offset: int
+    unit: int | None
+    """Number of the unit of work that committed it."""
+
+
+class PositionReader:
+    """Asks the broker on behalf of one group; thread-safe.
+
+    ``committed`` waits for transactions of a member that died (``require_stable``): at most the
+    transaction's time-out, which is why it is asked off the poll thread.
+    """
+
+    def __init__(self, kafka: KafkaOptions, group: str) -> None:
+        self._bootstrap = kafka.bootstrap_servers
+        self._consumer = Consumer(
+            kafka.client_config()
+            | {"group.id": group, "isolation.level": "read_committed", "enable.auto.commit": False}
+        )
+        # A read-committed client is told the last stable offset where the high watermark is asked for.
+        self._log = Consumer(
+            kafka.client_config()
+            | {"group.id": group, "isolation.level": "read_uncommitted", "enable.auto.commit": False}
+        )
+        self._admin = AdminClient(kafka.client_config())
+        self._topic_ids: dict[str, str] = {}
+
+    def committed(
+        self, topic: str, partition: int, cancelled: threading.Event | None = None
+    ) -> Committed | None:
+        """Return the stable committed position, None if the group never committed this partition.
+
+        Raises:
+            KafkaUnavailable: no answer within a minute.
+        """
+        deadline = time.monotonic() + _TRIES_S
+        while True:
+            try:
+                found = self._committed_once(topic, partition)
+            except KafkaException as error:
+                if time.monotonic() > deadline or (cancelled is not None and cancelled.is_set()):
+                    raise KafkaUnavailable(self._bootstrap, str(error)) from error
+                time.sleep(0.1)
+            else:
+                if found.offset < 0:
+                    return None
+                unit = found.metadata or ""
+                return Committed(found.offset, int(unit) if unit.isdigit() else None)
+
+    def _committed_once(self, topic: str, partition: int) -> TopicPartition:
+        (found,) = self._consumer.committed([TopicPartition(topic, partition)], timeout=_CALL_S)
+        if found.error is not None:
+            raise KafkaException(found.error)
+        return found
+
+    def ends(self, topic: str, partition: int) -> tuple[int, int]:
+        """Return the log's first offset and its high watermark.
+
+        Raises:
+            KafkaUnavailable: no answer.
+        """
+        try:
+            low, high = self._log.get_watermark_offsets(TopicPartition(topic, partition), timeout=_CALL_S)
+        except KafkaException as error:
+            raise KafkaUnavailable(self._bootstrap, str(error)) from error
+        return low, high
+
+    def topic_id(self, topic: str) -> str:
+        """Return the topic's identity; a topic that was deleted and made anew has another.
+
+        Raises:
+            KafkaUnavailable: no answer, or no such topic.
+        """
+        if topic not in self._topic_ids:
+            future = self._admin.describe_topics(TopicCollection([topic]), request_timeout=_CALL_S)[topic]
+            try:
+                self._topic_ids[topic] = str(future.result(_CALL_S + 1).topic_id)
+            except KafkaException as error:
+                raise KafkaUnavailable(self._bootstrap, f"{topic}: {error}") from error
+        return self._topic_ids[topic]
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._consumer.close()
+        self._log.close()

@@ -1,0 +1,320 @@
+"""The Kafka half of a unit of work: one transactional producer a role and slot."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Protocol
+
+import structlog
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
+
+from connectors.kafka.errors import (
+    AppendRefused,
+    KafkaUnavailable,
+    OutcomeUnknown,
+    TransactionAborted,
+    TransactionFenced,
+)
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable, Mapping, Sequence
+
+    from connectors.kafka.options import KafkaOptions
+    from schemas.topics import TopicSpec
+
+log = structlog.get_logger(__name__)
+
+_FENCED = {KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED}  # noqa: SLF001
+_COMMIT_TRIES = 3
+_OPEN_S = 20.0  # a predecessor's open transaction is ended by the broker meanwhile
+_ASK_S = 5.0  # how often a wait looks whether the worker leaves
+_LEAVING_S = 1.0
+_ROOM_TRIES, _ROOM_S = 50, 0.1
+_TWIN_S = 60.0  # two processes with one id fence each other within seconds; an outage fences once
+
+
+class Append(Protocol):
+    """What is appended: see ``state.checkpoint.Append``."""
+
+    @property
+    def topic(self) -> TopicSpec:
+        """The topic, without prefix."""
+
+    @property
+    def key(self) -> bytes | None:
+        """Key bytes."""
+
+    @property
+    def value(self) -> bytes | None:
+        """Value bytes; None = a tombstone."""
+
+    @property
+    def partition(self) -> int | None:
+        """Number, or None = by key."""
+
+    @property
+    def on_offset(self) -> Callable[[int], None] | None:
+        """Called with the offset, or None."""
+
+
+class SourcePartition(Protocol):
+    """See ``state.checkpoint.SourcePartition``."""
+
+    @property
+    def topic(self) -> str:
+        """The topic, without prefix."""
+
+    @property
+    def partition(self) -> int:
+        """Number, or None = by key."""
+
+
+class KafkaTransaction:
+    """Satisfies ``state.checkpoint.Transaction``.
+
+    A transactional id is stable for a role and slot, so that a restart settles what its predecessor
+    left open at once instead of waiting for the transaction's time-out.
+
+    Args:
+        options: where Kafka is.
+        transactional_id: stable for the role and slot.
+        group: consumer group of the role.
+        group_metadata: gives the consumer's cached metadata; it carries member and generation, by which
+            the broker refuses offsets of a member that was replaced (KIP-447).
+        committed_unit: reads the unit number in the committed metadata of a source partition, which is how
+            the outcome of a commit that was not answered is learnt.
+        timeout_ms: transaction time-out.
+        leaving: set when the worker must end soon: nothing is waited for longer than a second then.
+    """
+
+    def __init__(
+        self,
+        options: KafkaOptions,
+        *,
+        transactional_id: str,
+        group_metadata: Callable[[], Any],
+        committed_unit: Callable[[SourcePartition], int | None],
+        timeout_ms: int,
+        leaving: threading.Event,
+    ) -> None:
+        self._prefix = options.topic_prefix
+        self._bootstrap = options.bootstrap_servers
+        self._transactional_id = transactional_id
+        self._group_metadata = group_metadata
+        self._committed_unit = committed_unit
+        self._timeout_ms = timeout_ms
+        self._leaving = leaving
+        self._config = options.client_config() | {
+            "transactional.id": transactional_id,
+            "transaction.timeout.ms": timeout_ms,
+            "enable.idempotence": True,
+            "acks": "all",
+            "linger.ms": 0,
+            "partitioner": "murmur2_random",
+            "compression.type": "lz4",
+            # The unit of work bounds what is queued; librdkafka's own bound must not be met first.
+            "queue.buffering.max.messages": 2_000_000,
+            "queue.buffering.max.kbytes": 512 * 1024,
+        }
+        self._producer: Producer | None = None
+        self._last: tuple[SourcePartition, int] | None = None
+        self._fenced_at = -_TWIN_S
+        self._failed: KafkaError | None = None
+        self._offsets: list[tuple[Callable[[int], None], int]] = []
+
+    def open(self) -> None:
+        """Make the producer and fence whoever used the id before.
+
+        Raises:
+            KafkaUnavailable: Kafka cannot be reached, or refuses the id.
+        """
+        self._producer = None
+        producer = Producer(self._config)
+        deadline = time.monotonic() + self._timeout_s + _OPEN_S
+        while True:
+            try:
+                producer.init_transactions(min(_ASK_S, self._timeout_s))
+            except KafkaException as error:
+                cause = error.args[0]
+                if cause.retriable() and time.monotonic() < deadline and not self._leaving.is_set():
+                    continue  # it goes on where it was
+                what = f"transactional id {self._transactional_id}: {cause.str()}"
+                raise KafkaUnavailable(self._bootstrap, what) from error
+            self._producer = producer
+            return
+
+    def begin(self) -> None:
+        """Open a transaction; see ``state.checkpoint.Transaction``."""
+        self._failed = self._last = None
+        self._offsets.clear()
+        try:
+            self._live.begin_transaction()
+        except KafkaException as error:
+            raise self._named(error) from error
+
+    def append(self, appends: Sequence[Append]) -> None:
+        """Append records; see ``state.checkpoint.Transaction``."""
+        delivered = self._delivered
+        for append in appends:
+            on_offset = append.on_offset
+            extra = {} if append.partition is None else {"partition": append.partition}
+            callback = delivered if on_offset is None else self._delivered_to(on_offset)
+            try:
+                self._produce(
+                    self._prefix + append.topic.name,
+                    append.value,
+                    append.key,
+                    on_delivery=callback,
+                    **extra,
+                )
+            except KafkaException as error:
+                if error.args[0].code() == KafkaError.MSG_SIZE_TOO_LARGE:
+                    raise AppendRefused(append.topic.name, append.key, len(append.value or b"")) from error
+                raise self._named(error) from error
+            self._live.poll(0)
+
+    def _produce(self, *record: Any, **how: Any) -> None:
+        """Produce; a full queue is waited for, as the same unit would only meet it again."""
+        for _ in range(_ROOM_TRIES):
+            try:
+                self._live.produce(*record, **how)
+            except BufferError:
+                self._live.poll(_ROOM_S)
+            else:
+                return
+        raise TransactionAborted(f"no room in the queue for {_ROOM_TRIES * _ROOM_S:.0f} s")
+
+    def flush(self) -> None:
+        """Wait for the acknowledgements, then hand out the offsets; see the protocol."""
+        left = self._live.flush(self._timeout_s)
+        if left:
+            raise TransactionAborted(f"{left} records were not acknowledged in {self._timeout_s:.0f} s")
+        if self._failed is not None:
+            raise self._named(KafkaException(self._failed))
+        offsets, self._offsets = self._offsets, []
+        for on_offset, offset in offsets:
+            on_offset(offset)
+
+    def send_offsets(self, positions: Mapping[Any, int], unit: int) -> None:
+        """Add the source offsets with the unit's number as metadata; see the protocol."""
+        parts = [
+            TopicPartition(source.topic, source.partition, offset, metadata=str(unit))
+            for source, offset in positions.items()
+        ]
+        source = next(iter(positions), None)
+        self._last = None if source is None else (source, unit)
+        try:
+            self._live.send_offsets_to_transaction(parts, self._group_metadata(), self._timeout_s)
+        except KafkaException as error:
+            raise self._named(error) from error
+
+    def commit(self) -> None:
+        """Commit, and find out what happened when the answer is missing; see the protocol."""
+        for _ in range(_COMMIT_TRIES):
+            try:
+                self._live.commit_transaction(self._timeout_s)
+            except KafkaException as error:
+                cause = error.args[0]
+                if cause.retriable() and not self._leaving.is_set():
+                    continue  # the same commit again: it is idempotent
+                if cause.txn_requires_abort():
+                    raise self._named(error) from error
+                self._settle(error)
+            return
+        self._settle(KafkaException(KafkaError(KafkaError._TIMED_OUT)))  # noqa: SLF001
+
+    def abort(self) -> None:
+        """Abort; what cannot be aborted now is ended by the producer that is made anew next.
+
+        Raises:
+            TransactionFenced: another process uses the id.
+        """
+        if self._producer is None:
+            return
+        try:
+            self._producer.abort_transaction(self._timeout_s)
+            self._producer.flush(self._timeout_s)  # its delivery reports must not fail the next transaction
+        except KafkaException as error:
+            self._give_up(error)
+
+    def settle(self) -> None:
+        """Make a producer if there is none, which ends what the one before had open.
+
+        Raises:
+            KafkaUnavailable: Kafka cannot be reached.
+        """
+        if self._producer is None:
+            self.open()
+
+    def close(self) -> None:
+        """Give the producer up; an open transaction is aborted."""
+        if self._producer is not None:
+            self._producer.purge()
+            self._producer = None
+
+    def _settle(self, error: KafkaException) -> None:
+        """Learn the outcome of an unanswered commit: init_transactions ends it, the metadata tells how.
+
+        librdkafka does not raise the producer's epoch for each transaction (KIP-890 on the client's side),
+        so a commit that comes late could tear the next transaction: the producer is always made anew. As
+        long as Kafka is away nobody knows, and whoever guesses loses or doubles the unit: it is waited for.
+
+        Raises:
+            OutcomeUnknown: the worker leaves before Kafka is back.
+        """
+        log.warning("outcome of a commit unknown, asking the broker", cause=str(error))
+        self._give_up(error)
+        while True:
+            try:
+                self.open()
+                settled = self._last is None or self._committed_unit(self._last[0]) == self._last[1]
+            except KafkaUnavailable as away:
+                if self._leaving.wait(_LEAVING_S):
+                    raise OutcomeUnknown(str(away)) from error
+                log.warning("outcome of a commit still unknown", cause=str(away))
+            else:
+                break
+        if not settled:
+            raise TransactionAborted(f"the unit was not committed: {error}") from error
+
+    def _give_up(self, error: KafkaException) -> None:
+        """Give the producer up; the next one has the same id, which ends what this one had open.
+
+        The broker fences a producer whose transaction it timed out, in an outage say, as it fences one that
+        was replaced. The next producer tells them apart: one that was replaced is fenced again soon.
+        """
+        self._producer = None
+        now = time.monotonic()
+        if error.args[0].code() in _FENCED:
+            if now - self._fenced_at < _TWIN_S:
+                raise TransactionFenced(
+                    f"transactional id {self._transactional_id} is used by another process: {error}"
+                ) from error
+            self._fenced_at = now
+        log.warning("producer is made anew", cause=str(error))
+
+    @property
+    def _timeout_s(self) -> float:
+        return _LEAVING_S if self._leaving.is_set() else self._timeout_ms / 1_000
+
+    @property
+    def _live(self) -> Producer:
+        self.settle()
+        assert self._producer is not None
+        return self._producer
+
+    def _delivered(self, error: KafkaError | None, _message: object) -> None:
+        if error is not None and self._failed is None:
+            self._failed = error
+
+    def _delivered_to(self, on_offset: Callable[[int], None]) -> Callable[[KafkaError | None, Any], None]:
+        def delivered(error: KafkaError | None, message: Any) -> None:
+            self._delivered(error, message)
+            if error is None:
+                self._offsets.append((on_offset, message.offset()))
+
+        return delivered
+
+    def _named(self, error: KafkaException) -> TransactionAborted:
+        return TransactionAborted(f"transaction of {self._transactional_id} failed: {error.args[0].str()}")

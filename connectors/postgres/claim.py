@@ -1,0 +1,63 @@
+"""What the sink and its caller hand to each other: a partition that is owned, and a batch to store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The right to write one partition, until somebody claims it after us.
+
+    `next` is the offset of the first record that PostgreSQL does not hold yet: the consumer seeks to it,
+    whatever Kafka's committed offset says. A claim ends with the connection that made it (`session`):
+    after a failover to a replica that lags, an owner number may be given a second time.
+    """
+
+    topic: str
+    topic_id: str
+    partition: int
+    owner: int
+    next: int
+    session: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A record that the archive does not store, and why; its dead letter is the caller's."""
+
+    offset: int
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows of a partition up to, not including, offset `next`; decoded records of the schema's fields.
+
+    `next` may move on without a row: tombstones and commit markers take offsets too.
+    """
+
+    next: int
+    streams: Sequence[Mapping[str, object]] = ()
+    """`sluicegate.StreamRecord`"""
+    usage_windows: Sequence[Mapping[str, object]] = ()
+    """`sluicegate.UsageWindow`"""
+    refused: Sequence[Refusal] = ()
+    """Kept with the position: a dead letter whose Kafka transaction failed afterwards can be made again."""
+
+
+@dataclass(slots=True)
+class Counts:
+    """What this sink did since it was made; for metrics."""
+
+    batches: int = 0
+    rows_given: int = 0
+    rows_stored: int = 0
+    """Rows that changed the table: the others were older than, or the same as, what it holds."""
+    characters_replaced: int = 0
+    """NUL and lone surrogates, which PostgreSQL's text cannot hold, stored as U+FFFD."""
+    connections: int = 0

@@ -1,0 +1,27 @@
+"""The statements about positions and refusals; those that store rows are made in `tables.py`."""
+
+from __future__ import annotations
+
+CLAIM = """
+INSERT INTO {schema}.progress AS held (sink, topic_id, partition, topic, owner, next)
+VALUES (%s, %s, %s, %s, 1, %s)
+ON CONFLICT (sink, topic_id, partition)
+DO UPDATE SET owner = held.owner + 1, topic = EXCLUDED.topic, updated = clock_timestamp()
+RETURNING owner, next
+"""
+FENCE = """
+UPDATE {schema}.progress SET next = %s, updated = clock_timestamp()
+WHERE sink = %s AND topic_id = %s AND partition = %s AND owner = %s AND next = %s
+"""
+HELD = "SELECT owner, next FROM {schema}.progress WHERE sink = %s AND topic_id = %s AND partition = %s"
+REFUSE = """
+INSERT INTO {schema}.refusals (sink, topic_id, partition, record_offset, problem)
+SELECT %s, %s, %s, given.record_offset, given.problem
+FROM json_to_recordset(%s::json) AS given (record_offset bigint, problem text)
+ON CONFLICT DO NOTHING
+"""
+REFUSED = """
+SELECT record_offset, problem FROM {schema}.refusals
+WHERE sink = %s AND topic_id = %s AND partition = %s AND record_offset >= %s AND record_offset < %s
+ORDER BY record_offset
+"""
