@@ -1,0 +1,1 @@
+"""What is remembered: stores, windows, de-duplication, changelog and checkpoint."""

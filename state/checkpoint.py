@@ -1,0 +1,343 @@
+"""The unit of work: source offsets, outputs, changelog and dead letters commit together, then the state.
+
+The steps (the numbers are those of ARCHITECTURE.md, "The unit of work"):
+
+1. stop intake; 2. wait until the agents are done with what was handed out (both by the caller);
+3. append outputs and dead letters, then what depends on their offsets, then the changelog;
+4. send the source offsets with the group's metadata; 5. commit the transaction;
+6. one write to each partition's backend: data and changelog position.
+
+A failure before 5 aborts: nothing took place. A crash between 5 and 6 is healed from the changelog.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from state.errors import EffectTooLarge, StoreUnwritable
+from state.store import RECORD_OVERHEAD_BYTES, Position, StagedView
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from schemas.record import Record
+    from schemas.topics import TopicSpec
+    from state.store import Backend, StateView
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """One record to append; ``partition`` None = by key."""
+
+    topic: TopicSpec
+    key: bytes | None
+    value: bytes | None
+    partition: int | None
+    on_offset: Callable[[int], None] | None = None
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class SourcePartition:
+    """A partition of an input topic (the topic's name as it stands in Kafka)."""
+
+    topic: str
+    partition: int
+
+
+class Transaction(Protocol):
+    """What the unit of work needs of a transactional producer; ``connectors/kafka`` has it.
+
+    Each method raises when the transaction cannot go on; nothing of it takes place then.
+    """
+
+    def begin(self) -> None:
+        """Open a transaction."""
+
+    def append(self, appends: Sequence[Append]) -> None:
+        """Append records. The ``on_offset`` of those that have one are called in ``flush``."""
+
+    def flush(self) -> None:
+        """Wait until all appended records are acknowledged, then call each ``on_offset`` in order."""
+
+    def send_offsets(self, positions: Mapping[SourcePartition, int], unit: int) -> None:
+        """Add the next source offsets, with the unit's number as metadata (KIP-447)."""
+
+    def commit(self) -> None:
+        """Commit. Returns only when it is known to be committed; raises when it is known that it is not."""
+
+    def abort(self) -> None:
+        """Abort what is open; nothing of it will be seen."""
+
+    def settle(self) -> None:
+        """Have the broker end what an ``abort`` that it did not answer left open."""
+
+
+class DeadLetters(Protocol):
+    """Makes the record of the dead letter topic."""
+
+    def letter(self, record: Record, *, agent: str, cause: str, detail: str, attempts: int) -> Append:
+        """Return what to append for ``record``."""
+
+
+class PartitionScope:
+    """A ``state.scope.Scope``: the effects of one agent on one partition in the open unit of work."""
+
+    def __init__(
+        self, agent: str, partition: int, backend: Backend, changelog: TopicSpec | None, letters: DeadLetters
+    ) -> None:
+        self._agent = agent
+        self._partition = partition
+        self._letters = letters
+        self.backend = backend
+        self.changelog = changelog
+        limit_bytes = changelog.max_message_bytes if changelog is not None else None
+        self.view = StagedView(backend, limit_bytes)
+        self.appends: list[Append] = []
+        self.counts: Counter[str] = Counter()
+        self._marks: list[tuple[int, Counter[str]]] = []
+
+    @property
+    def partition(self) -> int:
+        """See ``Scope``."""
+        return self._partition
+
+    @property
+    def state(self) -> StateView:
+        """See ``Scope``."""
+        return self.view
+
+    def emit(
+        self,
+        topic: TopicSpec,
+        key: bytes,
+        value: bytes | None,
+        *,
+        partition: int | None = None,
+        on_offset: Callable[[int], None] | None = None,
+    ) -> None:
+        """See ``Scope``. Raises EffectTooLarge here, as the broker would refuse the whole unit."""
+        size_bytes = len(key) + len(value or b"") + RECORD_OVERHEAD_BYTES
+        if size_bytes > topic.max_message_bytes:
+            raise EffectTooLarge(f"record for {topic.name}", size_bytes, topic.max_message_bytes)
+        self.appends.append(Append(topic, key, value, partition, on_offset))
+
+    def dead_letter(self, record: Record, cause: str, detail: str, attempts: int = 1) -> None:
+        """See ``Scope``."""
+        self.appends.append(
+            self._letters.letter(record, agent=self._agent, cause=cause, detail=detail, attempts=attempts)
+        )
+
+    def count(self, outcome: str, n: int = 1) -> None:
+        """See ``Scope``."""
+        self.counts[outcome] += n
+
+    def savepoint(self) -> None:
+        """Begin a step that can be undone alone."""
+        self.view.savepoint()
+        self._marks.append((len(self.appends), self.counts.copy()))
+
+    def keep(self) -> None:
+        """Keep the step's effects."""
+        self.view.keep()
+        self._marks.pop()
+
+    def undo(self) -> None:
+        """Take the step's effects back."""
+        self.view.undo()
+        length, self.counts = self._marks.pop()
+        del self.appends[length:]
+
+    def take_appends(self) -> list[Append]:
+        """Return what is to be appended and begin anew (what an ``on_offset`` adds comes next)."""
+        taken, self.appends = self.appends, []
+        return taken
+
+    def drop(self) -> None:
+        """Forget all effects."""
+        self.view.drop()
+        self.appends.clear()
+        self.counts.clear()
+        self._marks.clear()
+
+
+@dataclass(slots=True)
+class UnitResult:
+    """What a committed unit of work did; times in seconds."""
+
+    unit: int
+    records: int
+    appended: int
+    changelog: int
+    counts: Counter[str] = field(default_factory=Counter)
+    append_s: float = 0.0
+    commit_s: float = 0.0
+    store_s: float = 0.0
+
+
+class UnitOfWork:
+    """The open unit of one role: scopes are made as agents touch partitions; ``commit`` ends it."""
+
+    def __init__(
+        self,
+        transaction: Transaction,
+        topic_id_of: Callable[[TopicSpec], str],
+        transaction_records_max: int = 200_000,
+    ) -> None:
+        self._transaction = transaction
+        self._topic_id_of = topic_id_of
+        self._records_max = transaction_records_max
+        self._scopes: dict[tuple[str, int], PartitionScope] = {}
+        self._positions: dict[SourcePartition, int] = {}
+        self._records = 0
+        self._committing = False
+        # Numbers begin at random: one that is read back may be another worker's, or an earlier process's.
+        self.number = secrets.randbits(48)
+
+    def add_scope(self, agent: str, scope: PartitionScope) -> None:
+        """Have ``scope`` be part of each unit from now on: its partition was assigned and restored."""
+        self._scopes[agent, scope.partition] = scope
+
+    def remove_scope(self, agent: str, partition: int) -> PartitionScope | None:
+        """Forget a scope: its partition was revoked. What it staged is gone unless it was committed."""
+        return self._scopes.pop((agent, partition), None)
+
+    def scope(self, agent: str, partition: int) -> PartitionScope:
+        """Return the scope of an agent's partition.
+
+        Raises:
+            KeyError: the partition is not assigned.
+        """
+        return self._scopes[agent, partition]
+
+    def advance(self, source: SourcePartition, offset: int, records: int) -> None:
+        """Say that all records of ``source`` below ``offset`` are handled in this unit."""
+        self._positions[source] = offset
+        self._records += records
+
+    @property
+    def records(self) -> int:
+        """Source records handled in the open unit."""
+        return self._records
+
+    @property
+    def full(self) -> bool:
+        """The unit holds as many effects as one transaction should."""
+        return sum(len(scope.appends) for scope in self._scopes.values()) >= self._records_max
+
+    @property
+    def empty(self) -> bool:
+        """Nothing was handled since the last commit."""
+        return not self._positions
+
+    @property
+    def positions(self) -> Mapping[SourcePartition, int]:
+        """The next source offsets of the open unit."""
+        return self._positions
+
+    def commit(self) -> UnitResult:
+        """Steps 3 to 6; blocks, so call it off the event loop, with no agent at work.
+
+        What the transaction raises goes through, after all of the unit was dropped: nothing took place,
+        seek back to the committed offsets.
+
+        Raises:
+            StoreUnwritable: Kafka committed, the disk did not take it; stop, the changelog has it.
+        """
+        self._committing = True
+        try:
+            return self._commit()
+        finally:
+            self._committing = False
+
+    def _commit(self) -> UnitResult:
+        self.number += 1
+        result = UnitResult(self.number, self._records, 0, 0)
+        started = time.perf_counter()
+        try:
+            self._transaction.begin()
+            self._append(result)
+            changes = self._append_changelog(result)
+            self._transaction.flush()
+            self._transaction.send_offsets(self._positions, self.number)
+            result.append_s = time.perf_counter() - started
+            self._transaction.commit()
+        except BaseException:
+            try:
+                self._transaction.abort()
+            finally:  # else its state and offsets would commit with the next unit, without its outputs
+                self._drop()
+            raise
+        result.commit_s = time.perf_counter() - started - result.append_s
+        try:
+            self._store(changes, result)
+        except Exception as error:
+            raise StoreUnwritable(f"state of a committed unit cannot be written: {error}") from error
+        finally:
+            self._drop()
+        result.store_s = time.perf_counter() - started - result.append_s - result.commit_s
+        return result
+
+    def settle(self) -> None:
+        """End what an aborted unit may have left open in Kafka; blocks. What it raises goes through."""
+        self._transaction.settle()
+
+    def drop(self) -> None:
+        """Forget what the open unit staged: none of it takes place.
+
+        Raises:
+            RuntimeError: it is committing; dropped now, its outputs would commit without their offsets.
+        """
+        if self._committing:
+            raise RuntimeError("a unit of work that commits cannot be dropped")
+        self._drop()
+
+    def _drop(self) -> None:
+        for scope in self._scopes.values():
+            scope.drop()
+        self._positions = {}
+        self._records = 0
+
+    def _append(self, result: UnitResult) -> None:
+        """Step 3: outputs and dead letters; twice, as what waits for an offset may append once more."""
+        scopes = list(self._scopes.values())
+        for _wave in range(2):
+            appends = [append for scope in scopes for append in scope.take_appends()]
+            self._transaction.append(appends)
+            result.appended += len(appends)
+            if not any(append.on_offset for append in appends):
+                return
+            self._transaction.flush()
+        if any(scope.appends for scope in scopes):
+            msg = "an on_offset callback asked for another on_offset: only one wave is possible"
+            raise RuntimeError(msg)
+
+    def _append_changelog(self, result: UnitResult) -> dict[tuple[str, int], list[int]]:
+        """Step 3: the staged writes, last value a key; returns where each scope's last offset will stand."""
+        last_offsets: dict[tuple[str, int], list[int]] = {}
+        for name, scope in self._scopes.items():
+            staged = list(scope.view.staged.items())
+            if scope.changelog is None or not staged:
+                continue
+            offsets = last_offsets.setdefault(name, [])
+            appends = [Append(scope.changelog, key, value, scope.partition) for key, value in staged[:-1]]
+            key, value = staged[-1]
+            appends.append(Append(scope.changelog, key, value, scope.partition, offsets.append))
+            self._transaction.append(appends)
+            result.changelog += len(appends)
+        return last_offsets
+
+    def _store(self, last_offsets: Mapping[tuple[str, int], list[int]], result: UnitResult) -> None:
+        """Step 6: what Kafka committed is written to each backend, data and position at once."""
+        now_us = time.time_ns() // 1_000
+        for name, scope in self._scopes.items():
+            result.counts += scope.counts
+            offsets = last_offsets.get(name)
+            if offsets and scope.changelog is not None:
+                position = Position(self._topic_id_of(scope.changelog), offsets[0] + 1, now_us)
+                scope.backend.write(scope.view.staged, position)
+            elif scope.view.staged:
+                scope.backend.write(scope.view.staged, Position("", 0, now_us))

@@ -1,0 +1,46 @@
+"""What an agent's step is given: one partition's records in, effects out, inside one unit of work."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from schemas.record import Record
+    from schemas.topics import TopicSpec
+    from state.store import StateView
+
+
+class Scope(Protocol):
+    """One partition in one unit of work. Effects take place only if the unit commits, all or none."""
+
+    @property
+    def partition(self) -> int:
+        """Number of the input partition; outputs keep it."""
+
+    @property
+    def state(self) -> StateView:
+        """The agent's store, this partition's part."""
+
+    def emit(
+        self,
+        topic: TopicSpec,
+        key: bytes,
+        value: bytes | None,
+        *,
+        partition: int | None = None,
+        on_offset: Callable[[int], None] | None = None,
+    ) -> None:
+        """Have a record appended; ``partition`` None = by key (murmur2).
+
+        ``on_offset`` is called with the record's offset after it was appended and before the unit
+        commits; it may still change ``state`` and ``emit`` without ``on_offset``. This is how an index
+        holds offsets of the very unit that wrote them.
+        """
+
+    def dead_letter(self, record: Record, cause: str, detail: str) -> None:
+        """Have a record that cannot be handled kept with its bytes and coordinates."""
+
+    def count(self, outcome: str, n: int = 1) -> None:
+        """Count inputs by outcome (``output``, a verdict, ``dead_letter``); kept if the unit commits."""

@@ -1,0 +1,132 @@
+"""Tumbling windows over a store: event time, grace, closed once, forgotten after a TTL."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from state.binary import pack_time, unpack_time
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from state.store import StateView
+
+
+@dataclass(frozen=True, slots=True)
+class WindowOptions:
+    """How long windows are, wait for the late, and are kept; all in event time."""
+
+    window_ms: int = 60_000
+    grace_ms: int = 300_000
+    """A window takes in events until the watermark passes its end by this much."""
+    ttl_ms: int = 3_600_000
+    """A closed window can be read for this long after it closed."""
+
+    def __post_init__(self) -> None:
+        if self.window_ms <= 0 or self.grace_ms < 0 or self.ttl_ms < 0:
+            raise ValueError(f"window_ms must be positive, grace_ms and ttl_ms not negative: {self}")
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """One window of one key, with its stored value."""
+
+    start_us: int
+    key: bytes
+    value: bytes
+
+
+class TumblingWindows:
+    """Values by (window start, key). The start stands first in the store key, big-endian.
+
+    So the windows that close, and those that expire, are the first ones of a range. How far each has
+    come is kept with the data, which is why a window closes once, also over a restart.
+    """
+
+    def __init__(self, prefix: bytes, options: WindowOptions) -> None:
+        self._data = prefix + b"w"
+        self._closed_key = prefix + b"c"
+        self._expired_key = prefix + b"x"
+        self.size_us = options.window_ms * 1000
+        self._grace_us = options.grace_ms * 1000
+        self._ttl_us = options.ttl_ms * 1000
+
+    def start_us(self, time_us: int) -> int:
+        """Return the start of the window that holds ``time_us``."""
+        return time_us - time_us % self.size_us
+
+    def is_late(self, start_us: int, watermark_us: int) -> bool:
+        """Tell whether the window has closed: its end + grace is not after the watermark."""
+        return start_us + self.size_us + self._grace_us <= watermark_us
+
+    def is_forgotten(self, start_us: int, watermark_us: int) -> bool:
+        """Tell whether the window has expired: what is added to it now would start from nothing."""
+        return self.is_late(start_us, watermark_us - self._ttl_us)
+
+    def get(self, view: StateView, start_us: int, key: bytes) -> bytes | None:
+        """Return the value of a window, None when nothing was added."""
+        return view.get(self._data + pack_time(start_us) + key)
+
+    def put(self, view: StateView, start_us: int, key: bytes, value: bytes) -> None:
+        """Set the value of a window; whether it is late is the caller's to ask first."""
+        view.put(self._data + pack_time(start_us) + key, value)
+
+    def add(
+        self,
+        view: StateView,
+        time_us: int,
+        key: bytes,
+        watermark_us: int,
+        fold: Callable[[bytes | None], bytes],
+    ) -> int | None:
+        """Fold something into the window of ``time_us``; return its start, None when it came late."""
+        start_us = self.start_us(time_us)
+        if self.is_late(start_us, watermark_us):
+            return None
+        self.put(view, start_us, key, fold(self.get(view, start_us, key)))
+        return start_us
+
+    def of(self, view: StateView, start_us: int, prefix: bytes, limit: int) -> list[Window]:
+        """Return at most ``limit`` windows of one start whose key begins with ``prefix``, in key order."""
+        begin = self._data + pack_time(start_us) + prefix
+        return [self._window(*pair) for pair in view.scan(begin, begin + b"\xff" * 8, limit)]
+
+    def closed(self, view: StateView, watermark_us: int, limit: int) -> list[Window]:
+        """Return the next windows, at most ``limit``, that the watermark closed; each is given once."""
+        return self._pass(view, self._closed_key, watermark_us, limit)
+
+    def next_close_us(self, view: StateView) -> int | None:
+        """Return the watermark at which the next window closes, None when none is open."""
+        begin = view.get(self._closed_key) or self._data
+        for key, _ in view.scan(begin, self._data + b"\xff" * 8, 1):
+            return unpack_time(key, len(self._data)) + self.size_us + self._grace_us
+        return None
+
+    def bound_us(self, watermark_us: int) -> int:
+        """Return the start below which all windows are closed; it moves once a window's length."""
+        return max(self.start_us(watermark_us - self._grace_us - self.size_us) + self.size_us, 0)
+
+    def expire(self, view: StateView, watermark_us: int, limit: int) -> int:
+        """Delete at most ``limit`` windows whose TTL is over; return how many."""
+        gone = self._pass(view, self._expired_key, watermark_us - self._ttl_us, limit)
+        for window in gone:
+            view.delete(self._data + pack_time(window.start_us) + window.key)
+        return len(gone)
+
+    def _pass(self, view: StateView, cursor_key: bytes, watermark_us: int, limit: int) -> list[Window]:
+        """Return the windows between the cursor and what is late at ``watermark_us``; move the cursor.
+
+        Nothing is added behind the cursor any more: whatever is behind it is late.
+        """
+        bound_us = self.bound_us(watermark_us)
+        begin, end = view.get(cursor_key) or self._data, self._data + pack_time(bound_us)
+        if begin >= end:
+            return []
+        pairs = list(view.scan(begin, end, limit))
+        view.put(cursor_key, pairs[-1][0] + b"\x00" if len(pairs) == limit else end)
+        return [self._window(*pair) for pair in pairs]
+
+    def _window(self, key: bytes, value: bytes) -> Window:
+        at = len(self._data)
+        return Window(unpack_time(key, at), key[at + 8 :], value)
