@@ -1,0 +1,1 @@
+"""What is decided: one file an agent, and the composition root."""

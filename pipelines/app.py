@@ -1,0 +1,124 @@
+"""Composition root of a worker: which roles there are, and one role's process from its options."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from connectors.kafka.admin import ensure_topics
+from connectors.kafka.consumer import ConsumerOptions
+from connectors.kafka.coordinator import CoordinatorOptions
+from connectors.registry import Registry
+from pipelines import archive, ingest, usage
+from pipelines.engine import Engine, EngineOptions
+from pipelines.errors import OptionsRefused, UnknownRole
+from pipelines.metrics import WorkerMetrics
+from pipelines.options import WorkerOptions
+from pipelines.role import RoleApp
+from pipelines.slots import Slot
+from pipelines.tools import Tools
+from pipelines.web import add_pages
+from schemas.kinds import BUILTIN_KINDS
+from schemas.payloads import PayloadCodec
+from schemas.topics import TOPICS
+from schemas.wire import WireCodec
+
+# A collection of Faust's heap costs more than the work between two of them: see docs/adr/0002.
+_GC_THRESHOLDS = (100_000, 50, 50)
+
+
+Register = Callable[[RoleApp, Tools, WorkerOptions], None]
+
+Roles = Mapping[str, Sequence[Register]]
+
+ROLES: Roles = {
+    "ingest": (ingest.register,),
+    "aggregate": (usage.register,),
+    "archive": (archive.register,),
+}
+
+
+def run_role(name: str, options: WorkerOptions, roles: Roles = ROLES) -> int:
+    """Run one role until a signal stops it; returns the process's exit code (0 = stopped on purpose).
+
+    ``roles`` is where the name is looked up: ours, or those of a user's own agents.
+
+    Raises:
+        UnknownRole: no such role.
+        OptionsRefused: time-outs under which a unit of work could be lost.
+        RegistryUnavailable: the registry does not answer at the start.
+        KafkaUnavailable: Kafka does not answer at the start.
+        SluicegateError: what made the worker stop while it ran.
+    """
+    app = build_role(name, options, roles)
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_GC_THRESHOLDS)
+    worker = app.Worker(loglevel="warning", quiet=True, redirect_stdouts=False, override_logging=False)
+    worker.spinner = None  # it writes escape codes into logs
+    try:
+        worker.execute_from_commandline()
+    except SystemExit as end:
+        if app.fatal is not None:
+            raise app.fatal from None
+        return end.code if isinstance(end.code, int) else 1
+    return 0
+
+
+def build_role(name: str, options: WorkerOptions, roles: Roles = ROLES) -> RoleApp:
+    """Build the Faust app of a role, with its topics and schemas in place; nothing runs yet."""
+    if name not in roles:
+        raise UnknownRole(name, roles)
+    if options.transaction_timeout_ms <= options.commit_interval_ms + options.stall_ms_max:
+        raise OptionsRefused(
+            f"transaction_timeout_ms={options.transaction_timeout_ms} is not longer than commit_interval_ms "
+            f"+ stall_ms_max = {options.commit_interval_ms + options.stall_ms_max}"
+        )
+    registry = Registry(options.registry_url)
+    if options.register_schemas:
+        registry.register_all()
+    if options.create_topics:
+        ensure_topics(options.kafka, TOPICS)
+    tools = Tools(WireCodec(registry), PayloadCodec(registry), BUILTIN_KINDS)
+    slot = Slot(options.state_dir, name, options.identity)
+    group = f"{options.kafka.topic_prefix}sluicegate.{name}"
+    engine = Engine(
+        EngineOptions(
+            kafka=options.kafka,
+            group=group,
+            transactional_id=f"{group}.{slot.identity}",
+            transaction_timeout_ms=options.transaction_timeout_ms,
+            state_dir=slot.folder,
+            consumer=ConsumerOptions(
+                group=group,
+                instance_id=f"{name}-{slot.identity}",
+                session_timeout_ms=options.session_timeout_ms,
+                max_poll_interval_ms=options.max_poll_interval_ms,
+                chunk_records_max=options.chunk_events_max,
+                handover_records_max=10 * options.chunk_events_max,
+            ),
+            coordinator=CoordinatorOptions(
+                commit_interval_ms=options.commit_interval_ms, stall_ms_max=options.stall_ms_max
+            ),
+        ),
+        tools,
+        WorkerMetrics(name),
+    )
+    app = RoleApp(name, engine, slot=slot, **_web(options, list(roles).index(name)))
+    add_pages(app)
+    for register in roles[name]:
+        register(app, tools, options)
+    return app
+
+
+def _web(options: WorkerOptions, number: int) -> dict[str, Any]:
+    if not options.web_port:
+        return {"web_enabled": False}
+    port = options.web_port + number
+    return {
+        "web_enabled": True,
+        "web_host": options.web_host,
+        "web_bind": options.web_host,
+        "web_port": port,
+    }

@@ -1,0 +1,165 @@
+"""Archives stream records and usage windows in PostgreSQL, each once, whoever dies in between.
+
+PostgreSQL's own position wins (``connectors/postgres/sink.py``): on assignment the partition is claimed
+and read from there; a batch commits in PostgreSQL first, then in Kafka.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from connectors.postgres.claim import Batch as Rows
+from connectors.postgres.claim import Refusal
+from connectors.postgres.errors import FenceLost, SinkError, SinkRefused, SinkUnfit
+from connectors.postgres.options import PostgresOptions
+from connectors.postgres.sink import ArchiveSink
+from pipelines.errors import OptionsRefused, WorkerStopped
+from schemas.topics import RECORDS, USAGE_WINDOWS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from connectors.kafka.stream import Batch, Stream
+    from connectors.postgres.claim import Claim
+    from pipelines.options import WorkerOptions
+    from pipelines.role import RoleApp
+    from pipelines.tools import Tools
+    from schemas.record import Record
+
+
+_REFUSED = SinkRefused.__name__
+
+
+class Archive:
+    """One PostgreSQL session for all partitions of this worker, on a thread of its own.
+
+    The event loop and the poll thread go on while the database is slow: a transient error makes the
+    coordinator hold that partition and try again.
+    """
+
+    def __init__(self, options: PostgresOptions) -> None:
+        self._sink = ArchiveSink(options)
+        self._thread = ThreadPoolExecutor(1, "archive")
+        self._claims: dict[tuple[str, int], Claim] = {}
+        self._topic_ids: dict[str, str] = {}
+
+    def assigned(self, topic: str, topic_id: str, partition: int, start: int) -> int:
+        """Claim a partition and return where to begin; blocks.
+
+        That is where PostgreSQL stands, or where Kafka stands if that is before: only after a crash
+        between the two commits. What lies between is stored already, but its dead letters may be missing.
+
+        Raises:
+            SinkError: the database cannot be used; the worker's start says so.
+        """
+        self._topic_ids[topic] = topic_id
+        return min(start, self._thread.submit(self._claim, topic, partition, start).result().next)
+
+    def revoked(self, topic: str, partition: int) -> None:
+        """Forget the claim; whoever owns the partition next makes a newer one."""
+        self._claims.pop((topic, partition), None)
+
+    async def handle(self, batch: Batch, table: str) -> None:
+        """Store a batch; rows that PostgreSQL refuses become dead letters, the others are stored.
+
+        Raises:
+            SinkError: a transient one: nothing is lost, the batch comes again.
+            WorkerStopped: another owner has the partition, or the database does not fit.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            letters = await loop.run_in_executor(self._thread, self._store, batch, table)
+        except (FenceLost, SinkUnfit) as error:
+            raise WorkerStopped(str(error), remedy=error.remedy) from error
+        for record, cause, detail in letters:
+            batch.scope.dead_letter(record, cause, detail)
+            batch.scope.count("dead_letter")
+        batch.scope.count("archived", len(batch.items) - len(letters))
+
+    def _store(self, batch: Batch, table: str) -> list[tuple[Record, str, str]]:
+        where = (batch.topic, batch.partition)
+        claim = self._claims.get(where) or self._claim(*where, batch.items[0][0].offset)
+        letters = [
+            (record, type(value).__name__, str(value))
+            for record, value in batch.items
+            if isinstance(value, Exception)
+        ]
+        letters += self._refused_before(claim, batch)
+        rows = [
+            (record, value)
+            for record, value in batch.items
+            if record.offset >= claim.next and value is not None and not isinstance(value, Exception)
+        ]
+        if batch.next_offset <= claim.next:
+            return letters  # PostgreSQL has all of it: Kafka's commit failed after PostgreSQL's
+        refused: list[Refusal] = []
+        while True:
+            try:
+                self._claims[where] = self._sink.write(claim, _rows(table, batch.next_offset, rows, refused))
+            except SinkRefused as error:
+                record = rows.pop(error.row)[0]
+                refused.append(Refusal(record.offset, str(error)))
+                letters.append((record, _REFUSED, str(error)))
+            except SinkError:
+                self._claims.pop(where, None)  # claims end with their session; the next try claims again
+                raise
+            else:
+                return letters
+
+    def _refused_before(self, claim: Claim, batch: Batch) -> list[tuple[Record, str, str]]:
+        """Dead letters of records that PostgreSQL's position has passed, in a unit that Kafka dropped."""
+        first = batch.items[0][0].offset
+        if first >= claim.next:
+            return []
+        records = {record.offset: record for record, _value in batch.items}
+        refused = self._sink.refused(claim, first, min(claim.next, batch.next_offset))
+        return [(records[each.offset], _REFUSED, each.problem) for each in refused if each.offset in records]
+
+    def _claim(self, topic: str, partition: int, first: int) -> Claim:
+        claim = self._sink.claim(topic, self._topic_ids[topic], partition, first)
+        self._claims[topic, partition] = claim
+        return claim
+
+
+def _rows(
+    table: str,
+    next_offset: int,
+    rows: Sequence[tuple[Record, Mapping[str, object]]],
+    refused: Sequence[Refusal],
+) -> Rows:
+    values = [value for _record, value in rows]
+    if table == "streams":
+        return Rows(next_offset, streams=values, refused=refused)
+    return Rows(next_offset, usage_windows=values, refused=refused)
+
+
+def register(app: RoleApp, tools: Tools, options: WorkerOptions) -> None:
+    """Add the two agents to the role's app: one for stream records, one for usage windows."""
+    if options.postgres_dsn is None:
+        raise OptionsRefused(
+            "role archive needs PostgreSQL", remedy="Set SLUICEGATE_POSTGRES__DSN, or run `sluicegate up`."
+        )
+    prefix = options.kafka.topic_prefix
+    # One position a deployment: the prefix keeps two of them on one database apart.
+    archive = Archive(PostgresOptions(options.postgres_dsn, sink=f"{prefix}archive"))
+
+    def source(spec: Any, agent: str) -> Any:
+        return app.source(
+            spec,
+            agent=agent,
+            decode=tools.decoder(spec.subject),
+            on_assigned=archive.assigned,
+            on_revoked=lambda partition: archive.revoked(spec.named(prefix), partition),
+        )
+
+    @app.agent(source(RECORDS, "archive_streams"))
+    async def archive_streams(stream: Stream) -> None:
+        async for batch in stream.batches():
+            await archive.handle(batch, "streams")
+
+    @app.agent(source(USAGE_WINDOWS, "archive_usage"))
+    async def archive_usage(stream: Stream) -> None:
+        async for batch in stream.batches():
+            await archive.handle(batch, "usage_windows")

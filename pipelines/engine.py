@@ -1,0 +1,100 @@
+"""The parts under one role's agents, put together: producer, unit of work, stores, positions, ticker."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from connectors.kafka.positions import PositionReader
+from connectors.kafka.ticker import Ticker
+from connectors.kafka.transaction import KafkaTransaction
+from pipelines.partitions import Partitions
+from state.checkpoint import UnitOfWork
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from connectors.kafka.consumer import ConsumerOptions, PollThread
+    from connectors.kafka.coordinator import CoordinatorOptions
+    from connectors.kafka.options import KafkaOptions
+    from pipelines.metrics import WorkerMetrics
+    from pipelines.partitions import Source
+    from pipelines.tools import Tools
+    from schemas.topics import TopicSpec
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """What one role's process needs to know."""
+
+    kafka: KafkaOptions
+    group: str
+    transactional_id: str
+    transaction_timeout_ms: int
+    state_dir: Path
+    consumer: ConsumerOptions
+    coordinator: CoordinatorOptions
+
+
+class Engine:
+    """Opened before the first agent runs, closed after the last unit of work."""
+
+    def __init__(self, options: EngineOptions, tools: Tools, metrics: WorkerMetrics) -> None:
+        self.options = options
+        self.metrics = metrics
+        self.poller: PollThread | None = None
+        self.leaving = threading.Event()
+        """Set when the worker must end soon, whether Kafka answers or not."""
+        self._tools = tools
+        self._reader = PositionReader(options.kafka, options.group)
+        self.transaction = KafkaTransaction(
+            options.kafka,
+            transactional_id=options.transactional_id,
+            group_metadata=self._group_metadata,
+            committed_unit=self._committed_unit,
+            timeout_ms=options.transaction_timeout_ms,
+            leaving=self.leaving,
+        )
+        self.unit = UnitOfWork(self.transaction, self._topic_id)
+        self.ticker = Ticker(options.kafka, tools.codec.encode_event)
+        self.partitions: Partitions
+
+    def open(self, sources: Mapping[str, Source]) -> None:
+        """Open the stores and fence a predecessor's producer; blocks.
+
+        Raises:
+            StoreLocked: another process has the slot's folder.
+            KafkaUnavailable: the broker does not answer, or refuses the transactional id.
+        """
+        self.partitions = Partitions(
+            kafka=self.options.kafka,
+            sources=sources,
+            reader=self._reader,
+            unit=self.unit,
+            ticker=self.ticker,
+            letters=self._tools.dead_letters(),
+            state_dir=self.options.state_dir,
+        )
+        self.transaction.open()
+
+    def close(self) -> None:
+        """Close what ``open`` opened; after the coordinator has stopped."""
+        self.leaving.set()
+        self.transaction.close()
+        self.ticker.close()
+        if hasattr(self, "partitions"):
+            self.partitions.close_stores()
+        self._reader.close()
+
+    def _group_metadata(self) -> Any:
+        assert self.poller is not None
+        return self.poller.group_metadata
+
+    def _committed_unit(self, source: Any) -> int | None:
+        committed = self._reader.committed(source.topic, source.partition, self.leaving)
+        return None if committed is None else committed.unit
+
+    def _topic_id(self, spec: TopicSpec) -> str:
+        return self._reader.topic_id(spec.named(self.options.kafka.topic_prefix))

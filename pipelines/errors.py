@@ -1,0 +1,39 @@
+"""What can go wrong with a worker before its agents run.
+
+WorkerError
+├── UnknownRole           no such role
+├── OptionsRefused        settings under which events could be lost
+└── WorkerStopped         going on could lose or double events
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from schemas.errors import SluicegateError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class WorkerError(SluicegateError):
+    """A worker cannot start."""
+
+
+class UnknownRole(WorkerError):
+    """No role of that name."""
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        super().__init__(f"no role {name!r}", remedy=f"Roles: {', '.join(known)}.")
+
+
+class OptionsRefused(WorkerError):
+    """Settings under which events could be lost. Operator: change them as the message says."""
+
+    remedy = "Raise the transaction time-out, or lower the other two."
+
+
+class WorkerStopped(WorkerError):
+    """Going on could lose or double events. Operator: do as the cause says, then start it again."""
+
+    fatal = True

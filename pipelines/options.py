@@ -1,0 +1,33 @@
+"""What a worker's process is told: by ``ops`` from the settings, or by a user's own program."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from connectors.kafka.options import KafkaOptions
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """Everything a worker process is told; times in milliseconds."""
+
+    kafka: KafkaOptions
+    registry_url: str
+    postgres_dsn: str | None = field(repr=False)
+    state_dir: Path
+    commit_interval_ms: int = 100
+    transaction_timeout_ms: int = 10_000
+    session_timeout_ms: int = 6_000
+    max_poll_interval_ms: int = 60_000
+    chunk_events_max: int = 2_000
+    stall_ms_max: int = 5_000
+    web_host: str = "127.0.0.1"
+    web_port: int = 0
+    identity: str = ""
+    """Names the slots of this worker; empty = the state folder's own identity (``pipelines/slots.py``)."""
+    create_topics: bool = True
+    register_schemas: bool = True

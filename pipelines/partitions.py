@@ -1,0 +1,194 @@
+"""What stands behind an assigned partition: its committed position, its restored state, its scope."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from connectors.kafka.restore import restore
+from schemas.topics import DAY_MS
+from state.checkpoint import PartitionScope
+from state.errors import PositionLost, StateWithoutOffset
+from state.memory import MemoryBackend
+from state.rocksdb import RocksStore
+from state.store import Position
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from connectors.kafka.chunk import SourcePartition
+    from connectors.kafka.options import KafkaOptions
+    from connectors.kafka.positions import PositionReader
+    from connectors.kafka.ticker import Ticker
+    from schemas.record import Record
+    from schemas.topics import TopicSpec
+    from state.checkpoint import DeadLetters, UnitOfWork
+    from state.store import Backend, StateView
+
+log = structlog.get_logger(__name__)
+
+# A store older than this may miss tombstones that the changelog has already dropped (schemas/topics.py).
+_POSITION_AGE_US_MAX = 7 * DAY_MS * 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An input topic of one agent, with all that happens around its partitions."""
+
+    spec: TopicSpec
+    decode: Callable[[Sequence[Record]], list[Any]]
+    agent: str
+    changelog: TopicSpec | None = None
+    """Topic of the agent's store; None = the agent keeps no state."""
+    open_deadline: Callable[[StateView], int | None] | None = None
+    """When the partition's time must move at the latest, microseconds; see ``Ticker``."""
+    on_assigned: Callable[[str, str, int, int], int] | None = None
+    """Given topic, topic id, partition and start offset; returns where to begin. Blocks off the loop."""
+    on_revoked: Callable[[int], None] | None = None
+    """Given the partition; on the loop."""
+
+
+class Partitions:
+    """Implements ``connectors.kafka.coordinator.Partitions`` for one role."""
+
+    def __init__(
+        self,
+        *,
+        kafka: KafkaOptions,
+        sources: Mapping[str, Source],
+        reader: PositionReader,
+        unit: UnitOfWork,
+        ticker: Ticker,
+        letters: DeadLetters,
+        state_dir: Path,
+    ) -> None:
+        self._kafka = kafka
+        self._sources = sources
+        self._reader = reader
+        self._unit = unit
+        self._ticker = ticker
+        self._letters = letters
+        self._state_dir = state_dir
+        self._stores: dict[str, RocksStore] = {}
+        self._backends: dict[SourcePartition, Backend] = {}
+        for source in sources.values():
+            if source.changelog is not None:
+                self._stores[source.agent] = RocksStore(state_dir / source.agent)
+
+    def open(self, where: SourcePartition, cancelled: threading.Event) -> int:
+        """Restore the state and return the offset to begin at; the order of the questions matters.
+
+        1. the stable committed offset: after it, no open transaction of a predecessor can still commit;
+        2. the changelog's high watermark; 3. the restore up to it; 4. the checks of positions that lie.
+
+        Raises:
+            StateWithoutOffset: state exists, the group's offset does not.
+            PositionLost: the committed offset is not in the log any more.
+            KafkaUnavailable: no answer.
+        """
+        source = self._sources[where.topic]
+        committed = self._reader.committed(where.topic, where.partition, cancelled)
+        backend = self._backend(source, where.partition)
+        has_state = False
+        if source.changelog is not None:
+            has_state = self._restore(source.changelog, where.partition, backend, cancelled)
+        self._backends[where] = backend
+        low, high = self._reader.ends(where.topic, where.partition)
+        if committed is None and has_state:
+            raise StateWithoutOffset(
+                f"{where.topic}[{where.partition}]: state of {source.agent} exists, but its group has no "
+                "committed offset",
+                remedy="Offsets expired or were deleted. See runbooks/checkpoint-failure.md.",
+            )
+        if committed is None:
+            log.info("first start of partition", topic=where.topic, partition=where.partition, offset=low)
+        start = low if committed is None else committed.offset
+        if source.on_assigned is not None:
+            topic_id = self._reader.topic_id(where.topic)
+            start = source.on_assigned(where.topic, topic_id, where.partition, start)
+        if not low <= start <= high:
+            raise PositionLost(
+                f"{where.topic}[{where.partition}]: committed offset {start} is outside of the log "
+                f"({low} to {high})",
+                remedy="Retention passed the worker, or the topic was made anew. See runbooks/lag-growth.md.",
+            )
+        return start
+
+    def ready(self, where: SourcePartition) -> None:
+        """Make the partition's scope part of the unit of work."""
+        source = self._sources[where.topic]
+        scope = PartitionScope(
+            source.agent, where.partition, self._backends[where], source.changelog, self._letters
+        )
+        self._unit.add_scope(source.agent, scope)
+        self.watch(where)
+
+    def watch(self, where: SourcePartition) -> None:
+        """Tell the ticker when something falls due; called when nothing is staged."""
+        source = self._sources[where.topic]
+        if source.open_deadline is not None and where in self._backends:
+            scope = self._unit.scope(source.agent, where.partition)
+            self._ticker.watch(where, source.open_deadline(scope.state))
+
+    def close(self, where: SourcePartition) -> None:
+        """Let go of the partition; its state stays on disk for a quick return."""
+        source = self._sources[where.topic]
+        self._unit.remove_scope(source.agent, where.partition)
+        self._backends.pop(where, None)
+        self._ticker.forget(where)
+        if source.on_revoked is not None:
+            source.on_revoked(where.partition)
+
+    def close_stores(self) -> None:
+        """Close the databases; the end of the worker."""
+        for store in self._stores.values():
+            store.close()
+
+    def size_bytes(self) -> Mapping[str, int]:
+        """Bytes on disk by agent."""
+        return {agent: store.size_bytes() for agent, store in self._stores.items()}
+
+    def _backend(self, source: Source, partition: int) -> Backend:
+        store = self._stores.get(source.agent)
+        return MemoryBackend() if store is None else store.partition(partition)
+
+    def _restore(
+        self, changelog: TopicSpec, partition: int, backend: Backend, cancelled: threading.Event
+    ) -> bool:
+        """Bring ``backend`` up to its changelog; returns whether there is any state."""
+        topic = changelog.named(self._kafka.topic_prefix)
+        topic_id = self._reader.topic_id(topic)
+        low, high = self._reader.ends(topic, partition)
+        position = backend.position()
+        start = low
+        if position is not None:
+            lie = _lie(position, topic_id, low, high)
+            if lie is None:
+                start = position.offset
+            else:
+                log.warning(
+                    "local state thrown away, rebuilding", topic=topic, partition=partition, cause=lie
+                )
+                backend.clear()
+
+        def apply(changes: dict[bytes, bytes | None], next_offset: int) -> None:
+            backend.write(changes, Position(topic_id, next_offset, time.time_ns() // 1_000))
+
+        restore(self._kafka, topic, partition, start=start, high=high, apply=apply, cancelled=cancelled)
+        return backend.position() is not None
+
+
+def _lie(position: Position, topic_id: str, low: int, high: int) -> str | None:
+    """Say why a local position cannot be trusted, or None."""
+    if position.topic_id != topic_id:
+        return f"the changelog was made anew (was {position.topic_id}, is {topic_id})"
+    if not low <= position.offset <= high:
+        return f"position {position.offset} is outside of the changelog ({low} to {high})"
+    if time.time_ns() // 1_000 - position.written_us > _POSITION_AGE_US_MAX:
+        return "position is older than the changelog keeps tombstones"
+    return None

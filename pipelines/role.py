@@ -1,0 +1,239 @@
+"""One role's Faust app: Faust's App, agents, worker and web over our coordinator."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import faust
+import structlog
+from faust.app.base import BootStrategy as FaustBootStrategy
+from mode import Service
+from mode.supervisors import OneForOneSupervisor
+
+from connectors.kafka.consumer import PollThread
+from connectors.kafka.coordinator import Coordinator
+from connectors.kafka.errors import NotSupported
+from connectors.kafka.stream import Stream
+from pipelines.partitions import Source
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from connectors.kafka.chunk import SourcePartition
+    from pipelines.engine import Engine
+    from schemas.record import Record
+    from schemas.topics import TopicSpec
+    from state.checkpoint import UnitResult
+    from state.store import StateView
+
+log = structlog.get_logger(__name__)
+
+_TICK_S = 0.5
+_READY_POLL_S = 0.05
+_WAKE_AGAIN_S = 0.005
+_LEAVE_S = 8.0  # the last commit's; with what closing takes it is less than ops/supervisor.py STOP_WITHIN_S
+
+
+class BootStrategy(FaustBootStrategy):
+    """Faust's services without its leader assignor and reply consumer: they need a client of their own."""
+
+    def kafka_consumer(self) -> Iterable[Any]:
+        """Return the consumer alone."""
+        return [self.app.consumer]
+
+
+class Tables(Service):
+    """Stands where Faust keeps its tables: ready when our restore is, and refuses Faust's own."""
+
+    def __init__(self, app: RoleApp, **kwargs: Any) -> None:
+        self.app = app
+        super().__init__(**kwargs)
+
+    def add(self, table: Any) -> Any:
+        """Refuse: Faust's tables are not transactional."""
+        raise NotSupported(
+            f"faust table {table.name}", "use a store: app.source(…, changelog=…) and scope.state"
+        )
+
+    async def wait_until_tables_registered(self) -> None:
+        """There is nothing to wait for."""
+
+    async def wait_until_recovery_completed(self) -> bool:
+        """Wait for the first partitions; returns True if the app stopped meanwhile."""
+        while not self.should_stop and not self.app.should_stop:
+            if self.app.assigned_once:
+                return False
+            await asyncio.sleep(_READY_POLL_S)
+        return True
+
+    def on_partitions_revoked(self, revoked: Any) -> None:
+        """The coordinator lets go of the partitions' state."""
+
+    def on_rebalance_start(self) -> None:
+        """The coordinator answers rebalances."""
+
+    def values(self) -> list[Any]:
+        """No tables."""
+        return []
+
+
+class Restarting(OneForOneSupervisor):
+    """Restarts a failed agent as often as it fails: the coordinator isolates the event and paces retries."""
+
+    def __init__(self, *services: Any, **kwargs: Any) -> None:
+        kwargs |= {"max_restarts": 1e9, "over": 1.0}
+        super().__init__(*services, **kwargs)
+
+    def wakeup(self) -> None:
+        """Wake up until nothing is crashed: mode forgets a call that comes while it restarts another."""
+        super().wakeup()
+        if not self.should_stop and any(service.crashed for service in self._services):
+            self.loop.call_later(_WAKE_AGAIN_S, self.wakeup)
+
+
+class RoleApp(faust.App):
+    """A Faust app whose streams are fed by the coordinator; one app, group and process a role."""
+
+    BootStrategy = BootStrategy
+    in_transaction = False  # transactions are the unit of work's, for every agent
+
+    def __init__(self, role: str, engine: Engine, **kwargs: Any) -> None:
+        self.role = role
+        self.engine = engine
+        self.sources: dict[str, Source] = {}
+        self.coordinator_or_none: Coordinator | None = None
+        self.assigned_once = False
+        self.fatal: BaseException | None = None
+        super().__init__(
+            engine.options.group,
+            # Host and port are for Faust's banner alone; librdkafka gets the engine's options.
+            broker=f"sluicegate://{engine.options.kafka.bootstrap_servers.split(',')[0]}",
+            store="memory://",
+            datadir=engine.options.state_dir,
+            topic_disable_leader=True,
+            topic_allow_declare=False,
+            agent_supervisor=Restarting,
+            Stream=Stream,
+            TableManager=Tables,
+            **kwargs,
+        )
+
+    # -- for agents -----------------------------------------------------------------------------------
+
+    def source(
+        self,
+        spec: TopicSpec,
+        *,
+        agent: str,
+        decode: Callable[[Sequence[Record]], list[Any]],
+        changelog: TopicSpec | None = None,
+        open_deadline: Callable[[StateView], int | None] | None = None,
+        on_assigned: Callable[[str, str, int, int], int] | None = None,
+        on_revoked: Callable[[int], None] | None = None,
+    ) -> Any:
+        """Declare an agent's input topic, how it decodes, and the agent's store; returns a Faust topic.
+
+        One agent a topic and role. See ``pipelines.partitions.Source`` for the hooks.
+        """
+        name = spec.named(self.engine.options.kafka.topic_prefix)
+        self.sources[name] = Source(spec, decode, agent, changelog, open_deadline, on_assigned, on_revoked)
+        return self.topic(name, value_type=bytes)
+
+    def partitions(self) -> list[str]:
+        """Return the partitions that are restored and being read, as ``topic[partition]``."""
+        coordinator = self.coordinator_or_none
+        read = coordinator.assignment if coordinator is not None else ()
+        return sorted(f"{topic}[{partition}]" for topic, partition in read)
+
+    def not_ready(self) -> str | None:
+        """Say why this role does not read, or None if it does."""
+        poller = self.engine.poller
+        if poller is None or not self.assigned_once:
+            return "the group has not assigned partitions yet"
+        if not poller.is_alive():
+            return "the poll thread ended"
+        waiting = len(poller.assignment) - len(self.partitions())
+        return f"{waiting} partitions are being restored" if waiting > 0 else None
+
+    # -- the engine's life ----------------------------------------------------------------------------
+
+    @property
+    def coordinator(self) -> Coordinator:
+        """The coordinator; there is one from the app's start on."""
+        assert self.coordinator_or_none is not None
+        return self.coordinator_or_none
+
+    async def on_start(self) -> None:
+        """Open stores and producer before any agent runs."""
+        await super().on_start()
+        self.flow_control.resume()  # never suspended: Faust's queues are not in use
+        await asyncio.to_thread(self.engine.open, self.sources)
+        self.coordinator_or_none = Coordinator(
+            agents={topic: source.agent for topic, source in self.sources.items()},
+            unit=self.engine.unit,
+            partitions=self.engine.partitions,
+            options=self.engine.options.coordinator,
+            on_committed=self._on_committed,
+            on_fatal=self._on_fatal,
+        )
+        self.add_future(self._tick())
+
+    def start_polling(self, topics: frozenset[str]) -> None:
+        """Begin to poll: called by Faust's conductor when all agents are up."""
+        missing = self.sources.keys() - topics
+        if missing:
+            log.warning("no agent reads", topics=sorted(missing))
+        poller = PollThread(
+            self.engine.options.kafka,
+            self.engine.options.consumer,
+            {topic: source.decode for topic, source in self.sources.items()},
+            _Listener(self),
+        )
+        self.coordinator.poller = self.engine.poller = poller
+        poller.start()
+
+    async def _stop_consumer(self) -> None:
+        """Close intake, commit, leave; called by Faust first thing when the app stops."""
+        if self.coordinator_or_none is not None and self.engine.poller is not None:
+            asyncio.get_running_loop().call_later(_LEAVE_S, self.engine.leaving.set)
+            await self.coordinator_or_none.stop()
+        await asyncio.to_thread(self.engine.close)
+
+    async def _on_agent_error(self, agent: Any, exc: BaseException) -> None:
+        """Tell the coordinator which agent failed before Faust restarts it."""
+        if self.coordinator_or_none is not None:
+            self.coordinator_or_none.failed(agent.channel.get_topic_name(), exc)
+
+    def _on_committed(self, result: UnitResult) -> None:
+        self.engine.metrics.committed(result)
+        for where in self.coordinator.assignment:
+            self.engine.partitions.watch(where)
+
+    def _on_fatal(self, error: BaseException) -> None:
+        """Stop the worker: going on could lose or double events."""
+        if self.fatal is None:
+            self.fatal = error
+            log.error("worker stops", role=self.role, cause=str(error), remedy=getattr(error, "remedy", ""))
+            self.add_future(self.crash(error))
+
+    async def _tick(self) -> None:
+        while not self.should_stop:
+            await self.sleep(_TICK_S)
+            self.engine.metrics.ticked(self.engine.ticker.tick())
+
+
+class _Listener:
+    """The coordinator as the poll thread sees it, noting the first assignment for Faust's start-up."""
+
+    def __init__(self, app: RoleApp) -> None:
+        self._app = app
+        coordinator = app.coordinator
+        self.deliver = coordinator.deliver
+        self.revoked = coordinator.revoked
+        self.failed_for_good = coordinator.failed_for_good
+
+    def assigned(self, sources: Sequence[SourcePartition]) -> None:
+        """See ``connectors.kafka.consumer.Listener``."""
+        self._app.assigned_once = True
+        self._app.coordinator.assigned(sources)

@@ -1,0 +1,93 @@
+"""What agents share: codecs, kinds and the maker of dead letters. Built once by the composition root."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from schemas.errors import WireError
+from schemas.record import Record
+from schemas.topics import DEAD_LETTERS
+from state.checkpoint import Append
+
+if TYPE_CHECKING:
+    from schemas.kinds import KindTable
+    from schemas.payloads import PayloadCodec
+    from schemas.wire import WireCodec
+
+Decode = Callable[[Sequence[Record]], list[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """The codecs and tables that agents work with."""
+
+    codec: WireCodec
+    payloads: PayloadCodec
+    kinds: KindTable
+
+    def decode_events(self, records: Sequence[Record]) -> list[Any]:
+        """Decode envelopes; what does not decode is given as its ``WireError``.
+
+        Raises:
+            RegistryUnavailable: a schema must be fetched and cannot; nothing is said about the records.
+        """
+        return _each(self.codec.decode_event, records)
+
+    def decoder(self, subject: str) -> Decode:
+        """Return a decoder of ``subject`` to dicts (None = a tombstone), errors among them as above."""
+        return lambda records: _each(lambda value: self.codec.decode(value, subject), records)
+
+    def dead_letters(self) -> DeadLetterMaker:
+        """Return the maker of dead letters."""
+        return DeadLetterMaker(self.codec)
+
+
+class DeadLetterMaker:
+    """Satisfies ``state.checkpoint.DeadLetters``."""
+
+    def __init__(self, codec: WireCodec) -> None:
+        self._codec = codec
+        self._code_version = _code_version()
+
+    def letter(self, record: Record, *, agent: str, cause: str, detail: str, attempts: int) -> Append:
+        """Return the dead letter of ``record``: its bytes, coordinates, schema id and cause."""
+        value = record.value or b""
+        framed = len(value) >= 5 and value[0] == 0
+        letter = {
+            "topic": record.topic,
+            "partition": record.partition,
+            "offset": record.offset,
+            "key": record.key,
+            "value": value,
+            "schema_id": int.from_bytes(value[1:5], "big") if framed else -1,
+            "cause": cause,
+            "detail": detail[:4_096],
+            "agent": agent,
+            "code_version": self._code_version,
+            "attempts": attempts,
+            "time_us": time.time_ns() // 1_000,
+        }
+        return Append(
+            DEAD_LETTERS, record.key, self._codec.encode(DEAD_LETTERS.subject, letter), record.partition
+        )
+
+
+def _each(decode: Callable[[bytes], Any], records: Sequence[Record]) -> list[Any]:
+    decoded: list[Any] = []
+    for record in records:
+        try:
+            decoded.append(None if record.value is None else decode(record.value))
+        except WireError as error:
+            decoded.append(error)
+    return decoded
+
+
+def _code_version() -> str:
+    try:
+        return version("sluicegate")
+    except PackageNotFoundError:
+        return "unknown"
