@@ -1,0 +1,1 @@
+"""Who is told: publish, tail, replay, fan out, encode."""

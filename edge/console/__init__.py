@@ -1,0 +1,1 @@
+"""The console page: three files, no build step."""

@@ -1,0 +1,175 @@
+"""The control plane: publish, cancel, and what is known of streams, as JSON."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import orjson
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response
+
+from edge.bodies import read_body
+from edge.errors import HistoryUnavailable, RequestError
+from edge.publish import Publisher, PublishRequest
+from schemas.envelope import DEFAULT_TENANT, check_stream_name, stream_key
+from schemas.errors import InvalidEvent
+from schemas.published import time_text
+
+if TYPE_CHECKING:
+    from edge.core import EdgeCore
+    from edge.index import IndexEntry
+
+_CANCEL_BYTES_MAX = 8_192
+Tenant = Annotated[str, Query(description="Whose streams.")]
+
+
+def control_routes(core: EdgeCore, publisher: Publisher | None) -> APIRouter:
+    """Make the routes; without a publisher the edge only shows (it plays a recording)."""
+    routes = APIRouter(prefix="/v1")
+
+    @routes.get("/streams", summary="Streams, newest first")
+    async def streams(
+        limit: Annotated[int, Query(ge=1, le=1_000)] = 100,
+        tenant: Annotated[str | None, Query(description="Only this tenant's.")] = None,
+    ) -> Response:
+        found = core.index.newest(limit, tenant)
+        return _json({"streams": [shown_stream(entry) for entry in found], "complete": core.index.complete})
+
+    @routes.get("/streams/{stream_id}", summary="Where one stream stands")
+    async def stream(stream_id: str, tenant: Tenant = DEFAULT_TENANT) -> Response:
+        entry = await _entry(core, tenant, stream_id)
+        marks = [
+            {"seq": seq, "offset": offset}
+            for seq, offset in zip(entry.mark_seqs, entry.mark_offsets, strict=True)
+        ]
+        return _json(
+            {
+                **shown_stream(entry),
+                "partition": entry.partition,
+                "topic_version": entry.topic_version,
+                "open_offset": entry.open_offset,
+                "end_offset": entry.end_offset,
+                "end_seq": entry.end_seq,
+                "labels": dict(entry.labels),
+                "marks": marks,
+            }
+        )
+
+    @routes.get("/streams/{stream_id}/rejects", summary="Events that were not accepted, newest first")
+    async def rejects(stream_id: str, tenant: Tenant = DEFAULT_TENANT) -> Response:
+        check_stream_name(tenant, stream_id)
+        found = core.rejects.of(stream_key(tenant, stream_id))
+        return _json(
+            {
+                "tenant": tenant,
+                "stream_id": stream_id,
+                "rejects": [verdict.shown() for verdict in found],
+                "held_ms": core.options.rejects_ttl_ms,
+            }
+        )
+
+    if publisher is not None:
+        _writing_routes(routes, core, publisher)
+    return routes
+
+
+def _writing_routes(routes: APIRouter, core: EdgeCore, publisher: Publisher) -> None:
+    @routes.post("/streams/{stream_id}/events", status_code=202, summary="Publish events")
+    async def publish(
+        request: Request,
+        stream_id: str,
+        tenant: Tenant = DEFAULT_TENANT,
+        kind: Annotated[str | None, Query(description="Of events that name none.")] = None,
+        wait: Annotated[Literal["committed"] | None, Query(description="Wait for each verdict.")] = None,
+    ) -> Response:
+        entry = core.index.get(stream_key(tenant, stream_id))
+        asked = PublishRequest(
+            tenant, stream_id, kind or (entry.kind if entry is not None else None), wait is not None
+        )
+        return await _counted(core, publisher.publish(asked, request.stream(), request.headers))
+
+    @routes.post("/streams/{stream_id}/cancel", status_code=202, summary="Ask that a stream be stopped")
+    async def cancel(request: Request, stream_id: str, tenant: Tenant = DEFAULT_TENANT) -> Response:
+        entry = await _entry(core, tenant, stream_id)
+        if entry.ended:
+            raise RequestError(
+                409,
+                "Stream has ended",
+                f"stream {tenant}/{stream_id} ended as {entry.end_reason}",
+                remedy="There is nothing left to cancel.",
+            )
+        fields = await _cancel_fields(request)
+        asked = PublishRequest(tenant, stream_id, entry.kind, wait=False)
+        return await _counted(core, publisher.publish_one(asked, "cancel", fields))
+
+
+async def _counted(core: EdgeCore, publishing: Any) -> Response:
+    status = 500
+    try:
+        answer = await publishing
+        status = 202
+        return _json(answer, status=202)
+    except RequestError as error:
+        status = error.status
+        raise
+    except InvalidEvent:
+        status = 400
+        raise
+    finally:
+        core.metrics.publishes.labels(str(status)).inc()
+
+
+async def _entry(core: EdgeCore, tenant: str, stream_id: str) -> IndexEntry:
+    check_stream_name(tenant, stream_id)
+    try:
+        entry = await core.find(stream_key(tenant, stream_id))
+    except HistoryUnavailable as error:
+        raise RequestError(
+            503, "Index unavailable", str(error), remedy=error.remedy, headers={"retry-after": "2"}
+        ) from None
+    if entry is None:
+        raise RequestError(
+            404,
+            "No such stream",
+            f"no stream {tenant}/{stream_id} is known",
+            remedy="Check its name and tenant; a stream is known once its open was accepted, and until its "
+            "history is over.",
+        )
+    return entry
+
+
+async def _cancel_fields(request: Request) -> dict[str, object]:
+    body = await read_body(request.stream(), request.headers, _CANCEL_BYTES_MAX, what="a cancel")
+    if not body.strip():
+        return {}
+    try:
+        fields = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise RequestError(400, "Not JSON", str(error)) from None
+    if not isinstance(fields, dict) or not fields.keys() <= {"reason", "by"}:
+        raise RequestError(400, "Not a cancel", "a cancel is an object with reason and by, or empty")
+    return fields
+
+
+def shown_stream(entry: IndexEntry) -> dict[str, object]:
+    """One stream as lists show it."""
+    return {
+        "tenant": entry.tenant,
+        "stream_id": entry.stream_id,
+        "kind": entry.kind,
+        "title": entry.title,
+        "opened": time_text(entry.opened_us),
+        "updated": time_text(max(entry.updated_us, entry.opened_us)),
+        "last_seq": entry.last_seq,
+        "ended": time_text(entry.ended_us) if entry.ended else None,
+        "reason": entry.end_reason or None,
+    }
+
+
+def _json(body: dict[str, object], *, status: int = 200) -> Response:
+    return Response(
+        orjson.dumps(body),
+        status_code=status,
+        media_type="application/json",
+        headers={"cache-control": "no-store", "x-content-type-options": "nosniff"},
+    )

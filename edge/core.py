@@ -1,0 +1,211 @@
+"""What one edge is made of, whatever it takes its events from; transports and pages are built upon it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Protocol
+
+from edge.encode import FrameJson
+from edge.hub import Hub, HubBounds
+from edge.index import IndexEntry, StreamIndex
+from edge.join import Joiner
+from edge.metrics import EdgeMetrics, LevelCollector
+from edge.rejects import RejectBook
+from edge.replay import Replay
+from edge.sse import SseEncoder
+from edge.waiters import Waiters
+from schemas.kinds import BUILTIN_KINDS
+from schemas.topics import STREAM_PARTITIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from edge.history import SharedHistory
+    from edge.options import EdgeOptions
+    from edge.subscriber import Closing
+    from schemas.kinds import KindTable
+    from schemas.payloads import PayloadCodec
+
+_SWEEP_S = 1.0
+LookUp = Callable[[bytes, int], Awaitable[IndexEntry | None]]
+"""Finds a stream's entry where the index in memory has none: (key, partitions)."""
+
+
+class Source(Protocol):
+    """Where an edge's events come from: Kafka's tail, or a recording."""
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether clients can be told where they stand."""
+        ...
+
+    @property
+    def problem(self) -> str:
+        """Why nothing comes; empty while all is well."""
+        ...
+
+    @property
+    def behind(self) -> Mapping[tuple[str, int], int]:
+        """Records that each partition is behind."""
+        ...
+
+    def position(self, partition: int) -> int:
+        """The offset that is read next."""
+        ...
+
+    def low_offset(self, partition: int) -> int:
+        """The oldest offset that can still be read."""
+        ...
+
+
+class EdgeCore:
+    """Hub, index, replay and counters of one edge process."""
+
+    def __init__(
+        self,
+        options: EdgeOptions,
+        payloads: PayloadCodec,
+        *,
+        topic_version: int,
+        kinds: KindTable = BUILTIN_KINDS,
+        partitions: int = STREAM_PARTITIONS,
+    ) -> None:
+        self.options = options
+        self.kinds = kinds
+        self.hub = Hub(
+            HubBounds(
+                options.ring_events_max,
+                options.ring_bytes_max,
+                options.ring_age_ms_max,
+                options.rings_bytes_max,
+            )
+        )
+        self.index = StreamIndex(options.index_entries_max)
+        self.rejects = RejectBook(
+            per_stream_max=options.rejects_per_stream_max,
+            total_max=options.rejects_max,
+            ttl_ms=options.rejects_ttl_ms,
+        )
+        self.waiters = Waiters(options.waiting_events_max)
+        self.metrics = EdgeMetrics()
+        self.json = FrameJson(payloads)
+        self.sse = SseEncoder(self.json)
+        self.draining = False
+        self.cold = ""
+        """Why events cannot be read or written yet, if so."""
+        self._topic_version = topic_version
+        self._partitions = partitions
+        self._sweeper: asyncio.Task[None] | None = None
+
+    def feed_from(self, source: Source, history: SharedHistory, look_up: LookUp | None = None) -> None:
+        """Wire in where events come from; once, before the first client."""
+        self.source = source
+        self._look_up = look_up
+        self.history = history
+        self.replay = Replay(
+            history, self.index, source, topic_version=self._topic_version, partitions=self._partitions
+        )
+        self.joiner = Joiner(self.hub, self.index, self.replay, self.kinds)
+        self.metrics.registry.register(LevelCollector(self))
+
+    def start(self) -> None:
+        """Begin to let go of what is too old."""
+        self._sweeper = asyncio.get_running_loop().create_task(self._sweep())
+
+    async def stop(self) -> None:
+        """End the sweeping."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            await asyncio.gather(self._sweeper, return_exceptions=True)
+
+    @property
+    def caught_up(self) -> bool:
+        """See Source."""
+        return self.source.caught_up
+
+    @property
+    def connections(self) -> int:
+        """Open connections."""
+        return self.hub.followers
+
+    async def find(self, key: bytes) -> IndexEntry | None:
+        """The entry of a stream, from memory, or from the index topic if not all fit there.
+
+        Raises:
+            HistoryUnavailable: the topic cannot be read now.
+        """
+        entry = self.index.get(key)
+        if entry is None and not self.index.complete and self._look_up is not None:
+            entry = await self._look_up(key, self._partitions)
+            if entry is not None:
+                self.index.put(key, entry)
+        return entry
+
+    def low_offset(self, partition: int) -> int:
+        """See Source."""
+        return self.source.low_offset(partition)
+
+    @property
+    def unready(self) -> list[tuple[str, str]]:
+        """Why no traffic should come here: (cause, detail); empty when it may."""
+        causes = []
+        if self.draining:
+            causes.append(("draining", "this edge is about to stop"))
+        if self.cold:
+            causes.append(("registry", self.cold))
+        if self.source.problem:
+            causes.append(("source", self.source.problem))
+        if not self.source.caught_up:
+            causes.append(("catching_up", "the topics have not been read to their present yet"))
+        return causes
+
+    async def drain(self, reason: Closing = "drain") -> None:
+        """Send all clients away, spread over ``drain_ms``; they come back with their cursors."""
+        self.draining = True
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.options.drain_ms / 1_000
+        window_s = self.options.drain_ms / 1_000 * 0.6  # the rest is for those that are slow to take it
+        for subscriber in self.hub.subscribers:
+            loop.call_later(random.random() * window_s, subscriber.close, reason)  # noqa: S311
+        while self.hub.followers and loop.time() < deadline:  # noqa: ASYNC110  # it happens once, at the end
+            await asyncio.sleep(0.02)
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            now_s = time.monotonic()
+            self.hub.sweep(int(now_s * 1_000))
+            self.rejects.sweep(now_s)
+
+    # -- read at each scrape ----------------------------------------------------------------------------
+
+    def levels(self) -> dict[str, tuple[str, float]]:
+        """See Levels."""
+        return {
+            "streams": ("Streams with recent events or followers.", len(self.hub)),
+            "ring_bytes": ("Memory of all rings, estimated.", self.hub.bytes),
+            "ring_evicted_events_total": ("Events that left a ring.", self.hub.evicted_events),
+            "index_entries": ("Streams in the index held in memory.", len(self.index)),
+            "index_complete": ("1 while every stream of the index fits.", self.index.complete),
+            "rejects": ("Verdicts held for reading back.", len(self.rejects)),
+            "history_reads_total": ("Spans read from Kafka.", self.history.reads),
+            "history_shared_total": ("Spans that were had without a read of their own.", self.history.shared),
+            "history_passed_records_total": (
+                "Records of other streams that were read for a span and passed over.",
+                self.history.passed,
+            ),
+            "history_bytes": ("Memory of spans kept, estimated.", self.history.bytes),
+            "unreadable_events_total": ("Payloads that could not be read.", self.json.unreadable),
+            "tail_low_offset": (
+                "Sum of the oldest offsets that the output topic still has.",
+                sum(self.source.low_offset(partition) for partition in range(self._partitions)),
+            ),
+            "ready": ("1 while traffic may come here.", not self.unready),
+        }
+
+    def tail_lag(self) -> dict[tuple[str, int], int]:
+        """See Levels."""
+        return dict(self.source.behind)

@@ -1,0 +1,60 @@
+"""Keeps other sites' pages out: a browser on this machine must not be talked into using the edge for them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from edge.options import is_loopback
+from edge.problems import problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+_SAFE = ("GET", "HEAD", "OPTIONS")
+
+
+class Guard:
+    """Refuses a foreign Host (DNS rebinding) with 421 and a foreign Origin on what changes something, 403."""
+
+    def __init__(self, app: ASGIApp, *, allowed_hosts: Iterable[str]) -> None:
+        self._app = app
+        self._hosts = frozenset(host.lower() for host in allowed_hosts)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        host = headers.get(b"host", "")
+        if not self._is_ours(host):
+            response = problem(
+                421,
+                "Not addressed to this edge",
+                f"host {host[:100]!r} is none of this edge's names",
+                remedy="Use localhost or 127.0.0.1, or add the name to SLUICEGATE_EDGE__ALLOWED_HOSTS.",
+            )
+            await response(scope, receive, send)
+            return
+        if scope["method"] not in _SAFE and not self._same_origin(headers.get(b"origin"), host):
+            response = problem(
+                403, "Foreign origin", "a page of another site may not publish or cancel through this edge"
+            )
+            await response(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _is_ours(self, host: str) -> bool:
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:
+            return False
+        return is_loopback(name) or name.endswith(".localhost") or name in self._hosts
+
+    @staticmethod
+    def _same_origin(origin: str | None, host: str) -> bool:
+        # No Origin: not a browser's request across sites, which always carries one.
+        return origin is None or urlsplit(origin).netloc.lower() == host.lower()

@@ -1,0 +1,122 @@
+"""All streams of this edge: frames go in by the batch, each stream's followers are woken once."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edge.channel import Channel
+from schemas.envelope import split_key
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from edge.frame import Frame
+    from edge.subscriber import Subscriber
+
+
+@dataclass(frozen=True, slots=True)
+class HubBounds:
+    """How much of the recent past all streams together may hold."""
+
+    ring_events_max: int
+    ring_bytes_max: int
+    ring_age_ms_max: int
+    rings_bytes_max: int
+
+
+class Hub:
+    """The channels, the one that was silent longest first."""
+
+    def __init__(self, bounds: HubBounds) -> None:
+        self._bounds = bounds
+        self._channels: OrderedDict[bytes, Channel] = OrderedDict()
+        self.bytes = 0
+        self.evicted_events = 0
+        self.followers = 0
+
+    def __len__(self) -> int:
+        return len(self._channels)
+
+    def get(self, key: bytes) -> Channel | None:
+        """The channel of a stream that has recent events or followers."""
+        return self._channels.get(key)
+
+    @property
+    def subscribers(self) -> list[Subscriber]:
+        """Everybody who follows a stream now."""
+        return [one for channel in self._channels.values() for one in channel.subscribers]
+
+    def publish(self, frames: Iterable[tuple[bytes, Frame]]) -> None:
+        """Take a batch of (stream key, frame) in the order of the log, then wake who waits for any of it."""
+        touched: dict[bytes, Channel] = {}
+        for key, frame in frames:
+            channel = touched.get(key)
+            if channel is None:
+                channel = touched[key] = self._channel(key)
+                self._channels.move_to_end(key)
+            self._append(channel, frame)
+        self._shrink()
+        for channel in touched.values():
+            channel.wake()
+
+    def attach(self, subscriber: Subscriber) -> None:
+        """Have a subscriber follow its channel; from here on nothing that comes is missed unnoticed."""
+        subscriber.channel.subscribers.add(subscriber)
+        self.followers += 1
+
+    def detach(self, subscriber: Subscriber) -> None:
+        """Let a subscriber go."""
+        channel = subscriber.channel
+        channel.subscribers.remove(subscriber)
+        self.followers -= 1
+        channel.waiting.discard(subscriber)
+        self._drop_if_unused(channel)
+
+    def channel(self, key: bytes) -> Channel:
+        """The channel of a stream, made if there is none; attach to it at once or it may go again."""
+        return self._channel(key)
+
+    def sweep(self, now_ms: int) -> None:
+        """Let go of frames that are too old, and of channels that nobody needs; to be called every second."""
+        oldest_ms = now_ms - self._bounds.ring_age_ms_max
+        for channel in list(self._channels.values()):
+            while (frame := channel.ring.oldest) is not None and frame.read_ms < oldest_ms:
+                self._evict(channel)
+            self._drop_if_unused(channel)
+
+    def _channel(self, key: bytes) -> Channel:
+        channel = self._channels.get(key)
+        if channel is None:
+            tenant, stream_id = split_key(key)
+            channel = Channel(tenant, stream_id, key)
+            self._channels[key] = channel
+        return channel
+
+    def _append(self, channel: Channel, frame: Frame) -> None:
+        ring, bounds = channel.ring, self._bounds
+        before = ring.bytes
+        channel.append(frame)
+        self.bytes += ring.bytes - before
+        while len(ring) > 1 and (len(ring) > bounds.ring_events_max or ring.bytes > bounds.ring_bytes_max):
+            self._evict(channel)
+
+    def _shrink(self) -> None:
+        """Bring all rings under their common bound, from the stream that was silent longest on."""
+        if self.bytes <= self._bounds.rings_bytes_max:
+            return
+        for channel in list(self._channels.values()):
+            while len(channel.ring) and self.bytes > self._bounds.rings_bytes_max:
+                self._evict(channel)
+            self._drop_if_unused(channel)
+            if self.bytes <= self._bounds.rings_bytes_max:
+                return
+
+    def _evict(self, channel: Channel) -> None:
+        self.bytes -= channel.ring.evict_oldest()
+        self.evicted_events += 1
+
+    def _drop_if_unused(self, channel: Channel) -> None:
+        if not channel.subscribers and not len(channel.ring):
+            self._channels.pop(channel.key, None)

@@ -1,0 +1,139 @@
+"""Where each stream starts, stands and ends: the compacted index topic in memory, within a bound."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from heapq import nlargest
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from edge.frame import Frame
+
+
+@dataclass(slots=True)
+class IndexEntry:
+    """One stream's entry. ``last_seq`` and what ended it are kept fresh from the output topic itself."""
+
+    tenant: str
+    stream_id: str
+    kind: str
+    title: str
+    labels: Mapping[str, str]
+    partition: int
+    topic_version: int
+    opened_us: int
+    open_offset: int
+    mark_seqs: list[int]
+    mark_offsets: list[int]
+    last_seq: int
+    updated_us: int
+    end_offset: int = -1
+    end_seq: int = -1
+    ended_us: int = 0
+    end_reason: str = ""
+    tailed: bool = field(default=False)
+    """The tail has seen the stream's latest event: ``last_seq`` is the truth, not a mark behind it."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the stream had its ``end``."""
+        return self.end_seq >= 0
+
+    def start_for(self, seq: int) -> tuple[int, int]:
+        """Give (seq, offset) of the nearest place to start reading that is not after ``seq``."""
+        place = bisect_right(self.mark_seqs, seq) - 1
+        if place < 0:
+            return 0, max(self.open_offset, 0)  # not known: from what the topic still has
+        return self.mark_seqs[place], self.mark_offsets[place]
+
+    def saw(self, frame: Frame, partition: int) -> None:
+        """Take note of a frame of the stream that the tail has read."""
+        self.tailed = True
+        if frame.seq > self.last_seq:
+            self.last_seq, self.partition = frame.seq, partition
+            if frame.type == "open" and self.open_offset < 0:
+                self.open_offset = frame.offset
+            if frame.event is not None:
+                self.updated_us = frame.event.time
+
+
+def entry_of(fields: Mapping[str, Any]) -> IndexEntry:
+    """Make an entry of a ``sluicegate.StreamIndex`` record."""
+    marks = [mark for mark in fields.get("marks") or [] if mark["offset"] >= 0]
+    return IndexEntry(
+        tenant=fields["tenant"],
+        stream_id=fields["stream_id"],
+        kind=fields["kind"],
+        title=fields.get("title") or "",
+        labels=fields.get("labels") or {},
+        partition=fields["partition"],
+        topic_version=fields["topic_version"],
+        opened_us=fields["opened_us"],
+        open_offset=fields["open_offset"],
+        mark_seqs=[mark["seq"] for mark in marks],
+        mark_offsets=[mark["offset"] for mark in marks],
+        last_seq=fields["last_seq"],
+        updated_us=fields["updated_us"],
+        end_offset=fields["end_offset"],
+        end_seq=fields["end_seq"],
+        ended_us=fields["ended_us"],
+        end_reason=fields["end_reason"] or "",
+    )
+
+
+class StreamIndex:
+    """The latest entry of each stream; beyond the bound those untouched longest are let go.
+
+    ``complete`` turns false then: a stream that is not found here must be looked up in the topic.
+    """
+
+    def __init__(self, entries_max: int) -> None:
+        self._entries_max = entries_max
+        self._entries: OrderedDict[bytes, IndexEntry] = OrderedDict()
+        self.complete = True
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, key: bytes) -> IndexEntry | None:
+        """The entry of a stream, if it is in memory."""
+        entry = self._entries.get(key)
+        if entry is not None:
+            self._entries.move_to_end(key)
+        return entry
+
+    def put(self, key: bytes, entry: IndexEntry) -> None:
+        """Take a newer entry; what the tail saw beyond it stays."""
+        known = self._entries.get(key)
+        if known is not None and known.open_offset == entry.open_offset:
+            entry.tailed = known.tailed
+            entry.last_seq = max(entry.last_seq, known.last_seq)
+        self._entries[key] = entry
+        self._entries.move_to_end(key)
+        if len(self._entries) > self._entries_max:
+            self._entries.popitem(last=False)
+            self.complete = False
+
+    def remove(self, key: bytes) -> None:
+        """Forget a stream whose history is over (its tombstone came)."""
+        self._entries.pop(key, None)
+
+    def saw(self, key: bytes, frame: Frame, partition: int) -> None:
+        """Keep an entry as fresh as the output topic."""
+        entry = self._entries.get(key)
+        if entry is not None:
+            entry.saw(frame, partition)
+
+    def newest(self, limit: int, tenant: str | None = None) -> list[IndexEntry]:
+        """The streams opened last, newest first."""
+        chosen = (one for one in self._entries.values() if tenant is None or one.tenant == tenant)
+        return nlargest(limit, chosen, key=lambda one: one.opened_us)
+
+    @property
+    def live(self) -> int:
+        """How many streams have not ended."""
+        return sum(not one.ended for one in self._entries.values())

@@ -1,0 +1,129 @@
+"""What an edge counts, in a Prometheus registry of its own; values held elsewhere are read at each scrape."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from prometheus_client.metrics_core import Metric
+
+    from edge.frame import Frame
+
+_P = "sluicegate_edge_"
+
+
+class EdgeMetrics:
+    """Counters of one edge process."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.connections = Gauge(
+            f"{_P}connections", "Open connections.", ["transport"], registry=self.registry
+        )
+        self.closed = Counter(
+            f"{_P}connections_closed_total",
+            "Connections that ended, by reason: end, gone, stalled, drain, overload, life.",
+            ["transport", "reason"],
+            registry=self.registry,
+        )
+        self.joins = Counter(
+            f"{_P}joins_total",
+            "Clients that came, by where they start: open (no cursor), resume, over, refused, unready.",
+            ["transport", "start"],
+            registry=self.registry,
+        )
+        self.refused = Counter(
+            f"{_P}cursors_refused_total", "Cursors that were refused.", ["code"], registry=self.registry
+        )
+        self.events = Counter(
+            f"{_P}delivered_events_total",
+            "Events given to clients, out of ring or history.",
+            ["from"],
+            registry=self.registry,
+        )
+        self.bytes = Counter(
+            f"{_P}delivered_bytes_total", "Bytes of events given to clients.", registry=self.registry
+        )
+        self.writes = Counter(f"{_P}writes_total", "Writes of events to clients.", registry=self.registry)
+        self.gaps = Counter(
+            f"{_P}gaps_total", "Gaps that this edge declared to clients.", registry=self.registry
+        )
+        self.heartbeats = Counter(
+            f"{_P}heartbeats_total", "Comments on idle connections.", registry=self.registry
+        )
+        self.publishes = Counter(
+            f"{_P}publish_requests_total",
+            "Publish requests, by status of the answer.",
+            ["status"],
+            registry=self.registry,
+        )
+        self.published = Counter(
+            f"{_P}published_events_total", "Events appended to the input topic.", registry=self.registry
+        )
+        self.append_seconds = Histogram(
+            f"{_P}append_seconds",
+            "From a checked request to its committed transaction.",
+            buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10),
+            registry=self.registry,
+        )
+        self.verdict_seconds = Histogram(
+            f"{_P}verdict_seconds",
+            "From a committed append to the last verdict of a request that waits for it.",
+            buckets=(0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10),
+            registry=self.registry,
+        )
+        self.connections.labels("sse").set(0)  # there before the first client, for who watches it
+        # Children are looked up once: the label lookup costs more than the count.
+        self._from_ring = self.events.labels("ring")
+        self._from_history = self.events.labels("history")
+
+    def delivered(self, frames: Sequence[Frame], size_bytes: int, *, from_ring: bool) -> None:
+        """Count one write of frames."""
+        (self._from_ring if from_ring else self._from_history).inc(len(frames))
+        self.bytes.inc(size_bytes)
+        self.writes.inc()
+        if not from_ring:
+            gaps = sum(frame.event is None and frame.type == "gap" for frame in frames)
+            if gaps:
+                self.gaps.inc(gaps)
+
+
+class Levels(Protocol):
+    """Where the values stand that are read at a scrape."""
+
+    def levels(self) -> dict[str, tuple[str, float]]:
+        """Name without prefix → (help, value); a name ending in ``_total`` is a counter."""
+        ...
+
+    def tail_lag(self) -> dict[tuple[str, int], int]:
+        """Records behind the last stable offset by (topic, partition)."""
+        ...
+
+
+class LevelCollector(Collector):
+    """Reads levels at each scrape."""
+
+    def __init__(self, levels: Levels) -> None:
+        self._levels = levels
+
+    def collect(self) -> Iterator[Metric]:
+        """See prometheus_client."""
+        for name, (text, value) in self._levels.levels().items():
+            if name.endswith("_total"):
+                yield CounterMetricFamily(_P + name.removesuffix("_total"), text, value=value)
+            else:
+                yield GaugeMetricFamily(_P + name, text, value=value)
+        lag = GaugeMetricFamily(
+            f"{_P}tail_lag_records",
+            "Records between this edge's tail and the last stable offset.",
+            labels=["topic", "partition"],
+        )
+        for (topic, partition), records in self._levels.tail_lag().items():
+            lag.add_metric([topic, str(partition)], records)
+        yield lag

@@ -1,0 +1,247 @@
+"""``POST /v1/streams/{id}/events``: shape is checked before anything is appended, then all is or nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import structlog
+
+from connectors.kafka.errors import AppendFailed, AppendRefused
+from edge.bodies import read_body, split_body
+from edge.errors import RequestError
+from schemas.envelope import check_stream_name
+from schemas.errors import ContractError, InvalidEvent, RegistryUnavailable, SluicegateError, WireError
+from schemas.published import event_from_json
+from schemas.topics import INPUT
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterable, Mapping, Sequence
+    from concurrent.futures import Executor
+
+    from edge.bodies import Placed
+    from edge.metrics import EdgeMetrics
+    from edge.options import EdgeOptions
+    from edge.waiters import Wait, Waiters
+    from schemas.envelope import Event
+    from schemas.kinds import KindTable
+    from schemas.payloads import PayloadCodec
+    from schemas.wire import WireCodec
+
+log = structlog.get_logger(__name__)
+Answer = dict[str, object]
+
+
+class AppendedAt(Protocol):
+    """Where a record stands."""
+
+    @property
+    def partition(self) -> int:
+        """Its partition."""
+        ...
+
+    @property
+    def offset(self) -> int:
+        """Its offset."""
+        ...
+
+
+class Append(Protocol):
+    """What appends records as one transaction: Kafka, or a twin."""
+
+    async def append_transaction(
+        self, records: Sequence[tuple[str, bytes, bytes, int | None]]
+    ) -> Sequence[AppendedAt]:
+        """Append (topic, key, value, partition) all or nothing. Raises SluicegateError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PublishRequest:
+    """What a producer asks, as far as the address says it."""
+
+    tenant: str
+    stream_id: str
+    kind: str | None
+    wait: bool
+
+
+class Publisher:
+    """Checks, appends, and waits for verdicts if asked to."""
+
+    def __init__(
+        self,
+        append: Append,
+        wire: WireCodec,
+        payloads: PayloadCodec,
+        kinds: KindTable,
+        waiters: Waiters,
+        metrics: EdgeMetrics,
+        options: EdgeOptions,
+        threads: Executor,
+        *,
+        topic_prefix: str,
+    ) -> None:
+        self._append = append
+        self._wire = wire
+        self._payloads = payloads
+        self._kinds = kinds
+        self._waiters = waiters
+        self._metrics = metrics
+        self._options = options
+        self._threads = threads
+        self._topic = INPUT.named(topic_prefix)
+
+    async def publish(
+        self, request: PublishRequest, chunks: AsyncIterable[bytes], headers: Mapping[str, str]
+    ) -> Answer:
+        """Publish a body's events; give the answer (status 202).
+
+        Raises:
+            InvalidEvent: a name in the address breaks the contract.
+            RequestError: nothing was appended (4xx), or it is not known and may be repeated (503).
+        """
+        check_stream_name(request.tenant, request.stream_id)
+        if request.kind is not None:
+            self._check_kind(request.kind)
+        body = await read_body(chunks, headers, self._options.request_bytes_max)
+        placed = split_body(body, headers.get("content-type", ""), self._options.request_events_max)
+        # On a thread: a type that is met for the first time asks the registry, and the loop must not wait.
+        events, records = await asyncio.get_running_loop().run_in_executor(
+            self._threads, self._build, request, placed
+        )
+        return await self.append(request, events, records)
+
+    async def publish_one(
+        self, request: PublishRequest, type_name: str, fields: Mapping[str, object]
+    ) -> Answer:
+        """Publish one event that the edge makes itself; raises as ``publish``."""
+        placed: Placed = [({"index": 0}, {"type": type_name, "source": "edge", "payload": dict(fields)})]
+        events, records = await asyncio.get_running_loop().run_in_executor(
+            self._threads, self._build, request, placed
+        )
+        return await self.append(request, events, records)
+
+    async def append(
+        self, request: PublishRequest, events: Sequence[Event], records: Sequence[tuple[bytes, bytes]]
+    ) -> Answer:
+        """Append events that were checked; raises as ``publish``."""
+        key, ids = records[0][0], [event.event_id for event in events]
+        if request.wait and not self._waiters.room_for(len(events)):
+            raise _later("Too many wait", "too many events are waited for already; nothing was appended")
+        wait = self._waiters.add(key, ids) if request.wait else None
+        try:
+            started = time.perf_counter()
+            offsets = await self._append_records(records)
+            self._metrics.append_seconds.observe(time.perf_counter() - started)
+            self._metrics.published.inc(len(events))
+            answer: Answer = {
+                "tenant": request.tenant,
+                "stream_id": request.stream_id,
+                "appended": len(events),
+                "offsets": [
+                    {"event_id": event_id, "partition": at.partition, "offset": at.offset}
+                    for event_id, at in zip(ids, offsets, strict=True)
+                ],
+            }
+            if wait is not None:
+                answer["verdicts"] = await self._verdicts(wait, ids)
+        finally:
+            if wait is not None:
+                self._waiters.remove(key, wait, ids)
+        return answer
+
+    def _build(
+        self, request: PublishRequest, placed: Placed
+    ) -> tuple[list[Event], list[tuple[bytes, bytes]]]:
+        events: list[Event] = []
+        records: list[tuple[bytes, bytes]] = []
+        now_us = time.time_ns() // 1_000
+        for place, value in placed:
+            try:
+                event = event_from_json(
+                    _addressed(value, request),
+                    tenant=request.tenant,
+                    stream_id=request.stream_id,
+                    kind=request.kind,
+                    payloads=self._payloads,
+                    now_us=now_us,
+                )
+                self._kinds.named(event.kind)
+                records.append((event.key, self._wire.encode_event(event)))
+            except (ContractError, WireError) as error:
+                raise _refusal(error, place) from None
+            except RegistryUnavailable as error:
+                raise _later("Registry unavailable", f"{error}; nothing was appended") from None
+            events.append(event)
+        return events, records
+
+    async def _append_records(self, records: Sequence[tuple[bytes, bytes]]) -> Sequence[AppendedAt]:
+        try:
+            return await self._append.append_transaction(
+                [(self._topic, key, value, None) for key, value in records]
+            )
+        except AppendRefused as error:
+            raise RequestError(
+                413, "Event too large", f"{error}; nothing was appended", remedy=error.remedy
+            ) from None
+        except SluicegateError as error:
+            log.warning("append_failed", cause=str(error))
+            if isinstance(error, AppendFailed) and error.overloaded:
+                raise _later("Overloaded", f"{error}; nothing was appended") from None
+            raise _later(
+                "Append failed",
+                f"{error}; whether the events were appended is not known",
+                "Send the same request again: events are told apart by event_id, so none is doubled "
+                "if each carries its own.",
+            ) from None
+
+    async def _verdicts(self, wait: Wait, ids: Sequence[str]) -> list[Answer]:
+        """One verdict an event, in the order of the request; ``pending`` for what was not heard of."""
+        started = time.perf_counter()
+        try:
+            async with asyncio.timeout(self._options.wait_timeout_ms / 1_000):
+                await wait.done
+            self._metrics.verdict_seconds.observe(time.perf_counter() - started)
+        except TimeoutError:
+            pass
+        waited_ms = self._options.wait_timeout_ms
+        pending: Answer = {"verdict": "pending", "detail": f"no verdict within {waited_ms} ms"}
+        return [{"event_id": each, **wait.answers.get(each, pending)} for each in ids]
+
+    def _check_kind(self, kind: str) -> None:
+        try:
+            self._kinds.named(kind)
+        except ContractError as error:
+            raise RequestError(422, "Kind unknown", str(error), remedy=error.remedy) from None
+
+
+def _addressed(value: object, request: PublishRequest) -> object:
+    """Check an event's own address, if it carries one, against the request's."""
+    if not isinstance(value, dict) or "specversion" in value:
+        return value
+    for name, expected in (("stream_id", request.stream_id), ("tenant", request.tenant)):
+        if name in value and value[name] != expected:
+            shown = str(value[name])[:80]
+            raise InvalidEvent(name, f"is {shown!r}, but the request is addressed to {expected!r}")
+    return {name: part for name, part in value.items() if name not in ("stream_id", "tenant")}
+
+
+def _refusal(error: SluicegateError, place: Mapping[str, int]) -> RequestError:
+    where = " ".join(f"{name} {number}" for name, number in place.items())
+    extra: dict[str, object] = dict(place)
+    if isinstance(error, InvalidEvent):
+        extra["field"] = error.field
+    return RequestError(
+        422,
+        "Event refused",
+        f"{where}: {error}",
+        remedy=f"Nothing of this request was appended. {error.remedy}",
+        extra=extra,
+    )
+
+
+def _later(title: str, detail: str, remedy: str = "Send the same request again.") -> RequestError:
+    return RequestError(503, title, detail, remedy=remedy, headers={"retry-after": "1"})

@@ -1,0 +1,231 @@
+"""From the past to the present: brings who is behind up to the ring, without a hole or a double.
+
+1. It is attached first: from then on every live frame passes through its channel's ring.
+2. The tail's position is read: frames before it are in the log, frames from it on come by the ring.
+3. The log is read from the subscriber's place to that position, a span at a time.
+4. As soon as the ring holds the seq that comes next, the subscriber is no longer behind. The hand-over is
+   by seq alone, so it cannot lose or double an event.
+5. What neither the log nor the ring holds any more is declared as a gap.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Protocol
+
+from edge.errors import HistoryUnavailable
+from edge.frame import declared
+from edge.history import History, SpanAsked
+from schemas.cursor import Cursor
+from schemas.published import time_text
+from schemas.topics import partition_of
+
+if TYPE_CHECKING:
+    from edge.frame import Frame
+    from edge.history import Span
+    from edge.index import IndexEntry, StreamIndex
+    from edge.subscriber import Subscriber
+
+# How far before its cursor a client may be started so that it shares a span with others: a mark is at most
+# a thousand events of the stream away, and this many records of all streams cost about 50 ms to pass over.
+_SHARE_RECORDS_MAX = 20_000
+
+
+class Position(Protocol):
+    """How far this edge has read the output topic."""
+
+    def position(self, partition: int) -> int:
+        """The offset that is read next; -1 while the partition is not known yet."""
+        ...
+
+
+class Replay:
+    """See the module's docstring."""
+
+    def __init__(
+        self, history: History, index: StreamIndex, tail: Position, *, topic_version: int, partitions: int
+    ) -> None:
+        self._history = history
+        self._index = index
+        self._tail = tail
+        self.topic_version = topic_version
+        self._partitions = partitions
+
+    async def next_frames(self, subscriber: Subscriber, partition: int) -> list[Frame]:
+        """Give the next frames of the past and move the subscriber on; may give none and have moved it on.
+
+        Raises:
+            HistoryUnavailable: Kafka cannot be read now; ask again later.
+        """
+        if not subscriber.resumable:
+            return self._jump(subscriber, partition)
+        present = self._tail.position(partition)
+        if present < 0:
+            raise HistoryUnavailable("the output topic has not been read yet")
+        stop = present if subscriber.stop_offset < 0 else min(present, subscriber.stop_offset)
+        start = self._start(subscriber)
+        if start < 0 or start >= stop:
+            return self._arrive(subscriber, partition, stop)
+        span = await self._history.read(SpanAsked(subscriber.channel.key, partition, start, stop))
+        frames = self._fit(subscriber, span, partition)
+        subscriber.next_offset = max(span.next_offset, subscriber.next_offset)
+        if not frames and span.next_offset >= stop:
+            return self._arrive(subscriber, partition, stop)
+        return frames
+
+    def gap(self, subscriber: Subscriber, to_seq: int, reason: str, partition: int, offset: int) -> Frame:
+        """Declare that a subscriber misses what is before ``to_seq`` + 1, and move it past that."""
+        channel = subscriber.channel
+        cursor = Cursor(self.topic_version, partition, max(offset, 0), to_seq)
+        frame = declared(
+            "gap",
+            {
+                "seq": to_seq,
+                "time": _now_text(),
+                "from_seq": subscriber.expect,
+                "to_seq": to_seq,
+                "count": to_seq + 1 - subscriber.expect,
+                "reason": reason,
+            },
+            cursor=cursor.encode(channel.tenant, channel.stream_id),
+            seq=to_seq,
+            offset=offset,
+        )
+        subscriber.expect = to_seq + 1
+        subscriber.gaps += 1
+        return frame
+
+    def _jump(self, subscriber: Subscriber, partition: int) -> list[Frame]:
+        """An ephemeral stream has no past: whoever the ring has passed by goes on with what is there now."""
+        ring = subscriber.channel.ring
+        subscriber.settled = True
+        if not subscriber.behind:
+            return []
+        oldest = ring.oldest
+        offset = oldest.offset if oldest is not None else ring.last_offset
+        return [self.gap(subscriber, ring.first_seq - 1, "ephemeral", partition, offset - 1)]
+
+    def unknown_gap(self, subscriber: Subscriber, reason: str, partition: int, offset: int) -> Frame:
+        """Declare that what followed a client's place is gone, and nobody can say how much it was."""
+        channel = subscriber.channel
+        frame = declared(
+            "gap",
+            {
+                "seq": -1,
+                "time": _now_text(),
+                "from_seq": subscriber.expect,
+                "to_seq": -1,
+                "count": -1,
+                "reason": reason,
+            },
+            cursor=Cursor(self.topic_version, partition, max(offset - 1, 0), -1).encode(
+                channel.tenant, channel.stream_id
+            ),
+            seq=-1,
+            offset=-1,
+        )
+        subscriber.gaps += 1
+        return frame
+
+    def partition_of(self, key: bytes) -> int:
+        """The partition that a stream is on."""
+        return partition_of(key, self._partitions)
+
+    def present(self, partition: int) -> int:
+        """Where the tail stands: the offset that is read next."""
+        return self._tail.position(partition)
+
+    def _start(self, subscriber: Subscriber) -> int:
+        """Where to read on; -1 if nothing is known of the stream's past.
+
+        The first time a mark before that is taken if one is near: others start there too, and share a read.
+        """
+        first, subscriber.replaying = not subscriber.replaying, True
+        entry = self._index.get(subscriber.channel.key)
+        if entry is None:
+            return subscriber.next_offset
+        _, mark = entry.start_for(subscriber.expect)
+        if subscriber.next_offset < mark:
+            return mark
+        if first and subscriber.next_offset - mark <= _SHARE_RECORDS_MAX:
+            return mark
+        return subscriber.next_offset
+
+    def _fit(self, subscriber: Subscriber, span: Span, partition: int) -> list[Frame]:
+        """Take from a span what the subscriber does not have, with a gap before what does not follow on."""
+        subscriber.truncated = subscriber.truncated or span.truncated
+        frames: list[Frame] = []
+        for frame in span.frames:
+            if frame.seq < subscriber.expect:
+                continue
+            if _is_too_old(frame, subscriber.from_time_us):
+                subscriber.aged = True
+                continue
+            if frame.seq > subscriber.expect:
+                reason = self._reason(subscriber)
+                frames.append(self.gap(subscriber, frame.seq - 1, reason, partition, frame.offset - 1))
+            subscriber.passed(frame)
+            subscriber.truncated = subscriber.aged = False
+            frames.append(frame)
+            if subscriber.finished:
+                break
+        subscriber.delivered += len(frames)
+        return frames
+
+    def _arrive(self, subscriber: Subscriber, partition: int, stop: int) -> list[Frame]:
+        """The log was read to ``stop``: what is missing now is in the ring, or nowhere."""
+        if not subscriber.behind:
+            return []
+        entry = self._index.get(subscriber.channel.key)
+        if entry is not None and subscriber.expect <= entry.end_seq and 0 <= entry.end_offset < stop:
+            return self._end_from_index(subscriber, entry)
+        ring = subscriber.channel.ring
+        if ring.next_seq < 0:
+            subscriber.settled = True
+            return []
+        oldest = ring.oldest
+        held_from = oldest.offset if oldest is not None else ring.last_offset
+        if subscriber.expect < ring.first_seq and held_from < stop:
+            return [
+                self.gap(subscriber, ring.first_seq - 1, self._reason(subscriber), partition, held_from - 1)
+            ]
+        return []
+
+    def _end_from_index(self, subscriber: Subscriber, entry: IndexEntry) -> list[Frame]:
+        """The stream ended and its end is no longer in the log: the index still says how."""
+        frames = []
+        if subscriber.expect < entry.end_seq:
+            reason = self._reason(subscriber)
+            frames.append(
+                self.gap(subscriber, entry.end_seq - 1, reason, entry.partition, entry.end_offset - 1)
+            )
+        cursor = Cursor(entry.topic_version, entry.partition, entry.end_offset, entry.end_seq)
+        end = declared(
+            "end",
+            {
+                "seq": entry.end_seq,
+                "time": time_text(entry.ended_us),
+                "reason": entry.end_reason,
+                "from_index": True,
+            },
+            cursor=cursor.encode(entry.tenant, entry.stream_id),
+            seq=entry.end_seq,
+            offset=entry.end_offset,
+        )
+        subscriber.passed(end)
+        return [*frames, end]
+
+    @staticmethod
+    def _reason(subscriber: Subscriber) -> str:
+        if subscriber.truncated:
+            return "retention"
+        return "history" if subscriber.aged else "lost"
+
+
+def _is_too_old(frame: Frame, from_time_us: int) -> bool:
+    """Whether an event is beyond its kind's history; how a stream ended is told always."""
+    return frame.event is not None and frame.event.time < from_time_us and frame.type != "end"
+
+
+def _now_text() -> str:
+    return time_text(time.time_ns() // 1_000)

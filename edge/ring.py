@@ -1,0 +1,96 @@
+"""The recent events of one stream, contiguous in seq; the hub keeps them within their bounds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from edge.frame import Frame
+
+_SLACK = 256  # evicted places at the head of the list before they are given back
+
+
+class Ring:
+    """Frames ``first_seq … next_seq - 1``; ``next_seq`` is -1 until a frame was seen.
+
+    Old frames leave at the head and are never waited for: whoever stood there reads Kafka instead.
+    """
+
+    __slots__ = ("_frames", "_head", "bytes", "last_offset", "next_seq")
+
+    def __init__(self) -> None:
+        self._frames: list[Frame | None] = []
+        self._head = 0
+        self.bytes = 0
+        self.next_seq = -1
+        self.last_offset = -1
+
+    def __len__(self) -> int:
+        return len(self._frames) - self._head
+
+    @property
+    def first_seq(self) -> int:
+        """Seq of the oldest frame held; ``next_seq`` if none is."""
+        return self.next_seq - len(self)
+
+    @property
+    def oldest(self) -> Frame | None:
+        """The next frame to leave."""
+        return self._frames[self._head] if len(self) else None
+
+    @property
+    def newest(self) -> Frame | None:
+        """The last frame that came."""
+        return self._frames[-1] if len(self) else None
+
+    def append(self, frame: Frame) -> bool:
+        """Take a frame; give False for one that is held or was held already.
+
+        A frame that does not follow on starts the ring anew: what is in it is always without a hole.
+        """
+        if frame.offset <= self.last_offset:
+            return False
+        if frame.seq != self.next_seq:
+            self.clear()
+        self._frames.append(frame)
+        self.bytes += frame.size_bytes
+        self.next_seq = frame.seq + 1
+        self.last_offset = frame.offset
+        return True
+
+    def evict_oldest(self) -> int:
+        """Let the oldest frame go; give the bytes that it held (0 if there is none)."""
+        frame = self.oldest
+        if frame is None:
+            return 0
+        self._frames[self._head] = None
+        self._head += 1
+        self.bytes -= frame.size_bytes
+        if self._head >= _SLACK and self._head * 2 >= len(self._frames):
+            del self._frames[: self._head]
+            self._head = 0
+        return frame.size_bytes
+
+    def clear(self) -> None:
+        """Let all frames go; what was seen last stays known."""
+        self._frames.clear()
+        self._head = 0
+        self.bytes = 0
+
+    def span(self, seq: int, bytes_max: int) -> Sequence[Frame]:
+        """Give the frames from ``seq`` on, at least one and then up to ``bytes_max``; none if not held."""
+        if not self.first_seq <= seq < self.next_seq:
+            return ()
+        start = self._head + seq - self.first_seq
+        frames: list[Frame] = []
+        total = 0
+        for index in range(start, len(self._frames)):
+            frame = self._frames[index]
+            assert frame is not None  # only places before the head are empty
+            total += frame.size_bytes
+            if frames and total > bytes_max:
+                break
+            frames.append(frame)
+        return frames

@@ -1,0 +1,123 @@
+"""Serves an edge until it is told to stop, and then lets its clients go without losing one of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+from typing import TYPE_CHECKING, Any
+
+import structlog
+import uvicorn
+
+from edge.errors import PortInUse
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterator
+
+    from edge.app import EdgeApp
+
+log = structlog.get_logger(__name__)
+_BACKLOG = 4_096
+_FINISH_S = 5
+"""For requests that are under way when the drain is over; an append is bounded by its transaction."""
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Take the address now, so that a port in use is told before anything is started.
+
+    Raises:
+        PortInUse: something else listens there, or the address is not this machine's.
+    """
+    name = host.strip("[]")
+    family = socket.AF_INET6 if ":" in name else socket.AF_INET
+    taken = socket.socket(family, socket.SOCK_STREAM)
+    taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a restart must not wait for TIME_WAIT
+    try:
+        taken.bind((name, port))
+        taken.listen(_BACKLOG)
+    except OSError as error:
+        taken.close()
+        raise PortInUse(host, port, error.strerror or str(error)) from None
+    taken.setblocking(False)  # noqa: FBT003  # the standard library's signature
+    return taken
+
+
+def url_of(listening: socket.socket) -> str:
+    """The address of a bound socket as a browser takes it."""
+    host, port = listening.getsockname()[:2]
+    if host in ("0.0.0.0", "::"):  # noqa: S104  # told apart, not bound
+        host = "127.0.0.1"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+async def serve(
+    app: EdgeApp, listening: socket.socket, *, on_listening: Callable[[], None] | None = None
+) -> None:
+    """Serve until SIGTERM or SIGINT, and then drain.
+
+    1. Say that no traffic should come. 2. Send the clients away, spread over ``drain_ms``. 3. Finish what
+    is under way. 4. Let go of Kafka. A second signal skips what is left of it.
+    """
+    server = _Server(
+        uvicorn.Config(
+            app,
+            loop="uvloop",
+            http="httptools",
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=30,
+            timeout_graceful_shutdown=_FINISH_S,
+        ),
+        on_listening,
+    )
+    loop = asyncio.get_running_loop()
+    stopping, hurrying = asyncio.Event(), asyncio.Event()
+
+    def stop() -> None:
+        if stopping.is_set():
+            server.force_exit = True
+            hurrying.set()
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    serving = asyncio.create_task(server.serve(sockets=[listening]))
+    await _first(serving, stopping.wait())
+    if not serving.done():
+        log.info("draining", connections=app.core.connections)
+        await _first(serving, app.core.drain(), hurrying.wait())
+        server.should_exit = True
+    await serving
+
+
+async def _first(serving: asyncio.Task[None], *others: Coroutine[Any, Any, object]) -> None:
+    """Wait until one is done; all but ``serving`` are given up then."""
+    tasks = [asyncio.create_task(other) for other in others]
+    await asyncio.wait({serving, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class _Server(uvicorn.Server):
+    """Leaves the signals to us, as the drain comes before the server's own shutdown."""
+
+    def __init__(self, config: uvicorn.Config, on_listening: Callable[[], None] | None) -> None:
+        super().__init__(config)
+        self._on_listening = on_listening
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Do nothing."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Say when requests are answered."""
+        await super().startup(sockets)
+        if self.started and self._on_listening is not None:
+            self._on_listening()

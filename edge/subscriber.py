@@ -1,0 +1,112 @@
+"""A connection as a position in a stream: no queue, no task, and no transport in here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from edge.channel import Channel
+    from edge.frame import Frame
+
+Closing = Literal["drain", "overload", "gone"]
+
+
+class Subscriber:
+    """Follows one channel from ``expect`` on; what it is given is contiguous, or a declared gap stands in it.
+
+    It reads the ring while it can. When the ring has passed it by (it was slow, or comes from the past) it
+    is ``behind``, and ``edge/replay.py`` brings it forward again.
+    """
+
+    __slots__ = (
+        "_wake",
+        "aged",
+        "channel",
+        "closing",
+        "delivered",
+        "expect",
+        "finished",
+        "from_time_us",
+        "gaps",
+        "name",
+        "next_offset",
+        "replaying",
+        "resumable",
+        "settled",
+        "stop_offset",
+        "truncated",
+    )
+
+    def __init__(self, channel: Channel, *, expect: int, next_offset: int, name: str) -> None:
+        self.channel = channel
+        self.expect = expect
+        """Seq of the frame that comes next."""
+        self.next_offset = next_offset
+        """Where in the output topic its history goes on; -1 = not known."""
+        self.stop_offset = -1
+        """Where its history ends, if the stream has ended: the offset after ``end``."""
+        self.resumable = True
+        """Its kind has a history; else what the ring has passed by is gone."""
+        self.replaying = False
+        """Its first span was read: it goes on from there, no longer from a mark."""
+        self.settled = False
+        """Its history was read to where this edge's tail then stood: all that follows comes by the ring."""
+        self.from_time_us = 0
+        """What is dated before it is beyond the history of the stream's kind."""
+        self.aged = False
+        """Events were passed over as too old since the last that was given."""
+        self.truncated = False
+        """The topic no longer holds what it asked for first."""
+        self.finished = False
+        """``end`` was given: the connection is to close."""
+        self.closing: Closing | None = None
+        """Why the edge asks it to come back later; set from outside."""
+        self.name = name
+        self.delivered = 0
+        self.gaps = 0
+        self._wake: Callable[[], None] | None = None
+
+    @property
+    def behind(self) -> bool:
+        """Whether what it needs next is older than the ring."""
+        ring = self.channel.ring
+        if ring.next_seq < 0:
+            return not self.settled
+        return self.expect < ring.first_seq
+
+    def take(self, bytes_max: int) -> Sequence[Frame]:
+        """Give the next frames out of the ring and move on past them; none if it has all, or is behind."""
+        frames = self.channel.ring.span(self.expect, bytes_max)
+        if frames:
+            self.passed(frames[-1])
+            self.delivered += len(frames)
+        return frames
+
+    def passed(self, frame: Frame) -> None:
+        """Note that a frame was given."""
+        self.expect = frame.seq + 1
+        self.next_offset = frame.offset + 1
+        self.finished = frame.type == "end"
+
+    def on_next(self, wake: Callable[[], None]) -> None:
+        """Have ``wake`` called once when there may be something to do: new frames, or a reason to close."""
+        self._wake = wake
+        self.channel.waiting.add(self)
+
+    def give_up_waiting(self) -> None:
+        """Take back ``on_next``; the wait was over before anything came."""
+        self._wake = None
+        self.channel.waiting.discard(self)
+
+    def wake(self) -> None:
+        """Call what ``on_next`` asked for."""
+        if self._wake is not None:
+            wake, self._wake = self._wake, None
+            wake()
+
+    def close(self, reason: Closing) -> None:
+        """Ask the connection to send its client away; it may come back with its cursor."""
+        self.closing = reason
+        self.wake()
