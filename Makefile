@@ -1,0 +1,82 @@
+# What people do here: `make` lists it. The environment is made when a target needs it.
+.DEFAULT_GOAL := help
+.SHELLFLAGS := -eu -c
+MAKEFLAGS += --no-print-directory
+
+# The first Python that is new enough; PYTHON=... names another.
+PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11 python3.14; do \
+	command -v $$name >/dev/null 2>&1 && $$name -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' \
+	2>/dev/null && { echo $$name; break; }; done)
+
+BIN := .venv/bin
+STAMP := .venv/.made
+PYTEST_ARGS ?=
+
+.PHONY: help
+help: ## list what can be made
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do \
+		printf '%-20s %s\n' "$$name" "$$text"; done
+
+$(STAMP): requirements.lock pyproject.toml
+	@"$(or $(PYTHON),false)" -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' 2>/dev/null || { \
+		echo "error: no Python 3.11 or later was found$(if $(PYTHON), ($(PYTHON) is none))" >&2; \
+		echo "  -> install one (Debian, Ubuntu: apt-get install python3 python3-venv;" >&2; \
+		echo "     Fedora: dnf install python3.12; macOS: brew install python@3.12)," >&2; \
+		echo "     or name it: make PYTHON=/path/to/python3.12 ..." >&2; \
+		exit 2; }
+	@"$(PYTHON)" ops/bootstrap.py
+	@touch $(STAMP)
+
+.PHONY: environment
+environment: $(STAMP) ## make the environment .venv
+	@:
+
+.PHONY: demo
+demo: $(STAMP) ## stream a real command's output to a page, on real parts (ONCE=1: print it and end)
+	@$(BIN)/sluicegate demo $(if $(filter-out 0 no false,$(ONCE)),--once)
+
+.PHONY: test
+test: $(STAMP) ## run every test against real Kafka, registry, PostgreSQL and browser
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+.PHONY: lint
+lint: $(STAMP) ## ruff, mypy, import rules
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+.PHONY: format
+format: $(STAMP) ## lay the code out
+	@$(BIN)/ruff check --fix-only --quiet
+	@$(BIN)/ruff format
+
+.PHONY: bench
+bench: $(STAMP) ## measure (docs say what)
+	@$(BIN)/python -m benchmarks
+
+.PHONY: up
+up: $(STAMP) ## start Kafka, registry and PostgreSQL on this machine
+	@$(BIN)/sluicegate up
+
+.PHONY: down
+down: $(STAMP) ## stop what `make up` started
+	@$(BIN)/sluicegate down
+
+.PHONY: status
+status: $(STAMP) ## show what runs
+	@$(BIN)/sluicegate status
+
+.PHONY: docs
+docs: $(STAMP) ## check that the documentation is what the code is
+	@$(BIN)/python -m pytest -q tests/tidy
+
+.PHONY: compose
+compose: $(STAMP) ## write docker-compose.yml from the table of parts
+	@$(BIN)/python -m ops.stack.compose
+
+.PHONY: clean
+clean: ## stop the stack, remove the environment and the caches of tools (data and downloads stay)
+	@if [ -x $(BIN)/sluicegate ]; then $(BIN)/sluicegate down || true; fi
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Who looks after it: command line, settings, local stack."""

@@ -1,0 +1,96 @@
+"""Where the parts are: what the settings name, else what runs from this folder."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import psutil
+
+from ops.errors import NoEdge, NoStack
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from connectors.kafka.options import KafkaOptions
+    from ops.settings import Settings
+    from ops.stack.addresses import Addresses
+
+
+def edge_file(settings: Settings) -> Path:
+    """Where a running edge leaves its address."""
+    return settings.data_dir / "edge.json"
+
+
+def edge_url(settings: Settings, *, pid: int | None = None) -> str:
+    """Base URL of the edge; raises NoEdge if none is configured and none runs from this folder.
+
+    ``pid`` asks for one process and no other: an earlier edge may have left its address behind.
+    """
+    if settings.edge.url:
+        return settings.edge.url.rstrip("/")
+    file = edge_file(settings)
+    remedy = "start one with `sluicegate edge` (or all with `sluicegate demo`), or set SLUICEGATE_EDGE__URL"
+    try:
+        running = json.loads(file.read_bytes())
+        url, found = str(running["url"]), int(running["pid"])
+    except FileNotFoundError:
+        raise NoEdge(f"no edge runs from this folder ({file} is missing)", remedy) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise NoEdge(f"{file} cannot be read: {error}", remedy) from None
+    if not psutil.pid_exists(found) or pid not in (None, found):
+        raise NoEdge(f"the edge that ran from this folder (process {found}) is gone", remedy)
+    return url.rstrip("/")
+
+
+def addresses(settings: Settings) -> Addresses:
+    """Where Kafka, the registry and PostgreSQL are: of the settings, else of the stack that runs here.
+
+    PostgreSQL may be missing (an empty DSN): only the archive needs it. Raises NoStack if nothing says
+    where Kafka or the registry is.
+    """
+    from ops.stack.addresses import Addresses
+    from ops.stack.state import read_state
+
+    parts = read_state(settings.data_dir.absolute())
+
+    def of_stack(name: str) -> str:
+        part = parts.get(name)
+        return part.address if part is not None and part.process.runs else ""
+
+    dsn = settings.postgres.dsn
+    found = Addresses(
+        kafka=settings.kafka.bootstrap_servers or of_stack("kafka"),
+        registry_url=settings.registry.url or of_stack("registry"),
+        postgres_dsn=dsn.get_secret_value() if dsn is not None else of_stack("postgres"),
+    )
+    for address, part, variable in (
+        (found.kafka, "Kafka", "SLUICEGATE_KAFKA__BOOTSTRAP_SERVERS"),
+        (found.registry_url, "the schema registry", "SLUICEGATE_REGISTRY__URL"),
+    ):
+        if not address:
+            raise NoStack(
+                f"no local stack runs from this folder, and no address of {part} is set",
+                f"start one with `sluicegate up`, or set {variable}",
+            )
+    return found
+
+
+def kafka_options(settings: Settings, bootstrap_servers: str) -> KafkaOptions:
+    """What a Kafka client is told: address, prefix and how to prove who it is."""
+    from connectors.kafka.options import KafkaOptions
+
+    kafka = settings.kafka
+    password = kafka.sasl_password
+    security = {
+        "security.protocol": kafka.security_protocol,
+        "sasl.mechanism": kafka.sasl_mechanism,
+        "sasl.username": kafka.sasl_username,
+        "sasl.password": password.get_secret_value() if password is not None else None,
+        "ssl.ca.location": str(kafka.ssl_ca_location) if kafka.ssl_ca_location is not None else None,
+    }
+    return KafkaOptions(
+        bootstrap_servers=bootstrap_servers,
+        topic_prefix=kafka.topic_prefix,
+        security={name: value for name, value in security.items() if value is not None},
+    )

@@ -1,0 +1,98 @@
+"""Make the environment that everything else runs in: `.venv`, from the locked and hashed requirements.
+
+The Makefile calls it with a Python that is new enough; it needs nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+ROOT = Path(__file__).resolve().parent.parent
+ENVIRONMENT = ROOT / ".venv"
+DOWNLOAD_MB = 250  # of all wheels of the lock on Linux x86_64, measured
+DISK_MB = 1_500  # of the environment and of the downloads on their way, measured
+SYSTEMS = {"Linux", "Darwin"}
+MACHINES = {"x86_64", "aarch64", "arm64"}
+
+
+def main() -> None:
+    """Check the machine, then make `.venv` and fill it."""
+    check_machine()
+    python = ENVIRONMENT / "bin" / "python"
+    if not works(python):
+        shutil.rmtree(ENVIRONMENT, ignore_errors=True)
+        say(f"making the environment .venv with Python {platform.python_version()}")
+        run(sys.executable, "-m", "venv", str(ENVIRONMENT))
+    say(f"getting the locked packages, some {DOWNLOAD_MB} MB the first time")
+    pip = (str(python), "-m", "pip", "--disable-pip-version-check", "install")
+    run(*pip, "--only-binary", ":all:", "--require-hashes", "-r", str(ROOT / "requirements.lock"))
+    run(*pip, "--quiet", "--no-deps", "--no-build-isolation", "--editable", str(ROOT))
+
+
+def check_machine() -> None:
+    """Name what is missing, before anything is fetched."""
+    if platform.system() not in SYSTEMS or platform.machine() not in MACHINES:
+        fail(
+            f"{platform.system()} on {platform.machine()} is not a platform that the packages are made for",
+            "use Linux or macOS on x86_64 or arm64",
+        )
+    for module in ("venv", "ensurepip"):
+        try:
+            __import__(module)
+        except ImportError:
+            version = f"{sys.version_info.major}.{sys.version_info.minor}"
+            fail(
+                f"this Python ({sys.executable}) has no {module}, which makes environments",
+                f"install it (Debian, Ubuntu: apt-get install python{version}-venv), "
+                "or name another Python: make PYTHON=/path/to/python3 …",
+            )
+    free_mb = shutil.disk_usage(ROOT).free // 1_000_000
+    if free_mb < DISK_MB and not ENVIRONMENT.exists():
+        fail(
+            f"{free_mb} MB of disk are free at {ROOT} and {DISK_MB} MB are needed",
+            "make room there, or clone to another disk",
+        )
+    if not os.access(ROOT, os.W_OK):
+        fail(f"{ROOT} cannot be written to", "clone to a folder of yours")
+
+
+def works(python: Path) -> bool:
+    """Whether an environment is there whose Python runs: an upgrade of the system's can break one."""
+    try:
+        probe = "import sys, pip; sys.exit(sys.version_info[:2] < (3, 11))"
+        return subprocess.run([python, "-c", probe], capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
+
+
+def run(*command: str) -> None:
+    """Run one step with its output shown; end if it fails."""
+    code = subprocess.run(command, cwd=ROOT, check=False).returncode
+    if code:
+        fail(
+            f"this step failed (exit code {code}): {' '.join(command)}",
+            "its own words stand above; usual causes are a package index that cannot be reached (behind a "
+            "proxy set HTTPS_PROXY) or a Python that a package has no wheel for (tried: 3.11 to 3.13)",
+        )
+
+
+def say(text: str) -> None:
+    """Tell of a step."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def fail(problem: str, remedy: str) -> NoReturn:
+    """Say what is wrong and what to do, and end."""
+    sys.stderr.write(f"error: {problem}\n  → {remedy}\n")
+    raise SystemExit(2)
+
+
+if __name__ == "__main__":
+    main()

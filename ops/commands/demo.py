@@ -1,0 +1,60 @@
+"""`sluicegate demo`: everything at once, for somebody who wants to see it."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from cyclopts import App
+
+
+def register(app: App) -> None:
+    """Add the command to the app."""
+    app.command(demo_command, name="demo")
+
+
+def demo_command(*, once: Annotated[bool, Parameter(negative=())] = False) -> int:
+    """Start all parts, stream a real command through them, and say where to look.
+
+    Gets and starts the local stack if none runs here, then a worker and an edge, and streams the
+    project's own unit tests. Stays up until Ctrl-C, which stops all that it started.
+
+    Example: `sluicegate demo --once`
+
+    Parameters
+    ----------
+    once
+        Do not stay: print the stream as the edge delivers it, stop everything, and exit with 0 if all
+        went well.
+    """
+    import asyncio
+
+    from ops import console
+    from ops.demo import Demo, prepare_topics
+    from ops.settings import Settings
+    from ops.stack.down import down
+    from ops.stack.progress import OnConsole
+    from ops.stack.state import read_state
+    from ops.stack.up import ensure_up
+
+    signal.signal(signal.SIGTERM, _as_ctrl_c)  # until the loop runs, so that what was started is stopped
+    settings = Settings()
+    progress = OnConsole(console.err())
+    there = any(part.process.runs for part in read_state(settings.data_dir.absolute()).values())
+    where = ensure_up(settings, progress)
+    try:
+        prepare_topics(settings, where)
+        return asyncio.run(Demo(settings, once=once).run())
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave the stack behind
+        if not there:
+            down(settings)
+
+
+def _as_ctrl_c(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt

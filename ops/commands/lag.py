@@ -1,0 +1,120 @@
+"""`sluicegate lag`: how far the agents are behind."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cyclopts import App
+
+    from ops.lag import GroupLag
+
+Flag = Annotated[bool, Parameter(negative=())]
+
+
+def register(app: App) -> None:
+    """Add the command to the app."""
+    app.command(lag_command, name="lag")
+
+
+def lag_command(
+    group: str | None = None,
+    *,
+    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    partitions: Flag = False,
+    watch: Flag = False,
+    every_s: float = 1.0,
+) -> int:
+    """Show how far the agents are behind, in records and in seconds, and whether that grows.
+
+    Measured against the last stable offset: what an open transaction holds back counts as waiting for
+    the transaction, not for the agent. The trend is the difference of two looks.
+
+    Example: `sluicegate lag ingest --watch`
+
+    Parameters
+    ----------
+    group
+        A role (ingest, aggregate, archive) or a consumer group's full name; by default all roles.
+    as_json
+        Print JSON: one document, or with --watch a line for each look.
+    partitions
+        Show every partition, not only the worst.
+    watch
+        Look again and again until Ctrl-C.
+    every_s
+        Seconds between two looks.
+    """
+    from connectors.kafka.admin import group_lag
+    from ops import console
+    from ops.addresses import addresses, kafka_options
+    from ops.commands.worker import ROLES
+    from ops.lag import LagWatch
+    from ops.settings import Settings
+
+    settings = Settings()
+    kafka = kafka_options(settings, addresses(settings).kafka)
+    prefix = f"{kafka.topic_prefix}sluicegate."
+    groups = [f"{prefix}{role}" for role in ROLES] if group is None else [_full_name(group, prefix)]
+    lags = LagWatch(groups, lambda name: group_lag(kafka, name))
+    lags.look()
+    while True:
+        time.sleep(every_s)
+        found = lags.look()
+        if as_json:
+            console.print_json({"groups": [one.as_json() for one in found]})
+        else:
+            _show(found, every=partitions)
+        if not watch:
+            break
+    if group is not None and not found[0].known:
+        console.fail(
+            f"group {groups[0]} has committed nothing", "start a worker, or see the name: `sluicegate lag`"
+        )
+        return 1
+    return 0
+
+
+def _full_name(group: str, prefix: str) -> str:
+    from ops.commands.worker import ROLES
+
+    return f"{prefix}{group}" if group in ROLES else group
+
+
+def _show(found: Sequence[GroupLag], *, every: bool) -> None:
+    from rich.table import Table
+
+    from ops import console
+
+    table = Table(box=None, pad_edge=False)
+    for title in ("group", "records", "seconds", "trend", "in/s", "out/s", "worst partition"):
+        table.add_column(
+            title, justify="right" if title in ("records", "seconds", "in/s", "out/s") else "left"
+        )
+    for one in found:
+        if not one.known:
+            table.add_row(one.group, "-", "-", "nothing committed yet", "", "", "")
+            continue
+        worst = one.partitions[0]
+        table.add_row(
+            one.group,
+            f"{one.records:,}",
+            f"{one.seconds:.1f}",
+            one.trend,
+            f"{one.arriving_per_s:,.0f}",
+            f"{one.consumed_per_s:,.0f}",
+            f"{worst.topic}[{worst.partition}] {worst.records:,}" if worst.records else "none is behind",
+        )
+        for part in one.partitions if every else ():
+            where = f"  {part.topic}[{part.partition}]"
+            at = f"at {part.committed:,} of {part.last_stable:,}"
+            table.add_row(where, f"{part.records:,}", f"{part.seconds:.1f}", "", "", "", at)
+    console.out().print(table)
+    for one in found:
+        if one.unstable_records:
+            console.note(f"{one.group}: {one.unstable_records:,} more offsets wait for open transactions")

@@ -1,0 +1,143 @@
+"""`sluicegate publish`: events of a file, a line each, go to the edge."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    import asyncio
+    from typing import BinaryIO
+
+    from cyclopts import App
+
+    from ops.publication import FileReader, Publication, Tally
+
+Flag = Annotated[bool, Parameter(negative=())]
+
+
+def register(app: App) -> None:
+    """Add the command to the app."""
+    app.command(publish_command, name="publish")
+
+
+def publish_command(
+    file: str,
+    *,
+    stream: str | None = None,
+    kind: str | None = None,
+    tenant: str = "default",
+    wait: Flag = False,
+    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    patience_s: float = 60.0,
+) -> int:
+    """Publish events from a file of NDJSON, or from standard input.
+
+    Each line is an event, `{"type": "progress", "payload": {"done": 3, "total": 9}}`, or a CloudEvent.
+    A file is checked to its last line before the first event is sent; what comes through a pipe is sent
+    as it comes. Errors name file and line. Exit code 1 if any event was refused.
+
+    Example: `sluicegate publish --stream build-42 events.ndjson`
+
+    Parameters
+    ----------
+    file
+        Path of the file, or `-` for standard input.
+    stream
+        Stream of events that name no `stream_id` of their own.
+    kind
+        Kind of events that name none: needed for a new stream, by default that of the stream.
+    tenant
+        Whose streams they are.
+    wait
+        Wait for the verdict on each event: accepted, or why not.
+    as_json
+        Print the summary as JSON.
+    patience_s
+        Seconds to go on while the edge is away.
+    """
+    import asyncio
+
+    from ops import console
+    from ops.addresses import edge_url
+    from ops.client import EdgeClient
+    from ops.errors import BadFile
+    from ops.publication import FileReader, Publication
+    from ops.settings import Settings
+    from schemas.catalog import LocalSchemas
+    from schemas.payloads import PayloadCodec
+
+    reader = FileReader(file, stream_id=stream, kind=kind, payloads=PayloadCodec(LocalSchemas()))
+    url = edge_url(Settings())
+    try:
+        source = Path(file).open("rb")  # noqa: SIM115  # closed below
+    except OSError as error:
+        raise BadFile(file, str(error.strerror), "name a file of events, or - for standard input") from None
+    with source, asyncio.Runner() as runner:
+        if source.seekable():
+            _check_all(source, reader)
+        client = EdgeClient(url, tenant=tenant, patience_s=patience_s, on_trouble=console.note)
+        publication = Publication(client, reader, kind=kind, wait=wait)
+        _publish(source, publication, runner)
+        runner.run(client.close())
+    _summarise(publication.tally, file, as_json=as_json)
+    return 1 if publication.tally.rejected else 0
+
+
+def _check_all(source: BinaryIO, reader: FileReader) -> None:
+    from ops.publication import LineReader
+
+    lines = LineReader(reader.name, source)
+    while block := lines.block():
+        for number, text in block:
+            if text.strip():
+                reader.event(number, text)
+    source.seek(0)
+
+
+def _publish(source: BinaryIO, publication: Publication, runner: asyncio.Runner) -> None:
+    """Read in this thread, so that Ctrl-C ends a read of a silent pipe; send in the runner's loop."""
+    from ops.publication import LineReader
+
+    lines = LineReader(publication.name, source)
+    try:
+        while block := lines.block():
+            runner.run(publication.send(block))
+    except BaseException:
+        _say_how_far(publication)
+        raise
+
+
+def _say_how_far(publication: Publication) -> None:
+    from ops import console
+
+    if publication.tally.events:
+        console.warn(
+            f"{publication.tally.events} events before it were published; a repeat needs only the rest"
+        )
+
+
+def _summarise(tally: Tally, name: str, *, as_json: bool) -> None:
+    from ops import console
+
+    if as_json:
+        console.print_json(
+            {
+                "events": tally.events,
+                "requests": tally.requests,
+                "streams": sorted(tally.streams),
+                "verdicts": dict(tally.verdicts),
+                "rejected": tally.rejected,
+            }
+        )
+        return
+    for rejected in tally.rejected:
+        detail = f": {rejected['detail']}" if rejected["detail"] else ""
+        console.fail(f"{name}:{rejected['line']}: {rejected['verdict']}{detail}")
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in tally.verdicts.most_common())
+    console.note(
+        f"published {tally.events} events to {len(tally.streams)} streams in {tally.requests} requests"
+        + (f": {counts}" if counts else "")
+    )

@@ -1,0 +1,93 @@
+"""What the commands print with, and how an error looks: what is wrong, and what to do."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from functools import cache
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+# A file has no width; the 80 columns that are assumed for one would cut tables.
+_PIPE_COLUMNS = 200
+
+
+@cache
+def out() -> Console:
+    """Standard output: results only, so that a script can read it."""
+    console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = max(console.width, _PIPE_COLUMNS)
+    return console
+
+
+@cache
+def err() -> Console:
+    """Standard error: progress, hints and errors."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def note(text: str) -> None:
+    """Tell the person at the terminal something that is no result."""
+    err().print(Text(text, style="dim"))
+
+
+def warn(text: str) -> None:
+    """Tell the person at the terminal of something that needs a look; nothing is lost."""
+    err().print(Text.assemble(("warning: ", "bold yellow"), text))
+
+
+def fail(text: str, remedy: str = "") -> None:
+    """Print one error: what is wrong and, on a line of its own, what to do about it."""
+    err().print(Text.assemble(("error: ", "bold red"), text))
+    if remedy:
+        err().print(Text.assemble(("  → ", "bold"), remedy))
+
+
+def print_json(value: Mapping[str, object] | list[object]) -> None:
+    """One JSON document on standard output, a line if it is an element of a stream."""
+    import orjson
+
+    sys.stdout.buffer.write(orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE))
+    sys.stdout.buffer.flush()
+
+
+def report(error: Exception, *, debug: bool) -> int:
+    """Print any error that reached the top and give the exit code that stands for it."""
+    from pydantic import ValidationError
+
+    from ops.errors import Unreachable, exit_code_of
+    from schemas.errors import SluicegateError
+
+    if debug:
+        traceback.print_exception(error)  # the plain one: the pretty one shows locals, which may be secrets
+    if isinstance(error, ValidationError):
+        for problem in error.errors(include_input=False, include_url=False):
+            where = "SLUICEGATE_" + "__".join(str(part).upper() for part in problem["loc"])
+            fail(f"settings: {where}: {problem['msg']}", "correct this environment variable")
+        return 2
+    if isinstance(error, SluicegateError):
+        fail(str(error), error.remedy)
+        return exit_code_of(error)
+    if isinstance(error, OSError):
+        fail(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
+        return Unreachable.exit_code if isinstance(error, ConnectionError) else 1
+    fail(
+        f"{type(error).__name__}: {error}",
+        "this is a defect of sluicegate; run again as `sluicegate --debug …` to see where it is",
+    )
+    return 1
+
+
+def abandon_stdout() -> None:
+    """Point standard output nowhere, so that the interpreter's last flush does not complain."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)

@@ -1,0 +1,82 @@
+"""An edge's process: its options out of the settings, its address for others to find, then the server."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING
+
+import orjson
+
+from connectors.kafka.admin import ensure_topics
+from connectors.registry import Registry
+from edge.app import create_app
+from edge.options import EdgeOptions
+from edge.server import bind, serve, url_of
+from ops import console
+from ops.addresses import addresses, edge_file, kafka_options
+from ops.logs import configure_logs
+from schemas.topics import TOPICS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from ops.settings import Settings
+
+
+def edge_options(settings: Settings, host: str | None = None, port: int | None = None) -> EdgeOptions:
+    """What an edge is told; the command line's words go before the settings."""
+    edge = settings.edge
+    return EdgeOptions(
+        host=edge.host if host is None else host,
+        port=edge.port if port is None else port,
+        allow_network=edge.allow_network,
+        allowed_hosts=edge.allowed_hosts,
+        drain_ms=edge.drain_ms,
+    )
+
+
+def run_edge(settings: Settings, host: str | None, port: int | None) -> int:
+    """Serve until a signal; 0 if it was stopped on purpose.
+
+    Raises:
+        NetworkRefused, PortInUse: the address.
+        NoStack: nothing says where Kafka and the registry are.
+        RegistryUnavailable, KafkaUnavailable: they do not answer at the start.
+    """
+    options = edge_options(settings, host, port).checked()
+    where = addresses(settings)
+    kafka = kafka_options(settings, where.kafka)
+    configure_logs()
+    # The port first: it is the mistake that is made most, and nothing needs to be asked to find it.
+    with (
+        closing(bind(options.host, options.port)) as listening,
+        closing(Registry(where.registry_url)) as registry,
+    ):
+        if settings.registry.register_schemas:
+            registry.register_all()
+        if settings.kafka.create_topics:
+            ensure_topics(kafka, TOPICS)
+        url = url_of(listening)
+        with address_left(edge_file(settings), url):
+            app = create_app(options, kafka, registry)
+            asyncio.run(serve(app, listening, on_listening=lambda: console.note(f"edge at {url}/console")))
+    return 0
+
+
+@contextmanager
+def address_left(file: Path, url: str) -> Iterator[None]:
+    """Leave the address where commands of the same folder look for it; take it away in the end."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_suffix(f".{os.getpid()}.tmp")
+    mine = orjson.dumps({"url": url, "pid": os.getpid()})
+    draft.write_bytes(mine)
+    draft.replace(file)  # at once: nobody reads half of it
+    try:
+        yield
+    finally:
+        # Another edge may have been started from this folder meanwhile: its address stays.
+        if file.exists() and file.read_bytes() == mine:
+            file.unlink()

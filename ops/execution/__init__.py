@@ -1,0 +1,1 @@
+"""How a command's output becomes a stream: read, understood, delivered."""

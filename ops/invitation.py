@@ -1,0 +1,55 @@
+"""What the demo tells a person: where to look, and what to try next, in words that can be pasted."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from urllib.parse import urlencode
+
+import psutil
+
+
+def invitation(url: str, stream: str, worker_pid: int) -> str:
+    """The text for a stream of a running demo."""
+    ours = command_name()
+    tries = (
+        (f"{ours} tail {stream}", "the same stream in a terminal"),
+        (f"{ours} exec -- ping -c 30 127.0.0.1", "stream a command of your own"),
+        (f"curl -X POST {url}/v1/streams/{stream}/cancel", "stop the command from outside"),
+        (f"kill -9 {ingest_pid(worker_pid)}", "kill ingest in mid-stream: no line is lost or doubled"),
+        (f"{ours} lag --watch", "how far the agents are behind"),
+        (f"{ours} dlq list", "what could not be handled"),
+    )
+    width = max(len(words) for words, _ in tries)
+    lines = "\n".join(f"    {words:<{width}}  # {what}" for words, what in tries)
+    page = f"{url}/console?{urlencode({'stream': stream, 'tenant': 'default'})}"
+    return f"""
+  Open  {page}
+
+  Try in a second terminal, in this folder:
+{lines}
+
+  Ctrl-C stops all that this started.
+"""
+
+
+def command_name() -> str:
+    """How to call us from a shell: by name if that finds this very command, else by its path from here."""
+    script = Path(sys.executable).parent / "sluicegate"
+    found = shutil.which("sluicegate")
+    if found is not None and Path(found).resolve() == script.resolve():
+        return "sluicegate"
+    return os.path.relpath(script) if script.exists() else f"{sys.executable} -m ops"
+
+
+def ingest_pid(worker_pid: int) -> int:
+    """The process of the role ingest; the worker itself while that is not to be seen."""
+    try:
+        for child in psutil.Process(worker_pid).children():
+            if child.cmdline()[-1:] == ["ingest"]:
+                return child.pid
+    except psutil.Error:
+        pass
+    return worker_pid

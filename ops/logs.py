@@ -1,0 +1,34 @@
+"""How a process of ours logs: JSON for machines, lines for a terminal, and never a variable of a frame."""
+
+from __future__ import annotations
+
+import sys
+
+import orjson
+import structlog
+
+
+def configure_logs() -> None:
+    """Log to standard error from now on; to be called once, by the process's own entry point.
+
+    Tracebacks are plain: the ones that show variables would print the password of a connection that
+    failed.
+    """
+    last: list[structlog.typing.Processor]
+    if sys.stderr.isatty():
+        last = [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+    else:
+        last = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_json)]
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *last,
+        ],
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+    )
+
+
+def _json(fields: object, **_: object) -> str:
+    return orjson.dumps(fields, default=str).decode()

@@ -1,0 +1,117 @@
+"""The one place that reads the environment; everything below it takes frozen options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import platformdirs
+from pydantic import BaseModel, Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class KafkaSettings(BaseModel):
+    """Where Kafka is, and how to speak to it."""
+
+    bootstrap_servers: str | None = Field(default=None, description="host:port,…; none = local stack")
+    topic_prefix: str = Field(
+        default="", pattern=r"^[A-Za-z0-9._-]*$", description="before topics and groups"
+    )
+    security_protocol: str = Field("PLAINTEXT", description="PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL")
+    sasl_mechanism: str | None = None
+    sasl_username: str | None = None
+    sasl_password: SecretStr | None = None
+    ssl_ca_location: Path | None = None
+    create_topics: bool = Field(default=True, description="create missing topics of the table at start")
+
+
+class RegistrySettings(BaseModel):
+    """Where the schema registry is."""
+
+    url: str | None = Field(default=None, description="base of the Confluent API; none = local stack")
+    register_schemas: bool = Field(default=True, description="register missing schemas at start")
+
+
+class PostgresSettings(BaseModel):
+    """Where the archive is written."""
+
+    dsn: SecretStr | None = Field(default=None, description="libpq connection string; none = local stack")
+
+
+class StackSettings(BaseModel):
+    """The local stack's ports and memory; port 0 takes a free one."""
+
+    kafka_port: int = Field(0, ge=0, le=65535)
+    registry_port: int = Field(0, ge=0, le=65535)
+    postgres_port: int = Field(0, ge=0, le=65535)
+    kafka_heap_mb: int = Field(512, ge=256)
+    registry_heap_mb: int = Field(256, ge=128)
+    start_timeout_ms: int = Field(120_000, ge=5_000, description="longest that one part may take to answer")
+    maven_repository: str | None = Field(
+        default=None, pattern="^https?://", description="base URL of a mirror to download from"
+    )
+
+
+class EdgeSettings(BaseModel):
+    """Where the edge listens, or where a running one is found."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(8600, ge=0, le=65535, description="0 takes a free port")
+    url: str | None = Field(default=None, description="a running edge; none = this folder's")
+    allow_network: bool = Field(default=False, description="bind an address that strangers may reach")
+    allowed_hosts: tuple[str, ...] = Field(
+        (), description="names besides loopback's that it answers to, a JSON list"
+    )
+    drain_ms: int = Field(5_000, ge=0, le=300_000, description="over how long a stop sends clients away")
+
+
+class WorkerSettings(BaseModel):
+    """Bounds of a worker's unit of work, and its time-outs."""
+
+    commit_interval_ms: int = Field(100, ge=1, le=5_000, description="longest age of an open unit of work")
+    transaction_timeout_ms: int = Field(10_000, ge=1_000, le=900_000)
+    session_timeout_ms: int = Field(6_000, ge=1_000)
+    max_poll_interval_ms: int = Field(60_000, ge=1_000)
+    chunk_events_max: int = Field(2_000, ge=1, le=50_000)
+    stall_ms_max: int = Field(5_000, ge=100, description="longest an agent may hold one unit of work")
+    identity: str = Field(
+        "", pattern=r"^[A-Za-z0-9._-]*$", description="names a worker without a kept folder (pod name)"
+    )
+    web_host: str = Field("127.0.0.1", description="address of the workers' web: health and metrics")
+    web_port: int = Field(0, ge=0, le=65535, description="first port of the workers' web; 0 = none")
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> WorkerSettings:
+        needed = self.commit_interval_ms + self.stall_ms_max
+        if self.transaction_timeout_ms <= needed:
+            msg = (
+                f"worker.transaction_timeout_ms={self.transaction_timeout_ms} must be longer than "
+                f"commit_interval_ms + stall_ms_max = {needed}: the broker would abort a unit of work "
+                "that is still being made; raise it, or lower the other two"
+            )
+            raise ValueError(msg)
+        if self.session_timeout_ms > self.max_poll_interval_ms:
+            msg = (
+                f"worker.session_timeout_ms={self.session_timeout_ms} must not be longer than "
+                f"max_poll_interval_ms={self.max_poll_interval_ms}"
+            )
+            raise ValueError(msg)
+        return self
+
+
+class Settings(BaseSettings):
+    """All settings; each is an environment variable ``SLUICEGATE_<GROUP>__<NAME>``."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SLUICEGATE_", env_nested_delimiter="__", env_file=".env", extra="ignore"
+    )
+
+    data_dir: Path = Field(Path(".sluicegate"), description="what a running sluicegate keeps on this disk")
+    cache_dir: Path = Field(
+        default_factory=lambda: Path(platformdirs.user_cache_dir("sluicegate")), description="downloads"
+    )
+    kafka: KafkaSettings = KafkaSettings()
+    registry: RegistrySettings = RegistrySettings()
+    postgres: PostgresSettings = PostgresSettings()
+    stack: StackSettings = StackSettings()
+    edge: EdgeSettings = EdgeSettings()
+    worker: WorkerSettings = WorkerSettings()

@@ -1,0 +1,64 @@
+"""The parent of a worker's processes: passes signals on, and stops all when one ends by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from typing import TYPE_CHECKING
+
+from ops import console
+from ops.children import Child, Children, sluicegate
+from ops.signals import on_stop_signals
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# A unit of work is at most seconds old (settings: transaction_timeout_ms); then offsets are committed
+# and the group is left. A process that needs longer hangs.
+STOP_WITHIN_S = 25.0
+_OF_SIGTERM = 128 + signal.SIGTERM
+
+
+async def supervise(roles: Sequence[str]) -> int:
+    """Run each role in a process of its own until a signal comes; 0 if all stopped because of it."""
+    stopping = asyncio.Event()
+    async with Children(stop_within_s=STOP_WITHIN_S) as children:
+
+        def stop(number: signal.Signals) -> None:
+            console.note(f"{number.name}: stopping {', '.join(child.name for child in children)}")
+            stopping.set()
+
+        with on_stop_signals(stop, lambda _: children.kill_all()):
+            for role in roles:
+                child = await children.start(role, sluicegate("worker", "--role-process", role))
+                console.note(f"role {role} runs as process {child.pid}")
+            failed = await _until_stopping(stopping, children)
+            await children.stop(*children)
+    if failed is not None:
+        return failed.code or 1
+    # A role that had not begun yet dies of the signal itself: nothing was under way.
+    hard = [
+        f"{child.name} (exit code {child.code})" for child in children if child.code not in (0, _OF_SIGTERM)
+    ]
+    if hard:
+        console.warn(f"did not stop cleanly: {', '.join(hard)}")
+    return 1 if hard else 0
+
+
+async def _until_stopping(stopping: asyncio.Event, children: Children) -> Child | None:
+    """Wait for a signal, or for a process that ends by itself: that one is returned."""
+    told = asyncio.create_task(stopping.wait())
+    ended = asyncio.create_task(children.first_end())
+    try:
+        await asyncio.wait({told, ended}, return_when=asyncio.FIRST_COMPLETED)
+        if stopping.is_set():
+            return None
+        failed = ended.result()
+    finally:
+        told.cancel()
+        ended.cancel()
+    console.fail(
+        f"role {failed.name} ended by itself with exit code {failed.code}; the others are stopped",
+        "what it wrote last says why; start the worker again when that is mended",
+    )
+    return failed

@@ -1,0 +1,45 @@
+"""One role's process: its options out of the settings, then the engine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ops.addresses import addresses, kafka_options
+from ops.logs import configure_logs
+
+if TYPE_CHECKING:
+    from ops.settings import Settings
+    from pipelines.options import WorkerOptions
+
+
+def worker_options(settings: Settings) -> WorkerOptions:
+    """Everything a role is told; raises NoStack if nothing says where Kafka and the registry are."""
+    from pipelines.options import WorkerOptions
+
+    where = addresses(settings)
+    worker = settings.worker
+    return WorkerOptions(
+        kafka=kafka_options(settings, where.kafka),
+        registry_url=where.registry_url,
+        postgres_dsn=where.postgres_dsn or None,
+        state_dir=settings.data_dir / "state",
+        commit_interval_ms=worker.commit_interval_ms,
+        transaction_timeout_ms=worker.transaction_timeout_ms,
+        session_timeout_ms=worker.session_timeout_ms,
+        max_poll_interval_ms=worker.max_poll_interval_ms,
+        chunk_events_max=worker.chunk_events_max,
+        stall_ms_max=worker.stall_ms_max,
+        web_host=worker.web_host,
+        web_port=worker.web_port,
+        identity=worker.identity,
+        create_topics=settings.kafka.create_topics,
+        register_schemas=settings.registry.register_schemas,
+    )
+
+
+def run_role_process(role: str, settings: Settings) -> int:
+    """Be one role until a signal; the exit code is 0 if it was stopped on purpose."""
+    from pipelines.app import run_role
+
+    configure_logs()
+    return run_role(role, worker_options(settings))
