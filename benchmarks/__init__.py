@@ -1,0 +1,1 @@
+"""What is measured, runnable by anyone: ``make bench``; ``JSON=1`` gives a line a result."""

@@ -1,0 +1,120 @@
+"""The real services that tests share, started once a session and only if a test asks for them.
+
+SLUICEGATE_TEST_STACK names the data folder of a stack that already runs: it is shared and never stopped.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import pytest
+from hypothesis import settings as hypothesis_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from connectors.kafka.options import KafkaOptions
+    from connectors.registry import Registry
+    from ops.settings import Settings
+    from ops.stack.addresses import Addresses
+    from schemas.topics import TopicSpec
+
+
+# A machine that is busy with a stack beside the tests is no defect of the code that it runs: no deadline.
+# CI tries the same examples each time; a laptop looks for new ones.
+hypothesis_settings.register_profile("sluicegate", deadline=None, derandomize=bool(os.environ.get("CI")))
+hypothesis_settings.load_profile("sluicegate")
+
+
+def unavailable(what: str, why: str) -> NoReturn:
+    """A service that is missing skips on a laptop, and fails in CI, where it must be there."""
+    if os.environ.get("CI", "").lower() in {"1", "true", "yes"}:
+        pytest.fail(f"{what} is missing, and CI must have it: {why}")
+    pytest.skip(f"{what} is missing: {why}")
+
+
+@pytest.fixture(scope="session")
+def stack_settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Settings of the session's stack, free of what the environment says of addresses."""
+    from ops.settings import KafkaSettings, PostgresSettings, RegistrySettings, Settings
+
+    shared = os.environ.get("SLUICEGATE_TEST_STACK")
+    data_dir = Path(shared) if shared else tmp_path_factory.mktemp("stack")
+    return Settings(
+        data_dir=data_dir, kafka=KafkaSettings(), registry=RegistrySettings(), postgres=PostgresSettings()
+    )
+
+
+@pytest.fixture(scope="session")
+def stack(stack_settings: Settings) -> Iterator[Addresses]:
+    """Addresses of real Kafka, registry and PostgreSQL."""
+    from ops.stack.down import down
+    from ops.stack.errors import BrokenDownload, Unsuitable
+    from ops.stack.up import addresses_of, ensure_up
+
+    if os.environ.get("SLUICEGATE_TEST_STACK"):
+        running = addresses_of(stack_settings)
+        if running is None:
+            unavailable("the shared stack", f"nothing runs in {stack_settings.data_dir}")
+        yield running
+        return
+    try:
+        addresses = ensure_up(stack_settings)
+    except (Unsuitable, BrokenDownload) as error:  # it cannot be had here; a part that fails is a failure
+        unavailable("the local stack", f"{error}\n{error.remedy}")
+    yield addresses
+    down(stack_settings)
+
+
+@pytest.fixture
+def topic_prefix() -> str:
+    """A prefix of this test's own, so that tests share one cluster without meeting."""
+    return f"t{uuid.uuid4().hex[:10]}."
+
+
+@pytest.fixture
+def kafka_options(stack: Addresses, topic_prefix: str) -> KafkaOptions:
+    """How to reach the real Kafka, with topics and groups of this test's own."""
+    from connectors.kafka.options import KafkaOptions
+
+    return KafkaOptions(
+        bootstrap_servers=stack.kafka, topic_prefix=topic_prefix, client_id=f"test-{topic_prefix}"
+    )
+
+
+@pytest.fixture(scope="session")
+def registered_schemas(stack: Addresses) -> str:
+    """URL of the real registry, with every subject of ours registered."""
+    from connectors.registry import Registry
+    from schemas.catalog import subjects
+
+    registry = Registry(stack.registry_url)
+    registry.set_compatibility("FULL_TRANSITIVE")
+    for subject, schema in subjects().items():
+        registry.register(subject, schema)
+    return stack.registry_url
+
+
+@pytest.fixture
+def registry(registered_schemas: str) -> Registry:
+    """The real registry, with nothing cached yet."""
+    from connectors.registry import Registry
+
+    return Registry(registered_schemas)
+
+
+@pytest.fixture
+def topics(kafka_options: KafkaOptions) -> Callable[..., Sequence[TopicSpec]]:
+    """Create topics of the table under this test's prefix; all of them if none is named."""
+    from connectors.kafka.admin import ensure_topics
+    from schemas.topics import TOPICS
+
+    def create(*specs: TopicSpec) -> Sequence[TopicSpec]:
+        wanted = specs or TOPICS
+        ensure_topics(kafka_options, wanted)
+        return wanted
+
+    return create

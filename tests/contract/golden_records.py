@@ -1,0 +1,71 @@
+"""One full record of each subject, with every field away from its default."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+_US: Final = 1_795_391_999_123_456
+
+_USAGE: Final[dict[str, Any]] = {
+    "window_start_us": _US, "window_ms": 60_000, "tenant": "acme", "kind": "llm", "provider": "p",
+    "model": "m-1", "calls": 9, "errors": 1, "events": 11, "input_tokens": 1_000, "output_tokens": 2_000,
+    "cost_nanos": 4_000_000_000, "cost_unknown": 2, "latency_ms_sum": 900, "latency_ms_max": 300,
+}  # fmt: skip
+
+RECORDS: Final[dict[str, dict[str, Any]]] = {
+    "sluicegate.Event": {
+        "event_id": "01a205cc-5d6a-7a43-93fd-a7ffae8e4894", "tenant": "acme", "stream_id": "build:7._-",
+        "seq": 2**40 + 1, "kind": "log", "type": "log", "time": _US, "source": "make é",
+        "request_id": "req-1", "task_id": "task-1", "upstream_id": "up-1",
+        "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "epoch": 2, "attempt": 3,
+        "payload": b"\x00\xff\x80payload", "payload_schema": 2**31 - 1,
+    },
+    "sluicegate.StreamIndex": {
+        "tenant": "acme", "stream_id": "build-7", "kind": "log", "partition": 3, "topic_version": 2,
+        "opened_us": _US, "open_offset": 17,
+        "marks": [{"seq": 1_000, "offset": 2_020}, {"seq": 2_000, "offset": 2**33}],
+        "last_seq": 2_500, "end_offset": 2**33 + 900, "end_seq": 2_500, "ended_us": _US + 5,
+        "end_reason": "completed", "updated_us": _US + 5, "title": "make -j4", "labels": {"branch": "main"},
+    },
+    "sluicegate.StreamRecord": {
+        "request_id": "req-1", "task_id": "task-1", "stream_id": "build-7", "tenant": "acme", "kind": "llm",
+        "first_seq": 0, "last_seq": 12, "events_by_type": {"token": 10}, "bytes_by_type": {"token": 100},
+        "opened_us": _US, "first_data_us": _US + 1, "last_data_us": _US + 9, "ended_us": _US + 10,
+        "time_to_first_data_us": 1, "longest_silence_us": 4, "end_reason": "completed",
+        "upstream_ids": ["a", "b"], "attempts": 2, "cost_nanos": 77, "cost_unknown_events": 1, "revision": 13,
+    },
+    "sluicegate.Reject": {
+        "event_id": "e-1", "tenant": "acme", "stream_id": "build-7", "seq": 3, "type": "log",
+        "verdict": "out_of_order", "detail": "expected seq 5", "topic": "streams.input.v1", "partition": 2,
+        "offset": 2**35, "time_us": _US,
+    },
+    "sluicegate.DeadLetter": {
+        "topic": "streams.input.v1", "partition": 1, "offset": 2**34, "key": b"acme/build-7",
+        "value": b"\x00\x00\x00\x00\x09\xff", "schema_id": 9, "cause": "Undecodable", "detail": "cut",
+        "agent": "ingest", "code_version": "0.1.0", "attempts": 3, "time_us": _US,
+    },
+    "sluicegate.UsagePartial": {**_USAGE, "source_partition": 2, "final": True, "revision": 4},
+    "sluicegate.UsageWindow": {**_USAGE, "final": True, "revision": 4},
+    "sluicegate.payload.open": {
+        "labels": {"branch": "main"}, "idle_timeout_ms": 5_000, "total_timeout_ms": 60_000, "title": "make",
+    },
+    "sluicegate.payload.reset": {"from_seq": 7, "reason": "retry"},
+    "sluicegate.payload.gap": {"from_seq": 7, "to_seq": 9, "count": 3, "reason": "missing_input"},
+    "sluicegate.payload.end": {
+        "reason": "upstream_error", "message": "no", "exit_code": -9, "events": 12, "bytes": 345,
+    },
+    "sluicegate.payload.cancel": {"reason": "too slow", "by": "a person"},
+    "sluicegate.payload.tick": {"due_us": _US},
+    "sluicegate.payload.progress": {"done": 2.5, "total": 10.0, "unit": "tests", "message": "linking"},
+    "sluicegate.payload.log": {"line": "é \x1b[0m", "level": "error", "stream": "stderr", "partial": True},
+    "sluicegate.payload.token": {"text": " word", "role": "tool", "index": 1},
+    "sluicegate.payload.usage": {
+        "provider": "p", "model": "m-1", "calls": 2, "errors": 1, "input_tokens": 10, "output_tokens": 20,
+        "cost_nanos": 30, "latency_ms": 40, "provenance": "estimated",
+    },
+    "sluicegate.payload.state": {"name": "phase", "value_json": '{"a":1}'},
+    "sluicegate.payload.media": {"mime": "image/png", "index": 2, "data": b"\x89PNG", "reference": "s3://x"},
+    "sluicegate.payload.structured": {"schema_name": "answer", "json": "{}"},
+    "sluicegate.payload.message": {"from": "ann", "text": "hello"},
+    "sluicegate.payload.custom": {"name": "n", "json": "[]"},
+}  # fmt: skip

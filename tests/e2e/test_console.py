@@ -1,0 +1,243 @@
+"""A native EventSource and the console page in real Chromium, over an edge that is killed in mid-stream."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from playwright.sync_api import expect
+
+from schemas.topics import INPUT
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+pytestmark = pytest.mark.timeout(150)
+
+LISTEN = """
+url => {
+  window.seen = [];
+  window.opened = 0;
+  window.source = new EventSource(url);
+  source.onopen = () => { window.opened += 1; };
+  source.onmessage = message => seen.push([message.lastEventId, JSON.parse(message.data)]);
+}
+"""
+
+
+@pytest.fixture
+def page(browser: Browser) -> Any:
+    context = browser.new_context()
+    page = context.new_page()
+    page.problems = []
+    page.on("pageerror", lambda error: page.problems.append(str(error)))
+    yield page
+    assert page.problems == []
+    context.close()
+
+
+class Trickle(threading.Thread):
+    """Writes lines to a stream, a few at a time, until it is told to end it."""
+
+    def __init__(self, twin: Any, stream: Any) -> None:
+        super().__init__(daemon=True)
+        self.twin, self.stream = twin, stream
+        self.enough = threading.Event()
+
+    def run(self) -> None:
+        while not self.enough.is_set():
+            self.twin.logs(self.stream, 3)
+            time.sleep(0.02)
+        self.twin.end(self.stream)
+
+    def finish(self) -> int:
+        self.enough.set()
+        self.join()
+        return int(self.stream.next_seq)
+
+
+def until(page: Page, expression: str, timeout_s: float = 30.0) -> None:
+    """Wait for a condition in the page; by the debugger, as the page's policy allows no eval."""
+    deadline = time.monotonic() + timeout_s
+    while not page.evaluate(expression):
+        assert time.monotonic() < deadline, f"never true: {expression}"
+        page.wait_for_timeout(30)
+
+
+def wait_for_more(page: Page, count: int) -> None:
+    until(page, f"seen.length >= {count}")
+
+
+def test_a_native_event_source_resumes_after_its_edge_was_killed_and_stops_at_the_end(make_edge, twin, page):
+    edge = make_edge()
+    stream = twin.open("build-1")
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto(f"{edge.url}/healthz")
+    page.evaluate(LISTEN, f"{edge.url}/v1/streams/build-1/events")
+    trickle = Trickle(twin, stream)
+    trickle.start()
+    for _ in range(2):
+        before = page.evaluate("seen.length")
+        wait_for_more(page, before + 50)
+        edge.kill()
+        time.sleep(0.7)  # lines go on to be written while no edge is there
+        edge.start()
+    before = page.evaluate("seen.length")
+    wait_for_more(page, before + 50)
+    total = trickle.finish()
+    until(page, "seen.at(-1)[1].type === 'end'")
+    # The browser asks once more with the cursor of the end, is answered 204, and gives up for good.
+    until(page, "source.readyState === EventSource.CLOSED")
+    asked = len(requests)
+    page.wait_for_timeout(3_000)
+    assert len(requests) == asked
+    seen = page.evaluate("seen")
+    assert [event["seq"] for _, event in seen] == list(range(total))
+    assert [event["line"] for _, event in seen[1:-1]] == [f"line {n}" for n in range(1, total - 1)]
+    assert len({cursor for cursor, _ in seen}) == total
+    assert page.evaluate("opened") == 3
+
+
+def test_the_page_shows_a_stream_across_a_kill_with_nothing_missing_or_doubled(make_edge, twin, page):
+    edge = make_edge()
+    stream = twin.open("build-2", title="The whole build")
+    page.goto(f"{edge.url}/console")
+    page.get_by_role("link", name="The whole build").click()
+    expect(page.locator("#state")).to_have_text("live")
+    trickle = Trickle(twin, stream)
+    trickle.start()
+    until(page, "document.querySelectorAll('#rows .log').length > 40")
+    edge.kill()
+    expect(page.locator("#state")).to_have_text("reconnecting")
+    edge.start()
+    expect(page.locator("#state")).to_have_text("live", timeout=20_000)
+    rows = page.locator("#rows .log").count()
+    until(page, f"document.querySelectorAll('#rows .log').length > {rows} + 40")
+    total = trickle.finish()
+    expect(page.locator("#state")).to_have_text("ended: completed", timeout=20_000)
+    seqs = page.eval_on_selector_all("#rows .row", "rows => rows.map(row => Number(row.dataset.seq))")
+    assert seqs == list(range(total))
+    lines = page.eval_on_selector_all("#rows .log .what", "all => all.map(one => one.textContent)")
+    assert lines == [f"line {n}" for n in range(1, total - 1)]
+    facts = page.eval_on_selector("#stream", "element => ({...element.dataset})")
+    assert (facts["contiguous"], facts["doubled"], facts["missing"]) == ("true", "0", "0")
+    expect(page.locator("#rows .end")).to_contain_text("completed")
+    expect(page.locator("#title")).to_have_text("The whole build")
+    expect(page.locator("#cursor")).not_to_have_text("none yet")
+    expect(page.locator("#cancel")).to_be_disabled()
+
+
+HOSTILE = [
+    "<script>window.hacked = 1</script>",
+    "<img src=x onerror='window.hacked = 1'>",
+    "\x1b[31mred\x1b[0m \x1b]0;title\x07and \x1b[2Jcleared",
+    'first\n\ndata: {"type":"end"}\n\nid: stolen',
+    "\u202eright to left",
+]  # fmt: skip
+
+
+def test_hostile_lines_stay_text(make_edge, twin, page):
+    edge = make_edge()
+    stream = twin.open("hostile", title="<b>bold</b>")
+    twin.write(stream, [("log", {"line": line, "level": "<i>"}) for line in HOSTILE])
+    page.goto(f"{edge.url}/console#default/hostile")
+    until(page, "document.querySelectorAll('#rows .log').length === 5")
+    lines = page.eval_on_selector_all("#rows .log .what", "all => all.map(one => one.textContent)")
+    assert lines == [HOSTILE[0], HOSTILE[1], "red and cleared", HOSTILE[3], "\ufffdright to left"]
+    assert page.evaluate("window.hacked") is None
+    assert page.locator("#rows script, #rows img, #rows i, #title b").count() == 0
+    assert page.locator("#title").text_content() == "<b>bold</b>"
+    assert page.locator("#state").text_content() == "live"
+
+
+def test_each_type_is_shown_as_what_it_is(make_edge, twin, page):
+    edge = make_edge()
+    stream = twin.open("all", title="All types")
+    twin.write(
+        stream,
+        [
+            ("token", {"text": "wrong ", "role": "assistant"}),
+            ("reset", {"from_seq": 1, "reason": "the provider failed"}),
+            ("token", {"text": "right ", "role": "assistant"}),
+            ("usage", {"provider": "p", "model": "m", "calls": 1, "input_tokens": 1200, "output_tokens": 7}),
+            ("token", {"text": "answer", "role": "assistant"}),
+            ("progress", {"done": 30, "total": 120, "unit": "files", "message": "linking"}),
+            ("log", {"line": "it failed", "level": "error", "stream": "stderr"}),
+            ("gap", {"from_seq": 4, "to_seq": 6, "count": 3, "reason": "missing_input"}),
+            ("state", {"name": "phase", "value_json": '{"at":"link"}'}),
+            ("message", {"from": "ada", "text": "is it done?"}),
+            ("cancel", {"reason": "enough", "by": "bob"}),
+            ("end", {"reason": "upstream_error", "message": "exit 2", "exit_code": 2}),
+        ],
+    )
+    page.goto(f"{edge.url}/console#default/all")
+    expect(page.locator("#state")).to_have_text("ended: upstream error")
+    text = page.eval_on_selector_all("#rows .row", "rows => rows.map(row => row.lastChild.textContent)")
+    assert text == [
+        "opened", "assistantwrong ", "started over from seq 1 the provider failed", "assistantright answer",
+        "p m 1,200 tokens in, 7 out, cost unknown, 0 ms", "it failed",
+        "3 events are missing (the producer's 4 to 6): they never came in", 'phase{\n  "at": "link"\n}',
+        "adais it done?", "cancel was asked for by bob: enough", "upstream error, exit code 2: exit 2",
+    ]  # fmt: skip
+    assert page.locator(".row.void").all_text_contents() == [page.locator(".row.text").first.text_content()]
+    expect(page.locator("#percent")).to_have_text("25 %")
+    expect(page.locator("#doing")).to_have_text("30 of 120 files · linking")
+    assert page.locator(".row.error.stderr").count() == 1
+    assert page.eval_on_selector("#stream", "element => element.dataset.contiguous") == "true"
+    page.locator("#filter").fill("FAILED")
+    expect(page.locator("#rows .row:visible")).to_have_count(2)
+
+
+def test_a_script_from_elsewhere_would_not_run_on_the_page(make_edge, page):
+    edge = make_edge()
+    page.goto(f"{edge.url}/console")
+    blocked = page.evaluate(
+        """async () => {
+          const violation = new Promise(done => addEventListener('securitypolicyviolation', done));
+          const script = document.createElement('script');
+          script.textContent = 'window.hacked = 1';
+          document.body.append(script);
+          return (await violation).effectiveDirective;
+        }"""
+    )
+    assert blocked.startswith("script-src")
+    assert page.evaluate("window.hacked") is None
+
+
+def test_the_cancel_button_asks_twice_and_then_appends_a_cancel(make_edge, twin, page, kafka_options):
+    edge = make_edge()
+    twin.open("long-job", kind="job", title="A long job")
+    page.goto(f"{edge.url}/console#default/long-job")
+    expect(page.locator("#state")).to_have_text("live")
+    page.get_by_role("button", name="Cancel").click()
+    appended = []
+    page.on("response", lambda answer: appended.append((answer.request.method, answer.status)))
+    with page.expect_response(lambda answer: answer.url.endswith("/cancel?tenant=default")) as answer:
+        page.get_by_role("button", name="Really cancel?").click()
+    assert answer.value.status == 202
+    records = twin.records(INPUT)
+    assert [event.type for event in records] == ["cancel"]
+    assert records[0].stream_id == "long-job"
+
+
+def test_the_page_is_used_by_keyboard_and_at_the_width_of_a_phone(make_edge, twin, page):
+    edge = make_edge()
+    for number in range(3):
+        twin.open(f"job-{number}", kind="job", title=f"Job {number}")
+    page.set_viewport_size({"width": 360, "height": 640})
+    page.goto(f"{edge.url}/console")
+    expect(page.get_by_role("link", name="Job 2")).to_be_visible()
+    page.keyboard.press("/")
+    page.keyboard.type("job-")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent").startswith("Job 2")  # newest first
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    expect(page.locator("#title")).to_have_text("Job 1")
+    expect(page.locator(".streams")).to_be_hidden()
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.keyboard.press("Escape")
+    expect(page.locator(".streams")).to_be_visible()

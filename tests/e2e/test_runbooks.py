@@ -1,0 +1,307 @@
+"""Each command block of each runbook, run in the real fault that it is for."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient
+
+from schemas.topics import INPUT
+from tests.e2e.deployment import Deployment
+from tests.e2e.runbook_page import PARTS, RUNBOOKS, page, pages
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.timeout(300)
+ALL = ("ingest", "aggregate", "archive")
+
+RUN: dict[str, set[str]] = {
+    "lag-growth": {
+        "which-role", "which-partition", "is-a-worker-alive", "does-it-run", "what-the-worker-says",
+        "dead-letters", "start-a-worker", "let-it-go-on", "sink-is-waiting", "who-holds-the-tables",
+        "end-that-session", "open-transactions", "add-a-worker", "caught-up",
+    },
+    "checkpoint-failure": {
+        "parts", "what-the-worker-says", "room", "start-postgresql", "restart-the-worker", "who-was-fenced",
+        "what-was-set-aside", "remove-what-was-set-aside", "which-position", "caught-up",
+        "positions-of-the-archive",
+    },
+}  # fmt: skip
+"""Blocks that the tests below run; `run` refuses any other, and a test compares with the pages."""
+
+
+def run(deployment: Deployment, page_name: str, block_name: str, *shown: str) -> str:
+    """Run a block as a reader of the page would, and hold it to its exit code and its output.
+
+    ``shown`` is what must be seen in this fault beyond what the page says.
+    """
+    assert block_name in RUN[page_name]
+    block = page(page_name).blocks[block_name]
+    settings = {"WORKER_LOG": str(deployment.log)}
+    if "psql" in block.script:  # else the local stack's own address is found, as it is for a user
+        settings["SLUICEGATE_POSTGRES__DSN"] = deployment.postgres_dsn
+    with (deployment.folder / "output").open("w+b") as output:  # not a pipe: a block may start a worker
+        done = subprocess.run(
+            ["bash", "-eu", "-o", "pipefail", "-c", block.script],
+            check=False,
+            cwd=deployment.folder,
+            env=deployment.environment | settings,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            timeout=240,
+        )
+        output.seek(0)
+        text = output.read().decode()
+    told = f"{page_name}, {block_name}:\n{block.script}\nprinted, with exit code {done.returncode}:\n{text}"
+    assert done.returncode == block.exit_code, told
+    missing = block.missing_from(text)
+    assert missing is None, f"{told}\nand not, in this order: {missing}"
+    for words in shown:
+        assert words in text, f"{told}\nand not: {words}"
+    return text
+
+
+@pytest.fixture
+def deployment(tmp_path: Path, kafka_options, registered_schemas) -> Iterator[Deployment]:
+    with Deployment(tmp_path, kafka_options, registered_schemas) as case:
+        yield case
+
+
+@pytest.fixture
+def busy(deployment: Deployment) -> Deployment:
+    """A deployment whose worker has done some work and has nothing left to do."""
+    deployment.worker = deployment.start()
+    deployment.publish(20, 10)
+    deployment.until(lambda: deployment.drained(*ALL), "the first load drained")
+    return deployment
+
+
+# -- the pages themselves -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", pages())
+def test_every_page_has_the_seven_parts_in_order_and_stands_in_the_index(name):
+    assert tuple(page(name).parts) == PARTS
+    assert f"({name}.md)" in (RUNBOOKS / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", pages())
+def test_every_block_of_a_page_is_run_by_a_test_here(name):
+    assert set(page(name).blocks) == RUN[name]
+    assert page(name).text.count("```sh\n") == len(RUN[name]), "a block without a name is never run"
+
+
+@pytest.mark.parametrize("name", pages())
+def test_every_link_of_a_page_leads_somewhere(name):
+    import re  # noqa: PLC0415
+
+    anchors = {
+        other: {
+            re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-")
+            for title in re.findall(r"^#+ (.+)$", (RUNBOOKS / f"{other}.md").read_text(), re.MULTILINE)
+        }
+        for other in [*pages(), "README"]
+    }
+    for target in re.findall(r"\]\(([^)]+)\)", page(name).text):
+        file, _, anchor = target.partition("#")
+        other = file.removesuffix(".md") or name
+        assert other in anchors, target
+        assert not anchor or anchor in anchors[other], target
+
+
+def test_a_line_that_is_missing_or_out_of_order_is_found():
+    block = page("lag-growth").blocks["which-role"]
+    good = "\n".join(line.replace("…", "x") for line in block.expected)
+    assert block.missing_from(good) is None
+    assert block.missing_from("\n".join(reversed(good.splitlines()))) == block.expected[1]
+    assert block.missing_from(good.replace("sluicegate.archive", "")) == block.expected[-1]
+
+
+# -- lag-growth -----------------------------------------------------------------------------------------
+
+
+def test_lag_growth_no_worker(busy: Deployment):
+    busy.publish(300, 10)
+    busy.end(busy.worker)
+    busy.publish(300, 10)
+
+    text = run(busy, "lag-growth", "which-role")
+    assert busy.lag("ingest")["records"] >= 3_000, text
+    run(busy, "lag-growth", "which-partition")
+    alive = run(busy, "lag-growth", "is-a-worker-alive")
+    assert alive.count("nobody") == 3, alive
+    run(busy, "lag-growth", "does-it-run", "is gone")
+    run(busy, "lag-growth", "what-the-worker-says")
+    run(busy, "lag-growth", "start-a-worker")
+    run(busy, "lag-growth", "caught-up")
+    assert busy.archived() == (620, 6_200)
+
+
+def test_lag_growth_a_worker_that_stands_still(busy: Deployment):
+    roles = busy.roles(busy.worker)
+    for role in roles:
+        role.suspend()
+    busy.publish(300, 10)
+    time.sleep(8)  # beyond the session time-out: its partitions are taken from it
+
+    run(busy, "lag-growth", "which-role")
+    assert busy.lag("ingest")["records"] == 3_000
+    alive = run(busy, "lag-growth", "is-a-worker-alive")
+    assert alive.count("held") == 3, alive
+    text = run(busy, "lag-growth", "does-it-run")
+    assert text.count("T (stopped)") == 3, text
+    run(busy, "lag-growth", "let-it-go-on")
+    run(busy, "lag-growth", "caught-up")
+    assert busy.archived() == (320, 3_200)
+
+
+def test_lag_growth_the_database(busy: Deployment):
+    with psycopg.connect(busy.postgres_dsn) as holder:
+        holder.execute("LOCK TABLE sluicegate.streams IN ACCESS EXCLUSIVE MODE")
+        busy.publish(300, 10)
+        busy.until(lambda: busy.logged("lock timeout"), "the archive meets the lock")
+        busy.until(lambda: busy.drained("ingest", "aggregate"), "the other roles go on")
+        run(busy, "lag-growth", "which-role")
+        assert busy.lag("archive")["records"] >= 300
+        run(busy, "lag-growth", "what-the-worker-says", "agent waits for what may pass")
+        run(busy, "lag-growth", "sink-is-waiting")
+        run(busy, "lag-growth", "who-holds-the-tables", str(holder.info.backend_pid))
+        run(busy, "lag-growth", "end-that-session", str(holder.info.backend_pid))
+        with pytest.raises(psycopg.OperationalError):
+            holder.execute("SELECT 1")
+    run(busy, "lag-growth", "caught-up")
+    with psycopg.connect(busy.postgres_dsn) as reader:
+        assert reader.execute("SELECT count(*) FROM sluicegate.streams WHERE ended_us > 0").fetchone() == (
+            320,
+        )
+
+
+def test_lag_growth_an_open_transaction(busy: Deployment):
+    foreign = Producer(
+        busy.kafka.client_config()
+        | {"transactional.id": f"{busy.kafka.topic_prefix}foreign", "transaction.timeout.ms": 60_000}
+    )
+    foreign.init_transactions()
+    foreign.begin_transaction()
+    for partition in range(INPUT.partitions):
+        foreign.produce(INPUT.named(busy.kafka.topic_prefix), b"not an event", b"default/x", partition)
+    foreign.flush()
+    busy.publish(300, 10)
+    busy.until(lambda: busy.lag("ingest")["unstable_records"] >= 3_000, "what waits behind it")
+    run(busy, "lag-growth", "open-transactions")
+    foreign.commit_transaction()  # the foreign producer ends it, with records that are no events
+
+    run(busy, "lag-growth", "caught-up")
+    run(busy, "lag-growth", "dead-letters", "BadMagic", "not a Confluent frame")
+
+
+def test_lag_growth_a_surge(busy: Deployment):
+    busy.publish(6_000, 20)
+    run(busy, "lag-growth", "which-role")
+    assert busy.lag("ingest")["records"] > 0
+    added = run(busy, "lag-growth", "add-a-worker")
+    assert int(added) > 0
+    run(busy, "lag-growth", "caught-up")
+    assert busy.archived() == (6_020, 120_200)
+
+
+# -- checkpoint-failure ---------------------------------------------------------------------------------
+
+
+def test_checkpoint_failure_postgresql_is_away(busy: Deployment):
+    os.kill(busy.postgres_pid, signal.SIGINT)  # PostgreSQL's fast shutdown
+    busy.publish(300, 10)
+    busy.until(lambda: busy.logged("cannot be used now"), "the archive misses its database")
+
+    run(busy, "checkpoint-failure", "parts", "gone")
+    run(busy, "checkpoint-failure", "what-the-worker-says", "agent waits for what may pass", "refused")
+    run(busy, "checkpoint-failure", "start-postgresql")
+    run(busy, "checkpoint-failure", "caught-up")
+    run(busy, "checkpoint-failure", "positions-of-the-archive")
+    assert busy.worker.poll() is None
+    with psycopg.connect(busy.postgres_dsn) as reader:
+        assert reader.execute("SELECT count(*) FROM sluicegate.streams WHERE ended_us > 0").fetchone() == (
+            320,
+        )
+
+
+def test_checkpoint_failure_the_disk_is_full(busy: Deployment):
+    state = busy.folder / ".sluicegate" / "state" / "ingest"
+    busy.stop(busy.worker)
+    shutil.rmtree(state)
+    state.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(state)], capture_output=True, check=False
+    )
+    if made.returncode != 0:
+        pytest.skip(f"a file system of 2 MB cannot be mounted here: {made.stderr.decode().strip()}")
+    try:
+        busy.start()
+        busy.publish(6_000, 3)
+        busy.until(lambda: busy.logged("No space left on device"), "the disk full")
+        run(busy, "checkpoint-failure", "what-the-worker-says", "No space left on device")
+        run(busy, "checkpoint-failure", "room", "100%")
+        subprocess.run(["mount", "-o", "remount,size=200m", str(state)], check=True)
+        run(busy, "checkpoint-failure", "restart-the-worker")
+        run(busy, "checkpoint-failure", "caught-up")
+    finally:
+        subprocess.run(["umount", "-l", str(state)], check=True)
+    assert busy.archived() == (6_020, 18_200)
+
+
+def test_checkpoint_failure_two_workers_one_slot(busy: Deployment):
+    busy.stop(busy.worker)
+    elsewhere = busy.folder / "copy-of-the-volume"
+    shutil.copytree(busy.folder / ".sluicegate" / "state", elsewhere / "state")
+    earlier = busy.start()
+    busy.publish(100, 10)
+    busy.until(lambda: busy.drained(*ALL), "the earlier worker at work")
+    busy.start(
+        settings={"SLUICEGATE_DATA_DIR": str(elsewhere), "SLUICEGATE_POSTGRES__DSN": busy.postgres_dsn}
+    )
+    assert earlier.wait(60) != 0
+    assert int(run(busy, "checkpoint-failure", "who-was-fenced")) > 0
+    run(busy, "checkpoint-failure", "what-the-worker-says", "fenced")
+    busy.publish(100, 10)
+    run(busy, "checkpoint-failure", "caught-up")
+    assert busy.archived() == (220, 2_200)
+
+
+def test_checkpoint_failure_broken_state(busy: Deployment):
+    busy.end(busy.worker)
+    busy.publish(100, 10)
+    (manifest,) = (busy.folder / ".sluicegate/state/ingest/slot-0/ingest/data").glob("MANIFEST-*")
+    manifest.write_bytes(manifest.read_bytes()[:20])
+    busy.start()
+    busy.until(lambda: busy.drained(*ALL), "the rebuilt worker goes on")
+    run(busy, "checkpoint-failure", "what-the-worker-says", "state set aside")
+    run(busy, "checkpoint-failure", "what-was-set-aside")
+    run(busy, "checkpoint-failure", "remove-what-was-set-aside")
+    assert not list((busy.folder / ".sluicegate/state").rglob("unreadable-*"))
+    run(busy, "checkpoint-failure", "caught-up")
+
+
+def test_checkpoint_failure_a_position_that_is_gone(busy: Deployment):
+    assert busy.stop(busy.worker) == 0
+    group = f"{busy.kafka.topic_prefix}sluicegate.ingest"
+    admin = AdminClient(busy.kafka.client_config())
+
+    def deleted() -> bool:
+        """Static members stay in the group until their session ends."""
+        return all(future.exception() is None for future in admin.delete_consumer_groups([group]).values())
+
+    busy.until(deleted, "the group deleted")
+    again = busy.start()
+    assert again.wait(60) != 0
+    run(busy, "checkpoint-failure", "which-position")

@@ -1,0 +1,187 @@
+"""The engine against real Kafka: each event has one effect, whoever dies, joins, leaves or raises."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Producer
+
+from connectors.kafka.admin import ensure_topics
+from schemas.topics import DEAD_LETTERS
+from tests.support.counting_worker import CHANGELOG, COUNT, INPUT, OUTPUT, POISON, STUMBLE
+from tests.support.read_topic import read_committed
+
+ROOT = Path(__file__).parents[2]
+KEYS = 200
+
+
+class Bench:
+    """One deployment of the counting worker under a prefix of its own."""
+
+    def __init__(self, kafka, state_dir, mode):
+        self.kafka, self.state_dir, self.mode = kafka, state_dir, mode
+        self.producer = Producer(kafka.client_config() | {"linger.ms": 5, "partitioner": "murmur2_random"})
+        self.expected = Counter()
+        self.poisoned = 0
+        self.workers = []
+
+    def start(self, identity="", folder="."):
+        given = {
+            "bootstrap": self.kafka.bootstrap_servers,
+            "prefix": self.kafka.topic_prefix,
+            "state_dir": str(self.state_dir / folder),
+            "mode": self.mode,
+            "identity": identity,
+        }
+        log = (self.state_dir / f"worker-{len(self.workers)}.log").open("w")
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "tests.support.counting_worker", json.dumps(given)],
+            cwd=ROOT,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        self.workers.append(worker)
+        return worker
+
+    def publish(self, first, last, values=None):
+        values = values or {}
+        for i in range(first, last):
+            key = f"key-{i % KEYS}".encode()
+            value = values.get(i, f"v{i}".encode())
+            if value == POISON:
+                self.poisoned += 1
+            else:
+                self.expected[key] += 1
+            while True:
+                try:
+                    self.producer.produce(INPUT.named(self.kafka.topic_prefix), value, key)
+                    break
+                except BufferError:
+                    self.producer.poll(0.1)
+        assert self.producer.flush(30) == 0
+
+    def read(self, topic, enough):
+        found = read_committed(self.kafka, topic, enough)
+        logs = "\n".join(p.read_text()[-2_000:] for p in self.state_dir.glob("worker-*.log"))
+        assert len(found) >= enough, f"{len(found)} of {enough} records on {topic.name}\n{logs}"
+        return found
+
+    def check(self):
+        """Each key's outputs are 1, 2, 3, … up to what was published, each once and in order."""
+        total = sum(self.expected.values())
+        last = Counter()
+        for message in self.read(OUTPUT, total):
+            n = COUNT.unpack(message.value()[:8])[0]
+            assert n == last[message.key()] + 1, f"{message.key()}: {n} after {last[message.key()]}"
+            last[message.key()] = n
+        assert last == self.expected
+        if self.poisoned:
+            assert len(self.read(DEAD_LETTERS, self.poisoned)) == self.poisoned
+
+    def stop(self):
+        for worker in self.workers:
+            if worker.poll() is None:
+                worker.send_signal(signal.SIGTERM)
+        for worker in self.workers:
+            try:
+                worker.wait(20)
+            except subprocess.TimeoutExpired:
+                worker.kill()
+                worker.wait()
+
+
+@contextmanager
+def running(kafka, tmp_path, mode):
+    ensure_topics(kafka, [INPUT, OUTPUT, CHANGELOG, DEAD_LETTERS])
+    bench = Bench(kafka, tmp_path, mode)
+    try:
+        yield bench
+    finally:
+        bench.stop()
+
+
+@pytest.mark.parametrize("mode", ["batch", "event"])
+def test_failing_events_are_isolated_and_their_neighbours_flow(kafka_options, tmp_path, mode):
+    with running(kafka_options, tmp_path, mode) as bench:
+        bench.start()
+        bench.publish(0, 6_000, {100: POISON, 101: STUMBLE, 2_500: POISON, 2_501: POISON, 5_999: POISON})
+        bench.check()
+
+
+@pytest.mark.parametrize("mode", ["batch", "event"])
+def test_a_killed_worker_is_taken_over_by_another(kafka_options, tmp_path, mode):
+    with running(kafka_options, tmp_path, mode) as bench:
+        first = bench.start()
+        bench.publish(0, 5_000)
+        bench.read(OUTPUT, 1)
+        bench.publish(5_000, 30_000)
+        first.send_signal(signal.SIGKILL)
+        second = bench.start()
+        bench.publish(30_000, 40_000)
+        bench.read(OUTPUT, 31_000)
+        second.send_signal(signal.SIGKILL)
+        bench.start()
+        bench.publish(40_000, 45_000)
+        bench.check()
+        assert first.wait() == second.wait() == -signal.SIGKILL
+
+
+def test_workers_join_and_leave_under_load(kafka_options, tmp_path):
+    with running(kafka_options, tmp_path, "batch") as bench:
+        first = bench.start()
+        bench.publish(0, 5_000)
+        bench.read(OUTPUT, 5_000)
+        bench.start()
+        for step in range(1, 9):
+            bench.publish(step * 5_000, (step + 1) * 5_000)
+            time.sleep(0.7)
+        first.send_signal(signal.SIGTERM)
+        assert first.wait(20) == 0
+        bench.publish(45_000, 50_000)
+        bench.check()
+
+
+def test_a_worker_whose_disk_is_gone_rebuilds_its_state_from_the_changelog(kafka_options, tmp_path):
+    with running(kafka_options, tmp_path, "batch") as bench:
+        first = bench.start()
+        bench.publish(0, 4_000)
+        bench.read(OUTPUT, 4_000)
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+        shutil.rmtree(bench.state_dir / "counting")
+        bench.start()
+        bench.publish(4_000, 8_000)
+        bench.check()
+
+
+def test_state_without_a_committed_offset_stops_the_worker_with_the_reason(kafka_options, tmp_path):
+    with running(kafka_options, tmp_path, "batch") as bench:
+        producer = Producer(kafka_options.client_config())
+        producer.produce(CHANGELOG.named(kafka_options.topic_prefix), COUNT.pack(7), b"key-1", partition=0)
+        assert producer.flush(10) == 0
+        bench.publish(0, 10)
+        worker = bench.start()
+        assert worker.wait(40) != 0
+        assert "no committed offset" in (tmp_path / "worker-0.log").read_text()
+
+
+def test_a_worker_whose_identity_is_taken_over_stops_with_the_reason(kafka_options, tmp_path):
+    with running(kafka_options, tmp_path, "batch") as bench:
+        first = bench.start("pod-7", "one")
+        bench.publish(0, 1_000)
+        bench.read(OUTPUT, 1_000)
+        second = bench.start("pod-7", "two")  # another machine that was given the same identity
+        assert first.wait(40) != 0
+        assert "fenced" in (tmp_path / "worker-0.log").read_text().lower()
+        bench.publish(1_000, 2_000)
+        bench.check()
+        assert second.poll() is None

@@ -1,0 +1,96 @@
+"""A worker for tests of the engine: counts events by key in its store and appends each count.
+
+Run as a process of its own, so that it can be killed: ``python -m tests.support.counting_worker OPTIONS``.
+The output of key k is 1, 2, 3, … in order if, and only if, each event had one effect.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import sys
+from pathlib import Path
+
+from connectors.kafka.consumer import ConsumerOptions
+from connectors.kafka.coordinator import CoordinatorOptions
+from connectors.kafka.options import KafkaOptions
+from pipelines.engine import Engine, EngineOptions
+from pipelines.metrics import WorkerMetrics
+from pipelines.role import RoleApp
+from pipelines.slots import Slot
+from pipelines.tools import Tools
+from schemas.catalog import LocalSchemas
+from schemas.kinds import BUILTIN_KINDS
+from schemas.payloads import PayloadCodec
+from schemas.topics import TopicSpec
+from schemas.wire import WireCodec
+
+PARTITIONS = 4
+INPUT = TopicSpec("counting.input.v1", "key", "", PARTITIONS, -1, "delete", "events to count")
+OUTPUT = TopicSpec("counting.output.v1", "key", "", PARTITIONS, -1, "delete", "each count")
+CHANGELOG = TopicSpec("counting.changelog.v1", "key", "", PARTITIONS, -1, "compact", "counts")
+COUNT = struct.Struct(">q")
+
+POISON = b"poison"
+"""The agent raises on this value whenever it sees it."""
+STUMBLE = b"stumble"
+"""The agent raises on this value the first time in a process."""
+
+
+def build(bootstrap: str, prefix: str, state_dir: Path, mode: str, identity: str = "") -> RoleApp:
+    """Build the app; ``mode`` is ``event`` or ``batch``."""
+    slot = Slot(state_dir, "counting", identity)
+    group = f"{prefix}counting"
+    schemas = LocalSchemas()
+    options = EngineOptions(
+        kafka=KafkaOptions(bootstrap, prefix),
+        group=group,
+        transactional_id=f"{group}.{slot.identity}",
+        transaction_timeout_ms=10_000,
+        state_dir=slot.folder,
+        consumer=ConsumerOptions(group, f"counting-{slot.identity}"),
+        coordinator=CoordinatorOptions(),
+    )
+    tools = Tools(WireCodec(schemas), PayloadCodec(schemas), BUILTIN_KINDS)
+    app = RoleApp("counting", Engine(options, tools, WorkerMetrics("counting")), slot=slot, web_enabled=False)
+    source = app.source(
+        INPUT, agent="counting", decode=lambda rs: [record.value for record in rs], changelog=CHANGELOG
+    )
+    stumbled: set[tuple[int, int]] = set()
+
+    def count(scope, record, value):
+        n = COUNT.unpack(scope.state.get(record.key) or bytes(8))[0] + 1
+        scope.state.put(record.key, COUNT.pack(n))
+        scope.emit(OUTPUT, record.key, COUNT.pack(n) + value, partition=record.partition)
+        if value == POISON:
+            raise ValueError("poison")
+        if value == STUMBLE and (record.partition, record.offset) not in stumbled:
+            stumbled.add((record.partition, record.offset))
+            raise ValueError("stumble")
+
+    if mode == "event":
+
+        @app.agent(source)
+        async def event_agent(stream):
+            async for value in stream:
+                count(stream.scope, stream.record, value)
+
+    else:
+
+        @app.agent(source)
+        async def batch_agent(stream):
+            async for batch in stream.batches():
+                for record, value in batch.items:
+                    count(batch.scope, record, value)
+
+    return app
+
+
+if __name__ == "__main__":
+    given = json.loads(sys.argv[1])
+    counting = build(
+        given["bootstrap"], given["prefix"], Path(given["state_dir"]), given["mode"], given["identity"]
+    )
+    counting.Worker(
+        loglevel="warning", quiet=True, redirect_stdouts=False, override_logging=False
+    ).execute_from_commandline()

@@ -1,0 +1,127 @@
+"""An edge in a process of its own, which a test can kill: ``python -m tests.support.edge_process JSON``."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import structlog
+
+from connectors.kafka.options import KafkaOptions
+from connectors.registry import Registry
+from edge.app import create_app
+from edge.options import EdgeOptions
+from edge.server import bind, serve
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def free_port() -> int:
+    """A port of the loopback address that was free a moment ago."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        return int(listener.getsockname()[1])
+
+
+@dataclass
+class EdgeProcess:
+    """Starts, kills and restarts one edge on one port."""
+
+    kafka: KafkaOptions
+    registry_url: str
+    log: Path
+    options: dict[str, Any] = field(default_factory=dict)
+    port: int = field(default_factory=free_port)
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Its base address."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self, *, ready: bool = True) -> EdgeProcess:
+        """Start it; wait until it answers, and until it is ready unless told otherwise."""
+        arguments = {
+            "bootstrap": self.kafka.bootstrap_servers,
+            "prefix": self.kafka.topic_prefix,
+            "registry": self.registry_url,
+            "options": {"port": self.port, **self.options},
+        }
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tests.support.edge_process", json.dumps(arguments)],
+                cwd=ROOT,
+                stdout=log,
+                stderr=log,
+            )
+        self.wait_for("/readyz" if ready else "/healthz")
+        return self
+
+    def wait_for(self, path: str, status: int = 200, timeout_s: float = 30.0) -> httpx2.Response:
+        """Ask until the answer has the status."""
+        deadline = time.monotonic() + timeout_s
+        last: object = "no answer"
+        while time.monotonic() < deadline:
+            assert self.process is not None
+            assert self.process.poll() is None, f"the edge ended:\n{self.log.read_text()[-3000:]}"
+            try:
+                response = httpx2.get(self.url + path, trust_env=False, timeout=10.0)
+                if response.status_code == status:
+                    return response
+                last = response.text
+            except httpx2.TransportError as error:
+                last = error
+            time.sleep(0.05)
+        raise AssertionError(f"{path} did not answer {status}: {last}\n{self.log.read_text()[-3000:]}")
+
+    def kill(self) -> None:
+        """SIGKILL, and wait until it is gone."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(10)
+
+    def terminate(self, timeout_s: float = 30.0) -> int:
+        """SIGTERM; give the exit code."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout_s)
+
+    def stop(self) -> None:
+        """End it whatever state it is in."""
+        if self.process is not None and self.process.poll() is None:
+            self.kill()
+
+    def wait_for_low_offset(self, offset: int) -> None:
+        """Wait until the edge knows that a partition of the output begins there."""
+        time.sleep(1.5)  # it looks once a second
+        assert self.metric("sluicegate_edge_tail_low_offset") >= offset
+
+    def metric(self, name: str) -> float:
+        """Sum of a metric over its labels."""
+        text = httpx2.get(f"{self.url}/metrics", trust_env=False).text
+        found = [line for line in text.splitlines() if line.startswith((f"{name} ", f"{name}{{"))]
+        assert found, f"no metric {name}"
+        return sum(float(line.rpartition(" ")[2]) for line in found)
+
+
+def main() -> None:
+    """Be the process."""
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    given = json.loads(sys.argv[1])
+    options = EdgeOptions(**given["options"])
+    kafka = KafkaOptions(bootstrap_servers=given["bootstrap"], topic_prefix=given["prefix"])
+    listening = bind(options.host, options.port)
+    asyncio.run(serve(create_app(options, kafka, Registry(given["registry"])), listening))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""The documentation against the code: files shown are those files, links lead somewhere, all is named."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from edge.recorded import create_replay_app
+from ops.cli import build_app
+from ops.settings import Settings
+from ops.stack.parts import LOCAL_PARTS
+from pipelines.metrics import WorkerMetrics
+from schemas.recording import RecordingHeader
+from schemas.topics import DAY_MS, INPUT, OUTPUT, REJECTS
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.glob("*.md"))
+_FILE = re.compile(r"^<!-- file: (\S+) -->\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
+_COMMAND = re.compile(r"^\s*sluicegate ([a-z]+)", re.MULTILINE)
+
+
+def text(name: str) -> str:
+    return (DOCS / name).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_file_that_a_page_shows_is_that_file(page):
+    for path, shown in _FILE.findall(page.read_text()):
+        assert shown == (ROOT / path).read_text(), f"{page.name} shows another {path}"
+
+
+def test_every_example_is_shown_on_a_page():
+    shown = {path for page in PAGES for path, _ in _FILE.findall(page.read_text())}
+    assert shown == {str(file.relative_to(ROOT)) for file in (DOCS / "examples").iterdir() if file.is_file()}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_link_leads_to_a_file_and_a_heading(page):
+    for link in _LINK.findall(page.read_text()):
+        if "://" in link:
+            continue
+        path, _, heading = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), f"{page.name}: {link}"
+        if heading:
+            assert heading in headings(target), f"{page.name}: {link}"
+
+
+def headings(page: Path) -> set[str]:
+    """Anchors as a forge makes them of the headings."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^a-z0-9 _-]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_the_index_names_every_page():
+    index = set(_LINK.findall(text("README.md")))
+    assert {page.name for page in PAGES} - {"README.md"} <= index
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_command_that_a_block_runs_exists(page):
+    known = {name for name in build_app() if not name.startswith("-")}
+    for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL):
+        assert set(_COMMAND.findall(block)) <= known
+
+
+def measured() -> dict[str, set[str]]:
+    """Names of what each process measures, without the ending that says the kind of a metric."""
+    edge = create_replay_app(RecordingHeader("default", "one", "log", "2026-01-01T00:00:00Z"), [])
+    return {
+        "worker": {family.name for family in WorkerMetrics("ingest").registry.collect()},
+        "edge": {family.name for family in edge.core.metrics.registry.collect()},
+    }
+
+
+@pytest.mark.parametrize("process", ["worker", "edge"])
+def test_the_on_call_page_tells_what_every_metric_means(process):
+    told = "\n".join(line.split("|")[1] for line in text("on-call.md").splitlines() if line.startswith("| `"))
+    names = measured()[process]
+    assert len(names) > 5
+    assert not [name for name in names if not re.search(rf"`{name}(_total)?`", told)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_no_page_names_a_metric_that_is_not_measured(page):
+    names = set.union(*measured().values())
+    named = {name.removesuffix("_total") for name in re.findall(r"sluicegate_[a-z_]+", page.read_text())}
+    assert named <= names
+
+
+def settings_of(group: str) -> dict[str, object]:
+    """Full name to default of a group's settings."""
+    model = Settings.model_fields[group].annotation
+    assert isinstance(model, type)
+    assert issubclass(model, BaseModel)
+    return {f"{group}.{name}": field.default for name, field in model.model_fields.items()}
+
+
+def test_the_data_engineers_page_names_every_setting_of_a_worker_with_its_default():
+    rows = dict(re.findall(r"^\| `(worker\.[a-z_]+)` \| (\S+) \|", text("data-engineer.md"), re.MULTILINE))
+    assert rows == {name: str(default) or "empty" for name, default in settings_of("worker").items()}
+
+
+@pytest.mark.parametrize("group", ["kafka", "registry", "postgres"])
+def test_the_data_engineers_page_names_every_setting_of_what_a_worker_reaches(group):
+    assert not [name for name in settings_of(group) if f"`{name}`" not in text("data-engineer.md")]
+
+
+def test_the_page_of_the_local_stack_names_every_setting_and_version():
+    page = text("local-stack.md")
+    assert not [name for name in settings_of("stack") if f"`{name}`" not in page]
+    assert all(f"| {part.version} |" in page for part in LOCAL_PARTS)
+
+
+def test_the_guarantees_name_retention_as_the_table_of_topics_has_it():
+    page = text("guarantees.md")
+    for what, topic in (("input", INPUT), ("output", OUTPUT), ("verdicts", REJECTS)):
+        days = topic.retention_ms // DAY_MS
+        assert f"| {what} | {days} day" in page
+
+
+def test_no_page_names_a_setting_that_does_not_exist():
+    known = {
+        f"SLUICEGATE_{group}__{name}".upper()
+        for group, field in Settings.model_fields.items()
+        for name in getattr(field.annotation, "model_fields", {})
+    } | {f"SLUICEGATE_{name}".upper() for name in Settings.model_fields}
+    for page in PAGES:
+        named = set(re.findall(r"SLUICEGATE_[A-Z_]*[A-Z]", page.read_text()))
+        assert named <= known, page.name

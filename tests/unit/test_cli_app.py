@@ -1,0 +1,115 @@
+"""The command line itself: quick to help, one way to fail, and an exit code for each way."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ops.cli import COMMANDS, build_app, prepare
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def sluicegate(folder: Path, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SLUICEGATE_")}
+    return subprocess.run(
+        [sys.executable, "-m", "ops", *words],
+        cwd=folder,
+        env=environment | env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_help_loads_nothing_that_only_a_command_needs() -> None:
+    script = "import sys, ops.cli; ops.cli.build_app(); print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
+    heavy = {"faust", "confluent_kafka", "fastapi", "uvicorn", "pydantic", "httpx2", "fastavro", "psycopg"}
+    assert heavy & set(done.stdout.split()) == set()
+
+
+def test_every_command_has_help_that_says_what_it_does_and_how(tmp_path: Path) -> None:
+    app = build_app()
+    assert len(COMMANDS) == 13
+    for name in app:
+        if not name.startswith("-"):
+            assert app[name].help.strip(), name
+
+
+def test_without_anything_running_a_command_says_what_to_start(tmp_path: Path) -> None:
+    for words in (("tail", "x"), ("exec", "--", "true"), ("lag",), ("worker",), ("dlq", "list")):
+        done = sluicegate(tmp_path, *words)
+        assert done.returncode == 3, words
+        assert done.stdout == ""
+        assert "error: no " in done.stderr
+        assert "`sluicegate " in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_an_edge_that_is_gone_is_not_asked(tmp_path: Path) -> None:
+    (tmp_path / ".sluicegate").mkdir()
+    (tmp_path / ".sluicegate" / "edge.json").write_text('{"url": "http://127.0.0.1:1", "pid": 4194304}')
+    done = sluicegate(tmp_path, "tail", "x")
+    assert done.returncode == 3
+    assert "process 4194304) is gone" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("tail",), 2),
+        (("nonsense",), 2),
+        (("exec",), 2),
+        (("exec", "--", "no-such-command-anywhere"), 127),
+        (("worker", "--roles", "ingest,dancing"), 2),
+        (("replay", "none.jsonl", "--speed", "-1"), 2),
+        (("replay", "none.jsonl"), 1),
+        (("publish", "."), 1),
+        (("dlq", "show", "x"), 2),
+        (("--version",), 0),
+        (("--help",), 0),
+    ],
+)
+def test_exit_codes(tmp_path: Path, words: tuple[str, ...], code: int) -> None:
+    done = sluicegate(tmp_path, *words, SLUICEGATE_EDGE__URL="http://127.0.0.1:9")
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_settings_that_are_wrong_name_their_variable_and_no_secret(tmp_path: Path) -> None:
+    done = sluicegate(
+        tmp_path,
+        "lag",
+        SLUICEGATE_STACK__KAFKA_PORT="seven",
+        SLUICEGATE_POSTGRES__DSN="postgresql://me:s3cret@host/db",
+    )
+    assert done.returncode == 2
+    assert "SLUICEGATE_STACK__KAFKA_PORT" in done.stderr
+    assert "s3cret" not in done.stderr
+
+
+def test_a_dash_is_standard_input_and_the_users_own_command_is_left_alone() -> None:
+    assert prepare(["publish", "-"]) == (False, ["publish", "/dev/stdin"])
+    assert prepare(["--debug", "exec", "--", "cat", "-"]) == (True, ["exec", "--", "cat", "-"])
+    assert prepare(["exec", "--", "--debug"]) == (False, ["exec", "--", "--debug"])
+
+
+def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m ops --help | head -1",
+        shell=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert "Traceback" not in done.stderr

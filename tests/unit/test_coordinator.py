@@ -1,0 +1,322 @@
+"""The coordinator at the moments that hurt: nothing is lost, doubled or waited for without an end."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import Future
+from contextlib import asynccontextmanager
+
+import pytest
+
+from connectors.kafka.chunk import Chunk, SourcePartition
+from connectors.kafka.coordinator import Coordinator, CoordinatorOptions
+from connectors.kafka.errors import KafkaUnavailable, TransactionAborted
+from schemas.record import Record
+from schemas.topics import INGEST_STREAMS_CHANGELOG, OUTPUT
+from state.checkpoint import PartitionScope, UnitOfWork
+from state.memory import MemoryBackend
+from tests.unit.test_checkpoint import Letters, Recording
+
+TOPIC = "streams.input.v1"
+SOURCE = SourcePartition(TOPIC, 0)
+
+pytestmark = pytest.mark.timeout(20)
+
+
+class Gate(Recording):
+    """A transaction that waits at ``at`` until it is let on."""
+
+    def __init__(self, at="", fails=None):
+        super().__init__(fails)
+        self.at, self.reached, self.let_on = at, threading.Event(), threading.Event()
+
+    def _call(self, name, *detail):
+        if name == self.at:
+            self.reached.set()
+            assert self.let_on.wait(10)
+        super()._call(name, *detail)
+
+
+def answered(result=None, error=None):
+    future = Future()
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)
+    return future
+
+
+class Poller:
+    """Stands where the poll thread stands: answers at once, and keeps what it was asked."""
+
+    def __init__(self):
+        self.assignment = frozenset()
+        self.rewinds, self.starts, self.outstanding = [], [], 0
+        self.rewind_error = None
+
+    def handled(self, records):
+        self.outstanding -= records
+
+    def start_partition(self, source, offset):
+        self.starts.append((source, offset))
+        return answered()
+
+    def rewind(self, positions, epoch):
+        self.rewinds.append((positions, epoch))
+        return answered(error=self.rewind_error)
+
+    def stop(self):
+        pass
+
+    def join(self, _timeout_s):
+        pass
+
+
+class Stores:
+    """The partitions' state in memory; ``opens`` counts, ``fail`` has the next openings fail."""
+
+    def __init__(self, unit):
+        self.unit, self.backends = unit, {}
+        self.opens, self.at_work, self.at_work_max, self.fail = 0, 0, 0, []
+        self.slow = threading.Event()
+        self.slow.set()
+
+    def open(self, source, _cancelled):
+        self.opens += 1
+        assert self.unit._transaction.calls[-1] == ("settle",), "a restore may wait for our own transaction"
+        if self.fail:
+            raise self.fail.pop(0)
+        self.at_work += 1
+        self.at_work_max = max(self.at_work_max, self.at_work)
+        self.slow.wait(5)
+        self.at_work -= 1
+        self.backends.setdefault(source, MemoryBackend())
+        return 0
+
+    def ready(self, source):
+        scope = PartitionScope(
+            "agent", source.partition, self.backends[source], INGEST_STREAMS_CHANGELOG, Letters()
+        )
+        self.unit.add_scope("agent", scope)
+
+    def close(self, source):
+        self.unit.remove_scope("agent", source.partition)
+
+
+class Bench:
+    def __init__(self, transaction, **options):
+        self.transaction = transaction
+        self.unit = UnitOfWork(transaction, lambda spec: spec.name)
+        self.stores = Stores(self.unit)
+        self.committed, self.fatal = [], []
+        self.coordinator = Coordinator(
+            agents={TOPIC: "agent"},
+            unit=self.unit,
+            partitions=self.stores,
+            options=CoordinatorOptions(**options),
+            on_committed=self.committed.append,
+            on_fatal=self.fatal.append,
+        )
+        self.poller = self.coordinator.poller = Poller()
+
+    async def assign(self):
+        self.poller.assignment = frozenset([SOURCE])
+        self.coordinator.assigned([SOURCE])
+        await until(lambda: SOURCE in self.coordinator.assignment)
+
+    def deliver(self, first, last, epoch=0):
+        items = [(Record(TOPIC, 0, i, 0, b"k", b"v"), i) for i in range(first, last)]
+        self.poller.outstanding += len(items)
+        self.coordinator.deliver([Chunk(SOURCE, epoch, items, last)])
+
+    async def work(self):
+        """Be the agent for one chunk, as ``Stream.batches`` is."""
+        lease = await self.coordinator.take(TOPIC)
+        lease.begin()
+        for record, value in lease.chunk.items:
+            lease.scope.emit(OUTPUT, b"%d" % value, record.value)
+            lease.scope.state.put(b"%d" % value, b"seen")
+        return lease
+
+    @property
+    def outputs(self):
+        return [append.key for append in self.transaction.log if append.topic is OUTPUT]
+
+    @property
+    def changelog(self):
+        return [append.key for append in self.transaction.log if append.topic is not OUTPUT]
+
+
+@asynccontextmanager
+async def coordinator(transaction=None, **options):
+    bench = Bench(transaction or Recording(), **options)
+    yield bench
+    await bench.coordinator.stop()
+
+
+async def until(holds):
+    async with asyncio.timeout(10):
+        while not holds():  # noqa: ASYNC110  it is told by nobody
+            await asyncio.sleep(0.005)
+
+
+def test_a_rebalance_during_the_last_commit_takes_nothing_out_of_it():
+    async def scenario():
+        gate = Gate("begin")
+        async with coordinator(gate) as bench:
+            await bench.assign()
+            bench.deliver(0, 2)
+            await bench.work()
+            stopping = asyncio.create_task(bench.coordinator.stop())
+            bench.coordinator.done(TOPIC)
+            await until(gate.reached.is_set)
+            revoked = asyncio.wrap_future(bench.coordinator.revoked([SOURCE], lost=False))
+            await asyncio.sleep(0.05)
+            gate.let_on.set()
+            await asyncio.gather(stopping, revoked)
+        assert bench.outputs == bench.changelog == [b"0", b"1"]
+        assert bench.stores.backends[SOURCE].get(b"1") == b"seen"
+        assert [call for call in gate.calls if call[0] == "commit"] == [("commit",)]
+        assert bench.fatal == []
+
+    asyncio.run(scenario())
+
+
+def test_a_rewind_that_fails_stops_the_worker_instead_of_leaving_it_mute():
+    async def scenario():
+        async with coordinator(Recording(fails="commit")) as bench:
+            bench.poller.rewind_error = TransactionAborted("seek refused")
+            await bench.assign()
+            bench.deliver(0, 1)
+            await bench.work()
+            bench.coordinator.done(TOPIC)
+            await until(lambda: bench.fatal)
+        assert str(bench.fatal[0]) == "seek refused"
+
+    asyncio.run(scenario())
+
+
+def test_what_fails_after_a_commit_stops_the_worker_and_is_not_swallowed():
+    async def scenario():
+        async with coordinator() as bench:
+            bench.coordinator._on_committed = lambda _result: 1 / 0
+            await bench.assign()
+            bench.deliver(0, 1)
+            await bench.work()
+            bench.coordinator.done(TOPIC)
+            await until(lambda: bench.fatal)
+        assert isinstance(bench.fatal[0], ZeroDivisionError)
+
+    asyncio.run(scenario())
+
+
+def test_stop_asks_for_no_rewind_when_the_last_commit_fails():
+    async def scenario():
+        async with coordinator(Recording(fails="commit")) as bench:
+            await bench.assign()
+            bench.deliver(0, 1)
+            await bench.work()
+            stopping = asyncio.create_task(bench.coordinator.stop())
+            await asyncio.sleep(0)
+            bench.coordinator.done(TOPIC)
+            await stopping
+        assert bench.poller.rewinds == []
+
+    asyncio.run(scenario())
+
+
+def test_a_partition_that_comes_back_while_its_opening_is_tried_again_is_opened_once():
+    async def scenario():
+        async with coordinator() as bench:
+            await bench.assign()
+            await asyncio.wrap_future(bench.coordinator.revoked([SOURCE], lost=False))
+            bench.stores.fail = [KafkaUnavailable("kafka:9092", "away")]
+            bench.coordinator.assigned([SOURCE])
+            await until(lambda: bench.stores.opens == 2)  # it failed, and will be tried again in a second
+            await asyncio.wrap_future(bench.coordinator.revoked([SOURCE], lost=False))
+            bench.stores.slow.clear()
+            bench.coordinator.assigned([SOURCE])
+            await asyncio.sleep(1.5)
+            bench.stores.slow.set()
+            await until(lambda: SOURCE in bench.coordinator.assignment)
+            await asyncio.sleep(0.1)
+            assert bench.stores.at_work_max == 1
+            assert len(bench.poller.starts) == 2
+
+    asyncio.run(scenario())
+
+
+def test_an_agent_that_asks_anew_with_a_chunk_in_hand_is_given_it_again():
+    async def scenario():
+        async with coordinator() as bench:
+            await bench.assign()
+            bench.deliver(0, 2)
+            await bench.work()  # its iterator is closed here: neither done nor failed
+            bench.deliver(2, 3)
+            again = await bench.work()
+            assert [value for _record, value in again.chunk.items] == [0, 1]
+            bench.coordinator.done(TOPIC)
+            await bench.work()
+            bench.coordinator.done(TOPIC)
+            await until(lambda: bench.outputs == [b"0", b"1", b"2"])
+            await until(lambda: bench.poller.outstanding == 0)
+
+    asyncio.run(scenario())
+
+
+def test_an_aborted_unit_goes_back_to_what_is_committed_and_its_chunks_are_void():
+    async def scenario():
+        transaction = Recording()
+        async with coordinator(transaction) as bench:
+            await bench.assign()
+            bench.deliver(0, 2)
+            await bench.work()
+            bench.coordinator.done(TOPIC)
+            await until(lambda: bench.committed)
+            transaction.fails = "commit"
+            bench.deliver(2, 4)
+            await bench.work()
+            bench.coordinator.done(TOPIC)
+            await until(lambda: bench.poller.rewinds == [({SOURCE: 2}, 1)])
+            transaction.fails = None
+            transaction.log.clear()
+            bench.deliver(4, 5)  # of the old epoch: its predecessors come again first
+            bench.deliver(2, 5, epoch=1)
+            await bench.work()
+            bench.coordinator.done(TOPIC)
+            await until(lambda: len(bench.committed) == 2)
+            assert bench.outputs == [b"2", b"3", b"4"]
+            assert bench.poller.outstanding == 0
+
+    asyncio.run(scenario())
+
+
+def test_lost_partitions_commit_nothing_of_what_is_in_hand():
+    async def scenario():
+        async with coordinator() as bench:
+            await bench.assign()
+            bench.deliver(0, 2)
+            lease = await bench.work()
+            await asyncio.wrap_future(bench.coordinator.revoked([SOURCE], lost=True))
+            assert lease.void
+            bench.coordinator.done(TOPIC)
+        assert bench.transaction.calls == [("settle",)]
+        assert bench.poller.outstanding == 0
+
+    asyncio.run(scenario())
+
+
+def test_the_poll_thread_may_speak_after_the_loop_has_closed():
+    kept = []
+
+    async def scenario():
+        async with coordinator() as bench:
+            kept.append(bench)
+
+    asyncio.run(scenario())
+    late = kept[0].coordinator
+    late.deliver([])
+    late.assigned([SOURCE])
+    late.failed_for_good(ValueError("late"))
+    assert late.revoked([SOURCE], lost=False).result(timeout=1) is None

@@ -1,0 +1,109 @@
+"""What ingest stores of a stream can be read again, and what cannot be read fails loudly."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.ingest import Ingest, IngestOptions
+from pipelines.ordering import BUFFER
+from pipelines.reorder import Waiting
+from pipelines.streams import OTHER_TYPES, TYPES_MAX, Status, Stream, read_stream, write_stream
+from schemas.kinds import BUILTIN_KINDS
+from schemas.record import Record
+from state.binary import CorruptValue, pack_texts, unpack_text
+from state.memory import MemoryBackend
+from state.store import StagedView
+from tests.unit.support_scope import CODEC, PAYLOADS, Partition, make_event
+
+longs = st.integers(0, 2**63 - 1)
+streams = st.builds(
+    Stream,
+    key=st.just(b"t/s"),
+    kind=st.text(max_size=9),
+    status=st.sampled_from(Status),
+    numbered=st.booleans(),
+    members_gone=st.booleans(),
+    next_seq=longs,
+    expected=longs,
+    epoch=st.integers(0, 2**31 - 1),
+    alarm_us=longs,
+    hole_alarm_us=longs,
+    waiting=longs,
+    cost_nanos=longs,
+    revision=longs,
+    request_id=st.text(max_size=40),
+    end_reason=st.text(max_size=9),
+    upstream_ids=st.lists(st.text(max_size=9), max_size=16),
+    by_type=st.dictionaries(st.text(max_size=9), st.lists(longs, min_size=2, max_size=2), max_size=9),
+)
+
+
+@given(streams)
+def test_a_stream_is_read_as_it_was_written(stream):
+    assert read_stream(b"t/s", write_stream(stream)) == stream
+
+
+@given(streams, st.data())
+def test_a_stored_stream_cut_anywhere_is_refused(stream, data):
+    written = write_stream(stream)
+    at = data.draw(st.integers(0, len(written) - 1))
+    with pytest.raises(CorruptValue):
+        read_stream(b"t/s", written[:at])
+
+
+def test_a_version_from_the_future_is_refused():
+    with pytest.raises(CorruptValue, match="version ff"):
+        read_stream(b"t/s", b"\xff" + write_stream(Stream(b"t/s", "log"))[1:])
+
+
+@given(st.lists(st.text(max_size=20)))
+def test_texts_come_back_one_by_one(texts):
+    data, at, got = pack_texts(*texts), 0, []
+    for _ in texts:
+        text, at = unpack_text(data, at)
+        got.append(text)
+    assert (got, at) == (texts, len(data))
+
+
+def test_a_text_too_long_is_cut_between_characters():
+    text, _ = unpack_text(pack_texts("ü" * 40_000), 0)
+    assert text == "ü" * 32_767
+
+
+def test_types_of_a_stream_are_counted_by_name_up_to_a_bound():
+    stream = Stream(b"t/s", "log")
+    for number in range(TYPES_MAX + 50):
+        stream.tally(f"type{number}", 2)
+    assert len(stream.by_type) == TYPES_MAX + 1
+    assert stream.by_type[OTHER_TYPES] == [50, 100]
+    assert stream.total_bytes == 2 * (TYPES_MAX + 50)
+
+
+def test_a_waiting_event_keeps_its_record_byte_for_byte():
+    view = StagedView(MemoryBackend())
+    waiting = Waiting(7, Record("in", 3, 41, 1_000, b"t/s", b"\x00\xff bytes"), 900, 1_000, 2)
+    BUFFER.put(view, b"t/s", waiting)
+    BUFFER.put(view, b"t/s0", Waiting(1, waiting.record, 0, 0, 0))
+    assert BUFFER.get(view, 3, b"t/s", 7) == waiting
+    assert BUFFER.first(view, 3, b"t/s") == waiting
+    assert list(BUFFER.take_all(view, 3, b"t/s")) == [waiting]
+    assert BUFFER.first(view, 3, b"t/s") is None
+
+
+def test_a_waiting_event_that_is_cut_short_fails_loudly():
+    view = StagedView(MemoryBackend())
+    BUFFER.put(view, b"t/s", Waiting(7, Record("in", 3, 41, 1_000, b"t/s", b""), 0, 0, 0))
+    ((key, value),) = view.scan(b"", b"\xff", 9)
+    view.put(key, value[:20])
+    with pytest.raises(CorruptValue):
+        BUFFER.first(view, 3, b"t/s")
+
+
+def test_a_flood_for_a_stream_that_was_never_opened_leaves_nothing_behind():
+    held = BUILTIN_KINDS.named("log").order.reorder_events_max
+    step, partition = Ingest(BUILTIN_KINDS, CODEC, PAYLOADS, IngestOptions(partitions=1)), Partition()
+    partition.feed(step, [partition.record(make_event("log", seq)) for seq in range(1, held + 2)])
+    assert partition.counts["orphan"] == held + 1
+    assert partition.snapshot().keys() == {b"c", b"t"}

@@ -1,0 +1,86 @@
+"""The poll thread at its ends: whoever asks it something is answered, even when it runs no more."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future
+
+import pytest
+from confluent_kafka import TopicPartition
+
+from connectors.kafka.chunk import SourcePartition
+from connectors.kafka.consumer import ConsumerOptions, PollThread
+from connectors.kafka.errors import ConsumerFailed
+from connectors.kafka.options import KafkaOptions
+
+SOURCE = SourcePartition("streams.input.v1", 0)
+
+pytestmark = pytest.mark.timeout(20)
+
+
+class Listener:
+    """Lets go of partitions when ``letting_go`` is set."""
+
+    def __init__(self):
+        self.failures = []
+        self.letting_go = Future()
+
+    def deliver(self, _chunks):
+        pass
+
+    def assigned(self, _sources):
+        pass
+
+    def revoked(self, _sources, *, lost):
+        return self.letting_go
+
+    def failed_for_good(self, error):
+        self.failures.append(error)
+
+
+def poll_thread(listener, decoders=None, **options):
+    """A poll thread whose broker is not there: nothing here needs one."""
+    return PollThread(
+        KafkaOptions("127.0.0.1:1"),
+        ConsumerOptions("group", "member", **options),
+        decoders or {SOURCE.topic: list},
+        listener,
+    )
+
+
+def test_what_is_asked_after_the_end_is_refused_and_not_left_waiting():
+    thread = poll_thread(Listener())
+    thread.start()
+    assert thread.call(lambda: 7).result(timeout=5) == 7
+    thread.stop()
+    thread.join(10)
+    with pytest.raises(ConsumerFailed, match="poll thread has ended"):
+        thread.rewind({SOURCE: 3}, 1).result(timeout=1)
+
+
+def test_what_waits_when_the_thread_fails_is_refused_and_the_listener_is_told():
+    listener = Listener()
+    thread = poll_thread(listener, {"": list})  # not a topic's name: subscribe refuses it
+    waiting = thread.call(lambda: 7)
+    thread.start()
+    thread.join(10)
+    assert len(listener.failures) == 1
+    with pytest.raises(ConsumerFailed):
+        waiting.result(timeout=1)
+
+
+def test_a_partition_is_not_given_up_before_the_listener_has_let_go_of_it():
+    listener = Listener()
+    thread = poll_thread(listener, max_poll_interval_ms=50)
+    thread.assignment = frozenset([SOURCE])
+    parts = [TopicPartition(*SOURCE)]
+    leaving = threading.Thread(target=lambda: thread._let_go(parts, lost=True))
+    leaving.start()
+    assert thread.call(lambda: "served").result(timeout=5) == "served"
+    leaving.join(0.3)
+    assert leaving.is_alive()
+    assert thread.assignment == {SOURCE}
+    listener.letting_go.set_result(None)
+    leaving.join(5)
+    assert not leaving.is_alive()
+    assert thread.assignment == frozenset()

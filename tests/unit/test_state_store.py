@@ -1,0 +1,201 @@
+"""One contract for both backends, and for staged writes with savepoints over them."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from state.errors import StoreLocked, StoreUnreadable
+from state.memory import MemoryBackend
+from state.rocksdb import RocksStore
+from state.store import Position, StagedView
+
+AT = Position("topic-1", 10, 1_000)
+
+
+@pytest.fixture(params=["memory", "rocksdb"])
+def backend(request, tmp_path):
+    if request.param == "memory":
+        yield MemoryBackend()
+        return
+    store = RocksStore(tmp_path / "store")
+    yield store.partition(3)
+    store.close()
+
+
+def test_what_is_written_is_read(backend):
+    backend.write({b"a": b"1", b"b": b"", b"c": None}, AT)
+    assert backend.get(b"a") == b"1"
+    assert backend.get(b"b") == b""
+    assert backend.get(b"c") is None
+    assert backend.multi_get([b"b", b"x", b"a"]) == [b"", None, b"1"]
+
+
+def test_a_delete_takes_the_key_away(backend):
+    backend.write({b"a": b"1", b"b": b"2"}, AT)
+    backend.write({b"a": None}, AT)
+    assert backend.get(b"a") is None
+    assert backend.scan(b"", b"\xff", 10) == [(b"b", b"2")]
+
+
+def test_a_scan_is_ordered_half_open_and_limited(backend):
+    backend.write({bytes([i]): bytes([i]) for i in (5, 1, 9, 3, 255)}, AT)
+    assert [key for key, _ in backend.scan(b"\x01", b"\x09", 10)] == [b"\x01", b"\x03", b"\x05"]
+    assert [key for key, _ in backend.scan(b"", b"\xff", 2)] == [b"\x01", b"\x03"]
+    assert backend.scan(b"\x06", b"\x06", 10) == []
+
+
+def test_the_position_is_written_with_the_data(backend):
+    assert backend.position() is None
+    backend.write({b"a": b"1"}, AT)
+    assert backend.position() == AT
+    backend.clear()
+    assert backend.position() is None
+    assert backend.get(b"a") is None
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda backend: backend.get(b"key-2000"),
+        lambda backend: backend.multi_get([b"key-2000", b"key-2001"]),
+        lambda backend: backend.scan(b"key-0000", b"key-9999", 10_000),
+    ],
+    ids=["get", "multi_get", "scan"],
+)
+def test_a_broken_block_stops_the_worker_and_is_set_aside_when_it_starts_again(tmp_path, read):
+    store = RocksStore(tmp_path / "store")
+    store.partition(3).write({b"key-%04d" % i: os.urandom(200) for i in range(4_000)}, AT)
+    store.close()
+    (table,) = (tmp_path / "store" / "data").glob("*.sst")
+    data = bytearray(table.read_bytes())
+    for at in range(len(data) // 4, len(data) * 3 // 4, 997):
+        data[at] ^= 0xFF
+    table.write_bytes(data)
+
+    store = RocksStore(tmp_path / "store")
+    with pytest.raises(StoreUnreadable, match="Corruption") as caught:
+        read(store.partition(3))
+    assert caught.value.fatal, "an agent's event is not to blame"
+    del caught  # its traceback holds an iterator, which holds the database
+    store.close()
+
+    store = RocksStore(tmp_path / "store")
+    assert store.partition(3).position() is None, "the changelog rebuilds it"
+    assert list((tmp_path / "store").glob("unreadable-*"))
+    store.partition(3).write({b"a": b"1"}, AT)
+    store.close()
+    store = RocksStore(tmp_path / "store")
+    assert store.partition(3).get(b"a") == b"1"
+    store.close()
+
+
+def test_partitions_of_one_store_do_not_meet(tmp_path):
+    store = RocksStore(tmp_path / "store")
+    one, two = store.partition(1), store.partition(2)
+    one.write({b"k": b"one"}, AT)
+    two.write({b"k": b"two"}, AT)
+    assert two.scan(b"", b"\xff\xff", 10) == [(b"k", b"two")]
+    one.clear()
+    assert one.get(b"k") is None
+    assert two.get(b"k") == b"two"
+    store.close()
+
+
+def test_data_and_position_survive_a_reopen(tmp_path):
+    store = RocksStore(tmp_path / "store")
+    store.partition(0).write({b"k": b"v"}, AT)
+    store.close()
+    again = RocksStore(tmp_path / "store")
+    assert again.partition(0).get(b"k") == b"v"
+    assert again.partition(0).position() == AT
+    again.close()
+
+
+def test_a_folder_in_use_is_refused_by_name(tmp_path):
+    store = RocksStore(tmp_path / "store")
+    with pytest.raises(StoreLocked, match="store is in use"):
+        RocksStore(tmp_path / "store")
+    store.close()
+
+
+def test_unreadable_files_are_set_aside_and_the_store_begins_empty(tmp_path):
+    store = RocksStore(tmp_path / "store")
+    store.partition(0).write({b"k": b"v"}, AT)
+    store.close()
+    for manifest in (tmp_path / "store" / "data").glob("MANIFEST-*"):
+        manifest.write_bytes(b"not a manifest")
+    again = RocksStore(tmp_path / "store")
+    assert again.partition(0).get(b"k") is None
+    assert again.partition(0).position() is None
+    assert list((tmp_path / "store").glob("unreadable-*/MANIFEST-*"))
+    again.close()
+
+
+KEYS = st.binary(max_size=2)
+VALUES = st.binary(max_size=3)
+
+
+class StagedWrites(RuleBasedStateMachine):
+    """A staged view against a plain dict, with nested savepoints and commits at any step."""
+
+    def __init__(self):
+        super().__init__()
+        self.backend = MemoryBackend()
+        self.view = StagedView(self.backend)
+        self.model = {}
+        self.saved = []
+
+    @rule(key=KEYS, value=VALUES)
+    def put(self, key, value):
+        self.view.put(key, value)
+        self.model[key] = value
+
+    @rule(key=KEYS)
+    def delete(self, key):
+        self.view.delete(key)
+        self.model.pop(key, None)
+
+    @rule()
+    def savepoint(self):
+        self.view.savepoint()
+        self.saved.append(dict(self.model))
+
+    @precondition(lambda self: self.saved)
+    @rule()
+    def keep(self):
+        self.view.keep()
+        self.saved.pop()
+
+    @precondition(lambda self: self.saved)
+    @rule()
+    def undo(self):
+        self.view.undo()
+        self.model = self.saved.pop()
+
+    @precondition(lambda self: not self.saved)
+    @rule()
+    def commit(self):
+        self.backend.write(self.view.staged, AT)
+        self.view.drop()
+
+    @rule(start=KEYS, end=KEYS, limit=st.integers(0, 5))
+    def scan(self, start, end, limit):
+        inside = sorted((k, v) for k, v in self.model.items() if start <= k < end)
+        assert list(self.view.scan(start, end, limit)) == inside[:limit]
+
+    @rule(keys=st.lists(KEYS, max_size=4))
+    def multi_get(self, keys):
+        assert self.view.multi_get(keys) == [self.model.get(key) for key in keys]
+
+    @invariant()
+    def reads_agree(self):
+        assert list(self.view.scan(b"", b"\xff\xff\xff", 1_000)) == sorted(self.model.items())
+
+
+TestStagedWrites = StagedWrites.TestCase
+TestStagedWrites.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)

@@ -1,0 +1,146 @@
+"""The outcome of a commit is known or waited for, never guessed; an abort never holds the worker up."""
+
+from __future__ import annotations
+
+import threading
+from types import SimpleNamespace
+
+import pytest
+from confluent_kafka import KafkaError, KafkaException
+
+from connectors.kafka import transaction as module
+from connectors.kafka.chunk import SourcePartition
+from connectors.kafka.errors import KafkaUnavailable, OutcomeUnknown, TransactionAborted, TransactionFenced
+from connectors.kafka.options import KafkaOptions
+from connectors.kafka.transaction import KafkaTransaction
+from schemas.topics import OUTPUT
+from state.checkpoint import Append
+
+SOURCE = SourcePartition("streams.input.v1", 0)
+UNIT = 7
+
+pytestmark = pytest.mark.timeout(20)
+
+
+def away(code=KafkaError._TIMED_OUT):
+    return KafkaException(
+        KafkaError(code, "no broker", fatal=False, retriable=True, txn_requires_abort=False)
+    )
+
+
+def refused(code=KafkaError._STATE):
+    return KafkaException(KafkaError(code, "refused", fatal=False, retriable=False, txn_requires_abort=False))
+
+
+class Producers:
+    """Stands where librdkafka's producer stands; ``answers`` maps a call to what it raises, in turn."""
+
+    def __init__(self, **answers):
+        self.answers, self.calls = answers, []
+
+    def __call__(self, _config):
+        self.calls.append("made")
+        return self
+
+    def __getattr__(self, name):
+        def call(*_args, **_how):
+            self.calls.append(name)
+            waiting = self.answers.get(name)
+            if waiting and (error := waiting.pop(0)) is not None:
+                raise error
+            return 0
+
+        return call
+
+
+@pytest.fixture
+def leaving():
+    return threading.Event()
+
+
+@pytest.fixture
+def begun(monkeypatch, leaving):
+    """Make a transaction whose offsets are sent and whose commit is next."""
+
+    def make(committed_unit=lambda _source: UNIT, **answers):
+        producers = Producers(**answers)
+        monkeypatch.setattr(module, "Producer", producers)
+        monkeypatch.setattr(module, "_LEAVING_S", 0.01)
+        transaction = KafkaTransaction(
+            KafkaOptions("kafka:9092"),
+            transactional_id="id",
+            group_metadata=lambda: None,
+            committed_unit=committed_unit,
+            timeout_ms=50,
+            leaving=leaving,
+        )
+        transaction.open()
+        transaction.begin()
+        transaction.send_offsets({SOURCE: 3}, UNIT)
+        return SimpleNamespace(transaction=transaction, producers=producers)
+
+    return make
+
+
+def test_an_unanswered_commit_that_took_place_is_a_commit(begun):
+    bench = begun(commit_transaction=[away()] * 3)
+    bench.transaction.commit()
+    assert bench.producers.calls.count("made") == 2
+
+
+def test_an_unanswered_commit_that_did_not_take_place_is_aborted(begun):
+    bench = begun(committed_unit=lambda _source: UNIT - 1, commit_transaction=[away()] * 3)
+    with pytest.raises(TransactionAborted):
+        bench.transaction.commit()
+
+
+def test_while_kafka_is_away_an_unanswered_commit_is_neither_done_nor_aborted(begun):
+    told = [KafkaUnavailable("kafka:9092", "away"), UNIT]
+
+    def committed_unit(_source):
+        answer = told.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    refusals = [None, *[refused()] * 3]  # the first producer's opening succeeds
+    bench = begun(committed_unit, commit_transaction=[away()] * 3, init_transactions=refusals)
+    bench.transaction.commit()
+    assert bench.producers.calls.count("init_transactions") == 1 + 3 + 2
+    assert told == []
+
+
+def test_a_worker_that_leaves_meanwhile_says_that_it_does_not_know(begun, leaving):
+    def committed_unit(_source):
+        leaving.set()
+        raise KafkaUnavailable("kafka:9092", "away")
+
+    bench = begun(committed_unit, commit_transaction=[away()] * 3)
+    with pytest.raises(OutcomeUnknown) as caught:
+        bench.transaction.commit()
+    assert caught.value.fatal
+    bench.transaction.abort()  # nothing is left that could be
+
+
+def test_an_abort_without_an_answer_is_left_to_the_next_producer(begun):
+    bench = begun(abort_transaction=[away()])
+    bench.transaction.abort()
+    assert bench.producers.calls.count("made") == 1
+    bench.transaction.settle()
+    bench.transaction.settle()
+    bench.transaction.begin()
+    assert bench.producers.calls[-3:] == ["made", "init_transactions", "begin_transaction"]
+
+
+def test_a_producer_that_is_fenced_twice_has_been_replaced(begun):
+    bench = begun(abort_transaction=[refused(KafkaError._FENCED)] * 2)
+    bench.transaction.abort()
+    bench.transaction.begin()
+    with pytest.raises(TransactionFenced):
+        bench.transaction.abort()
+
+
+def test_a_full_queue_is_waited_for_and_not_taken_for_a_failure(begun):
+    bench = begun(produce=[BufferError(), BufferError()])
+    bench.transaction.append([Append(OUTPUT, b"key", b"value", 0)])
+    assert bench.producers.calls.count("produce") == 3

@@ -1,0 +1,88 @@
+"""What is due is found by time, and what was put off is not lost."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from state.memory import MemoryBackend
+from state.store import Position, StagedView
+from state.ttl import ExpiryIndex
+
+
+def fresh() -> tuple[StagedView, ExpiryIndex]:
+    return StagedView(MemoryBackend()), ExpiryIndex(b"x")
+
+
+def test_what_is_due_comes_earliest_first_and_no_more_than_asked_for():
+    view, index = fresh()
+    for due_us, key in ((30, b"c"), (10, b"a"), (20, b"b"), (40, b"d")):
+        index.put(view, due_us, key)
+    assert index.due(view, 30, 2) == [(10, b"a"), (20, b"b")]
+    assert index.due(view, 30, 9) == [(10, b"a"), (20, b"b"), (30, b"c")]
+    assert index.due(view, 9, 9) == []
+    assert index.earliest_us(view) == 10
+
+
+def test_an_entry_taken_out_is_not_due():
+    view, index = fresh()
+    index.put(view, 10, b"a")
+    index.remove(view, 10, b"a")
+    assert index.due(view, 99, 9) == []
+    assert index.earliest_us(view) is None
+
+
+def test_neighbours_in_the_store_are_not_its_entries():
+    view, index = fresh()
+    view.put(b"w\xff", b"")
+    view.put(b"y", b"")
+    assert index.due(view, 1 << 60, 9) == []
+
+
+def test_before_time_began_nothing_is_due():
+    view, index = fresh()
+    index.put(view, 0, b"a")
+    assert index.due(view, -1, 9) == []
+    assert index.due(view, 0, 9) == [(0, b"a")]
+
+
+steps = st.lists(
+    st.one_of(
+        st.tuples(
+            st.just("touch"), st.sampled_from([b"a", b"ab", b"b", b"\x00", b"\xff"]), st.integers(1, 20)
+        ),
+        st.tuples(st.just("sweep"), st.integers(1, 3), st.integers(0, 10)),
+        st.tuples(st.just("flush"), st.none(), st.none()),
+    ),
+    max_size=40,
+)
+
+
+@given(steps)
+def test_a_key_refreshed_in_the_same_flush_outlives_the_sweep(moves):
+    """The owner's discipline, as ingest has it: its own due time is the truth, the entry may be stale."""
+    backend = MemoryBackend()
+    view, index, now_us = StagedView(backend), ExpiryIndex(b"x"), 0
+    due: dict[bytes, int] = {}
+    for move, first, second in moves:
+        if move == "touch":
+            due[first] = now_us + second
+            stored = view.get(b"k" + first)
+            if stored is None:
+                index.put(view, due[first], first)
+            view.put(b"k" + first, b"%d" % due[first])
+        elif move == "flush":
+            backend.write(view.staged, Position("", 0, 0))
+            view = StagedView(backend)
+        else:
+            now_us += second
+            for entry_us, key in index.due(view, now_us, first):
+                index.remove(view, entry_us, key)
+                truth_us = int(view.get(b"k" + key) or b"0")
+                if truth_us > now_us:
+                    index.put(view, truth_us, key)
+                else:
+                    view.delete(b"k" + key)
+        alive = {key[1:]: int(value) for key, value in view.scan(b"k", b"l", 99)}
+        assert {key for key, until_us in due.items() if until_us > now_us} <= alive.keys()
+        assert len(index.due(view, 1 << 60, 99)) == len(alive)

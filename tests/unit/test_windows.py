@@ -1,0 +1,130 @@
+"""Tumbling windows against a plain dict."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from state.memory import MemoryBackend
+from state.store import Position, StagedView
+from state.windows import TumblingWindows, WindowOptions
+
+MS = 1_000
+
+
+def fresh(window_ms: int = 10, grace_ms: int = 5, ttl_ms: int = 20) -> tuple[StagedView, TumblingWindows]:
+    return StagedView(MemoryBackend()), TumblingWindows(b"w", WindowOptions(window_ms, grace_ms, ttl_ms))
+
+
+def one_more(value: bytes | None) -> bytes:
+    return b"%d" % (int(value or b"0") + 1)
+
+
+def test_an_event_belongs_to_the_window_that_holds_its_time():
+    view, windows = fresh()
+    assert windows.add(view, 19_999, b"k", -1, one_more) == 10 * MS
+    assert windows.add(view, 20_000, b"k", -1, one_more) == 20 * MS
+    assert windows.add(view, 10_000, b"k", -1, one_more) == 10 * MS
+    assert windows.get(view, 10 * MS, b"k") == b"2"
+
+
+def test_a_window_takes_events_until_its_grace_is_over_and_not_at_its_end():
+    view, windows = fresh()
+    assert windows.add(view, 0, b"k", 14_999, one_more) == 0
+    assert windows.add(view, 0, b"k", 15_000, one_more) is None
+
+
+def test_a_window_closes_once_also_over_a_restart():
+    view, windows = fresh()
+    windows.add(view, 0, b"k", -1, one_more)
+    assert windows.closed(view, 14_999, 9) == []
+    assert [window.key for window in windows.closed(view, 15_000, 9)] == [b"k"]
+    assert windows.closed(view, 15_000, 9) == []
+    again = TumblingWindows(b"w", WindowOptions(10, 5, 20))
+    assert again.closed(view, 99_000, 9) == []
+
+
+def test_the_next_close_is_told_for_the_ticker():
+    view, windows = fresh()
+    assert windows.next_close_us(view) is None
+    windows.add(view, 25_000, b"k", -1, one_more)
+    assert windows.next_close_us(view) == 35_000
+    windows.closed(view, 35_000, 9)
+    assert windows.next_close_us(view) is None
+
+
+def test_a_closed_window_is_kept_for_its_ttl_and_then_deleted():
+    view, windows = fresh()
+    windows.add(view, 0, b"k", -1, one_more)
+    assert not windows.is_forgotten(0, 34_999)
+    assert windows.expire(view, 34_999, 9) == 0
+    assert windows.get(view, 0, b"k") == b"1"
+    assert windows.is_forgotten(0, 35_000)
+    assert windows.expire(view, 35_000, 9) == 1
+    assert windows.get(view, 0, b"k") is None
+
+
+def test_windows_of_one_start_are_found_by_the_beginning_of_their_key():
+    view, windows = fresh()
+    for key in (b"a1", b"a2", b"b1"):
+        windows.put(view, 0, key, b"")
+    windows.put(view, 10 * MS, b"a3", b"")
+    assert [window.key for window in windows.of(view, 0, b"a", 9)] == [b"a1", b"a2"]
+
+
+@pytest.mark.parametrize("wrong", [{"window_ms": 0}, {"grace_ms": -1}, {"ttl_ms": -1}])
+def test_options_that_make_no_sense_are_refused(wrong):
+    with pytest.raises(ValueError, match="window_ms"):
+        WindowOptions(**wrong)
+
+
+moves = st.lists(
+    st.one_of(
+        st.tuples(st.just("add"), st.sampled_from([b"", b"k", b"k\x00", b"\xff"]), st.integers(0, 120_000)),
+        st.tuples(st.just("time"), st.integers(1, 3), st.integers(0, 30_000)),
+        st.tuples(st.just("flush"), st.none(), st.none()),
+    ),
+    max_size=60,
+)
+
+
+@settings(deadline=None)
+@given(moves, st.sampled_from([0, 5]), st.sampled_from([0, 20]))
+def test_any_use_equals_a_plain_dict(moves, grace_ms, ttl_ms):
+    options = WindowOptions(10, grace_ms, ttl_ms)
+    backend = MemoryBackend()
+    view, windows, now_us = StagedView(backend), TumblingWindows(b"w", options), -1
+    model: Counter[tuple[int, bytes]] = Counter()
+    closed: dict[tuple[int, bytes], int] = {}
+    view.put(b"v", b"before")
+    view.put(b"x", b"after")
+    for move, first, second in moves:
+        if move == "add":
+            start_us = second // 10_000 * 10_000
+            late = start_us + 10_000 + grace_ms * MS <= now_us
+            assert windows.add(view, second, first, now_us, one_more) == (None if late else start_us)
+            model[start_us, first] += not late
+            model = +model
+        elif move == "flush":
+            backend.write(view.staged, Position("", 0, 0))
+            view, windows = StagedView(backend), TumblingWindows(b"w", options)
+        else:
+            now_us += second
+            while page := windows.closed(view, now_us, first):
+                assert len(page) <= first
+                for window in page:
+                    assert (window.start_us, window.key) not in closed
+                    closed[window.start_us, window.key] = int(window.value)
+            while windows.expire(view, now_us, first):
+                pass
+        assert closed == {
+            at: count for at, count in model.items()
+            if at[0] + 10_000 + grace_ms * MS <= now_us
+        }  # fmt: skip
+        for (start_us, key), count in model.items():
+            over = start_us + 10_000 + (grace_ms + ttl_ms) * MS <= now_us
+            assert windows.get(view, start_us, key) == (None if over else b"%d" % count)
+    assert (view.get(b"v"), view.get(b"x")) == (b"before", b"after")
