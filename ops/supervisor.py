@@ -13,8 +13,8 @@ from ops.signals import on_stop_signals
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# A unit of work is at most seconds old (settings: transaction_timeout_ms); then offsets are committed
-# and the group is left. A process that needs longer hangs.
+# A role ends its last unit of work or leaves it to the next owner within 13 s, and is gone 10 s later at the
+# latest (pipelines/role.py). A process that needs longer hangs; killed, it loses nothing either.
 STOP_WITHIN_S = 25.0
 _OF_SIGTERM = 128 + signal.SIGTERM
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from connectors.kafka.admin import ensure_topics
 from connectors.kafka.consumer import ConsumerOptions
-from connectors.kafka.coordinator import CoordinatorOptions
+from connectors.kafka.ports import CoordinatorOptions
 from connectors.registry import Registry
 from pipelines import archive, ingest, usage
 from pipelines.engine import Engine, EngineOptions

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from connectors.kafka.consumer import ConsumerOptions, PollThread
-    from connectors.kafka.coordinator import CoordinatorOptions
     from connectors.kafka.options import KafkaOptions
+    from connectors.kafka.ports import CoordinatorOptions
     from pipelines.metrics import WorkerMetrics
     from pipelines.partitions import Source
     from pipelines.tools import Tools

@@ -15,6 +15,7 @@ from connectors.kafka.consumer import PollThread
 from connectors.kafka.coordinator import Coordinator
 from connectors.kafka.errors import NotSupported
 from connectors.kafka.stream import Stream
+from connectors.threads import DaemonExecutor
 from pipelines.partitions import Source
 
 if TYPE_CHECKING:
@@ -32,7 +33,10 @@ log = structlog.get_logger(__name__)
 _TICK_S = 0.5
 _READY_POLL_S = 0.05
 _WAKE_AGAIN_S = 0.005
-_LEAVE_S = 8.0  # the last commit's; with what closing takes it is less than ops/supervisor.py STOP_WITHIN_S
+# How a stop's time is spent; with Faust's own 3 s it is less than ops/supervisor.py STOP_WITHIN_S. Waits for
+# Kafka are given up from the first on, the last unit is left as it is at the second; then the poll thread
+# has 3 s to end (connectors/kafka/coordinator.py), and the clients the third.
+_LEAVE_S, _ABANDON_S, _CLOSE_S = 8.0, 13.0, 4.0
 
 
 class BootStrategy(FaustBootStrategy):
@@ -195,10 +199,16 @@ class RoleApp(faust.App):
 
     async def _stop_consumer(self) -> None:
         """Close intake, commit, leave; called by Faust first thing when the app stops."""
+        loop = asyncio.get_running_loop()
         if self.coordinator_or_none is not None and self.engine.poller is not None:
-            asyncio.get_running_loop().call_later(_LEAVE_S, self.engine.leaving.set)
-            await self.coordinator_or_none.stop()
-        await asyncio.to_thread(self.engine.close)
+            loop.call_later(_LEAVE_S, self.engine.leaving.set)
+            await self.coordinator_or_none.stop(within_s=_ABANDON_S)
+        closing = loop.run_in_executor(DaemonExecutor(1, "close"), self.engine.close)
+        _, late = await asyncio.wait([closing], timeout=_CLOSE_S)
+        if late:
+            log.warning("clients and stores were not closed in time", role=self.role)
+        else:
+            closing.result()
 
     async def _on_agent_error(self, agent: Any, exc: BaseException) -> None:
         """Tell the coordinator which agent failed before Faust restarts it."""

@@ -16,3 +16,8 @@ class Record:
     """Broker append time, microseconds since the epoch (its resolution is a millisecond)."""
     key: bytes | None
     value: bytes | None
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of key and value."""
+        return len(self.key or b"") + len(self.value or b"")

@@ -98,7 +98,8 @@ class PartitionScope:
         self.view = StagedView(backend, limit_bytes)
         self.appends: list[Append] = []
         self.counts: Counter[str] = Counter()
-        self._marks: list[tuple[int, Counter[str]]] = []
+        self.append_bytes = 0
+        self._marks: list[tuple[int, int, Counter[str]]] = []
 
     @property
     def partition(self) -> int:
@@ -123,13 +124,18 @@ class PartitionScope:
         size_bytes = len(key) + len(value or b"") + RECORD_OVERHEAD_BYTES
         if size_bytes > topic.max_message_bytes:
             raise EffectTooLarge(f"record for {topic.name}", size_bytes, topic.max_message_bytes)
-        self.appends.append(Append(topic, key, value, partition, on_offset))
+        self._append(Append(topic, key, value, partition, on_offset), size_bytes)
 
     def dead_letter(self, record: Record, cause: str, detail: str, attempts: int = 1) -> None:
         """See ``Scope``."""
-        self.appends.append(
-            self._letters.letter(record, agent=self._agent, cause=cause, detail=detail, attempts=attempts)
+        letter = self._letters.letter(
+            record, agent=self._agent, cause=cause, detail=detail, attempts=attempts
         )
+        self._append(letter, len(letter.value or b"") + RECORD_OVERHEAD_BYTES)
+
+    def _append(self, append: Append, size_bytes: int) -> None:
+        self.appends.append(append)
+        self.append_bytes += size_bytes
 
     def count(self, outcome: str, n: int = 1) -> None:
         """See ``Scope``."""
@@ -138,7 +144,7 @@ class PartitionScope:
     def savepoint(self) -> None:
         """Begin a step that can be undone alone."""
         self.view.savepoint()
-        self._marks.append((len(self.appends), self.counts.copy()))
+        self._marks.append((len(self.appends), self.append_bytes, self.counts.copy()))
 
     def keep(self) -> None:
         """Keep the step's effects."""
@@ -148,18 +154,20 @@ class PartitionScope:
     def undo(self) -> None:
         """Take the step's effects back."""
         self.view.undo()
-        length, self.counts = self._marks.pop()
+        length, self.append_bytes, self.counts = self._marks.pop()
         del self.appends[length:]
 
     def take_appends(self) -> list[Append]:
         """Return what is to be appended and begin anew (what an ``on_offset`` adds comes next)."""
         taken, self.appends = self.appends, []
+        self.append_bytes = 0
         return taken
 
     def drop(self) -> None:
         """Forget all effects."""
         self.view.drop()
         self.appends.clear()
+        self.append_bytes = 0
         self.counts.clear()
         self._marks.clear()
 
@@ -186,10 +194,12 @@ class UnitOfWork:
         transaction: Transaction,
         topic_id_of: Callable[[TopicSpec], str],
         transaction_records_max: int = 200_000,
+        transaction_bytes_max: int = 64 * 1_048_576,
     ) -> None:
         self._transaction = transaction
         self._topic_id_of = topic_id_of
         self._records_max = transaction_records_max
+        self._bytes_max = transaction_bytes_max
         self._scopes: dict[tuple[str, int], PartitionScope] = {}
         self._positions: dict[SourcePartition, int] = {}
         self._records = 0
@@ -226,7 +236,11 @@ class UnitOfWork:
     @property
     def full(self) -> bool:
         """The unit holds as many effects as one transaction should."""
-        return sum(len(scope.appends) for scope in self._scopes.values()) >= self._records_max
+        scopes = self._scopes.values()
+        return (
+            sum(len(scope.appends) for scope in scopes) >= self._records_max
+            or sum(scope.append_bytes for scope in scopes) >= self._bytes_max
+        )
 
     @property
     def empty(self) -> bool:

@@ -28,11 +28,14 @@ class Chunk:
     items: Sequence[tuple[Record, Any]]
     next_offset: int
     """Where the partition stands after this chunk: behind the last record of the fetch it came from."""
+    size_bytes: int = 0
+    """Bytes of its keys and values: what the hand-over is bounded by, beside the number of records."""
     attempts: int = 0
     """How often handling it has failed."""
 
     def split(self, at: int) -> tuple[Chunk, Chunk]:
         """Cut into the first ``at`` records and the rest."""
         head, tail = self.items[:at], self.items[at:]
-        first = Chunk(self.source, self.epoch, head, tail[0][0].offset)
-        return first, Chunk(self.source, self.epoch, tail, self.next_offset)
+        head_bytes = min(sum(record.size_bytes for record, _ in head), self.size_bytes)
+        first = Chunk(self.source, self.epoch, head, tail[0][0].offset, head_bytes)
+        return first, Chunk(self.source, self.epoch, tail, self.next_offset, self.size_bytes - head_bytes)

@@ -44,21 +44,23 @@ class ConsumerOptions:
     session_timeout_ms: int = 6_000
     max_poll_interval_ms: int = 60_000
     chunk_records_max: int = 2_000
+    chunk_bytes_max: int = 8 * 1_048_576
     handover_records_max: int = 20_000
-    """Records handed over and not yet handled; above it partitions are paused and polling goes on."""
+    handover_bytes_max: int = 64 * 1_048_576
+    """Handed over and not yet handled; above either bound partitions are paused and polling goes on."""
 
 
 class Listener(Protocol):
-    """The loop side. All but ``deliver`` return a future that the poll thread waits for."""
+    """The loop side; none of it may block the poll thread that calls it."""
 
     def deliver(self, chunks: Sequence[Chunk]) -> None:
-        """Take chunks; called on the poll thread, must not block."""
+        """Take chunks; ``PollThread.handled`` is told when each is done with."""
 
     def assigned(self, sources: Sequence[SourcePartition]) -> None:
         """Partitions were assigned; they stay paused until ``start_partition``."""
 
     def revoked(self, sources: Sequence[SourcePartition], *, lost: bool) -> Future[None]:
-        """Partitions go away: commit what is done (unless ``lost``) and let go of them."""
+        """Partitions go away: commit what is done (unless ``lost``) and let go of them; then it is done."""
 
     def failed_for_good(self, error: BaseException) -> None:
         """The consumer cannot go on."""
@@ -101,7 +103,7 @@ class PollThread(threading.Thread):
         self._expected: dict[SourcePartition, int] = {}  # started partitions: the next offset to deliver
         self._undecoded: list[tuple[SourcePartition, int, list[Record]]] = []
         self._epoch = 0
-        self._outstanding = 0
+        self._outstanding = self._outstanding_bytes = 0
         self._outstanding_lock = threading.Lock()
         self._held = False
         self._retry_at = 0.0
@@ -127,13 +129,18 @@ class PollThread(threading.Thread):
         """Go back to ``positions``; what was delivered under an older epoch is void."""
         return self.call(lambda: self._rewind(positions, epoch))
 
-    def handled(self, records: int) -> None:
-        """Say that so many delivered records are done with (or void)."""
+    def handled(self, records: int, size_bytes: int) -> None:
+        """Say that so many delivered records, of so many bytes, are done with (or void)."""
         with self._outstanding_lock:
             self._outstanding -= records
+            self._outstanding_bytes -= size_bytes
 
     def stop(self) -> None:
-        """Have the thread leave the group's work and end; ``join`` waits for it."""
+        """Have the thread end; ``join`` waits for it.
+
+        A static member does not leave the group: its partitions are its own until the session times out,
+        for a worker that is started again.
+        """
         self._stopping.set()
 
     # -- the thread -----------------------------------------------------------------------------------
@@ -196,7 +203,8 @@ class PollThread(threading.Thread):
         if epoch != self._epoch:
             messages = [m for m in messages if self._source(m) in self._expected]
         for source, records in self._by_partition(messages).items():
-            self._undecoded.append((source, epoch, records))
+            pieces = _pieces(records, self._options.chunk_bytes_max)
+            self._undecoded.extend((source, epoch, piece) for piece in pieces)
         self._decode_waiting()
 
     def _by_partition(self, messages: Iterable[Message]) -> dict[SourcePartition, list[Record]]:
@@ -233,6 +241,8 @@ class PollThread(threading.Thread):
             KafkaError._FATAL,  # noqa: SLF001
             KafkaError._AUTO_OFFSET_RESET,  # noqa: SLF001
             KafkaError.OFFSET_OUT_OF_RANGE,
+            KafkaError.INVALID_SESSION_TIMEOUT,
+            KafkaError.INCONSISTENT_GROUP_PROTOCOL,
             KafkaError.TOPIC_AUTHORIZATION_FAILED,
             KafkaError.GROUP_AUTHORIZATION_FAILED,
         ):
@@ -250,7 +260,8 @@ class PollThread(threading.Thread):
                 if epoch == self._epoch and source in self._expected:
                     decoded = self._decoders[source.topic](records)
                     items = list(zip(records, decoded, strict=True))
-                    chunks.append(Chunk(source, epoch, items, records[-1].offset + 1))
+                    size_bytes = sum(record.size_bytes for record in records)
+                    chunks.append(Chunk(source, epoch, items, records[-1].offset + 1, size_bytes))
                 del self._undecoded[0]
         except RegistryUnavailable as error:
             self._retry_at = time.monotonic() + _REGISTRY_PAUSE_S
@@ -258,16 +269,20 @@ class PollThread(threading.Thread):
         if chunks:
             with self._outstanding_lock:
                 self._outstanding += sum(len(chunk.items) for chunk in chunks)
+                self._outstanding_bytes += sum(chunk.size_bytes for chunk in chunks)
             self._listener.deliver(chunks)
 
     def _regulate(self) -> None:
         """Pause when too much is handed over; go on below half, so that it does not flutter."""
-        bound = self._options.handover_records_max
-        waiting = self._outstanding
-        if not self._held and (waiting >= bound or self._undecoded):
+        options = self._options
+        filled = max(
+            self._outstanding / options.handover_records_max,
+            self._outstanding_bytes / options.handover_bytes_max,
+        )
+        if not self._held and (filled >= 1 or self._undecoded):
             self._consumer.pause(self._parts(self._expected))
             self._held = True
-        elif self._held and waiting <= bound // 2 and not self._undecoded:
+        elif self._held and filled <= 0.5 and not self._undecoded:
             self._consumer.resume(self._parts(self._expected))
             self._held = False
 
@@ -336,7 +351,8 @@ class PollThread(threading.Thread):
         sources = [SourcePartition(part.topic, part.partition) for part in parts]
         done = self._listener.revoked(sources, lost=lost)
         # As long as the listener needs: taken up again before it has let go, a partition would be let go of
-        # then, and never be read. What it waits for is bounded, but for Kafka itself being away.
+        # then, and never be read. What it waits for is bounded, but for the outcome of a commit that nobody
+        # knows while Kafka is away.
         while not done.done():
             self._serve_commands(0.01)  # the last commit needs this thread
         done.result()
@@ -372,3 +388,16 @@ class PollThread(threading.Thread):
     @staticmethod
     def _source(message: Message) -> SourcePartition:
         return SourcePartition(message.topic() or "", message.partition() or 0)
+
+
+def _pieces(records: list[Record], bytes_max: int) -> list[list[Record]]:
+    """Cut into consecutive pieces of at most ``bytes_max`` bytes, or of one record that is larger."""
+    pieces: list[list[Record]] = []
+    left = 0
+    for record in records:
+        if record.size_bytes > left or not pieces:
+            pieces.append([])
+            left = bytes_max
+        pieces[-1].append(record)
+        left -= record.size_bytes
+    return pieces

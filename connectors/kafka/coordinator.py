@@ -11,77 +11,29 @@ import asyncio
 import threading
 import time
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from connectors.kafka.errors import TransactionAborted
 from connectors.kafka.lease import Lease, Scope
+from connectors.threads import DaemonExecutor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from connectors.kafka.chunk import Chunk, SourcePartition
     from connectors.kafka.consumer import PollThread
+    from connectors.kafka.ports import CoordinatorOptions, Partitions, Unit
 
 log = structlog.get_logger(__name__)
 
 _BACKOFF_S_FIRST, _BACKOFF_S_MAX = 0.1, 10.0
 _OPEN_AGAIN_S = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class CoordinatorOptions:
-    """When a unit of work ends, and what is tried with an event that fails."""
-
-    commit_interval_ms: int = 100
-    stall_ms_max: int = 5_000
-    attempts_max: int = 3
-
-
-class Unit(Protocol):
-    """What is needed of the unit of work; see ``state.checkpoint.UnitOfWork``."""
-
-    def scope(self, agent: str, partition: int) -> Scope:
-        """Return the scope of an assigned partition."""
-
-    def advance(self, source: Any, offset: int, records: int) -> None:
-        """Say that ``source`` is handled up to ``offset``."""
-
-    def commit(self) -> Any:
-        """Commit and return what was done; blocks."""
-
-    def settle(self) -> None:
-        """End what an aborted unit may have left open; blocks."""
-
-    def drop(self) -> None:
-        """Forget what is staged."""
-
-    @property
-    def positions(self) -> Mapping[Any, int]:
-        """The next source offsets."""
-
-    @property
-    def empty(self) -> bool:
-        """Nothing was handled."""
-
-    @property
-    def full(self) -> bool:
-        """It holds as much as one transaction should."""
-
-
-class Partitions(Protocol):
-    """Opens and closes what stands behind a partition: state, scope, start position."""
-
-    def open(self, source: SourcePartition, cancelled: threading.Event) -> int:
-        """Restore the state of ``source`` and return the offset to begin at; blocks."""
-
-    def ready(self, source: SourcePartition) -> None:
-        """Make the scope; on the loop, right before the first delivery."""
-
-    def close(self, source: SourcePartition) -> None:
-        """Let go of the scope and the state; on the loop."""
+_LEAVE_S = 3.0  # for the poll thread to end, once the last unit has
+_REFUSALS_MAX = 5  # in a row: what a unit is refused for that was not an abort is there the next time, too
 
 
 class Coordinator:
@@ -104,8 +56,8 @@ class Coordinator:
         self._on_committed = on_committed
         self._on_fatal = on_fatal
         self._loop = asyncio.get_running_loop()
-        self._unit_thread = ThreadPoolExecutor(1, "unit-of-work")
-        self._restore_threads = ThreadPoolExecutor(2, "restore")
+        self._unit_thread = DaemonExecutor(1, "unit-of-work")
+        self._restore_threads = DaemonExecutor(2, "restore")
         self._takers: dict[str, asyncio.Future[Lease]] = {}
         self._leases: dict[str, Lease] = {}
         self._pending: dict[SourcePartition, deque[Chunk]] = {}
@@ -119,6 +71,8 @@ class Coordinator:
         self._epoch = 0
         self._aborts = 0
         self._stopped = False
+        self._stopping = asyncio.Event()
+        self._abandoned = False  # the last unit was left as it is, to whoever reads its partitions next
         self._was_ready = False  # a role that never read tells what is away and ends; one that did waits
         self._idle = asyncio.Event()
         self.poller: PollThread
@@ -148,7 +102,7 @@ class Coordinator:
             return
         lease.keep_all()
         chunk = lease.chunk
-        self._advance(chunk.source, chunk.next_offset, len(chunk.items))
+        self._advance(chunk.source, chunk.next_offset, len(chunk.items), chunk.size_bytes)
         self._after_step()
 
     def failed(self, topic: str, error: BaseException) -> None:
@@ -157,7 +111,11 @@ class Coordinator:
         if lease is None:
             return
         if rest is not None:
-            self._isolate(lease.scope, rest, error)
+            try:
+                self._isolate(lease.scope, rest, error)
+            except Exception as worse:
+                log.exception("event could not be isolated", source=rest.source)
+                self._stop_for(worse)
         self._after_step()
 
     # -- the listener: called on the poll thread ------------------------------------------------------
@@ -190,19 +148,33 @@ class Coordinator:
 
     # -- start and stop -------------------------------------------------------------------------------
 
-    async def stop(self) -> None:
-        """Close intake, let the agents finish, commit, leave the group. What does not finish is not done."""
+    async def stop(self, within_s: float = 30.0) -> None:
+        """Close intake, let the agents finish, commit. What does not finish in time is not done.
+
+        A unit that does not end is left as a kill would leave it: the broker ends its transaction, and who
+        reads its partitions next does it again.
+        """
         if self._stopped:
             return
         self._stopped = True
+        self._stopping.set()
         self._closed += 1
-        await self._end_unit()
+        for _task, cancelled in self._opening.values():
+            cancelled.set()
+        try:
+            async with asyncio.timeout(within_s):
+                await self._end_unit()
+        except TimeoutError:
+            log.warning("the last unit of work did not end in time, its records are handled by the next")
+            self._abandoned = True
+            if self._commit_task is not None:
+                self._commit_task.cancel()
         self.poller.stop()
-        await asyncio.to_thread(self.poller.join, 15)
+        await self._loop.run_in_executor(DaemonExecutor(1, "join"), self.poller.join, _LEAVE_S)
         for source in list(self._committed):
             self._release(source)
-        self._unit_thread.shutdown(wait=True)
-        self._restore_threads.shutdown(wait=False, cancel_futures=True)
+        self._unit_thread.shutdown()
+        self._restore_threads.shutdown()
 
     @property
     def assignment(self) -> frozenset[SourcePartition]:
@@ -215,7 +187,7 @@ class Coordinator:
         for chunk in chunks:
             queue = self._pending.get(chunk.source)
             if queue is None or chunk.epoch != self._epoch:
-                self.poller.handled(len(chunk.items))
+                self._void_chunk(chunk)
             else:
                 queue.append(chunk)
         self._pump()
@@ -258,9 +230,9 @@ class Coordinator:
         lease = self._leases[topic] = Lease(chunk, scope)
         taker.set_result(lease)
 
-    def _advance(self, source: SourcePartition, offset: int, records: int) -> None:
+    def _advance(self, source: SourcePartition, offset: int, records: int, size_bytes: int) -> None:
         self._unit.advance(source, offset, records)
-        self.poller.handled(records)
+        self.poller.handled(records, size_bytes)
 
     def _after_step(self) -> None:
         if not self._leases:
@@ -276,10 +248,12 @@ class Coordinator:
         if lease is None or lease.void:
             return None, None
         handled, rest = lease.give_up()
+        chunk = lease.chunk
         if rest is None:
-            self._advance(lease.chunk.source, lease.chunk.next_offset, handled)
+            self._advance(chunk.source, chunk.next_offset, handled, chunk.size_bytes)
         elif handled:
-            self._advance(lease.chunk.source, rest.items[0][0].offset, handled)
+            size_bytes = chunk.size_bytes - rest.size_bytes
+            self._advance(chunk.source, rest.items[0][0].offset, handled, size_bytes)
         return lease, rest
 
     def _give_back(self, topic: str) -> None:
@@ -315,7 +289,7 @@ class Coordinator:
             cause = type(error).__name__
             scope.dead_letter(record, cause, str(error)[:2_000], attempts=chunk.attempts + 1)
             scope.count("dead_letter")
-            self._advance(source, chunk.next_offset, 1)
+            self._advance(source, chunk.next_offset, 1, chunk.size_bytes)
             log.error("event became a dead letter", source=source, offset=record.offset, cause=cause)
 
     def _hold(self, source: SourcePartition, attempts: int) -> None:
@@ -347,6 +321,9 @@ class Coordinator:
             if getattr(error, "fatal", False):
                 raise
             self._aborts += 1
+            may_pass = isinstance(error, TransactionAborted) or getattr(error, "transient", False)
+            if not may_pass and self._aborts >= _REFUSALS_MAX:
+                raise
             log.warning(
                 "unit of work aborted, its records are handled again", cause=repr(error), aborts=self._aborts
             )
@@ -361,9 +338,13 @@ class Coordinator:
         """Go back to what is committed; chunks of the older epoch are void wherever they are."""
         self._epoch += 1
         for queue in self._pending.values():
-            self.poller.handled(sum(len(chunk.items) for chunk in queue))
+            for chunk in queue:
+                self._void_chunk(chunk)
             queue.clear()
-        await asyncio.sleep(min(_BACKOFF_S_FIRST * 2 ** min(self._aborts - 1, 6), _BACKOFF_S_MAX))
+        pause_s = min(_BACKOFF_S_FIRST * 2 ** min(self._aborts - 1, 6), _BACKOFF_S_MAX)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), pause_s)
+            return  # who reads them next begins at what is committed
         await asyncio.wrap_future(self.poller.rewind(dict(self._committed), self._epoch))
 
     async def _end_unit(self, *, lost: bool = False) -> None:
@@ -373,6 +354,8 @@ class Coordinator:
         """
         async with self._ending:
             await self._committed_or_not()
+            if self._abandoned:
+                return
             if lost:
                 self._void()
             await self._quiesce()
@@ -404,7 +387,7 @@ class Coordinator:
     def _void(self) -> None:
         for lease in self._leases.values():
             lease.void = True
-            self.poller.handled(len(lease.chunk.items))
+            self._void_chunk(lease.chunk)
         self._leases.clear()
         self._unit.drop()
 
@@ -472,5 +455,9 @@ class Coordinator:
         self._committed.pop(source, None)
         self._held_until.pop(source, None)
         for chunk in self._pending.pop(source, ()):
-            self.poller.handled(len(chunk.items))
+            self._void_chunk(chunk)
         self._partitions.close(source)
+
+    def _void_chunk(self, chunk: Chunk) -> None:
+        """Count a chunk as done with that nobody handles: it is read again, here or elsewhere."""
+        self.poller.handled(len(chunk.items), chunk.size_bytes)

@@ -10,15 +10,18 @@ from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
 from connectors.kafka.errors import (
     AppendRefused,
+    KafkaFailure,
     KafkaUnavailable,
     OutcomeUnknown,
     TransactionAborted,
     TransactionFenced,
 )
+from connectors.threads import DaemonExecutor
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Mapping, Sequence
+    from concurrent.futures import Future
 
     from connectors.kafka.options import KafkaOptions
     from schemas.topics import TopicSpec
@@ -26,12 +29,12 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _FENCED = {KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED}  # noqa: SLF001
-_COMMIT_TRIES = 3
+_COMMIT_S = 3  # times the transaction's time-out: after it the broker has ended the transaction
 _OPEN_S = 20.0  # a predecessor's open transaction is ended by the broker meanwhile
-_ASK_S = 5.0  # how often a wait looks whether the worker leaves
-_LEAVING_S = 1.0
+_ASK_S = 1.0  # how often a wait looks whether the worker leaves
 _ROOM_TRIES, _ROOM_S = 50, 0.1
 _TWIN_S = 60.0  # two processes with one id fence each other within seconds; an outage fences once
+_OVERDUE = 0.9  # of the transaction's time-out: from then on it may be the broker that ended it
 
 
 class Append(Protocol):
@@ -79,13 +82,12 @@ class KafkaTransaction:
     Args:
         options: where Kafka is.
         transactional_id: stable for the role and slot.
-        group: consumer group of the role.
         group_metadata: gives the consumer's cached metadata; it carries member and generation, by which
             the broker refuses offsets of a member that was replaced (KIP-447).
         committed_unit: reads the unit number in the committed metadata of a source partition, which is how
             the outcome of a commit that was not answered is learnt.
         timeout_ms: transaction time-out.
-        leaving: set when the worker must end soon: nothing is waited for longer than a second then.
+        leaving: set when the worker must end soon: what is waited for is given up within two seconds then.
     """
 
     def __init__(
@@ -103,7 +105,7 @@ class KafkaTransaction:
         self._transactional_id = transactional_id
         self._group_metadata = group_metadata
         self._committed_unit = committed_unit
-        self._timeout_ms = timeout_ms
+        self._timeout_s = timeout_ms / 1_000
         self._leaving = leaving
         self._config = options.client_config() | {
             "transactional.id": transactional_id,
@@ -120,7 +122,9 @@ class KafkaTransaction:
         self._producer: Producer | None = None
         self._last: tuple[SourcePartition, int] | None = None
         self._fenced_at = -_TWIN_S
-        self._failed: KafkaError | None = None
+        self._began_at = 0.0
+        self._sender = DaemonExecutor(1, "send-offsets")
+        self._failed: KafkaFailure | None = None
         self._offsets: list[tuple[Callable[[int], None], int]] = []
 
     def open(self) -> None:
@@ -131,18 +135,28 @@ class KafkaTransaction:
         """
         self._producer = None
         producer = Producer(self._config)
-        deadline = time.monotonic() + self._timeout_s + _OPEN_S
+        try:
+            self._patiently(producer.init_transactions, self._timeout_s + _OPEN_S)
+        except KafkaException as error:
+            what = f"transactional id {self._transactional_id}: {error.args[0].str()}"
+            raise KafkaUnavailable(self._bootstrap, what) from error
+        self._producer = producer
+
+    def _patiently(self, call: Callable[[float], Any], limit_s: float) -> None:
+        """Call with short time-outs until it is done; each goes on where the last one was.
+
+        One long time-out would not hear of a worker that must leave meanwhile.
+        """
+        deadline = time.monotonic() + limit_s
         while True:
             try:
-                producer.init_transactions(min(_ASK_S, self._timeout_s))
+                call(min(_ASK_S, limit_s))
             except KafkaException as error:
-                cause = error.args[0]
-                if cause.retriable() and time.monotonic() < deadline and not self._leaving.is_set():
-                    continue  # it goes on where it was
-                what = f"transactional id {self._transactional_id}: {cause.str()}"
-                raise KafkaUnavailable(self._bootstrap, what) from error
-            self._producer = producer
-            return
+                again = error.args[0].retriable() and time.monotonic() < deadline
+                if not again or self._leaving.is_set():
+                    raise
+            else:
+                return
 
     def begin(self) -> None:
         """Open a transaction; see ``state.checkpoint.Transaction``."""
@@ -150,6 +164,7 @@ class KafkaTransaction:
         self._offsets.clear()
         try:
             self._live.begin_transaction()
+            self._began_at = time.monotonic()
         except KafkaException as error:
             raise self._named(error) from error
 
@@ -187,11 +202,13 @@ class KafkaTransaction:
 
     def flush(self) -> None:
         """Wait for the acknowledgements, then hand out the offsets; see the protocol."""
-        left = self._live.flush(self._timeout_s)
-        if left:
-            raise TransactionAborted(f"{left} records were not acknowledged in {self._timeout_s:.0f} s")
+        began = time.monotonic()
+        while left := self._live.flush(min(_ASK_S, self._timeout_s)):
+            waited_s = time.monotonic() - began
+            if waited_s > self._timeout_s or self._leaving.is_set():
+                raise TransactionAborted(f"{left} records were not acknowledged in {waited_s:.0f} s")
         if self._failed is not None:
-            raise self._named(KafkaException(self._failed))
+            raise self._failed
         offsets, self._offsets = self._offsets, []
         for on_offset, offset in offsets:
             on_offset(offset)
@@ -204,25 +221,41 @@ class KafkaTransaction:
         ]
         source = next(iter(positions), None)
         self._last = None if source is None else (source, unit)
+        sent = self._sender.submit(
+            self._live.send_offsets_to_transaction, parts, self._group_metadata(), self._timeout_s
+        )
         try:
-            self._live.send_offsets_to_transaction(parts, self._group_metadata(), self._timeout_s)
+            self._await(sent, self._timeout_s + _ASK_S)
         except KafkaException as error:
             raise self._named(error) from error
 
+    def _await(self, sent: Future[Any], limit_s: float) -> None:
+        """Wait for offsets to be taken; the call is left behind if it does not keep its own time-out.
+
+        While the group's coordinator is away librdkafka waits without an end (its issue 5456, in 2.16 too).
+        The commit was not asked for yet, and the next producer fences this one: nothing can take place.
+        """
+        deadline = time.monotonic() + limit_s
+        while True:
+            try:
+                sent.result(min(_ASK_S, limit_s))
+            except TimeoutError:
+                if time.monotonic() < deadline and not self._leaving.is_set():
+                    continue
+                self._producer = None
+                self._sender.shutdown()
+                self._sender = DaemonExecutor(1, "send-offsets")
+                raise TransactionAborted("the group's coordinator does not take the offsets") from None
+            return
+
     def commit(self) -> None:
         """Commit, and find out what happened when the answer is missing; see the protocol."""
-        for _ in range(_COMMIT_TRIES):
-            try:
-                self._live.commit_transaction(self._timeout_s)
-            except KafkaException as error:
-                cause = error.args[0]
-                if cause.retriable() and not self._leaving.is_set():
-                    continue  # the same commit again: it is idempotent
-                if cause.txn_requires_abort():
-                    raise self._named(error) from error
-                self._settle(error)
-            return
-        self._settle(KafkaException(KafkaError(KafkaError._TIMED_OUT)))  # noqa: SLF001
+        try:
+            self._patiently(self._live.commit_transaction, _COMMIT_S * self._timeout_s)
+        except KafkaException as error:
+            if error.args[0].txn_requires_abort():
+                raise self._named(error) from error
+            self._settle(error)
 
     def abort(self) -> None:
         """Abort; what cannot be aborted now is ended by the producer that is made anew next.
@@ -233,8 +266,8 @@ class KafkaTransaction:
         if self._producer is None:
             return
         try:
-            self._producer.abort_transaction(self._timeout_s)
-            self._producer.flush(self._timeout_s)  # its delivery reports must not fail the next transaction
+            self._patiently(self._producer.abort_transaction, self._timeout_s)
+            self._producer.flush(_ASK_S)  # its delivery reports must not fail the next transaction
         except KafkaException as error:
             self._give_up(error)
 
@@ -270,7 +303,7 @@ class KafkaTransaction:
                 self.open()
                 settled = self._last is None or self._committed_unit(self._last[0]) == self._last[1]
             except KafkaUnavailable as away:
-                if self._leaving.wait(_LEAVING_S):
+                if self._leaving.wait(_ASK_S):
                     raise OutcomeUnknown(str(away)) from error
                 log.warning("outcome of a commit still unknown", cause=str(away))
             else:
@@ -282,11 +315,11 @@ class KafkaTransaction:
         """Give the producer up; the next one has the same id, which ends what this one had open.
 
         The broker fences a producer whose transaction it timed out, in an outage say, as it fences one that
-        was replaced. The next producer tells them apart: one that was replaced is fenced again soon.
+        was replaced. One that was replaced is fenced again soon, with a transaction that is still young.
         """
         self._producer = None
         now = time.monotonic()
-        if error.args[0].code() in _FENCED:
+        if error.args[0].code() in _FENCED and now - self._began_at < _OVERDUE * self._timeout_s:
             if now - self._fenced_at < _TWIN_S:
                 raise TransactionFenced(
                     f"transactional id {self._transactional_id} is used by another process: {error}"
@@ -295,18 +328,18 @@ class KafkaTransaction:
         log.warning("producer is made anew", cause=str(error))
 
     @property
-    def _timeout_s(self) -> float:
-        return _LEAVING_S if self._leaving.is_set() else self._timeout_ms / 1_000
-
-    @property
     def _live(self) -> Producer:
         self.settle()
         assert self._producer is not None
         return self._producer
 
-    def _delivered(self, error: KafkaError | None, _message: object) -> None:
-        if error is not None and self._failed is None:
-            self._failed = error
+    def _delivered(self, error: KafkaError | None, message: Any) -> None:
+        if error is None or self._failed is not None:
+            return
+        if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+            self._failed = AppendRefused(message.topic(), message.key(), len(message.value() or b""))
+        else:
+            self._failed = self._named(KafkaException(error))
 
     def _delivered_to(self, on_offset: Callable[[int], None]) -> Callable[[KafkaError | None, Any], None]:
         def delivered(error: KafkaError | None, message: Any) -> None:

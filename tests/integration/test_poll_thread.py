@@ -81,7 +81,7 @@ def read_on_between_rewinds(thread, listener, sources, chance, told):
         except queue.Empty:
             assert epoch < REWINDS, f"{told}: nothing comes at {expected}"
             continue
-        thread.handled(len(chunk.items))
+        thread.handled(len(chunk.items), chunk.size_bytes)
         if chunk.epoch != epoch:
             continue
         offsets = [record.offset for record, _value in chunk.items]

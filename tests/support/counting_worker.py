@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 from connectors.kafka.consumer import ConsumerOptions
-from connectors.kafka.coordinator import CoordinatorOptions
 from connectors.kafka.options import KafkaOptions
+from connectors.kafka.ports import CoordinatorOptions
 from pipelines.engine import Engine, EngineOptions
 from pipelines.metrics import WorkerMetrics
 from pipelines.role import RoleApp

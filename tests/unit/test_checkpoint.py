@@ -16,8 +16,9 @@ SOURCE = SourcePartition("streams.input.v1", 2)
 class Recording:
     """A transaction that keeps its calls, gives offsets from 100 on, and fails where it is told."""
 
-    def __init__(self, fails=None, watch=None):
+    def __init__(self, fails=None, watch=None, error=None):
         self.calls, self.log, self.fails, self.watch = [], [], fails, watch
+        self.error = error or ConnectionError(fails)
         self.waiting, self.next = [], 100
 
     def _call(self, name, *detail):
@@ -25,7 +26,7 @@ class Recording:
         if self.watch is not None:
             self.watch(name)
         if name == self.fails:
-            raise ConnectionError(name)
+            raise self.error
 
     def begin(self):
         self._call("begin")
@@ -225,3 +226,17 @@ def test_a_unit_that_commits_cannot_be_dropped():
     with pytest.raises(RuntimeError, match="cannot be dropped"):
         unit.commit()
     assert transaction.calls[-1] == ("abort",), "outputs must not commit without their offsets"
+
+
+def test_a_unit_is_full_by_what_it_appends_in_records_or_in_bytes():
+    for bounds, appends in (({"transaction_records_max": 2}, 2), ({"transaction_bytes_max": 5_000}, 1)):
+        unit = UnitOfWork(Recording(), lambda spec: spec.name, **bounds)
+        scope = PartitionScope("agent", 2, MemoryBackend(), INGEST_STREAMS_CHANGELOG, Letters())
+        unit.add_scope("agent", scope)
+        scope.savepoint()
+        for i in range(appends):
+            assert not unit.full
+            scope.emit(OUTPUT, b"%d" % i, bytes(5_000))
+        assert unit.full
+        scope.undo()
+        assert not unit.full

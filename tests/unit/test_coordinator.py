@@ -10,8 +10,9 @@ from contextlib import asynccontextmanager
 import pytest
 
 from connectors.kafka.chunk import Chunk, SourcePartition
-from connectors.kafka.coordinator import Coordinator, CoordinatorOptions
-from connectors.kafka.errors import KafkaUnavailable, TransactionAborted
+from connectors.kafka.coordinator import Coordinator
+from connectors.kafka.errors import AppendRefused, KafkaUnavailable, TransactionAborted
+from connectors.kafka.ports import CoordinatorOptions
 from schemas.record import Record
 from schemas.topics import INGEST_STREAMS_CHANGELOG, OUTPUT
 from state.checkpoint import PartitionScope, UnitOfWork
@@ -52,11 +53,12 @@ class Poller:
 
     def __init__(self):
         self.assignment = frozenset()
-        self.rewinds, self.starts, self.outstanding = [], [], 0
+        self.rewinds, self.starts, self.outstanding, self.outstanding_bytes = [], [], 0, 0
         self.rewind_error = None
 
-    def handled(self, records):
+    def handled(self, records, size_bytes):
         self.outstanding -= records
+        self.outstanding_bytes -= size_bytes
 
     def start_partition(self, source, offset):
         self.starts.append((source, offset))
@@ -127,8 +129,10 @@ class Bench:
 
     def deliver(self, first, last, epoch=0):
         items = [(Record(TOPIC, 0, i, 0, b"k", b"v"), i) for i in range(first, last)]
+        size_bytes = sum(record.size_bytes for record, _ in items)
         self.poller.outstanding += len(items)
-        self.coordinator.deliver([Chunk(SOURCE, epoch, items, last)])
+        self.poller.outstanding_bytes += size_bytes
+        self.coordinator.deliver([Chunk(SOURCE, epoch, items, last, size_bytes)])
 
     async def work(self):
         """Be the agent for one chunk, as ``Stream.batches`` is."""
@@ -207,6 +211,75 @@ def test_what_fails_after_a_commit_stops_the_worker_and_is_not_swallowed():
             bench.coordinator.done(TOPIC)
             await until(lambda: bench.fatal)
         assert isinstance(bench.fatal[0], ZeroDivisionError)
+
+    asyncio.run(scenario())
+
+
+def test_a_commit_that_never_ends_is_left_behind_and_the_poll_thread_let_go():
+    async def scenario():
+        gate = Gate("offsets")
+        async with coordinator(gate) as bench:
+            await bench.assign()
+            bench.deliver(0, 1)
+            await bench.work()
+            bench.coordinator.done(TOPIC)
+            await until(gate.reached.is_set)
+            revoked = asyncio.wrap_future(bench.coordinator.revoked([SOURCE], lost=True))
+            async with asyncio.timeout(5):
+                await bench.coordinator.stop(within_s=0.1)
+                await revoked
+            assert bench.coordinator.assignment == frozenset()
+            assert bench.stores.backends[SOURCE].position() is None
+            gate.let_on.set()
+        assert bench.fatal == []
+
+    asyncio.run(scenario())
+
+
+def test_a_stop_does_not_wait_for_the_pause_after_an_abort():
+    async def scenario():
+        async with coordinator(Recording(fails="commit")) as bench:
+            await bench.assign()
+            bench.coordinator._aborts = 6  # the pause would be 6.4 s
+            bench.deliver(0, 1)
+            await bench.work()
+            bench.coordinator.done(TOPIC)
+            await until(lambda: bench.coordinator._aborts == 7)
+            await bench.coordinator.stop(within_s=3)
+            assert not bench.coordinator._abandoned
+        assert bench.poller.rewinds == []
+
+    asyncio.run(scenario())
+
+
+def test_an_error_while_an_event_is_isolated_stops_the_worker_and_its_records_are_not_handled(monkeypatch):
+    async def scenario():
+        async with coordinator(attempts_max=1) as bench:
+            await bench.assign()
+            bench.deliver(0, 1)
+            lease = await bench.work()
+            monkeypatch.setattr(lease.scope._letters, "letter", lambda *_a, **_k: 1 / 0, raising=False)
+            bench.coordinator.failed(TOPIC, ValueError("poison"))
+            assert isinstance(bench.fatal[0], ZeroDivisionError)
+        assert [call for call in bench.transaction.calls if call[0] == "commit"] == []
+
+    asyncio.run(scenario())
+
+
+def test_a_unit_that_is_refused_again_and_again_stops_the_worker_and_says_why(monkeypatch):
+    refusal = AppendRefused("streams.output.v1", b"key", 9)
+    monkeypatch.setattr("connectors.kafka.coordinator._BACKOFF_S_FIRST", 0.001)
+
+    async def scenario():
+        async with coordinator(Recording(fails="append", error=refusal)) as bench:
+            await bench.assign()
+            for epoch in range(5):
+                bench.deliver(0, 1, epoch)
+                await bench.work()
+                bench.coordinator.done(TOPIC)
+                await until(lambda epoch=epoch: len(bench.poller.rewinds) > epoch or bench.fatal)
+            assert bench.fatal == [refusal]
+        assert len(bench.poller.rewinds) == 4
 
     asyncio.run(scenario())
 

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from connectors.kafka.chunk import Chunk, SourcePartition
-from connectors.kafka.coordinator import Coordinator, CoordinatorOptions
+from connectors.kafka.coordinator import Coordinator
 from connectors.kafka.errors import KafkaUnavailable
+from connectors.kafka.ports import CoordinatorOptions
 from pipelines.errors import WorkerStopped
 from schemas.errors import RegistryUnavailable
 from schemas.record import Record
@@ -41,7 +42,7 @@ class NoUnit:
 
 
 class NoPoller:
-    def handled(self, records: int) -> None:
+    def handled(self, records: int, size_bytes: int) -> None:
         pass
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import Future
+from types import SimpleNamespace
 
 import pytest
 from confluent_kafka import TopicPartition
 
 from connectors.kafka.chunk import SourcePartition
-from connectors.kafka.consumer import ConsumerOptions, PollThread
+from connectors.kafka.consumer import ConsumerOptions, PollThread, _pieces
 from connectors.kafka.errors import ConsumerFailed
 from connectors.kafka.options import KafkaOptions
+from schemas.record import Record
 
 SOURCE = SourcePartition("streams.input.v1", 0)
 
@@ -84,3 +86,26 @@ def test_a_partition_is_not_given_up_before_the_listener_has_let_go_of_it():
     leaving.join(5)
     assert not leaving.is_alive()
     assert thread.assignment == frozenset()
+
+
+def test_records_are_cut_into_pieces_by_their_bytes_and_none_is_left_out():
+    sizes = [3, 3, 3, 9, 20, 1]
+    records = [Record("t", 0, i, 0, None, bytes(size)) for i, size in enumerate(sizes)]
+    pieces = _pieces(records, 9)
+    assert [[record.size_bytes for record in piece] for piece in pieces] == [[3, 3, 3], [9], [20], [1]]
+    assert [record for piece in pieces for record in piece] == records
+
+
+def test_few_records_of_many_bytes_hold_the_fetching_too():
+    thread = poll_thread(Listener(), handover_records_max=100, handover_bytes_max=1_000)
+    paused = []
+    thread._consumer = SimpleNamespace(
+        pause=lambda _parts: paused.append(True), resume=lambda _parts: paused.append(False)
+    )
+    thread.handled(-1, -1_000)
+    thread._regulate()
+    thread.handled(0, 400)
+    thread._regulate()
+    thread.handled(0, 100)
+    thread._regulate()
+    assert paused == [True, False]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from types import SimpleNamespace
 
@@ -10,7 +11,13 @@ from confluent_kafka import KafkaError, KafkaException
 
 from connectors.kafka import transaction as module
 from connectors.kafka.chunk import SourcePartition
-from connectors.kafka.errors import KafkaUnavailable, OutcomeUnknown, TransactionAborted, TransactionFenced
+from connectors.kafka.errors import (
+    AppendRefused,
+    KafkaUnavailable,
+    OutcomeUnknown,
+    TransactionAborted,
+    TransactionFenced,
+)
 from connectors.kafka.options import KafkaOptions
 from connectors.kafka.transaction import KafkaTransaction
 from schemas.topics import OUTPUT
@@ -32,11 +39,18 @@ def refused(code=KafkaError._STATE):
     return KafkaException(KafkaError(code, "refused", fatal=False, retriable=False, txn_requires_abort=False))
 
 
+UNANSWERED = itertools.repeat(away())
+
+
 class Producers:
-    """Stands where librdkafka's producer stands; ``answers`` maps a call to what it raises, in turn."""
+    """Stands where librdkafka's producer stands; ``answers`` maps a call to what it raises, in turn.
+
+    An answer may also be an event, which is waited for as long as it takes.
+    """
 
     def __init__(self, **answers):
-        self.answers, self.calls = answers, []
+        self.answers = {name: iter(errors) for name, errors in answers.items()}
+        self.calls = []
 
     def __call__(self, _config):
         self.calls.append("made")
@@ -45,9 +59,11 @@ class Producers:
     def __getattr__(self, name):
         def call(*_args, **_how):
             self.calls.append(name)
-            waiting = self.answers.get(name)
-            if waiting and (error := waiting.pop(0)) is not None:
-                raise error
+            answer = next(self.answers.get(name, iter(())), None)
+            if isinstance(answer, threading.Event):
+                assert answer.wait(10)
+            elif answer is not None:
+                raise answer
             return 0
 
         return call
@@ -65,7 +81,7 @@ def begun(monkeypatch, leaving):
     def make(committed_unit=lambda _source: UNIT, **answers):
         producers = Producers(**answers)
         monkeypatch.setattr(module, "Producer", producers)
-        monkeypatch.setattr(module, "_LEAVING_S", 0.01)
+        monkeypatch.setattr(module, "_ASK_S", 0.01)
         transaction = KafkaTransaction(
             KafkaOptions("kafka:9092"),
             transactional_id="id",
@@ -76,20 +92,21 @@ def begun(monkeypatch, leaving):
         )
         transaction.open()
         transaction.begin()
-        transaction.send_offsets({SOURCE: 3}, UNIT)
+        if "send_offsets_to_transaction" not in answers:
+            transaction.send_offsets({SOURCE: 3}, UNIT)
         return SimpleNamespace(transaction=transaction, producers=producers)
 
     return make
 
 
 def test_an_unanswered_commit_that_took_place_is_a_commit(begun):
-    bench = begun(commit_transaction=[away()] * 3)
+    bench = begun(commit_transaction=UNANSWERED)
     bench.transaction.commit()
     assert bench.producers.calls.count("made") == 2
 
 
 def test_an_unanswered_commit_that_did_not_take_place_is_aborted(begun):
-    bench = begun(committed_unit=lambda _source: UNIT - 1, commit_transaction=[away()] * 3)
+    bench = begun(committed_unit=lambda _source: UNIT - 1, commit_transaction=UNANSWERED)
     with pytest.raises(TransactionAborted):
         bench.transaction.commit()
 
@@ -104,7 +121,7 @@ def test_while_kafka_is_away_an_unanswered_commit_is_neither_done_nor_aborted(be
         return answer
 
     refusals = [None, *[refused()] * 3]  # the first producer's opening succeeds
-    bench = begun(committed_unit, commit_transaction=[away()] * 3, init_transactions=refusals)
+    bench = begun(committed_unit, commit_transaction=UNANSWERED, init_transactions=refusals)
     bench.transaction.commit()
     assert bench.producers.calls.count("init_transactions") == 1 + 3 + 2
     assert told == []
@@ -115,7 +132,7 @@ def test_a_worker_that_leaves_meanwhile_says_that_it_does_not_know(begun, leavin
         leaving.set()
         raise KafkaUnavailable("kafka:9092", "away")
 
-    bench = begun(committed_unit, commit_transaction=[away()] * 3)
+    bench = begun(committed_unit, commit_transaction=UNANSWERED)
     with pytest.raises(OutcomeUnknown) as caught:
         bench.transaction.commit()
     assert caught.value.fatal
@@ -123,7 +140,7 @@ def test_a_worker_that_leaves_meanwhile_says_that_it_does_not_know(begun, leavin
 
 
 def test_an_abort_without_an_answer_is_left_to_the_next_producer(begun):
-    bench = begun(abort_transaction=[away()])
+    bench = begun(abort_transaction=UNANSWERED)
     bench.transaction.abort()
     assert bench.producers.calls.count("made") == 1
     bench.transaction.settle()
@@ -144,3 +161,55 @@ def test_a_full_queue_is_waited_for_and_not_taken_for_a_failure(begun):
     bench = begun(produce=[BufferError(), BufferError()])
     bench.transaction.append([Append(OUTPUT, b"key", b"value", 0)])
     assert bench.producers.calls.count("produce") == 3
+
+
+def test_offsets_that_are_never_answered_abort_the_unit_and_the_producer_is_made_anew(begun):
+    never = threading.Event()
+    bench = begun(send_offsets_to_transaction=[never])
+    try:
+        with pytest.raises(TransactionAborted, match="coordinator"):
+            bench.transaction.send_offsets({SOURCE: 3}, UNIT)
+        bench.transaction.abort()
+        assert "abort_transaction" not in bench.producers.calls, "the producer that is at it is given up"
+        bench.transaction.begin()
+        bench.transaction.send_offsets({SOURCE: 3}, UNIT)
+        bench.transaction.commit()
+        assert bench.producers.calls.count("made") == 2
+    finally:
+        never.set()
+
+
+@pytest.mark.parametrize(
+    "call", ["flush", "send_offsets_to_transaction", "commit_transaction", "abort_transaction"]
+)
+def test_a_worker_that_leaves_waits_for_no_call_to_its_end(begun, leaving, call):
+    bench = begun(**{call: UNANSWERED if call != "send_offsets_to_transaction" else [threading.Event()]})
+    bench.transaction._timeout_s = 3_600.0
+    bench.transaction._live.flush = lambda _timeout_s: 1 if call == "flush" else 0
+    steps = {
+        "flush": bench.transaction.flush,
+        "send_offsets_to_transaction": lambda: bench.transaction.send_offsets({SOURCE: 3}, UNIT),
+        "commit_transaction": bench.transaction.commit,
+        "abort_transaction": bench.transaction.abort,
+    }
+    threading.Timer(0.05, leaving.set).start()
+    try:
+        steps[call]()
+    except (TransactionAborted, OutcomeUnknown):
+        assert call != "abort_transaction"
+
+
+def test_a_producer_that_the_broker_fenced_for_an_old_transaction_has_not_been_replaced(begun):
+    bench = begun(abort_transaction=[refused(KafkaError._FENCED)] * 3)
+    for _ in range(3):
+        bench.transaction.begin()
+        bench.transaction._began_at -= 0.05  # the broker ended it by its time-out
+        bench.transaction.abort()
+
+
+def test_a_record_that_the_broker_finds_too_large_is_named(begun):
+    bench = begun()
+    message = SimpleNamespace(topic=lambda: "streams.output.v1", key=lambda: b"key", value=lambda: bytes(99))
+    bench.transaction._delivered(KafkaError(KafkaError.MSG_SIZE_TOO_LARGE), message)
+    with pytest.raises(AppendRefused, match=r"99 bytes is too large for streams\.output\.v1"):
+        bench.transaction.flush()
