@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -18,14 +18,13 @@ from state.store import Position
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from connectors.kafka.chunk import SourcePartition
+    from connectors.kafka.chunk import Chunker, SourcePartition
     from connectors.kafka.options import KafkaOptions
     from connectors.kafka.positions import PositionReader
     from connectors.kafka.ticker import Ticker
-    from schemas.record import Record
     from schemas.topics import TopicSpec
     from state.checkpoint import DeadLetters, UnitOfWork
     from state.store import Backend, StateView
@@ -41,7 +40,7 @@ class Source:
     """An input topic of one agent, with all that happens around its partitions."""
 
     spec: TopicSpec
-    decode: Callable[[Sequence[Record]], list[Any]]
+    chunker: Chunker
     agent: str
     changelog: TopicSpec | None = None
     """Topic of the agent's store; None = the agent keeps no state."""

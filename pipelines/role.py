@@ -11,6 +11,7 @@ from faust.app.base import BootStrategy as FaustBootStrategy
 from mode import Service
 from mode.supervisors import OneForOneSupervisor
 
+from connectors.kafka.chunk import events_of
 from connectors.kafka.consumer import PollThread
 from connectors.kafka.coordinator import Coordinator
 from connectors.kafka.errors import NotSupported
@@ -21,7 +22,7 @@ from pipelines.partitions import Source
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from connectors.kafka.chunk import SourcePartition
+    from connectors.kafka.chunk import Chunker, SourcePartition
     from pipelines.engine import Engine
     from schemas.record import Record
     from schemas.topics import TopicSpec
@@ -130,7 +131,8 @@ class RoleApp(faust.App):
         spec: TopicSpec,
         *,
         agent: str,
-        decode: Callable[[Sequence[Record]], list[Any]],
+        decode: Callable[[Sequence[Record]], list[Any]] | None = None,
+        columns: Chunker | None = None,
         changelog: TopicSpec | None = None,
         open_deadline: Callable[[StateView], int | None] | None = None,
         on_assigned: Callable[[str, str, int, int], int] | None = None,
@@ -138,10 +140,19 @@ class RoleApp(faust.App):
     ) -> Any:
         """Declare an agent's input topic, how it decodes, and the agent's store; returns a Faust topic.
 
-        One agent a topic and role. See ``pipelines.partitions.Source`` for the hooks.
+        With ``decode`` the agent iterates over events, or over ``stream.batches()`` of them; with ``columns``
+        over ``stream.record_batches()``, Arrow batches. One agent a topic and role. See
+        ``pipelines.partitions.Source`` for the hooks.
+
+        Raises:
+            ValueError: not exactly one of ``decode`` and ``columns``.
         """
+        if (decode is None) == (columns is None):
+            raise ValueError(f"source of {agent}: give either decode or columns")
+        chunker = columns if decode is None else events_of(decode)
+        assert chunker is not None
         name = spec.named(self.engine.options.kafka.topic_prefix)
-        self.sources[name] = Source(spec, decode, agent, changelog, open_deadline, on_assigned, on_revoked)
+        self.sources[name] = Source(spec, chunker, agent, changelog, open_deadline, on_assigned, on_revoked)
         return self.topic(name, value_type=bytes)
 
     def partitions(self) -> list[str]:
@@ -191,7 +202,7 @@ class RoleApp(faust.App):
         poller = PollThread(
             self.engine.options.kafka,
             self.engine.options.consumer,
-            {topic: source.decode for topic, source in self.sources.items()},
+            {topic: source.chunker for topic, source in self.sources.items()},
             _Listener(self),
         )
         self.coordinator.poller = self.engine.poller = poller

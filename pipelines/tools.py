@@ -8,12 +8,16 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+from connectors.kafka.columns import Columns, columns_of
+from schemas.batch import BatchReader
+from schemas.catalog import EVENT
 from schemas.errors import WireError
 from schemas.record import Record
 from schemas.topics import DEAD_LETTERS
 from state.checkpoint import Append
 
 if TYPE_CHECKING:
+    from connectors.kafka.chunk import Chunker
     from schemas.kinds import KindTable
     from schemas.payloads import PayloadCodec
     from schemas.wire import WireCodec
@@ -40,6 +44,16 @@ class Tools:
     def decoder(self, subject: str) -> Decode:
         """Return a decoder of ``subject`` to dicts (None = a tombstone), errors among them as above."""
         return lambda records: _each(lambda value: self.codec.decode(value, subject), records)
+
+    def columns(self, subject: str = EVENT) -> Chunker:
+        """Return what gives a batch agent the records of a flat ``subject`` as Arrow columns.
+
+        Raises:
+            ValueError: the subject has fields that are no plain columns.
+            UnknownType: there is no schema to read it as.
+        """
+        reader = BatchReader(self.codec, subject)
+        return columns_of(lambda values: Columns(*reader.sort_out(values)))
 
     def dead_letters(self) -> DeadLetterMaker:
         """Return the maker of dead letters."""

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyruhvro
 
-from schemas.catalog import EVENT, subjects
+from schemas.catalog import EVENT
 from schemas.errors import TooLarge, Undecodable, WireError
 from schemas.limits import without_logical_types
 from schemas.wire import FRAME_BYTES, VALUE_BYTES_MAX, schema_id_of
@@ -51,7 +51,7 @@ class BatchReader:
         self._codec = codec
         self._subject = subject
         self._value_bytes_max = value_bytes_max
-        self.schema, self._text = _columns(subject)
+        self.schema, self._text = _columns(subject, codec.text_of(subject))
 
     def decode_batch(self, values: Sequence[bytes]) -> pa.RecordBatch:
         """Return the records as columns of our schema of the subject, times as whole numbers.
@@ -74,6 +74,36 @@ class BatchReader:
         order = pa.array([index for indices in groups.values() for index in indices])
         table = pa.Table.from_batches(parts).combine_chunks()
         return table.take(pc.sort_indices(order)).to_batches()[0]
+
+    def sort_out(
+        self, values: Sequence[bytes | None]
+    ) -> tuple[pa.RecordBatch, list[int], list[tuple[int, WireError]]]:
+        """Return the rows of those that can be read, which they are, and what is wrong with the others.
+
+        Raises:
+            RegistryUnavailable: retry; nothing is said about any of them.
+        """
+        sound = [value for value in values if value is not None]
+        if len(sound) == len(values):
+            try:
+                return self.decode_batch(sound), list(range(len(sound))), []
+            except WireError:
+                pass  # at least one; which ones is found out one by one
+        rows: list[int] = []
+        errors: list[tuple[int, WireError]] = []
+        batches = []
+        for index, value in enumerate(values):
+            try:
+                if value is None:
+                    raise Undecodable("the record has no value")
+                batches.append(self.decode_batch([value]))
+            except WireError as error:
+                errors.append((index, error))
+            else:
+                rows.append(index)
+        table = pa.Table.from_batches(batches, schema=self.schema).combine_chunks()
+        found = table.to_batches() or [pa.RecordBatch.from_pylist([], schema=self.schema)]
+        return found[0], rows, errors
 
     def _group(self, values: list[bytes], indices: list[int]) -> pa.RecordBatch:
         """Decode values of one schema id, which may be a wrong one."""
@@ -142,13 +172,13 @@ def _varint_bytes(numbers: pa.Array) -> pa.Array | pa.Scalar:
 
 
 @cache
-def _columns(subject: str) -> tuple[pa.Schema, str]:
+def _columns(subject: str, text: str) -> tuple[pa.Schema, str]:
     """Return a subject's Arrow schema, and the Avro text that pyruhvro reads it with.
 
     The text says of each field what is the same on the wire and cannot go wrong: bytes are read as strings,
     into which pyruhvro 0.4 does not look (bytes it cannot read), and ints as longs (ints it cuts off).
     """
-    schema: dict[str, Any] = without_logical_types(orjson.loads(subjects()[subject]))
+    schema: dict[str, Any] = without_logical_types(orjson.loads(text))
     columns = []
     for field in schema["fields"]:
         kind = field["type"]["type"] if isinstance(field["type"], dict) else field["type"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from schemas.catalog import EVENT, SchemaSource, subjects
 from schemas.codec import Reader, Writer
 from schemas.envelope import Event
-from schemas.errors import BadMagic, TooLarge, Undecodable
+from schemas.errors import BadMagic, TooLarge, Undecodable, UnknownType
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,8 +35,16 @@ class WireCodec:
     RegistryUnavailable passes through: it says nothing about a record, so the caller retries.
     """
 
-    def __init__(self, source: SchemaSource, *, value_bytes_max: int = VALUE_BYTES_MAX) -> None:
+    def __init__(
+        self,
+        source: SchemaSource,
+        *,
+        value_bytes_max: int = VALUE_BYTES_MAX,
+        schemas: Mapping[str, str] | None = None,
+    ) -> None:
+        """Take where schemas come from, and the texts that ``schemas`` has by subject beside ours."""
         self._source = source
+        self._texts = subjects() if schemas is None else {**subjects(), **schemas}
         self._value_bytes_max = value_bytes_max
         self._writers: dict[str, Writer] = {}
         self._readers: dict[tuple[str, int], Reader] = {}
@@ -106,11 +114,22 @@ class WireCodec:
             self._event_readers[schema_id] = reader
         return Event(**reader.read(data, FRAME_BYTES))
 
+    def text_of(self, subject: str) -> str:
+        """Return the schema that records of a subject are read as.
+
+        Raises:
+            UnknownType: it is neither ours nor was given.
+        """
+        text = self._texts.get(subject)
+        if text is None:
+            raise UnknownType(subject)
+        return text
+
     def reader(self, subject: str, schema_id: int) -> Reader:
         """Return the cached reader of one writer's schema, made if need be; raises as ``decode``."""
         reader = self._readers.get((subject, schema_id))
         if reader is None:
-            ours = subjects().get(subject)
+            ours = self._texts.get(subject)
             reader = Reader(schema_id, self._source.schema_of(schema_id), ours, subject)
             if len(self._readers) >= READERS_MAX:
                 # Only a flood of foreign ids gets here; to start over is cheap and keeps no order.

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, overload
+
+from schemas.record import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    from schemas.record import Record
+    from confluent_kafka import Message
+
+    Chunker = Callable[[int, "Records"], "Chunk"]
+    """Makes a chunk of an epoch and its records, none left out; called on the poll thread."""
 
 
 class SourcePartition(NamedTuple):
@@ -18,24 +23,120 @@ class SourcePartition(NamedTuple):
     partition: int
 
 
-@dataclass(slots=True)
-class Chunk:
-    """Records in offset order with what they decode to: an event, or the error that names why not."""
+class Chunk(Protocol):
+    """Consecutive records of one partition with what they decode to; ``EventChunk`` or ``ColumnChunk``."""
 
     source: SourcePartition
     epoch: int
     """Which fetch this belongs to; a rewind or a rebalance makes older ones void."""
-    items: Sequence[tuple[Record, Any]]
     next_offset: int
     """Where the partition stands after this chunk: behind the last record of the fetch it came from."""
-    size_bytes: int = 0
+    size_bytes: int
     """Bytes of its keys and values: what the hand-over is bounded by, beside the number of records."""
-    attempts: int = 0
+    attempts: int
     """How often handling it has failed."""
 
+    def __len__(self) -> int:
+        """How many records."""
+
+    @property
+    def first(self) -> Record:
+        """The record with the lowest offset."""
+
     def split(self, at: int) -> tuple[Chunk, Chunk]:
-        """Cut into the first ``at`` records and the rest."""
+        """Cut into about the first ``at`` records and the rest; neither is empty."""
+
+
+class Records:
+    """Messages of one partition as a sequence of ``Record``, each made when it is asked for."""
+
+    __slots__ = ("_messages", "source")
+
+    def __init__(self, source: SourcePartition, messages: Sequence[Message]) -> None:
+        self.source = source
+        self._messages = messages
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> Records: ...
+    def __getitem__(self, index: int | slice) -> Record | Records:
+        """One record, or a run of them."""
+        if isinstance(index, slice):
+            return Records(self.source, self._messages[index])
+        message = self._messages[index]
+        timestamp_us = message.timestamp()[1] * 1_000
+        return Record(*self.source, message.offset() or 0, timestamp_us, message.key(), message.value())
+
+    def __iter__(self) -> Iterator[Record]:
+        return (self[index] for index in range(len(self)))
+
+    def values(self) -> list[bytes | None]:
+        """Return the values alone."""
+        return [message.value() for message in self._messages]
+
+    def timestamps_us(self) -> list[int]:
+        """Return the broker's append times alone, microseconds since the epoch."""
+        return [message.timestamp()[1] * 1_000 for message in self._messages]
+
+    def size_bytes(self) -> int:
+        """Return the bytes of all keys and values."""
+        return sum(len(message) + len(message.key() or b"") for message in self._messages)
+
+    def pieces(self, bytes_max: int) -> list[Records]:
+        """Cut into consecutive pieces of at most ``bytes_max`` bytes, or of one record that is larger."""
+        if self.size_bytes() <= bytes_max:
+            return [self]
+        pieces: list[list[Message]] = []
+        left = 0
+        for message in self._messages:
+            size_bytes = len(message) + len(message.key() or b"")
+            if size_bytes > left or not pieces:
+                pieces.append([])
+                left = bytes_max
+            pieces[-1].append(message)
+            left -= size_bytes
+        return [Records(self.source, piece) for piece in pieces]
+
+
+@dataclass(slots=True)
+class EventChunk:
+    """A ``Chunk`` of records one by one: each with what it decodes to, or the error that names why not."""
+
+    source: SourcePartition
+    epoch: int
+    items: Sequence[tuple[Record, Any]]
+    next_offset: int
+    size_bytes: int = 0
+    attempts: int = 0
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @property
+    def first(self) -> Record:
+        """See ``Chunk``."""
+        return self.items[0][0]
+
+    def split(self, at: int) -> tuple[EventChunk, EventChunk]:
+        """See ``Chunk``; exactly at ``at``."""
         head, tail = self.items[:at], self.items[at:]
         head_bytes = min(sum(record.size_bytes for record, _ in head), self.size_bytes)
-        first = Chunk(self.source, self.epoch, head, tail[0][0].offset, head_bytes)
-        return first, Chunk(self.source, self.epoch, tail, self.next_offset, self.size_bytes - head_bytes)
+        first = EventChunk(self.source, self.epoch, head, tail[0][0].offset, head_bytes)
+        rest = EventChunk(self.source, self.epoch, tail, self.next_offset, self.size_bytes - head_bytes)
+        return first, rest
+
+
+def events_of(decode: Callable[[Sequence[Record]], list[Any]]) -> Callable[[int, Records], EventChunk]:
+    """Return a chunker over ``decode``, which gives for each record what it decodes to, or its error."""
+
+    def chunk(epoch: int, records: Records) -> EventChunk:
+        rows = list(records)
+        items = list(zip(rows, decode(rows), strict=True))
+        size_bytes = sum(record.size_bytes for record in rows)
+        return EventChunk(records.source, epoch, items, rows[-1].offset + 1, size_bytes)
+
+    return chunk

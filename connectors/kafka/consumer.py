@@ -9,21 +9,23 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections import defaultdict
 from concurrent.futures import Future
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import structlog
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from connectors.kafka.chunk import Chunk, SourcePartition
+from connectors.kafka.chunk import Records, SourcePartition
 from connectors.kafka.errors import ConsumerFailed, ConsumerFenced
 from schemas.errors import RegistryUnavailable
-from schemas.record import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from connectors.kafka.chunk import Chunk, Chunker
     from connectors.kafka.options import KafkaOptions
 
 log = structlog.get_logger(__name__)
@@ -73,12 +75,12 @@ class PollThread(threading.Thread):
         self,
         kafka: KafkaOptions,
         options: ConsumerOptions,
-        decoders: Mapping[str, Callable[[Sequence[Record]], list[Any]]],
+        chunkers: Mapping[str, Chunker],
         listener: Listener,
     ) -> None:
         super().__init__(name=f"poll-{options.group}", daemon=True)
         self._options = options
-        self._decoders = decoders
+        self._chunkers = chunkers
         self._listener = listener
         self._config = kafka.client_config() | {
             "group.id": options.group,
@@ -101,7 +103,7 @@ class PollThread(threading.Thread):
         self._stopping = threading.Event()
         self._ended = False
         self._expected: dict[SourcePartition, int] = {}  # started partitions: the next offset to deliver
-        self._undecoded: list[tuple[SourcePartition, int, list[Record]]] = []
+        self._undecoded: list[tuple[int, Records]] = []
         self._epoch = 0
         self._outstanding = self._outstanding_bytes = 0
         self._outstanding_lock = threading.Lock()
@@ -174,7 +176,7 @@ class PollThread(threading.Thread):
     def _poll(self) -> None:
         self._consumer = Consumer(self._config | {"error_cb": self._on_error})
         self._consumer.subscribe(
-            list(self._decoders),
+            list(self._chunkers),
             on_assign=self._on_assign,
             on_revoke=lambda _consumer, parts: self._on_revoke(parts, lost=False),
             on_lost=lambda _consumer, parts: self._on_revoke(parts, lost=True),
@@ -197,40 +199,43 @@ class PollThread(threading.Thread):
         first = self._consumer.poll(timeout_s if self._commands.empty() else 0)
         if first is None:
             return
-        # The epoch is the one known before: what a rebalance inside of these calls made void is dropped.
+        # A rewind inside of these calls, by a rebalance, makes void what they return: it is fetched again.
         epoch = self._epoch
         messages = [first, *self._consumer.consume(self._options.chunk_records_max - 1, 0)]
         if epoch != self._epoch:
-            messages = [m for m in messages if self._source(m) in self._expected]
-        for source, records in self._by_partition(messages).items():
-            pieces = _pieces(records, self._options.chunk_bytes_max)
-            self._undecoded.extend((source, epoch, piece) for piece in pieces)
+            for source, offset in self._expected.items():
+                self._seek(source, offset)
+            return
+        for source, run in self._runs(messages):
+            pieces = Records(source, run).pieces(self._options.chunk_bytes_max)
+            self._undecoded.extend((epoch, piece) for piece in pieces)
         self._decode_waiting()
 
-    def _by_partition(self, messages: Iterable[Message]) -> dict[SourcePartition, list[Record]]:
-        found: dict[SourcePartition, list[Record]] = {}
-        for message in messages:
-            error = message.error()
-            if error is not None:
-                self._on_message_error(error)
-                continue
-            source = self._source(message)
+    def _runs(self, messages: Iterable[Message]) -> Iterator[tuple[SourcePartition, list[Message]]]:
+        """Give the messages that are wanted by partition, in offset order."""
+        found: dict[tuple[str, int], list[Message]] = defaultdict(list)
+        for where, run in groupby(messages, _where):
+            found[where] += run
+        for where, fetched in found.items():
+            source = SourcePartition(*where)
+            wanted = self._sound(fetched)
             expected = self._expected.get(source)
-            offset = message.offset()
-            if expected is None or offset < expected:
-                continue  # fetched before a seek took hold, or a partition that is not ready
-            self._expected[source] = offset + 1
-            found.setdefault(source, []).append(
-                Record(
-                    source.topic,
-                    source.partition,
-                    offset,
-                    message.timestamp()[1] * 1_000,
-                    message.key(),
-                    message.value(),
-                )
-            )
-        return found
+            if expected is None:
+                continue  # a partition that is not ready
+            if wanted and wanted[0].offset() < expected:  # fetched before a seek took hold
+                wanted = [message for message in wanted if message.offset() >= expected]
+            if wanted:
+                self._expected[source] = wanted[-1].offset() + 1
+                yield source, wanted
+
+    def _sound(self, fetched: list[Message]) -> list[Message]:
+        """Return those that are records; the others tell of an error."""
+        errors = [error for message in fetched if (error := message.error()) is not None]
+        if not errors:
+            return fetched
+        for error in errors:
+            self._on_message_error(error)
+        return [message for message in fetched if message.error() is None]
 
     def _on_message_error(self, error: KafkaError) -> None:
         if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
@@ -256,19 +261,17 @@ class PollThread(threading.Thread):
         chunks: list[Chunk] = []
         try:
             while self._undecoded:
-                source, epoch, records = self._undecoded[0]
+                epoch, records = self._undecoded[0]
+                source = records.source
                 if epoch == self._epoch and source in self._expected:
-                    decoded = self._decoders[source.topic](records)
-                    items = list(zip(records, decoded, strict=True))
-                    size_bytes = sum(record.size_bytes for record in records)
-                    chunks.append(Chunk(source, epoch, items, records[-1].offset + 1, size_bytes))
+                    chunks.append(self._chunkers[source.topic](epoch, records))
                 del self._undecoded[0]
         except RegistryUnavailable as error:
             self._retry_at = time.monotonic() + _REGISTRY_PAUSE_S
             log.warning("registry away, records wait", cause=str(error))
         if chunks:
             with self._outstanding_lock:
-                self._outstanding += sum(len(chunk.items) for chunk in chunks)
+                self._outstanding += sum(len(chunk) for chunk in chunks)
                 self._outstanding_bytes += sum(chunk.size_bytes for chunk in chunks)
             self._listener.deliver(chunks)
 
@@ -358,7 +361,7 @@ class PollThread(threading.Thread):
         done.result()
         for source in sources:
             self._expected.pop(source, None)
-        self._undecoded = [waiting for waiting in self._undecoded if waiting[0] not in set(sources)]
+        self._undecoded = [waiting for waiting in self._undecoded if waiting[1].source not in set(sources)]
         self.assignment = self.assignment.difference(sources)
         self._held = False
 
@@ -385,19 +388,6 @@ class PollThread(threading.Thread):
     def _parts(sources: Iterable[SourcePartition]) -> list[TopicPartition]:
         return [TopicPartition(source.topic, source.partition) for source in sources]
 
-    @staticmethod
-    def _source(message: Message) -> SourcePartition:
-        return SourcePartition(message.topic() or "", message.partition() or 0)
 
-
-def _pieces(records: list[Record], bytes_max: int) -> list[list[Record]]:
-    """Cut into consecutive pieces of at most ``bytes_max`` bytes, or of one record that is larger."""
-    pieces: list[list[Record]] = []
-    left = 0
-    for record in records:
-        if record.size_bytes > left or not pieces:
-            pieces.append([])
-            left = bytes_max
-        pieces[-1].append(record)
-        left -= record.size_bytes
-    return pieces
+def _where(message: Message) -> tuple[str, int]:
+    return message.topic(), message.partition()

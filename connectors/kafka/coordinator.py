@@ -102,8 +102,12 @@ class Coordinator:
             return
         lease.keep_all()
         chunk = lease.chunk
-        self._advance(chunk.source, chunk.next_offset, len(chunk.items), chunk.size_bytes)
+        self._advance(chunk.source, chunk.next_offset, len(chunk), chunk.size_bytes)
         self._after_step()
+
+    def refuse(self, error: BaseException) -> None:
+        """Stop the worker: its agents cannot run as they are written."""
+        self._stop_for(error)
 
     def failed(self, topic: str, error: BaseException) -> None:
         """The agent raised: its last step is undone, and the event that it was is found and isolated."""
@@ -253,7 +257,7 @@ class Coordinator:
             self._advance(chunk.source, chunk.next_offset, handled, chunk.size_bytes)
         elif handled:
             size_bytes = chunk.size_bytes - rest.size_bytes
-            self._advance(chunk.source, rest.items[0][0].offset, handled, size_bytes)
+            self._advance(chunk.source, rest.first.offset, handled, size_bytes)
         return lease, rest
 
     def _give_back(self, topic: str) -> None:
@@ -277,15 +281,15 @@ class Coordinator:
             log.warning(
                 "agent waits for what may pass", source=source, attempts=chunk.attempts, cause=str(error)
             )
-        elif len(chunk.items) > 1:
-            first, rest = chunk.split(len(chunk.items) // 2)
+        elif len(chunk) > 1:
+            first, rest = chunk.split(len(chunk) // 2)
             queue.extendleft((rest, first))
         elif chunk.attempts + 1 < self._options.attempts_max:
             chunk.attempts += 1
             queue.appendleft(chunk)
             self._hold(source, chunk.attempts)
         else:
-            record = chunk.items[0][0]
+            record = chunk.first
             cause = type(error).__name__
             scope.dead_letter(record, cause, str(error)[:2_000], attempts=chunk.attempts + 1)
             scope.count("dead_letter")
@@ -460,4 +464,4 @@ class Coordinator:
 
     def _void_chunk(self, chunk: Chunk) -> None:
         """Count a chunk as done with that nobody handles: it is read again, here or elsewhere."""
-        self.poller.handled(len(chunk.items), chunk.size_bytes)
+        self.poller.handled(len(chunk), chunk.size_bytes)

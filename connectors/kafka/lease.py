@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from connectors.kafka.chunk import Chunk
     from schemas.record import Record
 
@@ -31,13 +33,14 @@ class Scope(Protocol):
 class Lease:
     """One chunk handed to one agent, as a whole (batch agent) or an event at a time (event agent)."""
 
-    __slots__ = ("_at", "_marked", "chunk", "scope", "void")
+    __slots__ = ("_at", "_items", "_marked", "chunk", "scope", "void")
 
     def __init__(self, chunk: Chunk, scope: Scope) -> None:
         self.chunk = chunk
         self.scope = scope
         self.void = False
         """Its unit of work is gone (rebalance, abort): what the agent still does counts for nothing."""
+        self._items: Sequence[tuple[Record, Any]] = getattr(chunk, "items", ())  # columns have none
         self._at = 0  # items before this are done and kept
         self._marked = False
 
@@ -52,17 +55,17 @@ class Lease:
             self.scope.keep()
             self._marked = False
             self._at += 1
-        if self._at >= len(self.chunk.items):
+        if self._at >= len(self._items):
             return None
         self.begin()
-        return self.chunk.items[self._at]
+        return self._items[self._at]
 
     def keep_all(self) -> None:
         """The agent is done with the whole chunk."""
         if self._marked:
             self.scope.keep()
             self._marked = False
-        self._at = len(self.chunk.items)
+        self._at = len(self.chunk)
 
     def give_up(self) -> tuple[int, Chunk | None]:
         """Undo the step that failed; returns how many items are done and the chunk that is left."""
@@ -71,6 +74,6 @@ class Lease:
             self._marked = False
         if self._at == 0:
             return 0, self.chunk
-        if self._at >= len(self.chunk.items):
+        if self._at >= len(self.chunk):
             return self._at, None
         return self._at, self.chunk.split(self._at)[1]

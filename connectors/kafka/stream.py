@@ -3,16 +3,50 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import faust
+
+from connectors.kafka.chunk import EventChunk, Records
+from connectors.kafka.columns import ColumnChunk
+from connectors.kafka.errors import NotSupported
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
+    import pyarrow as pa
+
     from connectors.kafka.coordinator import Coordinator
     from connectors.kafka.lease import Lease
     from schemas.record import Record
+
+
+_Chunk = TypeVar("_Chunk", EventChunk, ColumnChunk)
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnBatch:
+    """Consecutive records of one partition as Arrow columns, in offset order, and the scope for effects."""
+
+    columns: pa.RecordBatch
+    """A row a record: the fields of the source's schema."""
+    records: Records | Sequence[Record]
+    """The rows as they stand in the log, each made when it is asked for."""
+    scope: Any
+    topic: str
+    partition: int
+    next_offset: int
+    """Where the partition stands after this batch."""
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def timestamps_us(self) -> list[int]:
+        """Return the broker's append time of each row, microseconds since the epoch."""
+        records = self.records
+        if isinstance(records, Records):
+            return records.timestamps_us()
+        return [record.timestamp_us for record in records]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +95,7 @@ class Stream(faust.Stream[Any]):
         while True:
             if self._lease is None or self._lease.void:
                 self._lease = await self._coordinator.take(self._topic)
+                self._expect(EventChunk, "stream.record_batches()")
             item = self._lease.next_item()
             if item is None:
                 self._coordinator.done(self._topic)
@@ -82,11 +117,39 @@ class Stream(faust.Stream[Any]):
         """
         self._register()
         while True:
-            lease = await self._coordinator.take(self._topic)
+            lease = self._lease = await self._coordinator.take(self._topic)
+            chunk = self._expect(EventChunk, "stream.record_batches()")
             lease.begin()
-            chunk = lease.chunk
             yield Batch(chunk.items, lease.scope, *chunk.source, chunk.next_offset)
             self._coordinator.done(self._topic)
+
+    async def record_batches(self) -> AsyncIterator[ColumnBatch]:
+        """Give batches of one partition as Arrow columns; what does not decode becomes a dead letter.
+
+        As ``batches``: a batch that raises is undone and cut in halves until the record that fails is alone.
+        The agent's source must be declared with ``columns``.
+        """
+        self._register()
+        while True:
+            lease = self._lease = await self._coordinator.take(self._topic)
+            chunk = self._expect(ColumnChunk, "stream, or stream.batches()")
+            lease.begin()
+            for record, error in chunk.errors:
+                lease.scope.dead_letter(record, type(error).__name__, str(error))
+                lease.scope.count("dead_letter")
+            if chunk.batch.num_rows:
+                yield ColumnBatch(chunk.batch, chunk.records, lease.scope, *chunk.source, chunk.next_offset)
+            self._coordinator.done(self._topic)
+
+    def _expect(self, kind: type[_Chunk], instead: str) -> _Chunk:
+        """Return the chunk in hand; an agent that asks for the other kind is wrong for every event."""
+        assert self._lease is not None
+        chunk = self._lease.chunk
+        if isinstance(chunk, kind):
+            return chunk
+        error = NotSupported(f"iterating so over {self._topic}", f"its source is declared for {instead}")
+        self._coordinator.refuse(error)
+        raise error
 
     def _register(self) -> None:
         self._lease = None

@@ -11,7 +11,7 @@ import pytest
 from confluent_kafka import Producer
 
 from connectors.kafka.admin import ensure_topics
-from connectors.kafka.chunk import SourcePartition
+from connectors.kafka.chunk import SourcePartition, events_of
 from connectors.kafka.consumer import ConsumerOptions, PollThread
 from schemas.topics import TopicSpec
 
@@ -51,7 +51,7 @@ def test_after_any_rewind_each_partition_comes_whole_from_there_on(kafka_options
     assert producer.flush(30) == 0
     listener = Listener()
     options = ConsumerOptions(f"{topic}.group", "member", chunk_records_max=500, handover_records_max=4_000)
-    thread = PollThread(kafka_options, options, {topic: list}, listener)
+    thread = PollThread(kafka_options, options, {topic: events_of(list)}, listener)
     thread.start()
     try:
         sources = listener.sources.get(timeout=30)
@@ -81,7 +81,7 @@ def read_on_between_rewinds(thread, listener, sources, chance, told):
         except queue.Empty:
             assert epoch < REWINDS, f"{told}: nothing comes at {expected}"
             continue
-        thread.handled(len(chunk.items), chunk.size_bytes)
+        thread.handled(len(chunk), chunk.size_bytes)
         if chunk.epoch != epoch:
             continue
         offsets = [record.offset for record, _value in chunk.items]

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from connectors.kafka.chunk import Chunk, SourcePartition
+from connectors.kafka.chunk import EventChunk, SourcePartition
 from connectors.kafka.coordinator import Coordinator
 from connectors.kafka.errors import AppendRefused, KafkaUnavailable, TransactionAborted
 from connectors.kafka.ports import CoordinatorOptions
@@ -132,7 +132,7 @@ class Bench:
         size_bytes = sum(record.size_bytes for record, _ in items)
         self.poller.outstanding += len(items)
         self.poller.outstanding_bytes += size_bytes
-        self.coordinator.deliver([Chunk(SOURCE, epoch, items, last, size_bytes)])
+        self.coordinator.deliver([EventChunk(SOURCE, epoch, items, last, size_bytes)])
 
     async def work(self):
         """Be the agent for one chunk, as ``Stream.batches`` is."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from connectors.kafka.chunk import Chunk, SourcePartition
+from connectors.kafka.chunk import EventChunk, SourcePartition
 from connectors.kafka.coordinator import Coordinator
 from connectors.kafka.errors import KafkaUnavailable
 from connectors.kafka.ports import CoordinatorOptions
@@ -63,11 +63,11 @@ def after_failing(error: Exception) -> tuple[list[tuple[int, str]], int, list[Ba
         coordinator.poller = NoPoller()
         waiting = coordinator._pending
         record = Record("input", 0, 7, 0, b"key", b"value")
-        coordinator._isolate(effects, Chunk(SOURCE, 0, [(record, "event")], 8), error)
+        coordinator._isolate(effects, EventChunk(SOURCE, 0, [(record, "event")], 8), error)
         for _ in range(TRIES):
             if waiting[SOURCE] and not fatal:
                 coordinator._isolate(effects, waiting[SOURCE].popleft(), error)
-        return sum(len(chunk.items) for chunk in waiting[SOURCE])
+        return sum(len(chunk) for chunk in waiting[SOURCE])
 
     return effects.letters, asyncio.run(fail()), fatal
 

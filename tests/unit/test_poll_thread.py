@@ -9,11 +9,10 @@ from types import SimpleNamespace
 import pytest
 from confluent_kafka import TopicPartition
 
-from connectors.kafka.chunk import SourcePartition
-from connectors.kafka.consumer import ConsumerOptions, PollThread, _pieces
+from connectors.kafka.chunk import Records, SourcePartition, events_of
+from connectors.kafka.consumer import ConsumerOptions, PollThread
 from connectors.kafka.errors import ConsumerFailed
 from connectors.kafka.options import KafkaOptions
-from schemas.record import Record
 
 SOURCE = SourcePartition("streams.input.v1", 0)
 
@@ -40,12 +39,12 @@ class Listener:
         self.failures.append(error)
 
 
-def poll_thread(listener, decoders=None, **options):
+def poll_thread(listener, chunkers=None, **options):
     """A poll thread whose broker is not there: nothing here needs one."""
     return PollThread(
         KafkaOptions("127.0.0.1:1"),
         ConsumerOptions("group", "member", **options),
-        decoders or {SOURCE.topic: list},
+        chunkers or {SOURCE.topic: events_of(list)},
         listener,
     )
 
@@ -62,7 +61,7 @@ def test_what_is_asked_after_the_end_is_refused_and_not_left_waiting():
 
 def test_what_waits_when_the_thread_fails_is_refused_and_the_listener_is_told():
     listener = Listener()
-    thread = poll_thread(listener, {"": list})  # not a topic's name: subscribe refuses it
+    thread = poll_thread(listener, {"": events_of(list)})  # not a topic's name: subscribe refuses it
     waiting = thread.call(lambda: 7)
     thread.start()
     thread.join(10)
@@ -88,12 +87,29 @@ def test_a_partition_is_not_given_up_before_the_listener_has_let_go_of_it():
     assert thread.assignment == frozenset()
 
 
+class Message(bytes):
+    """A value with librdkafka's accessors; its offset is its first byte."""
+
+    def value(self):
+        return bytes(self)
+
+    def key(self):
+        return None
+
+    def offset(self):
+        return self[0]
+
+    def timestamp(self):
+        return 0, 1_000
+
+
 def test_records_are_cut_into_pieces_by_their_bytes_and_none_is_left_out():
     sizes = [3, 3, 3, 9, 20, 1]
-    records = [Record("t", 0, i, 0, None, bytes(size)) for i, size in enumerate(sizes)]
-    pieces = _pieces(records, 9)
+    records = Records(SOURCE, [Message(bytes([i] * size)) for i, size in enumerate(sizes)])
+    pieces = records.pieces(9)
     assert [[record.size_bytes for record in piece] for piece in pieces] == [[3, 3, 3], [9], [20], [1]]
-    assert [record for piece in pieces for record in piece] == records
+    assert [record for piece in pieces for record in piece] == list(records)
+    assert records.pieces(39) == [records]
 
 
 def test_few_records_of_many_bytes_hold_the_fetching_too():
