@@ -39,10 +39,13 @@ ROLES: Roles = {
 }
 
 
-def run_role(name: str, options: WorkerOptions, roles: Roles = ROLES) -> int:
+def run_role(
+    name: str, options: WorkerOptions, roles: Roles = ROLES, schemas: Mapping[str, str] | None = None
+) -> int:
     """Run one role until a signal stops it; returns the process's exit code (0 = stopped on purpose).
 
-    ``roles`` is where the name is looked up: ours, or those of a user's own agents.
+    ``roles`` is where the name is looked up: ours, or those of a user's own agents; ``schemas`` are the
+    texts, by subject, that those agents read and write beside ours.
 
     Raises:
         UnknownRole: no such role.
@@ -51,7 +54,7 @@ def run_role(name: str, options: WorkerOptions, roles: Roles = ROLES) -> int:
         KafkaUnavailable: Kafka does not answer at the start.
         SluicegateError: what made the worker stop while it ran.
     """
-    app = build_role(name, options, roles)
+    app = build_role(name, options, roles, schemas)
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)
@@ -66,7 +69,9 @@ def run_role(name: str, options: WorkerOptions, roles: Roles = ROLES) -> int:
     return 0
 
 
-def build_role(name: str, options: WorkerOptions, roles: Roles = ROLES) -> RoleApp:
+def build_role(
+    name: str, options: WorkerOptions, roles: Roles = ROLES, schemas: Mapping[str, str] | None = None
+) -> RoleApp:
     """Build the Faust app of a role, with its topics and schemas in place; nothing runs yet."""
     if name not in roles:
         raise UnknownRole(name, roles)
@@ -78,9 +83,11 @@ def build_role(name: str, options: WorkerOptions, roles: Roles = ROLES) -> RoleA
     registry = Registry(options.registry_url)
     if options.register_schemas:
         registry.register_all()
+        for subject, text in (schemas or {}).items():
+            registry.register(subject, text)
     if options.create_topics:
         ensure_topics(options.kafka, TOPICS)
-    tools = Tools(WireCodec(registry), PayloadCodec(registry), BUILTIN_KINDS)
+    tools = Tools(WireCodec(registry, schemas=schemas), PayloadCodec(registry), BUILTIN_KINDS)
     slot = Slot(options.state_dir, name, options.identity)
     group = f"{options.kafka.topic_prefix}sluicegate.{name}"
     engine = Engine(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from connectors.kafka.columns import Columns, columns_of
+from pipelines.decoding import RowDecoder
 from schemas.batch import BatchReader
 from schemas.catalog import EVENT
-from schemas.errors import WireError
 from schemas.record import Record
 from schemas.topics import DEAD_LETTERS
 from state.checkpoint import Append
@@ -32,6 +32,10 @@ class Tools:
     codec: WireCodec
     payloads: PayloadCodec
     kinds: KindTable
+    _events: RowDecoder = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_events", RowDecoder(self.codec))
 
     def decode_events(self, records: Sequence[Record]) -> list[Any]:
         """Decode envelopes; what does not decode is given as its ``WireError``.
@@ -39,11 +43,11 @@ class Tools:
         Raises:
             RegistryUnavailable: a schema must be fetched and cannot; nothing is said about the records.
         """
-        return _each(self.codec.decode_event, records)
+        return self._events(records)
 
     def decoder(self, subject: str) -> Decode:
         """Return a decoder of ``subject`` to dicts (None = a tombstone), errors among them as above."""
-        return lambda records: _each(lambda value: self.codec.decode(value, subject), records)
+        return RowDecoder(self.codec, subject)
 
     def columns(self, subject: str = EVENT) -> Chunker:
         """Return what gives a batch agent the records of a flat ``subject`` as Arrow columns.
@@ -88,16 +92,6 @@ class DeadLetterMaker:
         return Append(
             DEAD_LETTERS, record.key, self._codec.encode(DEAD_LETTERS.subject, letter), record.partition
         )
-
-
-def _each(decode: Callable[[bytes], Any], records: Sequence[Record]) -> list[Any]:
-    decoded: list[Any] = []
-    for record in records:
-        try:
-            decoded.append(None if record.value is None else decode(record.value))
-        except WireError as error:
-            decoded.append(error)
-    return decoded
 
 
 def _code_version() -> str:

@@ -40,6 +40,11 @@ class Append:
     on_offset: Callable[[int], None] | None = None
 
 
+_Which = tuple[str, bytes, "int | None"]
+"""Topic, key and partition: of the updates under one, a unit of work appends the last."""
+_Update = tuple["TopicSpec", "bytes | None"]
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class SourcePartition:
     """A partition of an input topic (the topic's name as it stands in Kafka)."""
@@ -97,9 +102,12 @@ class PartitionScope:
         limit_bytes = changelog.max_message_bytes if changelog is not None else None
         self.view = StagedView(backend, limit_bytes)
         self.appends: list[Append] = []
-        self.counts: Counter[str] = Counter()
         self.append_bytes = 0
-        self._marks: list[tuple[int, int, Counter[str]]] = []
+        self._counts: Counter[str] = Counter()
+        self._counted: list[tuple[str, int]] = []  # since the outermost savepoint
+        self._updates: dict[_Which, _Update] = {}
+        self._undo_updates: list[dict[_Which, _Update | None]] = []
+        self._marks: list[tuple[int, int, int]] = []
 
     @property
     def partition(self) -> int:
@@ -126,6 +134,18 @@ class PartitionScope:
             raise EffectTooLarge(f"record for {topic.name}", size_bytes, topic.max_message_bytes)
         self._append(Append(topic, key, value, partition, on_offset), size_bytes)
 
+    def update(
+        self, topic: TopicSpec, key: bytes, value: bytes | None, *, partition: int | None = None
+    ) -> None:
+        """See ``Scope``. Raises EffectTooLarge as ``emit``."""
+        size_bytes = len(key) + len(value or b"") + RECORD_OVERHEAD_BYTES
+        if size_bytes > topic.max_message_bytes:
+            raise EffectTooLarge(f"record for {topic.name}", size_bytes, topic.max_message_bytes)
+        which = (topic.name, key, partition)
+        if self._undo_updates:
+            self._undo_updates[-1].setdefault(which, self._updates.get(which))
+        self._updates[which] = (topic, value)
+
     def dead_letter(self, record: Record, cause: str, detail: str, attempts: int = 1) -> None:
         """See ``Scope``."""
         letter = self._letters.letter(
@@ -139,27 +159,57 @@ class PartitionScope:
 
     def count(self, outcome: str, n: int = 1) -> None:
         """See ``Scope``."""
-        self.counts[outcome] += n
+        self._counted.append((outcome, n))
+
+    @property
+    def counts(self) -> Counter[str]:
+        """What was counted and not undone."""
+        counts = self._counts.copy()
+        for outcome, n in self._counted:
+            counts[outcome] += n
+        return counts
 
     def savepoint(self) -> None:
         """Begin a step that can be undone alone."""
         self.view.savepoint()
-        self._marks.append((len(self.appends), self.append_bytes, self.counts.copy()))
+        self._undo_updates.append({})
+        self._marks.append((len(self.appends), self.append_bytes, len(self._counted)))
 
     def keep(self) -> None:
         """Keep the step's effects."""
         self.view.keep()
         self._marks.pop()
+        undo = self._undo_updates.pop()
+        if self._undo_updates:
+            for which, before in undo.items():
+                self._undo_updates[-1].setdefault(which, before)
+        else:
+            self._counts = self.counts
+            self._counted.clear()
 
     def undo(self) -> None:
         """Take the step's effects back."""
         self.view.undo()
-        length, self.append_bytes, self.counts = self._marks.pop()
-        del self.appends[length:]
+        appended, self.append_bytes, counted = self._marks.pop()
+        del self.appends[appended:]
+        del self._counted[counted:]
+        for which, before in self._undo_updates.pop().items():
+            if before is None:
+                del self._updates[which]
+            else:
+                self._updates[which] = before
+
+    @property
+    def append_records(self) -> int:
+        """How many records the unit would append for this scope, without the changelog's."""
+        return len(self.appends) + len(self._updates)
 
     def take_appends(self) -> list[Append]:
         """Return what is to be appended and begin anew (what an ``on_offset`` adds comes next)."""
         taken, self.appends = self.appends, []
+        for (_, key, partition), (topic, value) in self._updates.items():
+            taken.append(Append(topic, key, value, partition))
+        self._updates.clear()
         self.append_bytes = 0
         return taken
 
@@ -168,8 +218,11 @@ class PartitionScope:
         self.view.drop()
         self.appends.clear()
         self.append_bytes = 0
-        self.counts.clear()
+        self._counts.clear()
+        self._counted.clear()
         self._marks.clear()
+        self._updates.clear()
+        self._undo_updates.clear()
 
 
 @dataclass(slots=True)
@@ -238,7 +291,7 @@ class UnitOfWork:
         """The unit holds as many effects as one transaction should."""
         scopes = self._scopes.values()
         return (
-            sum(len(scope.appends) for scope in scopes) >= self._records_max
+            sum(scope.append_records for scope in scopes) >= self._records_max
             or sum(scope.append_bytes for scope in scopes) >= self._bytes_max
         )
 

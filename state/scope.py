@@ -39,6 +39,14 @@ class Scope(Protocol):
         holds offsets of the very unit that wrote them.
         """
 
+    def update(
+        self, topic: TopicSpec, key: bytes, value: bytes | None, *, partition: int | None = None
+    ) -> None:
+        """Have the last value given for a key be appended, once a unit of work: for results that supersede.
+
+        Under load a count that changes a thousand times between two commits is one record, not a thousand.
+        """
+
     def dead_letter(self, record: Record, cause: str, detail: str) -> None:
         """Have a record that cannot be handled kept with its bytes and coordinates."""
 

@@ -17,7 +17,7 @@ from confluent_kafka import Producer
 
 from connectors.kafka.admin import ensure_topics
 from schemas.topics import DEAD_LETTERS
-from tests.support.counting_worker import CHANGELOG, COUNT, INPUT, OUTPUT, POISON, STUMBLE
+from tests.support.counting_worker import BROKEN, CHANGELOG, COUNT, INPUT, OUTPUT, POISON, STUMBLE
 from tests.support.read_topic import read_committed
 
 ROOT = Path(__file__).parents[2]
@@ -57,7 +57,7 @@ class Bench:
         for i in range(first, last):
             key = f"key-{i % KEYS}".encode()
             value = values.get(i, f"v{i}".encode())
-            if value == POISON:
+            if value in (POISON, BROKEN):
                 self.poisoned += 1
             else:
                 self.expected[key] += 1
@@ -109,7 +109,7 @@ def running(kafka, tmp_path, mode):
         bench.stop()
 
 
-@pytest.mark.parametrize("mode", ["batch", "event"])
+@pytest.mark.parametrize("mode", ["batch", "event", "columns"])
 def test_failing_events_are_isolated_and_their_neighbours_flow(kafka_options, tmp_path, mode):
     with running(kafka_options, tmp_path, mode) as bench:
         bench.start()
@@ -117,7 +117,14 @@ def test_failing_events_are_isolated_and_their_neighbours_flow(kafka_options, tm
         bench.check()
 
 
-@pytest.mark.parametrize("mode", ["batch", "event"])
+def test_what_is_no_row_becomes_a_dead_letter_and_the_rows_beside_it_are_handled(kafka_options, tmp_path):
+    with running(kafka_options, tmp_path, "columns") as bench:
+        bench.start()
+        bench.publish(0, 3_000, {0: BROKEN, 7: BROKEN, 8: POISON, 1_234: BROKEN, 2_999: BROKEN})
+        bench.check()
+
+
+@pytest.mark.parametrize("mode", ["event", "columns"])
 def test_a_killed_worker_is_taken_over_by_another(kafka_options, tmp_path, mode):
     with running(kafka_options, tmp_path, mode) as bench:
         first = bench.start()

@@ -11,6 +11,9 @@ import struct
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+
+from connectors.kafka.columns import Columns, columns_of
 from connectors.kafka.consumer import ConsumerOptions
 from connectors.kafka.options import KafkaOptions
 from connectors.kafka.ports import CoordinatorOptions
@@ -31,14 +34,29 @@ OUTPUT = TopicSpec("counting.output.v1", "key", "", PARTITIONS, -1, "delete", "e
 CHANGELOG = TopicSpec("counting.changelog.v1", "key", "", PARTITIONS, -1, "compact", "counts")
 COUNT = struct.Struct(">q")
 
+BROKEN = b"broken"
+"""A value that does not decode to a row."""
 POISON = b"poison"
 """The agent raises on this value whenever it sees it."""
 STUMBLE = b"stumble"
 """The agent raises on this value the first time in a process."""
 
 
+def values_of(records):
+    """Decode for agents of events: a value is itself."""
+    return [record.value for record in records]
+
+
+def plain(values):
+    """Decode for an agent of columns: one column, of all values but ``BROKEN``."""
+    rows = [row for row, value in enumerate(values) if value != BROKEN]
+    batch = pa.RecordBatch.from_pydict({"value": pa.array([values[row] for row in rows], pa.binary())})
+    errors = [(row, ValueError("broken")) for row, value in enumerate(values) if value == BROKEN]
+    return Columns(batch, rows, errors)
+
+
 def build(bootstrap: str, prefix: str, state_dir: Path, mode: str, identity: str = "") -> RoleApp:
-    """Build the app; ``mode`` is ``event`` or ``batch``."""
+    """Build the app; ``mode`` is ``event``, ``batch`` or ``columns``."""
     slot = Slot(state_dir, "counting", identity)
     group = f"{prefix}counting"
     schemas = LocalSchemas()
@@ -53,9 +71,8 @@ def build(bootstrap: str, prefix: str, state_dir: Path, mode: str, identity: str
     )
     tools = Tools(WireCodec(schemas), PayloadCodec(schemas), BUILTIN_KINDS)
     app = RoleApp("counting", Engine(options, tools, WorkerMetrics("counting")), slot=slot, web_enabled=False)
-    source = app.source(
-        INPUT, agent="counting", decode=lambda rs: [record.value for record in rs], changelog=CHANGELOG
-    )
+    how = {"columns": columns_of(plain)} if mode == "columns" else {"decode": values_of}
+    source = app.source(INPUT, agent="counting", changelog=CHANGELOG, **how)
     stumbled: set[tuple[int, int]] = set()
 
     def count(scope, record, value):
@@ -68,12 +85,26 @@ def build(bootstrap: str, prefix: str, state_dir: Path, mode: str, identity: str
             stumbled.add((record.partition, record.offset))
             raise ValueError("stumble")
 
+    add_agent(app, source, mode, count)
+    return app
+
+
+def add_agent(app, source, mode, count):
+    """Add the one agent, which counts events of one, of many, or as columns."""
     if mode == "event":
 
         @app.agent(source)
         async def event_agent(stream):
             async for value in stream:
                 count(stream.scope, stream.record, value)
+
+    elif mode == "columns":
+
+        @app.agent(source)
+        async def column_agent(stream):
+            async for batch in stream.record_batches():
+                for record, value in zip(batch.records, batch.columns["value"].to_pylist(), strict=True):
+                    count(batch.scope, record, value)
 
     else:
 
@@ -82,8 +113,6 @@ def build(bootstrap: str, prefix: str, state_dir: Path, mode: str, identity: str
             async for batch in stream.batches():
                 for record, value in batch.items:
                     count(batch.scope, record, value)
-
-    return app
 
 
 if __name__ == "__main__":

@@ -240,3 +240,29 @@ def test_a_unit_is_full_by_what_it_appends_in_records_or_in_bytes():
         assert unit.full
         scope.undo()
         assert not unit.full
+
+
+def test_of_updates_of_a_key_a_unit_appends_the_last_that_was_not_undone():
+    transaction = Recording()
+    unit, scope, _backend = unit_over(transaction)
+    scope.savepoint()
+    for value in (b"1", b"2"):
+        scope.update(OUTPUT, b"a", value, partition=2)
+    scope.update(OUTPUT, b"b", b"1", partition=2)
+    scope.keep()
+    scope.savepoint()
+    scope.savepoint()
+    scope.update(OUTPUT, b"a", b"undone", partition=2)
+    scope.update(OUTPUT, b"c", b"undone", partition=2)
+    scope.keep()
+    scope.update(OUTPUT, b"b", None, partition=2)
+    scope.undo()
+    assert scope.append_records == 2
+    unit.advance(SOURCE, 43, 1)
+
+    unit.commit()
+
+    assert [(append.key, append.value) for append in transaction.log] == [(b"a", b"2"), (b"b", b"1")]
+    assert scope.append_records == 0
+    with pytest.raises(EffectTooLarge, match=r"streams\.output\.v1"):
+        scope.update(OUTPUT, b"key", bytes(OUTPUT.max_message_bytes))
