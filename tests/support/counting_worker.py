@@ -85,34 +85,31 @@ def build(bootstrap: str, prefix: str, state_dir: Path, mode: str, identity: str
             stumbled.add((record.partition, record.offset))
             raise ValueError("stumble")
 
-    add_agent(app, source, mode, count)
+    @app.agent(source)
+    async def agent(stream):
+        await AGENTS[mode](stream, count)
+
     return app
 
 
-def add_agent(app, source, mode, count):
-    """Add the one agent, which counts events of one, of many, or as columns."""
-    if mode == "event":
+async def count_events(stream, count):
+    async for value in stream:
+        count(stream.scope, stream.record, value)
 
-        @app.agent(source)
-        async def event_agent(stream):
-            async for value in stream:
-                count(stream.scope, stream.record, value)
 
-    elif mode == "columns":
+async def count_batches(stream, count):
+    async for batch in stream.batches():
+        for record, value in batch.items:
+            count(batch.scope, record, value)
 
-        @app.agent(source)
-        async def column_agent(stream):
-            async for batch in stream.record_batches():
-                for record, value in zip(batch.records, batch.columns["value"].to_pylist(), strict=True):
-                    count(batch.scope, record, value)
 
-    else:
+async def count_columns(stream, count):
+    async for batch in stream.record_batches():
+        for record, value in zip(batch.records, batch.columns["value"].to_pylist(), strict=True):
+            count(batch.scope, record, value)
 
-        @app.agent(source)
-        async def batch_agent(stream):
-            async for batch in stream.batches():
-                for record, value in batch.items:
-                    count(batch.scope, record, value)
+
+AGENTS = {"event": count_events, "batch": count_batches, "columns": count_columns}
 
 
 if __name__ == "__main__":
