@@ -1,4 +1,4 @@
-"""Session windows over a store: events of a key no further apart than a gap, closed once, forgotten after a TTL."""
+"""Session windows over a store: events of a key with no gap between them, closed once, kept for a TTL."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class Session:
 class SessionWindows:
     """Values by (key, start), open ones and closed ones apart; what is due stands in an index of each.
 
-    A session that has closed is never opened again, as its result is out: what comes within a gap of it begins
-    another one. Sessions of a key do not overlap: what would fall into a closed one is late.
+    A session that has closed is never opened again, as its result is out: what comes within a gap of it
+    begins another one. Sessions of a key do not overlap: what would fall into a closed one is late.
     """
 
     def __init__(self, prefix: bytes, options: SessionOptions) -> None:
@@ -68,7 +68,7 @@ class SessionWindows:
         watermark_us: int,
         fold: Callable[[Sequence[bytes]], bytes],
     ) -> tuple[Session, list[Session]] | None:
-        """Put an event into its session; ``fold`` is given the values of the open ones that it joins, in order.
+        """Put an event into its session; ``fold`` is given the values of the open ones that it joins.
 
         Returns the session, and those that are part of it now and stood under another start (whose results,
         if any were said, are void); None when the event came late: alone it would have closed.
