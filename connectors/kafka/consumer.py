@@ -13,7 +13,7 @@ from collections import defaultdict
 from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import structlog
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -31,6 +31,14 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
+Assignment = Literal["range", "cooperative-sticky", "consumer"]
+"""Who gives partitions to members, and how.
+
+``range``: the classic protocol, all partitions given anew each time; equally numbered partitions of several
+topics stay together. ``cooperative-sticky``: moves only what must move, promises no such thing.
+``consumer``: KIP-848, by the broker, whose session time-out is the broker's own setting (45 s by default).
+"""
+
 _SEEK_TRIES, _SEEK_PAUSE_S = 200, 0.01
 _REGISTRY_PAUSE_S = 1.0
 _REJOIN_S = 60.0  # far longer than a rejoin takes, far shorter than an operator who replaces a worker
@@ -43,6 +51,7 @@ class ConsumerOptions:
     group: str
     instance_id: str
     """Static member (KIP-345): a restarted slot finds its partitions without a rebalance."""
+    assignment: Assignment = "range"
     session_timeout_ms: int = 6_000
     max_poll_interval_ms: int = 60_000
     chunk_records_max: int = 2_000
@@ -85,11 +94,8 @@ class PollThread(threading.Thread):
         self._config = kafka.client_config() | {
             "group.id": options.group,
             "group.instance.id": options.instance_id,
-            "session.timeout.ms": options.session_timeout_ms,
-            "heartbeat.interval.ms": max(options.session_timeout_ms // 6, 100),
             "max.poll.interval.ms": options.max_poll_interval_ms,
-            # Eager, and it keeps equally numbered partitions of co-partitioned topics together.
-            "partition.assignment.strategy": "range",
+            **_membership(options),
             "isolation.level": "read_committed",
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
@@ -202,6 +208,7 @@ class PollThread(threading.Thread):
         # A rewind inside of these calls, by a rebalance, makes void what they return: it is fetched again.
         epoch = self._epoch
         messages = [first, *self._consumer.consume(self._options.chunk_records_max - 1, 0)]
+        self.group_metadata = self._consumer.consumer_group_metadata()
         if epoch != self._epoch:
             for source, offset in self._expected.items():
                 self._seek(source, offset)
@@ -338,17 +345,24 @@ class PollThread(threading.Thread):
     def _on_assign(self, consumer: Consumer, parts: list[TopicPartition]) -> None:
         for part in parts:
             part.offset = OFFSET_BEGINNING  # any valid one: paused at once, sought before it is resumed
-        consumer.assign(parts)
+        sources = [SourcePartition(part.topic, part.partition) for part in parts]
+        if self._options.assignment == "range":
+            consumer.assign(parts)
+            self.assignment = frozenset(sources)
+        else:
+            consumer.incremental_assign(parts)
+            self.assignment |= frozenset(sources)
         if parts:
             consumer.pause(parts)
         self.group_metadata = consumer.consumer_group_metadata()
-        sources = [SourcePartition(part.topic, part.partition) for part in parts]
-        self.assignment = frozenset(sources)
         self._listener.assigned(sources)
 
     def _on_revoke(self, parts: list[TopicPartition], *, lost: bool) -> None:
         self._let_go(parts, lost=lost)
-        self._consumer.unassign()
+        if self._options.assignment == "range":
+            self._consumer.unassign()
+        else:
+            self._consumer.incremental_unassign(parts)
 
     def _let_go(self, parts: list[TopicPartition], *, lost: bool) -> None:
         sources = [SourcePartition(part.topic, part.partition) for part in parts]
@@ -363,7 +377,8 @@ class PollThread(threading.Thread):
             self._expected.pop(source, None)
         self._undecoded = [waiting for waiting in self._undecoded if waiting[1].source not in set(sources)]
         self.assignment = self.assignment.difference(sources)
-        self._held = False
+        if not self.assignment:
+            self._held = False  # no partition is left that was paused for it
 
     def _close(self) -> None:
         consumer = getattr(self, "_consumer", None)
@@ -387,6 +402,16 @@ class PollThread(threading.Thread):
     @staticmethod
     def _parts(sources: Iterable[SourcePartition]) -> list[TopicPartition]:
         return [TopicPartition(source.topic, source.partition) for source in sources]
+
+
+def _membership(options: ConsumerOptions) -> dict[str, object]:
+    if options.assignment == "consumer":
+        return {"group.protocol": "consumer"}  # sessions and heartbeats are the broker's settings
+    return {
+        "session.timeout.ms": options.session_timeout_ms,
+        "heartbeat.interval.ms": max(options.session_timeout_ms // 6, 100),
+        "partition.assignment.strategy": options.assignment,
+    }
 
 
 def _where(message: Message) -> tuple[str, int]:

@@ -39,6 +39,11 @@ KAFKA_CONFIG: Mapping[str, str] = {
     # A group's first member need not wait three seconds for others.
     "group.initial.rebalance.delay.ms": "0",
     "group.min.session.timeout.ms": "1000",
+    # KIP-848: a worker that stopped or died is noticed as soon as under the classic protocol, not after 45 s.
+    "group.consumer.min.session.timeout.ms": "1000",
+    "group.consumer.session.timeout.ms": "6000",
+    "group.consumer.min.heartbeat.interval.ms": "500",
+    "group.consumer.heartbeat.interval.ms": "1000",
     # Not below Kafka's default: a broker that has just been killed and restarted, and aborts what timed out
     # before it knows its partitions' leaders, calls that done without writing the markers. Readers of
     # committed data then hang there, or take the aborted records for committed once the producer goes on.

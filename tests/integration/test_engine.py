@@ -11,11 +11,13 @@ import time
 from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from confluent_kafka import Producer
 
 from connectors.kafka.admin import ensure_topics
+from connectors.kafka.consumer import Assignment
 from schemas.topics import DEAD_LETTERS
 from tests.support.counting_worker import BROKEN, CHANGELOG, COUNT, INPUT, OUTPUT, POISON, STUMBLE
 from tests.support.read_topic import read_committed
@@ -27,8 +29,8 @@ KEYS = 200
 class Bench:
     """One deployment of the counting worker under a prefix of its own."""
 
-    def __init__(self, kafka, state_dir, mode):
-        self.kafka, self.state_dir, self.mode = kafka, state_dir, mode
+    def __init__(self, kafka, state_dir, mode, assignment):
+        self.kafka, self.state_dir, self.mode, self.assignment = kafka, state_dir, mode, assignment
         self.producer = Producer(kafka.client_config() | {"linger.ms": 5, "partitioner": "murmur2_random"})
         self.expected = Counter()
         self.poisoned = 0
@@ -41,6 +43,7 @@ class Bench:
             "state_dir": str(self.state_dir / folder),
             "mode": self.mode,
             "identity": identity,
+            "assignment": self.assignment,
         }
         log = (self.state_dir / f"worker-{len(self.workers)}.log").open("w")
         worker = subprocess.Popen(
@@ -100,9 +103,9 @@ class Bench:
 
 
 @contextmanager
-def running(kafka, tmp_path, mode):
+def running(kafka, tmp_path, mode, assignment="range"):
     ensure_topics(kafka, [INPUT, OUTPUT, CHANGELOG, DEAD_LETTERS])
-    bench = Bench(kafka, tmp_path, mode)
+    bench = Bench(kafka, tmp_path, mode, assignment)
     try:
         yield bench
     finally:
@@ -142,8 +145,9 @@ def test_a_killed_worker_is_taken_over_by_another(kafka_options, tmp_path, mode)
         assert first.wait() == second.wait() == -signal.SIGKILL
 
 
-def test_workers_join_and_leave_under_load(kafka_options, tmp_path):
-    with running(kafka_options, tmp_path, "batch") as bench:
+@pytest.mark.parametrize("assignment", get_args(Assignment))
+def test_workers_join_and_leave_under_load(kafka_options, tmp_path, assignment):
+    with running(kafka_options, tmp_path, "batch", assignment) as bench:
         first = bench.start()
         bench.publish(0, 5_000)
         bench.read(OUTPUT, 5_000)

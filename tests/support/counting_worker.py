@@ -55,7 +55,7 @@ def plain(values):
     return Columns(batch, rows, errors)
 
 
-def build(bootstrap: str, prefix: str, state_dir: Path, mode: str, identity: str = "") -> RoleApp:
+def build(*, bootstrap, prefix, state_dir, mode, identity="", assignment="range"):
     """Build the app; ``mode`` is ``event``, ``batch`` or ``columns``."""
     slot = Slot(state_dir, "counting", identity)
     group = f"{prefix}counting"
@@ -66,7 +66,7 @@ def build(bootstrap: str, prefix: str, state_dir: Path, mode: str, identity: str
         transactional_id=f"{group}.{slot.identity}",
         transaction_timeout_ms=10_000,
         state_dir=slot.folder,
-        consumer=ConsumerOptions(group, f"counting-{slot.identity}"),
+        consumer=ConsumerOptions(group, f"counting-{slot.identity}", assignment),
         coordinator=CoordinatorOptions(),
     )
     tools = Tools(WireCodec(schemas), PayloadCodec(schemas), BUILTIN_KINDS)
@@ -114,9 +114,8 @@ AGENTS = {"event": count_events, "batch": count_batches, "columns": count_column
 
 if __name__ == "__main__":
     given = json.loads(sys.argv[1])
-    counting = build(
-        given["bootstrap"], given["prefix"], Path(given["state_dir"]), given["mode"], given["identity"]
-    )
+    given["state_dir"] = Path(given["state_dir"])
+    counting = build(**given)
     counting.Worker(
         loglevel="warning", quiet=True, redirect_stdouts=False, override_logging=False
     ).execute_from_commandline()
