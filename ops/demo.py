@@ -81,8 +81,8 @@ class Demo:
         assert running is not None
 
         def stop(number: signal.Signals) -> None:
+            running.cancel()  # first: of a terminal that was closed nothing more can be said
             console.note(f"{number.name}: stopping what was started; a second one kills it")
-            running.cancel()
 
         with on_stop_signals(stop, lambda _: self._children.kill_all()):
             try:

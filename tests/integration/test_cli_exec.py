@@ -101,6 +101,49 @@ def test_ctrl_c_reaches_the_command_and_ends_the_stream_as_cancelled(twin: EdgeT
     assert twin.of_type("s", "end")[0]["reason"] == "cancelled"
 
 
+def test_under_nohup_a_terminal_that_is_closed_ends_nothing(twin: EdgeTwin, tmp_path: Path) -> None:
+    goes_on = tmp_path / "goes-on"
+    script = f"echo up; while ! [ -e {goes_on} ]; do sleep 0.05; done; echo on"
+    process = subprocess.Popen(
+        ["nohup", PYTHON, "-m", "ops", "exec", "--stream", "s", "--", "sh", "-c", script],
+        env=os.environ | {"SLUICEGATE_EDGE__URL": twin.url},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    until(lambda: twin.lines("s") == ["up"])
+    process.send_signal(signal.SIGHUP)
+    time.sleep(0.3)  # a handler would have run
+    goes_on.touch()
+    assert process.wait(20) == 0
+    assert twin.lines("s") == ["up", "on"]
+    assert twin.of_type("s", "end")[0]["reason"] == "completed"
+
+
+def test_what_cannot_be_shown_here_still_reaches_the_stream(twin: EdgeTwin, tmp_path: Path) -> None:
+    with open("/dev/full", "wb") as full:  # noqa: PTH123  # every write to it says: no space left
+        process = subprocess.Popen(
+            [
+                PYTHON,
+                "-m",
+                "ops",
+                "exec",
+                "--stream",
+                "s",
+                "--",
+                "sh",
+                "-c",
+                "echo one; echo two >&2; exit 4",
+            ],
+            env=os.environ | {"SLUICEGATE_EDGE__URL": twin.url},
+            stdout=full,
+            stderr=full,
+        )
+    assert process.wait(20) == 4
+    assert sorted(twin.lines("s")) == ["one", "two"]
+    assert twin.of_type("s", "end")[0]["reason"] == "upstream_error"
+
+
 def test_a_second_ctrl_c_kills_a_command_that_does_not_listen(twin: EdgeTwin) -> None:
     script = "trap '' INT; echo up; while :; do sleep 0.05; done"
     process = start(twin, "exec", "--stream", "s", "--", "sh", "-c", script)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from typing import TYPE_CHECKING
@@ -74,6 +75,17 @@ def test_a_signal_that_comes_twice_at_once_is_still_a_polite_one(line: CommandLi
     time.sleep(0.05)  # two of a kind at the very same time are one for the kernel already
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(40) == 0, log_of(line)
+
+
+def test_a_worker_whose_terminal_is_closed_stops_every_role(line: CommandLine) -> None:
+    worker, terminal = line.start_on_terminal("worker", "--roles", "ingest,aggregate")
+    said = b""
+    while said.count(b"partition ready") < 4:
+        said += os.read(terminal, 4_096)
+    roles = roles_of(worker)
+    os.close(terminal)
+    assert worker.wait(60) == 0
+    assert not any(role.is_running() for role in roles.values())
 
 
 def test_without_postgresql_nothing_is_archived_and_that_is_said(line: CommandLine) -> None:
