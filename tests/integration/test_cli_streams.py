@@ -221,6 +221,29 @@ def test_a_recording_played_again_is_a_new_stream_of_the_same_payloads_in_the_sa
     assert len(shown(line.run("tail", "again", "--json")[1])) == len(new)
 
 
+def test_a_stream_that_started_over_is_recorded_and_played_again(line: CommandLine, tmp_path: Path) -> None:
+    said = [
+        {"type": "open", "payload": {"title": "t"}},
+        {"type": "token", "payload": {"text": "wrong"}},
+        {"type": "reset", "epoch": 1, "payload": {"from_seq": 1, "reason": "again"}},
+        {"type": "token", "epoch": 1, "payload": {"text": "wrong too"}},
+        {"type": "reset", "epoch": 2, "payload": {"from_seq": 1, "reason": "once more"}},
+        {"type": "token", "epoch": 2, "payload": {"text": "right"}},
+        {"type": "end", "epoch": 2, "payload": {"reason": "completed"}},
+    ]
+    file = ndjson(tmp_path, *({"stream_id": "over", "kind": "llm", **event} for event in said))
+    assert line.run("publish", file, "--wait")[0] == 0
+    recording = tmp_path / "over.stream.jsonl"
+    recording.write_text(line.run("record", "over")[1])
+
+    code, _, err = line.run("replay", str(recording), "--speed", "0", "--as", "over-again")
+
+    assert code == 0, err
+    code, out, _ = line.run("tail", "over-again", "--json")
+    assert code == 0
+    assert [event["type"] for event in shown(out)] == [event["type"] for event in said]
+
+
 def test_a_broken_recording_is_told_by_its_line_and_nothing_is_played(
     line: CommandLine, tmp_path: Path
 ) -> None:
