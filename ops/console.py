@@ -71,6 +71,7 @@ def print_json(value: Mapping[str, object] | list[object]) -> None:
 def report(error: Exception, *, debug: bool) -> int:
     """Print any error that reached the top and give the exit code that stands for it."""
     from pydantic import ValidationError
+    from pydantic_settings import SettingsError
 
     from ops.errors import Unreachable, exit_code_of
     from schemas.errors import SluicegateError
@@ -80,7 +81,21 @@ def report(error: Exception, *, debug: bool) -> int:
     if isinstance(error, ValidationError):
         for problem in error.errors(include_input=False, include_url=False):
             where = "SLUICEGATE_" + "__".join(str(part).upper() for part in problem["loc"])
-            fail(f"settings: {where}: {problem['msg']}", "correct this environment variable")
+            unknown = problem["type"] == "extra_forbidden"
+            said = "there is no such setting" if unknown else problem["msg"].removeprefix("Value error, ")
+            fail(f"settings: {where}: {said}", "correct this environment variable")
+        return 2
+    if isinstance(error, SettingsError):  # a group as a whole, which nobody needs to set
+        group = str(error).partition('"')[2].partition('"')[0].upper()
+        fail(
+            f"settings: SLUICEGATE_{group} is no JSON object", f"set SLUICEGATE_{group}__NAME for each of it"
+        )
+        return 2
+    if type(error).__name__ == "KafkaException" and "_INVALID_ARG" in str(error):  # by name: a connector's
+        fail(
+            f"Kafka's client does not take the settings: {error}",
+            "correct SLUICEGATE_KAFKA__SECURITY_PROTOCOL, …__SASL_… and …__SSL_CA_LOCATION",
+        )
         return 2
     if isinstance(error, SluicegateError):
         fail(str(error), error.remedy)
