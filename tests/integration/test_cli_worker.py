@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 from typing import TYPE_CHECKING
 
@@ -96,6 +97,16 @@ def test_without_postgresql_nothing_is_archived_and_that_is_said(line: CommandLi
     code, _, err = line.run("worker", "--roles", "archive")
     assert code == 2
     assert "needs PostgreSQL" in err
+
+
+def test_a_web_port_in_use_is_told_by_its_setting_before_anything_starts(line: CommandLine) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        line.environment["SLUICEGATE_WORKER__WEB_PORT"] = str(port := taken.getsockname()[1])
+        worker = line.worker("ingest")
+        assert worker.wait(60) == 1
+    assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in log_of(line)
+    assert "SLUICEGATE_WORKER__WEB_PORT" in log_of(line)
+    assert "partition ready" not in log_of(line)
 
 
 @pytest.mark.timeout(120)
