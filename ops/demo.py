@@ -28,6 +28,7 @@ from ops.commands.execute import default_stream_id
 from ops.commands.tail import follow
 from ops.errors import StageFailed, Unreachable
 from ops.invitation import invitation
+from ops.redaction import redacted
 from ops.signals import on_stop_signals
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class Demo:
     async def _run(self) -> int:
         parts = []
         if self._settings.edge.url:
-            console.note(f"the edge of the settings is used: {self._settings.edge.url}")
+            console.note(f"the edge of the settings is used: {redacted(self._settings.edge.url)}")
         else:
             parts.append(await self._start("edge", "edge", "--port", str(self._edge_port())))
         parts.append(await self._start("worker", "worker"))

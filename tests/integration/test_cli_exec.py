@@ -271,6 +271,21 @@ def test_without_an_edge_the_command_is_not_started(tmp_path: Path) -> None:
     assert not marker.exists()
 
 
+def test_a_secret_of_the_command_line_or_of_the_edges_address_is_shown_to_nobody(twin: EdgeTwin) -> None:
+    command = ("echo", "postgresql://me:s3cret@db/x", "--api-key=s3cret", "--password", "s3cret", "fine")
+    code, out, _ = execute(twin, "--", *command)
+    assert code == 0
+    assert out.count(b"s3cret") == 3, "the command itself gets its words as they are"
+    title = twin.of_type("s", "open")[0]["title"]
+    assert title == "echo postgresql://me:***@db/x --api-key=*** --password *** fine"
+
+    nobody = EdgeTwin()
+    nobody.url = "http://me:s3cret@127.0.0.1:9"
+    _, err = start(nobody, "exec", "--", "true").communicate(timeout=30)
+    assert b"http://me:***@127.0.0.1:9" in err
+    assert b"s3cret" not in err
+
+
 def test_a_stream_that_is_somebody_elses_is_left_alone(twin: EdgeTwin, tmp_path: Path) -> None:
     twin.verdict = "second_open"
     marker = tmp_path / "ran"

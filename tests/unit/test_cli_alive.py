@@ -47,7 +47,7 @@ def signs(monkeypatch: pytest.MonkeyPatch, every_s: float, outputs: list[float],
 
     monkeypatch.setattr(execution._outbox, "put", put)
     with pytest.raises(asyncio.CancelledError):
-        asyncio.new_event_loop().run_until_complete(execution._say_alive())
+        asyncio.run(execution._say_alive())
     return told
 
 
