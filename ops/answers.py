@@ -49,6 +49,13 @@ def problem_of(response: httpx.Response) -> str:
 
 def refusal(response: httpx.Response) -> Refused:
     """The error for an answer that a repeat would not change."""
+    if not response.is_error:  # a redirect of whatever stands before the edge; nothing was published there
+        return Refused(
+            response.status_code,
+            f"HTTP {response.status_code} {response.headers.get('location', '')}".rstrip()
+            + " is no answer of an edge",
+            "set SLUICEGATE_EDGE__URL to where the edge itself answers",
+        )
     try:
         body = orjson.loads(response.content)
     except orjson.JSONDecodeError:

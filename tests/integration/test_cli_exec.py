@@ -286,6 +286,15 @@ def test_a_secret_of_the_command_line_or_of_the_edges_address_is_shown_to_nobody
     assert b"s3cret" not in err
 
 
+def test_a_redirect_is_no_answer_of_an_edge(twin: EdgeTwin, tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+    twin.faults.append(301)
+    code, _, err = execute(twin, "--", "touch", str(marker))
+    assert code == 1
+    assert b"HTTP 301 is no answer of an edge" in err
+    assert not marker.exists()
+
+
 def test_a_stream_that_is_somebody_elses_is_left_alone(twin: EdgeTwin, tmp_path: Path) -> None:
     twin.verdict = "second_open"
     marker = tmp_path / "ran"

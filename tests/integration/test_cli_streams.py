@@ -76,6 +76,15 @@ def test_a_file_of_several_streams_is_published_and_each_event_has_its_verdict(
     assert out.splitlines() == ["open pb", "line 0", "line 1", "line 2", "end completed"]
 
 
+def test_the_same_file_again_doubles_nothing_though_its_events_have_no_ids(
+    line: CommandLine, tmp_path: Path
+) -> None:
+    file = ndjson(tmp_path, *({**event, "tenant": "default"} for event in a_stream("twice")))
+    codes, told = zip(*(line.run("publish", file, "--wait", "--json")[:2] for _ in range(2)), strict=True)
+    assert codes == (0, 0)
+    assert [json.loads(out)["verdicts"] for out in told] == [{"accepted": 5}, {"duplicate": 5}]
+
+
 def test_events_that_ingest_refuses_are_named_by_file_line_and_verdict(
     line: CommandLine, tmp_path: Path
 ) -> None:
@@ -97,6 +106,7 @@ def test_events_that_ingest_refuses_are_named_by_file_line_and_verdict(
         ('{"kind":"log","type":"log","payload":{"line":"x"}}', "names no stream_id"),
         ('{"stream_id":"bad","kind":"log","type":"tick"}', "written by sluicegate alone"),
         ('{"stream_id":"bad id","kind":"log","type":"open"}', "stream_id"),
+        ('{"stream_id":"bad","tenant":"x","kind":"log","type":"open"}', "tenant: is 'x', but --tenant says"),
     ],
 )
 def test_a_bad_line_is_named_and_nothing_of_the_file_is_published(
