@@ -209,6 +209,7 @@ def test_what_somebody_kills_is_started_anew_and_the_stream_shows_nothing_of_it(
     line.until(anew, "both run again")
     line.until(lambda: _cancelled(f"{url}/v1/streams/{stream}/cancel"), "the edge is back")
     code = tail.wait(60)
+    events.join(30)
     told = [json.loads(text) for text in events.text.splitlines()]
     assert [event["seq"] for event in told] == list(range(len(told)))
     # On a slow machine the command may be done before the edge is back to be asked to cancel it.
