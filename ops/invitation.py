@@ -10,10 +10,12 @@ from urllib.parse import urlencode
 
 import psutil
 
+from ops.redaction import redacted
+
 
 def invitation(url: str, stream: str, worker_pid: int) -> str:
     """The text for a stream of a running demo."""
-    ours = command_name()
+    ours, url = command_name(), redacted(url)
     tries = (
         (f"{ours} tail {stream}", "the same stream in a terminal"),
         (f"{ours} exec -- ping -c 30 127.0.0.1", "stream a command of your own"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -46,7 +47,7 @@ def run_role(name: str, options: WorkerOptions, roles: Roles = ROLES) -> int:
 
     Raises:
         UnknownRole: no such role.
-        OptionsRefused: time-outs under which a unit of work could be lost.
+        OptionsRefused: time-outs under which a unit of work could be lost, or a web port in use.
         RegistryUnavailable: the registry does not answer at the start.
         KafkaUnavailable: Kafka does not answer at the start.
         SluicegateError: what made the worker stop while it ran.
@@ -75,6 +76,7 @@ def build_role(name: str, options: WorkerOptions, roles: Roles = ROLES) -> RoleA
             f"transaction_timeout_ms={options.transaction_timeout_ms} is not longer than commit_interval_ms "
             f"+ stall_ms_max = {options.commit_interval_ms + options.stall_ms_max}"
         )
+    web = _web(options, list(roles).index(name))
     registry = Registry(options.registry_url)
     if options.register_schemas:
         registry.register_all()
@@ -105,7 +107,7 @@ def build_role(name: str, options: WorkerOptions, roles: Roles = ROLES) -> RoleA
         tools,
         WorkerMetrics(name),
     )
-    app = RoleApp(name, engine, slot=slot, **_web(options, list(roles).index(name)))
+    app = RoleApp(name, engine, slot=slot, **web)
     add_pages(app)
     for register in roles[name]:
         register(app, tools, options)
@@ -116,9 +118,26 @@ def _web(options: WorkerOptions, number: int) -> dict[str, Any]:
     if not options.web_port:
         return {"web_enabled": False}
     port = options.web_port + number
+    _check_free(options.web_host, port)
     return {
         "web_enabled": True,
         "web_host": options.web_host,
         "web_bind": options.web_host,
         "web_port": port,
     }
+
+
+def _check_free(host: str, port: int) -> None:
+    """Ask now: Faust would say no more than that an address is in use, after all else was started."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+            probe.listen()  # two may bind one address under SO_REUSEADDR; only one may listen
+        except OSError as error:
+            raise OptionsRefused(
+                f"the worker's web cannot listen on {host}:{port}: {error.strerror}",
+                remedy="Set SLUICEGATE_WORKER__WEB_PORT to another, or to 0 for none, as for a second worker "
+                "on one machine.",
+            ) from None

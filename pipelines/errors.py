@@ -2,7 +2,7 @@
 
 WorkerError
 ├── UnknownRole           no such role
-├── OptionsRefused        settings under which events could be lost
+├── OptionsRefused        settings under which events could be lost, or a web port that is in use
 └── WorkerStopped         going on could lose or double events
 """
 
@@ -28,7 +28,7 @@ class UnknownRole(WorkerError):
 
 
 class OptionsRefused(WorkerError):
-    """Settings under which events could be lost. Operator: change them as the message says."""
+    """Settings under which events could be lost, or a web port in use. Operator: change them as it says."""
 
     remedy = "Raise the transaction time-out, or lower the other two."
 

@@ -107,13 +107,14 @@ def _replay(
     from ops.client import EdgeClient
     from ops.commands.execute import default_stream_id
     from ops.player import Player
+    from ops.redaction import redacted
     from ops.settings import Settings
 
     recording = _checked(source, name)
     header = recording.header
     stream_id = as_id or default_stream_id(f"{header.stream_id[:90]}-replay")
     url = edge_url(Settings())
-    console.note(f"stream {stream_id} on {url}")
+    console.note(f"stream {stream_id} on {redacted(url)}")
 
     async def run() -> Player:
         client = EdgeClient(
