@@ -81,6 +81,7 @@ def _serve(source: BinaryIO, name: str, port: int, speed: float, *, loop: bool) 
     from edge.recorded import Playing, create_replay_app
     from edge.server import bind, serve, url_of
     from ops import console
+    from ops.addresses import console_page
     from schemas.recording import read_recording
 
     recording = read_recording(source, name)
@@ -88,7 +89,7 @@ def _serve(source: BinaryIO, name: str, port: int, speed: float, *, loop: bool) 
     options = EdgeOptions(port=port)
     app = create_replay_app(header, recording.events, Playing(speed, loop), options)
     with bind(options.host, options.port) as listening:
-        page = f"{url_of(listening)}/console?stream={header.stream_id}&tenant={header.tenant}"
+        page = console_page(url_of(listening), header.tenant, header.stream_id)
 
         def say() -> None:
             console.out().print(f"playing {name} at {page}", markup=False)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -9,9 +13,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from playwright.sync_api import expect
 
+from ops.invitation import invitation
+from schemas.recording import RecordedEvent, RecordingHeader
 from schemas.topics import INPUT
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from playwright.sync_api import Browser, Page
 
 pytestmark = pytest.mark.timeout(150)
@@ -128,6 +136,43 @@ def test_the_page_shows_a_stream_across_a_kill_with_nothing_missing_or_doubled(m
     expect(page.locator("#title")).to_have_text("The whole build")
     expect(page.locator("#cursor")).not_to_have_text("none yet")
     expect(page.locator("#cancel")).to_be_disabled()
+
+
+def test_the_address_that_the_demo_prints_shows_the_stream_at_once(make_edge, twin, page):
+    edge = make_edge()
+    stream = twin.open("unit:tests.1", title="The unit tests")
+    twin.logs(stream, 3)
+    printed = re.findall(r"http://\S+/console\S*", invitation(edge.url, "unit:tests.1", os.getpid()))
+    assert len(printed) == 1
+    page.goto(printed[0])
+    expect(page.locator("#title")).to_have_text("The unit tests")
+    expect(page.locator("#rows .log")).to_have_count(3)
+    # The page knows which one of its list it shows.
+    expect(page.get_by_role("link", name="The unit tests")).to_have_attribute("aria-current", "true")
+
+
+def test_the_address_that_a_served_recording_prints_shows_it_at_once(page, tmp_path: Path):
+    header = RecordingHeader("acme", "build:7", "log", "2026-11-23T00:00:00Z")
+    parts: list[tuple[str, dict[str, object]]] = [
+        ("open", {"title": "A recorded build"}),
+        ("log", {"line": "linking"}),
+        ("end", {"reason": "completed"}),
+    ]
+    lines = [header.line()]
+    for seq, (type_name, payload) in enumerate(parts):
+        lines.append(RecordedEvent(0, f"e-{seq}", type_name, seq, "2026-11-23T00:00:00Z", payload).line())
+    file = tmp_path / "build.stream.jsonl"
+    file.write_bytes(b"".join(lines))
+    words = [sys.executable, "-m", "ops", "replay", "--serve", "0", str(file)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as serving:
+        try:
+            assert serving.stdout is not None
+            page.goto(serving.stdout.readline().split()[-1])
+            expect(page.locator("#title")).to_have_text("A recorded build")
+            expect(page.locator("#rows .log")).to_have_text(re.compile("linking"))
+            expect(page.locator("#state")).to_have_text("ended: completed")
+        finally:
+            serving.terminate()
 
 
 HOSTILE = [
