@@ -111,10 +111,11 @@ class EventsEndpoint:
             cursor = self._from_query(query, tenant, stream_id)
         try:
             await core.find(stream_key(tenant, stream_id))
+            beyond = cursor is not None and await core.is_beyond_the_log(cursor)
         except HistoryUnavailable:
             await self._come_back(out, "unready")
             return
-        joined = core.joiner.join(tenant, stream_id, cursor, name=_peer(scope))
+        joined = core.joiner.join(tenant, stream_id, cursor, name=_peer(scope), beyond=beyond)
         if isinstance(joined, Over):
             await self._nothing_more(scope, receive, send, "over")
             return

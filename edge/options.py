@@ -68,6 +68,9 @@ class EdgeOptions:
     """Over how long the connections are sent away at a stop, so that they do not all come back at once."""
     unready_wait_ms: int = 5_000
     """How long a new client waits for an edge that is still reading its way in."""
+    ahead_wait_ms: int = 3_000
+    """How long a client waits whose cursor is ahead of this edge, before it is of a log that is no more:
+    Kafka tells its end once a second, so it was told after the client came, twice."""
 
     def checked(self) -> EdgeOptions:
         """Return self, or raise NetworkRefused for an address that is not loopback and not allowed."""
