@@ -12,6 +12,7 @@ import structlog
 import uvicorn
 
 from edge.errors import PortInUse
+from edge.protocol import giving_up_after
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -64,7 +65,7 @@ async def serve(
         uvicorn.Config(
             app,
             loop="uvloop",
-            http="httptools",
+            http=giving_up_after(app.core.options.write_stall_ms_max),
             ws="none",
             lifespan="on",
             log_config=None,
