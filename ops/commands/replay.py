@@ -75,11 +75,9 @@ def replay_command(
 
 
 def _serve(source: BinaryIO, name: str, port: int, speed: float, *, loop: bool) -> int:
-    import asyncio
-
     from edge.options import EdgeOptions
     from edge.recorded import Playing, create_replay_app
-    from edge.server import bind, serve, url_of
+    from edge.server import bind, run, url_of
     from ops import console
     from ops.addresses import console_page
     from schemas.recording import read_recording
@@ -94,7 +92,7 @@ def _serve(source: BinaryIO, name: str, port: int, speed: float, *, loop: bool) 
         def say() -> None:
             console.out().print(f"playing {name} at {page}", markup=False)
 
-        asyncio.run(serve(app, listening, on_listening=say))
+        run(app, listening, on_listening=say)
     return 0
 
 

@@ -12,12 +12,13 @@ import httpx2
 import orjson
 import psutil
 import pytest
+import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.options import EdgeOptions
 from edge.recorded import Playing, create_replay_app
-from edge.server import bind, serve, url_of
+from edge.server import bind, run, serve, url_of
 from schemas.recording import BadRecording, RecordedEvent, RecordingHeader, read_recording
 from tests.support.sse_client import read_stream
 
@@ -164,6 +165,18 @@ def test_a_type_that_this_installation_does_not_know_is_played_too(play):
     url = play(Playing(speed=0), events)
     seen = read_stream(f"{url}/v1/streams/build-7/events")
     assert seen.events[1]["celsius"] == 21.5
+
+
+def test_an_edge_is_served_on_uvloop(monkeypatch):
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    async def look(*_: object, **__: object) -> None:
+        loops.append(asyncio.get_running_loop())
+
+    monkeypatch.setattr("edge.server.serve", look)
+    with bind("127.0.0.1", 0) as listening:
+        run(create_replay_app(HEADER, EVENTS), listening)
+    assert isinstance(loops[0], uvloop.Loop)
 
 
 def test_a_client_that_stops_reading_at_the_end_of_a_stream_is_given_up_and_its_socket_with_it(play):
