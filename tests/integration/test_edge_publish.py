@@ -306,3 +306,4 @@ def test_a_stream_beyond_the_index_held_in_memory_is_found_in_the_topic(make_edg
         seen = read_stream(f"{edge.url}/v1/streams/s-{number}/events")
         assert seen.seqs == [0, 1, 2, 3, 4]
         assert read_stream(f"{edge.url}/v1/streams/s-{number}/events", last_id=seen.last_id).status == 204
+    assert httpx2.get(f"{edge.url}/v1/streams/none", trust_env=False).status_code == 404
