@@ -38,6 +38,10 @@ class EdgeOptions:
 
     request_bytes_max: int = MIB
     request_events_max: int = 1_000
+    publishing_max: int = 64
+    """Requests that are read and checked at a time: 64 MiB of bodies, several times as much once parsed."""
+    request_read_ms_max: int = 30_000
+    """Longest that one body may take to come, as it holds one of those places meanwhile."""
     wait_timeout_ms: int = 10_000
     """How long ``?wait=committed`` waits for the verdicts."""
     waiting_events_max: int = 20_000
