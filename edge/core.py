@@ -194,13 +194,20 @@ class EdgeCore:
         return causes
 
     async def drain(self, reason: Closing = "drain") -> None:
-        """Send all clients away, spread over ``drain_ms``; they come back with their cursors."""
+        """Send all clients away; they come back with their cursors.
+
+        They are spread over their kind's ``drain_ms``, or the edge's own where that is shorter.
+        """
         self.draining = True
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.options.drain_ms / 1_000
-        window_s = self.options.drain_ms / 1_000 * 0.6  # the rest is for those that are slow to take it
         for subscriber in self.hub.subscribers:
-            loop.call_later(random.random() * window_s, subscriber.close, reason)  # noqa: S311
+            kind = self.joiner.kind_of(subscriber.channel.key)
+            own_ms = self.options.drain_ms
+            window_ms = own_ms if kind is None else min(own_ms, kind.connection.drain_ms)
+            # The rest of the time is for those that are slow to take it.
+            after_s = random.random() * window_ms / 1_000 * 0.6  # noqa: S311
+            loop.call_later(after_s, subscriber.close, reason)
         while self.hub.followers and loop.time() < deadline:  # noqa: ASYNC110  # it happens once, at the end
             await asyncio.sleep(0.02)
 

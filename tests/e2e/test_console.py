@@ -277,7 +277,11 @@ BACKGROUND = """
   window.show = on => { background = !on; document.dispatchEvent(new Event("visibilitychange")); };
   window.messages = 0;
   window.EventSource = class extends EventSource {
-    constructor(url) { super(url); window.source = this; this.addEventListener("message", () => messages += 1); }
+    constructor(url) {
+      super(url);
+      window.source = this;
+      this.addEventListener("message", () => messages += 1);
+    }
   };
   window.longest = 0;  // of all lists that events are put into
   const push = Array.prototype.push;
