@@ -65,7 +65,7 @@ class Reader(threading.Thread):
 def wait_for_page(line: CommandLine, demo: subprocess.Popen[bytes]) -> str:
     """The address that the demo prints; the processes that it started run by then."""
     out, err = Reader(demo.stdout), Reader(demo.stderr)
-    page = re.compile(r"http://127\.0\.0\.1:\d+/console\?stream=\S+")
+    page = re.compile(r"http://127\.0\.0\.1:\d+/console#default/\S+")
 
     def printed() -> bool:
         assert demo.poll() is None, out.text + err.text
@@ -101,8 +101,7 @@ def test_it_stays_until_it_is_told_to_stop_and_then_leaves_nothing(
 ) -> None:
     demo = line.start("demo")
     page = wait_for_page(line, demo)
-    url, _, stream = page.partition("/console?stream=")
-    stream = stream.partition("&")[0]
+    url, _, stream = page.partition("/console#default/")
     assert httpx2.get(page, trust_env=False).status_code == 200
     tail = line.start("tail", stream)
     assert tail.stdout is not None
@@ -191,7 +190,7 @@ def test_a_stage_that_fails_is_named_with_what_it_said(line: CommandLine) -> Non
 def test_what_somebody_kills_is_started_anew_and_the_stream_shows_nothing_of_it(line: CommandLine) -> None:
     demo = line.start("demo")
     page = wait_for_page(line, demo)
-    url, stream = page.partition("/console")[0], re.findall(r"stream=([^&]+)", page)[0]
+    url, _, stream = page.partition("/console#default/")
     tail = line.start("tail", stream, "--json")
     events = Reader(tail.stdout)
     line.until(lambda: events.text.count("\n") > 20, "the stream flows")

@@ -89,11 +89,17 @@ def test_events_that_ingest_refuses_are_named_by_file_line_and_verdict(
     line: CommandLine, tmp_path: Path
 ) -> None:
     late = {"stream_id": "late", "kind": "log", "type": "log", "payload": {"line": "too late"}}
-    file = ndjson(tmp_path, *a_stream("late"), late)
+    other = late | {"kind": "job"}
+    *begun, end = a_stream("late")
+    file = ndjson(tmp_path, *begun, other, end, late)
     code, _, err = line.run("publish", file, "--wait")
     assert code == 1
-    assert f"{file}:6: late" in err
-    assert "5 accepted, 1 late" in err
+    assert f"{file}:5: wrong_kind" in err
+    assert f"{file}:7: late" in err
+    assert "5 accepted, 1 wrong_kind, 1 late" in err
+    url = json.loads((line.folder / "data" / "edge.json").read_bytes())["url"]
+    rejects = httpx2.get(f"{url}/v1/streams/late/rejects", trust_env=False).json()["rejects"]
+    assert [one["verdict"] for one in rejects] == ["late", "wrong_kind"]
 
 
 @pytest.mark.parametrize(
