@@ -33,9 +33,7 @@ def mark_birth(kafka: KafkaOptions, topic: str, partition: int) -> None:
     Raises:
         KafkaUnavailable: it was not written.
     """
-    producer = Producer(
-        kafka.client_config() | {"enable.idempotence": True, "linger.ms": 0, "message.timeout.ms": 8_000}
-    )
+    producer = Producer(kafka.client_config() | {"acks": "all", "linger.ms": 0, "message.timeout.ms": 8_000})
     failed: list[str] = []
 
     def delivered(error: object, _message: object) -> None:
