@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from connectors.kafka.admin import ensure_topics
@@ -20,8 +20,9 @@ from pipelines.role import RoleApp
 from pipelines.slots import Slot
 from pipelines.tools import Tools
 from pipelines.web import add_pages
-from schemas.kinds import BUILTIN_KINDS
+from schemas.kinds import BUILTIN_KINDS, Kind
 from schemas.payloads import PayloadCodec
+from schemas.preflight import problems_of
 from schemas.topics import TOPICS
 from schemas.wire import WireCodec
 
@@ -47,7 +48,9 @@ def run_role(name: str, options: WorkerOptions, roles: Roles = ROLES) -> int:
 
     Raises:
         UnknownRole: no such role.
-        OptionsRefused: time-outs under which a unit of work could be lost, or a web port in use.
+        OptionsRefused: time-outs under which a unit of work could be lost, kinds that cannot be served, or a
+            web port in use.
+        UnknownType: schemas are not to be registered, and one of ours is not there.
         RegistryUnavailable: the registry does not answer at the start.
         KafkaUnavailable: Kafka does not answer at the start.
         SluicegateError: what made the worker stop while it ran.
@@ -68,9 +71,13 @@ def run_role(name: str, options: WorkerOptions, roles: Roles = ROLES) -> int:
 
 
 def build_role(name: str, options: WorkerOptions, roles: Roles = ROLES) -> RoleApp:
-    """Build the Faust app of a role, with its topics and schemas in place; nothing runs yet."""
+    """Build the Faust app of a role, with its topics and schemas in place; nothing runs yet.
+
+    Raises as ``run_role``, before anything is asked of a service where the settings are at fault.
+    """
     if name not in roles:
         raise UnknownRole(name, roles)
+    check_kinds(BUILTIN_KINDS)
     if options.transaction_timeout_ms <= options.commit_interval_ms + options.stall_ms_max:
         raise OptionsRefused(
             f"transaction_timeout_ms={options.transaction_timeout_ms} is not longer than commit_interval_ms "
@@ -83,6 +90,7 @@ def build_role(name: str, options: WorkerOptions, roles: Roles = ROLES) -> RoleA
     if options.create_topics:
         ensure_topics(options.kafka, TOPICS)
     tools = Tools(WireCodec(registry), PayloadCodec(registry), BUILTIN_KINDS)
+    tools.warm()
     slot = Slot(options.state_dir, name, options.identity)
     group = f"{options.kafka.topic_prefix}sluicegate.{name}"
     engine = Engine(
@@ -112,6 +120,15 @@ def build_role(name: str, options: WorkerOptions, roles: Roles = ROLES) -> RoleA
     for register in roles[name]:
         register(app, tools, options)
     return app
+
+
+def check_kinds(kinds: Iterable[Kind]) -> None:
+    """Raise OptionsRefused, with every problem, for kinds whose policies cannot be kept."""
+    problems = [f"{kind.name}: {problem}" for kind in kinds for problem in problems_of(kind, TOPICS)]
+    if problems:
+        raise OptionsRefused(
+            f"kinds cannot be served: {'; '.join(problems)}", remedy="Correct the policies that it names."
+        )
 
 
 def _web(options: WorkerOptions, number: int) -> dict[str, Any]:

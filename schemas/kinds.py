@@ -95,7 +95,7 @@ class OrderPolicy:
     reorder_events_max: int
     """Events held back for a missing seq; one more and ingest declares a gap."""
     reorder_ms_max: int
-    """Event time that a missing seq is waited for."""
+    """Broker append time that a missing seq is waited for (docs/adr/0003-reorder-wait.md)."""
     dedupe_ttl_ms: int
     """How long after ``end`` a repeated event is still known as a duplicate."""
     rejects: Literal["dead_letter", "count"]
