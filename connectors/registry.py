@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
@@ -17,6 +18,7 @@ COMPATIBILITY: Final = "FULL_TRANSITIVE"
 CACHE_MAX: Final = 1_024  # texts of a few KiB: some MiB at worst
 LATEST_TTL_S: Final = 30.0  # a newer version of a user's type is written with after this long
 NEGATIVE_TTL_S: Final = 5.0  # what was not there is asked for again after this long, and not at each record
+AWAY_S: Final = 2.0  # after no answer for this long nobody asks: all that wait would hang, one by one
 _ATTEMPTS: Final = 3
 _BACKOFF_S: Final = 0.1
 _NOT_FOUND: Final = (40401, 40402, 40403)  # subject, version, schema: the registry itself says so
@@ -26,7 +28,8 @@ class Registry:
     """A SchemaSource over HTTP; safe to share between threads.
 
     An id never changes its text, so texts are kept for good (bounded); what was not found is forgotten
-    after seconds. Each call may block for up to about three time-outs when the registry does not answer.
+    after seconds. A call may block for up to about three time-outs when the registry does not answer; after
+    that one caller at a time finds out whether it is back, and all others are told at once that it is away.
     """
 
     def __init__(self, url: str, *, timeout_s: float = 5.0) -> None:
@@ -42,6 +45,12 @@ class Registry:
         self._texts: dict[int, str] = {}
         self._ids: dict[str, tuple[int, float]] = {}
         self._absent: dict[int | str, float] = {}
+        self._timeout_s = timeout_s
+        self._lock = threading.Lock()
+        self._away = ""
+        """Why it did not answer the last that asked; empty while it does."""
+        self._ask_from = 0.0
+        """When somebody may ask again while it is away."""
 
     def close(self) -> None:
         """Close the connections; the caches are lost."""
@@ -201,7 +210,7 @@ class Registry:
 
     def _ask(self, method: str, path: str, body: dict[str, str] | None = None) -> Any:
         problem = ""
-        for attempt in range(_ATTEMPTS):
+        for attempt in range(self._attempts()):
             if attempt:
                 time.sleep(_BACKOFF_S * 4 ** (attempt - 1))
             try:
@@ -210,9 +219,23 @@ class Registry:
                 problem = f"{type(error).__name__}: {error}"
                 continue
             if response.status_code < 500 and response.status_code != 429:
+                self._away = ""
                 return self._answer(method, path, response)
             problem = f"HTTP {response.status_code}: {response.text[:200]}"
+        with self._lock:
+            self._away, self._ask_from = problem, time.monotonic() + AWAY_S
         raise RegistryUnavailable(self.url, problem)
+
+    def _attempts(self) -> int:
+        """How often this call may try: once, and nobody else meanwhile, if the registry was away of late."""
+        with self._lock:
+            if not self._away:
+                return _ATTEMPTS
+            now = time.monotonic()
+            if now < self._ask_from:
+                raise RegistryUnavailable(self.url, self._away)
+            self._ask_from = now + self._timeout_s + AWAY_S
+            return 1
 
     def _answer(self, method: str, path: str, response: httpx2.Response) -> Any:
         try:

@@ -15,6 +15,7 @@ from starlette.routing import Route
 from connectors.kafka.producer import Appender
 from edge.control import control_routes
 from edge.core import EdgeCore
+from edge.errors import KindsRefused
 from edge.events import EventsEndpoint
 from edge.guard import Guard
 from edge.history import SharedHistory
@@ -27,11 +28,12 @@ from edge.warm import keep_warming
 from schemas.errors import SluicegateError
 from schemas.kinds import BUILTIN_KINDS
 from schemas.payloads import PayloadCodec
-from schemas.topics import OUTPUT, topic_version
+from schemas.preflight import problems_of
+from schemas.topics import OUTPUT, TOPICS, topic_version
 from schemas.wire import WireCodec
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from starlette.types import Receive, Scope, Send
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
     from connectors.kafka.options import KafkaOptions
     from edge.options import EdgeOptions
     from schemas.catalog import SchemaSource
-    from schemas.kinds import KindTable
+    from schemas.kinds import Kind, KindTable
 
 _BUILD_THREADS = 2
 """Requests checked at a time: the work is Python's, so more would only wait for each other."""
@@ -64,8 +66,10 @@ def create_app(
 
     Raises:
         NetworkRefused: the options bind an address that is not loopback.
+        KindsRefused: a kind cannot be served.
     """
     options.checked()
+    check_kinds(kinds)
     wire, payloads = WireCodec(registry), PayloadCodec(registry)
     core = EdgeCore(options, payloads, topic_version=topic_version(OUTPUT.name), kinds=kinds)
     decoder = Decoder(wire, payloads, kafka.topic_prefix)
@@ -104,6 +108,13 @@ def create_app(
             threads.shutdown(wait=False, cancel_futures=True)
 
     return compose(core, publisher, life)
+
+
+def check_kinds(kinds: Iterable[Kind]) -> None:
+    """Raise KindsRefused, with every problem, for kinds whose policies cannot be kept."""
+    problems = [f"{kind.name}: {problem}" for kind in kinds for problem in problems_of(kind, TOPICS)]
+    if problems:
+        raise KindsRefused(f"kinds cannot be served: {'; '.join(problems)}")
 
 
 def compose(

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Protocol
 
 from edge.encode import FrameJson
+from edge.errors import HistoryUnavailable
 from edge.hub import Hub, HubBounds
 from edge.index import IndexEntry, StreamIndex
 from edge.join import Joiner
@@ -26,10 +27,12 @@ if TYPE_CHECKING:
     from edge.history import SharedHistory
     from edge.options import EdgeOptions
     from edge.subscriber import Closing
+    from schemas.cursor import Cursor
     from schemas.kinds import KindTable
     from schemas.payloads import PayloadCodec
 
 _SWEEP_S = 1.0
+_LOOK_S = 0.05
 LookUp = Callable[[bytes, int], Awaitable[IndexEntry | None]]
 """Finds a stream's entry where the index in memory has none: (key, partitions)."""
 
@@ -58,6 +61,10 @@ class Source(Protocol):
 
     def low_offset(self, partition: int) -> int:
         """The oldest offset that can still be read."""
+        ...
+
+    def end_offset(self, partition: int) -> int:
+        """The last stable offset, as of a moment ago: no committed event stands there yet; -1 = not known."""
         ...
 
 
@@ -148,6 +155,30 @@ class EdgeCore:
         """See Source."""
         return self.source.low_offset(partition)
 
+    async def is_beyond_the_log(self, cursor: Cursor) -> bool:
+        """Whether a cursor names a place that the log has not come to: it is of a log that was thrown away.
+
+        Another edge may have read further than this one, so this one is waited for, and then Kafka's word
+        counts: what it says of the log's end is of after the client came by then.
+
+        Raises:
+            HistoryUnavailable: nobody can say now where the log ends.
+        """
+        if cursor.seq < 0 or cursor.topic_version != self._topic_version:
+            return False  # it asks for all there is, or is of another log anyhow
+        if cursor.partition >= self._partitions:
+            return True
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.options.ahead_wait_ms / 1_000
+        while self.source.position(cursor.partition) <= cursor.offset:
+            if loop.time() >= deadline:
+                end_offset = self.source.end_offset(cursor.partition)
+                if self.source.problem or end_offset < 0:
+                    raise HistoryUnavailable(self.source.problem or "where the log ends is not known yet")
+                return end_offset <= cursor.offset
+            await asyncio.sleep(_LOOK_S)
+        return False
+
     @property
     def unready(self) -> list[tuple[str, str]]:
         """Why no traffic should come here: (cause, detail); empty when it may."""
@@ -163,13 +194,20 @@ class EdgeCore:
         return causes
 
     async def drain(self, reason: Closing = "drain") -> None:
-        """Send all clients away, spread over ``drain_ms``; they come back with their cursors."""
+        """Send all clients away; they come back with their cursors.
+
+        They are spread over their kind's ``drain_ms``, or the edge's own where that is shorter.
+        """
         self.draining = True
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.options.drain_ms / 1_000
-        window_s = self.options.drain_ms / 1_000 * 0.6  # the rest is for those that are slow to take it
         for subscriber in self.hub.subscribers:
-            loop.call_later(random.random() * window_s, subscriber.close, reason)  # noqa: S311
+            kind = self.joiner.kind_of(subscriber.channel.key)
+            own_ms = self.options.drain_ms
+            window_ms = own_ms if kind is None else min(own_ms, kind.connection.drain_ms)
+            # The rest of the time is for those that are slow to take it.
+            after_s = random.random() * window_ms / 1_000 * 0.6  # noqa: S311
+            loop.call_later(after_s, subscriber.close, reason)
         while self.hub.followers and loop.time() < deadline:  # noqa: ASYNC110  # it happens once, at the end
             await asyncio.sleep(0.02)
 

@@ -3,6 +3,7 @@
 EdgeError
 ├── NetworkRefused        an address that strangers reach, and no keys are configured
 ├── PortInUse             something else listens there
+├── KindsRefused          a kind's policies cannot be kept
 ├── RequestError          the request is wrong (status, title, field, index)
 └── HistoryUnavailable    Kafka cannot be read right now
 """
@@ -41,6 +42,12 @@ class PortInUse(EdgeError):
             f"the edge cannot listen on {host}:{port}: {problem}",
             remedy="Stop what listens there, or choose another (--port, SLUICEGATE_EDGE__PORT; 0 = any).",
         )
+
+
+class KindsRefused(EdgeError):
+    """A kind whose policies are not all there, contradict each other, or ask too much of its topics."""
+
+    remedy = "Correct the policies that it names (schemas/kinds.py)."
 
 
 class RequestError(EdgeError):

@@ -20,7 +20,7 @@ from schemas.errors import CursorError, InvalidEvent
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from starlette.types import Receive, Scope, Send
+    from starlette.types import Message, Receive, Scope, Send
 
     from edge.core import EdgeCore
     from edge.join import Joined
@@ -33,7 +33,11 @@ _LOOK_S = 0.05
 
 
 class _Out:
-    """The ASGI side of one connection; ``write`` waits until the server takes more."""
+    """The ASGI side of one connection; each call waits until the server takes more, within the stall bound.
+
+    Raises:
+        TimeoutError: the client takes nothing.
+    """
 
     __slots__ = ("_receive", "_send", "_stall_s", "gone", "started")
 
@@ -47,19 +51,18 @@ class _Out:
     async def start(self) -> None:
         """Send status and headers."""
         self.started = True
-        await self._send({"type": "http.response.start", "status": 200, "headers": list(HEADERS)})
+        await self._put({"type": "http.response.start", "status": 200, "headers": list(HEADERS)})
 
     async def write(self, data: bytes) -> None:
         """See Writer."""
         if self.gone:
             raise ConnectionResetError
-        async with asyncio.timeout(self._stall_s):
-            await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        await self._put({"type": "http.response.body", "body": data, "more_body": True})
 
     async def finish(self) -> None:
         """End the answer."""
         if not self.gone:
-            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+            await self._put({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def until_gone(self, subscriber: Subscriber) -> None:
         """Wait for the client to leave, and wake whoever serves it."""
@@ -67,6 +70,10 @@ class _Out:
             pass
         self.gone = True
         subscriber.close("gone")
+
+    async def _put(self, message: Message) -> None:
+        async with asyncio.timeout(self._stall_s):
+            await self._send(message)
 
 
 class EventsEndpoint:
@@ -81,6 +88,8 @@ class EventsEndpoint:
             await self._serve(scope, receive, send)
         except (RequestError, InvalidEvent, CursorError) as error:
             await problem_of(error)(scope, receive, send)
+        except TimeoutError:
+            log.warning("client_stalled", path=scope["path"], peer=_peer(scope))
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         core = self._core
@@ -111,10 +120,11 @@ class EventsEndpoint:
             cursor = self._from_query(query, tenant, stream_id)
         try:
             await core.find(stream_key(tenant, stream_id))
+            beyond = cursor is not None and await core.is_beyond_the_log(cursor)
         except HistoryUnavailable:
             await self._come_back(out, "unready")
             return
-        joined = core.joiner.join(tenant, stream_id, cursor, name=_peer(scope))
+        joined = core.joiner.join(tenant, stream_id, cursor, name=_peer(scope), beyond=beyond)
         if isinstance(joined, Over):
             await self._nothing_more(scope, receive, send, "over")
             return

@@ -79,12 +79,18 @@ class Joiner:
             return Lost("retention", f"events after seq {cursor.seq} are older than what the topic keeps")
         return None
 
-    def join(self, tenant: str, stream_id: str, cursor: Cursor | None, name: str) -> Joined | Over:
-        """Attach a client at its place. The caller detaches ``subscriber`` from the hub in the end."""
+    def join(
+        self, tenant: str, stream_id: str, cursor: Cursor | None, name: str, *, beyond: bool = False
+    ) -> Joined | Over:
+        """Attach a client at its place. The caller detaches ``subscriber`` from the hub in the end.
+
+        ``beyond``: the cursor names a place that the log has not come to.
+        """
         key = stream_key(tenant, stream_id)
         entry = self._index.get(key)
         known = self._hub.get(key)
-        if cursor is not None and self._is_over(cursor, known, entry):
+        former = cursor is not None and (beyond or self._of_former_life(cursor, entry))
+        if cursor is not None and not former and self._is_over(cursor, known, entry):
             return Over()
         channel = self._hub.channel(key)
         partition = entry.partition if entry is not None else self._replay.partition_of(key)
@@ -98,26 +104,22 @@ class Joiner:
         if entry is not None:
             channel.kind = channel.kind or entry.kind
             subscriber.stop_offset = entry.end_offset + 1 if entry.end_offset >= 0 else -1
-        first = self._first(subscriber, cursor, entry, partition)
+        if cursor is not None and former:
+            first = [self._unknown_gap(subscriber, cursor, partition)]
+            subscriber.expect, subscriber.next_offset = 0, -1
+        else:
+            first = self._first(subscriber, entry, partition)
         return Joined(subscriber, partition, tuple(first))
 
     def _is_over(self, cursor: Cursor, channel: Channel | None, entry: IndexEntry | None) -> bool:
-        if cursor.topic_version != self._replay.topic_version:
-            return False
         if channel is not None and channel.end_seq >= 0:
             return cursor.seq >= channel.end_seq and cursor.offset >= channel.end_offset
         if entry is not None and entry.ended:
             return cursor.seq >= entry.end_seq and cursor.offset >= entry.end_offset
         return False
 
-    def _first(
-        self, subscriber: Subscriber, cursor: Cursor | None, entry: IndexEntry | None, partition: int
-    ) -> list[Frame]:
-        """Settle what cursor and kind decide before anything is read; give gaps to be told at once."""
-        if cursor is not None and self._of_former_life(cursor, entry):
-            frames = [self._unknown_gap(subscriber, cursor, partition)]
-            subscriber.expect, subscriber.next_offset = 0, -1
-            return frames
+    def _first(self, subscriber: Subscriber, entry: IndexEntry | None, partition: int) -> list[Frame]:
+        """Settle what place and kind decide before anything is read; give gaps to be told at once."""
         kind = self.kind_of(subscriber.channel.key)
         subscriber.resumable = kind is None or kind.replay.resumable
         if kind is not None and kind.replay.history_ms > 0:

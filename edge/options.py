@@ -38,6 +38,10 @@ class EdgeOptions:
 
     request_bytes_max: int = MIB
     request_events_max: int = 1_000
+    publishing_max: int = 64
+    """Requests that are read and checked at a time: 64 MiB of bodies, several times as much once parsed."""
+    request_read_ms_max: int = 30_000
+    """Longest that one body may take to come, as it holds one of those places meanwhile."""
     wait_timeout_ms: int = 10_000
     """How long ``?wait=committed`` waits for the verdicts."""
     waiting_events_max: int = 20_000
@@ -68,6 +72,9 @@ class EdgeOptions:
     """Over how long the connections are sent away at a stop, so that they do not all come back at once."""
     unready_wait_ms: int = 5_000
     """How long a new client waits for an edge that is still reading its way in."""
+    ahead_wait_ms: int = 3_000
+    """How long a client waits whose cursor is ahead of this edge, before it is of a log that is no more:
+    Kafka tells its end once a second, so it was told after the client came, twice."""
 
     def checked(self) -> EdgeOptions:
         """Return self, or raise NetworkRefused for an address that is not loopback and not allowed."""

@@ -19,6 +19,7 @@ _FILES: Final = {
     "index.html": "text/html; charset=utf-8",
     "console.css": "text/css; charset=utf-8",
     "console.js": "text/javascript; charset=utf-8",
+    "rows.js": "text/javascript; charset=utf-8",
     "icon.svg": "image/svg+xml",
 }
 # Nothing but our own files, no inline script or style, no frame around us: a hostile line stays text.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,7 +19,7 @@ from schemas.published import event_from_json
 from schemas.topics import INPUT
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Mapping, Sequence
+    from collections.abc import AsyncIterable, Iterator, Mapping, Sequence
     from concurrent.futures import Executor
 
     from edge.bodies import Placed
@@ -93,6 +94,7 @@ class Publisher:
         self._options = options
         self._threads = threads
         self._topic = INPUT.named(topic_prefix)
+        self._under_way = 0
 
     async def publish(
         self, request: PublishRequest, chunks: AsyncIterable[bytes], headers: Mapping[str, str]
@@ -106,12 +108,10 @@ class Publisher:
         check_stream_name(request.tenant, request.stream_id)
         if request.kind is not None:
             self._check_kind(request.kind)
-        body = await read_body(chunks, headers, self._options.request_bytes_max)
-        placed = split_body(body, headers.get("content-type", ""), self._options.request_events_max)
-        # On a thread: a type that is met for the first time asks the registry, and the loop must not wait.
-        events, records = await asyncio.get_running_loop().run_in_executor(
-            self._threads, self._build, request, placed
-        )
+        with self._place():
+            body = await self._read(chunks, headers)
+            placed = split_body(body, headers.get("content-type", ""), self._options.request_events_max)
+            events, records = await self._build_on_thread(request, placed)
         return await self.append(request, events, records)
 
     async def publish_one(
@@ -119,9 +119,8 @@ class Publisher:
     ) -> Answer:
         """Publish one event that the edge makes itself; raises as ``publish``."""
         placed: Placed = [({"index": 0}, {"type": type_name, "source": "edge", "payload": dict(fields)})]
-        events, records = await asyncio.get_running_loop().run_in_executor(
-            self._threads, self._build, request, placed
-        )
+        with self._place():
+            events, records = await self._build_on_thread(request, placed)
         return await self.append(request, events, records)
 
     async def append(
@@ -152,6 +151,41 @@ class Publisher:
             if wait is not None:
                 self._waiters.remove(key, wait, ids)
         return answer
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        """Hold one of the places for requests that are read and checked.
+
+        Beyond them nothing is read: while the registry hangs, bodies would pile up without a bound.
+        """
+        if self._under_way >= self._options.publishing_max:
+            raise _later(
+                "Overloaded", f"{self._under_way} requests are under way already; nothing was appended"
+            )
+        self._under_way += 1
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+
+    async def _read(self, chunks: AsyncIterable[bytes], headers: Mapping[str, str]) -> bytes:
+        try:
+            async with asyncio.timeout(self._options.request_read_ms_max / 1_000):
+                return await read_body(chunks, headers, self._options.request_bytes_max)
+        except TimeoutError:
+            raise RequestError(
+                408,
+                "Request too slow",
+                f"the body did not come within {self._options.request_read_ms_max} ms; nothing was appended",
+                remedy="Send the same request again, or split it over several.",
+                headers={"connection": "close"},
+            ) from None
+
+    async def _build_on_thread(
+        self, request: PublishRequest, placed: Placed
+    ) -> tuple[list[Event], list[tuple[bytes, bytes]]]:
+        # A type that is met for the first time asks the registry, and the loop must not wait.
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._build, request, placed)
 
     def _build(
         self, request: PublishRequest, placed: Placed

@@ -76,6 +76,10 @@ class MemoryLog:
         """See Source."""
         return 0
 
+    def end_offset(self, _partition: int) -> int:
+        """See Source."""
+        return self._next_offset
+
     def append(self, key: bytes, make: Callable[[int], Frame]) -> Frame:
         """Put a frame at the end."""
         frame = make(self._next_offset)

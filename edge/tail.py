@@ -189,6 +189,7 @@ class Tail:
         """Take the state of the connection; what only the statistics know is kept when they are missing."""
         state.behind = state.behind or self._state.behind
         state.low_offsets = state.low_offsets or self._state.low_offsets
+        state.end_offsets = state.end_offsets or self._state.end_offsets
         if not state.problem and state.problem != self._state.problem:
             log.info("tail_connected", behind=sum(state.behind.values()))
         self._state = state
@@ -203,6 +204,10 @@ class Tail:
     def low_offset(self, partition: int) -> int:
         """The oldest offset that the output topic still has, as of about a second ago; 0 if not known."""
         return self._state.low_offsets.get((self._decoder.output, partition), 0)
+
+    def end_offset(self, partition: int) -> int:
+        """The output topic's last stable offset, as of about a second ago; -1 if not known."""
+        return self._state.end_offsets.get((self._decoder.output, partition), -1)
 
     @property
     def caught_up(self) -> bool:

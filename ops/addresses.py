@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import psutil
 
@@ -41,6 +42,11 @@ def edge_url(settings: Settings, *, pid: int | None = None) -> str:
     if not psutil.pid_exists(found) or pid not in (None, found):
         raise NoEdge(f"the edge that ran from this folder (process {found}) is gone", remedy)
     return url.rstrip("/")
+
+
+def console_page(url: str, tenant: str, stream_id: str) -> str:
+    """Where a person sees one stream: the page reads its name behind the ``#``, and nothing of the query."""
+    return f"{url}/console#{quote(tenant, safe='')}/{quote(stream_id, safe='')}"
 
 
 def addresses(settings: Settings) -> Addresses:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 import orjson
 
 from ops.errors import EdgeUnreachable, Refused
+from ops.redaction import redacted
 
 if TYPE_CHECKING:
     import httpx2 as httpx
@@ -48,6 +49,13 @@ def problem_of(response: httpx.Response) -> str:
 
 def refusal(response: httpx.Response) -> Refused:
     """The error for an answer that a repeat would not change."""
+    if not response.is_error:  # a redirect of whatever stands before the edge; nothing was published there
+        return Refused(
+            response.status_code,
+            f"HTTP {response.status_code} {response.headers.get('location', '')}".rstrip()
+            + " is no answer of an edge",
+            "set SLUICEGATE_EDGE__URL to where the edge itself answers",
+        )
     try:
         body = orjson.loads(response.content)
     except orjson.JSONDecodeError:
@@ -65,6 +73,6 @@ def retry_after_s(response: httpx.Response) -> float:
 def unreachable(url: str, patience_s: float, trouble: str) -> EdgeUnreachable:
     """The error for an edge that did not answer for as long as somebody was ready to wait."""
     return EdgeUnreachable(
-        f"the edge at {url} does not answer; tried for {patience_s:g} s ({trouble})",
+        f"the edge at {redacted(url)} does not answer; tried for {patience_s:g} s ({trouble})",
         "start one with `sluicegate edge`, or correct its address in SLUICEGATE_EDGE__URL",
     )

@@ -17,6 +17,9 @@ ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = ROOT / ".venv"
 DOWNLOAD_MB = 250  # of all wheels of the lock on Linux x86_64, measured
 DISK_MB = 1_500  # of the environment and of the downloads on their way, measured
+MEMORY_MB = 1_268  # of the three parts of the local stack, as ops/stack/preflight.py reckons it
+TRIED = ((3, 11), (3, 13))  # versions of Python, the first and the last
+HERE = sys.version_info[:2]
 SYSTEMS = {"Linux", "Darwin"}
 MACHINES = {"x86_64", "aarch64", "arm64"}
 
@@ -46,7 +49,7 @@ def check_machine() -> None:
         try:
             __import__(module)
         except ImportError:
-            version = f"{sys.version_info.major}.{sys.version_info.minor}"
+            version = f"{HERE[0]}.{HERE[1]}"
             fail(
                 f"this Python ({sys.executable}) has no {module}, which makes environments",
                 f"install it (Debian, Ubuntu: apt-get install python{version}-venv), "
@@ -60,6 +63,33 @@ def check_machine() -> None:
         )
     if not os.access(ROOT, os.W_OK):
         fail(f"{ROOT} cannot be written to", "clone to a folder of yours")
+    if TRIED[1] < HERE:
+        warn(
+            f"Python {HERE[0]}.{HERE[1]} was not tried ({tried()} were): a package may have no wheel for it",
+            "if so, name another: make PYTHON=python3.13 …",
+        )
+    if (free_mb := free_memory_mb()) < MEMORY_MB:
+        warn(
+            f"{free_mb} MB of memory are free and the local stack takes {MEMORY_MB} MB",
+            "end other programs before `make demo` or `make up`, or set addresses of services that run "
+            "(SLUICEGATE_KAFKA__BOOTSTRAP_SERVERS, SLUICEGATE_REGISTRY__URL, SLUICEGATE_POSTGRES__DSN)",
+        )
+
+
+def free_memory_mb() -> int:
+    """Memory that programs could have now; where the system does not tell, all that the machine has."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return (
+            next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) * 1_024 // 10**6
+        )
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 10**6
+
+
+def tried() -> str:
+    """The versions of Python that were tried, for a message."""
+    return " to ".join(f"{major}.{minor}" for major, minor in TRIED)
 
 
 def works(python: Path) -> bool:
@@ -78,7 +108,7 @@ def run(*command: str) -> None:
         fail(
             f"this step failed (exit code {code}): {' '.join(command)}",
             "its own words stand above; usual causes are a package index that cannot be reached (behind a "
-            "proxy set HTTPS_PROXY) or a Python that a package has no wheel for (tried: 3.11 to 3.13)",
+            f"proxy set HTTPS_PROXY) or a Python that a package has no wheel for (tried: {tried()})",
         )
 
 
@@ -86,6 +116,11 @@ def say(text: str) -> None:
     """Tell of a step."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
+
+
+def warn(problem: str, remedy: str) -> None:
+    """Say what may go wrong, and go on."""
+    sys.stderr.write(f"warning: {problem}\n  → {remedy}\n")
 
 
 def fail(problem: str, remedy: str) -> NoReturn:

@@ -84,8 +84,7 @@ def run(tokens: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        console.abandon_stdout()  # the reader of a pipe left, as `| head` does: nothing went wrong
-        return OK
+        return OK  # the reader of a pipe left, as `| head` does: nothing went wrong
     except Exception as error:  # noqa: BLE001  # the last place that can speak to the user
         return console.report(error, debug=debug)
     return int(result)
@@ -93,4 +92,6 @@ def run(tokens: Sequence[str]) -> int:
 
 def main() -> None:
     """Console script ``sluicegate``."""
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    console.abandon_unwritable()
+    sys.exit(code)

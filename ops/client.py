@@ -129,7 +129,7 @@ class EdgeClient:
             except httpx.TransportError as error:
                 trouble, pause_s = f"{type(error).__name__} {error}".strip(), 0.0
             else:
-                if response.status_code < 400:
+                if response.is_success:
                     return response
                 if response.status_code not in AGAIN:
                     raise refusal(response)

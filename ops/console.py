@@ -6,10 +6,12 @@ import os
 import sys
 import traceback
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO, cast
 
 from rich.console import Console
 from rich.text import Text
+
+from ops.stderr import StandardError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,10 +21,17 @@ if TYPE_CHECKING:
 _PIPE_COLUMNS = 200
 
 
+class _Results(Console):
+    """Leaves a pipe that nobody reads any more to `ops/cli.py`; rich would exit with 1 here."""
+
+    def on_broken_pipe(self) -> None:
+        raise  # noqa: PLE0704  # rich calls this while it handles the BrokenPipeError
+
+
 @cache
 def out() -> Console:
     """Standard output: results only, so that a script can read it."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = _Results(highlight=False, soft_wrap=True)
     if not console.is_terminal:
         console.width = max(console.width, _PIPE_COLUMNS)
     return console
@@ -30,8 +39,8 @@ def out() -> Console:
 
 @cache
 def err() -> Console:
-    """Standard error: progress, hints and errors."""
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    """Standard error: progress, hints and errors. What cannot be written there is dropped."""
+    return Console(file=cast("TextIO", StandardError()), highlight=False, soft_wrap=True)
 
 
 def note(text: str) -> None:
@@ -62,6 +71,7 @@ def print_json(value: Mapping[str, object] | list[object]) -> None:
 def report(error: Exception, *, debug: bool) -> int:
     """Print any error that reached the top and give the exit code that stands for it."""
     from pydantic import ValidationError
+    from pydantic_settings import SettingsError
 
     from ops.errors import Unreachable, exit_code_of
     from schemas.errors import SluicegateError
@@ -71,7 +81,21 @@ def report(error: Exception, *, debug: bool) -> int:
     if isinstance(error, ValidationError):
         for problem in error.errors(include_input=False, include_url=False):
             where = "SLUICEGATE_" + "__".join(str(part).upper() for part in problem["loc"])
-            fail(f"settings: {where}: {problem['msg']}", "correct this environment variable")
+            unknown = problem["type"] == "extra_forbidden"
+            said = "there is no such setting" if unknown else problem["msg"].removeprefix("Value error, ")
+            fail(f"settings: {where}: {said}", "correct this environment variable")
+        return 2
+    if isinstance(error, SettingsError):  # a group as a whole, which nobody needs to set
+        group = str(error).partition('"')[2].partition('"')[0].upper()
+        fail(
+            f"settings: SLUICEGATE_{group} is no JSON object", f"set SLUICEGATE_{group}__NAME for each of it"
+        )
+        return 2
+    if type(error).__name__ == "KafkaException" and "_INVALID_ARG" in str(error):  # by name: a connector's
+        fail(
+            f"Kafka's client does not take the settings: {error}",
+            "correct SLUICEGATE_KAFKA__SECURITY_PROTOCOL, …__SASL_… and …__SSL_CA_LOCATION",
+        )
         return 2
     if isinstance(error, SluicegateError):
         fail(str(error), error.remedy)
@@ -86,8 +110,12 @@ def report(error: Exception, *, debug: bool) -> int:
     return 1
 
 
-def abandon_stdout() -> None:
-    """Point standard output nowhere, so that the interpreter's last flush does not complain."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
+def abandon_unwritable() -> None:
+    """Point what cannot be written nowhere, so that the interpreter's last flush changes no exit code."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        try:
+            stream.flush()
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)

@@ -28,6 +28,7 @@ from ops.commands.execute import default_stream_id
 from ops.commands.tail import follow
 from ops.errors import StageFailed, Unreachable
 from ops.invitation import invitation
+from ops.redaction import redacted
 from ops.signals import on_stop_signals
 
 if TYPE_CHECKING:
@@ -81,8 +82,8 @@ class Demo:
         assert running is not None
 
         def stop(number: signal.Signals) -> None:
+            running.cancel()  # first: of a terminal that was closed nothing more can be said
             console.note(f"{number.name}: stopping what was started; a second one kills it")
-            running.cancel()
 
         with on_stop_signals(stop, lambda _: self._children.kill_all()):
             try:
@@ -94,7 +95,7 @@ class Demo:
     async def _run(self) -> int:
         parts = []
         if self._settings.edge.url:
-            console.note(f"the edge of the settings is used: {self._settings.edge.url}")
+            console.note(f"the edge of the settings is used: {redacted(self._settings.edge.url)}")
         else:
             parts.append(await self._start("edge", "edge", "--port", str(self._edge_port())))
         parts.append(await self._start("worker", "worker"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
@@ -13,7 +12,7 @@ from connectors.kafka.admin import ensure_topics
 from connectors.registry import Registry
 from edge.app import create_app
 from edge.options import EdgeOptions
-from edge.server import bind, serve, url_of
+from edge.server import bind, run, url_of
 from ops import console
 from ops.addresses import addresses, edge_file, kafka_options
 from ops.logs import configure_logs
@@ -62,7 +61,7 @@ def run_edge(settings: Settings, host: str | None, port: int | None) -> int:
         url = url_of(listening)
         with address_left(edge_file(settings), url):
             app = create_app(options, kafka, registry)
-            asyncio.run(serve(app, listening, on_listening=lambda: console.note(f"edge at {url}/console")))
+            run(app, listening, on_listening=lambda: console.note(f"edge at {url}/console"))
     return 0
 
 

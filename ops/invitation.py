@@ -6,14 +6,17 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from urllib.parse import urlencode
 
 import psutil
+
+from ops.addresses import console_page
+from ops.redaction import redacted
+from schemas.envelope import DEFAULT_TENANT
 
 
 def invitation(url: str, stream: str, worker_pid: int) -> str:
     """The text for a stream of a running demo."""
-    ours = command_name()
+    ours, url = command_name(), redacted(url)
     tries = (
         (f"{ours} tail {stream}", "the same stream in a terminal"),
         (f"{ours} exec -- ping -c 30 127.0.0.1", "stream a command of your own"),
@@ -24,9 +27,8 @@ def invitation(url: str, stream: str, worker_pid: int) -> str:
     )
     width = max(len(words) for words, _ in tries)
     lines = "\n".join(f"    {words:<{width}}  # {what}" for words, what in tries)
-    page = f"{url}/console?{urlencode({'stream': stream, 'tenant': 'default'})}"
     return f"""
-  Open  {page}
+  Open  {console_page(url, DEFAULT_TENANT, stream)}
 
   Try in a second terminal, in this folder:
 {lines}

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
+from typing import TextIO, cast
 
 import orjson
 import structlog
 
+from ops.stderr import StandardError
+
 
 def configure_logs() -> None:
-    """Log to standard error from now on; to be called once, by the process's own entry point.
+    """Log to standard error from now on, as far as it can be written; once, by a process's own entry point.
 
     Tracebacks are plain: the ones that show variables would print the password of a connection that
     failed.
@@ -26,7 +29,7 @@ def configure_logs() -> None:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             *last,
         ],
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", StandardError())),
     )
 
 

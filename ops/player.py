@@ -39,7 +39,8 @@ class Rewriter:
 
     Ids follow from the new stream's id and the old event's, so playing the same recording as the same
     stream twice doubles nothing. What only sluicegate may say (a gap) is left out, and the numbers after
-    it close up, those that a ``reset`` names with them.
+    it close up, those that a ``reset`` names with them. An edge shows no epochs, so each ``reset`` raises
+    the new stream's, as ingest demands.
     """
 
     def __init__(self, stream_id: str, *, speed: float, start_us: int) -> None:
@@ -47,6 +48,7 @@ class Rewriter:
         self._speed = speed
         self._start_us = start_us
         self._kept: list[int] = []
+        self._epoch = 0
 
     def rewrite(self, events: Iterable[RecordedEvent]) -> Iterator[DueEvent]:
         """The new stream's events, in order."""
@@ -57,6 +59,7 @@ class Rewriter:
                 self._kept.append(-1)  # its open was beyond the retention when it was recorded
                 yield self._make(event, "open", "opened", {"title": f"replay from seq {event.seq} on"})
             self._kept.append(event.seq)
+            self._epoch = max(self._epoch + (event.type == "reset"), event.epoch)
             yield self._make(event, event.type, event.event_id, self._payload(event))
 
     def stopped(self, seq: int) -> bytes:
@@ -68,6 +71,7 @@ class Rewriter:
                 "event_id": hashlib.blake2b(name, digest_size=16).hexdigest(),
                 "seq": seq,
                 "type": "end",
+                "epoch": self._epoch,
                 "payload": payload,
             }
         )
@@ -92,7 +96,7 @@ class Rewriter:
                     "seq": len(self._kept) - 1,
                     "type": event_type,
                     "time": self._start_us + int(after_s * 1_000_000),
-                    "epoch": event.epoch,
+                    "epoch": self._epoch,
                     "attempt": event.attempt,
                     **event.texts,
                     "payload": payload,

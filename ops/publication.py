@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections import Counter
@@ -13,7 +14,6 @@ import orjson
 from ops.client import REQUEST_BYTES_MAX, REQUEST_EVENTS_MAX
 from ops.errors import BadFile, OpsError, Refused
 from ops.verdicts import verdicts_of
-from schemas.envelope import new_event_id
 from schemas.errors import InvalidEvent, UnknownType
 from schemas.published import event_from_json
 
@@ -58,10 +58,23 @@ class FileReader:
 
     A line is an event as `POST` takes it; it may name its own ``stream_id`` (a CloudEvent: ``subject``)
     beside that. Events without an ``event_id`` get one here, so that a repeated request doubles nothing.
+    It follows from ``content``, which stands for what is read, and the line: where that is the digest of a
+    file, sending the file again doubles nothing either.
     """
 
-    def __init__(self, name: str, *, stream_id: str | None, kind: str | None, payloads: PayloadCodec) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        tenant: str,
+        stream_id: str | None,
+        kind: str | None,
+        payloads: PayloadCodec,
+        content: bytes,
+    ) -> None:
         self.name = name
+        self._tenant = tenant
+        self._content = content
         self._stream_id = stream_id
         self._kind = kind
         self._payloads = payloads
@@ -75,14 +88,24 @@ class FileReader:
             raise BadFile(where, f"no JSON: {error.msg} at column {error.colno}") from None
         if not isinstance(fields, dict):
             raise BadFile(where, "an event is a JSON object, this is something else")
+        self._check_tenant(where, fields)
         stream_id = self._stream_of(where, fields)
         id_field = "id" if "specversion" in fields else "event_id"
-        event_id = fields.setdefault(id_field, new_event_id())
+        event_id = fields.setdefault(id_field, self._id_of(number))
         self._check(where, fields, stream_id)
         body = orjson.dumps(fields)
         if len(body) > _EVENT_BYTES_MAX:
             raise BadFile(where, f"an event of {len(body)} bytes; a request takes {_EVENT_BYTES_MAX}")
         return FileEvent(number, stream_id, str(event_id), body)
+
+    def _id_of(self, number: int) -> str:
+        return hashlib.blake2b(self._content + b"\0%d" % number, digest_size=16).hexdigest()
+
+    def _check_tenant(self, where: str, fields: dict[str, object]) -> None:
+        """Take the tenant out: an event may repeat it, and the request names it."""
+        if "specversion" not in fields and fields.get("tenant", self._tenant) != self._tenant:
+            raise BadFile(where, f"tenant: is {fields['tenant']!r}, but --tenant says {self._tenant!r}")
+        fields.pop("tenant", None)
 
     def _stream_of(self, where: str, fields: dict[str, object]) -> str:
         named = fields.get("subject") if "specversion" in fields else fields.pop("stream_id", None)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from schemas.published import published_from_shown, time_from_text
 from schemas.recording import RecordedEvent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+INGESTS_REASON: Final = "missing_input"  # of the gaps that stand in the stream itself
 
 
 class Recorder:
@@ -30,8 +32,9 @@ class Recorder:
         """
         published = published_from_shown(shown)
         event_type, seq = str(published["type"]), published.get("seq")
-        if not isinstance(seq, int) or seq <= self._seq or "event_id" not in published:
-            # Said by the edge to this one client: a gap that stands in the stream itself has a seq.
+        edges_own = event_type == "gap" and shown.get("reason") != INGESTS_REASON
+        if edges_own or not isinstance(seq, int) or seq <= self._seq or "event_id" not in published:
+            # Said by the edge to this one client, though it may stand at the number of what it stands for.
             if event_type == "gap":
                 self.missing.append(f"seq {shown.get('from_seq')} to {shown.get('to_seq')}")
             self.ended |= event_type == "end"

@@ -1,4 +1,4 @@
-"""What a stranger's bytes look like on a terminal: escaped, and without what looks like a secret."""
+"""What is shown to others: escaped where a stranger wrote it, and without what looks like a secret."""
 
 from __future__ import annotations
 
@@ -12,8 +12,13 @@ _SECRETS: Final = (
         r"(?i)(?P<name>(?:pass(?:word|wd)?|secret|token|api[_-]?key|authorization|credential|cookie)\w*"
         r"[\"']?\s*[=:]\s*[\"']?(?:bearer |basic )?)(?P<secret>[^\s\"',;&}]{3,})"
     ),
+    # --password hunter2, of a command line
+    re.compile(
+        r"(?i)(?P<name>(?<!\S)--?[\w-]*(?:pass(?:word|wd)?|secret|token|api[_-]?key|credential)\w*\s+)"
+        r"(?P<secret>[^\s-]\S{2,})"
+    ),
     # postgresql://user:password@host
-    re.compile(r"(?P<name>://[^\s:/@]+:)(?P<secret>[^\s@/]+)(?=@)"),
+    re.compile(r"(?P<name>://[^\s:/@]*:)(?P<secret>[^\s@/]+)(?=@)"),
     # keys that providers mark: sk-…, ghp_…, AKIA…, and JSON web tokens
     re.compile(
         r"(?P<name>\b)(?P<secret>(?:sk|pk|rk)-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|"

@@ -2,42 +2,82 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Annotated, Literal
 
 import platformdirs
-from pydantic import BaseModel, Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
-class KafkaSettings(BaseModel):
+class Group(BaseModel):
+    """Settings of one part. One that does not exist is an error: it would be ignored, and nobody told."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class KafkaSettings(Group):
     """Where Kafka is, and how to speak to it."""
 
     bootstrap_servers: str | None = Field(default=None, description="host:port,…; none = local stack")
     topic_prefix: str = Field(
         default="", pattern=r"^[A-Za-z0-9._-]*$", description="before topics and groups"
     )
-    security_protocol: str = Field("PLAINTEXT", description="PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL")
-    sasl_mechanism: str | None = None
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
     sasl_username: str | None = None
     sasl_password: SecretStr | None = None
     ssl_ca_location: Path | None = None
     create_topics: bool = Field(default=True, description="create missing topics of the table at start")
 
+    @field_validator("security_protocol", "sasl_mechanism", mode="before")
+    @classmethod
+    def _in_capitals(cls, value: object) -> object:
+        return value.upper() if isinstance(value, str) else value
 
-class RegistrySettings(BaseModel):
+    @field_validator("ssl_ca_location")
+    @classmethod
+    def _is_there(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.exists():
+            msg = f"there is no file {value}"
+            raise ValueError(msg)
+        return value
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> KafkaSettings:
+        needed = {
+            "SLUICEGATE_KAFKA__SASL_MECHANISM": self.sasl_mechanism,
+            "SLUICEGATE_KAFKA__SASL_USERNAME": self.sasl_username,
+            "SLUICEGATE_KAFKA__SASL_PASSWORD": self.sasl_password,
+        }
+        missing = [name for name, value in needed.items() if not value]
+        if self.security_protocol.startswith("SASL_") and missing:
+            msg = f"security_protocol={self.security_protocol} needs {', '.join(missing)} too"
+            raise ValueError(msg)
+        if not self.security_protocol.startswith("SASL_") and len(missing) < len(needed):
+            given = ", ".join(name for name, value in needed.items() if value)
+            msg = (
+                f"security_protocol={self.security_protocol} takes no {given}; SASL_SSL or SASL_PLAINTEXT do"
+            )
+            raise ValueError(msg)
+        return self
+
+
+class RegistrySettings(Group):
     """Where the schema registry is."""
 
     url: str | None = Field(default=None, description="base of the Confluent API; none = local stack")
     register_schemas: bool = Field(default=True, description="register missing schemas at start")
 
 
-class PostgresSettings(BaseModel):
+class PostgresSettings(Group):
     """Where the archive is written."""
 
     dsn: SecretStr | None = Field(default=None, description="libpq connection string; none = local stack")
 
 
-class StackSettings(BaseModel):
+class StackSettings(Group):
     """The local stack's ports and memory; port 0 takes a free one."""
 
     kafka_port: int = Field(0, ge=0, le=65535)
@@ -51,20 +91,29 @@ class StackSettings(BaseModel):
     )
 
 
-class EdgeSettings(BaseModel):
+class EdgeSettings(Group):
     """Where the edge listens, or where a running one is found."""
 
     host: str = "127.0.0.1"
     port: int = Field(8600, ge=0, le=65535, description="0 takes a free port")
     url: str | None = Field(default=None, description="a running edge; none = this folder's")
     allow_network: bool = Field(default=False, description="bind an address that strangers may reach")
-    allowed_hosts: tuple[str, ...] = Field(
-        (), description="names besides loopback's that it answers to, a JSON list"
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="names besides loopback's that it answers to, with commas or as a JSON list"
     )
     drain_ms: int = Field(5_000, ge=0, le=300_000, description="over how long a stop sends clients away")
 
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        if value.lstrip().startswith("["):
+            return json.loads(value)
+        return [name.strip() for name in value.split(",") if name.strip()]
 
-class WorkerSettings(BaseModel):
+
+class WorkerSettings(Group):
     """Bounds of a worker's unit of work, and its time-outs."""
 
     commit_interval_ms: int = Field(100, ge=1, le=5_000, description="longest age of an open unit of work")
@@ -77,7 +126,9 @@ class WorkerSettings(BaseModel):
         "", pattern=r"^[A-Za-z0-9._-]*$", description="names a worker without a kept folder (pod name)"
     )
     web_host: str = Field("127.0.0.1", description="address of the workers' web: health and metrics")
-    web_port: int = Field(0, ge=0, le=65535, description="first port of the workers' web; 0 = none")
+    web_port: int = Field(
+        0, ge=0, le=65533, description="first of three ports of the workers' web, one a role; 0 = none"
+    )
 
     @model_validator(mode="after")
     def _fit_together(self) -> WorkerSettings:

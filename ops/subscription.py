@@ -123,7 +123,7 @@ class Subscription:
 async def _check(response: httpx.Response) -> None:
     if response.status_code == 204:
         raise _NothingMoreError
-    if response.status_code < 400:
+    if response.is_success:
         return
     await response.aread()
     if response.status_code in AGAIN:

@@ -25,8 +25,8 @@ async def supervise(roles: Sequence[str]) -> int:
     async with Children(stop_within_s=STOP_WITHIN_S) as children:
 
         def stop(number: signal.Signals) -> None:
+            stopping.set()  # first: of a terminal that was closed nothing more can be said
             console.note(f"{number.name}: stopping {', '.join(child.name for child in children)}")
-            stopping.set()
 
         with on_stop_signals(stop, lambda _: children.kill_all()):
             for role in roles:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Mapping, Sequence
+import socket
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from connectors.kafka.admin import ensure_topics
@@ -19,8 +20,9 @@ from pipelines.role import RoleApp
 from pipelines.slots import Slot
 from pipelines.tools import Tools
 from pipelines.web import add_pages
-from schemas.kinds import BUILTIN_KINDS
+from schemas.kinds import BUILTIN_KINDS, Kind
 from schemas.payloads import PayloadCodec
+from schemas.preflight import problems_of
 from schemas.topics import TOPICS
 from schemas.wire import WireCodec
 
@@ -49,7 +51,9 @@ def run_role(
 
     Raises:
         UnknownRole: no such role.
-        OptionsRefused: time-outs under which a unit of work could be lost.
+        OptionsRefused: time-outs under which a unit of work could be lost, kinds that cannot be served, or a
+            web port in use.
+        UnknownType: schemas are not to be registered, and one of ours is not there.
         RegistryUnavailable: the registry does not answer at the start.
         KafkaUnavailable: Kafka does not answer at the start.
         SluicegateError: what made the worker stop while it ran.
@@ -72,14 +76,19 @@ def run_role(
 def build_role(
     name: str, options: WorkerOptions, roles: Roles = ROLES, schemas: Mapping[str, str] | None = None
 ) -> RoleApp:
-    """Build the Faust app of a role, with its topics and schemas in place; nothing runs yet."""
+    """Build the Faust app of a role, with its topics and schemas in place; nothing runs yet.
+
+    Raises as ``run_role``, before anything is asked of a service where the settings are at fault.
+    """
     if name not in roles:
         raise UnknownRole(name, roles)
+    check_kinds(BUILTIN_KINDS)
     if options.transaction_timeout_ms <= options.commit_interval_ms + options.stall_ms_max:
         raise OptionsRefused(
             f"transaction_timeout_ms={options.transaction_timeout_ms} is not longer than commit_interval_ms "
             f"+ stall_ms_max = {options.commit_interval_ms + options.stall_ms_max}"
         )
+    web = _web(options, list(roles).index(name))
     registry = Registry(options.registry_url)
     if options.register_schemas:
         registry.register_all()
@@ -88,6 +97,7 @@ def build_role(
     if options.create_topics:
         ensure_topics(options.kafka, TOPICS)
     tools = Tools(WireCodec(registry, schemas=schemas), PayloadCodec(registry), BUILTIN_KINDS)
+    tools.warm()
     slot = Slot(options.state_dir, name, options.identity)
     group = f"{options.kafka.topic_prefix}sluicegate.{name}"
     engine = Engine(
@@ -112,20 +122,46 @@ def build_role(
         tools,
         WorkerMetrics(name),
     )
-    app = RoleApp(name, engine, slot=slot, **_web(options, list(roles).index(name)))
+    app = RoleApp(name, engine, slot=slot, **web)
     add_pages(app)
     for register in roles[name]:
         register(app, tools, options)
     return app
 
 
+def check_kinds(kinds: Iterable[Kind]) -> None:
+    """Raise OptionsRefused, with every problem, for kinds whose policies cannot be kept."""
+    problems = [f"{kind.name}: {problem}" for kind in kinds for problem in problems_of(kind, TOPICS)]
+    if problems:
+        raise OptionsRefused(
+            f"kinds cannot be served: {'; '.join(problems)}", remedy="Correct the policies that it names."
+        )
+
+
 def _web(options: WorkerOptions, number: int) -> dict[str, Any]:
     if not options.web_port:
         return {"web_enabled": False}
     port = options.web_port + number
+    _check_free(options.web_host, port)
     return {
         "web_enabled": True,
         "web_host": options.web_host,
         "web_bind": options.web_host,
         "web_port": port,
     }
+
+
+def _check_free(host: str, port: int) -> None:
+    """Ask now: Faust would say no more than that an address is in use, after all else was started."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+            probe.listen()  # two may bind one address under SO_REUSEADDR; only one may listen
+        except OSError as error:
+            raise OptionsRefused(
+                f"the worker's web cannot listen on {host}:{port}: {error.strerror}",
+                remedy="Set SLUICEGATE_WORKER__WEB_PORT to another, or to 0 for none, as for a second worker "
+                "on one machine.",
+            ) from None

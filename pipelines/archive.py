@@ -7,15 +7,17 @@ and read from there; a batch commits in PostgreSQL first, then in Kafka.
 from __future__ import annotations
 
 import asyncio
+import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from connectors.postgres.claim import Batch as Rows
 from connectors.postgres.claim import Refusal
-from connectors.postgres.errors import FenceLost, SinkError, SinkRefused, SinkUnfit
+from connectors.postgres.errors import FenceLost, SinkError, SinkRefused, SinkUnfit, WentBack
 from connectors.postgres.options import PostgresOptions
 from connectors.postgres.sink import ArchiveSink
-from pipelines.errors import OptionsRefused, WorkerStopped
+from pipelines.errors import OptionsRefused, PartitionReleased, WorkerStopped
 from schemas.topics import RECORDS, USAGE_WINDOWS
 
 if TYPE_CHECKING:
@@ -30,6 +32,22 @@ if TYPE_CHECKING:
 
 
 _REFUSED = SinkRefused.__name__
+# A rebalance settles whose a partition is within seconds, max.poll.interval.ms at worst; later nobody will.
+_FENCED_S_MAX = 120.0
+
+
+@dataclass(slots=True)
+class _Held:
+    """A partition that this worker was assigned."""
+
+    claim: Claim
+    """The last that PostgreSQL has given or moved: it never holds less than this."""
+    live: bool = True
+    """False = it must be renewed before it is used."""
+    fenced: FenceLost | None = None
+    fenced_at: float = 0.0
+    unsettled: int = 0
+    """Offset below which all must be committed in Kafka before noted refusals are deleted; 0 = none."""
 
 
 class Archive:
@@ -42,8 +60,7 @@ class Archive:
     def __init__(self, options: PostgresOptions) -> None:
         self._sink = ArchiveSink(options)
         self._thread = ThreadPoolExecutor(1, "archive")
-        self._claims: dict[tuple[str, int], Claim] = {}
-        self._topic_ids: dict[str, str] = {}
+        self._held: dict[tuple[str, int], _Held] = {}
 
     def assigned(self, topic: str, topic_id: str, partition: int, start: int) -> int:
         """Claim a partition and return where to begin; blocks.
@@ -54,33 +71,54 @@ class Archive:
         Raises:
             SinkError: the database cannot be used; the worker's start says so.
         """
-        self._topic_ids[topic] = topic_id
-        return min(start, self._thread.submit(self._claim, topic, partition, start).result().next)
+        claim = self._thread.submit(self._sink.claim, topic, topic_id, partition, start).result()
+        self._held[topic, partition] = _Held(claim)
+        return min(start, claim.next)
 
     def revoked(self, topic: str, partition: int) -> None:
         """Forget the claim; whoever owns the partition next makes a newer one."""
-        self._claims.pop((topic, partition), None)
+        self._held.pop((topic, partition), None)
 
     async def handle(self, batch: Batch, table: str) -> None:
         """Store a batch; rows that PostgreSQL refuses become dead letters, the others are stored.
 
         Raises:
             SinkError: a transient one: nothing is lost, the batch comes again.
-            WorkerStopped: another owner has the partition, or the database does not fit.
+            PartitionReleased: another worker has the partition; the batch waits until the group agrees.
+            WorkerStopped: the group does not agree, the database does not fit, or it went back.
         """
+        # Nothing was counted in this unit of work: whatever came before this batch, Kafka has committed.
+        settled = 0 if batch.scope.counts else batch.items[0][0].offset
         loop = asyncio.get_running_loop()
         try:
-            letters = await loop.run_in_executor(self._thread, self._store, batch, table)
-        except (FenceLost, SinkUnfit) as error:
+            letters = await loop.run_in_executor(self._thread, self._store, batch, table, settled)
+        except (SinkUnfit, WentBack) as error:
             raise WorkerStopped(str(error), remedy=error.remedy) from error
         for record, cause, detail in letters:
             batch.scope.dead_letter(record, cause, detail)
             batch.scope.count("dead_letter")
         batch.scope.count("archived", len(batch.items) - len(letters))
 
-    def _store(self, batch: Batch, table: str) -> list[tuple[Record, str, str]]:
-        where = (batch.topic, batch.partition)
-        claim = self._claims.get(where) or self._claim(*where, batch.items[0][0].offset)
+    def _store(self, batch: Batch, table: str, settled: int) -> list[tuple[Record, str, str]]:
+        held = self._held.get((batch.topic, batch.partition))
+        if held is None:
+            raise PartitionReleased(f"{batch.topic}[{batch.partition}] was revoked")
+        if held.fenced is not None:
+            raise _released(held.fenced, time.monotonic() - held.fenced_at)
+        try:
+            if not held.live:
+                held.claim, held.live = self._sink.renew(held.claim), True
+            return self._store_as(held, batch, table, settled)
+        except FenceLost as error:
+            # Never claimed again from here: if this worker slept, that would shut out the honest owner.
+            held.fenced, held.fenced_at = error, time.monotonic()
+            raise _released(error, 0.0) from error
+        except SinkError:
+            held.live = False  # a claim ends with its session
+            raise
+
+    def _store_as(self, held: _Held, batch: Batch, table: str, settled: int) -> list[tuple[Record, str, str]]:
+        claim = held.claim
         letters = [
             (record, type(value).__name__, str(value))
             for record, value in batch.items
@@ -94,19 +132,23 @@ class Archive:
         ]
         if batch.next_offset <= claim.next:
             return letters  # PostgreSQL has all of it: Kafka's commit failed after PostgreSQL's
+        if not held.unsettled or settled < held.unsettled:
+            settled = 0
         refused: list[Refusal] = []
         while True:
             try:
-                self._claims[where] = self._sink.write(claim, _rows(table, batch.next_offset, rows, refused))
+                held.claim = self._sink.write(claim, _rows(table, batch.next_offset, rows, refused, settled))
             except SinkRefused as error:
                 record = rows.pop(error.row)[0]
                 refused.append(Refusal(record.offset, str(error)))
                 letters.append((record, _REFUSED, str(error)))
-            except SinkError:
-                self._claims.pop(where, None)  # claims end with their session; the next try claims again
-                raise
             else:
-                return letters
+                break
+        if refused:
+            held.unsettled = batch.next_offset
+        elif settled:
+            held.unsettled = 0
+        return letters
 
     def _refused_before(self, claim: Claim, batch: Batch) -> list[tuple[Record, str, str]]:
         """Dead letters of records that PostgreSQL's position has passed, in a unit that Kafka dropped."""
@@ -117,10 +159,14 @@ class Archive:
         refused = self._sink.refused(claim, first, min(claim.next, batch.next_offset))
         return [(records[each.offset], _REFUSED, each.problem) for each in refused if each.offset in records]
 
-    def _claim(self, topic: str, partition: int, first: int) -> Claim:
-        claim = self._sink.claim(topic, self._topic_ids[topic], partition, first)
-        self._claims[topic, partition] = claim
-        return claim
+
+def _released(error: FenceLost, for_s: float) -> PartitionReleased | WorkerStopped:
+    """What a lost fence means: another has the partition, or two do and the group does not know."""
+    if for_s <= _FENCED_S_MAX:
+        return PartitionReleased(str(error), remedy=error.remedy)
+    return WorkerStopped(
+        f"{error}; for {for_s:.0f} s the group has not taken the partition away", remedy=error.remedy
+    )
 
 
 def _rows(
@@ -128,11 +174,12 @@ def _rows(
     next_offset: int,
     rows: Sequence[tuple[Record, Mapping[str, object]]],
     refused: Sequence[Refusal],
+    settled: int,
 ) -> Rows:
     values = [value for _record, value in rows]
     if table == "streams":
-        return Rows(next_offset, streams=values, refused=refused)
-    return Rows(next_offset, usage_windows=values, refused=refused)
+        return Rows(next_offset, streams=values, refused=refused, settled=settled)
+    return Rows(next_offset, usage_windows=values, refused=refused, settled=settled)
 
 
 def register(app: RoleApp, tools: Tools, options: WorkerOptions) -> None:

@@ -1,8 +1,9 @@
-"""What can go wrong with a worker before its agents run.
+"""What can go wrong with a worker, before its agents run and around their partitions.
 
 WorkerError
 ├── UnknownRole           no such role
-├── OptionsRefused        settings under which events could be lost
+├── OptionsRefused        settings under which events could be lost, or a web port that is in use
+├── PartitionReleased     another worker has the partition: hold still until it is assigned again
 └── WorkerStopped         going on could lose or double events
 """
 
@@ -28,9 +29,15 @@ class UnknownRole(WorkerError):
 
 
 class OptionsRefused(WorkerError):
-    """Settings under which events could be lost. Operator: change them as the message says."""
+    """Settings under which events could be lost, or a web port in use. Operator: change them as it says."""
 
     remedy = "Raise the transaction time-out, or lower the other two."
+
+
+class PartitionReleased(WorkerError):
+    """Another worker has the partition. Operator: nothing, unless it repeats; then see the cause."""
+
+    transient = True
 
 
 class WorkerStopped(WorkerError):

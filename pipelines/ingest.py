@@ -183,7 +183,7 @@ class Ingest:
         if event.type == "open":
             ordering.reject(turn, arrival, "second_open", "the stream is open already")
         elif objection is not None:
-            ordering.refuse(turn, arrival, objection)
+            ordering.reject(turn, arrival, *objection)
         elif stream.numbered != (event.seq >= 0):
             if event.type == "cancel" and event.seq < 0:  # a client asks; it does not know the numbers
                 ordering.accept(turn, stream, arrival)

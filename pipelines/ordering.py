@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from pipelines.admission import Arrival
 from pipelines.reorder import ReorderBuffer, Waiting
 from pipelines.streams import Status
-from pipelines.verdicts import DEAD_LETTER, HELD, OUTPUT, RELEASED, order_of
+from pipelines.verdicts import HELD, OUTPUT, RELEASED, order_of
 
 if TYPE_CHECKING:
     from pipelines.admission import Admission
@@ -101,24 +101,15 @@ class Ordering:
         for waiting in self._take_all(turn, stream):
             self._reject_waiting(turn, stream, waiting, verdict, detail)
 
-    def objection(self, stream: Stream, event: Event) -> tuple[Verdict | None, str] | None:
-        """Say what speaks against an event of an open stream but its seq; verdict None = a dead letter."""
+    def objection(self, stream: Stream, event: Event) -> tuple[Verdict, str] | None:
+        """Say what speaks against an event of an open stream but its seq."""
         if event.kind != stream.kind:
-            return None, f"kind is {event.kind!r}, the stream was opened as {stream.kind!r}"
+            return "wrong_kind", f"kind is {event.kind!r}, the stream was opened as {stream.kind!r}"
         if event.epoch < stream.epoch:
             return "stale_epoch", f"epoch is {event.epoch}, the stream's is {stream.epoch}"
         if event.type == "reset" and event.epoch == stream.epoch:
             return "stale_epoch", f"reset must raise the epoch, which is {stream.epoch} already"
         return None
-
-    def refuse(self, turn: Turn, arrival: Arrival, objection: tuple[Verdict | None, str]) -> None:
-        """Say an objection."""
-        verdict, detail = objection
-        if verdict is not None:
-            self.reject(turn, arrival, verdict, detail)
-            return
-        turn.counts[DEAD_LETTER] += 1
-        turn.scope.dead_letter(arrival.record, "InvalidEvent", f"kind: {detail}")
 
     def reject(self, turn: Turn, arrival: Arrival, verdict: Verdict, detail: str) -> None:
         """Say and count a verdict."""
@@ -142,7 +133,7 @@ class Ordering:
             self.accept(turn, stream, arrival)
             return
         turn.unmark(stream, event.event_id)
-        self.refuse(turn, arrival, objection)
+        self.reject(turn, arrival, *objection)
 
     def _take(self, turn: Turn, stream: Stream, waiting: Waiting) -> None:
         BUFFER.delete(turn.view, stream.key, waiting.seq)

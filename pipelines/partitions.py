@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
 
-from connectors.kafka.restore import restore
-from schemas.topics import DAY_MS
+from pipelines.restoration import Restoration
 from state.checkpoint import PartitionScope
 from state.errors import PositionLost, StateWithoutOffset
 from state.memory import MemoryBackend
 from state.rocksdb import RocksStore
-from state.store import Position
 
 if TYPE_CHECKING:
     import threading
@@ -23,16 +20,13 @@ if TYPE_CHECKING:
 
     from connectors.kafka.chunk import Chunker, SourcePartition
     from connectors.kafka.options import KafkaOptions
-    from connectors.kafka.positions import PositionReader
+    from connectors.kafka.positions import Committed, PositionReader
     from connectors.kafka.ticker import Ticker
     from schemas.topics import TopicSpec
     from state.checkpoint import DeadLetters, UnitOfWork
     from state.store import Backend, StateView
 
 log = structlog.get_logger(__name__)
-
-# A store older than this may miss tombstones that the changelog has already dropped (schemas/topics.py).
-_POSITION_AGE_US_MAX = 7 * DAY_MS * 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,33 +81,28 @@ class Partitions:
 
         Raises:
             StateWithoutOffset: state exists, the group's offset does not.
+            StateLost: the group's offset exists, the state does not.
             PositionLost: the committed offset is not in the log any more.
             KafkaUnavailable: no answer.
         """
         source = self._sources[where.topic]
         committed = self._reader.committed(where.topic, where.partition, cancelled)
         backend = self._backend(source, where.partition)
-        has_state = False
-        if source.changelog is not None:
-            has_state = self._restore(source.changelog, where.partition, backend, cancelled)
+        self._restore(source, where, backend, committed, cancelled)
         self._backends[where] = backend
         low, high = self._reader.ends(where.topic, where.partition)
-        if committed is None and has_state:
-            raise StateWithoutOffset(
-                f"{where.topic}[{where.partition}]: state of {source.agent} exists, but its group has no "
-                "committed offset",
-                remedy="Offsets expired or were deleted. See runbooks/checkpoint-failure.md.",
-            )
         if committed is None:
             log.info("first start of partition", topic=where.topic, partition=where.partition, offset=low)
         start = low if committed is None else committed.offset
+        whose = "the group's committed offset"
         if source.on_assigned is not None:
             topic_id = self._reader.topic_id(where.topic)
-            start = source.on_assigned(where.topic, topic_id, where.partition, start)
+            begin = source.on_assigned(where.topic, topic_id, where.partition, start)
+            if begin != start:
+                start, whose = begin, f"the offset that {source.agent} keeps outside of Kafka,"
         if not low <= start <= high:
             raise PositionLost(
-                f"{where.topic}[{where.partition}]: committed offset {start} is outside of the log "
-                f"({low} to {high})",
+                f"{where.topic}[{where.partition}]: {whose} {start} is outside of the log ({low} to {high})",
                 remedy="Retention passed the worker, or the topic was made anew. See runbooks/lag-growth.md.",
             )
         return start
@@ -157,37 +146,24 @@ class Partitions:
         return MemoryBackend() if store is None else store.partition(partition)
 
     def _restore(
-        self, changelog: TopicSpec, partition: int, backend: Backend, cancelled: threading.Event
-    ) -> bool:
-        """Bring ``backend`` up to its changelog; returns whether there is any state."""
-        topic = changelog.named(self._kafka.topic_prefix)
-        topic_id = self._reader.topic_id(topic)
-        low, high = self._reader.ends(topic, partition)
-        position = backend.position()
-        start = low
-        if position is not None:
-            lie = _lie(position, topic_id, low, high)
-            if lie is None:
-                start = position.offset
-            else:
-                log.warning(
-                    "local state thrown away, rebuilding", topic=topic, partition=partition, cause=lie
-                )
-                backend.clear()
-
-        def apply(changes: dict[bytes, bytes | None], next_offset: int) -> None:
-            backend.write(changes, Position(topic_id, next_offset, time.time_ns() // 1_000))
-
-        restore(self._kafka, topic, partition, start=start, high=high, apply=apply, cancelled=cancelled)
-        return backend.position() is not None
-
-
-def _lie(position: Position, topic_id: str, low: int, high: int) -> str | None:
-    """Say why a local position cannot be trusted, or None."""
-    if position.topic_id != topic_id:
-        return f"the changelog was made anew (was {position.topic_id}, is {topic_id})"
-    if not low <= position.offset <= high:
-        return f"position {position.offset} is outside of the changelog ({low} to {high})"
-    if time.time_ns() // 1_000 - position.written_us > _POSITION_AGE_US_MAX:
-        return "position is older than the changelog keeps tombstones"
-    return None
+        self,
+        source: Source,
+        where: SourcePartition,
+        backend: Backend,
+        committed: Committed | None,
+        cancelled: threading.Event,
+    ) -> None:
+        """Bring the state up to its changelog; state and the group's offset exist both, or neither."""
+        if source.changelog is None:
+            return
+        restoration = Restoration(self._kafka, self._reader, source.changelog, where.partition, backend)
+        has_state = restoration.run(None if committed is None else committed.offset, cancelled)
+        if committed is not None or cancelled.is_set():
+            return
+        if has_state:
+            raise StateWithoutOffset(
+                f"{where.topic}[{where.partition}]: state of {source.agent} exists, but its group has no "
+                "committed offset",
+                remedy="Offsets expired or were deleted. See runbooks/checkpoint-failure.md.",
+            )
+        restoration.begin()

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from connectors.kafka.columns import Columns, columns_of
 from pipelines.decoding import RowDecoder
 from schemas.batch import BatchReader
-from schemas.catalog import EVENT
+from schemas.catalog import EVENT, PAYLOAD_PREFIX, subjects
+from schemas.envelope import INT_MAX, Event
+from schemas.errors import BadMagic, ContractError, WireError
 from schemas.record import Record
 from schemas.topics import DEAD_LETTERS
+from schemas.wire import schema_id_of
 from state.checkpoint import Append
+from state.store import RECORD_OVERHEAD_BYTES
 
 if TYPE_CHECKING:
     from connectors.kafka.chunk import Chunker
     from schemas.kinds import KindTable
     from schemas.payloads import PayloadCodec
     from schemas.wire import WireCodec
+
+_KEY_BYTES_MAX: Final = 1_024  # far above any key of ours, far below what a topic takes
+_NAME_CHARACTERS_MAX: Final = 256
+_DETAIL_CHARACTERS_MAX: Final = 4_096
+# What a letter holds besides key and value: the texts, at most four bytes a character, a topic's name (249),
+# the version and the numbers.
+_REST_BYTES_MAX: Final = 4 * (_DETAIL_CHARACTERS_MAX + 2 * _NAME_CHARACTERS_MAX) + 1_024
 
 Decode = Callable[[Sequence[Record]], list[Any]]
 
@@ -37,13 +47,38 @@ class Tools:
     def __post_init__(self) -> None:
         object.__setattr__(self, "_events", RowDecoder(self.codec))
 
+    def warm(self) -> None:
+        """Fetch what reading and writing our own schemas takes; blocks, so call it before the loop runs.
+
+        Raises:
+            UnknownType: a schema of ours is not registered.
+            RegistryUnavailable: no answer.
+        """
+        ours = [subject for subject in subjects() if not subject.startswith(PAYLOAD_PREFIX)]
+        self.codec.warm(ours)
+        self.payloads.warm(subject.removeprefix(PAYLOAD_PREFIX) for subject in subjects().keys() - set(ours))
+
     def decode_events(self, records: Sequence[Record]) -> list[Any]:
         """Decode envelopes; what does not decode is given as its ``WireError``.
+
+        The schemas of their payloads are fetched here too, off the event loop: an agent that met one for the
+        first time would stop the whole role for as long as the registry takes.
 
         Raises:
             RegistryUnavailable: a schema must be fetched and cannot; nothing is said about the records.
         """
-        return self._events(records)
+        decoded = self._events(records)
+        for schema_id in {item.payload_schema for item in decoded if isinstance(item, Event)}:
+            self._fetch_payload_schema(schema_id)
+        return decoded
+
+    def _fetch_payload_schema(self, schema_id: int) -> None:
+        if not 1 <= schema_id <= INT_MAX:  # a tick's, or one that the gate refuses
+            return
+        try:
+            self.payloads.subject_of(schema_id)
+        except (ContractError, WireError):
+            return  # what is wrong with it is the agent's to say, of each record
 
     def decoder(self, subject: str) -> Decode:
         """Return a decoder of ``subject`` to dicts (None = a tombstone), errors among them as above."""
@@ -65,33 +100,75 @@ class Tools:
 
 
 class DeadLetterMaker:
-    """Satisfies ``state.checkpoint.DeadLetters``."""
+    """Satisfies ``state.checkpoint.DeadLetters``.
+
+    A letter never raises and always fits its topic: one that could not be written would stop its role, or
+    its record would vanish.
+    """
 
     def __init__(self, codec: WireCodec) -> None:
-        self._codec = codec
+        """Take the schemas of ``codec``; blocks until the letters' own is there, raises as ``warm``."""
+        self._codec = codec.limited(DEAD_LETTERS.max_message_bytes)
+        self._codec.warm((DEAD_LETTERS.subject,))
         self._code_version = _code_version()
 
     def letter(self, record: Record, *, agent: str, cause: str, detail: str, attempts: int) -> Append:
-        """Return the dead letter of ``record``: its bytes, coordinates, schema id and cause."""
+        """Return the dead letter of ``record``: its bytes, coordinates, schema id and cause.
+
+        Bytes that the topic does not take are cut, and ``detail`` says so: the record is read whole at its
+        coordinates, for as long as its own topic keeps it.
+        """
         value = record.value or b""
-        framed = len(value) >= 5 and value[0] == 0
         letter = {
             "topic": record.topic,
             "partition": record.partition,
             "offset": record.offset,
             "key": record.key,
             "value": value,
-            "schema_id": int.from_bytes(value[1:5], "big") if framed else -1,
-            "cause": cause,
-            "detail": detail[:4_096],
-            "agent": agent,
+            "schema_id": _schema_id(value),
+            "cause": _text(cause, _NAME_CHARACTERS_MAX),
+            "detail": _text(detail, _DETAIL_CHARACTERS_MAX),
+            "agent": _text(agent, _NAME_CHARACTERS_MAX),
             "code_version": self._code_version,
             "attempts": attempts,
-            "time_us": time.time_ns() // 1_000,
+            "time_us": record.timestamp_us,
         }
+        # The partition is said, so the key is for people; it stands whole in the value.
+        key = None if record.key is None else record.key[:_KEY_BYTES_MAX]
+        room = DEAD_LETTERS.max_message_bytes - RECORD_OVERHEAD_BYTES - len(key or b"")
+        if len(record.key or b"") + len(value) + _REST_BYTES_MAX > room:
+            letter |= _cut(letter, room - _REST_BYTES_MAX - len(key or b""))
         return Append(
-            DEAD_LETTERS, record.key, self._codec.encode(DEAD_LETTERS.subject, letter), record.partition
+            DEAD_LETTERS,
+            key,
+            self._codec.encode(DEAD_LETTERS.subject, letter),
+            record.partition % DEAD_LETTERS.partitions,  # an agent's own topic may have more
         )
+
+
+def _cut(letter: Mapping[str, Any], room: int) -> dict[str, Any]:
+    """Return key and value that fit into ``room`` bytes together, and the detail that says so."""
+    key, value = letter["key"], letter["value"]
+    cut = f"cut, key of {len(key or b'')} bytes, value of {len(value)} bytes, read it at its coordinates: "
+    return {
+        "key": None if key is None else key[:_KEY_BYTES_MAX],
+        "value": value[:room],
+        "detail": _text(cut + letter["detail"], _DETAIL_CHARACTERS_MAX),
+    }
+
+
+def _text(text: str, characters_max: int) -> str:
+    """Return a text that Avro can hold: bounded, and without lone surrogates."""
+    return text[:characters_max].encode("utf-8", "replace").decode()
+
+
+def _schema_id(value: bytes) -> int:
+    """Return the id of a value's frame, -1 if it has none or one that no registry gives."""
+    try:
+        schema_id = schema_id_of(value)
+    except BadMagic:
+        return -1
+    return schema_id if schema_id <= INT_MAX else -1
 
 
 def _code_version() -> str:

@@ -16,11 +16,20 @@ if TYPE_CHECKING:
     from state.scope import Scope
 
 Verdict = Literal[
-    "duplicate", "late", "out_of_order", "orphan", "second_open", "mixed_seq", "stale_epoch", "second_end"
+    "duplicate",
+    "late",
+    "out_of_order",
+    "orphan",
+    "second_open",
+    "mixed_seq",
+    "stale_epoch",
+    "second_end",
+    "wrong_kind",
 ]
 """duplicate: this event id was accepted before. late: after the stream's end. out_of_order: its seq was
 passed. orphan: no ``open`` before it. second_open, second_end: there was one. mixed_seq: numbered by the
-producer and by ingest in one stream. stale_epoch: of an output that was started over."""
+producer and by ingest in one stream. stale_epoch: of an output that was started over. wrong_kind: of
+another kind than its stream."""
 
 OUTPUT: Final = "output"
 DEAD_LETTER: Final = "dead_letter"
@@ -60,5 +69,7 @@ class Rejects:
         }  # fmt: skip
         value = self.codec.encode(topics.REJECTS.subject, reject)
         scope.emit(topics.REJECTS, event.key, value, partition=scope.partition)
-        if verdict != "duplicate" and order_of(self.kinds, event.kind).rejects == "dead_letter":
+        # Two producers that disagree about a stream's kind disagree about its policies: somebody must look.
+        wanted = verdict == "wrong_kind" or order_of(self.kinds, event.kind).rejects == "dead_letter"
+        if wanted and verdict != "duplicate":
             scope.dead_letter(record, verdict, detail)

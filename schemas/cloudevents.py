@@ -27,7 +27,6 @@ ATTRIBUTES: Final[Mapping[str, str]] = {
     "epoch": "epoch",
     "attempt": "attempt",
 }
-_HANDLED: Final = ("specversion", "type", "subject", "datacontenttype", "dataschema", "data", "data_base64")
 
 
 def is_cloudevent(obj: Mapping[str, object]) -> bool:

@@ -85,6 +85,7 @@ class RunbookPolicy:
     lag_growth: str
     checkpoint_failure: str
     reconnect_storm: str
+    """Not written yet for the built-in kinds: ``docs/on-call.md`` says what to do until then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ class OrderPolicy:
     reorder_events_max: int
     """Events held back for a missing seq; one more and ingest declares a gap."""
     reorder_ms_max: int
-    """Event time that a missing seq is waited for."""
+    """Broker append time that a missing seq is waited for (docs/adr/0003-reorder-wait.md)."""
     dedupe_ttl_ms: int
     """How long after ``end`` a repeated event is still known as a duplicate."""
     rejects: Literal["dead_letter", "count"]
@@ -232,8 +233,3 @@ CHAT: Final = Kind(
 
 BUILTIN_KINDS: Final = KindTable((JOB, LOG, LLM, CHAT))
 KINDS: Final[Mapping[str, Kind]] = BUILTIN_KINDS.mapping()
-
-
-def kind_named(name: str) -> Kind:
-    """Return the built-in kind of that name, or raise UnknownKind."""
-    return BUILTIN_KINDS.named(name)

@@ -12,7 +12,7 @@ from schemas.errors import InvalidEvent, Unencodable, UnknownType
 from schemas.limits import checked_schema
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 END_REASONS: Final = ("completed", "cancelled", "timed_out", "upstream_error")
 LOG_STREAMS: Final = ("", "stdout", "stderr")
@@ -29,6 +29,17 @@ class PayloadCodec:
         self._source = source
         self._writers: dict[str, tuple[Writer, Callable[[object, str], Any]]] = {}
         self._readers: dict[int, tuple[Reader, str]] = {}
+
+    def warm(self, type_names: Iterable[str]) -> None:
+        """Fetch and parse what writing and reading payloads of these types takes; blocks.
+
+        Raises:
+            UnknownType: a type, or our version of it, is not registered.
+            RegistryUnavailable: no answer.
+        """
+        for name in type_names:
+            writer, _coerce = self._writers.get(name) or self._writer(name)
+            self.subject_of(writer.schema_id)
 
     def encode(self, type: str, fields: Mapping[str, object]) -> tuple[bytes, int]:  # noqa: A002 - its name
         """Return (bare Avro body, registry id) of a payload; absent fields take their defaults.

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
 FORMAT: Final = 1
-SUFFIX: Final = ".stream.jsonl"
 LINE_BYTES_MAX: Final = 4 * 1_048_576  # an event of 1 MiB of Avro, as JSON with its text escaped
 TEXT_FIELDS: Final = ("source", "request_id", "task_id", "upstream_id", "traceparent")
 

@@ -10,7 +10,7 @@ from schemas.envelope import Event
 from schemas.errors import BadMagic, TooLarge, Undecodable, UnknownType
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 FRAME_BYTES: Final = 5
 VALUE_BYTES_MAX: Final = 1_048_576
@@ -49,6 +49,25 @@ class WireCodec:
         self._writers: dict[str, Writer] = {}
         self._readers: dict[tuple[str, int], Reader] = {}
         self._event_readers: dict[int, Reader] = {}
+
+    def limited(self, value_bytes_max: int) -> WireCodec:
+        """Return a codec of the same schemas whose values may have so many bytes."""
+        return WireCodec(self._source, value_bytes_max=value_bytes_max)
+
+    def warm(self, names: Iterable[str]) -> None:
+        """Fetch and parse what writing and reading our own records of these subjects takes; blocks.
+
+        After it neither waits for the registry any more.
+
+        Raises:
+            UnknownType: a subject, or our version of it, is not registered.
+            RegistryUnavailable: no answer.
+        """
+        for subject in names:
+            writer = self._writers.get(subject) or self._writer(subject)
+            reader = self.reader(subject, writer.schema_id)
+            if subject == EVENT:
+                self._event_readers[writer.schema_id] = reader
 
     def encode(self, subject: str, record: Mapping[str, Any]) -> bytes:
         """Return the framed record.

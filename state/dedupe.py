@@ -17,28 +17,15 @@ class DedupeSet:
 
     Keys are ``prefix + group + 0x00 + member``: a group's members lie side by side, so forgetting one is
     a range scan, and one due time a group (in the owner's ``ExpiryIndex``) is enough however many members
-    it has. A group must not contain 0x00.
+    it has. A group must not contain 0x00. Members are put in and read under their ``key``, many at once.
     """
 
     def __init__(self, prefix: bytes) -> None:
         self._prefix = prefix
 
     def key(self, group: bytes, member: bytes) -> bytes:
-        """Return the store key of a member, to fetch many at once."""
+        """Return the store key of a member; its value is a note."""
         return self._prefix + group + _SEPARATOR + member
-
-    def note(self, view: StateView, group: bytes, member: bytes) -> int | None:
-        """Return the number noted for a member, None when it was not seen."""
-        value = view.get(self.key(group, member))
-        return None if value is None else read_note(value)
-
-    def mark(self, view: StateView, group: bytes, member: bytes, note: int = 0) -> None:
-        """Put a member in; it stays until its group is forgotten."""
-        view.put(self.key(group, member), write_note(note))
-
-    def unmark(self, view: StateView, group: bytes, member: bytes) -> None:
-        """Take a member out again: what it stands for was not accepted in the end."""
-        view.delete(self.key(group, member))
 
     def forget(self, view: StateView, group: bytes, limit: int) -> list[bytes]:
         """Delete at most ``limit`` members of a group; return their keys. Fewer than that: it is gone."""

@@ -5,6 +5,7 @@ StateError
 ├── StoreLocked           another process has the folder
 ├── StoreUnwritable       a committed unit cannot be written to disk
 ├── StateWithoutOffset    state exists, the group's offset does not
+├── StateLost             the group's offset exists, the state does not, or not all of it
 ├── PositionLost          the committed offset is not in the log any more
 └── EffectTooLarge        an agent made a record or a state value that its topic does not take
 """
@@ -38,6 +39,15 @@ class StoreUnwritable(StateError):
 
 class StateWithoutOffset(StateError):
     """State without a committed offset. Operator: see the runbook checkpoint-failure."""
+
+
+class StateLost(StateError):
+    """A changelog was deleted, made anew or cut. Operator: see the runbook checkpoint-failure."""
+
+    remedy = (
+        "The changelog was deleted, made anew or cut. Nothing is started over by itself: see "
+        "runbooks/checkpoint-failure.md, State that is gone."
+    )
 
 
 class PositionLost(StateError):

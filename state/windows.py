@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 from state.binary import pack_time, unpack_time
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from state.store import StateView
 
 
@@ -71,21 +69,6 @@ class TumblingWindows:
     def put(self, view: StateView, start_us: int, key: bytes, value: bytes) -> None:
         """Set the value of a window; whether it is late is the caller's to ask first."""
         view.put(self._data + pack_time(start_us) + key, value)
-
-    def add(
-        self,
-        view: StateView,
-        time_us: int,
-        key: bytes,
-        watermark_us: int,
-        fold: Callable[[bytes | None], bytes],
-    ) -> int | None:
-        """Fold something into the window of ``time_us``; return its start, None when it came late."""
-        start_us = self.start_us(time_us)
-        if self.is_late(start_us, watermark_us):
-            return None
-        self.put(view, start_us, key, fold(self.get(view, start_us, key)))
-        return start_us
 
     def of(self, view: StateView, start_us: int, prefix: bytes, limit: int) -> list[Window]:
         """Return at most ``limit`` windows of one start whose key begins with ``prefix``, in key order."""

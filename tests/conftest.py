@@ -6,6 +6,7 @@ SLUICEGATE_TEST_STACK names the data folder of a stack that already runs: it is 
 from __future__ import annotations
 
 import os
+import shutil
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -34,6 +35,12 @@ def unavailable(what: str, why: str) -> NoReturn:
     if os.environ.get("CI", "").lower() in {"1", "true", "yes"}:
         pytest.fail(f"{what} is missing, and CI must have it: {why}")
     pytest.skip(f"{what} is missing: {why}")
+
+
+def need_program(name: str) -> None:
+    """Go on only where a program is that a reader of the pages or the clone itself would have."""
+    if shutil.which(name) is None:
+        unavailable(name, f"not on the path (apt-get install {name})")
 
 
 @pytest.fixture(scope="session")

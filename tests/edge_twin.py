@@ -29,6 +29,7 @@ class EdgeTwin:
         self.faults: list[int | str] = []
         self._taken: set[str | None] = set()
         self.retry_after: str | None = None
+        self.away = False  # for who subscribes: 503, and who is subscribed is cut off
         self.url = ""
         self.verdict = "accepted"
         self.hold = threading.Event()
@@ -85,7 +86,7 @@ class EdgeTwin:
         fault = (
             self.faults.pop(0) if self.faults and str(self.faults[0])[:3] in ("cut", "ref", "503") else None
         )
-        if fault == 503:
+        if fault == 503 or self.away:
             await self._answer(send, 503, {"detail": "told to answer 503"})
             return
         cursor = query.get("last-event-id") or query.get("last_event_id") or "c-1"
@@ -106,6 +107,8 @@ class EdgeTwin:
         index = int(cursor[1:]) + 1
         gone = asyncio.ensure_future(receive())
         while not gone.done():
+            if self.away:
+                raise ConnectionError("told to be away")
             stream = self.streams[stream_id]
             if index >= len(stream):
                 await asyncio.sleep(0.01)

@@ -44,6 +44,7 @@ class DeadLetter:
     code_version: str
     attempts: int
     time_us: int
+    """When the letter was written, by the broker; 0 = not known."""
 
     @property
     def id(self) -> str:
@@ -144,11 +145,10 @@ class DeadLetterReader:
         except WireError as error:  # somebody else wrote into our topic: show that, too
             fields = {"topic": "", "partition": -1, "offset": -1, "key": message.key(), "value": value}
             fields |= {"cause": "not a dead letter", "detail": str(error)}
-        return letter_of(partition, offset, fields)
+        return _letter_of(partition, offset, message.timestamp()[1] * 1_000, fields)
 
 
-def letter_of(partition: int, offset: int, fields: dict[str, Any]) -> DeadLetter:
-    """A letter of a decoded ``sluicegate.DeadLetter`` record."""
+def _letter_of(partition: int, offset: int, time_us: int, fields: dict[str, Any]) -> DeadLetter:
     return DeadLetter(
         partition=partition,
         offset=offset,
@@ -163,5 +163,5 @@ def letter_of(partition: int, offset: int, fields: dict[str, Any]) -> DeadLetter
         agent=fields.get("agent", ""),
         code_version=fields.get("code_version", ""),
         attempts=fields.get("attempts", 0),
-        time_us=fields.get("time_us", 0),
+        time_us=max(time_us, 0),
     )

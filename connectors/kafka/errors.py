@@ -4,6 +4,7 @@ KafkaFailure
 ├── KafkaUnavailable      no broker answers
 ├── ConsumerFailed        a consumer cannot go on
 │   └── ConsumerFenced    another process has this member's identity
+├── PositionRefused       the broker does not tell where a group or a topic stands
 ├── RestoreStalled        a changelog cannot be read to its end
 ├── AppendRefused         one record is too large for its topic
 ├── AppendFailed          nothing was appended, or nobody knows: repeat it, event ids make that safe
@@ -57,8 +58,23 @@ class ConsumerFenced(ConsumerFailed):
         )
 
 
+class PositionRefused(KafkaFailure):
+    """The broker answered, and will not say where a group or a topic stands: waiting does not mend it."""
+
+    fatal = True  # asked for the outcome of a commit, too: no answer must not be taken for an abort
+
+    def __init__(self, what: str, cause: str) -> None:
+        super().__init__(
+            f"the position of {what} is refused: {cause}",
+            remedy="An authorisation: give the principal Read and Describe on the topics and the group. An "
+            "authentication: check SLUICEGATE_KAFKA__SECURITY_PROTOCOL and what goes with it.",
+        )
+
+
 class RestoreStalled(KafkaFailure):
     """A changelog's end was not reached."""
+
+    transient = True  # Kafka may be away for as long as it likes: a role that has read before waits
 
     def __init__(self, topic: str, partition: int, position: int, end: int) -> None:
         super().__init__(

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import TimeoutError as FutureTimeout
 from typing import TYPE_CHECKING, NamedTuple
 
-from confluent_kafka import Consumer, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from connectors.kafka.errors import KafkaUnavailable
+from connectors.kafka.errors import KafkaUnavailable, PositionRefused
 
 if TYPE_CHECKING:
     import threading
 
     from connectors.kafka.options import KafkaOptions
 
+# What the broker says on purpose. All else may pass: a coordinator that moves, a broker that is away.
+_REFUSED = {
+    KafkaError.GROUP_AUTHORIZATION_FAILED,
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+    KafkaError.SASL_AUTHENTICATION_FAILED,
+    KafkaError._AUTHENTICATION,  # noqa: SLF001  # librdkafka's name for it
+    KafkaError.INVALID_GROUP_ID,
+    KafkaError.UNSUPPORTED_VERSION,
+}
 _CALL_S = 10.0
 _TRIES_S = 60.0
 
@@ -36,6 +47,7 @@ class PositionReader:
 
     def __init__(self, kafka: KafkaOptions, group: str) -> None:
         self._bootstrap = kafka.bootstrap_servers
+        self._group = group
         self._consumer = Consumer(
             kafka.client_config()
             | {"group.id": group, "isolation.level": "read_committed", "enable.auto.commit": False}
@@ -54,6 +66,7 @@ class PositionReader:
         """Return the stable committed position, None if the group never committed this partition.
 
         Raises:
+            PositionRefused: the group may not be read.
             KafkaUnavailable: no answer within a minute.
         """
         deadline = time.monotonic() + _TRIES_S
@@ -61,8 +74,10 @@ class PositionReader:
             try:
                 found = self._committed_once(topic, partition)
             except KafkaException as error:
-                if time.monotonic() > deadline or (cancelled is not None and cancelled.is_set()):
-                    raise KafkaUnavailable(self._bootstrap, str(error)) from error
+                failure = self._named(f"group {self._group} on {topic}[{partition}]", error)
+                over = time.monotonic() > deadline or (cancelled is not None and cancelled.is_set())
+                if over or isinstance(failure, PositionRefused):
+                    raise failure from error
                 time.sleep(0.1)
             else:
                 if found.offset < 0:
@@ -80,18 +95,20 @@ class PositionReader:
         """Return the log's first offset and its high watermark.
 
         Raises:
+            PositionRefused: the topic may not be read.
             KafkaUnavailable: no answer.
         """
         try:
             low, high = self._log.get_watermark_offsets(TopicPartition(topic, partition), timeout=_CALL_S)
         except KafkaException as error:
-            raise KafkaUnavailable(self._bootstrap, str(error)) from error
+            raise self._named(f"{topic}[{partition}]", error) from error
         return low, high
 
     def topic_id(self, topic: str) -> str:
         """Return the topic's identity; a topic that was deleted and made anew has another.
 
         Raises:
+            PositionRefused: the topic may not be described.
             KafkaUnavailable: no answer, or no such topic.
         """
         if topic not in self._topic_ids:
@@ -99,8 +116,16 @@ class PositionReader:
             try:
                 self._topic_ids[topic] = str(future.result(_CALL_S + 1).topic_id)
             except KafkaException as error:
-                raise KafkaUnavailable(self._bootstrap, f"{topic}: {error}") from error
+                raise self._named(topic, error) from error
+            except FutureTimeout as error:
+                raise KafkaUnavailable(self._bootstrap, f"{topic}: no answer") from error
         return self._topic_ids[topic]
+
+    def _named(self, what: str, error: KafkaException) -> KafkaUnavailable | PositionRefused:
+        cause: KafkaError = error.args[0]
+        if cause.code() in _REFUSED:
+            return PositionRefused(what, cause.str())
+        return KafkaUnavailable(self._bootstrap, f"{what}: {cause.str()}")
 
     def close(self) -> None:
         """Close the connections."""

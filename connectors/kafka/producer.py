@@ -10,7 +10,7 @@ import asyncio
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from secrets import token_hex
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -60,7 +60,6 @@ class Request:
     size_bytes: int
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[list[Offset]]
-    queued_at: float = field(default_factory=time.monotonic)
 
     def succeed(self, offsets: list[Offset]) -> None:
         """Answer the caller, from any thread."""

@@ -54,6 +54,8 @@ class TailState:
     """Records between what was read and the last stable offset, of each partition."""
     low_offsets: dict[Place, int] = field(default_factory=dict)
     """The oldest offset that each partition still has, as of the latest look."""
+    end_offsets: dict[Place, int] = field(default_factory=dict)
+    """The last stable offset of each partition, as of the latest look: nothing committed stands there yet."""
 
 
 class TailListener(Protocol[T_contra]):
@@ -246,6 +248,7 @@ class Tailer(threading.Thread, Generic[T]):
                 place = (topic, int(number))
                 state.behind[place] = max(partition["ls_offset"] - self._positions.get(place, 0), 0)
                 state.low_offsets[place] = max(partition["lo_offset"], 0)
+                state.end_offsets[place] = partition["ls_offset"]
         if not connected:
             state.problem = f"Kafka at {self._servers} does not answer: {self._problem or 'no connection'}"
         self._tell(state)

@@ -9,6 +9,7 @@ import structlog
 from confluent_kafka import KafkaException, Producer
 
 from schemas.envelope import Event, new_event_id, stream_key
+from schemas.errors import SluicegateError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,7 +64,7 @@ class Ticker:
                     stream_key(_TENANT, _STREAM),
                     partition=source.partition,
                 )
-            except (BufferError, KafkaException) as error:
+            except (BufferError, KafkaException, SluicegateError) as error:
                 log.warning("tick not appended, the next one will be", source=source, cause=str(error))
         self._producer.poll(0)
         return len(due)

@@ -48,6 +48,8 @@ class Batch:
     """`sluicegate.UsageWindow`"""
     refused: Sequence[Refusal] = ()
     """Kept with the position: a dead letter whose Kafka transaction failed afterwards can be made again."""
+    settled: int = 0
+    """Kafka has committed all below this offset: refusals there are not asked for any more, and deleted."""
 
 
 @dataclass(slots=True)

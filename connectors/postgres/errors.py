@@ -4,13 +4,15 @@ SluicegateError
 └── SinkError                 transient says whether the same work may succeed later
     ├── SinkUnavailable       transient   PostgreSQL cannot be reached, or is shutting down
     ├── SinkTimeout           transient   it was reached and did not answer in time: a lock, a slow disk
-    ├── OutcomeUnknown        transient   the connection broke during COMMIT: claim again, which settles it
+    ├── OutcomeUnknown        transient   the connection broke during COMMIT: renewing the claim settles it
     ├── FenceLost             final       another owner has the partition: release it
+    ├── WentBack              final       it holds less than it did: restored, or a replica that lagged
     ├── SinkRefused           final       one row cannot be stored: dead-letter that row, write the others
     └── SinkUnfit             final       rights, version or tables are not what is needed: a hand is needed
 
-After every transient error the caller does one thing: abort its unit of work, wait, claim the partition
-again and seek to the claim's `next`. After all of them PostgreSQL holds whole batches only.
+After every transient error the caller does one thing: wait, renew its claim, and hand over the same batch
+again, less what lies below the claim's `next`. It need not seek: a claim that is renewed never stands before
+what the caller has handed over, or it is WentBack. After all of them PostgreSQL holds whole batches only.
 """
 
 from __future__ import annotations
@@ -58,8 +60,8 @@ class SinkTimeout(SinkError):
 class OutcomeUnknown(SinkError):
     """The answer to COMMIT never came: the batch is stored whole, or not at all.
 
-    The next `claim` of the partition waits for the lost session's row lock, and so returns the position
-    that holds.
+    The next `renew` or `claim` of the partition waits for the lost session's row lock, and so returns the
+    position that holds.
     """
 
     transient = True
@@ -68,7 +70,7 @@ class OutcomeUnknown(SinkError):
         self.where = where
         super().__init__(
             f"PostgreSQL at {where} was lost during COMMIT, whose outcome is unknown: {problem}",
-            remedy="Nothing to do: the partition is claimed again, and its stored position settles it.",
+            remedy="Nothing to do: the claim is renewed, and the stored position settles it.",
         )
 
 
@@ -86,6 +88,21 @@ class FenceLost(SinkError):
             f"PostgreSQL has {now}",
             remedy="Nothing to do when a partition moved to another worker; if it repeats, two deployments "
             "write the same sink: give one of them another sink name or schema.",
+        )
+
+
+class WentBack(SinkError):
+    """PostgreSQL holds less of a partition than it did a moment ago; nothing was written."""
+
+    def __init__(self, topic: str, partition: int, *, stored: int, found: int | None) -> None:
+        self.topic = topic
+        self.partition = partition
+        now = "knows nothing of it" if found is None else f"stands at {found}"
+        super().__init__(
+            f"PostgreSQL went back: partition {partition} of {topic} was stored up to offset {stored}, "
+            f"now it {now}",
+            remedy="It was restored from a backup, or failed over to a replica that lagged. Start the worker "
+            "again: it reads from where PostgreSQL stands, and stores again what is missing.",
         )
 
 

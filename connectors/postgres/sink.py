@@ -4,6 +4,7 @@ PostgreSQL is not fenced by Kafka; it fences itself, and its position wins:
 
 1. On assignment `claim` raises the partition's owner number, which shuts out all owners before, and
    returns `next`: the consumer seeks there.
+   A worker that only lost its connection takes up its claim by `renew`, which shuts out nobody.
 2. `write` begins a transaction and moves `next` on condition that owner and `next` are still its own.
    No row moved = somebody else owns the partition: nothing is written.
 3. Under the row lock that this took, the rows are stored, newer revisions only.
@@ -24,12 +25,19 @@ from connectors.postgres.claim import Batch, Claim, Counts, Refusal
 from connectors.postgres.connection import BoundedConnection, connect, explain, is_lost, problem_of
 from connectors.postgres.culprit import find_refused, is_data_error
 from connectors.postgres.encode import Rows, prepare, refusals_json
-from connectors.postgres.errors import FenceLost, OutcomeUnknown, SinkError, SinkUnavailable, SinkUnfit
+from connectors.postgres.errors import (
+    FenceLost,
+    OutcomeUnknown,
+    SinkError,
+    SinkUnavailable,
+    SinkUnfit,
+    WentBack,
+)
 from connectors.postgres.migrate import migrate
 from connectors.postgres.tables import STREAMS, TABLES, USAGE_WINDOWS, Table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable
 
     from connectors.postgres.options import PostgresOptions
 
@@ -45,6 +53,8 @@ class ArchiveSink:
         self._claim_sql = sql.SQL(statements.CLAIM).format(schema=schema)
         self._fence_sql = sql.SQL(statements.FENCE).format(schema=schema)
         self._held_sql = sql.SQL(statements.HELD).format(schema=schema)
+        self._held_for_good_sql = sql.SQL(statements.HELD_FOR_GOOD).format(schema=schema)
+        self._settle_sql = sql.SQL(statements.SETTLE).format(schema=schema)
         self._refuse_sql = sql.SQL(statements.REFUSE).format(schema=schema)
         self._refused_sql = sql.SQL(statements.REFUSED).format(schema=schema)
         self._upserts = {table.name: table.upsert(options.schema) for table in TABLES}
@@ -76,18 +86,46 @@ class ArchiveSink:
         Waits, within the lock time-out, for the batch that another owner is just storing, so that `next`
         holds. Connects again if the connection was lost. Raises SinkUnavailable, SinkTimeout, SinkUnfit.
         """
+        return self._on_a_live_connection(lambda: self._claim_once(topic, topic_id, partition, first))
+
+    def renew(self, claim: Claim) -> Claim:
+        """Make a claim good again after its connection was lost, or its outcome was; `next` holds then.
+
+        It raises no owner number: a worker that slept while its partition went to another one must not
+        shut that one out. Waits and connects as `claim`. Raises FenceLost, WentBack, SinkUnavailable,
+        SinkTimeout, SinkUnfit.
+        """
+        return self._on_a_live_connection(lambda: self._renew_once(claim))
+
+    def _on_a_live_connection(self, ask: Callable[[], Claim]) -> Claim:
         fresh = self._connection is None
         while True:
             if self._connection is None:
                 self.open()
                 fresh = True
             try:
-                return self._claim_once(topic, topic_id, partition, first)
+                return ask()
             except SinkUnavailable:
                 self.close()
                 if fresh:
                     raise
                 # The connection was lost long ago, or its server became a replica: a new one decides.
+
+    def _renew_once(self, claim: Claim) -> Claim:
+        connection = self._connected()
+        place = (self.options.sink, claim.topic_id, claim.partition)
+        try:
+            row = connection.execute(self._held_for_good_sql, place).fetchone()
+        except psycopg.Error as error:
+            doing = f"renew the claim of partition {claim.partition} of {claim.topic}"
+            raise self._explained(connection, doing, error) from error
+        owner, stands_at = row if row is not None else (-1, None)
+        if owner > claim.owner:
+            mine = (claim.owner, claim.next)
+            raise FenceLost(claim.topic, claim.partition, mine=mine, found=(owner, stands_at))
+        if owner < claim.owner or stands_at < claim.next:
+            raise WentBack(claim.topic, claim.partition, stored=claim.next, found=stands_at)
+        return replace(claim, next=stands_at, session=self.counts.connections)
 
     def _claim_once(self, topic: str, topic_id: str, partition: int, first: int) -> Claim:
         connection = self._connected()
@@ -103,7 +141,7 @@ class ArchiveSink:
         """Store a batch whole or not at all, and return the claim at the batch's `next`.
 
         Raises FenceLost (release the partition), SinkRefused (one row; write the batch without it),
-        OutcomeUnknown, SinkTimeout, SinkUnavailable (claim again, seek), SinkUnfit. Whatever is raised,
+        OutcomeUnknown, SinkTimeout, SinkUnavailable (renew the claim), SinkUnfit. Whatever is raised,
         nothing was written, OutcomeUnknown apart.
         """
         if batch.next <= claim.next:
@@ -120,7 +158,7 @@ class ArchiveSink:
             self._move_fence(connection, claim, batch.next)
             for table, rows in prepared:
                 stored += self._store(connection, table, rows)
-            self._note_refused(connection, claim, batch.refused)
+            self._note_refused(connection, claim, batch)
         except psycopg.Error as error:
             raise self._undone(connection, error, prepared) from error
         except SinkError:
@@ -160,11 +198,12 @@ class ArchiveSink:
             raise self._explained(connection, "read what was refused", error) from error
         return [Refusal(offset, problem) for offset, problem in rows]
 
-    def _note_refused(self, connection: BoundedConnection, claim: Claim, refused: Sequence[Refusal]) -> None:
-        if not refused:
-            return
+    def _note_refused(self, connection: BoundedConnection, claim: Claim, batch: Batch) -> None:
         place = (self.options.sink, claim.topic_id, claim.partition)
-        connection.execute(self._refuse_sql, (*place, refusals_json(refused)))
+        if batch.settled:
+            connection.execute(self._settle_sql, (*place, batch.settled))
+        if batch.refused:
+            connection.execute(self._refuse_sql, (*place, refusals_json(batch.refused)))
 
     def _store(self, connection: BoundedConnection, table: Table, rows: Rows) -> int:
         return sum(

@@ -14,11 +14,16 @@ UPDATE {schema}.progress SET next = %s, updated = clock_timestamp()
 WHERE sink = %s AND topic_id = %s AND partition = %s AND owner = %s AND next = %s
 """
 HELD = "SELECT owner, next FROM {schema}.progress WHERE sink = %s AND topic_id = %s AND partition = %s"
+HELD_FOR_GOOD = f"{HELD} FOR UPDATE"
 REFUSE = """
 INSERT INTO {schema}.refusals (sink, topic_id, partition, record_offset, problem)
 SELECT %s, %s, %s, given.record_offset, given.problem
 FROM json_to_recordset(%s::json) AS given (record_offset bigint, problem text)
 ON CONFLICT DO NOTHING
+"""
+SETTLE = """
+DELETE FROM {schema}.refusals
+WHERE sink = %s AND topic_id = %s AND partition = %s AND record_offset < %s
 """
 REFUSED = """
 SELECT record_offset, problem FROM {schema}.refusals

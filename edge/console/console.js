@@ -1,133 +1,11 @@
 // The console: lists streams, and shows one as it flows. It is a client like any other: native EventSource,
 // which resumes by itself. Whatever a stream holds is put into the page as text, never as markup.
 
+import { ago, make, number, plain, row, ROWS, unknownRow, word } from "./rows.js";
+
 const ROWS_MAX = 5000; // a browser lays out more than this only slowly; earlier ones are dropped and said so
 const LIST_EVERY_MS = 2000;
 const $ = (id) => document.getElementById(id);
-
-/** Make an element with a class and text. */
-function make(tag, className = "", text = "") {
-  const element = document.createElement(tag);
-  if (className) element.className = className;
-  if (text !== "") element.textContent = text;
-  return element;
-}
-
-// ---------------------------------------------------------------- text out of events
-
-// CSI and OSC sequences, other escapes, and control characters that are no white space.
-const ANSI = /\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])|[\x00-\x08\x0b-\x1f\x7f]/g;
-// Characters that reorder a line, so that it reads as something else than it is.
-const BIDI = /[\u202a-\u202e\u2066-\u2069]/g;
-const plain = (text) => String(text ?? "").replace(ANSI, "").replace(BIDI, "\ufffd");
-const number = (value) => Number(value ?? 0).toLocaleString("en");
-const word = (value) => String(value ?? "").replace(/[^A-Za-z0-9_-]/g, "");
-
-function clock(iso) {
-  const at = new Date(iso);
-  return Number.isNaN(at.getTime()) ? "" : at.toLocaleTimeString("en-GB");
-}
-
-function ago(iso) {
-  const seconds = Math.max(0, Math.round((Date.now() - new Date(iso).getTime()) / 1000));
-  if (seconds < 60) return `${seconds} s ago`;
-  if (seconds < 3600) return `${Math.floor(seconds / 60)} min ago`;
-  if (seconds < 86400) return `${Math.floor(seconds / 3600)} h ago`;
-  return `${Math.floor(seconds / 86400)} d ago`;
-}
-
-function json(value) {
-  if (typeof value === "string") {
-    try {
-      return JSON.stringify(JSON.parse(value), null, 2);
-    } catch {
-      return value;
-    }
-  }
-  return JSON.stringify(value, null, 2);
-}
-
-function size(bytes) {
-  return bytes < 1024 ? `${bytes} bytes` : `${(bytes / 1024).toFixed(1)} KiB`;
-}
-
-// ---------------------------------------------------------------- one row an event
-
-const REASONS = {
-  retention: "they are older than what is kept",
-  history: "they are older than the history of this kind",
-  ephemeral: "this kind keeps no history",
-  lost: "they are no longer to be found",
-  unreadable: "its payload cannot be read",
-  missing_input: "they never came in",
-  topic_version: "the topic was replaced since",
-  reopened: "the name was opened again since",
-};
-
-function row(event, className) {
-  const item = make("li", `row ${className}`);
-  item.dataset.seq = event.seq ?? "";
-  item.append(make("span", "seq", String(event.seq ?? "")), make("span", "at", clock(event.time)), make("span", "what"));
-  return item;
-}
-
-function fact(event, strong, rest = "", block = "") {
-  const item = row(event, "fact");
-  item.lastChild.append(make("b", "", plain(strong)), rest ? ` ${plain(rest)}` : "");
-  if (block) item.lastChild.append(make("pre", "", plain(block)));
-  return item;
-}
-
-function logRow(event) {
-  const item = row(event, `log ${word(event.level).toLowerCase()} ${event.stream === "stderr" ? "stderr" : ""}`);
-  item.lastChild.textContent = plain(event.line) || " ";
-  return item;
-}
-
-function gapRow(event) {
-  const item = row(event, "gap");
-  const many = event.count > 0 ? `${number(event.count)} event${event.count === 1 ? " is" : "s are"} missing` : "Events are missing";
-  const range = event.to_seq >= 0 ? ` (${event.reason === "missing_input" ? "the producer's" : "seq"} ${event.from_seq} to ${event.to_seq})` : ` (after seq ${event.from_seq - 1})`;
-  item.lastChild.append(make("b", "", many), `${range}: ${plain(REASONS[event.reason] ?? event.reason)}`);
-  return item;
-}
-
-function endRow(event) {
-  const item = row(event, `end ${word(event.reason)}`);
-  const code = event.exit_code === null || event.exit_code === undefined ? "" : `, exit code ${event.exit_code}`;
-  item.lastChild.append(make("b", "", plain(event.reason).replaceAll("_", " ")), `${code}${event.message ? `: ${plain(event.message)}` : ""}`);
-  return item;
-}
-
-function usageRow(event) {
-  const cost = event.cost_nanos === null || event.cost_nanos === undefined ? "cost unknown" : `$${(event.cost_nanos / 1e9).toFixed(6)}`;
-  const tokens = `${number(event.input_tokens)} tokens in, ${number(event.output_tokens)} out`;
-  return fact(event, `${event.provider} ${event.model}`, `${tokens}, ${cost}, ${number(event.latency_ms)} ms`);
-}
-
-function mediaRow(event) {
-  const bytes = Math.floor(((event.data ?? "").length * 3) / 4);
-  return fact(event, event.mime, event.reference || size(bytes));
-}
-
-const ROWS = {
-  log: logRow,
-  gap: gapRow,
-  end: endRow,
-  usage: usageRow,
-  media: mediaRow,
-  open: (e) => fact(e, "opened", Object.entries(e.labels ?? {}).map(([k, v]) => `${k}=${v}`).join("  ")),
-  reset: (e) => fact(e, `started over from seq ${e.from_seq}`, e.reason),
-  cancel: (e) => fact(e, "cancel was asked for", [e.by && `by ${e.by}`, e.reason].filter(Boolean).join(": ")),
-  state: (e) => fact(e, e.name, "", json(e.value_json)),
-  structured: (e) => fact(e, e.schema_name || "structured", "", json(e.json)),
-  custom: (e) => fact(e, e.name || "custom", "", json(e.json)),
-};
-
-function unknownRow(event) {
-  const { type, seq, time, event_id, ...rest } = event;
-  return fact(event, type, "", Object.keys(rest).length ? json(rest) : "");
-}
 
 // ---------------------------------------------------------------- one stream on the page
 
@@ -143,7 +21,7 @@ class StreamView {
     this.ended = null;
     this.text = null; // the row that tokens flow into
     this.progressRow = null;
-    this.frame = 0;
+    this.frame = this.timer = 0; // what will draw next, if anything
     $("title").textContent = streamId;
     $("name").textContent = tenant === "default" ? streamId : `${tenant}/${streamId}`;
     $("kind").textContent = "";
@@ -180,7 +58,7 @@ class StreamView {
 
   close() {
     this.source.close();
-    cancelAnimationFrame(this.frame);
+    this.unschedule(); // or its rows would be drawn into the next stream
   }
 
   state(className, text) {
@@ -201,6 +79,8 @@ class StreamView {
     this.check(event);
     this.counts.events += 1;
     this.pending.push(event);
+    // A page that is hidden for long draws seldom, or not at all: more than it will show is not kept.
+    if (this.pending.length > 2 * ROWS_MAX) this.dropped += this.pending.splice(0, ROWS_MAX).length;
     if (event.type === "end") this.finish(event);
     this.schedule();
   }
@@ -229,12 +109,26 @@ class StreamView {
 
   schedule() {
     // One layout a frame, however many events came; a hidden page has no frames, so there a timer.
-    if (this.frame) return;
+    if (this.frame || this.timer) return;
     const draw = () => {
-      this.frame = 0;
+      this.frame = this.timer = 0;
       this.draw();
     };
-    this.frame = document.hidden ? setTimeout(draw, 250) : requestAnimationFrame(draw);
+    if (document.hidden) this.timer = setTimeout(draw, 250);
+    else this.frame = requestAnimationFrame(draw);
+  }
+
+  unschedule() {
+    cancelAnimationFrame(this.frame);
+    clearTimeout(this.timer);
+    this.frame = this.timer = 0;
+  }
+
+  /** The page was hidden or shown: a frame that was asked for before would not come now. */
+  reschedule() {
+    if (!this.frame && !this.timer) return;
+    this.unschedule();
+    this.schedule();
   }
 
   draw() {
@@ -497,6 +391,7 @@ $("scroll").addEventListener("scroll", () => {
 // Rows are laid out when they come into view, and are then often higher than they were taken to be.
 new ResizeObserver(() => view?.following && toEnd()).observe($("rows"));
 document.addEventListener("keydown", onKey);
+document.addEventListener("visibilitychange", () => view?.reschedule());
 window.addEventListener("hashchange", open);
 open();
 refresh();

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import signal
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from cyclopts import App
 
 
@@ -37,12 +34,13 @@ def demo_command(*, once: Annotated[bool, Parameter(negative=())] = False) -> in
     from ops import console
     from ops.demo import Demo, prepare_topics
     from ops.settings import Settings
+    from ops.signals import ignore_stop_signals, interrupt_once
     from ops.stack.down import down
     from ops.stack.progress import OnConsole
     from ops.stack.state import read_state
     from ops.stack.up import ensure_up
 
-    signal.signal(signal.SIGTERM, _as_ctrl_c)  # until the loop runs, so that what was started is stopped
+    interrupt_once()  # until the loop runs, so that what was started is stopped
     settings = Settings()
     progress = OnConsole(console.err())
     there = any(part.process.runs for part in read_state(settings.data_dir.absolute()).values())
@@ -51,10 +49,6 @@ def demo_command(*, once: Annotated[bool, Parameter(negative=())] = False) -> in
         prepare_topics(settings, where)
         return asyncio.run(Demo(settings, once=once).run())
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave the stack behind
+        ignore_stop_signals()  # a second one must not leave the stack behind
         if not there:
             down(settings)
-
-
-def _as_ctrl_c(_number: int, _frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt

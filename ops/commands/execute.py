@@ -54,7 +54,7 @@ def exec_command(
     tenant
         Whose stream it is.
     title
-        What a person sees; by default the command line.
+        What a person sees; by default the command line, with what looks like a secret in it masked.
     label
         NAME=VALUE, as often as needed.
     pty
@@ -76,6 +76,7 @@ def exec_command(
     from ops import console
     from ops.addresses import edge_url
     from ops.execution.run import ExecutionOptions
+    from ops.redaction import redacted
     from ops.settings import Settings
 
     if not command:
@@ -90,7 +91,7 @@ def exec_command(
         stream_id=stream or default_stream_id(source),
         kind=kind,
         source=printable(source, 256),
-        title=title or printable(shlex.join(command), 256),
+        title=title or printable(redacted(shlex.join(command)), 256),
         labels=labels_of(label or []),
         idle_timeout_ms=int(idle_timeout_s * 1000),
         alive_every_s=alive_every_s(kind, idle_timeout_s),
@@ -98,7 +99,7 @@ def exec_command(
         strict=strict,
     )
     url = edge_url(Settings())
-    console.note(f"stream {options.stream_id} on {url}")
+    console.note(f"stream {options.stream_id} on {redacted(url)}")
     outcome = asyncio.run(_run(options, url, tenant, patience_s, quiet=quiet))
     return _conclude(outcome)
 

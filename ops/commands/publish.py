@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 if TYPE_CHECKING:
     import asyncio
+    from io import BufferedReader
     from typing import BinaryIO
 
     from cyclopts import App
@@ -37,7 +38,8 @@ def publish_command(
 
     Each line is an event, `{"type": "progress", "payload": {"done": 3, "total": 9}}`, or a CloudEvent.
     A file is checked to its last line before the first event is sent; what comes through a pipe is sent
-    as it comes. Errors name file and line. Exit code 1 if any event was refused.
+    as it comes. Errors name file and line. Exit code 1 if any event was refused. Publishing the same file
+    again doubles nothing: events that carry no `event_id` get one that follows from the file and the line.
 
     Example: `sluicegate publish --stream build-42 events.ndjson`
 
@@ -69,13 +71,20 @@ def publish_command(
     from schemas.catalog import LocalSchemas
     from schemas.payloads import PayloadCodec
 
-    reader = FileReader(file, stream_id=stream, kind=kind, payloads=PayloadCodec(LocalSchemas()))
     url = edge_url(Settings())
     try:
         source = Path(file).open("rb")  # noqa: SIM115  # closed below
     except OSError as error:
         raise BadFile(file, str(error.strerror), "name a file of events, or - for standard input") from None
     with source, asyncio.Runner() as runner:
+        reader = FileReader(
+            file,
+            tenant=tenant,
+            stream_id=stream,
+            kind=kind,
+            payloads=PayloadCodec(LocalSchemas()),
+            content=_what_it_is(source),
+        )
         if source.seekable():
             _check_all(source, reader)
         client = EdgeClient(url, tenant=tenant, patience_s=patience_s, on_trouble=console.note)
@@ -84,6 +93,18 @@ def publish_command(
         runner.run(client.close())
     _summarise(publication.tally, file, as_json=as_json)
     return 1 if publication.tally.rejected else 0
+
+
+def _what_it_is(source: BufferedReader) -> bytes:
+    """The digest of a file; of a pipe, nobody knows what comes, and each run of it is another."""
+    import hashlib
+    import secrets
+
+    if not source.seekable():
+        return secrets.token_bytes(16)
+    digest = hashlib.file_digest(source, "sha256").digest()
+    source.seek(0)
+    return digest
 
 
 def _check_all(source: BinaryIO, reader: FileReader) -> None:
@@ -106,16 +127,18 @@ def _publish(source: BinaryIO, publication: Publication, runner: asyncio.Runner)
         while block := lines.block():
             runner.run(publication.send(block))
     except BaseException:
-        _say_how_far(publication)
+        _say_how_far(publication, again=source.seekable())
         raise
 
 
-def _say_how_far(publication: Publication) -> None:
+def _say_how_far(publication: Publication, *, again: bool) -> None:
     from ops import console
 
     if publication.tally.events:
         console.warn(
-            f"{publication.tally.events} events before it were published; a repeat needs only the rest"
+            f"{publication.tally.events} events before it were published; "
+            + ("the same file again doubles none of them" if again else "send only what comes after them")
+            + ", and events with an event_id of their own are never doubled"
         )
 
 

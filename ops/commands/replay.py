@@ -75,12 +75,11 @@ def replay_command(
 
 
 def _serve(source: BinaryIO, name: str, port: int, speed: float, *, loop: bool) -> int:
-    import asyncio
-
     from edge.options import EdgeOptions
     from edge.recorded import Playing, create_replay_app
-    from edge.server import bind, serve, url_of
+    from edge.server import bind, run, url_of
     from ops import console
+    from ops.addresses import console_page
     from schemas.recording import read_recording
 
     recording = read_recording(source, name)
@@ -88,12 +87,12 @@ def _serve(source: BinaryIO, name: str, port: int, speed: float, *, loop: bool) 
     options = EdgeOptions(port=port)
     app = create_replay_app(header, recording.events, Playing(speed, loop), options)
     with bind(options.host, options.port) as listening:
-        page = f"{url_of(listening)}/console?stream={header.stream_id}&tenant={header.tenant}"
+        page = console_page(url_of(listening), header.tenant, header.stream_id)
 
         def say() -> None:
             console.out().print(f"playing {name} at {page}", markup=False)
 
-        asyncio.run(serve(app, listening, on_listening=say))
+        run(app, listening, on_listening=say)
     return 0
 
 
@@ -107,13 +106,14 @@ def _replay(
     from ops.client import EdgeClient
     from ops.commands.execute import default_stream_id
     from ops.player import Player
+    from ops.redaction import redacted
     from ops.settings import Settings
 
     recording = _checked(source, name)
     header = recording.header
     stream_id = as_id or default_stream_id(f"{header.stream_id[:90]}-replay")
     url = edge_url(Settings())
-    console.note(f"stream {stream_id} on {url}")
+    console.note(f"stream {stream_id} on {redacted(url)}")
 
     async def run() -> Player:
         client = EdgeClient(

@@ -68,7 +68,8 @@ def down_command(
     Parameters
     ----------
     wipe
-        Then remove their data, after asking: topics, schemas, tables, state.
+        Then remove their data, after asking: topics, schemas, tables, state. Not while a worker or an
+        edge runs from this folder, and nothing that is not sluicegate's own.
     cache
         Remove the downloads too (they are shared by all stacks of this user); goes with --wipe.
     yes
@@ -106,7 +107,7 @@ def _agreed(settings: Settings, *, cache: bool) -> bool:
         raise Misused(
             f"removing {_list(folders)} needs a yes, and there is nobody to ask", "add --yes if this is meant"
         )
-    answer = console.err().input(f"Remove {_list(folders)} and all that is in it? \\[y/N] ")
+    answer = console.err().input(f"Remove all that sluicegate keeps in {_list(folders)}? \\[y/N] ")
     return answer.strip().lower() in {"y", "yes"}
 
 

@@ -11,13 +11,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import signal
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
-from ops.errors import OpsError, StreamNotOurs
+from ops.errors import OpsError, Refused, StreamNotOurs
 from ops.execution.child import Child
 from ops.execution.events import OutputEvents
 from ops.execution.outbox import Outbox
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from ops.client import EdgeClient
     from ops.execution.child import OutputName
     from ops.execution.terminal import Terminal
+    from ops.subscription import StreamEvent
 
 Reason = Literal["completed", "cancelled", "upstream_error"]
 
@@ -39,6 +39,8 @@ Reason = Literal["completed", "cancelled", "upstream_error"]
 OPEN_PATIENCE_S: Final = 10.0
 # A command that was asked to stop by a client gets this long before it is killed.
 STOP_GRACE_S: Final = 10.0
+# Between two tries to read our own stream, beside the patience that each has.
+LISTEN_AGAIN_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,17 +238,31 @@ class Execution:
         self._background.add(asyncio.create_task(work))
 
     async def _obey_cancel(self) -> None:
-        """Read our own stream: a client asks there to cancel, and ingest says there that it ended."""
-        with contextlib.suppress(SluicegateError):  # the command is worth more than its remote control
-            async for event in self._client.events(self._options.stream_id):
-                if event.type == "cancel" and not self._cancelled:
-                    by = event.fields.get("by") or "a client"
-                    reason = event.fields.get("reason")
-                    self._cancelled = f"asked for by {by}" + (f": {reason}" if reason else "")
-                    self._in_background(self._stop_child())
-                elif event.type == "end" and not self._ending:
-                    problem = f"the stream was ended as {event.fields.get('reason')} while the command ran"
-                    self._outbox.give_up(OpsError(problem))
+        """Read our own stream, for as long as the command runs, however long the edge is away."""
+        cursor: str | None = None
+        while True:
+            try:
+                async for event in self._client.events(self._options.stream_id, cursor=cursor):
+                    cursor = event.cursor or cursor
+                    self._obey(event)
+            except Refused:
+                cursor = None  # too old by now
+            except SluicegateError:
+                pass  # the command is worth more than its remote control
+            else:
+                return
+            await asyncio.sleep(LISTEN_AGAIN_S)
+
+    def _obey(self, event: StreamEvent) -> None:
+        """A client asks in the stream to cancel, and ingest says there that it ended."""
+        if event.type == "cancel" and not self._cancelled:
+            by = event.fields.get("by") or "a client"
+            reason = event.fields.get("reason")
+            self._cancelled = f"asked for by {by}" + (f": {reason}" if reason else "")
+            self._in_background(self._stop_child())
+        elif event.type == "end" and not self._ending:
+            problem = f"the stream was ended as {event.fields.get('reason')} while the command ran"
+            self._outbox.give_up(OpsError(problem))
 
     async def _stop_child(self) -> None:
         self._signal_child(signal.SIGTERM)
@@ -255,11 +271,12 @@ class Execution:
 
     async def _say_alive(self) -> None:
         """A silent command is not an abandoned stream: say so before ingest takes it for one."""
-        every_s = self._options.alive_every_s
+        said_at = float("-inf")
         while True:
-            await asyncio.sleep(every_s)
-            silent_s = int(time.monotonic() - self._quiet_since)
-            if silent_s >= every_s:
-                await self._outbox.put(
-                    "state", {"name": "running", "value_json": f'{{"silent_s":{silent_s}}}'}
-                )
+            due_s = max(self._quiet_since, said_at) + self._options.alive_every_s - time.monotonic()
+            if due_s > 0:
+                await asyncio.sleep(due_s)
+                continue
+            said_at = time.monotonic()
+            silent_s = int(said_at - self._quiet_since)
+            await self._outbox.put("state", {"name": "running", "value_json": f'{{"silent_s":{silent_s}}}'})

@@ -33,8 +33,9 @@ class Terminal:
         try:
             while rest:
                 rest = rest[os.write(file, rest) :]
-        except BrokenPipeError:
-            self._files.pop(name, None)  # nobody reads it any more (`| head`); the stream goes on
+        except OSError:
+            # Nobody reads it any more (`| head`, a closed terminal) or there is no room; the stream goes on.
+            self._files.pop(name, None)
 
     def warn(self, text: str) -> None:
         """Say something of our own."""

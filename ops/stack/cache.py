@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tarfile
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
 
 PARALLEL_DOWNLOADS = 4
 LOCK_PATIENCE_S = 1800.0  # another sluicegate may be downloading the same over a slow line
-UNPACKED_FACTOR = 1.2  # an archive of jars grows little when it is unpacked (158 MB to 168 MB)
+
+
+class _GivenUp(Exception):
+    """Another download failed, or somebody pressed Ctrl-C; what arrived is kept and resumed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +76,19 @@ class Cache:
             progress.download("Kafka and the registry", total) as advance,
             ThreadPoolExecutor(PARALLEL_DOWNLOADS) as pool,
         ):
-            jobs = [pool.submit(self._get, client, base_url, item, advance) for item in largest_first]
+            given_up = threading.Event()
+
+            def arrived(count: int) -> None:
+                if given_up.is_set():
+                    raise _GivenUp
+                advance(count)
+
+            jobs = [pool.submit(self._get, client, base_url, item, arrived) for item in largest_first]
             try:
-                for job in jobs:
+                for job in as_completed(jobs):
                     job.result()
             except BaseException:
+                given_up.set()  # Ctrl-C, or one that failed: nobody waits for the rest of a long download
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from ops.stack.parts import KAFKA, REGISTRY
 from ops.stack.process import stop
 from ops.stack.progress import Progress, Silent
 from ops.stack.state import read_state, write_state
+from ops.stack.wipe import refuse_in_use, wipe_data, wipe_downloads
 
 if TYPE_CHECKING:
     from ops.settings import Settings
@@ -31,23 +31,36 @@ def down(
 ) -> dict[str, str]:
     """Stop the stack of the data folder; tells for each part how it went.
 
-    ``wipe`` removes the data folder, ``cache`` the downloads too; asking first is the caller's.
-    Raises StackError if the folder to remove holds more than a stack's data could.
+    ``wipe`` removes what is in the data folder of ours, ``cache`` the downloads too; asking first is the
+    caller's. Raises StillInUse while a worker or an edge works there, StackError if a folder cannot be a
+    stack's own or something could not be removed.
     """
     progress = progress or Silent()
     data_dir = settings.data_dir.absolute()
-    folders = [data_dir] if wipe else []
-    folders += [settings.cache_dir.absolute()] if cache else []
-    for folder in folders:
+    cache_dir = settings.cache_dir.absolute()
+    for folder in (*([data_dir] if wipe else ()), *([cache_dir] if cache else ())):
         refuse_precious(folder)
+    if wipe:
+        refuse_in_use(data_dir)
     outcome: dict[str, str] = {}
     if data_dir.is_dir():
         with FileLock(data_dir / "stack.lock", LOCK_PATIENCE_S, progress):
             outcome = _stop_all(settings, data_dir, progress)
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
-        progress.note(f"removed {folder}")
+            if wipe:
+                wipe_data(data_dir)
+                _tell_removed(data_dir, progress)
+    if cache and cache_dir.is_dir():
+        with FileLock(cache_dir / ".lock", LOCK_PATIENCE_S, progress):
+            wipe_downloads(cache_dir)
+            _tell_removed(cache_dir, progress)
     return outcome
+
+
+def _tell_removed(folder: Path, progress: Progress) -> None:
+    if folder.exists():
+        progress.note(f"removed what sluicegate kept in {folder}; the rest is not its own and stays")
+    else:
+        progress.note(f"removed {folder}")
 
 
 def _stop_all(settings: Settings, data_dir: Path, progress: Progress) -> dict[str, str]:

@@ -7,6 +7,7 @@ OpsError
     ├── PortTaken        a port that was asked for is in use
     ├── PartFailed       a part ended, or did not answer in time; the end of its log is shown
     ├── StackBusy        another process starts or stops the same stack
+    ├── StillInUse       a worker or an edge works in the folder that is to be removed
     └── BadState         the record of what runs cannot be read
 """
 
@@ -81,6 +82,15 @@ class StackBusy(StackError):
         super().__init__(
             f"another process has held {lock} for more than {waited_s:.0f} s",
             "wait until it is done, or end it; the lock goes with its process",
+        )
+
+
+class StillInUse(StackError):
+    """A worker or an edge works in the folder that is to be removed: stop it first."""
+
+    def __init__(self, folder: Path, user: str) -> None:
+        super().__init__(
+            f"{folder} is not removed: {user}", "stop it, and run this again; nothing was stopped"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["browser", "make_edge", "twin"]
 
+BROWSERS = Path(__file__).with_name("browsers.txt")
+"""Names that one may have; `.ci/run` reads the same."""
 QUIET = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
@@ -31,7 +34,7 @@ def browser() -> Iterator[Browser]:
     Not for the whole session: while it is open, Playwright's loop runs in this thread, and every later test
     that calls asyncio.run would be refused.
     """
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    path = next(filter(None, map(shutil.which, BROWSERS.read_text().split())), None)
     if path is None:
         unavailable("Chromium", "no chromium on the path (apt-get install chromium)")
     with sync_playwright() as playwright:

@@ -64,9 +64,14 @@ class Deployment:
     def __exit__(self, *_: object) -> None:
         for process in self._processes:
             self.end(process)
-        for process in psutil.process_iter(["cwd", "cmdline"]):  # what a page's commands left running
-            if process.info["cwd"] == str(self.folder) and "worker" in (process.info["cmdline"] or ()):
-                process.kill()
+        left = [  # what a page's commands left running
+            process
+            for process in psutil.process_iter(["cwd", "cmdline"])
+            if process.info["cwd"] == str(self.folder) and "worker" in (process.info["cmdline"] or ())
+        ]
+        for process in left:
+            process.kill()
+        psutil.wait_procs(left, 30)
         self.command("sluicegate", "down", "--wipe", "--yes")
 
     def command(self, *words: str, timeout_s: float = 120) -> str:

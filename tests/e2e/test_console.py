@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -9,9 +13,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from playwright.sync_api import expect
 
+from ops.invitation import invitation
+from schemas.recording import RecordedEvent, RecordingHeader
 from schemas.topics import INPUT
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from playwright.sync_api import Browser, Page
 
 pytestmark = pytest.mark.timeout(150)
@@ -130,6 +138,43 @@ def test_the_page_shows_a_stream_across_a_kill_with_nothing_missing_or_doubled(m
     expect(page.locator("#cancel")).to_be_disabled()
 
 
+def test_the_address_that_the_demo_prints_shows_the_stream_at_once(make_edge, twin, page):
+    edge = make_edge()
+    stream = twin.open("unit:tests.1", title="The unit tests")
+    twin.logs(stream, 3)
+    printed = re.findall(r"http://\S+/console\S*", invitation(edge.url, "unit:tests.1", os.getpid()))
+    assert len(printed) == 1
+    page.goto(printed[0])
+    expect(page.locator("#title")).to_have_text("The unit tests")
+    expect(page.locator("#rows .log")).to_have_count(3)
+    # The page knows which one of its list it shows.
+    expect(page.get_by_role("link", name="The unit tests")).to_have_attribute("aria-current", "true")
+
+
+def test_the_address_that_a_served_recording_prints_shows_it_at_once(page, tmp_path: Path):
+    header = RecordingHeader("acme", "build:7", "log", "2026-11-23T00:00:00Z")
+    parts: list[tuple[str, dict[str, object]]] = [
+        ("open", {"title": "A recorded build"}),
+        ("log", {"line": "linking"}),
+        ("end", {"reason": "completed"}),
+    ]
+    lines = [header.line()]
+    for seq, (type_name, payload) in enumerate(parts):
+        lines.append(RecordedEvent(0, f"e-{seq}", type_name, seq, "2026-11-23T00:00:00Z", payload).line())
+    file = tmp_path / "build.stream.jsonl"
+    file.write_bytes(b"".join(lines))
+    words = [sys.executable, "-m", "ops", "replay", "--serve", "0", str(file)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as serving:
+        try:
+            assert serving.stdout is not None
+            page.goto(serving.stdout.readline().split()[-1])
+            expect(page.locator("#title")).to_have_text("A recorded build")
+            expect(page.locator("#rows .log")).to_have_text(re.compile("linking"))
+            expect(page.locator("#state")).to_have_text("ended: completed")
+        finally:
+            serving.terminate()
+
+
 HOSTILE = [
     "<script>window.hacked = 1</script>",
     "<img src=x onerror='window.hacked = 1'>",
@@ -221,6 +266,78 @@ def test_the_cancel_button_asks_twice_and_then_appends_a_cancel(make_edge, twin,
     records = twin.records(INPUT)
     assert [event.type for event in records] == ["cancel"]
     assert records[0].stream_id == "long-job"
+
+
+# The page as a browser treats one in the background: hidden, and no frame is ever drawn.
+BACKGROUND = """
+  window.background = false;
+  Object.defineProperty(Document.prototype, "hidden", { get: () => window.background });
+  const frames = window.requestAnimationFrame.bind(window);
+  window.requestAnimationFrame = draw => window.stuck ? 1e9 : frames(draw);
+  window.show = on => { background = !on; document.dispatchEvent(new Event("visibilitychange")); };
+  window.messages = 0;
+  window.EventSource = class extends EventSource {
+    constructor(url) {
+      super(url);
+      window.source = this;
+      this.addEventListener("message", () => messages += 1);
+    }
+  };
+  window.longest = 0;  // of all lists that events are put into
+  const push = Array.prototype.push;
+  Array.prototype.push = function (...items) {
+    const length = push.apply(this, items);
+    if (items[0]?.event_id) longest = Math.max(longest, length);
+    return length;
+  };
+"""
+
+
+def test_a_page_that_is_hidden_goes_on_drawing_and_one_that_does_not_draw_keeps_no_more_than_it_shows(
+    make_edge, twin, page
+):
+    edge = make_edge()
+    stream = twin.open("tab", title="A tab in the background")
+    page.add_init_script(BACKGROUND)
+    page.goto(f"{edge.url}/console#default/tab")
+    expect(page.locator("#title")).to_have_text("A tab in the background")
+    page.evaluate("stuck = true")  # a frame is asked for, and then the page is hidden
+    twin.logs(stream, 3)
+    until(page, "messages === 4")
+    assert page.locator("#rows .log").count() == 0
+    page.evaluate("show(false)")
+    until(page, "document.querySelectorAll('#rows .log').length === 3")
+    twin.logs(stream, 3)
+    until(page, "document.querySelectorAll('#rows .log').length === 6")
+
+    page.evaluate("show(true)")  # shown, but no frame comes: nothing is drawn at all
+    twin.logs(stream, 12_000)
+    until(page, "messages === 12007")
+    assert 5_000 < page.evaluate("longest") <= 10_001
+    page.evaluate("stuck = false, show(true)")
+    expect(page.locator("#rows .row")).to_have_count(5_000)
+    expect(page.locator("#earlier")).to_have_text("7,007 earlier rows are not shown; they are in the stream.")
+    seqs = page.eval_on_selector_all("#rows .row", "rows => rows.map(row => Number(row.dataset.seq))")
+    assert seqs == list(range(7_007, 12_007))
+
+
+def test_what_waited_to_be_drawn_of_one_stream_is_not_drawn_into_the_next(make_edge, twin, page):
+    edge = make_edge()
+    first = twin.open("one", title="The first")
+    twin.logs(twin.open("two", title="The second"), 2)
+    page.add_init_script(BACKGROUND)
+    page.goto(f"{edge.url}/console#default/one")
+    expect(page.locator("#title")).to_have_text("The first")
+    page.evaluate(
+        """() => {
+          show(false);
+          source.addEventListener("message", () => { location.hash = "#default/two"; });
+        }"""
+    )
+    twin.write(first, [("log", {"line": "of the first"})])
+    until(page, "document.querySelectorAll('#rows .log').length >= 2")
+    page.wait_for_timeout(600)  # more than twice the time after which a hidden page draws
+    assert page.locator("#rows .log .what").all_text_contents() == ["line 1", "line 2"]
 
 
 def test_the_page_is_used_by_keyboard_and_at_the_width_of_a_phone(make_edge, twin, page):

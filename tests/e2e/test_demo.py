@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import socket
@@ -64,7 +65,7 @@ class Reader(threading.Thread):
 def wait_for_page(line: CommandLine, demo: subprocess.Popen[bytes]) -> str:
     """The address that the demo prints; the processes that it started run by then."""
     out, err = Reader(demo.stdout), Reader(demo.stderr)
-    page = re.compile(r"http://127\.0\.0\.1:\d+/console\?stream=\S+")
+    page = re.compile(r"http://127\.0\.0\.1:\d+/console#default/\S+")
 
     def printed() -> bool:
         assert demo.poll() is None, out.text + err.text
@@ -78,8 +79,7 @@ def wait_for_page(line: CommandLine, demo: subprocess.Popen[bytes]) -> str:
 
 @pytest.mark.timeout(300)
 def test_once_prints_the_stream_that_the_edge_delivered_and_leaves_nothing(line: CommandLine) -> None:
-    for name in ("KAFKA__BOOTSTRAP_SERVERS", "REGISTRY__URL", "POSTGRES__DSN", "KAFKA__TOPIC_PREFIX"):
-        del line.environment[f"SLUICEGATE_{name}"]  # so the demo starts a stack of its own
+    record = stack_of_its_own(line)
 
     code, out, err = line.run("demo", "--once", timeout_s=280)
 
@@ -90,7 +90,7 @@ def test_once_prints_the_stream_that_the_edge_delivered_and_leaves_nothing(line:
     assert sum(" PASSED " in text for text in printed) > 100
     assert re.search(r"=+ \d+ passed", out)
     assert left_behind(line.folder) == []
-    assert not (line.folder / "data" / "stack.json").exists()
+    assert not record.exists()
     assert not (line.folder / "data" / "edge.json").exists()
 
 
@@ -101,8 +101,7 @@ def test_it_stays_until_it_is_told_to_stop_and_then_leaves_nothing(
 ) -> None:
     demo = line.start("demo")
     page = wait_for_page(line, demo)
-    url, _, stream = page.partition("/console?stream=")
-    stream = stream.partition("&")[0]
+    url, _, stream = page.partition("/console#default/")
     assert httpx2.get(page, trust_env=False).status_code == 200
     tail = line.start("tail", stream)
     assert tail.stdout is not None
@@ -116,15 +115,62 @@ def test_it_stays_until_it_is_told_to_stop_and_then_leaves_nothing(
     assert left_behind(line.folder) == []
 
 
-@pytest.mark.timeout(180)
+def stack_of_its_own(line: CommandLine) -> Path:
+    """Let the demo start a stack; where that leaves its record."""
+    for name in ("KAFKA__BOOTSTRAP_SERVERS", "REGISTRY__URL", "POSTGRES__DSN", "KAFKA__TOPIC_PREFIX"):
+        del line.environment[f"SLUICEGATE_{name}"]
+    return line.folder / "data" / "stack.json"
+
+
+@pytest.mark.timeout(300)
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent died")
-def test_even_a_killed_demo_leaves_nothing(line: CommandLine) -> None:
+def test_a_killed_demo_takes_its_processes_along_and_down_stops_the_stack_that_it_started(
+    line: CommandLine,
+) -> None:
+    record = stack_of_its_own(line)
     demo = line.start("demo")
     wait_for_page(line, demo)
-    assert len(left_behind(line.folder)) > 5
+    parts = {part["pid"] for part in json.loads(record.read_bytes())["parts"].values()}
+
     demo.kill()
     demo.wait(10)
-    line.until(lambda: not left_behind(line.folder), "all processes are gone", within_s=45)
+
+    def others() -> list[str]:
+        stack = parts | {child.pid for pid in parts for child in psutil.Process(pid).children(recursive=True)}
+        return [text for text in left_behind(line.folder) if int(text.partition(":")[0]) not in stack]
+
+    line.until(lambda: not others(), "all but the stack is gone", within_s=45)
+    assert all(psutil.pid_exists(pid) for pid in parts)
+    assert line.run("down", timeout_s=120)[0] == 0
+    assert left_behind(line.folder) == []
+
+
+@pytest.mark.timeout(180)
+def test_a_demo_whose_terminal_is_closed_leaves_nothing(line: CommandLine) -> None:
+    demo, terminal = line.start_on_terminal("demo")
+    said = b""
+    while b"/console?stream=" not in said:
+        said += os.read(terminal, 4_096)
+    assert len(left_behind(line.folder)) > 5
+    os.close(terminal)
+    assert demo.wait(60) == 0
+    assert left_behind(line.folder) == []
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+def test_a_signal_while_the_stack_starts_ends_that_too_and_a_second_one_leaves_nothing(
+    line: CommandLine, number: signal.Signals
+) -> None:
+    record = stack_of_its_own(line)
+    demo = line.start("demo")
+    line.until(record.exists, "a part of the stack is started", within_s=200)
+    demo.send_signal(number)
+    time.sleep(0.05)  # two of a kind at the very same time are one for the kernel already
+    demo.send_signal(number)
+    assert demo.wait(100) == 130
+    assert left_behind(line.folder) == []
+    assert not record.exists()
 
 
 @pytest.mark.timeout(120)
@@ -144,7 +190,7 @@ def test_a_stage_that_fails_is_named_with_what_it_said(line: CommandLine) -> Non
 def test_what_somebody_kills_is_started_anew_and_the_stream_shows_nothing_of_it(line: CommandLine) -> None:
     demo = line.start("demo")
     page = wait_for_page(line, demo)
-    url, stream = page.partition("/console")[0], re.findall(r"stream=([^&]+)", page)[0]
+    url, _, stream = page.partition("/console#default/")
     tail = line.start("tail", stream, "--json")
     events = Reader(tail.stdout)
     line.until(lambda: events.text.count("\n") > 20, "the stream flows")
@@ -162,6 +208,7 @@ def test_what_somebody_kills_is_started_anew_and_the_stream_shows_nothing_of_it(
     line.until(anew, "both run again")
     line.until(lambda: _cancelled(f"{url}/v1/streams/{stream}/cancel"), "the edge is back")
     code = tail.wait(60)
+    events.join(30)
     told = [json.loads(text) for text in events.text.splitlines()]
     assert [event["seq"] for event in told] == list(range(len(told)))
     # On a slow machine the command may be done before the edge is back to be asked to cancel it.

@@ -52,6 +52,12 @@ class Client(threading.Thread):
         self.events: list[dict[str, Any]] = []
         self.start()
 
+    def wait(self) -> int:
+        """Its exit code, when all that it wrote has been read."""
+        code = self.process.wait(90)
+        self.join(30)
+        return code
+
     def run(self) -> None:
         assert self.process.stdout is not None
         for text in self.process.stdout:
@@ -103,10 +109,9 @@ def test_what_the_client_sees_is_what_the_command_printed_though_the_worker_was_
     seen_at_kill = len(client.lines)
     assert process.poll() is None, "the command had ended before the worker was killed"
 
-    process.wait(120)
-    client.process.wait(90)
-    assert process.returncode == 0
-    assert client.process.returncode == 0
+    assert process.wait(120) == 0
+    printed.wait()
+    assert client.wait() == 0
     assert seen_at_kill < len(client.lines), "all was delivered before the kill"
     # Line by line, once each, in order: on each output, as the two are only merged by exec.
     for output in ("stdout", "stderr"):
@@ -135,9 +140,9 @@ def test_the_projects_own_build_survives_a_killed_worker_and_a_killed_edge(
     line.environment["SLUICEGATE_EDGE__PORT"] = port  # a restarted edge is found where it was
     line.edge()
 
-    process.wait(120)
-    client.process.wait(90)
-    assert (process.returncode, client.process.returncode) == (0, 0)
+    assert process.wait(120) == 0
+    printed.wait()
+    assert client.wait() == 0
     for output in ("stdout", "stderr"):
         assert [text for name, text in client.lines if name == output] == printed.of(output)
     assert any("Successfully built" in text for _, text in client.lines)
@@ -163,12 +168,21 @@ class Printed:
 
     def __init__(self, process: Any) -> None:
         self._texts: dict[str, list[str]] = {"stdout": [], "stderr": []}
-        for name, pipe in (("stdout", process.stdout), ("stderr", process.stderr)):
-            threading.Thread(target=self._read, args=(name, pipe), daemon=True).start()
+        self._readers = [
+            threading.Thread(target=self._read, args=(name, pipe), daemon=True)
+            for name, pipe in (("stdout", process.stdout), ("stderr", process.stderr))
+        ]
+        for reader in self._readers:
+            reader.start()
 
     def _read(self, name: str, pipe: Any) -> None:
         for text in pipe:
             self._texts[name].append(text.decode().rstrip("\n"))
+
+    def wait(self) -> None:
+        """Until all is read of a command that has ended."""
+        for reader in self._readers:
+            reader.join(30)
 
     def of(self, output: str) -> list[str]:
         """Its lines, without what `exec` itself says on standard error."""

@@ -57,7 +57,7 @@ def kill_and_restart(settings: Settings) -> None:
 def stand_still(settings: Settings) -> None:
     pid = read_state(settings.data_dir)["kafka"].process.pid
     os.kill(pid, signal.SIGSTOP)
-    time.sleep(6)  # longer than the transactions' time-out of 3 s, shorter than the broker's session of 9 s
+    time.sleep(6)  # longer than the transactions' time-out of 3 s, and than the broker's session of 4 s
     os.kill(pid, signal.SIGCONT)
 
 

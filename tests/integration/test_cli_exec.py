@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import psutil
@@ -101,6 +102,49 @@ def test_ctrl_c_reaches_the_command_and_ends_the_stream_as_cancelled(twin: EdgeT
     assert twin.of_type("s", "end")[0]["reason"] == "cancelled"
 
 
+def test_under_nohup_a_terminal_that_is_closed_ends_nothing(twin: EdgeTwin, tmp_path: Path) -> None:
+    goes_on = tmp_path / "goes-on"
+    script = f"echo up; while ! [ -e {goes_on} ]; do sleep 0.05; done; echo on"
+    process = subprocess.Popen(
+        ["nohup", PYTHON, "-m", "ops", "exec", "--stream", "s", "--", "sh", "-c", script],
+        env=os.environ | {"SLUICEGATE_EDGE__URL": twin.url},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    until(lambda: twin.lines("s") == ["up"])
+    process.send_signal(signal.SIGHUP)
+    time.sleep(0.3)  # a handler would have run
+    goes_on.touch()
+    assert process.wait(20) == 0
+    assert twin.lines("s") == ["up", "on"]
+    assert twin.of_type("s", "end")[0]["reason"] == "completed"
+
+
+def test_what_cannot_be_shown_here_still_reaches_the_stream(twin: EdgeTwin, tmp_path: Path) -> None:
+    with open("/dev/full", "wb") as full:  # noqa: PTH123  # every write to it says: no space left
+        process = subprocess.Popen(
+            [
+                PYTHON,
+                "-m",
+                "ops",
+                "exec",
+                "--stream",
+                "s",
+                "--",
+                "sh",
+                "-c",
+                "echo one; echo two >&2; exit 4",
+            ],
+            env=os.environ | {"SLUICEGATE_EDGE__URL": twin.url},
+            stdout=full,
+            stderr=full,
+        )
+    assert process.wait(20) == 4
+    assert sorted(twin.lines("s")) == ["one", "two"]
+    assert twin.of_type("s", "end")[0]["reason"] == "upstream_error"
+
+
 def test_a_second_ctrl_c_kills_a_command_that_does_not_listen(twin: EdgeTwin) -> None:
     script = "trap '' INT; echo up; while :; do sleep 0.05; done"
     process = start(twin, "exec", "--stream", "s", "--", "sh", "-c", script)
@@ -125,6 +169,20 @@ def test_a_cancel_that_a_client_asked_for_stops_the_command(twin: EdgeTwin) -> N
         "message": "asked for by ann: wrong branch",
         "exit_code": 0,
     }
+
+
+def test_a_cancel_is_heard_also_after_the_edge_was_away_for_longer_than_the_patience(twin: EdgeTwin) -> None:
+    process = start(
+        twin, "exec", "--stream", "s", "--patience-s", "0.2", "--", "sh", "-c", "echo up; sleep 60"
+    )
+    until(lambda: twin.lines("s") == ["up"])
+    twin.away = True
+    time.sleep(1.5)  # no test of time: with less, this would prove less
+    twin.away = False
+    twin.take("s", {"type": "cancel", "payload": {"by": "ann"}})
+    process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert twin.of_type("s", "end")[0]["message"] == "asked for by ann"
 
 
 def test_what_the_edge_refuses_for_a_while_or_loses_the_answer_to_is_neither_lost_nor_doubled(
@@ -210,6 +268,30 @@ def test_without_an_edge_the_command_is_not_started(tmp_path: Path) -> None:
     assert process.returncode == 3
     assert b"http://127.0.0.1:9 does not answer" in err
     assert b"sluicegate edge" in err
+    assert not marker.exists()
+
+
+def test_a_secret_of_the_command_line_or_of_the_edges_address_is_shown_to_nobody(twin: EdgeTwin) -> None:
+    command = ("echo", "postgresql://me:s3cret@db/x", "--api-key=s3cret", "--password", "s3cret", "fine")
+    code, out, _ = execute(twin, "--", *command)
+    assert code == 0
+    assert out.count(b"s3cret") == 3, "the command itself gets its words as they are"
+    title = twin.of_type("s", "open")[0]["title"]
+    assert title == "echo postgresql://me:***@db/x --api-key=*** --password *** fine"
+
+    nobody = EdgeTwin()
+    nobody.url = "http://me:s3cret@127.0.0.1:9"
+    _, err = start(nobody, "exec", "--", "true").communicate(timeout=30)
+    assert b"http://me:***@127.0.0.1:9" in err
+    assert b"s3cret" not in err
+
+
+def test_a_redirect_is_no_answer_of_an_edge(twin: EdgeTwin, tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+    twin.faults.append(301)
+    code, _, err = execute(twin, "--", "touch", str(marker))
+    assert code == 1
+    assert b"HTTP 301 is no answer of an edge" in err
     assert not marker.exists()
 
 
@@ -303,9 +385,12 @@ def test_a_signal_in_the_moment_of_the_start_is_not_lost(twin: EdgeTwin) -> None
 
 
 def test_a_silent_command_says_in_time_that_it_lives(twin: EdgeTwin) -> None:
-    code, _, _ = execute(twin, "--idle-timeout-s", "1.5", "--", "sleep", "1.8")
-    assert code == 0
-    told = twin.of_type("s", "state")
-    assert 2 <= len(told) <= 4
-    assert told[0]["name"] == "running"
+    process = start(twin, "exec", "--stream", "s", "--idle-timeout-s", "1.5", "--", "sleep", "60")
+    until(lambda: len(twin.of_type("s", "state")) >= 3)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=20)
+    told = [event for event in twin.streams["s"] if event["type"] == "state"]
+    assert told[0]["payload"]["name"] == "running"
     assert twin.of_type("s", "open")[0]["idle_timeout_ms"] == 1500
+    times = [event["time"] for event in twin.streams["s"][: len(told) + 1]]
+    assert all(after - before >= 499_000 for before, after in pairwise(times)), "no oftener than it has to"

@@ -76,15 +76,30 @@ def test_a_file_of_several_streams_is_published_and_each_event_has_its_verdict(
     assert out.splitlines() == ["open pb", "line 0", "line 1", "line 2", "end completed"]
 
 
+def test_the_same_file_again_doubles_nothing_though_its_events_have_no_ids(
+    line: CommandLine, tmp_path: Path
+) -> None:
+    file = ndjson(tmp_path, *({**event, "tenant": "default"} for event in a_stream("twice")))
+    codes, told = zip(*(line.run("publish", file, "--wait", "--json")[:2] for _ in range(2)), strict=True)
+    assert codes == (0, 0)
+    assert [json.loads(out)["verdicts"] for out in told] == [{"accepted": 5}, {"duplicate": 5}]
+
+
 def test_events_that_ingest_refuses_are_named_by_file_line_and_verdict(
     line: CommandLine, tmp_path: Path
 ) -> None:
     late = {"stream_id": "late", "kind": "log", "type": "log", "payload": {"line": "too late"}}
-    file = ndjson(tmp_path, *a_stream("late"), late)
+    other = late | {"kind": "job"}
+    *begun, end = a_stream("late")
+    file = ndjson(tmp_path, *begun, other, end, late)
     code, _, err = line.run("publish", file, "--wait")
     assert code == 1
-    assert f"{file}:6: late" in err
-    assert "5 accepted, 1 late" in err
+    assert f"{file}:5: wrong_kind" in err
+    assert f"{file}:7: late" in err
+    assert "5 accepted, 1 wrong_kind, 1 late" in err
+    url = json.loads((line.folder / "data" / "edge.json").read_bytes())["url"]
+    rejects = httpx2.get(f"{url}/v1/streams/late/rejects", trust_env=False).json()["rejects"]
+    assert [one["verdict"] for one in rejects] == ["late", "wrong_kind"]
 
 
 @pytest.mark.parametrize(
@@ -97,6 +112,7 @@ def test_events_that_ingest_refuses_are_named_by_file_line_and_verdict(
         ('{"kind":"log","type":"log","payload":{"line":"x"}}', "names no stream_id"),
         ('{"stream_id":"bad","kind":"log","type":"tick"}', "written by sluicegate alone"),
         ('{"stream_id":"bad id","kind":"log","type":"open"}', "stream_id"),
+        ('{"stream_id":"bad","tenant":"x","kind":"log","type":"open"}', "tenant: is 'x', but --tenant says"),
     ],
 )
 def test_a_bad_line_is_named_and_nothing_of_the_file_is_published(
@@ -219,6 +235,29 @@ def test_a_recording_played_again_is_a_new_stream_of_the_same_payloads_in_the_sa
     code, _, err = line.run("replay", str(file), "--speed", "0", "--as", "again")
     assert code == 0, err
     assert len(shown(line.run("tail", "again", "--json")[1])) == len(new)
+
+
+def test_a_stream_that_started_over_is_recorded_and_played_again(line: CommandLine, tmp_path: Path) -> None:
+    said = [
+        {"type": "open", "payload": {"title": "t"}},
+        {"type": "token", "payload": {"text": "wrong"}},
+        {"type": "reset", "epoch": 1, "payload": {"from_seq": 1, "reason": "again"}},
+        {"type": "token", "epoch": 1, "payload": {"text": "wrong too"}},
+        {"type": "reset", "epoch": 2, "payload": {"from_seq": 1, "reason": "once more"}},
+        {"type": "token", "epoch": 2, "payload": {"text": "right"}},
+        {"type": "end", "epoch": 2, "payload": {"reason": "completed"}},
+    ]
+    file = ndjson(tmp_path, *({"stream_id": "over", "kind": "llm", **event} for event in said))
+    assert line.run("publish", file, "--wait")[0] == 0
+    recording = tmp_path / "over.stream.jsonl"
+    recording.write_text(line.run("record", "over")[1])
+
+    code, _, err = line.run("replay", str(recording), "--speed", "0", "--as", "over-again")
+
+    assert code == 0, err
+    code, out, _ = line.run("tail", "over-again", "--json")
+    assert code == 0
+    assert [event["type"] for event in shown(out)] == [event["type"] for event in said]
 
 
 def test_a_broken_recording_is_told_by_its_line_and_nothing_is_played(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import socket
 import time
 from typing import TYPE_CHECKING
 
@@ -76,6 +78,17 @@ def test_a_signal_that_comes_twice_at_once_is_still_a_polite_one(line: CommandLi
     assert worker.wait(40) == 0, log_of(line)
 
 
+def test_a_worker_whose_terminal_is_closed_stops_every_role(line: CommandLine) -> None:
+    worker, terminal = line.start_on_terminal("worker", "--roles", "ingest,aggregate")
+    said = b""
+    while said.count(b"partition ready") < 4:
+        said += os.read(terminal, 4_096)
+    roles = roles_of(worker)
+    os.close(terminal)
+    assert worker.wait(60) == 0
+    assert not any(role.is_running() for role in roles.values())
+
+
 def test_without_postgresql_nothing_is_archived_and_that_is_said(line: CommandLine) -> None:
     del line.environment["SLUICEGATE_POSTGRES__DSN"]
     worker = line.start("worker", log="worker")
@@ -84,6 +97,16 @@ def test_without_postgresql_nothing_is_archived_and_that_is_said(line: CommandLi
     code, _, err = line.run("worker", "--roles", "archive")
     assert code == 2
     assert "needs PostgreSQL" in err
+
+
+def test_a_web_port_in_use_is_told_by_its_setting_before_anything_starts(line: CommandLine) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        line.environment["SLUICEGATE_WORKER__WEB_PORT"] = str(port := taken.getsockname()[1])
+        worker = line.worker("ingest")
+        assert worker.wait(60) == 1
+    assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in log_of(line)
+    assert "SLUICEGATE_WORKER__WEB_PORT" in log_of(line)
+    assert "partition ready" not in log_of(line)
 
 
 @pytest.mark.timeout(120)

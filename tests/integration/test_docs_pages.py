@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.conftest import need_program
 from tests.e2e.runbook_page import Page
 from tests.support.command_line import CommandLine
 
@@ -30,6 +31,7 @@ pytestmark = pytest.mark.timeout(150)
 @pytest.fixture
 def reader(stack, kafka_options, registered_schemas, tmp_path) -> Iterator[CommandLine]:
     """A reader with a worker that archives and shows its numbers, and an edge."""
+    need_program("curl")
     with CommandLine(tmp_path, stack, kafka_options) as reader:
         reader.environment |= {
             "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])),

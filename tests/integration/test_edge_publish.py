@@ -156,6 +156,45 @@ def test_a_body_that_never_ends_is_cut_off_at_the_limit(make_edge):
     assert sent < 20 << 20  # what fits into the sockets' buffers beyond the limit
 
 
+def begun(edge: EdgeProcess, length: int) -> socket.socket:
+    """A request whose body is still to come."""
+    client = socket.create_connection(("127.0.0.1", edge.port))
+    client.settimeout(30)
+    client.sendall(
+        b"POST /v1/streams/s/events?kind=log HTTP/1.1\r\nHost: localhost\r\n"
+        b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % length
+    )
+    return client
+
+
+def test_requests_under_way_are_bounded_and_one_too_many_is_asked_to_come_back(make_edge, twin):
+    edge = make_edge(publishing_max=2)
+    body = orjson.dumps(log("x"))
+    with begun(edge, len(body)) as first, begun(edge, len(body)) as second:
+        one_too_many: list[httpx2.Response] = []
+        deadline = time.monotonic() + 30
+        while not one_too_many and time.monotonic() < deadline:  # until both of the others were seen
+            answer = post(edge, log("y"))
+            one_too_many += [answer] if answer.status_code != 202 else []
+        (answer,) = one_too_many
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert "nothing was appended" in answer.json()["detail"]
+        for client in (first, second):
+            client.sendall(body)
+            assert client.recv(4_096).startswith(b"HTTP/1.1 202")
+    assert post(edge, log("z")).status_code == 202
+    lines = [twin.payload(event)["line"] for event in twin.records(INPUT)]
+    assert sorted(line for line in lines if line != "y") == ["x", "x", "z"]
+
+
+def test_a_body_that_does_not_come_gives_its_place_back(make_edge):
+    edge = make_edge(publishing_max=1, request_read_ms_max=300)
+    with begun(edge, 100) as slow:
+        slow.sendall(b'{"type"')
+        assert slow.recv(4_096).startswith(b"HTTP/1.1 408")
+    assert post(edge, log("x")).status_code == 202
+
+
 def test_unknown_pages_and_methods_are_answered_as_problems(make_edge):
     edge = make_edge()
     for method, path, status in (
@@ -306,3 +345,4 @@ def test_a_stream_beyond_the_index_held_in_memory_is_found_in_the_topic(make_edg
         seen = read_stream(f"{edge.url}/v1/streams/s-{number}/events")
         assert seen.seqs == [0, 1, 2, 3, 4]
         assert read_stream(f"{edge.url}/v1/streams/s-{number}/events", last_id=seen.last_id).status == 204
+    assert httpx2.get(f"{edge.url}/v1/streams/none", trust_env=False).status_code == 404

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from schemas.cursor import Cursor, decode_cursor
-from schemas.topics import OUTPUT
+from schemas.topics import OUTPUT, partition_of
 from tests.support.sse_client import Seen, read_stream
 
 if TYPE_CHECKING:
@@ -337,6 +337,26 @@ def test_a_stream_opened_again_under_its_name_is_a_new_one(make_edge, twin):
     resumed = read_stream(events_of(edge, "again"), last_id=old.ids[10])
     assert (resumed.events[0]["type"], resumed.events[0]["reason"]) == ("gap", "reopened")
     assert resumed.seqs[1:] == list(range(6))
+
+
+def test_a_cursor_ahead_of_the_log_is_of_a_log_that_is_no_more(make_edge, twin):
+    """The stack was wiped and made anew with a page still open: the page must not wait, or be sent away."""
+    edge = make_edge()
+    stream = twin.open("tab")
+    twin.logs(stream, 3)
+    partition = partition_of(b"default/tab", OUTPUT.partitions)
+    former = Cursor(1, partition, 5_000, 400).encode("default", "tab")
+    seen = read_stream(events_of(edge, "tab"), last_id=former, until=has(5))
+    gap = seen.events[0]
+    assert (gap["type"], gap["reason"], gap["from_seq"], gap["count"]) == ("gap", "reopened", 401, -1)
+    assert seen.seqs[1:] == [0, 1, 2, 3]
+    twin.end(stream)
+    assert read_stream(events_of(edge, "tab"), last_id=seen.last_id).seqs == [4]
+    # Past this end, but not by having seen it; and a stream of which nothing is known (yet).
+    assert read_stream(events_of(edge, "tab"), last_id=former).seqs[1:] == [0, 1, 2, 3, 4]
+    unborn = Cursor(1, partition, 5_000, 400).encode("default", "unborn")
+    seen = read_stream(events_of(edge, "unborn"), last_id=unborn, until=has(1))
+    assert (seen.events[0]["type"], seen.events[0]["reason"]) == ("gap", "reopened")
 
 
 def test_a_short_finished_stream_among_many_foreign_events_answers_at_once(make_edge, twin):

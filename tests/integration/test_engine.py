@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    ResourceType,
+)
 
 from connectors.kafka.admin import ensure_topics
 from connectors.kafka.consumer import Assignment
@@ -183,6 +190,120 @@ def test_state_without_a_committed_offset_stops_the_worker_with_the_reason(kafka
         worker = bench.start()
         assert worker.wait(40) != 0
         assert "no committed offset" in (tmp_path / "worker-0.log").read_text()
+
+
+def cut_changelog(kafka):
+    """The first ten records of each partition, as a retention set by mistake would: Kafka itself refuses
+    to cut a topic that is compacted alone."""
+    name, admin = CHANGELOG.named(kafka.topic_prefix), AdminClient(kafka.client_config())
+
+    def set_cleanup(policy):
+        entry = ConfigEntry("cleanup.policy", policy, incremental_operation=AlterConfigOpType.SET)
+        resource = ConfigResource(ResourceType.TOPIC, name, incremental_configs=[entry])
+        admin.incremental_alter_configs([resource])[resource].result(20)
+
+    set_cleanup("delete")
+    cuts = [TopicPartition(name, partition, 10) for partition in range(CHANGELOG.partitions)]
+    deadline = time.monotonic() + 20
+    for where, future in admin.delete_records(cuts).items():
+        while True:  # the leader learns of the policy in its own time
+            try:
+                assert future.result(20).low_watermark == 10
+                break
+            except KafkaException:
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+                future = admin.delete_records([where])[where]  # noqa: PLW2901  # the next try
+    set_cleanup(CHANGELOG.cleanup)
+
+
+def make_anew(kafka, topic):
+    """Delete a topic and make it again, as an operator would."""
+    name, admin = topic.named(kafka.topic_prefix), AdminClient(kafka.client_config())
+    admin.delete_topics([name])[name].result(20)
+    deadline = time.monotonic() + 30
+    while name in admin.list_topics(timeout=10).topics:
+        assert time.monotonic() < deadline, f"{name} is still there"
+        time.sleep(0.1)
+    ensure_topics(kafka, [topic])
+
+
+def lose_disk(bench):
+    shutil.rmtree(bench.state_dir / "counting")
+
+
+def kill(worker):
+    worker.send_signal(signal.SIGKILL)
+    worker.wait()
+
+
+def counted(bench, first, last):
+    """Have a worker count, then kill it."""
+    worker = bench.start()
+    bench.publish(first, last)
+    bench.read(OUTPUT, last)
+    kill(worker)
+
+
+@pytest.mark.parametrize("disk", ["kept", "lost"])
+def test_a_changelog_that_was_made_anew_stops_the_worker_with_the_reason(kafka_options, tmp_path, disk):
+    with running(kafka_options, tmp_path, "batch") as bench:
+        counted(bench, 0, 2_000)
+        make_anew(kafka_options, CHANGELOG)
+        if disk == "lost":
+            lose_disk(bench)
+        for attempt in (1, 2):  # and again: a refusal leaves nothing behind that would be taken for state
+            worker = bench.start()
+            assert worker.wait(60) != 0
+            said = (tmp_path / f"worker-{attempt}.log").read_text()
+            assert "is empty (0 to 0), but its group has handled the input up to offset" in said
+            assert "runbooks/checkpoint-failure.md" in said
+
+
+def test_a_changelog_that_was_cut_stops_a_worker_without_a_disk_and_not_one_that_has_it(
+    kafka_options, tmp_path
+):
+    with running(kafka_options, tmp_path, "batch") as bench:
+        counted(bench, 0, 2_000)
+        cut_changelog(kafka_options)
+        counted(bench, 2_000, 4_000)
+        bench.check()
+        lose_disk(bench)
+        worker = bench.start()
+        assert worker.wait(60) != 0
+        said = (tmp_path / "worker-2.log").read_text()
+        assert "begins at offset 10 without the mark of its beginning" in said
+
+
+def test_a_group_whose_agent_has_kept_no_state_yet_is_no_lost_state(kafka_options, tmp_path):
+    with running(kafka_options, tmp_path, "batch") as bench:
+        first = bench.start()
+        bench.publish(0, 40, dict.fromkeys(range(40), POISON))  # offsets and dead letters alone
+        bench.read(DEAD_LETTERS, 40)
+        kill(first)
+        lose_disk(bench)
+        bench.start()
+        bench.publish(40, 1_000)
+        bench.check()
+
+
+def test_a_reset_on_purpose_starts_over_at_the_beginning_of_the_log(kafka_options, tmp_path):
+    with running(kafka_options, tmp_path, "batch") as bench:
+        counted(bench, 0, 2_000)
+        for topic in (CHANGELOG, OUTPUT):
+            make_anew(kafka_options, topic)
+        group, admin = f"{kafka_options.topic_prefix}counting", AdminClient(kafka_options.client_config())
+        deadline = time.monotonic() + 60
+        while True:  # the broker knows a killed member until its session ends
+            try:
+                admin.delete_consumer_groups([group])[group].result(20)
+                break
+            except KafkaException:
+                assert time.monotonic() < deadline
+                time.sleep(0.5)
+        bench.start()
+        bench.publish(2_000, 3_000)
+        bench.check()
 
 
 def test_a_worker_whose_identity_is_taken_over_stops_with_the_reason(kafka_options, tmp_path):

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from connectors.kafka.stream import Batch
+from connectors.postgres.errors import SinkUnavailable
 from pipelines.archive import Archive
-from pipelines.errors import WorkerStopped
+from pipelines.errors import PartitionReleased, WorkerStopped
 from schemas.errors import Undecodable
 from schemas.record import Record
 from tests.integration.postgres_case import TOPIC, TOPIC_ID, Database, stream
@@ -41,10 +42,10 @@ class Unit:
         self.counts[outcome] = self.counts.get(outcome, 0) + n
 
 
-def handle(archive: Archive, start: int, end: int) -> Unit:
-    unit = Unit()
-    items = [(Record(TOPIC, 0, at, 0, b"key", b"value"), LOG[at]) for at in range(start, end)]
-    asyncio.run(archive.handle(Batch(items, unit, TOPIC, 0, end), "streams"))
+def handle(archive: Archive, start: int, end: int, unit: Unit | None = None, *, partition: int = 0) -> Unit:
+    unit = unit or Unit()
+    items = [(Record(TOPIC, partition, at, 0, b"key", b"value"), LOG[at]) for at in range(start, end)]
+    asyncio.run(archive.handle(Batch(items, unit, TOPIC, partition, end), "streams"))
     return unit
 
 
@@ -99,11 +100,139 @@ def test_a_worker_whose_kafka_stands_behind_an_older_database_goes_back_to_it(da
     assert Archive(database.options).assigned(TOPIC, TOPIC_ID, 0, 20) == 10
 
 
-def test_a_fenced_archive_stops_its_worker_and_says_why(database):
+def end_session(database: Database, archive: Archive) -> None:
+    """End the archive's session as a failover, or a cut, does; its next statement finds it gone."""
+    database.terminate(database.session_of(archive._sink))
+    with pytest.raises(SinkUnavailable):
+        handle(archive, 10, 15)
+
+
+def stood_at(database: Database) -> tuple[int, int]:
+    (row,) = database.query("SELECT owner, next FROM $schema.progress")
+    return row["owner"], row["next"]
+
+
+def test_a_fenced_archive_releases_the_partition_and_goes_on_once_it_is_assigned_again(database):
+    zombie, owner = Archive(database.options), Archive(database.options)
+    zombie.assigned(TOPIC, TOPIC_ID, 0, 0)
+    zombie.assigned(TOPIC, TOPIC_ID, 1, 0)
+    owner.assigned(TOPIC, TOPIC_ID, 0, 0)
+    for _again in range(3):
+        with pytest.raises(PartitionReleased, match="owner 1 at 0, PostgreSQL has owner 2") as caught:
+            handle(zombie, 0, 5)
+        assert caught.value.transient, "the coordinator holds the partition, and the worker lives"
+        assert not getattr(caught.value, "fatal", False)
+    assert "another worker" in caught.value.remedy
+    assert database.given() == {}
+    assert handle(zombie, 0, 5, partition=1).counts == {"archived": 5}, "its other partitions go on"
+
+    assert handle(owner, 0, 15).counts["archived"] == 13, "the owner was not shut out"
+    assert zombie.assigned(TOPIC, TOPIC_ID, 0, 15) == 15
+    handle(zombie, 15, 20)
+    with pytest.raises(PartitionReleased):
+        handle(owner, 15, 20)
+    assert whole(database)
+
+
+def test_a_zombie_that_lost_its_connection_does_not_shut_out_the_owner(database):
+    zombie, owner = Archive(database.options), Archive(database.options)
+    zombie.assigned(TOPIC, TOPIC_ID, 0, 0)
+    handle(zombie, 0, 10)
+    assert owner.assigned(TOPIC, TOPIC_ID, 0, 10) == 10
+    end_session(database, zombie)
+    for _again in range(2):
+        with pytest.raises(PartitionReleased, match="PostgreSQL has owner 2"):
+            handle(zombie, 10, 15)
+    assert stood_at(database) == (2, 10)
+    handle(owner, 10, 20)
+    assert whole(database)
+
+
+def test_a_partition_that_the_group_leaves_to_a_fenced_worker_stops_it(database, monkeypatch):
+    monkeypatch.setattr("pipelines.archive._FENCED_S_MAX", -1.0)
     zombie, owner = Archive(database.options), Archive(database.options)
     zombie.assigned(TOPIC, TOPIC_ID, 0, 0)
     owner.assigned(TOPIC, TOPIC_ID, 0, 0)
-    with pytest.raises(WorkerStopped, match="owner 1 at 0, PostgreSQL has owner 2") as caught:
+    with pytest.raises(WorkerStopped, match="the group has not taken the partition away") as caught:
         handle(zombie, 0, 5)
-    assert "another worker" in caught.value.remedy
-    assert database.given() == {}
+    assert "two deployments" in caught.value.remedy
+
+
+def test_a_revoked_partition_is_not_claimed_by_a_batch_that_comes_late(database):
+    archive = Archive(database.options)
+    archive.assigned(TOPIC, TOPIC_ID, 0, 0)
+    archive.revoked(TOPIC, 0)
+    with pytest.raises(PartitionReleased, match="revoked"):
+        handle(archive, 0, 5)
+    assert stood_at(database) == (1, 0)
+
+
+def test_an_archive_that_only_lost_its_connection_goes_on_where_it_stood(database):
+    archive = Archive(database.options)
+    archive.assigned(TOPIC, TOPIC_ID, 0, 0)
+    handle(archive, 0, 10)
+    end_session(database, archive)
+    assert handle(archive, 10, 20).letters == {11: "SinkRefused"}
+    assert whole(database)
+
+
+def test_what_was_refused_is_told_again_after_a_lost_connection(database):
+    archive = Archive(database.options)
+    archive.assigned(TOPIC, TOPIC_ID, 0, 0)
+    handle(archive, 0, 15)
+    end_session(database, archive)
+    assert handle(archive, 10, 20).letters == {11: "SinkRefused"}
+
+
+@pytest.mark.parametrize(
+    "past",
+    [
+        "UPDATE $schema.progress SET next = 5",
+        "UPDATE $schema.progress SET owner = 0",
+        "DELETE FROM $schema.progress",
+    ],
+)
+def test_a_database_that_went_back_stops_the_worker_instead_of_leaving_a_hole(database, past):
+    archive = Archive(database.options)
+    archive.assigned(TOPIC, TOPIC_ID, 0, 0)
+    handle(archive, 0, 10)
+    database.query("DELETE FROM $schema.streams WHERE last_seq >= 5")  # a replica that lagged takes over
+    database.query(past)
+    end_session(database, archive)
+    with pytest.raises(WorkerStopped, match=r"PostgreSQL went back: .* up to offset 10, now") as caught:
+        handle(archive, 10, 15)
+    assert "again" in caught.value.remedy
+
+
+def test_the_worker_that_starts_after_it_stores_what_is_missing(database):
+    archive = Archive(database.options)
+    archive.assigned(TOPIC, TOPIC_ID, 0, 0)
+    handle(archive, 0, 10)
+    database.query("DELETE FROM $schema.streams WHERE last_seq >= 5")
+    database.query("UPDATE $schema.progress SET next = 5")
+    end_session(database, archive)
+    with pytest.raises(WorkerStopped):
+        handle(archive, 10, 15)
+    again = Archive(database.options)
+    assert again.assigned(TOPIC, TOPIC_ID, 0, 10) == 5
+    handle(again, 5, 20)
+    assert whole(database)
+
+
+def test_refusals_are_kept_until_kafka_has_passed_them_and_no_longer(database):
+    def kept() -> list[int]:
+        return [row["record_offset"] for row in database.query("SELECT * FROM $schema.refusals")]
+
+    archive = Archive(database.options)
+    archive.assigned(TOPIC, TOPIC_ID, 0, 0)
+    unit = handle(archive, 0, 12)
+    handle(archive, 12, 14, unit)  # of the same unit of work: Kafka may still drop both
+    assert kept() == [11]
+    handle(archive, 0, 14)  # it did
+    handle(archive, 5, 16)
+    assert kept() == [11]
+    handle(archive, 16, 18)  # a unit that begins here: all before it is committed
+    assert kept() == []
+    assert whole(database) is False
+    handle(archive, 18, 20)
+    assert whole(database)

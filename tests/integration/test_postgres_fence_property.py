@@ -74,6 +74,20 @@ class TwoOwners(RuleBasedStateMachine):
         self.owner, self.owner_number = name, self.owner_number + 1
         assert (worker.claim.owner, worker.claim.next) == (self.owner_number, self.next)
 
+    @rule(name=WORKERS)
+    def renews(self, name: str) -> None:
+        """Whatever befell its connection: a worker gets back what is still its own, and shuts out nobody."""
+        worker = self.workers[name]
+        if worker.claim is None:
+            return
+        if worker.claim.owner != self.owner_number:
+            with pytest.raises(FenceLost):
+                worker.sink.renew(worker.claim)
+            return
+        worker.claim = worker.sink.renew(worker.claim)
+        worker.claim_lives = True
+        assert (worker.claim.owner, worker.claim.next) == (self.owner_number, self.next)
+
     @rule(name=WORKERS, size=st.integers(1, 8))
     def writes_what_follows(self, name: str, size: int) -> None:
         self._writes(name, size, keep=True)

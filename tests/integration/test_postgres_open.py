@@ -16,12 +16,13 @@ from rich.console import Console
 from rich.traceback import Traceback
 
 from connectors.postgres import migrate as migrate_module
+from connectors.postgres.claim import Batch, Refusal
 from connectors.postgres.connection import connect
 from connectors.postgres.errors import SinkError, SinkTimeout, SinkUnavailable, SinkUnfit
 from connectors.postgres.migrate import Migration, migrate, migrations
 from connectors.postgres.sink import ArchiveSink
 from connectors.postgres.tables import TABLES
-from tests.integration.postgres_case import TOPIC, TOPIC_ID, Database
+from tests.integration.postgres_case import TOPIC, TOPIC_ID, Database, stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -239,9 +240,13 @@ def test_a_user_without_the_right_to_create_can_write_to_a_schema_that_is_there(
         database.sink()
         database.query(
             f"GRANT USAGE ON SCHEMA $schema TO {role}; "
-            f"GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA $schema TO {role}"
+            f"GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA $schema TO {role}; "
+            f"GRANT DELETE ON $schema.refusals TO {role}"
         )
         sink = database.sink(dsn=limited)
-        assert sink.claim(TOPIC, TOPIC_ID, 0, first=3).next == 3
+        claim = sink.claim(TOPIC, TOPIC_ID, 0, first=3)
+        assert claim.next == 3
+        claim = sink.write(claim, Batch(next=5, streams=[stream()], refused=[Refusal(4, "why")], settled=3))
+        assert sink.renew(claim) == claim
     finally:
         database.query(f"DROP OWNED BY {role}; DROP ROLE {role}")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
@@ -216,6 +218,39 @@ def test_whatever_is_not_the_registrys_own_no_is_unavailable(faulty: str, answer
         Registry(faulty).schema_of(1)
     Faulty.answers = []
     assert Registry(faulty).schema_of(1) == "{}"
+
+
+def test_while_it_is_away_one_caller_asks_and_the_others_are_told_at_once(faulty: str) -> None:
+    """A registry that hangs must not hang all that ask, one by one, each for its three time-outs."""
+    registry = Registry(faulty)
+    Faulty.answers = [(503, b"busy")] * 5
+    with pytest.raises(RegistryUnavailable):
+        registry.schema_of(1)
+    assert len(Faulty.answers) == 2, "three attempts of the first"
+    for number in range(50):
+        with pytest.raises(RegistryUnavailable, match="busy"):
+            registry.schema_of(number)
+    assert len(Faulty.answers) == 2, "and none of those that came right after"
+    registry._ask_from = 0.0  # as if the time were over
+    for _ in range(50):
+        with pytest.raises(RegistryUnavailable):
+            registry.schema_of(1)
+    assert len(Faulty.answers) == 1, "one attempt of one, after a while"
+    Faulty.answers = []
+    registry._ask_from = 0.0
+    assert registry.schema_of(1) == "{}"
+    assert registry.schema_of(2) == "{}"
+
+
+def test_while_one_finds_out_whether_it_is_back_nobody_else_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("connectors.registry.AWAY_S", 0.0)  # a probe may start at any time
+    with socket.create_server(("127.0.0.1", 0)) as deaf, ThreadPoolExecutor(8) as pool:
+        registry = Registry(f"http://127.0.0.1:{deaf.getsockname()[1]}", timeout_s=2.0)
+        registry._away = "told so"
+        asking = [pool.submit(registry.schema_of, number) for number in range(8)]
+        told = [one for one in as_completed(asking) if isinstance(one.exception(), RegistryUnavailable)]
+        causes = ["told so" in str(one.exception()) for one in told]
+    assert causes == [True] * 7 + [False], "the last is the one that waited in vain"
 
 
 def test_what_is_cached_needs_no_registry(registry: Registry) -> None:

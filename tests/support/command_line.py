@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
+import termios
 import time
 from typing import TYPE_CHECKING, Self
 
@@ -62,6 +65,23 @@ class CommandLine:
         )
         self._started.append(process)
         return process
+
+    def start_on_terminal(self, *words: str) -> tuple[subprocess.Popen[bytes], int]:
+        """Start a command on a terminal of its own; closing the descriptor closes that terminal."""
+        ours, its = pty.openpty()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ops", *words],
+            cwd=self.folder,
+            env=self.environment,
+            stdin=its,
+            stdout=its,
+            stderr=its,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509  # forks once, and calls one thing
+        )
+        os.close(its)
+        self._started.append(process)
+        return process, ours
 
     def run(self, *words: str, timeout_s: float = 60, stdin: bytes | None = None) -> tuple[int, str, str]:
         """Run a command to its end: exit code, standard output, standard error."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import signal
 import socket
@@ -21,7 +20,7 @@ from connectors.kafka.options import KafkaOptions
 from connectors.registry import Registry
 from edge.app import create_app
 from edge.options import EdgeOptions
-from edge.server import bind, serve
+from edge.server import bind, run
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -120,7 +119,7 @@ def main() -> None:
     options = EdgeOptions(**given["options"])
     kafka = KafkaOptions(bootstrap_servers=given["bootstrap"], topic_prefix=given["prefix"])
     listening = bind(options.host, options.port)
-    asyncio.run(serve(create_app(options, kafka, Registry(given["registry"])), listening))
+    run(create_app(options, kafka, Registry(given["registry"])), listening)
 
 
 if __name__ == "__main__":

@@ -9,19 +9,24 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import need_program, unavailable
+
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("schemas", "connectors", "state", "pipelines", "edge", "ops")
 LINES_MAX = 500
 
 
 def tracked(*patterns: str) -> list[Path]:
+    need_program("git")
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", *patterns],
         cwd=ROOT,
         capture_output=True,
         text=True,
-        check=True,
+        check=False,
     )
+    if listed.returncode:
+        unavailable("the list of files", listed.stderr.strip())
     return [ROOT / name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
 
 

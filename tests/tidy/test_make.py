@@ -15,6 +15,9 @@ from jgo.constants import MAVEN_CENTRAL_URL
 from pip._internal.models.index import PyPI
 
 from ops import bootstrap
+from ops.settings import StackSettings
+from ops.stack import preflight
+from tests.conftest import need_program, unavailable
 
 ROOT = Path(__file__).resolve().parents[2]
 MAKEFILE = (ROOT / "Makefile").read_text()
@@ -109,6 +112,37 @@ def test_a_disk_without_room_is_named(monkeypatch, capsys, tmp_path):
     assert "MB of disk are free" in capsys.readouterr().err
 
 
+def test_little_memory_is_told_before_anything_is_fetched(monkeypatch, capsys):
+    monkeypatch.setattr(bootstrap, "free_memory_mb", lambda: 700)
+
+    bootstrap.check_machine()
+
+    told = capsys.readouterr().err
+    assert f"700 MB of memory are free and the local stack takes {bootstrap.MEMORY_MB} MB" in told
+    assert "SLUICEGATE_KAFKA__BOOTSTRAP_SERVERS" in told
+
+
+def test_the_memory_that_is_told_of_is_what_the_stack_asks_for():
+    stack = StackSettings()
+    heaps_mb = stack.kafka_heap_mb + stack.registry_heap_mb
+    assert heaps_mb + 2 * preflight.JAVA_OVERHEAD_MB + preflight.POSTGRES_MB == bootstrap.MEMORY_MB
+    assert 0 < bootstrap.free_memory_mb() < 10**9
+
+
+@pytest.mark.parametrize(("version", "tried"), [((3, 13), True), ((3, 14), False)])
+def test_a_python_that_nobody_tried_is_told(monkeypatch, capsys, version, tried):
+    monkeypatch.setattr(bootstrap, "HERE", version)
+
+    bootstrap.check_machine()
+
+    assert ("Python 3.14 was not tried" in capsys.readouterr().err) is not tried
+
+
+def test_ci_and_the_tests_know_the_same_browsers():
+    assert "tests/e2e/browsers.txt" in (ROOT / ".ci" / "run").read_text()
+    assert (ROOT / "tests" / "e2e" / "browsers.txt").read_text().split()[0] == "chromium"
+
+
 def test_an_environment_whose_python_is_gone_is_made_anew(tmp_path):
     broken = tmp_path / "bin" / "python"
     assert not bootstrap.works(broken)
@@ -123,9 +157,10 @@ def test_no_file_of_the_project_names_the_host_of_a_package_registry():
     """A mirror is set outside of the project; a host in a file would go around it."""
     hosts = [urlsplit(MAVEN_CENTRAL_URL).hostname, PyPI.netloc, PyPI.file_storage_domain]
     assert all(hosts)
+    need_program("git")
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
     if listed.returncode:
-        pytest.skip("not a clone")
+        unavailable("the list of files", listed.stderr.strip())
 
     naming = [
         name

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 SCHEMAS = LocalSchemas()
 CODEC = WireCodec(SCHEMAS)
 PAYLOADS = PayloadCodec(SCHEMAS)
+LETTERS = DeadLetterMaker(CODEC)
 START_US = 1_700_000_000_000_000
 SECOND_US = 1_000_000
 DEFAULTS: dict[str, dict[str, object]] = {
@@ -106,7 +107,7 @@ class Partition:
 
     def scope(self) -> PartitionScope:
         """A scope for one unit of work."""
-        return PartitionScope("step", self.number, self.backend, None, DeadLetterMaker(CODEC))
+        return PartitionScope("step", self.number, self.backend, None, LETTERS)
 
     def backend_view(self) -> StagedView:
         """The committed state, to read."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ops.cli import COMMANDS, build_app, prepare
+from ops.settings import Settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -95,6 +96,55 @@ def test_settings_that_are_wrong_name_their_variable_and_no_secret(tmp_path: Pat
     assert done.returncode == 2
     assert "SLUICEGATE_STACK__KAFKA_PORT" in done.stderr
     assert "s3cret" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"EDGE__PROT": "1"}, "SLUICEGATE_EDGE__PROT: there is no such setting"),
+        ({"EDGE__ALLOWED_HOSTS": "[nonsense"}, "SLUICEGATE_EDGE__ALLOWED_HOSTS: "),
+        ({"EDGE": "nonsense"}, "SLUICEGATE_EDGE is no JSON object"),
+        ({"WORKER__WEB_PORT": "65535"}, "SLUICEGATE_WORKER__WEB_PORT: "),
+        ({"KAFKA__SECURITY_PROTOCOL": "SSLL"}, "SLUICEGATE_KAFKA__SECURITY_PROTOCOL: "),
+        ({"KAFKA__SASL_MECHANISM": "PLAN"}, "SLUICEGATE_KAFKA__SASL_MECHANISM: "),
+        ({"KAFKA__SECURITY_PROTOCOL": "SASL_SSL", "KAFKA__SASL_USERNAME": "me"}, "_KAFKA__SASL_PASSWORD"),
+        ({"KAFKA__SASL_PASSWORD": "s3cret"}, "takes no SLUICEGATE_KAFKA__SASL_PASSWORD"),
+        ({"KAFKA__SSL_CA_LOCATION": "none.pem"}, "SSL_CA_LOCATION: there is no file none.pem"),
+        ({"KAFKA__SECURITY_PROTOCOL": "SSL", "KAFKA__SSL_CA_LOCATION": "bad.pem"}, "…__SSL_CA_LOCATION"),
+    ],
+)  # fmt: skip
+def test_settings_that_do_not_fit_are_told_by_their_variables(
+    tmp_path: Path, settings: dict[str, str], said: str
+) -> None:
+    (tmp_path / "bad.pem").write_text("no certificate")
+    given = {"KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:9", "REGISTRY__URL": "http://127.0.0.1:9", **settings}
+    done = sluicegate(tmp_path, "lag", **{f"SLUICEGATE_{name}": value for name, value in given.items()})
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert "defect" not in done.stderr
+    assert "s3cret" not in done.stderr
+
+
+def test_what_is_no_setting_of_a_group_is_somebody_elses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("SLUICEGATE_")]:
+        monkeypatch.delenv(name)  # the demo runs these tests under settings of its own
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text("COMPOSE_POSTGRES_PASSWORD=x\nSLUICEGATE_EDGE__PORT=8700\n")
+    for name, value in {
+        "SLUICEGATE_TEST_STACK": "/elsewhere",
+        "SLUICEGATE_EDGE_PORT": "tcp://10.0.0.1:80",  # as Kubernetes says where a service is
+        "SLUICEGATE_EDGE__ALLOWED_HOSTS": "streams.example, other.example",
+        "SLUICEGATE_KAFKA__SECURITY_PROTOCOL": "ssl",
+    }.items():
+        monkeypatch.setenv(name, value)
+    settings = Settings()
+    assert settings.edge.port == 8700
+    assert settings.edge.allowed_hosts == ("streams.example", "other.example")
+    assert settings.kafka.security_protocol == "SSL"
+    monkeypatch.setenv("SLUICEGATE_EDGE__ALLOWED_HOSTS", '["streams.example"]')
+    assert Settings().edge.allowed_hosts == ("streams.example",)
 
 
 def test_a_dash_is_standard_input_and_the_users_own_command_is_left_alone() -> None:

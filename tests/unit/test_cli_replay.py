@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import orjson
 
 from ops.player import Rewriter
@@ -27,9 +29,10 @@ def test_what_the_edge_says_to_one_client_is_no_part_of_the_stream_but_not_forgo
     assert recorder.take({"type": "gap", "seq": 5, "from_seq": 1, "to_seq": 5, "reason": "retention"}) is None
     in_stream = recorder.take(shown(6, "gap", from_seq=9, to_seq=9, count=1, reason="missing_input"))
     assert in_stream is not None
-    assert recorder.missing == ["seq 1 to 5"]
+    assert recorder.take(shown(7, "gap", from_seq=7, to_seq=7, count=1, reason="unreadable")) is None
+    assert recorder.missing == ["seq 1 to 5", "seq 7 to 7"]
     assert not recorder.ended
-    recorder.take(shown(7, "end", reason="completed"))
+    recorder.take(shown(8, "end", reason="completed"))
     assert recorder.ended
 
 
@@ -60,6 +63,22 @@ def test_the_new_stream_is_numbered_anew_without_what_only_sluicegate_may_say() 
     assert events[3]["payload"] == {"from_seq": 2, "reason": "again"}, "a reset follows what it names"
     assert events[4]["payload"] == {"reason": "completed"}, "totals are ingest's to count"
     assert {event["source"] for event in events} == {"make"}
+
+
+def test_each_reset_raises_the_epoch_and_what_follows_is_of_it() -> None:
+    again = [recorded(5 + n, kind) for n, kind in enumerate(("log", "reset", "log"))]
+    events = rewritten(*EVENTS[:-1], *again)
+    assert [(event["type"], event["epoch"]) for event in events[2:]] == [
+        ("log", 0), ("reset", 1), ("log", 1), ("reset", 2), ("log", 2),
+    ]  # fmt: skip
+    known = rewritten(EVENTS[0], replace(EVENTS[4], epoch=7), EVENTS[1])
+    assert [event["epoch"] for event in known] == [0, 7, 7]
+
+
+def test_a_replay_that_is_stopped_ends_in_the_epoch_that_it_reached() -> None:
+    rewriter = Rewriter("new", speed=1.0, start_us=0)
+    list(rewriter.rewrite(EVENTS[:-1]))
+    assert orjson.loads(rewriter.stopped(4))["epoch"] == 1
 
 
 def test_times_follow_the_cadence_and_the_speed() -> None:

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 import time
 from typing import TYPE_CHECKING
 
 import httpx2
 import orjson
+import psutil
 import pytest
+import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.options import EdgeOptions
 from edge.recorded import Playing, create_replay_app
-from edge.server import bind, serve, url_of
+from edge.server import bind, run, serve, url_of
 from schemas.recording import BadRecording, RecordedEvent, RecordingHeader, read_recording
 from tests.support.sse_client import read_stream
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Iterator
 
 HEADER = RecordingHeader("default", "build-7", "log", "2026-11-23T00:00:00Z")
@@ -113,12 +115,14 @@ def test_a_line_that_is_wrong_is_named(lines, said):
 def play() -> Iterator[object]:
     running: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[None], threading.Thread]] = []
 
-    def start(playing: Playing, events: list[RecordedEvent] = EVENTS) -> str:
+    def start(
+        playing: Playing, events: list[RecordedEvent] = EVENTS, options: EdgeOptions | None = None
+    ) -> str:
         listening: socket.socket = bind("127.0.0.1", 0)
         ready = threading.Event()
         loop = asyncio.new_event_loop()
         loop.add_signal_handler = lambda *_: None  # type: ignore[method-assign]  # no main thread here
-        app = create_replay_app(HEADER, events, playing, EdgeOptions())
+        app = create_replay_app(HEADER, events, playing, options)
         task = loop.create_task(serve(app, listening, on_listening=ready.set))
         thread = threading.Thread(target=loop.run_forever, daemon=True)
         thread.start()
@@ -161,6 +165,56 @@ def test_a_type_that_this_installation_does_not_know_is_played_too(play):
     url = play(Playing(speed=0), events)
     seen = read_stream(f"{url}/v1/streams/build-7/events")
     assert seen.events[1]["celsius"] == 21.5
+
+
+def test_an_edge_is_served_on_uvloop(monkeypatch):
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    async def look(*_: object, **__: object) -> None:
+        loops.append(asyncio.get_running_loop())
+
+    monkeypatch.setattr("edge.server.serve", look)
+    with bind("127.0.0.1", 0) as listening:
+        run(create_replay_app(HEADER, EVENTS), listening)
+    assert isinstance(loops[0], uvloop.Loop)
+
+
+def test_a_client_that_stops_reading_at_the_end_of_a_stream_is_given_up_and_its_socket_with_it(play):
+    """All of the stream goes out in one write, so what waits for the client is the end of the answer."""
+    options = EdgeOptions(write_stall_ms_max=300, write_bytes_max=1 << 30, ring_bytes_max=1 << 30)
+    events = [recorded(seq, at_ms=0, line="x" * 100_000) for seq in range(160)]
+    url = play(Playing(speed=0), [*events, recorded(160, "end", at_ms=0, reason="completed")], options)
+    port = int(url.rpartition(":")[2])
+
+    def held() -> bool:
+        """Whether this process still has the server's end of a connection."""
+        connections = psutil.Process().net_connections("tcp4")
+        return any(one.laddr.port == port and one.raddr for one in connections)
+
+    with socket.create_connection(("127.0.0.1", port)) as deaf:
+        deaf.sendall(b"GET /v1/streams/build-7/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert deaf.recv(10).startswith(b"HTTP/1.1")
+        assert held()
+        deadline = time.monotonic() + 60
+        while held():
+            assert time.monotonic() < deadline, "the socket is never let go of"
+            time.sleep(0.05)
+    text = httpx2.get(f"{url}/metrics", trust_env=False).text
+    assert 'sluicegate_edge_connections_closed_total{reason="stalled",transport="sse"} 1.0' in text
+    assert read_stream(f"{url}/v1/streams/build-7/events").seqs == list(range(161))
+
+
+def test_a_client_that_reads_slowly_is_not_given_up(play):
+    options = EdgeOptions(write_stall_ms_max=1_000, write_bytes_max=1 << 30, ring_bytes_max=1 << 30)
+    events = [recorded(seq, at_ms=0, line="x" * 100_000) for seq in range(400)]
+    url = play(Playing(speed=0), [*events, recorded(400, "end", at_ms=0, reason="completed")], options)
+    received = b""
+    with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as slow:
+        slow.sendall(b"GET /v1/streams/build-7/events HTTP/1.0\r\nHost: localhost\r\n\r\n")
+        while chunk := slow.recv(1 << 20):
+            received += chunk
+            time.sleep(0.1)
+    assert b'"reason":"completed"' in received
 
 
 def test_a_long_recording_is_given_whole_from_memory(play):

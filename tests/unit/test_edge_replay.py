@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -326,6 +327,34 @@ def test_a_cursor_from_an_edge_that_was_further_ahead_is_waited_for():
         return [frame.seq for frame in await drink(edge, joined)]
 
     assert asyncio.run(play()) == [5]
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["stream known", "stream unknown"])
+def test_a_cursor_that_no_log_has_given_is_told_so_and_begins_anew(known):
+    async def play() -> list[tuple[str, int]]:
+        edge = Edge()
+        if known:
+            for name in ("open", "log", "end"):
+                edge.append(type_name=name)
+        edge.tail()
+        # By seq and offset it is past the end: but not past this end.
+        joined = edge.joiner.join("default", "s", Cursor(1, PARTITION, 400, 400), "t", beyond=True)
+        assert isinstance(joined, Joined)
+        got = [*joined.first, *await drink(edge, joined)]
+        if not known:
+            edge.append(type_name="open")
+            edge.tail()
+            got += await drink(edge, joined)
+        # A client that goes away right after the gap comes back to what follows it, and to no second gap.
+        again = edge.joiner.join("default", "s", decode_cursor(got[0].cursor, "default", "s"), "t")
+        assert isinstance(again, Joined)
+        assert [frame.seq for frame in await drink(edge, again)] == [frame.seq for frame in got[1:]]
+        gap = orjson.loads(got[0].json or b"")
+        assert (gap["reason"], gap["from_seq"], gap["to_seq"], gap["count"]) == ("reopened", 401, -1, -1)
+        return [(frame.type, frame.seq) for frame in got]
+
+    rest = [("open", 0), ("log", 1), ("end", 2)] if known else [("open", 0)]
+    assert asyncio.run(play()) == [("gap", -1), *rest]
 
 
 def test_an_ephemeral_kind_is_live_only_and_says_what_is_missing():

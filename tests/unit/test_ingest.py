@@ -223,13 +223,22 @@ def test_the_owner_of_the_newer_epoch_takes_the_seq_of_a_waiting_older_event(par
     assert verdicts(partition) == [("old", "stale_epoch")]
 
 
-def test_a_kind_other_than_the_streams_is_a_dead_letter(partition):
-    feed(partition, make_event("open"), make_event("log", kind="chat"))
+def test_a_kind_other_than_the_streams_is_told_to_its_producer_and_is_a_dead_letter(partition):
+    feed(partition, make_event("open"), make_event("log", kind="chat", event_id="other"))
+    assert verdicts(partition) == [("other", "wrong_kind")]
     (letter,) = partition.values(topics.DEAD_LETTERS)
     assert (letter["cause"], letter["detail"]) == (
-        "InvalidEvent", "kind: kind is 'chat', the stream was opened as 'log'",
+        "wrong_kind", "kind is 'chat', the stream was opened as 'log'",
     )  # fmt: skip
-    assert partition.counts == {"output": 1, "dead_letter": 1}
+    assert partition.counts == {"output": 1, "wrong_kind": 1}
+
+
+def test_an_event_that_came_before_an_open_of_another_kind_is_told_so_then(partition):
+    feed(partition, make_event("log", 1, kind="chat", event_id="other"))
+    assert verdicts(partition) == []
+    feed(partition, make_event("open", 0))
+    assert verdicts(partition) == [("other", "wrong_kind")]
+    assert shown(partition) == [(0, "open")]
 
 
 def test_an_event_refused_on_its_release_may_be_published_again(partition):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 OUTCOMES = {
     "output", "tick", "dead_letter", "duplicate", "late", "out_of_order", "orphan", "second_open",
-    "mixed_seq", "stale_epoch", "second_end",
+    "mixed_seq", "stale_epoch", "second_end", "wrong_kind",
 }  # fmt: skip
 # 3 chores a record: backlogs of deadlines and of event ids to forget are the rule in these tests.
 OPTIONS = IngestOptions(partitions=1, chores_max=3, reorder_bytes_max=2_000)

@@ -8,11 +8,9 @@ from typing import Any
 import pytest
 
 from schemas.errors import UnknownKind
-from schemas.kinds import BUILTIN_KINDS, KINDS, Kind, KindTable, kind_named
+from schemas.kinds import BUILTIN_KINDS, JOB, KINDS, Kind, KindTable
 from schemas.preflight import problems_of
 from schemas.topics import OUTPUT, TOPICS
-
-JOB = kind_named("job")
 
 
 @pytest.mark.parametrize("kind", list(BUILTIN_KINDS), ids=lambda kind: kind.name)
@@ -28,7 +26,7 @@ def test_the_built_in_kinds_are_those_of_the_contract() -> None:
 
 def test_an_unknown_kind_is_named_with_those_there_are() -> None:
     with pytest.raises(UnknownKind, match="'jbo' is not declared") as caught:
-        kind_named("jbo")
+        BUILTIN_KINDS.named("jbo")
     assert "chat, job, llm, log" in caught.value.remedy
 
 
@@ -36,7 +34,7 @@ def test_a_users_kind_lives_in_the_users_table_alone() -> None:
     table = KindTable((*BUILTIN_KINDS, replace(JOB, name="render")))
     assert table.named("render").replay == JOB.replay
     with pytest.raises(UnknownKind):
-        kind_named("render")
+        BUILTIN_KINDS.named("render")
 
 
 def test_kinds_cannot_be_changed_in_place() -> None:

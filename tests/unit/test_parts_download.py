@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import tarfile
 import threading
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -34,6 +36,8 @@ class Behaviour:
     statuses: list[int] = field(default_factory=list)  # statuses of the first answers
     ranges: bool = True
     asked: list[tuple[str, str | None]] = field(default_factory=list)
+    endless: bool = False  # an answer trickles until the client leaves; then what is "missing" is refused
+    trickles: threading.Event = field(default_factory=threading.Event)
 
 
 @contextmanager
@@ -42,6 +46,9 @@ def serving(behaviour: Behaviour) -> Iterator[str]:
         def do_GET(self) -> None:
             wanted = self.headers.get("Range")
             behaviour.asked.append((self.path, wanted))
+            if "missing" in self.path:
+                behaviour.trickles.wait(30)
+                behaviour.statuses.append(404)
             if behaviour.statuses:
                 self.send_response(behaviour.statuses.pop(0))
                 self.send_header("Content-Length", "0")
@@ -55,6 +62,13 @@ def serving(behaviour: Behaviour) -> Iterator[str]:
                 self.send_header("Content-Range", f"bytes {start}-{last}/{len(behaviour.content)}")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
+            while behaviour.endless:
+                try:
+                    self.wfile.write(b"x")
+                except OSError:
+                    return
+                behaviour.trickles.set()
+                time.sleep(0.02)
             self.wfile.write(body[: behaviour.break_after.pop(0)] if behaviour.break_after else body)
 
         def log_message(self, *_args: object) -> None:
@@ -225,3 +239,15 @@ def test_a_cache_is_filled_once_from_the_mirror_that_is_set(tmp_path, monkeypatc
     assert (cache.folder("kafka") / "app" / "quarkus-run.jar").read_bytes() == b"run"
     assert cache.missing(["kafka"]) == []
     assert len(behaviour.asked) == 1
+
+
+def test_when_one_download_fails_nobody_waits_for_the_rest_of_another(tmp_path, monkeypatch):
+    endless = artefact()
+    missing = dataclasses.replace(endless, name="missing", size_bytes=1)
+    monkeypatch.setattr("ops.stack.cache.locked", lambda: (endless, missing))
+
+    with (
+        serving(Behaviour(endless=True)) as url,
+        pytest.raises(BrokenDownload, match="404"),
+    ):
+        Cache(tmp_path / "cache").fill(["kafka"], url, Silent())

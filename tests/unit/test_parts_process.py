@@ -150,19 +150,6 @@ def test_down_without_a_stack_does_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_down_can_remove_data_and_downloads(tmp_path):
-    settings = settings_in(tmp_path)
-    for folder in (settings.data_dir / "kafka", settings.cache_dir / "kafka-1"):
-        folder.mkdir(parents=True)
-
-    down(settings, wipe=True)
-    assert not settings.data_dir.exists()
-    assert settings.cache_dir.exists()
-
-    down(settings, wipe=True, cache=True)
-    assert not settings.cache_dir.exists()
-
-
 class TestFileLock:
     HOLDER = textwrap.dedent("""
         import sys, time

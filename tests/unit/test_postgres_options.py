@@ -76,6 +76,7 @@ def test_every_error_of_the_tree_says_whether_it_may_pass_and_stands_in_the_draw
         "SinkTimeout": True,
         "OutcomeUnknown": True,
         "FenceLost": False,
+        "WentBack": False,
         "SinkRefused": False,
         "SinkUnfit": False,
     }

@@ -1,0 +1,103 @@
+"""Streams that are looked for in the index topic: once, not for long, and never as "not there" by mistake."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from connectors.kafka.options import KafkaOptions
+from connectors.kafka.spans import KeySpan
+from edge import lookup
+from edge.errors import HistoryUnavailable
+from edge.kafka_history import KafkaHistory
+from edge.lookup import LookUps
+from edge.options import EdgeOptions
+from edge.tail import Decoder
+from schemas.catalog import LocalSchemas
+from schemas.payloads import PayloadCodec
+from schemas.wire import WireCodec
+
+if TYPE_CHECKING:
+    from edge.index import IndexEntry
+
+
+class Topic:
+    """An index that holds nothing, and is read only when it is told to."""
+
+    def __init__(self) -> None:
+        self.go_on = threading.Event()
+        self.asked: list[bytes] = []
+
+    def read(self, key: bytes, _partitions: int) -> IndexEntry | None:
+        self.asked.append(key)
+        assert self.go_on.wait(10)
+        return None
+
+
+def test_however_many_ask_for_a_stream_it_is_looked_for_once_and_not_again_at_once():
+    async def play() -> list[bytes]:
+        topic = Topic()
+        look_ups = LookUps(topic.read)
+        asking = [asyncio.create_task(look_ups.find(b"a", 4)) for _ in range(20)]
+        await asyncio.sleep(0)
+        asking[0].cancel()
+        topic.go_on.set()
+        assert await asyncio.gather(*asking[1:]) == [None] * 19
+        assert await look_ups.find(b"a", 4) is None
+        assert await look_ups.find(b"b", 4) is None
+        look_ups.close()
+        return topic.asked
+
+    assert asyncio.run(play()) == [b"a", b"b"]
+
+
+def test_what_was_not_there_is_looked_for_again_after_a_while(monkeypatch):
+    monkeypatch.setattr(lookup, "ABSENT_S", 0.0)
+
+    async def play() -> list[bytes]:
+        topic = Topic()
+        topic.go_on.set()
+        look_ups = LookUps(topic.read)
+        for _ in range(3):
+            await look_ups.find(b"a", 4)
+        look_ups.close()
+        return topic.asked
+
+    assert asyncio.run(play()) == [b"a"] * 3
+
+
+def test_more_than_can_be_looked_for_are_asked_to_come_back():
+    async def play() -> None:
+        topic = Topic()
+        look_ups = LookUps(topic.read)
+        asking = [asyncio.create_task(look_ups.find(b"%d" % n, 4)) for n in range(lookup.WAITING_MAX)]
+        await asyncio.sleep(0)
+        with pytest.raises(HistoryUnavailable):
+            await look_ups.find(b"one more", 4)
+        topic.go_on.set()
+        await asyncio.gather(*asking)
+        assert await look_ups.find(b"one more", 4) is None
+        look_ups.close()
+
+    asyncio.run(play())
+
+
+def test_an_index_that_was_not_read_to_its_end_says_nothing_of_a_stream(monkeypatch):
+    class CutShort:
+        def __init__(self, *_: object) -> None: ...
+
+        def read(self, *_: object) -> KeySpan:
+            return KeySpan((), 1_000_000, truncated=False, passed=1_000_000)
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr("edge.kafka_history.SpanReaders", CutShort)
+    source = LocalSchemas()
+    decoder = Decoder(WireCodec(source), PayloadCodec(source), "")
+    history = KafkaHistory(KafkaOptions("none:1"), EdgeOptions(), decoder)
+    with pytest.raises(HistoryUnavailable, match="not read to its end"):
+        asyncio.run(history.look_up(b"default/s", 4))
+    history.close()
