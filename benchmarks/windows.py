@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from connectors.kafka.admin import ensure_topics
 from ops.logs import configure_logs
 from ops.settings import Settings
 from ops.worker import worker_options
 from pipelines.app import run_role
+from pipelines.extension import Extension
 from schemas.topics import TopicSpec
 from state.binary import pack_time
 
@@ -106,6 +106,6 @@ def add(scope: Scope, keys: Sequence[bytes], figures: Sequence[tuple[Any, ...]])
 if __name__ == "__main__":
     configure_logs()
     worker = worker_options(Settings())
-    ensure_topics(worker.kafka, [INPUT, OUTPUT, CHANGELOG])
     agents = {"columns": register_columns, "events": register_events}
-    sys.exit(run_role("windows", worker, {"windows": [agents[sys.argv[1]]]}, {SUBJECT: SCHEMA}))
+    extension = Extension({"windows": [agents[sys.argv[1]]]}, [INPUT, OUTPUT, CHANGELOG], {SUBJECT: SCHEMA})
+    sys.exit(run_role("windows", worker, extension))

@@ -27,6 +27,7 @@ COMMANDS = (
     "stack",
     "worker",
     "edge",
+    "new",
     "schemas",
     "topics",
     "lag",

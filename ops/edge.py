@@ -15,6 +15,7 @@ from edge.options import EdgeOptions
 from edge.server import bind, run, url_of
 from ops import console
 from ops.addresses import addresses, edge_file, kafka_options
+from ops.extension import extension_of
 from ops.logs import configure_logs
 from schemas.topics import TOPICS
 
@@ -46,6 +47,7 @@ def run_edge(settings: Settings, host: str | None, port: int | None) -> int:
         RegistryUnavailable, KafkaUnavailable: they do not answer at the start.
     """
     options = edge_options(settings, host, port).checked()
+    kinds = extension_of(settings).all_kinds()
     where = addresses(settings)
     kafka = kafka_options(settings, where.kafka)
     configure_logs()
@@ -60,7 +62,7 @@ def run_edge(settings: Settings, host: str | None, port: int | None) -> int:
             ensure_topics(kafka, TOPICS)
         url = url_of(listening)
         with address_left(edge_file(settings), url):
-            app = create_app(options, kafka, registry)
+            app = create_app(options, kafka, registry, kinds)
             run(app, listening, on_listening=lambda: console.note(f"edge at {url}/console"))
     return 0
 

@@ -118,6 +118,9 @@ class WorkerSettings(Group):
 
     commit_interval_ms: int = Field(100, ge=1, le=5_000, description="longest age of an open unit of work")
     transaction_timeout_ms: int = Field(10_000, ge=1_000, le=900_000)
+    assignment: Literal["range", "cooperative-sticky", "consumer"] = Field(
+        "range", description="who gives partitions to workers: the classic protocol, or the broker (consumer)"
+    )
     session_timeout_ms: int = Field(6_000, ge=1_000)
     max_poll_interval_ms: int = Field(60_000, ge=1_000)
     chunk_events_max: int = Field(2_000, ge=1, le=50_000)
@@ -159,6 +162,9 @@ class Settings(BaseSettings):
     data_dir: Path = Field(Path(".sluicegate"), description="what a running sluicegate keeps on this disk")
     cache_dir: Path = Field(
         default_factory=lambda: Path(platformdirs.user_cache_dir("sluicegate")), description="downloads"
+    )
+    pipelines: Path | None = Field(
+        default=None, description="folder of agents of your own; none = ours alone"
     )
     kafka: KafkaSettings = KafkaSettings()
     registry: RegistrySettings = RegistrySettings()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ops.addresses import addresses, kafka_options
+from ops.extension import extension_of
 from ops.logs import configure_logs
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ def worker_options(settings: Settings) -> WorkerOptions:
         state_dir=settings.data_dir / "state",
         commit_interval_ms=worker.commit_interval_ms,
         transaction_timeout_ms=worker.transaction_timeout_ms,
+        assignment=worker.assignment,
         session_timeout_ms=worker.session_timeout_ms,
         max_poll_interval_ms=worker.max_poll_interval_ms,
         chunk_events_max=worker.chunk_events_max,
@@ -42,4 +44,4 @@ def run_role_process(role: str, settings: Settings) -> int:
     from pipelines.app import run_role
 
     configure_logs()
-    return run_role(role, worker_options(settings))
+    return run_role(role, worker_options(settings), extension_of(settings))

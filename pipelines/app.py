@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import gc
 import socket
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from connectors.kafka.admin import ensure_topics
 from connectors.kafka.consumer import ConsumerOptions
@@ -14,40 +13,39 @@ from connectors.registry import Registry
 from pipelines import archive, ingest, usage
 from pipelines.engine import Engine, EngineOptions
 from pipelines.errors import OptionsRefused, UnknownRole
+from pipelines.extension import Extension
 from pipelines.metrics import WorkerMetrics
-from pipelines.options import WorkerOptions
 from pipelines.role import RoleApp
 from pipelines.slots import Slot
 from pipelines.tools import Tools
 from pipelines.web import add_pages
-from schemas.kinds import BUILTIN_KINDS, Kind
 from schemas.payloads import PayloadCodec
 from schemas.preflight import problems_of
 from schemas.topics import TOPICS
 from schemas.wire import WireCodec
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from pipelines.extension import Register
+    from pipelines.options import WorkerOptions
+    from schemas.kinds import Kind
+
 # A collection of Faust's heap costs more than the work between two of them: see docs/adr/0002.
 _GC_THRESHOLDS = (100_000, 50, 50)
 
 
-Register = Callable[[RoleApp, Tools, WorkerOptions], None]
-
-Roles = Mapping[str, Sequence[Register]]
-
-ROLES: Roles = {
+ROLES: Mapping[str, Sequence[Register]] = {
     "ingest": (ingest.register,),
     "aggregate": (usage.register,),
     "archive": (archive.register,),
 }
 
 
-def run_role(
-    name: str, options: WorkerOptions, roles: Roles = ROLES, schemas: Mapping[str, str] | None = None
-) -> int:
+def run_role(name: str, options: WorkerOptions, extension: Extension | None = None) -> int:
     """Run one role until a signal stops it; returns the process's exit code (0 = stopped on purpose).
 
-    ``roles`` is where the name is looked up: ours, or those of a user's own agents; ``schemas`` are the
-    texts, by subject, that those agents read and write beside ours.
+    The name is that of one of ours, or of an agent of ``extension``, a user's own.
 
     Raises:
         UnknownRole: no such role.
@@ -58,7 +56,7 @@ def run_role(
         KafkaUnavailable: Kafka does not answer at the start.
         SluicegateError: what made the worker stop while it ran.
     """
-    app = build_role(name, options, roles, schemas)
+    app = build_role(name, options, extension or Extension())
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)
@@ -73,16 +71,16 @@ def run_role(
     return 0
 
 
-def build_role(
-    name: str, options: WorkerOptions, roles: Roles = ROLES, schemas: Mapping[str, str] | None = None
-) -> RoleApp:
+def build_role(name: str, options: WorkerOptions, extension: Extension) -> RoleApp:
     """Build the Faust app of a role, with its topics and schemas in place; nothing runs yet.
 
     Raises as ``run_role``, before anything is asked of a service where the settings are at fault.
     """
+    roles = {**ROLES, **extension.roles}
     if name not in roles:
         raise UnknownRole(name, roles)
-    check_kinds(BUILTIN_KINDS)
+    kinds = extension.all_kinds()
+    check_kinds(kinds)
     if options.transaction_timeout_ms <= options.commit_interval_ms + options.stall_ms_max:
         raise OptionsRefused(
             f"transaction_timeout_ms={options.transaction_timeout_ms} is not longer than commit_interval_ms "
@@ -92,11 +90,11 @@ def build_role(
     registry = Registry(options.registry_url)
     if options.register_schemas:
         registry.register_all()
-        for subject, text in (schemas or {}).items():
+        for subject, text in extension.schemas.items():
             registry.register(subject, text)
     if options.create_topics:
-        ensure_topics(options.kafka, TOPICS)
-    tools = Tools(WireCodec(registry, schemas=schemas), PayloadCodec(registry), BUILTIN_KINDS)
+        ensure_topics(options.kafka, extension.all_topics())
+    tools = Tools(WireCodec(registry, schemas=extension.schemas), PayloadCodec(registry), kinds)
     tools.warm()
     slot = Slot(options.state_dir, name, options.identity)
     group = f"{options.kafka.topic_prefix}sluicegate.{name}"
@@ -110,6 +108,7 @@ def build_role(
             consumer=ConsumerOptions(
                 group=group,
                 instance_id=f"{name}-{slot.identity}",
+                assignment=options.assignment,
                 session_timeout_ms=options.session_timeout_ms,
                 max_poll_interval_ms=options.max_poll_interval_ms,
                 chunk_records_max=options.chunk_events_max,

@@ -2,6 +2,7 @@
 
 WorkerError
 ├── UnknownRole           no such role
+├── AgentRefused          a user's folder of agents, or one file of it, cannot be used
 ├── OptionsRefused        settings under which events could be lost, or a web port that is in use
 ├── PartitionReleased     another worker has the partition: hold still until it is assigned again
 └── WorkerStopped         going on could lose or double events
@@ -15,6 +16,7 @@ from schemas.errors import SluicegateError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
 
 class WorkerError(SluicegateError):
@@ -26,6 +28,13 @@ class UnknownRole(WorkerError):
 
     def __init__(self, name: str, known: Iterable[str]) -> None:
         super().__init__(f"no role {name!r}", remedy=f"Roles: {', '.join(known)}.")
+
+
+class AgentRefused(WorkerError):
+    """A folder of agents, or one file of it, cannot be used: correct the file that is named."""
+
+    def __init__(self, where: Path, problem: str, remedy: str = "") -> None:
+        super().__init__(f"{where}: {problem}", remedy=remedy or "Correct that file.")
 
 
 class OptionsRefused(WorkerError):

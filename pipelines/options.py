@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from connectors.kafka.consumer import Assignment
     from connectors.kafka.options import KafkaOptions
 
 
@@ -21,6 +22,7 @@ class WorkerOptions:
     state_dir: Path
     commit_interval_ms: int = 100
     transaction_timeout_ms: int = 10_000
+    assignment: Assignment = "range"
     session_timeout_ms: int = 6_000
     max_poll_interval_ms: int = 60_000
     chunk_events_max: int = 2_000

@@ -57,14 +57,26 @@ def subjects() -> Mapping[str, str]:
     The subject is the record's full name and the file's name, and no schema refers to another: the order
     of registration does not matter.
     """
+    return MappingProxyType(schemas_of(_FOLDER))
+
+
+def schemas_of(folder: Path) -> dict[str, str]:
+    """Return the canonical texts of a folder's ``.avsc`` files by subject, which each file is named after.
+
+    Raises:
+        ValueError: a file is no record's schema, or has another name.
+    """
     found: dict[str, str] = {}
-    for path in sorted(_FOLDER.glob("*.avsc")):
-        schema = orjson.loads(path.read_bytes())
-        subject = f"{schema['namespace']}.{schema['name']}"
+    for path in sorted(folder.glob("*.avsc")):
+        try:
+            schema = orjson.loads(path.read_bytes())
+            subject = f"{schema['namespace']}.{schema['name']}"
+        except (KeyError, TypeError, orjson.JSONDecodeError) as error:
+            raise ValueError(f"{path.name} is no record with namespace and name: {error!r}") from None
         if subject != path.stem:
             raise ValueError(f"{path.name} holds {subject}: name the file after the record")
         found[subject] = orjson.dumps(schema).decode()
-    return MappingProxyType(found)
+    return found
 
 
 class LocalSchemas:

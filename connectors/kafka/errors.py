@@ -8,6 +8,7 @@ KafkaFailure
 ├── RestoreStalled        a changelog cannot be read to its end
 ├── AppendRefused         one record is too large for its topic
 ├── AppendFailed          nothing was appended, or nobody knows: repeat it, event ids make that safe
+├── NoSuchTopic           there is no topic of that name
 ├── TopicMismatch         an existing topic is not as the table says
 ├── TransactionAborted    nothing of the transaction took place; it is done again
 ├── TransactionFenced     another process has this slot; this one must stop
@@ -103,6 +104,16 @@ class AppendFailed(KafkaFailure):
         super().__init__(f"append failed: {problem}")
         self.problem = problem
         self.overloaded = overloaded
+
+
+class NoSuchTopic(KafkaFailure):
+    """There is no topic of that name: correct it, or create it."""
+
+    def __init__(self, topic: str) -> None:
+        super().__init__(
+            f"there is no topic {topic}",
+            remedy="`sluicegate topics list` names those of the table; the role that writes it creates it.",
+        )
 
 
 class TopicMismatch(KafkaFailure):

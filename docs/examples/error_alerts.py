@@ -6,11 +6,11 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from connectors.kafka.admin import ensure_topics
 from ops.logs import configure_logs
 from ops.settings import Settings
 from ops.worker import worker_options
 from pipelines.app import run_role
+from pipelines.extension import Extension
 from schemas.topics import OUTPUT, STREAM_PARTITIONS, TopicSpec
 
 if TYPE_CHECKING:
@@ -68,6 +68,5 @@ def register(app: RoleApp, tools: Tools, _options: WorkerOptions) -> None:
 
 if __name__ == "__main__":
     configure_logs()
-    options = worker_options(Settings())
-    ensure_topics(options.kafka, [ALERTS, CHANGELOG])
-    sys.exit(run_role("error_alerts", options, {"error_alerts": [register]}))
+    mine = Extension(roles={"error_alerts": [register]}, topics=[ALERTS, CHANGELOG])
+    sys.exit(run_role("error_alerts", worker_options(Settings()), mine))

@@ -8,11 +8,11 @@ import sys
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from connectors.kafka.admin import ensure_topics
 from ops.logs import configure_logs
 from ops.settings import Settings
 from ops.worker import worker_options
 from pipelines.app import run_role
+from pipelines.extension import Extension
 from schemas.envelope import TICK, Event
 from schemas.topics import OUTPUT, STREAM_PARTITIONS, TopicSpec
 
@@ -79,6 +79,5 @@ def add_up(batch: Batch) -> None:
 
 if __name__ == "__main__":
     configure_logs()
-    options = worker_options(Settings())
-    ensure_topics(options.kafka, [SIZES, CHANGELOG])
-    sys.exit(run_role("stream_sizes", options, {"stream_sizes": [register]}))
+    mine = Extension(roles={"stream_sizes": [register]}, topics=[SIZES, CHANGELOG])
+    sys.exit(run_role("stream_sizes", worker_options(Settings()), mine))

@@ -40,7 +40,7 @@ def lag_command(
     Parameters
     ----------
     group
-        A role (ingest, aggregate, archive) or a consumer group's full name; by default all roles.
+        A role (ingest, aggregate, archive, one of yours), or a group's full name; by default all roles.
     as_json
         Print JSON: one document, or with --watch a line for each look.
     partitions
@@ -54,13 +54,15 @@ def lag_command(
     from ops import console
     from ops.addresses import addresses, kafka_options
     from ops.commands.worker import ROLES
+    from ops.extension import extension_of
     from ops.lag import LagWatch
     from ops.settings import Settings
 
     settings = Settings()
     kafka = kafka_options(settings, addresses(settings).kafka)
     prefix = f"{kafka.topic_prefix}sluicegate."
-    groups = [f"{prefix}{role}" for role in ROLES] if group is None else [_full_name(group, prefix)]
+    roles = (*ROLES, *extension_of(settings).roles)
+    groups = [f"{prefix}{role}" for role in roles] if group is None else [_full_name(group, prefix, roles)]
     lags = LagWatch(groups, lambda name: group_lag(kafka, name))
     lags.look()
     while True:
@@ -80,10 +82,8 @@ def lag_command(
     return 0
 
 
-def _full_name(group: str, prefix: str) -> str:
-    from ops.commands.worker import ROLES
-
-    return f"{prefix}{group}" if group in ROLES else group
+def _full_name(group: str, prefix: str, roles: Sequence[str]) -> str:
+    return f"{prefix}{group}" if group in roles else group
 
 
 def _show(found: Sequence[GroupLag], *, every: bool) -> None:

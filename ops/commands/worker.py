@@ -36,7 +36,7 @@ def worker_command(
     ----------
     roles
         Which agents, by role: ingest (validates, orders, numbers), aggregate (windows of usage),
-        archive (PostgreSQL).
+        archive (PostgreSQL), and those of the folder SLUICEGATE_PIPELINES.
     role_process
         The one role that this process is; set by the parent.
     """
@@ -56,13 +56,15 @@ def _chosen(roles: str, settings: Settings) -> list[str]:
     from ops import console
     from ops.addresses import addresses
     from ops.errors import Misused
+    from ops.extension import extension_of
 
+    known = (*ROLES, *extension_of(settings).roles)
     chosen = [role.strip() for role in roles.split(",") if role.strip()]
-    unknown = [role for role in chosen if role not in ROLES]
+    unknown = [role for role in chosen if role not in known]
     if unknown or not chosen:
         raise Misused(
             f"--roles {roles!r}: {', '.join(unknown) or 'nothing'} is no role",
-            f"name any of {', '.join(ROLES)}, with commas between them",
+            f"name any of {', '.join(known)}, with commas between them; SLUICEGATE_PIPELINES adds your own",
         )
     # Asked now and not in each child: one message is enough, and nothing is started in vain.
     if "archive" in chosen and not addresses(settings).postgres_dsn:

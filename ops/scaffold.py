@@ -1,0 +1,59 @@
+"""Writes a new agent: files that run and pass their test as they are, to be changed."""
+
+from __future__ import annotations
+
+import keyword
+from importlib.resources import files
+from string import Template
+from typing import TYPE_CHECKING
+
+from ops.errors import Misused
+from pipelines.extension import OUR_ROLES, ROLE_NAME
+from schemas.kinds import BUILTIN_KINDS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# Template -> where it goes, beneath the folder of the user's agents.
+_FILES = {
+    "agent.py.tmpl": "$name.py",
+    "schema.avsc.tmpl": "schemas/$subject.avsc",
+    "test.py.tmpl": "tests/test_$name.py",
+    "runbook.md.tmpl": "runbooks/$name.md",
+}
+
+
+def new_agent(name: str, folder: Path) -> list[Path]:
+    """Write the files of an agent, all or none; returns them.
+
+    Raises:
+        Misused: the name cannot be a role's, or one of the files exists.
+    """
+    taken = name in OUR_ROLES or name in BUILTIN_KINDS or keyword.iskeyword(name)
+    if taken or not ROLE_NAME.fullmatch(name):
+        raise Misused(
+            f"{name!r} is no name for an agent",
+            "use a-z, 0-9 and _, beginning with a letter, and no name of sluicegate's own",
+        )
+    class_name = "".join(part.capitalize() for part in name.split("_"))
+    words = {
+        "name": name,
+        "class_name": class_name,
+        "namespace": f"agents.{name}",
+        "subject": f"agents.{name}.{class_name}",
+    }
+    made = {
+        folder / Template(target).substitute(words): Template(_text(template)).substitute(words)
+        for template, target in _FILES.items()
+    }
+    for path in made:
+        if path.exists():
+            raise Misused(f"{path} exists", "choose another name, or remove it first; nothing was written")
+    for path, text in made.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return list(made)
+
+
+def _text(template: str) -> str:
+    return (files("ops") / "templates" / "agent" / template).read_text()

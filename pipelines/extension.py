@@ -1,0 +1,117 @@
+"""Agents from outside of this repository: a folder of modules, each a role of its own.
+
+The folder that ``SLUICEGATE_PIPELINES`` names holds ``<role>.py`` files and ``schemas/<subject>.avsc``. A
+module has ``register(app, tools, options)`` and may have ``TOPICS`` and ``KINDS``; ``sluicegate new agent``
+writes one.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.util import module_from_spec, spec_from_file_location
+from typing import TYPE_CHECKING, Any
+
+from pipelines.errors import AgentRefused
+from schemas.catalog import schemas_of, subjects
+from schemas.kinds import BUILTIN_KINDS, Kind, KindTable
+from schemas.topics import TOPICS, TopicSpec
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import ModuleType
+
+    from pipelines.options import WorkerOptions
+    from pipelines.role import RoleApp
+    from pipelines.tools import Tools
+
+Register = Callable[["RoleApp", "Tools", "WorkerOptions"], None]
+ROLE_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
+OUR_ROLES = ("ingest", "aggregate", "archive")
+
+
+@dataclass(frozen=True, slots=True)
+class Extension:
+    """What a user's folder adds to ours."""
+
+    roles: Mapping[str, Sequence[Register]] = field(default_factory=dict)
+    """Agents by role."""
+    topics: Sequence[TopicSpec] = ()
+    """Topics that they need, changelogs among them; created at the start of each of their roles."""
+    schemas: Mapping[str, str] = field(default_factory=dict)
+    """Avro texts by subject, registered at the start."""
+    kinds: Sequence[Kind] = ()
+
+    def all_topics(self) -> tuple[TopicSpec, ...]:
+        """Return our topics and these."""
+        return (*TOPICS, *self.topics)
+
+    def all_kinds(self) -> KindTable:
+        """Return our kinds and these."""
+        return KindTable((*BUILTIN_KINDS, *self.kinds))
+
+
+def load(folder: Path | None) -> Extension:
+    """Load the agents of a folder; nothing if it is None.
+
+    Raises:
+        AgentRefused: the folder or one of its files cannot be used; it is named.
+    """
+    if folder is None:
+        return Extension()
+    if not folder.is_dir():
+        raise AgentRefused(folder, "there is no such folder", "correct SLUICEGATE_PIPELINES")
+    roles: dict[str, Sequence[Register]] = {}
+    topics: dict[str, TopicSpec] = {}
+    kinds: dict[str, Kind] = {}
+    for file in sorted(folder.glob("[!_]*.py")):
+        module = _imported(file)
+        roles[file.stem] = (_register(module, file),)
+        for spec in _declared(module, "TOPICS", TopicSpec, file):
+            if spec.name in {ours.name for ours in TOPICS} or topics.setdefault(spec.name, spec) != spec:
+                raise AgentRefused(file, f"topic {spec.name} is declared elsewhere, and otherwise")
+        for kind in _declared(module, "KINDS", Kind, file):
+            if kind.name in BUILTIN_KINDS or kinds.setdefault(kind.name, kind) != kind:
+                raise AgentRefused(file, f"kind {kind.name} is declared elsewhere, and otherwise")
+    try:
+        schemas = schemas_of(folder / "schemas")
+    except ValueError as error:
+        raise AgentRefused(folder / "schemas", str(error)) from None
+    if taken := schemas.keys() & subjects().keys():
+        raise AgentRefused(folder / "schemas", f"{', '.join(sorted(taken))}: a subject of sluicegate's own")
+    return Extension(roles, tuple(topics.values()), schemas, tuple(kinds.values()))
+
+
+def _imported(file: Path) -> ModuleType:
+    if not ROLE_NAME.fullmatch(file.stem) or file.stem in OUR_ROLES:
+        raise AgentRefused(
+            file,
+            f"{file.stem!r} is no name for a role",
+            f"use a-z, 0-9 and _, beginning with a letter, and none of {', '.join(OUR_ROLES)}",
+        )
+    spec = spec_from_file_location(f"sluicegate_agents.{file.stem}", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and pickles look a module up by its name
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise AgentRefused(file, f"it cannot be imported: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _register(module: ModuleType, file: Path) -> Register:
+    register: Any = getattr(module, "register", None)
+    if not callable(register):
+        raise AgentRefused(file, "it has no register(app, tools, options)")
+    return register  # type: ignore[no-any-return]
+
+
+def _declared(module: ModuleType, name: str, kind: type[Any], file: Path) -> Iterator[Any]:
+    for given in getattr(module, name, ()):
+        if not isinstance(given, kind):
+            raise AgentRefused(file, f"{name} holds {given!r}, which is no {kind.__name__}")
+        yield given

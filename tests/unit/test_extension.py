@@ -1,0 +1,95 @@
+"""A folder of agents is taken as it is, or refused with the file that is wrong."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from ops.errors import Misused
+from ops.scaffold import new_agent
+from pipelines.errors import AgentRefused
+from pipelines.extension import Extension, load
+from schemas.preflight import problems_of
+from schemas.topics import TOPICS
+
+REGISTER = "def register(app, tools, options): ...\n"
+
+
+def test_without_a_folder_there_is_nothing_beside_ours():
+    assert load(None) == Extension()
+    assert Extension().all_topics() == TOPICS
+
+
+def test_a_new_agent_loads_with_all_its_parts_and_passes_its_test(tmp_path):
+    written = new_agent("word_count", tmp_path)
+    assert len(written) == 4
+    found = load(tmp_path)
+    assert list(found.roles) == ["word_count"]
+    assert [spec.name for spec in found.topics] == ["word_count.results.v1", "word_count.changelog.v1"]
+    assert list(found.schemas) == ["agents.word_count.WordCount"]
+    assert [problems_of(kind, found.all_topics()) for kind in found.kinds] == [[]]
+    assert "word_count" in found.all_kinds()
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout
+
+
+def test_two_agents_of_one_folder_load_together(tmp_path):
+    new_agent("one", tmp_path)
+    new_agent("two", tmp_path)
+    assert sorted(load(tmp_path).roles) == ["one", "two"]
+
+
+@pytest.mark.parametrize("name", ["ingest", "log", "Bad", "9lives", "class", "a-b", "", "x" * 70, "../up"])
+def test_a_name_that_cannot_be_a_roles_is_refused_and_nothing_is_written(tmp_path, name):
+    with pytest.raises(Misused):
+        new_agent(name, tmp_path)
+    assert list(tmp_path.rglob("*")) == []
+
+
+def test_no_file_of_an_agent_is_overwritten(tmp_path):
+    (tmp_path / "runbooks").mkdir()
+    (tmp_path / "runbooks" / "mine.md").write_text("kept")
+    with pytest.raises(Misused, match=r"mine\.md exists"):
+        new_agent("mine", tmp_path)
+    assert (tmp_path / "runbooks" / "mine.md").read_text() == "kept"
+    assert not (tmp_path / "mine.py").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        ("mine.py", "x = 1\n", "no register"),
+        ("mine.py", "import nothing_of_that_name\n", "ModuleNotFoundError"),
+        ("mine.py", "def broken(:\n", "SyntaxError"),
+        ("mine.py", REGISTER + "TOPICS = ['a name']\n", "no TopicSpec"),
+        ("ingest.py", REGISTER, "no name for a role"),
+        ("Mine.py", REGISTER, "no name for a role"),
+        (
+            "mine.py",
+            REGISTER + "from dataclasses import replace\nfrom schemas.topics import OUTPUT\n"
+            "TOPICS = [replace(OUTPUT, partitions=9)]\n",
+            "declared elsewhere",
+        ),
+        ("mine.py", REGISTER + "from schemas.kinds import LOG\nKINDS = [LOG]\n", "declared elsewhere"),
+        ("schemas/a.b.C.avsc", "{}", "no record"),
+        ("schemas/a.b.C.avsc", '{"type": "record", "namespace": "x", "name": "Y", "fields": []}', "name the"),
+    ],
+)
+def test_what_cannot_be_used_is_named_with_its_file(tmp_path, file, text, said):
+    (tmp_path / "schemas").mkdir()
+    (tmp_path / file).write_text(text)
+    with pytest.raises(AgentRefused, match=said) as caught:
+        load(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+    assert caught.value.remedy
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(AgentRefused, match="no such folder"):
+        load(tmp_path / "missing")
