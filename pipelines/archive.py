@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from connectors.postgres.claim import Refusal
 from connectors.postgres.errors import FenceLost, SinkError, SinkRefused, SinkUnfit, WentBack
 from connectors.postgres.options import PostgresOptions
 from connectors.postgres.sink import ArchiveSink
+from connectors.threads import DaemonExecutor
 from pipelines.errors import OptionsRefused, PartitionReleased, WorkerStopped
 from schemas.topics import RECORDS, USAGE_WINDOWS
 
@@ -59,7 +59,7 @@ class Archive:
 
     def __init__(self, options: PostgresOptions) -> None:
         self._sink = ArchiveSink(options)
-        self._thread = ThreadPoolExecutor(1, "archive")
+        self._thread = DaemonExecutor(1, "archive")
         self._held: dict[tuple[str, int], _Held] = {}
 
     def assigned(self, topic: str, topic_id: str, partition: int, start: int) -> int:

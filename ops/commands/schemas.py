@@ -89,6 +89,8 @@ def register_command(*files: Path, as_json: AsJson = False) -> int:
 def list_command(*, as_json: AsJson = False) -> int:
     """List the subjects of the registry with their versions and latest id.
 
+    Example: `sluicegate schemas list`
+
     Parameters
     ----------
     as_json

@@ -29,6 +29,8 @@ def up_command(*, json: Annotated[bool, Parameter(negative="")] = False) -> int:
     The first time they are downloaded (204 MB) into the cache folder. What runs already is kept; a part
     whose address is in the settings is not started. They stay up until `sluicegate down`.
 
+    Example: `sluicegate up`
+
     Parameters
     ----------
     json
@@ -64,6 +66,8 @@ def down_command(
     yes: Annotated[bool, Parameter(negative="", alias="-y")] = False,
 ) -> int:
     """Stop the parts that `sluicegate up` started from this folder, and nothing else.
+
+    Example: `sluicegate down --wipe`
 
     Parameters
     ----------
@@ -119,6 +123,8 @@ def status_command(*, json: Annotated[bool, Parameter(negative="")] = False) -> 
     """Show what of the local stack runs, where, and whether it answers.
 
     The exit code is 0 if every part answers or is configured elsewhere, else 1.
+
+    Example: `sluicegate status --json`
 
     Parameters
     ----------

@@ -31,6 +31,8 @@ def create_command(*, as_json: AsJson = False) -> int:
 
     Exit code 1 if a topic exists and cannot serve: its partitions, compaction or timestamps differ.
 
+    Example: `sluicegate topics create`
+
     Parameters
     ----------
     as_json
@@ -56,6 +58,8 @@ def create_command(*, as_json: AsJson = False) -> int:
 
 def list_command(*, as_json: AsJson = False) -> int:
     """List the topics of the table: which exist, their partitions and how long they keep what.
+
+    Example: `sluicegate topics list`
 
     Parameters
     ----------

@@ -31,7 +31,9 @@ def line(tmp_path: Path, stack: Addresses, kafka_options: KafkaOptions) -> Itera
 
 
 def roles_of(worker: subprocess.Popen[bytes]) -> dict[str, psutil.Process]:
-    return {child.cmdline()[-1]: child for child in psutil.Process(worker.pid).children()}
+    """Processes by their role; one that has only just begun has no words yet, and stands under none."""
+    found = [(child.cmdline(), child) for child in psutil.Process(worker.pid).children()]
+    return {words[-1]: child for words, child in found if words}
 
 
 def started(line: CommandLine, *roles: str) -> subprocess.Popen[bytes]:

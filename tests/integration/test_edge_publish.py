@@ -17,6 +17,8 @@ from schemas.topics import INPUT, partition_of
 from tests.support.sse_client import read_stream
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.support.edge_process import EdgeProcess
 
 pytestmark = pytest.mark.timeout(120)
@@ -39,6 +41,14 @@ def post(
         trust_env=False,
         timeout=30,
     )
+
+
+def until(holds: Callable[[], object], within_s: float = 30) -> None:
+    """Wait until something holds."""
+    deadline = time.monotonic() + within_s
+    while not holds():
+        assert time.monotonic() < deadline, "it never held"
+        time.sleep(0.05)
 
 
 def log(line: str, **fields: Any) -> dict[str, Any]:
@@ -213,12 +223,12 @@ def test_unknown_pages_and_methods_are_answered_as_problems(make_edge):
 
 
 def test_a_producer_that_waits_is_given_a_verdict_an_event(make_edge, twin):
-    edge = make_edge(wait_timeout_ms=1_500)
+    edge = make_edge(wait_timeout_ms=5_000)
     stream = twin.open("s-1")
     ids = ["e-accepted", "e-late", "e-never"]
 
     def judge() -> None:
-        time.sleep(0.3)
+        until(lambda: edge.metric("sluicegate_edge_published_events_total") == 3)  # and so waited for
         twin.write(stream, [("log", {"line": "x"})], event_ids=[ids[0]])
         twin.reject("default", "s-1", ids[1], "late")
         twin.reject("default", "another", ids[2], "late")
@@ -230,7 +240,7 @@ def test_a_producer_that_waits_is_given_a_verdict_an_event(make_edge, twin):
     assert answer.status_code == 202
     accepted, late, pending = answer.json()["verdicts"]
     judging.join()
-    assert 1.4 < time.monotonic() - started < 5
+    assert 4.9 < time.monotonic() - started < 30
     assert (accepted["event_id"], accepted["verdict"], accepted["seq"]) == ("e-accepted", "accepted", 1)
     assert late == {"event_id": "e-late", "verdict": "late", "detail": "this is late"}
     assert (pending["event_id"], pending["verdict"]) == ("e-never", "pending")
@@ -242,19 +252,17 @@ def test_a_producer_that_waits_is_given_a_verdict_an_event(make_edge, twin):
 
 
 def test_a_waiting_producer_is_answered_as_soon_as_all_verdicts_are_there(make_edge, twin):
-    edge = make_edge()
+    edge = make_edge(wait_timeout_ms=600_000)
     stream = twin.open("s-1")
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(post, edge, [log("x", event_id="e-1")], query="?kind=log&wait=committed")
-        time.sleep(0.3)
-        started = time.monotonic()
+        until(lambda: edge.metric("sluicegate_edge_published_events_total") == 1)
         twin.write(stream, [("log", {"line": "x"})], event_ids=["e-1"])
         assert answer.result().json()["verdicts"][0]["verdict"] == "accepted"
-    assert time.monotonic() - started < 2
 
 
 def test_no_more_producers_wait_than_there_is_room_for(make_edge, twin):
-    edge = make_edge(wait_timeout_ms=1_500, waiting_events_max=10)
+    edge = make_edge(wait_timeout_ms=6_000, waiting_events_max=10)
     body = [log("x") for _ in range(6)]
     with ThreadPoolExecutor(3) as pool:
         answers = list(
@@ -298,8 +306,8 @@ def test_a_type_that_is_registered_while_the_edge_runs_passes_in_both_directions
         "fields": [{"name": "celsius", "type": "double", "doc": "How warm.", "default": 0}],
     }  # fmt: skip
     registry.register(payload_subject(name), orjson.dumps(schema).decode())
-    time.sleep(5.2)  # what was not there is asked for again after five seconds
-    assert post(edge, {"type": name, "payload": {"celsius": 21.5}}).status_code == 202
+    # What was not there is asked for again after five seconds.
+    until(lambda: post(edge, {"type": name, "payload": {"celsius": 21.5}}).status_code == 202)
     stream = twin.open("warm")
     twin.write(stream, [(name, {"celsius": 19.0})])
     seen = read_stream(f"{edge.url}/v1/streams/warm/events", until=lambda seen: len(seen.events) == 2)
@@ -313,13 +321,13 @@ def test_streams_are_listed_newest_first_and_within_the_limit(make_edge, twin):
     done = twin.open("done", kind="job")
     twin.logs(done, 10)
     twin.end(done, "cancelled")
-    time.sleep(0.5)
 
     def listed(query: str = "") -> list[dict[str, Any]]:
         found = httpx2.get(f"{edge.url}/v1/streams{query}", trust_env=False).json()["streams"]
         assert isinstance(found, list)
         return found
 
+    until(lambda: len(listed()) == 6 and listed("?limit=1")[0]["ended"])
     assert [one["stream_id"] for one in listed()] == ["done", "s-4", "s-3", "s-2", "s-1", "s-0"]
     assert [one["stream_id"] for one in listed("?limit=2")] == ["done", "s-4"]
     assert [one["stream_id"] for one in listed("?tenant=ada")] == ["s-2"]
@@ -327,8 +335,7 @@ def test_streams_are_listed_newest_first_and_within_the_limit(make_edge, twin):
     assert (first["reason"], first["last_seq"], first["kind"]) == ("cancelled", 11, "job")
     assert (second["ended"], second["reason"], second["title"]) == (None, None, "Stream 4")
     twin.tombstone(done)
-    time.sleep(0.5)
-    assert "done" not in [one["stream_id"] for one in listed()]
+    until(lambda: "done" not in [one["stream_id"] for one in listed()])
     one = httpx2.get(f"{edge.url}/v1/streams/s-2?tenant=ada", trust_env=False).json()
     assert (one["open_offset"] >= 0, one["end_offset"], one["tenant"]) == (True, -1, "ada")
 

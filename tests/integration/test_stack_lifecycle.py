@@ -47,9 +47,19 @@ def settings(tmp_path_factory):
     down(made)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def up(settings) -> Addresses:
+    """The stack runs, whatever the test before did with it; one that runs is kept."""
     return ensure_up(settings)
+
+
+@pytest.fixture
+def stopped(settings) -> Settings:
+    """The stack has data and does not run."""
+    if not (settings.data_dir / "ports.json").exists():
+        ensure_up(settings)
+    down(settings)
+    return settings
 
 
 def produce(bootstrap: str, topic: str, value: bytes) -> None:
@@ -232,8 +242,9 @@ def test_down_stops_what_was_started_and_forgets_it(up, settings):
     ],
 )
 def test_a_part_that_cannot_start_shows_its_log_and_takes_the_others_down(
-    settings, name, title, file, broken, shown
+    stopped, name, title, file, broken, shown
 ):
+    settings = stopped
     damaged = settings.data_dir / name / file
     sound = damaged.read_bytes()
     damaged.write_text(broken)

@@ -100,9 +100,11 @@ class EdgeProcess:
             self.kill()
 
     def wait_for_low_offset(self, offset: int) -> None:
-        """Wait until the edge knows that a partition of the output begins there."""
-        time.sleep(1.5)  # it looks once a second
-        assert self.metric("sluicegate_edge_tail_low_offset") >= offset
+        """Wait until the edge knows that a partition of the output begins there: it looks once a second."""
+        deadline = time.monotonic() + 30
+        while self.metric("sluicegate_edge_tail_low_offset") < offset:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
 
     def metric(self, name: str) -> float:
         """Sum of a metric over its labels."""

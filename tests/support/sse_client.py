@@ -68,9 +68,8 @@ def read_stream(
         try:
             for chunk in response.iter_raw():
                 seen.first_byte_s = seen.first_byte_s or time.monotonic() - started
-                left += chunk
-                while b"\n\n" in left:
-                    block, _, left = left.partition(b"\n\n")
+                *blocks, left = (left + chunk).split(b"\n\n")
+                for block in blocks:
                     _take(seen, block)
                     if until(seen):
                         return seen

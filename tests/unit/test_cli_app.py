@@ -13,7 +13,10 @@ from ops.cli import COMMANDS, build_app, prepare
 from ops.settings import Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+    from cyclopts import App
 
 
 def sluicegate(folder: Path, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -39,11 +42,21 @@ def test_help_loads_nothing_that_only_a_command_needs() -> None:
 
 
 def test_every_command_has_help_that_says_what_it_does_and_how(tmp_path: Path) -> None:
-    app = build_app()
     assert len(COMMANDS) == 14
-    for name in app:
-        if not name.startswith("-"):
-            assert app[name].help.strip(), name
+    commands = list(leaves(build_app(), ()))
+    assert len(commands) >= 20
+    for words, text in commands:
+        assert text.strip(), words
+        assert f"Example: `sluicegate {' '.join(words)}" in text, words
+
+
+def leaves(app: App, words: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Every command that does something, by its words, with its help."""
+    inner = [name for name in app if not name.startswith("-")]
+    if not inner:
+        yield words, app.help
+    for name in inner:
+        yield from leaves(app[name], (*words, name))
 
 
 def test_without_anything_running_a_command_says_what_to_start(tmp_path: Path) -> None:

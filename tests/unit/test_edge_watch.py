@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
@@ -25,9 +26,11 @@ if TYPE_CHECKING:
 class Socket:
     def __init__(self) -> None:
         self.written: list[bytes] = []
+        self.at_s: list[float] = []
 
     async def write(self, data: bytes) -> None:
         self.written.append(data)
+        self.at_s.append(asyncio.get_running_loop().time())
 
 
 class Desk:
@@ -62,23 +65,31 @@ class Desk:
 
 
 def test_an_idle_connection_gets_a_comment_each_heartbeat_and_a_busy_one_none():
-    async def play() -> tuple[int, int]:
-        desk = Desk(heartbeat_ms=60)
+    heartbeat_s = 0.2
+
+    async def play() -> tuple[list[float], list[bytes], list[float]]:
+        desk = Desk(heartbeat_ms=int(heartbeat_s * 1_000))
+        began_s = asyncio.get_running_loop().time()
         running = asyncio.create_task(desk.watch.run(desk.socket))
-        await asyncio.sleep(0.4)
-        idle = desk.socket.written.count(b":\n\n")
+        while len(desk.socket.written) < 4:  # noqa: ASYNC110  # nobody tells what a connection writes
+            await asyncio.sleep(0.01)
+        assert set(desk.socket.written) == {b":\n\n"}
+        idle_s = [began_s, *desk.socket.at_s]
         desk.socket.written.clear()
-        for seq in range(40):
+        desk.socket.at_s.clear()
+        for seq in range(100):
             desk.emit(seq)
             await asyncio.sleep(0.01)
-        busy = desk.socket.written.count(b":\n\n")
-        desk.emit(40, "end")
+        desk.emit(100, "end")
         assert await running == "end"
-        return idle, busy
+        return idle_s, desk.socket.written, desk.socket.at_s
 
-    idle, busy = asyncio.run(play())
-    assert 4 <= idle <= 7
-    assert busy == 0
+    # A busy machine makes each of them late, and none early.
+    idle_s, written, busy_s = asyncio.run(asyncio.wait_for(play(), 60))
+    assert all(after - before >= 0.9 * heartbeat_s for before, after in pairwise(idle_s))
+    for data, (before, after) in zip(written[1:], pairwise(busy_s), strict=True):
+        assert data != b":\n\n" or after - before >= 0.9 * heartbeat_s
+    assert written.count(b":\n\n") < 50
 
 
 def test_what_came_in_one_batch_goes_out_in_one_write():
@@ -107,7 +118,7 @@ def test_who_is_sent_away_is_told_to_come_back_and_when(reason):
         started = time.monotonic()
         desk.subscriber.close(reason)
         assert await running == reason
-        assert time.monotonic() - started < 0.5
+        assert time.monotonic() - started < 5
         return desk.socket.written[-1]
 
     last = asyncio.run(play())
@@ -121,7 +132,7 @@ def test_a_connection_that_is_as_old_as_its_kind_allows_is_sent_away():
         desk = Desk(life_ms_max=300)
         started = time.monotonic()
         assert await desk.watch.run(desk.socket) == "life"
-        assert 0.23 <= time.monotonic() - started < 2
+        assert 0.23 <= time.monotonic() - started < 20
         return desk.data
 
     assert b'"reason":"life"' in asyncio.run(play())

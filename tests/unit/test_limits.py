@@ -79,7 +79,7 @@ def test_a_hostile_schema_is_refused_in_words_and_at_once(name: str) -> None:
     began = time.perf_counter()
     with pytest.raises(Undecodable, match=words) as caught:
         checked_schema(orjson.dumps(schema).decode(), 9)
-    assert time.perf_counter() - began < 0.5
+    assert time.perf_counter() - began < 5  # one that unfolds would take minutes, and all memory
     assert "schema id 9" in str(caught.value)
 
 
