@@ -5,11 +5,13 @@ from __future__ import annotations
 import queue
 import threading
 from concurrent.futures import Executor, Future
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+P = ParamSpec("P")
+T = TypeVar("T")
 _Work = tuple[Future[Any], "Callable[[], Any]"]
 
 
@@ -26,9 +28,9 @@ class DaemonExecutor(Executor):
         for number in range(threads):
             threading.Thread(target=self._run, name=f"{name}_{number}", daemon=True).start()
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Have ``fn`` run in turn; see ``Executor``."""
-        future: Future[Any] = Future()
+        future: Future[T] = Future()
         self._work.put((future, lambda: fn(*args, **kwargs)))
         return future
 
