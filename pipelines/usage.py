@@ -17,7 +17,7 @@ from schemas.catalog import payload_subject
 from schemas.envelope import Event
 from schemas.errors import ContractError, InvalidEvent, WireError
 from state.watermark import AHEAD_US_MAX, Watermark
-from state.windows import TumblingWindows, WindowOptions
+from state.windows import TimeWindows, WindowOptions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -60,7 +60,7 @@ class UsagePartials:
     def __init__(self, codec: WireCodec, payloads: PayloadCodec, options: UsageOptions | None = None) -> None:
         self._codec, self._payloads = codec, payloads
         self._options = options or UsageOptions()
-        self._windows = TumblingWindows(b"w", self._options.windows)
+        self._windows = TimeWindows(b"w", self._options.windows)
 
     def handle(self, scope: Scope, items: Sequence[tuple[Record, Event | WireError | None]]) -> None:
         """Handle records of one partition in offset order.
@@ -129,7 +129,7 @@ class UsagePartials:
 class _PartialsBatch:
     """The windows that one call touches, decoded once and written back once."""
 
-    def __init__(self, windows: TumblingWindows, scope: Scope, clock: Watermark) -> None:
+    def __init__(self, windows: TimeWindows, scope: Scope, clock: Watermark) -> None:
         self._windows = windows
         self.scope = scope
         self.clock = clock
@@ -200,7 +200,7 @@ class UsageMerge:
         self._codec = codec
         self._options = options or UsageOptions()
         first = self._options.windows
-        self._windows = TumblingWindows(
+        self._windows = TimeWindows(
             b"w", WindowOptions(first.window_ms, first.grace_ms, self._options.merged_ttl_ms)
         )
 

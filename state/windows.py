@@ -1,4 +1,4 @@
-"""Tumbling windows over a store: event time, grace, closed once, forgotten after a TTL."""
+"""Tumbling and hopping windows over a store: event time, grace, closed once, forgotten after a TTL."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 from state.binary import pack_time, unpack_time
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from state.store import StateView
+
+
+_OVERLAP_MAX = 1_440
+"""Windows that one event may be in: each is a write. A day by the minute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,10 +26,21 @@ class WindowOptions:
     """A window takes in events until the watermark passes its end by this much."""
     ttl_ms: int = 3_600_000
     """A closed window can be read for this long after it closed."""
+    advance_ms: int = 0
+    """A window begins each so often: hopping windows, of which several hold an event. 0 = tumbling."""
 
     def __post_init__(self) -> None:
         if self.window_ms <= 0 or self.grace_ms < 0 or self.ttl_ms < 0:
             raise ValueError(f"window_ms must be positive, grace_ms and ttl_ms not negative: {self}")
+        if not 0 <= self.advance_ms <= self.window_ms or self.window_ms > _OVERLAP_MAX * self.step_ms:
+            raise ValueError(
+                f"advance_ms must be at most window_ms, of which at most {_OVERLAP_MAX} overlap: {self}"
+            )
+
+    @property
+    def step_ms(self) -> int:
+        """From the start of a window to that of the next."""
+        return self.advance_ms or self.window_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +52,7 @@ class Window:
     value: bytes
 
 
-class TumblingWindows:
+class TimeWindows:
     """Values by (window start, key). The start stands first in the store key, big-endian.
 
     So the windows that close, and those that expire, are the first ones of a range. How far each has
@@ -47,12 +64,18 @@ class TumblingWindows:
         self._closed_key = prefix + b"c"
         self._expired_key = prefix + b"x"
         self.size_us = options.window_ms * 1000
+        self.step_us = options.step_ms * 1000
         self._grace_us = options.grace_ms * 1000
         self._ttl_us = options.ttl_ms * 1000
 
     def start_us(self, time_us: int) -> int:
-        """Return the start of the window that holds ``time_us``."""
-        return time_us - time_us % self.size_us
+        """Return the start of the window that holds ``time_us``; of hopping ones the last."""
+        return time_us - time_us % self.step_us
+
+    def starts_us(self, time_us: int) -> range:
+        """Return the starts of all windows that hold ``time_us``, ascending."""
+        first = self.start_us(time_us - self.size_us) + self.step_us
+        return range(max(first, 0), self.start_us(time_us) + 1, self.step_us)
 
     def is_late(self, start_us: int, watermark_us: int) -> bool:
         """Tell whether the window has closed: its end + grace is not after the watermark."""
@@ -69,6 +92,24 @@ class TumblingWindows:
     def put(self, view: StateView, start_us: int, key: bytes, value: bytes) -> None:
         """Set the value of a window; whether it is late is the caller's to ask first."""
         view.put(self._data + pack_time(start_us) + key, value)
+
+    def add(
+        self,
+        view: StateView,
+        time_us: int,
+        key: bytes,
+        watermark_us: int,
+        fold: Callable[[bytes | None], bytes],
+    ) -> list[int]:
+        """Fold an event into its windows that are still open; return their starts, none when it came late.
+
+        ``fold`` is given a window's value (None = there is none yet) and returns the new one.
+        """
+        taken = [start for start in self.starts_us(time_us) if not self.is_late(start, watermark_us)]
+        stored = [self._data + pack_time(start) + key for start in taken]
+        for name, value in zip(stored, view.multi_get(stored), strict=True):
+            view.put(name, fold(value))
+        return taken
 
     def of(self, view: StateView, start_us: int, prefix: bytes, limit: int) -> list[Window]:
         """Return at most ``limit`` windows of one start whose key begins with ``prefix``, in key order."""
@@ -87,8 +128,8 @@ class TumblingWindows:
         return None
 
     def bound_us(self, watermark_us: int) -> int:
-        """Return the start below which all windows are closed; it moves once a window's length."""
-        return max(self.start_us(watermark_us - self._grace_us - self.size_us) + self.size_us, 0)
+        """Return the start below which all windows are closed; it moves once a step."""
+        return max(self.start_us(watermark_us - self._grace_us - self.size_us) + self.step_us, 0)
 
     def expire(self, view: StateView, watermark_us: int, limit: int) -> int:
         """Delete at most ``limit`` windows whose TTL is over; return how many."""

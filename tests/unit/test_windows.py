@@ -1,4 +1,4 @@
-"""Tumbling windows against a plain dict."""
+"""Tumbling and hopping windows against a plain dict."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from hypothesis import strategies as st
 
 from state.memory import MemoryBackend
 from state.store import Position, StagedView
-from state.windows import TumblingWindows, WindowOptions
+from state.windows import TimeWindows, WindowOptions
 
 MS = 1_000
 
 
-def fresh(window_ms: int = 10, grace_ms: int = 5, ttl_ms: int = 20) -> tuple[StagedView, TumblingWindows]:
-    return StagedView(MemoryBackend()), TumblingWindows(b"w", WindowOptions(window_ms, grace_ms, ttl_ms))
+def fresh(window_ms: int = 10, grace_ms: int = 5, ttl_ms: int = 20) -> tuple[StagedView, TimeWindows]:
+    return StagedView(MemoryBackend()), TimeWindows(b"w", WindowOptions(window_ms, grace_ms, ttl_ms))
 
 
-def add(view: StagedView, windows: TumblingWindows, time_us: int, key: bytes, now_us: int) -> int | None:
-    """Count an event as a stage of usage does: its window's start, None when it comes late."""
-    start_us = windows.start_us(time_us)
-    if windows.is_late(start_us, now_us):
-        return None
-    count = int(windows.get(view, start_us, key) or b"0") + 1
-    windows.put(view, start_us, key, b"%d" % count)
-    return start_us
+def one_more(value: bytes | None) -> bytes:
+    return b"%d" % (int(value or b"0") + 1)
+
+
+def add(view: StagedView, windows: TimeWindows, time_us: int, key: bytes, now_us: int) -> int | None:
+    """Count an event in its one window: its start, None when it comes late."""
+    starts = windows.add(view, time_us, key, now_us, one_more)
+    assert len(starts) <= 1
+    return starts[0] if starts else None
 
 
 def test_an_event_belongs_to_the_window_that_holds_its_time():
@@ -49,7 +50,7 @@ def test_a_window_closes_once_also_over_a_restart():
     assert windows.closed(view, 14_999, 9) == []
     assert [window.key for window in windows.closed(view, 15_000, 9)] == [b"k"]
     assert windows.closed(view, 15_000, 9) == []
-    again = TumblingWindows(b"w", WindowOptions(10, 5, 20))
+    again = TimeWindows(b"w", WindowOptions(10, 5, 20))
     assert again.closed(view, 99_000, 9) == []
 
 
@@ -81,10 +82,27 @@ def test_windows_of_one_start_are_found_by_the_beginning_of_their_key():
     assert [window.key for window in windows.of(view, 0, b"a", 9)] == [b"a1", b"a2"]
 
 
-@pytest.mark.parametrize("wrong", [{"window_ms": 0}, {"grace_ms": -1}, {"ttl_ms": -1}])
+WRONG = [
+    {"window_ms": 0}, {"grace_ms": -1}, {"ttl_ms": -1}, {"advance_ms": -1}, {"advance_ms": 60_001},
+    {"window_ms": 86_400_000, "advance_ms": 10},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", WRONG)
 def test_options_that_make_no_sense_are_refused(wrong):
     with pytest.raises(ValueError, match="window_ms"):
         WindowOptions(**wrong)
+
+
+def test_an_event_is_in_each_hopping_window_that_holds_its_time_and_in_none_before_1970():
+    view = StagedView(MemoryBackend())
+    windows = TimeWindows(b"w", WindowOptions(10, 5, 20, advance_ms=4))
+    assert windows.add(view, 9_000, b"k", -1, one_more) == [0, 4 * MS, 8 * MS]
+    assert windows.add(view, 10_000, b"k", -1, one_more) == [4 * MS, 8 * MS]
+    assert windows.add(view, 9_000, b"k", 16_000, one_more) == [4 * MS, 8 * MS], (
+        "one has closed, two have not"
+    )
+    assert windows.next_close_us(view) == 15 * MS
 
 
 moves = st.lists(
@@ -98,25 +116,25 @@ moves = st.lists(
 
 
 @settings(deadline=None)
-@given(moves, st.sampled_from([0, 5]), st.sampled_from([0, 20]))
-def test_any_use_equals_a_plain_dict(moves, grace_ms, ttl_ms):
-    options = WindowOptions(10, grace_ms, ttl_ms)
+@given(moves, st.sampled_from([0, 5]), st.sampled_from([0, 20]), st.sampled_from([0, 10, 5, 4, 3]))
+def test_any_use_equals_a_plain_dict(moves, grace_ms, ttl_ms, advance_ms):
+    options = WindowOptions(10, grace_ms, ttl_ms, advance_ms)
+    step_us = (advance_ms or 10) * MS
     backend = MemoryBackend()
-    view, windows, now_us = StagedView(backend), TumblingWindows(b"w", options), -1
+    view, windows, now_us = StagedView(backend), TimeWindows(b"w", options), -1
     model: Counter[tuple[int, bytes]] = Counter()
     closed: dict[tuple[int, bytes], int] = {}
     view.put(b"v", b"before")
     view.put(b"x", b"after")
     for move, first, second in moves:
         if move == "add":
-            start_us = second // 10_000 * 10_000
-            late = start_us + 10_000 + grace_ms * MS <= now_us
-            assert add(view, windows, second, first, now_us) == (None if late else start_us)
-            model[start_us, first] += not late
-            model = +model
+            starts = [at for at in range(0, second + 1, step_us) if at + 10_000 > second]
+            open_ = [at for at in starts if at + 10_000 + grace_ms * MS > now_us]
+            assert windows.add(view, second, first, now_us, one_more) == open_
+            model.update((at, first) for at in open_)
         elif move == "flush":
             backend.write(view.staged, Position("", 0, 0))
-            view, windows = StagedView(backend), TumblingWindows(b"w", options)
+            view, windows = StagedView(backend), TimeWindows(b"w", options)
         else:
             now_us += second
             while page := windows.closed(view, now_us, first):
