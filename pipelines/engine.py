@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from connectors.kafka.chunk import SourcePartition
     from connectors.kafka.consumer import ConsumerOptions, PollThread
     from connectors.kafka.options import KafkaOptions
     from connectors.kafka.ports import CoordinatorOptions
@@ -78,6 +80,21 @@ class Engine:
             state_dir=self.options.state_dir,
         )
         self.transaction.open()
+
+    def behind(
+        self, progress: Mapping[SourcePartition, tuple[int, int]]
+    ) -> dict[tuple[str, int], tuple[int, float]]:
+        """Return how many records, and seconds, each partition is behind its last stable offset; blocks.
+
+        Raises:
+            KafkaUnavailable: no answer.
+        """
+        found = {}
+        for source, (committed, handled_us) in progress.items():
+            records = max(self._reader.stable_end(*source) - committed, 0)
+            seconds = time.time() - handled_us / 1_000_000 if records and handled_us else 0.0
+            found[source.topic, source.partition] = (records, max(seconds, 0.0))
+        return found
 
     def close(self) -> None:
         """Close what ``open`` opened; after the coordinator has stopped."""

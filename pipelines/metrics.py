@@ -48,6 +48,27 @@ class WorkerMetrics:
             "sluicegate_state_bytes", "State on disk.", ["role", "agent"], registry=self.registry
         )
 
+        self._lag_records = Gauge(
+            "sluicegate_lag_records",
+            "Records between what is committed and the last stable offset.",
+            ["role", "topic", "partition"],
+            registry=self.registry,
+        )
+        self._lag_seconds = Gauge(
+            "sluicegate_lag_seconds",
+            "Age of the last record handled while more wait; 0 = none waits.",
+            ["role", "topic", "partition"],
+            registry=self.registry,
+        )
+
+    def lag(self, behind: Mapping[tuple[str, int], tuple[int, float]]) -> None:
+        """Say how far each partition is behind, in records and seconds; those not named are another's now."""
+        self._lag_records.clear()
+        self._lag_seconds.clear()
+        for (topic, partition), (records, seconds) in behind.items():
+            self._lag_records.labels(self._role, topic, partition).set(records)
+            self._lag_seconds.labels(self._role, topic, partition).set(seconds)
+
     def committed(self, result: UnitResult) -> None:
         """Count a committed unit of work."""
         self._units.inc()

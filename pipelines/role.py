@@ -18,6 +18,7 @@ from connectors.kafka.errors import NotSupported
 from connectors.kafka.stream import Stream
 from connectors.threads import DaemonExecutor
 from pipelines.partitions import Source
+from schemas.errors import SluicegateError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _TICK_S = 0.5
+_LAG_S = 5.0
 _READY_POLL_S = 0.05
 _WAKE_AGAIN_S = 0.005
 # How a stop's time is spent; with Faust's own 3 s it is less than ops/supervisor.py STOP_WITHIN_S. Waits for
@@ -193,6 +195,7 @@ class RoleApp(faust.App):
             on_fatal=self._on_fatal,
         )
         self.add_future(self._tick())
+        self.add_future(self._watch_lag())
 
     def start_polling(self, topics: frozenset[str]) -> None:
         """Begin to poll: called by Faust's conductor when all agents are up."""
@@ -242,6 +245,19 @@ class RoleApp(faust.App):
         while not self.should_stop:
             await self.sleep(_TICK_S)
             self.engine.metrics.ticked(self.engine.ticker.tick())
+
+    async def _watch_lag(self) -> None:
+        """Ask every few seconds how far each partition is behind; Kafka away, the last answer stands."""
+        thread = DaemonExecutor(1, "lag")
+        while not self.should_stop:
+            await self.sleep(_LAG_S)
+            progress = self.coordinator.progress
+            try:
+                behind = await self.loop.run_in_executor(thread, self.engine.behind, progress)
+            except SluicegateError as error:
+                log.debug("lag is not known", cause=str(error))
+            else:
+                self.engine.metrics.lag(behind)
 
 
 class _Listener:

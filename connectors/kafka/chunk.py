@@ -33,6 +33,8 @@ class Chunk(Protocol):
     """Where the partition stands after this chunk: behind the last record of the fetch it came from."""
     size_bytes: int
     """Bytes of its keys and values: what the hand-over is bounded by, beside the number of records."""
+    append_us: int
+    """Broker append time of its last record, microseconds."""
     attempts: int
     """How often handling it has failed."""
 
@@ -111,6 +113,7 @@ class EventChunk:
     items: Sequence[tuple[Record, Any]]
     next_offset: int
     size_bytes: int = 0
+    append_us: int = 0
     attempts: int = 0
 
     def __len__(self) -> int:
@@ -125,9 +128,10 @@ class EventChunk:
         """See ``Chunk``; exactly at ``at``."""
         head, tail = self.items[:at], self.items[at:]
         head_bytes = min(sum(record.size_bytes for record, _ in head), self.size_bytes)
-        first = EventChunk(self.source, self.epoch, head, tail[0][0].offset, head_bytes)
-        rest = EventChunk(self.source, self.epoch, tail, self.next_offset, self.size_bytes - head_bytes)
-        return first, rest
+        rest_bytes = self.size_bytes - head_bytes
+        append_us = head[-1][0].timestamp_us
+        first = EventChunk(self.source, self.epoch, head, tail[0][0].offset, head_bytes, append_us)
+        return first, EventChunk(self.source, self.epoch, tail, self.next_offset, rest_bytes, self.append_us)
 
 
 def events_of(decode: Callable[[Sequence[Record]], list[Any]]) -> Callable[[int, Records], EventChunk]:
@@ -137,6 +141,7 @@ def events_of(decode: Callable[[Sequence[Record]], list[Any]]) -> Callable[[int,
         rows = list(records)
         items = list(zip(rows, decode(rows), strict=True))
         size_bytes = sum(record.size_bytes for record in rows)
-        return EventChunk(records.source, epoch, items, rows[-1].offset + 1, size_bytes)
+        last = rows[-1]
+        return EventChunk(records.source, epoch, items, last.offset + 1, size_bytes, last.timestamp_us)
 
     return chunk

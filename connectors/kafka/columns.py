@@ -37,6 +37,7 @@ class ColumnChunk:
     errors: Sequence[tuple[Record, Exception]]
     next_offset: int
     size_bytes: int
+    append_us: int
     attempts: int = field(default=0)
 
     def __len__(self) -> int:
@@ -55,11 +56,11 @@ class ColumnChunk:
         next_offset = self.records[at].offset
         first = ColumnChunk(
             self.source, self.epoch, self.batch.slice(0, at), self.records[:at], self.errors,
-            next_offset, head_bytes,
+            next_offset, head_bytes, self.records[at - 1].timestamp_us,
         )  # fmt: skip
         rest = ColumnChunk(
             self.source, self.epoch, self.batch.slice(at), self.records[at:], (),
-            self.next_offset, self.size_bytes - head_bytes,
+            self.next_offset, self.size_bytes - head_bytes, self.append_us,
         )  # fmt: skip
         return first, rest
 
@@ -71,9 +72,10 @@ def columns_of(decode: Callable[[Sequence[bytes | None]], Columns]) -> Chunker:
         found = decode(records.values())
         rows: Any = records if not found.errors else [records[row] for row in found.rows]
         errors = [(records[at], error) for at, error in found.errors]
-        next_offset = records[len(records) - 1].offset + 1
+        last = records[len(records) - 1]
         return ColumnChunk(
-            records.source, epoch, found.batch, rows, errors, next_offset, records.size_bytes()
-        )
+            records.source, epoch, found.batch, rows, errors, last.offset + 1, records.size_bytes(),
+            last.timestamp_us,
+        )  # fmt: skip
 
     return chunk

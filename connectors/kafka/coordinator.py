@@ -63,6 +63,7 @@ class Coordinator:
         self._pending: dict[SourcePartition, deque[Chunk]] = {}
         self._held_until: dict[SourcePartition, float] = {}
         self._committed: dict[SourcePartition, int] = {}
+        self._handled_us: dict[SourcePartition, int] = {}  # append time of the last record handled
         self._opening: dict[SourcePartition, tuple[asyncio.Task[None], threading.Event]] = {}
         self._closed = 0  # reasons for which intake is stopped
         self._commit_task: asyncio.Task[None] | None = None
@@ -102,6 +103,7 @@ class Coordinator:
             return
         lease.keep_all()
         chunk = lease.chunk
+        self._handled_us[chunk.source] = chunk.append_us
         self._advance(chunk.source, chunk.next_offset, len(chunk), chunk.size_bytes)
         self._after_step()
 
@@ -184,6 +186,12 @@ class Coordinator:
     def assignment(self) -> frozenset[SourcePartition]:
         """Partitions that are restored and being read."""
         return frozenset(self._committed)
+
+    @property
+    def progress(self) -> Mapping[SourcePartition, tuple[int, int]]:
+        """Each partition's committed offset, and the append time of the last record handled, µs; 0 = none."""
+        handled_us = self._handled_us
+        return {source: (at, handled_us.get(source, 0)) for source, at in self._committed.items()}
 
     # -- intake ---------------------------------------------------------------------------------------
 
@@ -457,6 +465,7 @@ class Coordinator:
 
     def _release(self, source: SourcePartition) -> None:
         self._committed.pop(source, None)
+        self._handled_us.pop(source, None)
         self._held_until.pop(source, None)
         for chunk in self._pending.pop(source, ()):
             self._void_chunk(chunk)

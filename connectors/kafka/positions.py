@@ -104,6 +104,21 @@ class PositionReader:
             raise self._named(f"{topic}[{partition}]", error) from error
         return low, high
 
+    def stable_end(self, topic: str, partition: int) -> int:
+        """Return the last stable offset: what an open transaction holds back is not there to be read.
+
+        Raises:
+            PositionRefused: the topic may not be read.
+            KafkaUnavailable: no answer.
+        """
+        try:
+            _, stable = self._consumer.get_watermark_offsets(
+                TopicPartition(topic, partition), timeout=_CALL_S
+            )
+        except KafkaException as error:
+            raise self._named(f"{topic}[{partition}]", error) from error
+        return int(stable)
+
     def topic_id(self, topic: str) -> str:
         """Return the topic's identity; a topic that was deleted and made anew has another.
 

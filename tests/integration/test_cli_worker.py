@@ -8,6 +8,7 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
+import httpx2
 import psutil
 import pytest
 
@@ -109,6 +110,26 @@ def test_a_web_port_in_use_is_told_by_its_setting_before_anything_starts(line: C
     assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in log_of(line)
     assert "SLUICEGATE_WORKER__WEB_PORT" in log_of(line)
     assert "partition ready" not in log_of(line)
+
+
+@pytest.mark.timeout(120)
+def test_a_worker_says_how_far_each_partition_is_behind(line: CommandLine, registered_schemas: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    line.environment["SLUICEGATE_WORKER__WEB_PORT"] = str(port)
+    started(line, "ingest")
+    lags: dict[str, float] = {}
+
+    def caught_up() -> bool:
+        lags.clear()
+        for row in httpx2.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text.splitlines():
+            if row.startswith("sluicegate_lag_records{"):
+                name, _, value = row.rpartition(" ")
+                lags[name] = float(value)
+        return sorted(lags.values()) == [0.0] * 4
+
+    line.until(caught_up, "all four partitions have nothing to wait for", log="worker")
+    assert all("streams.input.v1" in name for name in lags)
 
 
 @pytest.mark.timeout(120)
