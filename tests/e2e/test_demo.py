@@ -149,7 +149,7 @@ def test_a_killed_demo_takes_its_processes_along_and_down_stops_the_stack_that_i
 def test_a_demo_whose_terminal_is_closed_leaves_nothing(line: CommandLine) -> None:
     demo, terminal = line.start_on_terminal("demo")
     said = b""
-    while b"/console?stream=" not in said:
+    while b"/console#" not in said:
         said += os.read(terminal, 4_096)
     assert len(left_behind(line.folder)) > 5
     os.close(terminal)
