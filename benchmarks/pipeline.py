@@ -7,12 +7,11 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-import psutil
-
 from benchmarks.load import append, make_streams, read
+from benchmarks.meter import Meter, stop
+from benchmarks.results import OURS, RAW, Result, with_ratios
 from connectors.kafka.admin import ensure_topics
 from connectors.kafka.options import KafkaOptions
 from connectors.registry import Registry
@@ -28,23 +27,6 @@ if TYPE_CHECKING:
 TIMEOUT_S = 300.0
 
 
-@dataclass(frozen=True)
-class Result:
-    """One line of the table."""
-
-    name: str
-    work: str
-    guarantee: str
-    records_per_s: int
-    cpu_s_per_million: float
-    peak_rss_mb: int
-    verified: bool
-
-    def row(self) -> dict[str, object]:
-        """Return the fields, for JSON or a table."""
-        return asdict(self)
-
-
 def run(where: Addresses, data_dir: Path, streams: int, lines: int) -> list[Result]:
     """Measure once; what was put in is read back, counted and checked for order."""
     kafka = KafkaOptions(where.kafka, f"bench{time.time_ns()}.")
@@ -54,39 +36,37 @@ def run(where: Addresses, data_dir: Path, streams: int, lines: int) -> list[Resu
     codec = WireCodec(registry)
     records = make_streams(codec, PayloadCodec(registry), streams, lines)
     append(kafka, records)
-    work = f"{len(records)} events, {streams} streams, {INPUT.partitions} partitions"
+    work = f"ingest: envelopes of {streams} streams, {INPUT.partitions} partitions"
     raw_s, raw = read(kafka, INPUT, len(records), TIMEOUT_S)
-    worker = _worker(where, kafka, data_dir)
+    worker = start_ingest(where, kafka, data_dir / "ingest")
+    meter = Meter(worker.pid)
     try:
         seconds, values = read(kafka, OUTPUT, len(records), TIMEOUT_S)
-        cpu_s, rss_mb = _cost(worker.pid)
+        cpu_s, rss_mb = meter.stop()
     finally:
-        worker.terminate()
-        worker.wait(60)
+        stop(worker)
     per_million = 1_000_000 / len(records)
-    return [
+    complete = len(raw) == len(records)
+    ordered = _in_order(codec, values, streams, lines)
+    results = [
+        Result(RAW, work, "none: no work", len(records), int(len(raw) / raw_s), None, None, complete),
         Result(
-            "librdkafka consume",
-            work,
-            "none: no work",
-            int(len(raw) / raw_s),
-            0.0,
-            0,
-            len(raw) == len(records),
-        ),
-        Result(
-            "sluicegate ingest",
+            f"{OURS} ingest",
             work,
             "exactly once",
+            len(records),
             int(len(values) / seconds),
             round(cpu_s * per_million, 1),
             rss_mb,
-            _in_order(codec, values, streams, lines),
+            ordered,
         ),
     ]
+    return with_ratios(results)
 
 
-def _worker(where: Addresses, kafka: KafkaOptions, data_dir: Path) -> subprocess.Popen[bytes]:
+def start_ingest(where: Addresses, kafka: KafkaOptions, data_dir: Path) -> subprocess.Popen[bytes]:
+    """Start a worker of the role on a folder of its own."""
+    data_dir.mkdir()
     env = os.environ | {
         "SLUICEGATE_KAFKA__BOOTSTRAP_SERVERS": where.kafka,
         "SLUICEGATE_KAFKA__TOPIC_PREFIX": kafka.topic_prefix,
@@ -96,14 +76,6 @@ def _worker(where: Addresses, kafka: KafkaOptions, data_dir: Path) -> subprocess
     command = [sys.executable, "-m", "ops", "worker", "--roles", "ingest"]
     with (data_dir / "worker.log").open("wb") as log:
         return subprocess.Popen(command, env=env, stdout=log, stderr=log)
-
-
-def _cost(pid: int) -> tuple[float, int]:
-    """CPU seconds since the start, and resident MB, of the worker's process tree."""
-    parent = psutil.Process(pid)
-    tree = [parent, *parent.children(recursive=True)]
-    cpu = sum(sum(process.cpu_times()[:2]) for process in tree)
-    return cpu, sum(process.memory_info().rss for process in tree) >> 20
 
 
 def _in_order(codec: WireCodec, values: list[bytes], streams: int, lines: int) -> bool:

@@ -1,6 +1,7 @@
 """The work that stream processors are compared by: windows of ten seconds by key, a count and two sums.
 
-Run as a worker of its own: ``python -m benchmarks.windows columns`` (a batch agent) or ``events``.
+Run as a worker of its own: ``python -m benchmarks.windows columns`` (a batch agent), ``events`` (an event
+agent), or ``each`` (an event agent whose every event is an output, not the last of a unit of work).
 """
 
 from __future__ import annotations
@@ -8,6 +9,9 @@ from __future__ import annotations
 import json
 import struct
 import sys
+import time
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
@@ -22,7 +26,7 @@ from schemas.topics import TopicSpec
 from state.binary import pack_time
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from connectors.kafka.stream import ColumnBatch, Stream
     from pipelines.options import WorkerOptions
@@ -55,17 +59,28 @@ FIGURES = struct.Struct(">qqd")  # count, sum of amounts, sum of costs
 _EMPTY: Final = bytes(FIGURES.size)
 
 
-def register_columns(app: RoleApp, tools: Tools, _options: WorkerOptions) -> None:
+def output_of(tag: str) -> TopicSpec:
+    """Return the output topic of one run of one contender, for all read the same input."""
+    return replace(OUTPUT, name=f"bench.windows.{tag}.v1")
+
+
+def changelog_of(tag: str) -> TopicSpec:
+    """Return its changelog."""
+    return replace(CHANGELOG, name=f"bench.changelog.{tag}.v1")
+
+
+def register_columns(app: RoleApp, tools: Tools, _options: WorkerOptions, tag: str) -> None:
     """Add the batch agent."""
-    source = app.source(INPUT, agent="windows", columns=tools.columns(SUBJECT), changelog=CHANGELOG)
+    output, decode = output_of(tag), noted(tools.columns(SUBJECT))
+    source = app.source(INPUT, agent="windows", columns=decode, changelog=changelog_of(tag))
 
     @app.agent(source)
     async def windows(stream: Stream) -> None:
         async for batch in stream.record_batches():
-            fold(batch)
+            fold(batch, output)
 
 
-def fold(batch: ColumnBatch) -> None:
+def fold(batch: ColumnBatch, output: TopicSpec) -> None:
     """Add a batch to its windows: grouped by Arrow, one read and one write a window."""
     columns = batch.columns
     start = pc.multiply(pc.divide(columns["time"], WINDOW_US), WINDOW_US)
@@ -77,35 +92,78 @@ def fold(batch: ColumnBatch) -> None:
     keys = [
         pack_time(at) + sensor.encode() for at, sensor in zip(found["start"], found["sensor"], strict=True)
     ]
-    add(batch.scope, keys, list(zip(found["count_all"], found["amount_sum"], found["cost_sum"], strict=True)))
+    figures = list(zip(found["count_all"], found["amount_sum"], found["cost_sum"], strict=True))
+    add(batch.scope, keys, figures, partial(batch.scope.update, output))
     batch.scope.count("counted", len(batch))
 
 
-def register_events(app: RoleApp, tools: Tools, _options: WorkerOptions) -> None:
-    """Add the event agent."""
-    source = app.source(INPUT, agent="windows", decode=tools.decoder(SUBJECT), changelog=CHANGELOG)
+def register_events(app: RoleApp, tools: Tools, _options: WorkerOptions, tag: str) -> None:
+    """Add the event agent whose updates supersede each other within a unit of work."""
+    output, source = output_of(tag), _events(app, tools, tag)
 
     @app.agent(source)
     async def windows(stream: Stream) -> None:
         async for reading in stream:
-            start = reading["time"] // WINDOW_US * WINDOW_US
-            key = pack_time(start) + reading["sensor"].encode()
-            add(stream.scope, [key], [(1, reading["amount"], reading["cost"])])
-            stream.scope.count("counted")
+            count(stream.scope, reading, partial(stream.scope.update, output))
 
 
-def add(scope: Scope, keys: Sequence[bytes], figures: Sequence[tuple[Any, ...]]) -> None:
+def register_each(app: RoleApp, tools: Tools, _options: WorkerOptions, tag: str) -> None:
+    """Add the event agent whose every event is an output."""
+    output, source = output_of(tag), _events(app, tools, tag)
+
+    @app.agent(source)
+    async def windows(stream: Stream) -> None:
+        async for reading in stream:
+            count(stream.scope, reading, partial(stream.scope.emit, output))
+
+
+def _events(app: RoleApp, tools: Tools, tag: str) -> Any:
+    decode = noted(tools.decoder(SUBJECT))
+    return app.source(INPUT, agent="windows", decode=decode, changelog=changelog_of(tag))
+
+
+def count(scope: Scope, reading: Mapping[str, Any], write: Callable[..., None]) -> None:
+    """Add one reading to its window."""
+    start = reading["time"] // WINDOW_US * WINDOW_US
+    key = pack_time(start) + reading["sensor"].encode()
+    add(scope, [key], [(1, reading["amount"], reading["cost"])], write)
+    scope.count("counted")
+
+
+def add(
+    scope: Scope, keys: Sequence[bytes], figures: Sequence[tuple[Any, ...]], write: Callable[..., None]
+) -> None:
     """Add figures to what the store has, and say the new values."""
     for key, known, (count, amount, cost) in zip(keys, scope.state.multi_get(keys), figures, strict=True):
         n, amounts, costs = FIGURES.unpack(known or _EMPTY)
         value = FIGURES.pack(n + count, amounts + amount, costs + cost)
         scope.state.put(key, value)
-        scope.update(OUTPUT, key, value, partition=scope.partition)
+        write(key, value, partition=scope.partition)
+
+
+def noted(decode: Callable[..., Any]) -> Callable[..., Any]:
+    """Have the first call of a decoder told, from where the benchmark's clock runs; peers tell the same."""
+    told = False
+
+    def decoding(*arguments: Any) -> Any:
+        nonlocal told
+        if not told:
+            told = True
+            print(f"first record at {time.time_ns() // 1_000_000}", flush=True)
+        return decode(*arguments)
+
+    return decoding
+
+
+def main(mode: str, tag: str) -> int:
+    """Be the worker of one mode until a signal; ``tag`` names its topics and its group."""
+    configure_logs()
+    worker = worker_options(Settings())
+    agents = {"columns": register_columns, "events": register_events, "each": register_each}
+    agent, role = partial(agents[mode], tag=tag), f"windows-{tag}"
+    topics = (INPUT, output_of(tag), changelog_of(tag))
+    return run_role(role, worker, Extension({role: [agent]}, topics, {SUBJECT: SCHEMA}))
 
 
 if __name__ == "__main__":
-    configure_logs()
-    worker = worker_options(Settings())
-    agents = {"columns": register_columns, "events": register_events}
-    extension = Extension({"windows": [agents[sys.argv[1]]]}, [INPUT, OUTPUT, CHANGELOG], {SUBJECT: SCHEMA})
-    sys.exit(run_role("windows", worker, extension))
+    sys.exit(main(sys.argv[1], sys.argv[-1]))

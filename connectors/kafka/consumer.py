@@ -103,6 +103,9 @@ class PollThread(threading.Thread):
             "auto.offset.reset": "error",
             "fetch.wait.max.ms": 50,
             "fetch.error.backoff.ms": 100,
+            # When a partition's part of the queue is full librdkafka asks for no more of it for a second by
+            # default, in which an agent that is quick runs dry: a third of the throughput was left.
+            "fetch.queue.backoff.ms": 10,
             "queued.max.messages.kbytes": 64 * 1024,
         }
         self._commands: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()

@@ -1,0 +1,139 @@
+"""From a publication to its committed output through ``ingest``, at a steady rate, by one clock.
+
+A publication's time is taken before it is handed to the producer, its arrival's after a consumer of
+committed records has it: the producer's linger, both hops, ``ingest`` and its commit are all inside.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Final
+
+from confluent_kafka import Consumer, Producer, TopicPartition
+
+from benchmarks.load import make_streams
+from benchmarks.meter import stop
+from benchmarks.pipeline import start_ingest
+from benchmarks.results import OURS, Latency
+from connectors.kafka.admin import ensure_topics
+from connectors.kafka.options import KafkaOptions
+from connectors.registry import Registry
+from schemas.payloads import PayloadCodec
+from schemas.topics import INPUT, OUTPUT, TOPICS
+from schemas.wire import WireCodec
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ops.stack.addresses import Addresses
+
+STREAMS: Final = 50
+EVENTS_PER_S: Final = 1_000
+SECONDS: Final = 20
+START_S: Final = 60.0
+LAST_S: Final = 30.0
+
+
+def measure(where: Addresses, data_dir: Path) -> Latency:
+    """Publish for a while to streams that are open already; every event must come out, in order."""
+    kafka = KafkaOptions(where.kafka, f"bench{time.time_ns()}.")
+    registry = Registry(where.registry_url)
+    registry.register_all()
+    ensure_topics(kafka, TOPICS)
+    codec = WireCodec(registry)
+    lines = EVENTS_PER_S * SECONDS // STREAMS
+    records = make_streams(codec, PayloadCodec(registry), STREAMS, lines)
+    worker = start_ingest(where, kafka, data_dir / "latency")
+    arrivals = _Arrivals(kafka)
+    try:
+        producer = Producer(kafka.client_config() | {"partitioner": "murmur2_random", "linger.ms": 0})
+        topic = INPUT.named(kafka.topic_prefix)
+        for key, value in records[:STREAMS]:  # each stream's ``open`` warms what there is to warm
+            producer.produce(topic, value, key)
+        producer.flush(START_S)
+        arrivals.wait_for(STREAMS, START_S)
+        sent = _publish(producer, topic, records[STREAMS:-STREAMS])
+        arrivals.wait_for(STREAMS + len(sent), LAST_S)
+    finally:
+        found = arrivals.stop()
+        stop(worker)
+    return _result(codec, sent, found)
+
+
+def _publish(
+    producer: Producer, topic: str, records: list[tuple[bytes, bytes]]
+) -> dict[tuple[bytes, int], int]:
+    """Publish at the rate; returns when each was, by key and seq."""
+    sent: dict[tuple[bytes, int], int] = {}
+    began_ns = time.time_ns()
+    for number, (key, value) in enumerate(records):
+        due_ns = began_ns + number * 1_000_000_000 // EVENTS_PER_S
+        while (left_ns := due_ns - time.time_ns()) > 0:
+            time.sleep(left_ns / 1e9)
+        sent[key, number // STREAMS + 1] = time.time_ns()
+        producer.produce(topic, value, key)
+        producer.poll(0)
+    producer.flush(LAST_S)
+    return sent
+
+
+class _Arrivals:
+    """Reads committed output on a thread of its own, and notes when each record came."""
+
+    def __init__(self, kafka: KafkaOptions) -> None:
+        self._consumer = Consumer(
+            kafka.client_config()
+            | {"group.id": "bench.latency", "isolation.level": "read_committed", "enable.auto.commit": False}
+        )
+        name = OUTPUT.named(kafka.topic_prefix)
+        self._consumer.assign([TopicPartition(name, partition, 0) for partition in range(OUTPUT.partitions)])
+        self._found: list[tuple[int, bytes]] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            message = self._consumer.poll(0.1)
+            if message is not None and message.error() is None:
+                self._found.append((time.time_ns(), message.value()))
+        self._consumer.close()
+
+    def wait_for(self, count: int, timeout_s: float) -> None:
+        """Wait until so many came, or no longer."""
+        deadline = time.monotonic() + timeout_s
+        while len(self._found) < count and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+    def stop(self) -> list[tuple[int, bytes]]:
+        """Stop; returns time and value of each, in the order of arrival."""
+        self._stop.set()
+        self._thread.join()
+        return self._found
+
+
+def _result(codec: WireCodec, sent: dict[tuple[bytes, int], int], found: list[tuple[int, bytes]]) -> Latency:
+    seqs: dict[bytes, int] = {}
+    took_ns = []
+    in_order = True
+    for came_ns, value in found:
+        event = codec.decode_event(value)
+        in_order &= event.seq == seqs.get(event.key, -1) + 1
+        seqs[event.key] = event.seq
+        if at_ns := sent.get((event.key, event.seq)):
+            took_ns.append(came_ns - at_ns)
+    took_ns.sort()
+    complete = len(took_ns) == len(sent)
+    return Latency(
+        f"{OURS} ingest",
+        f"latency: {EVENTS_PER_S} events/s for {SECONDS} s, publish to committed output",
+        "exactly once",
+        _percentile(took_ns, 0.5),
+        _percentile(took_ns, 0.99),
+        verified=in_order and complete,
+    )
+
+
+def _percentile(sorted_ns: list[int], share: float) -> float:
+    return round(sorted_ns[int(len(sorted_ns) * share)] / 1e6, 1) if sorted_ns else float("nan")
