@@ -229,7 +229,8 @@ class Tailer(threading.Thread, Generic[T]):
             # Data was deleted before it was read here; clients find the hole by seq and are told of it.
             log.error("tail_position_lost", topic=topic, partition=partition, resumed_at=low)
             return
-        self._problem = f"{topic}[{partition}]: {error.str()}"
+        # An error without a topic is about the group, which is never joined, but asked for.
+        self._problem = f"{f'{topic}[{partition}]' if topic else self._config['group.id']}: {error.str()}"
         log.warning("tail_partition_error", topic=topic, partition=partition, error=error.str())
 
     def _on_error(self, error: KafkaError) -> None:
