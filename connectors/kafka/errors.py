@@ -96,8 +96,8 @@ class PositionRefused(KafkaFailure):
     def __init__(self, what: str, cause: str) -> None:
         super().__init__(
             f"the position of {what} is refused: {cause}",
-            remedy="An authorisation: `sluicegate topics acls --script` prints what each role needs. An "
-            "authentication: check SLUICEGATE_KAFKA__SECURITY_PROTOCOL and what goes with it.",
+            remedy="An authorisation: `sluicegate topics acls --script` prints what the principal needs. "
+            "An authentication: check SLUICEGATE_KAFKA__SECURITY_PROTOCOL and what goes with it.",
         )
 
 
