@@ -180,12 +180,9 @@ def said(line: CommandLine) -> str:
 def test_what_is_not_allowed_is_one_error_that_names_it_and_its_remedy(
     secured: SecuredKafka, as_principal: Callable[..., CommandLine], topic_prefix: str
 ) -> None:
-    assert as_principal("operator").run("topics", "acls")[0] == 0
+    made_topics(secured, as_principal)
     nobody = as_principal("nobody")
     rows = acls(nobody, "--principal", "User:nobody", "--roles", "ingest")
-    create = acls(nobody, "--principal", "User:operator", "--roles", "operator")
-    secured.allow(create)
-    assert as_principal("operator").run("topics", "create")[0] == 0
 
     error = refused(nobody, "worker", "--roles", "ingest")
     assert error.startswith("error: User:nobody may not ")
@@ -204,6 +201,43 @@ def test_what_is_not_allowed_is_one_error_that_names_it_and_its_remedy(
     assert f"User:nobody may not Read group {topic_prefix}sluicegate.ingest" in error
 
 
+def test_an_acl_that_is_taken_away_stops_a_worker_with_its_name(
+    secured: SecuredKafka, as_principal: Callable[..., CommandLine], topic_prefix: str
+) -> None:
+    made_topics(secured, as_principal)
+    nobody = as_principal("nobody")
+    secured.allow(rows := acls(nobody, "--principal", "User:nobody", "--roles", "ingest"))
+    worker = nobody.worker("ingest")
+    nobody.until(lambda: said(nobody).count('"partition ready"') == 4, "it reads", log="worker")
+    for row in rows:
+        if row["name"] == INPUT.named(topic_prefix):
+            secured.forbid(row)
+    assert worker.wait(40) == 1, said(nobody)
+    assert f"error: User:nobody may not Read topic {topic_prefix}streams.input.v1" in said(nobody)
+
+
+def test_an_edge_that_may_not_append_refuses_what_is_published_and_logs_why(
+    secured: SecuredKafka, as_principal: Callable[..., CommandLine], topic_prefix: str
+) -> None:
+    made_topics(secured, as_principal)
+    nobody = as_principal("nobody")
+    rows = acls(nobody, "--principal", "User:nobody", "--roles", "edge")
+    secured.allow(row for row in rows if row["resource"] == "topic")
+    nobody.edge()
+    url = orjson.loads((nobody.folder / "data" / "edge.json").read_bytes())["url"]
+    publish(f"{url}/v1/streams/refused/events?kind=log", status=503)
+    assert f"User:nobody may not Write transactional id {topic_prefix}sluicegate.append." in said(nobody)
+    tail = f"User:nobody may not Describe group {topic_prefix}sluicegate-tail"
+    nobody.until(lambda: tail in said(nobody), "it says what its tail lacks", log="edge")
+
+
+def made_topics(secured: SecuredKafka, as_principal: Callable[..., CommandLine]) -> None:
+    operator = as_principal("operator")
+    secured.allow(acls(operator, "--roles", "operator"))
+    code, _, err = operator.run("topics", "create")
+    assert code == 0, err
+
+
 def refused(line: CommandLine, *words: str, code: int = 1) -> str:
     """Run a command that must fail; give its error and remedy, the first that it printed."""
     exit_code, out, err = line.run(*words)
@@ -220,21 +254,19 @@ def test_who_is_not_taken_for_who_it_says_is_told_so_without_its_password(
     secured: SecuredKafka, as_principal: Callable[..., CommandLine]
 ) -> None:
     stranger = as_principal("nobody", SASL_PASSWORD="s3cret-and-wrong")
-    for words in (("worker", "--roles", "ingest"), ("topics", "list")):
-        code, _, err = stranger.run(*words)
-        assert code == 3, err
-        assert "as User:nobody: " in err
-        assert "uthentication" in err
-        assert "SLUICEGATE_KAFKA__SECURITY_PROTOCOL" in err
-        assert "s3cret-and-wrong" not in err
+    code, _, err = stranger.run("worker", "--roles", "ingest")
+    assert code == 3, err
+    assert "as User:nobody: " in err
+    assert "uthentication" in err
+    assert "SLUICEGATE_KAFKA__SECURITY_PROTOCOL" in err
+    assert "s3cret-and-wrong" not in err
 
 
 def test_a_client_certificate_is_a_principal_too(
     secured: SecuredKafka, as_principal: Callable[..., CommandLine], topic_prefix: str
 ) -> None:
+    made_topics(secured, as_principal)
     operator = as_principal("operator")
-    secured.allow(acls(operator, "--roles", "operator"))
-    assert operator.run("topics", "create")[0] == 0
     operator.environment = certified(secured, operator.environment, "operator", "s3cret-of-the-key")
     code, out, err = operator.run("topics", "list", "--json")
     assert code == 0, err

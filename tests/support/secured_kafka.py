@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import (
     AclBinding,
+    AclBindingFilter,
     AclOperation,
     AclPermissionType,
     AdminClient,
@@ -243,18 +244,26 @@ class SecuredKafka:
 
     def allow(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Add the rows of `sluicegate topics acls --json`."""
-        bindings = [
-            AclBinding(
-                _RESOURCES[row["resource"]],
-                row["name"],
-                ResourcePatternType.PREFIXED if row["pattern"] == "prefixed" else ResourcePatternType.LITERAL,
-                row["principal"],
-                "*",
-                _OPERATIONS[row["operation"].upper()],
-                AclPermissionType.ALLOW,
-            )
-            for row in rows
-        ]
+        bindings = [AclBinding(*_acl(row)) for row in rows]
         admin = self.admin()
         for future in admin.create_acls(bindings, request_timeout=10).values():
             future.result()
+
+    def forbid(self, row: Mapping[str, Any]) -> None:
+        """Take a row away again."""
+        admin = self.admin()
+        (future,) = admin.delete_acls([AclBindingFilter(*_acl(row))], request_timeout=10).values()
+        assert len(future.result()) == 1
+
+
+def _acl(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    prefixed = row["pattern"] == "prefixed"
+    return (
+        _RESOURCES[row["resource"]],
+        row["name"],
+        ResourcePatternType.PREFIXED if prefixed else ResourcePatternType.LITERAL,
+        row["principal"],
+        "*",
+        _OPERATIONS[row["operation"].upper()],
+        AclPermissionType.ALLOW,
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -103,6 +104,18 @@ def test_an_agent_of_ones_own_is_a_role_that_reads_the_output_and_owns_its_topic
     }
     (tmp_path / "totals.py").open("a").write("READS = (OUTPUT,)\nTICKS = (OUTPUT,)\n")
     assert Grant("totals", "Write", "topic", OUTPUT.name) in grants_of(with_agents, ["totals"])
+
+
+def test_the_page_shows_what_the_command_prints():
+    page = (ROOT / "docs" / "security.md").read_text()
+    block = page.partition("<!-- block: acls -->")[2]
+    shown = [line.replace("…", "").split() for line in re.findall(r"^User:.*$", block, re.MULTILINE)]
+    rows = [as_row(grant, None) for grant in grants_of(settings(), ["archive"])]
+    ends = {"literal": "", "prefixed": "*"}
+    assert shown == [
+        [row["principal"], row["operation"], row["resource"], row["name"] + ends[row["pattern"]]]
+        for row in rows
+    ]
 
 
 def test_a_role_that_there_is_not_is_refused_with_those_that_there_are():
