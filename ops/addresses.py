@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import psutil
+from pydantic import SecretStr
 
 from ops.errors import NoEdge, NoStack
 
@@ -87,16 +88,22 @@ def kafka_options(settings: Settings, bootstrap_servers: str) -> KafkaOptions:
     from connectors.kafka.options import KafkaOptions
 
     kafka = settings.kafka
-    password = kafka.sasl_password
-    security = {
+    security: dict[str, object | None] = {
         "security.protocol": kafka.security_protocol,
         "sasl.mechanism": kafka.sasl_mechanism,
         "sasl.username": kafka.sasl_username,
-        "sasl.password": password.get_secret_value() if password is not None else None,
-        "ssl.ca.location": str(kafka.ssl_ca_location) if kafka.ssl_ca_location is not None else None,
+        "sasl.password": kafka.sasl_password,
+        "ssl.ca.location": kafka.ssl_ca_location,
+        "ssl.certificate.location": kafka.ssl_certificate_location,
+        "ssl.key.location": kafka.ssl_key_location,
+        "ssl.key.password": kafka.ssl_key_password,
     }
     return KafkaOptions(
         bootstrap_servers=bootstrap_servers,
         topic_prefix=kafka.topic_prefix,
-        security={name: value for name, value in security.items() if value is not None},
+        security={
+            name: value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+            for name, value in security.items()
+            if value is not None
+        },
     )

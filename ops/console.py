@@ -94,7 +94,7 @@ def report(error: Exception, *, debug: bool) -> int:
     if type(error).__name__ == "KafkaException" and "_INVALID_ARG" in str(error):  # by name: a connector's
         fail(
             f"Kafka's client does not take the settings: {error}",
-            "correct SLUICEGATE_KAFKA__SECURITY_PROTOCOL, …__SASL_… and …__SSL_CA_LOCATION",
+            "correct SLUICEGATE_KAFKA__SECURITY_PROTOCOL, …__SASL_… and …__SSL_…",
         )
         return 2
     if isinstance(error, SluicegateError):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
+from connectors.kafka.access import check_topics
 from connectors.kafka.admin import ensure_topics
 from connectors.registry import Registry
 from edge.app import create_app
@@ -17,6 +18,7 @@ from ops import console
 from ops.addresses import addresses, edge_file, kafka_options
 from ops.extension import extension_of
 from ops.logs import configure_logs
+from schemas.access import OF_EDGE
 from schemas.topics import TOPICS
 
 if TYPE_CHECKING:
@@ -45,6 +47,7 @@ def run_edge(settings: Settings, host: str | None, port: int | None) -> int:
         NetworkRefused, PortInUse: the address.
         NoStack: nothing says where Kafka and the registry are.
         RegistryUnavailable, KafkaUnavailable: they do not answer at the start.
+        NotAuthorized: an ACL is missing.
     """
     options = edge_options(settings, host, port).checked()
     kinds = extension_of(settings).all_kinds()
@@ -60,6 +63,8 @@ def run_edge(settings: Settings, host: str | None, port: int | None) -> int:
             registry.register_all()
         if settings.kafka.create_topics:
             ensure_topics(kafka, TOPICS)
+        needed = {kafka.topic_prefix + name: what for name, what in OF_EDGE.operations().items()}
+        check_topics(kafka, needed)
         url = url_of(listening)
         with address_left(edge_file(settings), url):
             app = create_app(options, kafka, registry, kinds)

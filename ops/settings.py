@@ -28,7 +28,10 @@ class KafkaSettings(Group):
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
     sasl_username: str | None = None
     sasl_password: SecretStr | None = None
-    ssl_ca_location: Path | None = None
+    ssl_ca_location: Path | None = Field(default=None, description="PEM; none = the machine's authorities")
+    ssl_certificate_location: Path | None = Field(default=None, description="PEM: our own certificate")
+    ssl_key_location: Path | None = Field(default=None, description="PEM: its private key")
+    ssl_key_password: SecretStr | None = None
     create_topics: bool = Field(default=True, description="create missing topics of the table at start")
 
     @field_validator("security_protocol", "sasl_mechanism", mode="before")
@@ -36,7 +39,7 @@ class KafkaSettings(Group):
     def _in_capitals(cls, value: object) -> object:
         return value.upper() if isinstance(value, str) else value
 
-    @field_validator("ssl_ca_location")
+    @field_validator("ssl_ca_location", "ssl_certificate_location", "ssl_key_location")
     @classmethod
     def _is_there(cls, value: Path | None) -> Path | None:
         if value is not None and not value.exists():
@@ -60,6 +63,27 @@ class KafkaSettings(Group):
             msg = (
                 f"security_protocol={self.security_protocol} takes no {given}; SASL_SSL or SASL_PLAINTEXT do"
             )
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _certificates_fit_together(self) -> KafkaSettings:
+        ssl = {
+            "SLUICEGATE_KAFKA__SSL_CA_LOCATION": self.ssl_ca_location,
+            "SLUICEGATE_KAFKA__SSL_CERTIFICATE_LOCATION": self.ssl_certificate_location,
+            "SLUICEGATE_KAFKA__SSL_KEY_LOCATION": self.ssl_key_location,
+            "SLUICEGATE_KAFKA__SSL_KEY_PASSWORD": self.ssl_key_password,
+        }
+        given = [name for name, value in ssl.items() if value]
+        if given and not self.security_protocol.endswith("SSL"):
+            # Taken and not used, they would let a connection in the clear pass for a safe one.
+            msg = (
+                f"security_protocol={self.security_protocol} takes no {', '.join(given)}; SSL or SASL_SSL do"
+            )
+            raise ValueError(msg)
+        _, certificate, key, password = ssl.values()
+        if bool(certificate) != bool(key) or (password and not key):
+            msg = "a certificate of our own needs SSL_CERTIFICATE_LOCATION and SSL_KEY_LOCATION, both"
             raise ValueError(msg)
         return self
 

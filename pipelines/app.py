@@ -6,6 +6,7 @@ import gc
 import socket
 from typing import TYPE_CHECKING, Any
 
+from connectors.kafka.access import check_topics
 from connectors.kafka.admin import ensure_topics
 from connectors.kafka.consumer import ConsumerOptions
 from connectors.kafka.ports import CoordinatorOptions
@@ -19,9 +20,11 @@ from pipelines.role import RoleApp
 from pipelines.slots import Slot
 from pipelines.tools import Tools
 from pipelines.web import add_pages
+from schemas.access import ROLES as ACCESS
+from schemas.access import Access
 from schemas.payloads import PayloadCodec
 from schemas.preflight import problems_of
-from schemas.topics import TOPICS
+from schemas.topics import DEAD_LETTERS, TOPICS
 from schemas.wire import WireCodec
 
 if TYPE_CHECKING:
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 
     from pipelines.extension import Register
     from pipelines.options import WorkerOptions
+    from schemas.access import Operation
     from schemas.kinds import Kind
 
 # A collection of Faust's heap costs more than the work between two of them: see docs/adr/0002.
@@ -54,6 +58,7 @@ def run_role(name: str, options: WorkerOptions, extension: Extension | None = No
         UnknownType: schemas are not to be registered, and one of ours is not there.
         RegistryUnavailable: the registry does not answer at the start.
         KafkaUnavailable: Kafka does not answer at the start.
+        NotAuthorized: an ACL is missing; all topics that it is missing for are named.
         SluicegateError: what made the worker stop while it ran.
     """
     app = build_role(name, options, extension or Extension())
@@ -125,7 +130,23 @@ def build_role(name: str, options: WorkerOptions, extension: Extension) -> RoleA
     add_pages(app)
     for register in roles[name]:
         register(app, tools, options)
+    check_topics(options.kafka, _needed(app, name))
     return app
+
+
+def _needed(app: RoleApp, name: str) -> dict[str, tuple[Operation, ...]]:
+    """What the role does with each topic, by its full name."""
+    prefix = app.engine.options.kafka.topic_prefix
+    if name in ACCESS:
+        access = ACCESS[name]
+    else:  # what it was seen to declare, and not what its module says of itself
+        sources = app.sources.values()
+        access = Access(
+            reads=tuple(source.spec for source in sources),
+            writes=(DEAD_LETTERS, *(source.spec for source in sources if source.open_deadline)),
+            changelogs=tuple(source.changelog for source in sources if source.changelog is not None),
+        )
+    return {prefix + topic: operations for topic, operations in access.operations().items()}
 
 
 def check_kinds(kinds: Iterable[Kind]) -> None:

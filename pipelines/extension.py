@@ -1,8 +1,9 @@
 """Agents from outside of this repository: a folder of modules, each a role of its own.
 
 The folder that ``SLUICEGATE_PIPELINES`` names holds ``<role>.py`` files and ``schemas/<subject>.avsc``. A
-module has ``register(app, tools, options)`` and may have ``TOPICS`` and ``KINDS``; ``sluicegate new agent``
-writes one.
+module has ``register(app, tools, options)`` and may have ``TOPICS``, ``KINDS``, and, for the ACLs that it
+needs, ``READS`` (its inputs, if not our output alone) and ``TICKS`` (those of them whose source has an
+``open_deadline``); ``sluicegate new agent`` writes one.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from importlib.util import module_from_spec, spec_from_file_location
 from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import AgentRefused
+from schemas.access import Access
 from schemas.catalog import schemas_of, subjects
 from schemas.kinds import BUILTIN_KINDS, Kind, KindTable
-from schemas.topics import TOPICS, TopicSpec
+from schemas.topics import DEAD_LETTERS, OUTPUT, TOPICS, TopicSpec
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,6 +45,8 @@ class Extension:
     schemas: Mapping[str, str] = field(default_factory=dict)
     """Avro texts by subject, registered at the start."""
     kinds: Sequence[Kind] = ()
+    access: Mapping[str, Access] = field(default_factory=dict)
+    """Topics by role, for `sluicegate topics acls`."""
 
     def all_topics(self) -> tuple[TopicSpec, ...]:
         """Return our topics and these."""
@@ -66,9 +70,11 @@ def load(folder: Path | None) -> Extension:
     roles: dict[str, Sequence[Register]] = {}
     topics: dict[str, TopicSpec] = {}
     kinds: dict[str, Kind] = {}
+    access: dict[str, Access] = {}
     for file in sorted(folder.glob("[!_]*.py")):
         module = _imported(file)
         roles[file.stem] = (_register(module, file),)
+        access[file.stem] = _access(module, file)
         for spec in _declared(module, "TOPICS", TopicSpec, file):
             if spec.name in {ours.name for ours in TOPICS} or topics.setdefault(spec.name, spec) != spec:
                 raise AgentRefused(file, f"topic {spec.name} is declared elsewhere, and otherwise")
@@ -81,7 +87,7 @@ def load(folder: Path | None) -> Extension:
         raise AgentRefused(folder / "schemas", str(error)) from None
     if taken := schemas.keys() & subjects().keys():
         raise AgentRefused(folder / "schemas", f"{', '.join(sorted(taken))}: a subject of sluicegate's own")
-    return Extension(roles, tuple(topics.values()), schemas, tuple(kinds.values()))
+    return Extension(roles, tuple(topics.values()), schemas, tuple(kinds.values()), access)
 
 
 def _imported(file: Path) -> ModuleType:
@@ -101,6 +107,15 @@ def _imported(file: Path) -> ModuleType:
     except Exception as error:
         raise AgentRefused(file, f"it cannot be imported: {type(error).__name__}: {error}") from error
     return module
+
+
+def _access(module: ModuleType, file: Path) -> Access:
+    """What a module's agent does: it reads ``READS``, else our output, and owns ``TOPICS``."""
+    reads, ticks, own = (
+        tuple(_declared(module, name, TopicSpec, file)) for name in ("READS", "TICKS", "TOPICS")
+    )
+    # A module does not say which of its topics are changelogs.
+    return Access(reads or (OUTPUT,), (*ticks, DEAD_LETTERS), own)
 
 
 def _register(module: ModuleType, file: Path) -> Register:

@@ -185,7 +185,11 @@ class RoleApp(faust.App):
         """Open stores and producer before any agent runs."""
         await super().on_start()
         self.flow_control.resume()  # never suspended: Faust's queues are not in use
-        await asyncio.to_thread(self.engine.open, self.sources)
+        try:
+            await asyncio.to_thread(self.engine.open, self.sources)
+        except Exception as error:
+            self.fatal = error  # mode ends the worker with exit code 1, and says nothing
+            raise
         self.coordinator_or_none = Coordinator(
             agents={topic: source.agent for topic, source in self.sources.items()},
             unit=self.engine.unit,

@@ -7,15 +7,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+from confluent_kafka.admin import ConfigResource, NewTopic, ResourceType
 
+from connectors.kafka.access import REFUSALS, Asking, refusal
 from connectors.kafka.errors import KafkaUnavailable, TopicMismatch
 from connectors.kafka.lag import PartitionLag, group_lag
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from confluent_kafka.admin import TopicMetadata
+    from confluent_kafka.admin import AdminClient, TopicMetadata
 
     from connectors.kafka.options import KafkaOptions
     from schemas.topics import TopicSpec
@@ -61,14 +62,15 @@ def ensure_topics(options: KafkaOptions, specs: Sequence[TopicSpec]) -> Ensured:
         TopicMismatch: a topic that exists cannot serve; names the remedy.
         KafkaUnavailable: no answer.
     """
-    admin = _client(options)
+    asking = Asking(options)
+    admin = asking.client
     wanted = {spec.named(options.topic_prefix): spec for spec in specs}
-    existing = _metadata(admin, options)
+    existing = _metadata(asking)
     missing = [name for name in wanted if name not in existing]
     created = _create(admin, options, {name: wanted[name] for name in missing})
     # Those that another process created meanwhile are compared too: it may be of another version.
     old = [name for name in wanted if name not in created]
-    visible = _wait_until_visible(admin, options, list(wanted))
+    visible = _wait_until_visible(asking, options, list(wanted))
     warnings: list[str] = []
     for name, config in _configs(admin, options, old).items():
         _check_partitions(wanted[name], name, len(visible[name].partitions))
@@ -78,16 +80,16 @@ def ensure_topics(options: KafkaOptions, specs: Sequence[TopicSpec]) -> Ensured:
 
 def list_topics(options: KafkaOptions) -> list[str]:
     """Return the names of the topics under the options' prefix, sorted; raises KafkaUnavailable."""
-    found = _metadata(_client(options), options)
+    found = _metadata(Asking(options))
     return sorted(name for name in found if name.startswith(options.topic_prefix))
 
 
 def describe_topics(options: KafkaOptions, specs: Iterable[TopicSpec]) -> list[TopicState]:
     """Return those of the topics that exist, as the broker has them; raises KafkaUnavailable."""
-    admin = _client(options)
-    found = _metadata(admin, options)
+    asking = Asking(options)
+    found = _metadata(asking)
     names = [name for name in (spec.named(options.topic_prefix) for spec in specs) if name in found]
-    configs = _configs(admin, options, names)
+    configs = _configs(asking.client, options, names)
     return [_state(found[name], configs[name]) for name in names]
 
 
@@ -102,16 +104,11 @@ def _state(topic: TopicMetadata, config: dict[str, str]) -> TopicState:
     )
 
 
-def _client(options: KafkaOptions) -> AdminClient:
-    # Its own log is off: what goes wrong in a question that was asked is told by the one who asked.
-    return AdminClient(options.client_config() | {"log_level": 0})
-
-
-def _metadata(admin: AdminClient, options: KafkaOptions) -> dict[str, TopicMetadata]:
+def _metadata(asking: Asking) -> dict[str, TopicMetadata]:
     try:
-        found: dict[str, TopicMetadata] = admin.list_topics(timeout=_CALL_S).topics
+        found: dict[str, TopicMetadata] = asking.client.list_topics(timeout=_CALL_S).topics
     except KafkaException as error:
-        raise KafkaUnavailable(options.bootstrap_servers, error.args[0].str()) from error
+        raise asking.unreached(error.args[0]) from error
     return found
 
 
@@ -130,26 +127,25 @@ def _create(admin: AdminClient, options: KafkaOptions, missing: dict[str, TopicS
             code = error.args[0].code()
             if code == KafkaError.TOPIC_ALREADY_EXISTS:
                 continue  # another process was quicker: what it made is compared like any other
-            if code in (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED):
+            if code in REFUSALS:
                 raise TopicMismatch(
                     name,
-                    "is missing and may not be created by this principal",
-                    "Create it with `sluicegate topics create`, or allow Create on it.",
+                    f"is missing, or hidden from {options.principal}, who may not create it either",
+                    "An operator makes the topics with `sluicegate topics create`; all others have "
+                    "SLUICEGATE_KAFKA__CREATE_TOPICS=false, and what `sluicegate topics acls` prints.",
                 ) from error
-            raise KafkaUnavailable(
-                options.bootstrap_servers, f"create topic {name}: {error.args[0].str()}"
-            ) from error
+            raise refusal(options, f"Create topic {name}", error.args[0]) from error
         created.append(name)
     return created
 
 
 def _wait_until_visible(
-    admin: AdminClient, options: KafkaOptions, names: Sequence[str]
+    asking: Asking, options: KafkaOptions, names: Sequence[str]
 ) -> dict[str, TopicMetadata]:
     """Wait for a leader of every partition: a broker answers a create before all brokers know of it."""
     deadline = time.monotonic() + _VISIBLE_S
     while True:
-        found = _metadata(admin, options)
+        found = _metadata(asking)
         waiting = [name for name in names if not _is_led(found.get(name))]
         if not waiting:
             return found
@@ -175,9 +171,7 @@ def _configs(admin: AdminClient, options: KafkaOptions, names: Sequence[str]) ->
         try:
             entries = future.result()
         except KafkaException as error:
-            raise KafkaUnavailable(
-                options.bootstrap_servers, f"describe {resource.name}: {error.args[0].str()}"
-            ) from error
+            raise refusal(options, f"DescribeConfigs topic {resource.name}", error.args[0]) from error
         found[resource.name] = {name: str(entry.value) for name, entry in entries.items()}
     return found
 

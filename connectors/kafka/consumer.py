@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 import structlog
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from connectors.kafka.access import REFUSALS
 from connectors.kafka.chunk import Records, SourcePartition
-from connectors.kafka.errors import ConsumerFailed, ConsumerFenced
+from connectors.kafka.errors import ConsumerFailed, ConsumerFenced, NotAuthorized
 from schemas.errors import RegistryUnavailable
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ class PollThread(threading.Thread):
         self._options = options
         self._chunkers = chunkers
         self._listener = listener
+        self._principal = kafka.principal
         self._config = kafka.client_config() | {
             "group.id": options.group,
             "group.instance.id": options.instance_id,
@@ -240,16 +242,19 @@ class PollThread(threading.Thread):
 
     def _sound(self, fetched: list[Message]) -> list[Message]:
         """Return those that are records; the others tell of an error."""
-        errors = [error for message in fetched if (error := message.error()) is not None]
+        errors = [(message, error) for message in fetched if (error := message.error()) is not None]
         if not errors:
             return fetched
-        for error in errors:
-            self._on_message_error(error)
+        for message, error in errors:
+            self._on_message_error(error, message.topic())
         return [message for message in fetched if message.error() is None]
 
-    def _on_message_error(self, error: KafkaError) -> None:
+    def _on_message_error(self, error: KafkaError, topic: str | None) -> None:
         if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
             return
+        if error.code() in REFUSALS:
+            what = f"topic {topic}" if topic else f"group {self._options.group}"
+            raise NotAuthorized(self._principal, f"Read {what}")
         if "fenced" in error.str().lower():  # as code _FATAL or FENCED_INSTANCE_ID, by version
             raise ConsumerFenced(self._options.group, self._options.instance_id)
         if error.fatal() or error.code() in (
@@ -258,8 +263,6 @@ class PollThread(threading.Thread):
             KafkaError.OFFSET_OUT_OF_RANGE,
             KafkaError.INVALID_SESSION_TIMEOUT,
             KafkaError.INCONSISTENT_GROUP_PROTOCOL,
-            KafkaError.TOPIC_AUTHORIZATION_FAILED,
-            KafkaError.GROUP_AUTHORIZATION_FAILED,
         ):
             raise ConsumerFailed(self._options.group, error.str())
         log.warning("consumer", group=self._options.group, cause=error.str())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
+from connectors.kafka.access import refusal
 from connectors.kafka.errors import KafkaUnavailable
 from schemas.errors import WireError
 from schemas.topics import DEAD_LETTERS
@@ -103,7 +104,7 @@ class DeadLetterReader:
         except KafkaException as error:
             raise KafkaUnavailable(self._kafka.bootstrap_servers, str(error)) from None
         if known.error is not None and known.error.code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
-            raise KafkaUnavailable(self._kafka.bootstrap_servers, known.error.str())
+            raise refusal(self._kafka, f"Read topic {self._topic}", known.error)
         return sorted(known.partitions)  # a topic that nobody created yet holds no letters
 
     def _bounds(self, partition: int) -> tuple[int, int]:
@@ -111,7 +112,7 @@ class DeadLetterReader:
         try:
             low, high = self._consumer.get_watermark_offsets(where, timeout=_ANSWER_S_MAX)
         except KafkaException as error:
-            raise KafkaUnavailable(self._kafka.bootstrap_servers, str(error)) from None
+            raise refusal(self._kafka, f"Read topic {self._topic}", error.args[0]) from None
         return low, high
 
     def _read(self, starts: list[TopicPartition]) -> Iterator[Message]:
@@ -133,7 +134,7 @@ class DeadLetterReader:
                 elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001  # librdkafka's name for it
                     unread.discard(message.partition())
                 elif not error.retriable() and error.code() != KafkaError._ALL_BROKERS_DOWN:  # noqa: SLF001
-                    raise KafkaUnavailable(self._kafka.bootstrap_servers, error.str())
+                    raise refusal(self._kafka, f"Read topic {self._topic}", error)
         finally:
             self._consumer.unassign()
 

@@ -2,6 +2,8 @@
 
 KafkaFailure
 ├── KafkaUnavailable      no broker answers
+│   └── NotAuthenticated  the broker does not take us for who we say we are
+├── NotAuthorized         an ACL is missing for our principal
 ├── ConsumerFailed        a consumer cannot go on
 │   └── ConsumerFenced    another process has this member's identity
 ├── PositionRefused       the broker does not tell where a group or a topic stands
@@ -37,14 +39,41 @@ class KafkaUnavailable(KafkaFailure):
         )
 
 
+class NotAuthenticated(KafkaUnavailable):
+    """A password or a certificate is refused, by the broker or by us."""
+
+    transient = False
+
+    def __init__(self, bootstrap: str, principal: str, cause: str) -> None:
+        super().__init__(bootstrap, f"as {principal}: {cause}")
+        self.remedy = (
+            "Check SLUICEGATE_KAFKA__SECURITY_PROTOCOL, …__SASL_… and …__SSL_…: mechanism, name, password, "
+            "and the authority that made the broker's certificate (docs/security.md)."
+        )
+
+
+class NotAuthorized(KafkaFailure):
+    """The broker refuses our principal: waiting does not mend it."""
+
+    fatal = True  # never the fault of an event
+
+    def __init__(self, principal: str, what: str) -> None:
+        super().__init__(
+            f"{principal} may not {what}",
+            remedy="`sluicegate topics acls --script` prints what each role needs, as lines for an "
+            "administrator to run; docs/security.md says how.",
+        )
+        self.what = what
+
+
 class ConsumerFailed(KafkaFailure):
     """A consumer met an error that waiting does not mend."""
 
     def __init__(self, group: str, cause: str) -> None:
         super().__init__(
             f"consumer of group {group} cannot go on: {cause}",
-            remedy="A position outside of the log: see runbooks/lag-growth.md. An authorisation: give the "
-            "principal Read on the topics and the group. A fenced instance: two workers share a slot.",
+            remedy="A position outside of the log: see runbooks/lag-growth.md. A fenced instance: two "
+            "workers share a slot.",
         )
 
 
@@ -67,8 +96,8 @@ class PositionRefused(KafkaFailure):
     def __init__(self, what: str, cause: str) -> None:
         super().__init__(
             f"the position of {what} is refused: {cause}",
-            remedy="An authorisation: give the principal Read and Describe on the topics and the group. An "
-            "authentication: check SLUICEGATE_KAFKA__SECURITY_PROTOCOL and what goes with it.",
+            remedy="An authorisation: `sluicegate topics acls --script` prints what the principal needs. "
+            "An authentication: check SLUICEGATE_KAFKA__SECURITY_PROTOCOL and what goes with it.",
         )
 
 

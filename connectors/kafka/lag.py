@@ -15,7 +15,7 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
-from connectors.kafka.errors import KafkaUnavailable
+from connectors.kafka.access import refusal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,6 +50,7 @@ def group_lag(options: KafkaOptions, group: str) -> list[PartitionLag]:
 
     Raises:
         KafkaUnavailable: no answer.
+        NotAuthorized: an ACL is missing.
     """
     admin = AdminClient(options.client_config() | {"log_level": 0})
     try:
@@ -64,7 +65,7 @@ def group_lag(options: KafkaOptions, group: str) -> list[PartitionLag]:
         behind = [at for at in partitions if start[at] < stable[at]]
         oldest = _first_timestamps(options, group, {at: start[at] for at in behind})
     except KafkaException as error:
-        raise KafkaUnavailable(options.bootstrap_servers, error.args[0].str()) from error
+        raise refusal(options, f"Describe group {group} and its topics", error.args[0]) from error
     now_ms = time.time() * 1_000
     lags = []
     for at in partitions:

@@ -21,6 +21,12 @@ class KafkaOptions:
     security: Mapping[str, str] = field(default_factory=dict, repr=False)
     """librdkafka's ``security.*``, ``sasl.*`` and ``ssl.*`` properties; kept out of every repr."""
 
+    @property
+    def principal(self) -> str:
+        """Who the broker takes us for, as far as we know: it reads a certificate by rules of its own."""
+        name = self.security.get("sasl.username")
+        return f"User:{name}" if name else "this principal"
+
     def client_config(self) -> dict[str, object]:
         """Return what every librdkafka client starts from; the caller adds its own."""
         return {

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from connectors.kafka.errors import KafkaUnavailable, NoSuchTopic
+from connectors.kafka.access import REFUSALS, refusal
+from connectors.kafka.errors import NoSuchTopic
 from schemas.record import Record
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ def newest(kafka: KafkaOptions, topic: str, limit: int) -> list[Record]:
     )
     try:
         found = consumer.list_topics(topic, timeout=_ANSWER_S_MAX).topics[topic]
+        if found.error is not None and found.error.code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+            raise refusal(kafka, f"Read topic {topic}", found.error)
         if found.error is not None:
             raise NoSuchTopic(topic)
         starts = []
@@ -47,7 +50,7 @@ def newest(kafka: KafkaOptions, topic: str, limit: int) -> list[Record]:
             starts.append(TopicPartition(topic, partition, max(low, high - _OFFSETS_A_RECORD * limit)))
         records = _read(consumer, starts)
     except KafkaException as error:
-        raise KafkaUnavailable(kafka.bootstrap_servers, str(error)) from None
+        raise refusal(kafka, f"Read topic {topic}", error.args[0]) from None
     finally:
         consumer.close()
     return sorted(records, key=lambda record: (record.timestamp_us, record.offset))[-limit:]
@@ -72,4 +75,6 @@ def _read(consumer: Consumer, starts: list[TopicPartition]) -> list[Record]:
             records.append(Record(*where, timestamp_us, message.key(), message.value()))
         elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
             unread.discard(message.partition())
+        elif error.code() in REFUSALS:
+            raise KafkaException(error)
     return records

@@ -86,7 +86,7 @@ class _ChangelogReader:
         self._consumer = Consumer(
             kafka.client_config()
             | {
-                "group.id": "unused-by-assign",
+                "group.id": f"{kafka.topic_prefix}{kafka.client_id}-restore",  # asked for; never joined
                 "isolation.level": "read_committed",
                 "enable.auto.commit": False,
                 "auto.offset.reset": "error",

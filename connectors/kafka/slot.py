@@ -5,14 +5,18 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+import structlog
 from confluent_kafka import KafkaError, KafkaException, Producer
 
+from connectors.kafka.access import REFUSALS
 from connectors.kafka.errors import AppendFailed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from connectors.kafka.options import KafkaOptions
+
+log = structlog.get_logger(__name__)
 
 _MARGIN_S: Final = 2.0
 _ABORT_S: Final = 3.0  # a broker that does not answer by then is gone; a new producer settles the rest
@@ -26,7 +30,8 @@ class ProducerSlot:
     """
 
     def __init__(self, options: KafkaOptions, transactional_id: str, timeout_ms: int) -> None:
-        self._bootstrap = options.bootstrap_servers
+        self._kafka = options
+        self._id = transactional_id
         self._timeout_s = timeout_ms / 1_000
         self._config = options.client_config() | {
             "transactional.id": transactional_id,
@@ -44,8 +49,8 @@ class ProducerSlot:
         """Make the producer ready ahead of its first transaction; a failure is left to that."""
         try:
             self._ready(time.monotonic() + self._timeout_s)
-        except AppendFailed:
-            return
+        except AppendFailed as error:
+            log.warning("producer is not ready, tried again with the next append", cause=str(error))
 
     def append(self, records: Sequence[tuple[str, bytes, bytes | None, int | None]]) -> list[tuple[int, int]]:
         """Append all records in one transaction and return (partition, offset) of each.
@@ -79,7 +84,13 @@ class ProducerSlot:
                 producer.init_transactions(max(0.1, deadline - time.monotonic()))
             except KafkaException as error:
                 # Dropped, not closed: close() would try to abort what the init is still about.
-                raise AppendFailed(f"Kafka at {self._bootstrap}: {error.args[0].str()}") from error
+                if error.args[0].code() in REFUSALS:
+                    raise AppendFailed(
+                        f"{self._kafka.principal} may not Write transactional id {self._id}"
+                    ) from error
+                raise AppendFailed(
+                    f"Kafka at {self._kafka.bootstrap_servers}: {error.args[0].str()}"
+                ) from error
             self._producer = producer
         return self._producer
 

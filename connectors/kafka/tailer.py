@@ -14,7 +14,8 @@ import orjson
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from connectors.kafka.errors import KafkaUnavailable
+from connectors.kafka.access import REFUSALS
+from connectors.kafka.errors import KafkaUnavailable, NotAuthorized
 from schemas.errors import RegistryUnavailable
 from schemas.record import Record
 
@@ -101,6 +102,7 @@ class Tailer(threading.Thread, Generic[T]):
             "stats_cb": self._on_stats,
             "error_cb": self._on_error,
         }
+        self._principal = kafka.principal
         self._followed = followed
         self._decode = decode
         self._listener = listener
@@ -229,6 +231,11 @@ class Tailer(threading.Thread, Generic[T]):
             # Data was deleted before it was read here; clients find the hole by seq and are told of it.
             log.error("tail_position_lost", topic=topic, partition=partition, resumed_at=low)
             return
+        if error.code() in REFUSALS:
+            # Without a topic it is about the group, which is never joined, but asked for.
+            what = f"Read topic {topic}" if topic else f"Describe group {self._config['group.id']}"
+            refused = NotAuthorized(self._principal, what)
+            log.error("tail_refused", cause=str(refused), remedy=refused.remedy)
         self._problem = f"{topic}[{partition}]: {error.str()}"
         log.warning("tail_partition_error", topic=topic, partition=partition, error=error.str())
 

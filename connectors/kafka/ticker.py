@@ -31,7 +31,8 @@ class Ticker:
 
     def __init__(self, kafka: KafkaOptions, encode: Callable[[Event], bytes]) -> None:
         self._encode = encode
-        self._producer = Producer(kafka.client_config() | {"enable.idempotence": True, "linger.ms": 0})
+        self._config = kafka.client_config() | {"enable.idempotence": True, "linger.ms": 0}
+        self._producer: Producer | None = None  # made for the first tick: not every role has any
         self._deadlines: dict[SourcePartition, int] = {}
         self._next: dict[SourcePartition, float] = {}
 
@@ -55,9 +56,12 @@ class Ticker:
             for source, deadline in self._deadlines.items()
             if deadline <= now_us and self._next.get(source, 0.0) <= now
         ]
+        if due and self._producer is None:
+            self._producer = Producer(self._config)
         for source in due:
             self._next[source] = now + 1.0
             try:
+                assert self._producer is not None
                 self._producer.produce(
                     source.topic,
                     self._encode(_tick(now_us)),
@@ -66,12 +70,14 @@ class Ticker:
                 )
             except (BufferError, KafkaException, SluicegateError) as error:
                 log.warning("tick not appended, the next one will be", source=source, cause=str(error))
-        self._producer.poll(0)
+        if self._producer is not None:
+            self._producer.poll(0)
         return len(due)
 
     def close(self) -> None:
         """Send what is queued; bounded."""
-        self._producer.flush(2)
+        if self._producer is not None:
+            self._producer.flush(2)
 
 
 def _tick(now_us: int) -> Event:

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
+from connectors.kafka.access import REFUSALS, refusal
 from connectors.kafka.errors import (
     AppendRefused,
     KafkaFailure,
     KafkaUnavailable,
+    NotAuthorized,
     OutcomeUnknown,
     TransactionAborted,
     TransactionFenced,
@@ -101,7 +103,7 @@ class KafkaTransaction:
         leaving: threading.Event,
     ) -> None:
         self._prefix = options.topic_prefix
-        self._bootstrap = options.bootstrap_servers
+        self._kafka = options
         self._transactional_id = transactional_id
         self._group_metadata = group_metadata
         self._committed_unit = committed_unit
@@ -131,15 +133,16 @@ class KafkaTransaction:
         """Make the producer and fence whoever used the id before.
 
         Raises:
-            KafkaUnavailable: Kafka cannot be reached, or refuses the id.
+            KafkaUnavailable: Kafka cannot be reached.
+            NotAuthorized: the principal may not use the id.
         """
         self._producer = None
         producer = Producer(self._config)
         try:
             self._patiently(producer.init_transactions, self._timeout_s + _OPEN_S)
         except KafkaException as error:
-            what = f"transactional id {self._transactional_id}: {error.args[0].str()}"
-            raise KafkaUnavailable(self._bootstrap, what) from error
+            what = f"Write transactional id {self._transactional_id}"
+            raise refusal(self._kafka, what, error.args[0]) from error
         self._producer = producer
 
     def _patiently(self, call: Callable[[float], Any], limit_s: float) -> None:
@@ -339,7 +342,7 @@ class KafkaTransaction:
         if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
             self._failed = AppendRefused(message.topic(), message.key(), len(message.value() or b""))
         else:
-            self._failed = self._named(KafkaException(error))
+            self._failed = self._named(KafkaException(error), f"Write topic {message.topic()}")
 
     def _delivered_to(self, on_offset: Callable[[int], None]) -> Callable[[KafkaError | None, Any], None]:
         def delivered(error: KafkaError | None, message: Any) -> None:
@@ -349,5 +352,9 @@ class KafkaTransaction:
 
         return delivered
 
-    def _named(self, error: KafkaException) -> TransactionAborted:
+    def _named(
+        self, error: KafkaException, what: str = "Write a topic of its unit of work, or Read its group"
+    ) -> TransactionAborted | NotAuthorized:
+        if error.args[0].code() in REFUSALS:
+            return NotAuthorized(self._kafka.principal, what)
         return TransactionAborted(f"transaction of {self._transactional_id} failed: {error.args[0].str()}")

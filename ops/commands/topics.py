@@ -18,11 +18,12 @@ AsJson = Annotated[bool, Parameter(name="--json", negative=())]
 
 def register(app: App) -> None:
     """Add the commands to the app."""
-    topics = App(name="topics", help="Create, list and describe the topics.")
+    topics = App(name="topics", help="Create, list and describe the topics, and who may do what.")
     topics.command(create_command, name="create")
     topics.command(list_command, name="list")
     topics.command(describe_command, name="describe")
     topics.command(read_command, name="read")
+    topics.command(acls_command, name="acls")
     app.command(topics)
 
 
@@ -167,6 +168,50 @@ def read_command(name: str, *, limit: int = 10, as_json: AsJson = False) -> int:
                 console.out().print(f"{row['partition']}:{row['offset']}  {row['key']}  {row['value']}")
     finally:
         registry.close()
+    return 0
+
+
+def acls_command(
+    *,
+    roles: str = "",
+    principal: str | None = None,
+    as_json: AsJson = False,
+    script: Annotated[bool, Parameter(negative=())] = False,
+) -> int:
+    """Show the least that each role must be allowed on a Kafka with ACLs; nothing is asked or changed.
+
+    From the table of topics, with the prefix of the settings. An edge, an operator (`topics`, `lag`, `dlq`)
+    and a Kafka client that publishes (`producer`) are roles here too.
+
+    Example: `sluicegate topics acls --roles ingest,edge --script`
+
+    Parameters
+    ----------
+    roles
+        Which, with commas; by default all.
+    principal
+        One principal for all of them, as in User:sluicegate; by default each role has its own, User:ingest.
+    as_json
+        Print the list as JSON.
+    script
+        Print lines of kafka-acls.sh for an administrator to run.
+    """
+    from ops import console
+    from ops.access import as_row, as_script, grants_of
+    from ops.settings import Settings
+
+    settings = Settings()
+    grants = grants_of(settings, [role.strip() for role in roles.split(",") if role.strip()])
+    rows = [as_row(grant, principal) for grant in grants]
+    if as_json:
+        console.print_json(list(rows))
+    elif script:
+        for line in as_script(rows, settings.kafka.bootstrap_servers):
+            console.out().print(line)
+    else:
+        for row in rows:
+            name = row["name"] + ("*" if row["pattern"] == "prefixed" else "")
+            console.out().print(f"{row['principal']:<18} {row['operation']:<16} {row['resource']:<17} {name}")
     return 0
 
 

@@ -75,11 +75,15 @@ class KafkaService:
             "log.dirs": str(self.folder / "logs"),
         }
 
+    def _format_options(self) -> tuple[str, ...]:
+        """More words for the formatting; none here, as the local stack knows no users."""
+        return ()
+
     def _format(self) -> None:
         log = self.folder / "format.log"
         flags = (*common_flags(self.heap_mb, self.folder), "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
         tool = ("kafka.tools.StorageTool", "format", "-t", new_cluster_id(), "-c", str(self._properties))
-        command = (java(), *flags, *LOG_FLAGS, "-cp", self._class_path, *tool)
+        command = (java(), *flags, *LOG_FLAGS, "-cp", self._class_path, *tool, *self._format_options())
         try:
             with log.open("wb") as sink:
                 subprocess.run(

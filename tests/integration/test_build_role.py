@@ -36,8 +36,8 @@ def options(kafka_options, registered_schemas, tmp_path) -> WorkerOptions:
 def test_a_role_that_is_built_needs_the_registry_for_none_of_our_schemas(options, topics, monkeypatch):
     topics(*TOPICS)
     given: list[Tools] = []
-    mine = Extension(roles={"mine": [lambda _app, tools, _options: given.append(tools)]})
-    app = build_role("mine", options, mine)
+    extension = Extension(roles={"mine": [lambda _app, tools, _options: given.append(tools)]})
+    app = build_role("mine", options, extension)
     assert app.role == "mine"
 
     def away(_registry, *_asked):
@@ -55,7 +55,6 @@ def test_a_role_that_is_built_needs_the_registry_for_none_of_our_schemas(options
 
 
 def test_kinds_that_cannot_be_served_are_refused_before_anything_is_asked(options):
-    mine = Extension(kinds=[replace(JOB, name="mine", doc=" ")])
     nowhere = replace(options, registry_url="http://127.0.0.1:1")
     with pytest.raises(OptionsRefused, match="mine: doc is empty"):
-        build_role("ingest", nowhere, mine)
+        build_role("ingest", nowhere, Extension(kinds=(replace(JOB, name="mine", doc=" "),)))

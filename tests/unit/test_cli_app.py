@@ -123,7 +123,12 @@ def test_settings_that_are_wrong_name_their_variable_and_no_secret(tmp_path: Pat
         ({"KAFKA__SECURITY_PROTOCOL": "SASL_SSL", "KAFKA__SASL_USERNAME": "me"}, "_KAFKA__SASL_PASSWORD"),
         ({"KAFKA__SASL_PASSWORD": "s3cret"}, "takes no SLUICEGATE_KAFKA__SASL_PASSWORD"),
         ({"KAFKA__SSL_CA_LOCATION": "none.pem"}, "SSL_CA_LOCATION: there is no file none.pem"),
-        ({"KAFKA__SECURITY_PROTOCOL": "SSL", "KAFKA__SSL_CA_LOCATION": "bad.pem"}, "…__SSL_CA_LOCATION"),
+        ({"KAFKA__SECURITY_PROTOCOL": "SSL", "KAFKA__SSL_CA_LOCATION": "bad.pem"}, "…__SSL_…"),
+        ({"KAFKA__SSL_CA_LOCATION": "bad.pem"}, "takes no SLUICEGATE_KAFKA__SSL_CA_LOCATION; SSL or"),
+        ({"KAFKA__SSL_KEY_PASSWORD": "s3cret"}, "takes no SLUICEGATE_KAFKA__SSL_KEY_PASSWORD"),
+        ({"KAFKA__SECURITY_PROTOCOL": "SSL", "KAFKA__SSL_KEY_LOCATION": "bad.pem"}, "_CERTIFICATE_LOCATION"),
+        ({"KAFKA__SECURITY_PROTOCOL": "SSL", "KAFKA__SSL_KEY_PASSWORD": "s3cret"}, "SSL_KEY_LOCATION"),
+        ({"KAFKA__SECURITY_PROTOCOL": "SSL", "KAFKA__SSL_KEY_LOCATION": "none.pem"}, "no file none.pem"),
     ],
 )  # fmt: skip
 def test_settings_that_do_not_fit_are_told_by_their_variables(

@@ -1,0 +1,78 @@
+"""Who must be allowed what, as `sluicegate topics acls` prints it: rows, or lines for an administrator."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING
+
+from ops.errors import Misused
+from ops.extension import extension_of
+from schemas.access import (
+    EDGE,
+    OPERATOR,
+    PRODUCER,
+    ROLES,
+    edge_grants,
+    operator_grants,
+    producer_grants,
+    role_grants,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from ops.settings import Settings
+    from schemas.access import Grant
+
+
+def grants_of(settings: Settings, chosen: Sequence[str]) -> list[Grant]:
+    """Return what the chosen roles need, all if none is chosen; raises Misused for one that there is not."""
+    extension = extension_of(settings)
+    prefix = settings.kafka.topic_prefix
+    access = {**ROLES, **extension.access}
+    found = {role: role_grants(role, its, prefix) for role, its in access.items()}
+    found |= {
+        EDGE: edge_grants(prefix),
+        OPERATOR: operator_grants(prefix, extension.all_topics(), list(access)),
+        PRODUCER: producer_grants(prefix),
+    }
+    if unknown := [role for role in chosen if role not in found]:
+        raise Misused(
+            f"--roles: {', '.join(unknown)} is no role", f"name any of {', '.join(found)}, with commas"
+        )
+    return [grant for role in chosen or found for grant in found[role]]
+
+
+def as_row(grant: Grant, principal: str | None) -> dict[str, str]:
+    """Return a grant as plain values, for ``principal`` or one that is named as its role."""
+    return {
+        "role": grant.role,
+        "principal": principal or f"User:{grant.role}",
+        "operation": grant.operation,
+        "resource": grant.resource,
+        "name": grant.name,
+        "pattern": "prefixed" if grant.prefixed else "literal",
+    }
+
+
+def as_script(rows: Sequence[dict[str, str]], bootstrap_servers: str | None) -> Iterator[str]:
+    """Give lines of kafka-acls.sh: one for all names with which a principal may do the same."""
+    operations: dict[tuple[str, str, str, str], list[str]] = {}
+    for row in rows:
+        about = (row["principal"], row["resource"], row["pattern"], row["name"])
+        operations.setdefault(about, []).append(row["operation"])
+    names: dict[tuple[str, str, str, tuple[str, ...]], list[str]] = {}
+    for (principal, resource, pattern, name), allowed in operations.items():
+        names.setdefault((principal, resource, pattern, tuple(dict.fromkeys(allowed))), []).append(name)
+    where = shlex.quote(bootstrap_servers) if bootstrap_servers else '"$BOOTSTRAP_SERVERS"'
+    yield "# admin.properties: how an administrator comes in (security.protocol, sasl.jaas.config, …)"
+    for (principal, resource, pattern, allowed_all), named in names.items():
+        words = [
+            *(f"--operation {operation}" for operation in allowed_all),
+            *(f"--{resource} {shlex.quote(name)}" for name in named),
+            *(["--resource-pattern-type prefixed"] if pattern == "prefixed" else []),
+        ]
+        yield (
+            f"kafka-acls.sh --bootstrap-server {where} --command-config admin.properties --add "
+            f"--allow-principal {shlex.quote(principal)} {' '.join(words)}"
+        )

@@ -1,0 +1,138 @@
+"""Who touches which topic: the table behind `sluicegate topics acls` and the check at a start.
+
+A role that reads or writes another topic than it did needs its line changed here; under a broker that denies
+by default, `tests/integration/test_secured_kafka.py` fails without.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+from schemas.topics import (
+    AGGREGATE_PARTIALS_CHANGELOG,
+    AGGREGATE_WINDOWS_CHANGELOG,
+    DEAD_LETTERS,
+    INDEX,
+    INGEST_STREAMS_CHANGELOG,
+    INPUT,
+    OUTPUT,
+    RECORDS,
+    REJECTS,
+    USAGE_PARTIALS,
+    USAGE_WINDOWS,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from schemas.topics import TopicSpec
+
+Resource = Literal["topic", "group", "transactional-id"]
+Operation = Literal["Read", "Write", "Create", "Describe", "DescribeConfigs"]
+
+EDGE: Final = "edge"
+OPERATOR: Final = "operator"
+PRODUCER: Final = "producer"
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What one role does with topics."""
+
+    reads: tuple[TopicSpec, ...] = ()
+    writes: tuple[TopicSpec, ...] = ()
+    changelogs: tuple[TopicSpec, ...] = ()
+    """Read at a restore, written with each unit of work."""
+
+    def operations(self) -> dict[str, tuple[Operation, ...]]:
+        """Return what is done with each topic, by its name without prefix. Each implies Describe."""
+        read = {spec.name for spec in (*self.reads, *self.changelogs)}
+        written = {spec.name for spec in (*self.writes, *self.changelogs)}
+        found: dict[str, tuple[Operation, ...]] = {}
+        for name in sorted(read | written):
+            found[name] = (
+                ("Read", "Write") if name in read & written else ("Read",) if name in read else ("Write",)
+            )
+        return found
+
+
+ROLES: Final[Mapping[str, Access]] = {
+    "ingest": Access(
+        reads=(INPUT,),
+        writes=(INPUT, OUTPUT, INDEX, RECORDS, REJECTS, DEAD_LETTERS),  # the input: ticks
+        changelogs=(INGEST_STREAMS_CHANGELOG,),
+    ),
+    "aggregate": Access(
+        reads=(OUTPUT, USAGE_PARTIALS),
+        writes=(OUTPUT, USAGE_PARTIALS, USAGE_WINDOWS, DEAD_LETTERS),  # the output: ticks
+        changelogs=(AGGREGATE_PARTIALS_CHANGELOG, AGGREGATE_WINDOWS_CHANGELOG),
+    ),
+    "archive": Access(reads=(RECORDS, USAGE_WINDOWS), writes=(DEAD_LETTERS,)),
+}
+OF_EDGE: Final = Access(reads=(OUTPUT, INDEX, REJECTS), writes=(INPUT,))
+OF_PRODUCER: Final = Access(writes=(INPUT,))
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """One thing that a role must be allowed: one line of an ACL."""
+
+    role: str
+    operation: Operation
+    resource: Resource
+    name: str
+    prefixed: bool = False
+    """Whether ``name`` is the beginning of many names."""
+
+
+def role_grants(role: str, access: Access, prefix: str) -> list[Grant]:
+    """Return what a worker's role needs; ``prefix`` is that of topics and groups.
+
+    No IdempotentWrite: since Kafka 2.8 (KIP-679) Write on any topic is enough for it.
+    """
+    group = f"{prefix}sluicegate.{role}"
+    grants = [*_topic_grants(role, access, prefix), Grant(role, "Read", "group", group)]
+    if access.changelogs:
+        grants.append(Grant(role, "Describe", "group", f"{prefix}sluicegate-restore"))
+    # A worker's slot ends the id: two workers of a role have two.
+    return [*grants, Grant(role, "Write", "transactional-id", f"{group}.", prefixed=True)]
+
+
+def edge_grants(prefix: str) -> list[Grant]:
+    """Return what an edge needs. Its groups are never joined: librdkafka asks where they are all the same."""
+    return [
+        *_topic_grants(EDGE, OF_EDGE, prefix),
+        Grant(EDGE, "Describe", "group", f"{prefix}sluicegate-tail"),
+        Grant(EDGE, "Describe", "group", f"{prefix}sluicegate-replay"),
+        Grant(EDGE, "Write", "transactional-id", f"{prefix}sluicegate.append.", prefixed=True),
+    ]
+
+
+def producer_grants(prefix: str) -> list[Grant]:
+    """Return what a Kafka client that publishes needs; ids of its own transactions are its own to add."""
+    return _topic_grants(PRODUCER, OF_PRODUCER, prefix)
+
+
+def operator_grants(prefix: str, topics: Iterable[TopicSpec], roles: Sequence[str]) -> list[Grant]:
+    """Return what `topics create | list | describe | read`, `lag` and `dlq` need: no data is changed."""
+    operations: tuple[Operation, ...] = ("Create", "Read", "DescribeConfigs")
+    groups = [f"{prefix}sluicegate.{role}" for role in roles]
+    asked = [*groups, *(f"{group}.lag" for group in groups)]
+    asked += [f"{prefix}sluicegate-dead-letters", f"{prefix}sluicegate-peek"]
+    return [
+        *(
+            Grant(OPERATOR, operation, "topic", spec.named(prefix))
+            for spec in topics
+            for operation in operations
+        ),
+        *(Grant(OPERATOR, "Describe", "group", group) for group in asked),
+    ]
+
+
+def _topic_grants(role: str, access: Access, prefix: str) -> list[Grant]:
+    return [
+        Grant(role, operation, "topic", prefix + name)
+        for name, operations in access.operations().items()
+        for operation in operations
+    ]
