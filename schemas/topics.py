@@ -128,6 +128,15 @@ DEAD_LETTERS: Final = TopicSpec(
     doc="Records that could not be handled, with their bytes, coordinates and cause.",
     max_message_bytes=DEAD_LETTER_BYTES_MAX,
 )
+DEAD_REPLAYS: Final = TopicSpec(
+    name="dead.replays.v1",
+    key="the letter's partition:offset",
+    subject="sluicegate.DeadLetterReplay",
+    partitions=1,  # what people do by hand, read whole before each replay
+    retention_ms=90 * DAY_MS,  # far longer than a letter stands: one that does is never replayed unawares
+    cleanup="compact,delete",
+    doc="Which dead letters were handed in again, by whom, where to: so that none is handed in twice.",
+)
 INGEST_STREAMS_CHANGELOG: Final = TopicSpec(
     name="ingest.streams.changelog.v1",
     key="state key",
@@ -166,10 +175,15 @@ TOPICS: Final[tuple[TopicSpec, ...]] = (
     USAGE_PARTIALS,
     USAGE_WINDOWS,
     DEAD_LETTERS,
+    DEAD_REPLAYS,
     INGEST_STREAMS_CHANGELOG,
     AGGREGATE_PARTIALS_CHANGELOG,
     AGGREGATE_WINDOWS_CHANGELOG,
 )
+
+TAKES_AGAIN: Final = frozenset({INPUT, USAGE_PARTIALS})
+"""Topics of the table that a record may be handed in to once more: it is judged anew, or it is superseded.
+Every other one has a single writer, and readers for whom the record would take place twice."""
 
 _VERSION = re.compile(r"\.v([1-9][0-9]{0,3})$")
 
