@@ -137,6 +137,24 @@ DEAD_REPLAYS: Final = TopicSpec(
     cleanup="compact,delete",
     doc="Which dead letters were handed in again, by whom, where to: so that none is handed in twice.",
 )
+CONTROLS: Final = TopicSpec(
+    name="ops.controls.v1",
+    key="role or role/partition",
+    subject="sluicegate.Control",
+    partitions=1,  # some records in all, read whole by each worker at its start
+    retention_ms=-1,
+    cleanup="compact",
+    doc="What operators told the roles, as long as it holds: which partitions are paused.",
+)
+AUDIT: Final = TopicSpec(
+    name="ops.audit.v1",
+    key="role or role/partition",
+    subject="sluicegate.Audit",
+    partitions=1,  # in the order in which it was done
+    retention_ms=365 * DAY_MS,  # a review of the year's incidents still finds who did what
+    cleanup="delete",
+    doc="Each lever that was moved: who, on what, why, and how it is taken back.",
+)
 INGEST_STREAMS_CHANGELOG: Final = TopicSpec(
     name="ingest.streams.changelog.v1",
     key="state key",
@@ -176,6 +194,8 @@ TOPICS: Final[tuple[TopicSpec, ...]] = (
     USAGE_WINDOWS,
     DEAD_LETTERS,
     DEAD_REPLAYS,
+    CONTROLS,
+    AUDIT,
     INGEST_STREAMS_CHANGELOG,
     AGGREGATE_PARTIALS_CHANGELOG,
     AGGREGATE_WINDOWS_CHANGELOG,

@@ -48,6 +48,13 @@ RECORDS: Final[dict[str, dict[str, Any]]] = {
         "partition": 1, "offset": 2**34, "letter_time_us": _US, "to_topic": "eu.streams.input.v1",
         "to_partition": 3, "by": "ann@host-é", "reason": "schema 9 is registered now",
     },
+    "sluicegate.Control": {
+        "role": "ingest", "partition": 3, "action": "pause", "by": "ann@host-é", "reason": "poison at 17",
+    },
+    "sluicegate.Audit": {
+        "action": "pause", "target": "ingest/3", "by": "ann@host-é", "reason": "poison at 17",
+        "undo": "sluicegate resume ingest 3 --yes",
+    },
     "sluicegate.UsagePartial": {**_USAGE, "source_partition": 2, "final": True, "revision": 4},
     "sluicegate.UsageWindow": {**_USAGE, "final": True, "revision": 4},
     "sluicegate.payload.open": {
