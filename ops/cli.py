@@ -32,6 +32,7 @@ COMMANDS = (
     "topics",
     "lag",
     "dlq",
+    "levers",
 )
 
 EPILOGUE = """\

@@ -12,6 +12,7 @@ from connectors.kafka.consumer import ConsumerOptions
 from connectors.kafka.ports import CoordinatorOptions
 from connectors.registry import Registry
 from pipelines import archive, ingest, usage
+from pipelines.controls import Controls
 from pipelines.engine import Engine, EngineOptions
 from pipelines.errors import OptionsRefused, UnknownRole
 from pipelines.extension import Extension
@@ -127,6 +128,7 @@ def build_role(name: str, options: WorkerOptions, extension: Extension) -> RoleA
         WorkerMetrics(name),
     )
     app = RoleApp(name, engine, slot=slot, **web)
+    app.controls = Controls(options.kafka, name, tools.codec)
     add_pages(app)
     for register in roles[name]:
         register(app, tools, options)

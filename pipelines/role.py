@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from connectors.kafka.chunk import Chunker, SourcePartition
+    from pipelines.controls import Controls
     from pipelines.engine import Engine
     from schemas.record import Record
     from schemas.topics import TopicSpec
@@ -110,6 +111,8 @@ class RoleApp(faust.App):
         self.engine = engine
         self.sources: dict[str, Source] = {}
         self.coordinator_or_none: Coordinator | None = None
+        self.controls: Controls | None = None
+        """What operators tell this role; set by the composition root before the start."""
         self.assigned_once = False
         self.fatal: BaseException | None = None
         super().__init__(
@@ -163,6 +166,12 @@ class RoleApp(faust.App):
         read = coordinator.assignment if coordinator is not None else ()
         return sorted(f"{topic}[{partition}]" for topic, partition in read)
 
+    def paused(self) -> list[str]:
+        """Return those of them that an operator paused."""
+        coordinator = self.coordinator_or_none
+        stopped = coordinator.pauses.stopped if coordinator is not None else ()
+        return sorted(f"{topic}[{partition}]" for topic, partition in stopped)
+
     def not_ready(self) -> str | None:
         """Say why this role does not read, or None if it does."""
         poller = self.engine.poller
@@ -198,6 +207,10 @@ class RoleApp(faust.App):
             on_committed=self._on_committed,
             on_fatal=self._on_fatal,
         )
+        if self.controls is not None:
+            controls = self.controls
+            self.coordinator.pauses.wanted = lambda source: controls.is_paused(source.partition)
+            await controls.start(self.coordinator.follow_pauses)
         self.add_future(self._tick())
         self.add_future(self._watch_lag())
 
@@ -221,6 +234,8 @@ class RoleApp(faust.App):
         if self.coordinator_or_none is not None and self.engine.poller is not None:
             loop.call_later(_LEAVE_S, self.engine.leaving.set)
             await self.coordinator_or_none.stop(within_s=_ABANDON_S)
+        if self.controls is not None:
+            await self.controls.stop()
         closing = loop.run_in_executor(DaemonExecutor(1, "close"), self.engine.close)
         _, late = await asyncio.wait([closing], timeout=_CLOSE_S)
         if late:
@@ -248,7 +263,8 @@ class RoleApp(faust.App):
     async def _tick(self) -> None:
         while not self.should_stop:
             await self.sleep(_TICK_S)
-            self.engine.metrics.ticked(self.engine.ticker.tick())
+            self.coordinator.follow_pauses()
+            self.engine.metrics.ticked(self.engine.ticker.tick(self.coordinator.pauses.stopped))
 
     async def _watch_lag(self) -> None:
         """Ask every few seconds how far each partition is behind; Kafka away, the last answer stands."""

@@ -13,6 +13,7 @@ from schemas.batch import BatchReader
 from schemas.catalog import EVENT, PAYLOAD_PREFIX, subjects
 from schemas.envelope import INT_MAX, Event
 from schemas.errors import BadMagic, ContractError, WireError
+from schemas.letters import cut_note
 from schemas.record import Record
 from schemas.topics import DEAD_LETTERS
 from schemas.wire import schema_id_of
@@ -149,7 +150,7 @@ class DeadLetterMaker:
 def _cut(letter: Mapping[str, Any], room: int) -> dict[str, Any]:
     """Return key and value that fit into ``room`` bytes together, and the detail that says so."""
     key, value = letter["key"], letter["value"]
-    cut = f"cut, key of {len(key or b'')} bytes, value of {len(value)} bytes, read it at its coordinates: "
+    cut = cut_note(len(key or b""), len(value))
     return {
         "key": None if key is None else key[:_KEY_BYTES_MAX],
         "value": value[:room],

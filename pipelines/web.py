@@ -20,7 +20,7 @@ def add_pages(app: RoleApp) -> None:
     @app.page("/readyz")
     async def readyz(web: Any, _request: Any) -> Any:
         cause = app.not_ready()
-        body = {"role": app.role, "partitions": app.partitions()}
+        body = {"role": app.role, "partitions": app.partitions(), "paused": app.paused()}
         if cause is None:
             return web.json({"status": "ready", **body})
         return web.json({"status": "not ready", "cause": cause, **body}, status=503)

@@ -128,6 +128,33 @@ DEAD_LETTERS: Final = TopicSpec(
     doc="Records that could not be handled, with their bytes, coordinates and cause.",
     max_message_bytes=DEAD_LETTER_BYTES_MAX,
 )
+DEAD_REPLAYS: Final = TopicSpec(
+    name="dead.replays.v1",
+    key="the letter's partition:offset",
+    subject="sluicegate.DeadLetterReplay",
+    partitions=1,  # what people do by hand, read whole before each replay
+    retention_ms=90 * DAY_MS,  # far longer than a letter stands: one that does is never replayed unawares
+    cleanup="compact,delete",
+    doc="Which dead letters were handed in again, by whom, where to: so that none is handed in twice.",
+)
+CONTROLS: Final = TopicSpec(
+    name="ops.controls.v1",
+    key="role or role/partition",
+    subject="sluicegate.Control",
+    partitions=1,  # some records in all, read whole by each worker at its start
+    retention_ms=-1,
+    cleanup="compact",
+    doc="What operators told the roles, as long as it holds: which partitions are paused.",
+)
+AUDIT: Final = TopicSpec(
+    name="ops.audit.v1",
+    key="role or role/partition",
+    subject="sluicegate.Audit",
+    partitions=1,  # in the order in which it was done
+    retention_ms=365 * DAY_MS,  # a review of the year's incidents still finds who did what
+    cleanup="delete",
+    doc="Each lever that was moved: who, on what, why, and how it is taken back.",
+)
 INGEST_STREAMS_CHANGELOG: Final = TopicSpec(
     name="ingest.streams.changelog.v1",
     key="state key",
@@ -166,10 +193,17 @@ TOPICS: Final[tuple[TopicSpec, ...]] = (
     USAGE_PARTIALS,
     USAGE_WINDOWS,
     DEAD_LETTERS,
+    DEAD_REPLAYS,
+    CONTROLS,
+    AUDIT,
     INGEST_STREAMS_CHANGELOG,
     AGGREGATE_PARTIALS_CHANGELOG,
     AGGREGATE_WINDOWS_CHANGELOG,
 )
+
+TAKES_AGAIN: Final = frozenset({INPUT, USAGE_PARTIALS})
+"""Topics of the table that a record may be handed in to once more: it is judged anew, or it is superseded.
+Every other one has a single writer, and readers for whom the record would take place twice."""
 
 _VERSION = re.compile(r"\.v([1-9][0-9]{0,3})$")
 

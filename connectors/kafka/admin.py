@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Ensured", "PartitionLag", "TopicState", "describe_topics", "ensure_topics", "group_lag", "list_topics",
+    "partition_counts",
 ]  # fmt: skip
 
 _CALL_S: Final = 10.0
@@ -82,6 +83,12 @@ def list_topics(options: KafkaOptions) -> list[str]:
     """Return the names of the topics under the options' prefix, sorted; raises KafkaUnavailable."""
     found = _metadata(Asking(options))
     return sorted(name for name in found if name.startswith(options.topic_prefix))
+
+
+def partition_counts(options: KafkaOptions) -> dict[str, int]:
+    """Return how many partitions each topic of the cluster has, by full name; raises KafkaUnavailable."""
+    found = _metadata(Asking(options))
+    return {name: len(topic.partitions) for name, topic in found.items()}
 
 
 def describe_topics(options: KafkaOptions, specs: Iterable[TopicSpec]) -> list[TopicState]:

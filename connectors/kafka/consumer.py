@@ -138,6 +138,10 @@ class PollThread(threading.Thread):
         """Begin to deliver ``source`` from ``offset`` on: it was assigned and its state restored."""
         return self.call(lambda: self._start_partition(source, offset))
 
+    def stop_partition(self, source: SourcePartition) -> Future[None]:
+        """Deliver nothing more of ``source`` until it is started again; polling and heartbeats go on."""
+        return self.call(lambda: self._stop_partition(source))
+
     def rewind(self, positions: Mapping[SourcePartition, int], epoch: int) -> Future[None]:
         """Go back to ``positions``; what was delivered under an older epoch is void."""
         return self.call(lambda: self._rewind(positions, epoch))
@@ -325,6 +329,11 @@ class PollThread(threading.Thread):
         self._expected[source] = offset
         if not self._held:
             self._consumer.resume(self._parts([source]))
+
+    def _stop_partition(self, source: SourcePartition) -> None:
+        if self._expected.pop(source, None) is not None:
+            self._consumer.pause(self._parts([source]))
+        self._undecoded = [waiting for waiting in self._undecoded if waiting[1].source != source]
 
     def _rewind(self, positions: Mapping[SourcePartition, int], epoch: int) -> None:
         self._undecoded.clear()

@@ -19,6 +19,7 @@ import structlog
 
 from connectors.kafka.errors import TransactionAborted
 from connectors.kafka.lease import Lease, Scope
+from connectors.kafka.pauses import Pauses
 from connectors.threads import DaemonExecutor
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class Coordinator:
         self._leases: dict[str, Lease] = {}
         self._pending: dict[SourcePartition, deque[Chunk]] = {}
         self._held_until: dict[SourcePartition, float] = {}
+        self.pauses = Pauses()
         self._committed: dict[SourcePartition, int] = {}
         self._handled_us: dict[SourcePartition, int] = {}  # append time of the last record handled
         self._opening: dict[SourcePartition, tuple[asyncio.Task[None], threading.Event]] = {}
@@ -229,7 +231,9 @@ class Coordinator:
         """Take the next chunk of the topic's partition that waited longest (they take turns)."""
         now = time.monotonic()
         for source, queue in self._pending.items():
-            if source.topic == topic and queue and self._held_until.get(source, 0.0) <= now:
+            if source.topic != topic or not queue or source in self.pauses.stopped:
+                continue
+            if self._held_until.get(source, 0.0) <= now:
                 chunk = queue.popleft()
                 self._pending[source] = self._pending.pop(source)  # to the end of the turn
                 return chunk
@@ -251,6 +255,24 @@ class Coordinator:
             self._idle.set()
         # After this turn of the loop: the agent that is just done asks for its next chunk first.
         self._loop.call_soon(self._pump)
+
+    def follow_pauses(self) -> None:
+        """Stop and start partitions as ``pauses`` wants them; to be called again, for some must settle first.
+
+        What waits of a paused one is let go of: it would fill the hand-over of the others. It is read again
+        from where the partition stands, which is known when no agent and no commit has any of it.
+        """
+        at_work = {lease.chunk.source for lease in self._leases.values()}
+        for source, committed in self._committed.items():
+            if self.pauses.must_stop(source):
+                self._void_pending(source)
+                self.pauses.stop(source, asyncio.wrap_future(self.poller.stop_partition(source)))
+            elif self._commit_task is None and source not in at_work and self.pauses.may_start(source):
+                self._void_pending(source)  # an event that failed, and waited
+                self._pending[source] = deque()
+                start = self._unit.positions.get(source, committed)
+                started = asyncio.wrap_future(self.poller.start_partition(source, start))
+                self.pauses.go_on(source, start, started, self._stop_for)
 
     # -- failing events -------------------------------------------------------------------------------
 
@@ -420,9 +442,12 @@ class Coordinator:
             if cancelled.is_set() or self._stopped:
                 return
             self._partitions.ready(source)
-            self._pending[source] = deque()
             self._committed[source] = start
-            await asyncio.wrap_future(self.poller.start_partition(source, start))
+            if self.pauses.must_stop(source):
+                self.pauses.stop(source)  # ready, and not read
+            else:
+                self._pending[source] = deque()
+                await asyncio.wrap_future(self.poller.start_partition(source, start))
             self._was_ready = True
             log.info("partition ready", topic=source.topic, partition=source.partition, offset=start)
         except Exception as error:  # noqa: BLE001  whatever it is, this partition cannot be read
@@ -467,9 +492,13 @@ class Coordinator:
         self._committed.pop(source, None)
         self._handled_us.pop(source, None)
         self._held_until.pop(source, None)
+        self.pauses.forget(source)
+        self._void_pending(source)
+        self._partitions.close(source)
+
+    def _void_pending(self, source: SourcePartition) -> None:
         for chunk in self._pending.pop(source, ()):
             self._void_chunk(chunk)
-        self._partitions.close(source)
 
     def _void_chunk(self, chunk: Chunk) -> None:
         """Count a chunk as done with that nobody handles: it is read again, here or elsewhere."""

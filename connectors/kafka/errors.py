@@ -10,6 +10,7 @@ KafkaFailure
 ├── RestoreStalled        a changelog cannot be read to its end
 ├── AppendRefused         one record is too large for its topic
 ├── AppendFailed          nothing was appended, or nobody knows: repeat it, event ids make that safe
+├── ReplayFailed          dead letters were not handed in again, or nobody knows: run it again
 ├── NoSuchTopic           there is no topic of that name
 ├── TopicMismatch         an existing topic is not as the table says
 ├── TransactionAborted    nothing of the transaction took place; it is done again
@@ -133,6 +134,18 @@ class AppendFailed(KafkaFailure):
         super().__init__(f"append failed: {problem}")
         self.problem = problem
         self.overloaded = overloaded
+
+
+class ReplayFailed(KafkaFailure):
+    """A batch of dead letters was not handed in again, or its outcome is not known."""
+
+    remedy = (
+        "Run the command again: it learns from Kafka what was handed in, and hands nothing in twice. "
+        '"Fenced" means that somebody else began to replay meanwhile.'
+    )
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"replay stopped: {problem}")
 
 
 class NoSuchTopic(KafkaFailure):

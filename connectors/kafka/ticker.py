@@ -12,7 +12,7 @@ from schemas.envelope import Event, new_event_id, stream_key
 from schemas.errors import SluicegateError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from connectors.kafka.chunk import SourcePartition
     from connectors.kafka.options import KafkaOptions
@@ -48,13 +48,13 @@ class Ticker:
         self._deadlines.pop(source, None)
         self._next.pop(source, None)
 
-    def tick(self) -> int:
-        """Append the ticks that are due; returns how many."""
+    def tick(self, unread: Collection[SourcePartition] = ()) -> int:
+        """Append the ticks that are due, but for partitions that nobody reads now; returns how many."""
         now_us, now = time.time_ns() // 1_000, time.monotonic()
         due = [
             source
             for source, deadline in self._deadlines.items()
-            if deadline <= now_us and self._next.get(source, 0.0) <= now
+            if deadline <= now_us and self._next.get(source, 0.0) <= now and source not in unread
         ]
         if due and self._producer is None:
             self._producer = Producer(self._config)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
+from ops.commands.dlq_replay import replay_command
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -20,9 +22,10 @@ _PREVIEW_BYTES = 512
 
 def register(app: App) -> None:
     """Add the commands to the app."""
-    dlq = App(name="dlq", help="List and show dead letters: records that could not be handled.")
+    dlq = App(name="dlq", help="List, show and replay dead letters: records that could not be handled.")
     dlq.command(list_command, name="list")
     dlq.command(show_command, name="show")
+    dlq.command(replay_command, name="replay")
     app.command(dlq)
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from cyclopts import App
 
+    from connectors.kafka.options import KafkaOptions
     from ops.lag import GroupLag
 
 Flag = Annotated[bool, Parameter(negative=())]
@@ -68,10 +69,15 @@ def lag_command(
     while True:
         time.sleep(every_s)
         found = lags.look()
+        paused = _paused(kafka, groups)
         if as_json:
-            console.print_json({"groups": [one.as_json() for one in found]})
+            told = [{**one.as_json(), "paused": paused[one.group]} for one in found]
+            console.print_json({"groups": told})
         else:
             _show(found, every=partitions)
+            for name, what in paused.items():
+                if what:
+                    console.warn(f"{name}: paused by an operator, {', '.join(what)}")
         if not watch:
             break
     if group is not None and not found[0].known:
@@ -84,6 +90,18 @@ def lag_command(
 
 def _full_name(group: str, prefix: str, roles: Sequence[str]) -> str:
     return f"{prefix}{group}" if group in roles else group
+
+
+def _paused(kafka: KafkaOptions, groups: Sequence[str]) -> dict[str, list[str]]:
+    """What is paused of each group: "all", or "partition 2"."""
+    from ops.levers import paused_in
+
+    found: dict[str, list[str]] = {group: [] for group in groups}
+    for target in paused_in(kafka):
+        group = f"{kafka.topic_prefix}sluicegate.{target.role}"
+        if group in found:
+            found[group].append("all" if target.partition is None else f"partition {target.partition}")
+    return found
 
 
 def _show(found: Sequence[GroupLag], *, every: bool) -> None:

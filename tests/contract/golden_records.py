@@ -44,6 +44,17 @@ RECORDS: Final[dict[str, dict[str, Any]]] = {
         "value": b"\x00\x00\x00\x00\x09\xff", "schema_id": 9, "cause": "Undecodable", "detail": "cut",
         "agent": "ingest", "code_version": "0.1.0", "attempts": 3, "time_us": _US,
     },
+    "sluicegate.DeadLetterReplay": {
+        "partition": 1, "offset": 2**34, "letter_time_us": _US, "to_topic": "eu.streams.input.v1",
+        "to_partition": 3, "by": "ann@host-é", "reason": "schema 9 is registered now",
+    },
+    "sluicegate.Control": {
+        "role": "ingest", "partition": 3, "action": "pause", "by": "ann@host-é", "reason": "poison at 17",
+    },
+    "sluicegate.Audit": {
+        "action": "pause", "target": "ingest/3", "by": "ann@host-é", "reason": "poison at 17",
+        "undo": "sluicegate resume ingest 3 --yes",
+    },
     "sluicegate.UsagePartial": {**_USAGE, "source_partition": 2, "final": True, "revision": 4},
     "sluicegate.UsageWindow": {**_USAGE, "final": True, "revision": 4},
     "sluicegate.payload.open": {

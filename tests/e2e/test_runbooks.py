@@ -206,6 +206,7 @@ def test_lag_growth_an_open_transaction(busy: Deployment):
 
     run(busy, "lag-growth", "caught-up")
     run(busy, "lag-growth", "dead-letters", "BadMagic", "not a Confluent frame")
+    run(busy, "lag-growth", "hand-them-in", "4 replayed, 0 before, 0 cannot")
 
 
 def test_lag_growth_a_surge(busy: Deployment):

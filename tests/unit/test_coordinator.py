@@ -54,6 +54,7 @@ class Poller:
     def __init__(self):
         self.assignment = frozenset()
         self.rewinds, self.starts, self.outstanding, self.outstanding_bytes = [], [], 0, 0
+        self.stops = []
         self.rewind_error = None
 
     def handled(self, records, size_bytes):
@@ -62,6 +63,10 @@ class Poller:
 
     def start_partition(self, source, offset):
         self.starts.append((source, offset))
+        return answered()
+
+    def stop_partition(self, source):
+        self.stops.append(source)
         return answered()
 
     def rewind(self, positions, epoch):

@@ -1,0 +1,67 @@
+"""Which partitions an operator wants paused, and which of them have stopped."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import structlog
+
+from connectors.kafka.errors import ConsumerFailed
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+    from connectors.kafka.chunk import SourcePartition
+
+log = structlog.get_logger(__name__)
+
+
+class Pauses:
+    """Kept by the coordinator, on its loop."""
+
+    def __init__(self) -> None:
+        self.wanted: Callable[[SourcePartition], bool] = lambda _source: False
+        """Says whether a partition is to be paused; whoever sets it calls ``follow_pauses``."""
+        self.stopped: dict[SourcePartition, asyncio.Future[None] | None] = {}
+        """Assigned and not read; done when the poll thread delivers nothing more, None = it never did."""
+
+    def must_stop(self, source: SourcePartition) -> bool:
+        """Say whether a partition is read and must not be."""
+        return source not in self.stopped and self.wanted(source)
+
+    def may_start(self, source: SourcePartition) -> bool:
+        """Say whether a partition stands and need not: all that was delivered of it has arrived."""
+        if source not in self.stopped or self.wanted(source):
+            return False
+        done = self.stopped[source]
+        return done is None or done.done()
+
+    def stop(self, source: SourcePartition, done: asyncio.Future[None] | None = None) -> None:
+        """Note that a partition stops."""
+        if done is not None:  # a poll thread that has ended delivers nothing either
+            done.add_done_callback(lambda ended: None if ended.cancelled() else ended.exception())
+        self.stopped[source] = done
+        log.warning("partition paused by an operator", topic=source.topic, partition=source.partition)
+
+    def go_on(
+        self,
+        source: SourcePartition,
+        offset: int,
+        started: asyncio.Future[None],
+        on_error: Callable[[BaseException], None],
+    ) -> None:
+        """Note that a partition is read again from ``offset``; ``on_error`` hears of one that cannot be."""
+
+        def settled(ended: asyncio.Future[None]) -> None:
+            error = None if ended.cancelled() else ended.exception()
+            if error is not None and not isinstance(error, ConsumerFailed):  # whose thread told it itself
+                on_error(error)
+
+        started.add_done_callback(settled)
+        self.forget(source)
+        log.info("partition goes on", topic=source.topic, partition=source.partition, offset=offset)
+
+    def forget(self, source: SourcePartition) -> None:
+        """Note that a partition is no longer held back here."""
+        self.stopped.pop(source, None)

@@ -1,0 +1,235 @@
+"""`sluicegate dlq replay`: hand the records of dead letters in again, once."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from connectors.kafka.deadletters import DeadLetter, DeadLetterReader
+    from connectors.kafka.options import KafkaOptions
+    from ops.handback import Verdict
+    from schemas.wire import WireCodec
+
+Flag = Annotated[bool, Parameter(negative=())]
+
+
+def replay_command(
+    *letter_ids: Annotated[str, Parameter(name="ID")],
+    every: Annotated[bool, Parameter(name="--all", negative=())] = False,
+    cause: str | None = None,
+    to: str | None = None,
+    reason: str = "",
+    again: Flag = False,
+    yes: Flag = False,
+    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
+) -> int:
+    """Hand the records of dead letters in again: the same bytes and key, to the same topic and partition.
+
+    Without `--yes` nothing is done: it prints what would go where, and what cannot go and why. A letter
+    that was replayed is not replayed again, whoever asks; one that fails again is a new letter. Records go
+    in batches, each in one transaction with the note that it was done (topic `dead.replays.v1`), so a
+    replay that was cut off is simply run again.
+
+    Exit code 1 if a letter that was asked for is not there or cannot go in.
+
+    Example: `sluicegate dlq replay --all --cause UnknownSchemaId --yes`
+
+    Parameters
+    ----------
+    letter_ids
+        PARTITION:OFFSET of letters, as `dlq list` gives them.
+    every
+        All letters that there are now.
+    cause
+        Only those with this cause.
+    to
+        Another topic, with or without the deployment's prefix; the key chooses its partition.
+    reason
+        Kept with who did it.
+    again
+        Replay those, too, that were replayed before.
+    yes
+        Do it.
+    as_json
+        Print a JSON object a letter and line, and at last one with the sums.
+    """
+    from ops.errors import Misused
+
+    if bool(letter_ids) == every:
+        raise Misused("give the ids of letters, or --all", "`sluicegate dlq list` shows both ids and causes")
+    wanted = [_coordinates(letter_id) for letter_id in letter_ids]
+    with ExitStack() as open_now:
+        reader, codec, options = _connected(open_now, write=yes)
+        missing: list[str] = []
+        letters = reader.present() if every else _named(reader, wanted, missing)
+        chosen = (letter for letter in letters if cause in (None, letter.cause))
+        sums = _replay(chosen, codec, options, to=to, reason=reason, again=again, yes=yes, as_json=as_json)
+    return _sum_up(sums, missing, yes=yes, as_json=as_json)
+
+
+def _coordinates(letter_id: str) -> tuple[int, int]:
+    from ops.errors import Misused
+
+    partition, _, offset = letter_id.partition(":")
+    if not (partition.isdecimal() and offset.isdecimal()):
+        raise Misused(f"{letter_id!r} is no dead letter's id", "give PARTITION:OFFSET, as `dlq list` does")
+    return int(partition), int(offset)
+
+
+def _named(
+    reader: DeadLetterReader, wanted: Sequence[tuple[int, int]], missing: list[str]
+) -> Iterator[DeadLetter]:
+    for partition, offset in wanted:
+        letter = reader.at(partition, offset)
+        if letter is None:
+            missing.append(f"{partition}:{offset}")
+        else:
+            yield letter
+
+
+def _connected(open_now: ExitStack, *, write: bool) -> tuple[DeadLetterReader, WireCodec, KafkaOptions]:
+    """Connect; before something is written, see to it that its topic and schema are there."""
+    from connectors.kafka.admin import ensure_topics
+    from connectors.kafka.deadletters import DeadLetterReader
+    from connectors.registry import Registry
+    from ops.addresses import addresses, kafka_options
+    from ops.settings import Settings
+    from schemas.topics import DEAD_LETTERS, DEAD_REPLAYS
+    from schemas.wire import WireCodec
+
+    settings = Settings()
+    where = addresses(settings)
+    options = kafka_options(settings, where.kafka)
+    registry = Registry(where.registry_url)
+    open_now.callback(registry.close)
+    if write and settings.registry.register_schemas:
+        registry.register_all()
+    if write and settings.kafka.create_topics:
+        ensure_topics(options, [DEAD_REPLAYS])
+    codec = WireCodec(registry, value_bytes_max=DEAD_LETTERS.max_message_bytes)
+    reader = DeadLetterReader(options, codec)
+    open_now.callback(reader.close)
+    return reader, codec, options
+
+
+def _replay(
+    letters: Iterator[DeadLetter],
+    codec: WireCodec,
+    options: KafkaOptions,
+    *,
+    to: str | None,
+    reason: str,
+    again: bool,
+    yes: bool,
+    as_json: bool,
+) -> dict[str, int]:
+    """Judge each letter, hand in those that go, and print each; returns how many had which outcome."""
+    from connectors.kafka.admin import partition_counts
+    from connectors.kafka.replays import Replayer, Replays
+    from ops import console
+    from ops.handback import Judge, in_batches
+    from ops.person import who
+
+    replayer = Replayer(options, codec, by=who(), reason=reason)
+    if yes:
+        replayer.open()  # before it is read what was replayed: from here on nobody else replays
+    judge = Judge(
+        partition_counts(options),
+        Replays(options, codec).done(),
+        prefix=options.topic_prefix,
+        to=to,
+        again=again,
+    )
+    say = _json_line if as_json else _line
+    sums = {"goes in": 0, "was replayed": 0, "cannot": 0}
+    for batch in in_batches(judge.judge(letter) for letter in letters):
+        going = [verdict for verdict in batch if verdict.outcome == "goes in"]
+        placed: Mapping[str, tuple[int, int]] = {}
+        if yes and going:
+            offsets = replayer.hand_in([verdict.handover for verdict in going])
+            placed = {verdict.letter.id: at for verdict, at in zip(going, offsets, strict=True)}
+        for verdict in batch:
+            sums[verdict.outcome] += 1
+            say(verdict, placed.get(verdict.letter.id))
+        if yes:
+            console.note(
+                f"{sums['goes in']} replayed, {sums['was replayed']} before, {sums['cannot']} cannot"
+            )
+    return sums
+
+
+def _line(verdict: Verdict, at: tuple[int, int] | None) -> None:
+    from ops import console
+    from ops.redaction import escaped
+
+    letter = verdict.letter
+    partition = "by key" if verdict.partition is None else verdict.partition
+    where = f"{verdict.topic}[{partition}]"
+    if at is not None:
+        said = f"replayed to {verdict.topic}[{at[0]}]@{at[1]}"
+    elif verdict.outcome == "goes in":
+        said = f"would go to {where}, {len(letter.value)} bytes"
+    else:
+        said = f"{verdict.outcome}: {verdict.why}" if verdict.why else verdict.outcome
+    key = "" if letter.key is None else escaped(letter.key, 200)
+    console.out().print(f"{letter.id}  {letter.cause}  {key}  {said}", markup=False)
+
+
+def _json_line(verdict: Verdict, at: tuple[int, int] | None) -> None:
+    from ops import console
+    from ops.redaction import escaped
+
+    letter = verdict.letter
+    console.print_json(
+        {
+            "id": letter.id,
+            "cause": letter.cause,
+            "key": None if letter.key is None else escaped(letter.key, 200),
+            "size_bytes": len(letter.value),
+            "outcome": "replayed" if at is not None else _JSON_OUTCOMES[verdict.outcome],
+            "why": verdict.why,
+            "to": {
+                "topic": verdict.topic,
+                "partition": verdict.partition if at is None else at[0],
+                "offset": None if at is None else at[1],
+            },
+        }
+    )
+
+
+_JSON_OUTCOMES: Mapping[str, str] = {
+    "goes in": "would_replay",
+    "was replayed": "replayed_before",
+    "cannot": "cannot",
+}
+
+
+def _sum_up(sums: dict[str, int], missing: list[str], *, yes: bool, as_json: bool) -> int:
+    from ops import console
+
+    tell: Callable[[str], None] = console.note
+    if as_json:
+        console.print_json(
+            {
+                "dry_run": not yes,
+                "replayed" if yes else "would_replay": sums["goes in"],
+                "replayed_before": sums["was replayed"],
+                "cannot": sums["cannot"],
+                "missing": list(missing),
+            }
+        )
+    for letter_id in missing:
+        console.fail(f"no dead letter stands at {letter_id}", "`sluicegate dlq list` gives those there are")
+    if not any(sums.values()) and not missing:
+        tell("no such dead letters")
+    elif not yes:
+        tell(
+            f"dry run: {sums['goes in']} would go in, {sums['was replayed']} were replayed before, "
+            f"{sums['cannot']} cannot; --yes does it"
+        )
+    return 1 if missing or sums["cannot"] else 0

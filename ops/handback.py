@@ -1,0 +1,108 @@
+"""Decides of each dead letter whether its record can be handed in again, and where it goes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from connectors.kafka.deadletters import NOT_A_LETTER
+from connectors.kafka.replays import BATCH_BYTES_MAX, BATCH_RECORDS_MAX, Handover
+from ops.errors import Misused
+from schemas.topics import TAKES_AGAIN, TOPICS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from connectors.kafka.deadletters import DeadLetter
+
+Outcome = Literal["goes in", "was replayed", "cannot"]
+
+_SINGLE_WRITER = {spec.name for spec in TOPICS if spec not in TAKES_AGAIN}
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What is to be done with one letter."""
+
+    letter: DeadLetter
+    outcome: Outcome
+    topic: str
+    partition: int | None
+    why: str = ""
+
+    @property
+    def handover(self) -> Handover:
+        """The letter and its way, for one that goes in."""
+        return Handover(self.letter, self.topic, self.partition)
+
+
+class Judge:
+    """Judges letters one after the other; one that it let in once does not go in again."""
+
+    def __init__(
+        self,
+        partitions: Mapping[str, int],
+        done: Mapping[str, int],
+        *,
+        prefix: str,
+        to: str | None = None,
+        again: bool = False,
+    ) -> None:
+        """Take the cluster's topics with their partitions, and what was replayed so far.
+
+        Raises:
+            Misused: ``to`` is no topic that others may write to.
+        """
+        self._partitions = partitions
+        self._done = {} if again else dict(done)
+        self._prefix = prefix
+        self._to = None if to is None else prefix + to.removeprefix(prefix)
+        problem = None if self._to is None else self._problem_of(self._to)
+        if problem is not None:
+            raise Misused(f"--to {to}: {problem}", "name an input topic, or one of your own agents'")
+
+    def judge(self, letter: DeadLetter) -> Verdict:
+        """Say what is to be done with a letter."""
+        topic, partition = self._to or letter.from_topic, letter.from_partition
+        why = self._unfit(letter, topic)
+        if why is not None:
+            return Verdict(letter, "cannot", topic, partition, why)
+        if self._to is not None:
+            partition = -1 if letter.key is not None else partition % self._partitions[topic]
+        way = topic, None if partition < 0 else partition
+        if self._done.get(letter.id) == letter.time_us:
+            return Verdict(letter, "was replayed", *way, "--again hands it in once more")
+        self._done[letter.id] = letter.time_us
+        return Verdict(letter, "goes in", *way)
+
+    def _unfit(self, letter: DeadLetter, topic: str) -> str | None:
+        if letter.cause == NOT_A_LETTER:
+            return "is no dead letter: somebody else wrote it"
+        if letter.cut:
+            return "its bytes were cut: read the record whole at its coordinates, and publish it"
+        if not letter.value:
+            return "its record had no value"
+        problem = self._problem_of(topic)
+        if problem is None and self._to is None and letter.from_partition >= self._partitions[topic]:
+            problem = f"{topic} has no partition {letter.from_partition}"
+        return problem
+
+    def _problem_of(self, topic: str) -> str | None:
+        if topic.removeprefix(self._prefix) in _SINGLE_WRITER:
+            return f"{topic} has a single writer, its other readers would have the record twice"
+        return None if topic in self._partitions else f"there is no topic {topic}"
+
+
+def in_batches(verdicts: Iterable[Verdict]) -> Iterator[list[Verdict]]:
+    """Give verdicts in their order, cut so that those that go in fit into one transaction."""
+    batch: list[Verdict] = []
+    size_bytes = 0
+    for verdict in verdicts:
+        size = len(verdict.letter.value) + len(verdict.letter.key or b"")
+        if batch and (len(batch) >= BATCH_RECORDS_MAX or size_bytes + size > BATCH_BYTES_MAX):
+            yield batch
+            batch, size_bytes = [], 0
+        batch.append(verdict)
+        size_bytes += size
+    if batch:
+        yield batch

@@ -1,0 +1,117 @@
+"""What operators told this role: read from the control topic beside its inputs, and followed.
+
+The topic is compacted and is read whole before the role reads anything, so a pause outlives any restart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+
+from connectors.kafka.committed import CommittedReader
+from connectors.kafka.errors import KafkaUnavailable
+from connectors.kafka.tailer import Followed, Tailer
+from schemas.controls import PAUSE, Target, target_of
+from schemas.errors import WireError
+from schemas.topics import CONTROLS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from connectors.kafka.options import KafkaOptions
+    from connectors.kafka.tailer import Place, TailState
+    from schemas.record import Record
+    from schemas.wire import WireCodec
+
+log = structlog.get_logger(__name__)
+
+_CAUGHT_UP_S: Final = 30.0
+_JOIN_S: Final = 2.0
+Told = list[tuple[Target, dict[str, Any] | None]]
+
+
+class Controls:
+    """Implements ``connectors.kafka.tailer.TailListener``; all but ``decode`` runs on the loop."""
+
+    def __init__(self, kafka: KafkaOptions, role: str, codec: WireCodec) -> None:
+        self._kafka = kafka
+        self._role = role
+        self._codec = codec
+        self._topic = CONTROLS.named(kafka.topic_prefix)
+        self._pauses: dict[int | None, dict[str, Any]] = {}
+        self._caught_up = asyncio.Event()
+        self._on_change: Callable[[], None] = lambda: None
+        self._tailer: Tailer[Told] | None = None
+
+    async def start(self, on_change: Callable[[], None]) -> None:
+        """Read what holds now, and call ``on_change`` whenever that changes.
+
+        Raises:
+            KafkaUnavailable: the topic is there and cannot be read to its end.
+        """
+        self._on_change = on_change
+        there = await asyncio.to_thread(self._is_there)
+        self._tailer = Tailer(
+            self._kafka, [Followed(self._topic, -1)], self.decode, self, asyncio.get_running_loop()
+        )
+        self._tailer.start()
+        if not there:
+            log.warning(
+                "no control topic, so no pauses: `sluicegate topics create` makes it", topic=self._topic
+            )
+            return
+        try:
+            await asyncio.wait_for(self._caught_up.wait(), _CAUGHT_UP_S)
+        except TimeoutError:
+            raise KafkaUnavailable(self._kafka.bootstrap_servers, f"no end of {self._topic}") from None
+
+    async def stop(self) -> None:
+        """Follow no more."""
+        if self._tailer is not None:
+            self._tailer.stop()
+            await asyncio.to_thread(self._tailer.join, _JOIN_S)
+
+    def is_paused(self, partition: int) -> bool:
+        """Say whether the partitions of that number are to be left alone."""
+        return None in self._pauses or partition in self._pauses
+
+    def decode(self, records: Sequence[Record]) -> Told:
+        """Return what was told to this role; None = it was taken back. Raises RegistryUnavailable."""
+        told: Told = []
+        for record in records:
+            target = target_of(record.key)
+            if target is None or target.role != self._role:
+                continue
+            try:
+                control = self._codec.decode(record.value, CONTROLS.subject) if record.value else None
+            except WireError as error:
+                log.warning("control that cannot be read", offset=record.offset, cause=str(error))
+                continue
+            told.append((target, control))
+        return told
+
+    def tail_batch(self, batch: Told, _positions: Mapping[Place, int]) -> None:
+        """See ``TailListener``."""
+        for target, control in batch:
+            if control is not None and control["action"] == PAUSE:
+                self._pauses[target.partition] = control
+            else:
+                self._pauses.pop(target.partition, None)
+        if batch:
+            self._on_change()
+
+    def tail_caught_up(self, _place: Place) -> None:
+        """See ``TailListener``."""
+        self._caught_up.set()
+
+    def tail_state(self, state: TailState) -> None:
+        """See ``TailListener``."""
+
+    def _is_there(self) -> bool:
+        reader = CommittedReader(self._kafka, self._topic)
+        try:
+            return bool(reader.partitions())
+        finally:
+            reader.close()
