@@ -161,7 +161,10 @@ class Registry:
     def set_compatibility(self, level: str = COMPATIBILITY, subject: str | None = None) -> None:
         """Set what the registry demands of a subject's next version, or of all subjects that say nothing."""
         path = "/config" if subject is None else f"/config/{_path(subject)}"
-        self._ask("PUT", path, {"compatibility": level})
+        try:
+            self._ask("PUT", path, {"compatibility": level})
+        except _Refused:  # another process set it for the first time just then: now there is one to set
+            self._ask("PUT", path, {"compatibility": level})
 
     def compatibility(self, subject: str) -> str:
         """Return what the registry demands of a subject's next version."""

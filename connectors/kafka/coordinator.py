@@ -476,6 +476,7 @@ class Coordinator:
     async def _revoke(self, sources: Sequence[SourcePartition], *, lost: bool) -> None:
         """Finish and commit (unless lost), then let go. Runs while the poll thread waits in its callback."""
         self._closed += 1
+        held = list(self._leases.values())
         try:
             opening = [self._opening[source] for source in sources if source in self._opening]
             for _task, cancelled in opening:
@@ -484,6 +485,8 @@ class Coordinator:
             await asyncio.gather(*(task for task, _ in opening), return_exceptions=True)
             for source in sources:
                 self._release(source)
+            if self._committed and (lost or any(lease.void for lease in held)):
+                await self._rewind()  # partitions that stay: what was dropped of them is read again
         finally:
             self._closed -= 1
             self._loop.call_soon(self._pump)

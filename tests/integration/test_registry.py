@@ -182,6 +182,8 @@ class Faulty(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    do_PUT = do_POST = do_GET  # noqa: N815  # as http.server names them
+
     def log_message(self, *_: object) -> None:
         return
 
@@ -218,6 +220,13 @@ def test_whatever_is_not_the_registrys_own_no_is_unavailable(faulty: str, answer
         Registry(faulty).schema_of(1)
     Faulty.answers = []
     assert Registry(faulty).schema_of(1) == "{}"
+
+
+def test_two_who_register_a_new_subject_at_once_do_not_meet(faulty: str) -> None:
+    there_now = b'{"error_code":409,"message":"A rule named \'COMPATIBILITY\' already exists."}'
+    Faulty.answers = [(409, there_now), (200, b'{"compatibility":"FULL_TRANSITIVE"}'), (200, b'{"id":7}')]
+    assert Registry(faulty).register("sluicegate.New", "{}") == 7
+    assert Faulty.answers == []
 
 
 def test_while_it_is_away_one_caller_asks_and_the_others_are_told_at_once(faulty: str) -> None:

@@ -385,6 +385,34 @@ def test_lost_partitions_commit_nothing_of_what_is_in_hand():
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_partition_that_stays_reads_again_what_was_dropped_when_another_went(lost):
+    other = SourcePartition(TOPIC, 1)
+
+    async def scenario():
+        async with coordinator(stall_ms_max=20) as bench:
+            bench.poller.assignment = frozenset([SOURCE, other])
+            bench.coordinator.assigned([SOURCE, other])
+            await until(lambda: len(bench.coordinator.assignment) == 2)
+            bench.deliver(0, 3)
+            bench.deliver(3, 6)
+            await asyncio.sleep(0)
+            lease = await bench.work()  # and stalls: its unit is dropped when the other partition goes
+            await asyncio.wrap_future(bench.coordinator.revoked([other], lost=lost))
+            assert lease.void
+            assert bench.poller.rewinds == [({SOURCE: 0}, 1)]
+            assert bench.poller.outstanding == 0
+            bench.coordinator.done(TOPIC)
+            bench.deliver(0, 6, epoch=1)
+            await asyncio.sleep(0)
+            await bench.work()
+            bench.coordinator.done(TOPIC)
+            await until(lambda: bench.committed)
+            assert bench.outputs == [b"%d" % n for n in range(6)]
+
+    asyncio.run(scenario())
+
+
 def test_the_poll_thread_may_speak_after_the_loop_has_closed():
     kept = []
 
