@@ -11,10 +11,12 @@ from schemas.access import (
     EDGE,
     OPERATOR,
     PRODUCER,
+    RESPONDER,
     ROLES,
     edge_grants,
     operator_grants,
     producer_grants,
+    responder_grants,
     role_grants,
 )
 
@@ -34,6 +36,7 @@ def grants_of(settings: Settings, chosen: Sequence[str]) -> list[Grant]:
     found |= {
         EDGE: edge_grants(prefix),
         OPERATOR: operator_grants(prefix, extension.all_topics(), list(access)),
+        RESPONDER: responder_grants(prefix, extension.all_topics(), list(access)),
         PRODUCER: producer_grants(prefix),
     }
     if unknown := [role for role in chosen if role not in found]:

@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Final, Literal
 from schemas.topics import (
     AGGREGATE_PARTIALS_CHANGELOG,
     AGGREGATE_WINDOWS_CHANGELOG,
+    AUDIT,
+    CONTROLS,
     DEAD_LETTERS,
+    DEAD_REPLAYS,
     INDEX,
     INGEST_STREAMS_CHANGELOG,
     INPUT,
@@ -33,6 +36,7 @@ Operation = Literal["Read", "Write", "Create", "Describe", "DescribeConfigs"]
 
 EDGE: Final = "edge"
 OPERATOR: Final = "operator"
+RESPONDER: Final = "responder"
 PRODUCER: Final = "producer"
 
 
@@ -70,8 +74,18 @@ ROLES: Final[Mapping[str, Access]] = {
     ),
     "archive": Access(reads=(RECORDS, USAGE_WINDOWS), writes=(DEAD_LETTERS,)),
 }
+OF_EVERY_ROLE: Final = Access(reads=(CONTROLS,))  # beside its own: which partitions an operator paused
 OF_EDGE: Final = Access(reads=(OUTPUT, INDEX, REJECTS), writes=(INPUT,))
 OF_PRODUCER: Final = Access(writes=(INPUT,))
+OF_RESPONDER: Final = Access(
+    # Dead letters are handed in again to where they came from: any topic that a role reads.
+    writes=(
+        CONTROLS,
+        AUDIT,
+        DEAD_REPLAYS,
+        *dict.fromkeys(spec for role in ROLES.values() for spec in role.reads),
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +106,12 @@ def role_grants(role: str, access: Access, prefix: str) -> list[Grant]:
     No IdempotentWrite: since Kafka 2.8 (KIP-679) Write on any topic is enough for it.
     """
     group = f"{prefix}sluicegate.{role}"
-    grants = [*_topic_grants(role, access, prefix), Grant(role, "Read", "group", group)]
+    grants = [
+        *_topic_grants(role, access, prefix),
+        *_topic_grants(role, OF_EVERY_ROLE, prefix),
+        Grant(role, "Read", "group", group),
+        Grant(role, "Describe", "group", f"{prefix}sluicegate-tail"),
+    ]
     if access.changelogs:
         grants.append(Grant(role, "Describe", "group", f"{prefix}sluicegate-restore"))
     # A worker's slot ends the id: two workers of a role have two.
@@ -114,19 +133,27 @@ def producer_grants(prefix: str) -> list[Grant]:
     return _topic_grants(PRODUCER, OF_PRODUCER, prefix)
 
 
-def operator_grants(prefix: str, topics: Iterable[TopicSpec], roles: Sequence[str]) -> list[Grant]:
-    """Return what `topics create | list | describe | read`, `lag` and `dlq` need: no data is changed."""
+def responder_grants(prefix: str, topics: Iterable[TopicSpec], roles: Sequence[str]) -> list[Grant]:
+    """Return what who acts needs: all of an operator's, and what `pause`, `resume` and `dlq replay` write."""
+    return [
+        *operator_grants(prefix, topics, roles, RESPONDER),
+        *_topic_grants(RESPONDER, OF_RESPONDER, prefix),
+        Grant(RESPONDER, "Write", "transactional-id", f"{prefix}sluicegate.lever.", prefixed=True),
+        Grant(RESPONDER, "Write", "transactional-id", f"{prefix}sluicegate.dead-letter-replay"),
+    ]
+
+
+def operator_grants(
+    prefix: str, topics: Iterable[TopicSpec], roles: Sequence[str], name: str = OPERATOR
+) -> list[Grant]:
+    """Return what `topics create | list | describe | read`, `lag`, `dlq list | show` need: they change nothing."""
     operations: tuple[Operation, ...] = ("Create", "Read", "DescribeConfigs")
     groups = [f"{prefix}sluicegate.{role}" for role in roles]
     asked = [*groups, *(f"{group}.lag" for group in groups)]
-    asked += [f"{prefix}sluicegate-dead-letters", f"{prefix}sluicegate-peek"]
+    asked.append(f"{prefix}sluicegate-reader")
     return [
-        *(
-            Grant(OPERATOR, operation, "topic", spec.named(prefix))
-            for spec in topics
-            for operation in operations
-        ),
-        *(Grant(OPERATOR, "Describe", "group", group) for group in asked),
+        *(Grant(name, operation, "topic", spec.named(prefix)) for spec in topics for operation in operations),
+        *(Grant(name, "Describe", "group", group) for group in asked),
     ]
 
 

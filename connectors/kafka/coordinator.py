@@ -109,10 +109,6 @@ class Coordinator:
         self._advance(chunk.source, chunk.next_offset, len(chunk), chunk.size_bytes)
         self._after_step()
 
-    def refuse(self, error: BaseException) -> None:
-        """Stop the worker: its agents cannot run as they are written."""
-        self._stop_for(error)
-
     def failed(self, topic: str, error: BaseException) -> None:
         """The agent raised: its last step is undone, and the event that it was is found and isolated."""
         lease, rest = self._take_back(topic)
@@ -123,7 +119,7 @@ class Coordinator:
                 self._isolate(lease.scope, rest, error)
             except Exception as worse:
                 log.exception("event could not be isolated", source=rest.source)
-                self._stop_for(worse)
+                self.stop_for(worse)
         self._after_step()
 
     # -- the listener: called on the poll thread ------------------------------------------------------
@@ -146,7 +142,7 @@ class Coordinator:
 
     def failed_for_good(self, error: BaseException) -> None:
         """The poll thread ended."""
-        self._on_loop(self._stop_for, error)
+        self._on_loop(self.stop_for, error)
 
     def _on_loop(self, fn: Callable[[Any], None], given: Any) -> None:
         try:
@@ -272,7 +268,7 @@ class Coordinator:
                 self._pending[source] = deque()
                 start = self._unit.positions.get(source, committed)
                 started = asyncio.wrap_future(self.poller.start_partition(source, start))
-                self.pauses.go_on(source, start, started, self._stop_for)
+                self.pauses.go_on(source, start, started, self.stop_for)
 
     # -- failing events -------------------------------------------------------------------------------
 
@@ -303,7 +299,7 @@ class Coordinator:
         queue = self._pending.setdefault(source, deque())
         if getattr(error, "fatal", False):
             queue.appendleft(chunk)
-            self._stop_for(error)
+            self.stop_for(error)
         elif getattr(error, "transient", False):
             chunk.attempts += 1
             queue.appendleft(chunk)
@@ -333,7 +329,7 @@ class Coordinator:
 
     # -- the end of a unit ----------------------------------------------------------------------------
 
-    def _stop_for(self, error: BaseException) -> None:
+    def stop_for(self, error: BaseException) -> None:
         """Hand out nothing more and have the worker stop."""
         self._closed += 1
         self._on_fatal(error)
@@ -342,7 +338,7 @@ class Coordinator:
         try:
             await self._commit_once()
         except Exception as error:  # noqa: BLE001  a rewind failed, say: to go on would be to read nothing
-            self._stop_for(error)
+            self.stop_for(error)
         finally:
             self._commit_task = None
             self._loop.call_soon(self._pump)
@@ -404,16 +400,11 @@ class Coordinator:
 
     async def _quiesce(self) -> None:
         """Wait until no agent holds a chunk; one that does not finish in time has its work voided."""
-        deadline = time.monotonic() + self._options.stall_ms_max / 1_000
-        while self._leases:
-            self._idle.clear()
-            left = deadline - time.monotonic()
-            if left <= 0:
-                break
-            try:
-                await asyncio.wait_for(self._idle.wait(), left)
-            except TimeoutError:
-                break
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._options.stall_ms_max / 1_000):
+                while self._leases:
+                    self._idle.clear()
+                    await self._idle.wait()
         if self._leases:
             log.warning("agents still at work, their unit is dropped", topics=list(self._leases))
             self._void()
@@ -452,7 +443,7 @@ class Coordinator:
             log.info("partition ready", topic=source.topic, partition=source.partition, offset=start)
         except Exception as error:  # noqa: BLE001  whatever it is, this partition cannot be read
             if not (cancelled.is_set() or self._stopped):
-                self._stop_for(error)
+                self.stop_for(error)
         finally:
             self._opening.pop(source, None)
 

@@ -148,7 +148,7 @@ class Stream(faust.Stream[Any]):
         if isinstance(chunk, kind):
             return chunk
         error = NotSupported(f"iterating so over {self._topic}", f"its source is declared for {instead}")
-        self._coordinator.refuse(error)
+        self._coordinator.stop_for(error)
         raise error
 
     def _register(self) -> None:

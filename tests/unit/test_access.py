@@ -14,7 +14,7 @@ from ops.errors import Misused
 from ops.scaffold import new_agent
 from ops.settings import KafkaSettings, Settings
 from pipelines.app import ROLES as AGENTS
-from schemas.access import EDGE, ROLES, Access, Grant
+from schemas.access import EDGE, OF_RESPONDER, ROLES, Access, Grant
 from schemas.topics import INPUT, OUTPUT, TOPICS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,7 +51,7 @@ def test_the_table_reads_what_the_agents_of_a_role_read(role):
 
 
 def test_every_topic_of_the_table_of_topics_has_one_that_writes_and_one_that_reads_it():
-    ours = [*ROLES.values(), Access(reads=(OUTPUT,))]
+    ours = [*ROLES.values(), OF_RESPONDER, Access(reads=(OUTPUT,))]
     touched = {spec for access in ours for spec in (*access.writes, *access.changelogs)}
     assert touched == set(TOPICS)
 
@@ -95,6 +95,7 @@ def test_an_agent_of_ones_own_is_a_role_that_reads_the_output_and_owns_its_topic
         if grant.resource == "topic"
     }
     assert topics == {
+        ("Read", "ops.controls.v1"),
         ("Read", "streams.output.v1"),
         ("Write", "dead.letters.v1"),
         ("Read", "totals.results.v1"),
@@ -121,7 +122,7 @@ def test_the_page_shows_what_the_command_prints():
 def test_a_role_that_there_is_not_is_refused_with_those_that_there_are():
     with pytest.raises(Misused, match="dancer is no role") as caught:
         grants_of(settings(), ["ingest", "dancer"])
-    assert "ingest, aggregate, archive, edge, operator, producer" in caught.value.remedy
+    assert "ingest, aggregate, archive, edge, operator, responder, producer" in caught.value.remedy
 
 
 def test_every_client_of_kafka_is_told_how_to_prove_who_it_is():
