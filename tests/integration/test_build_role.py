@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from connectors.registry import Registry
-from pipelines import app as composition
 from pipelines.app import build_role
 from pipelines.errors import OptionsRefused
+from pipelines.extension import Extension
 from pipelines.options import WorkerOptions
 from schemas.catalog import PAYLOAD_PREFIX, subjects
 from schemas.errors import RegistryUnavailable
-from schemas.kinds import JOB, KindTable
+from schemas.kinds import JOB
 from schemas.topics import TOPICS
 from tests.contract.golden_records import RECORDS
 
@@ -37,7 +37,7 @@ def test_a_role_that_is_built_needs_the_registry_for_none_of_our_schemas(options
     topics(*TOPICS)
     given: list[Tools] = []
     roles = {"mine": [lambda _app, tools, _options: given.append(tools)]}
-    app = build_role("mine", options, roles)
+    app = build_role("mine", options, Extension(roles=roles))
     assert app.role == "mine"
 
     def away(_registry, *_asked):
@@ -54,8 +54,8 @@ def test_a_role_that_is_built_needs_the_registry_for_none_of_our_schemas(options
     assert tools.dead_letters()
 
 
-def test_kinds_that_cannot_be_served_are_refused_before_anything_is_asked(options, monkeypatch):
-    monkeypatch.setattr(composition, "BUILTIN_KINDS", KindTable([replace(JOB, doc=" ")]))
+def test_kinds_that_cannot_be_served_are_refused_before_anything_is_asked(options):
+    broken = Extension(kinds=[replace(JOB, name="mine", doc=" ")])
     nowhere = replace(options, registry_url="http://127.0.0.1:1")
-    with pytest.raises(OptionsRefused, match="job: doc is empty"):
-        build_role("ingest", nowhere)
+    with pytest.raises(OptionsRefused, match="mine: doc is empty"):
+        build_role("ingest", nowhere, broken)
