@@ -146,7 +146,7 @@ def responder_grants(prefix: str, topics: Iterable[TopicSpec], roles: Sequence[s
 def operator_grants(
     prefix: str, topics: Iterable[TopicSpec], roles: Sequence[str], name: str = OPERATOR
 ) -> list[Grant]:
-    """Return what `topics create | list | describe | read`, `lag`, `dlq list | show` need: they change nothing."""
+    """Return what `topics create | list | describe | read`, `lag`, `dlq list | show` need: they only look."""
     operations: tuple[Operation, ...] = ("Create", "Read", "DescribeConfigs")
     groups = [f"{prefix}sluicegate.{role}" for role in roles]
     asked = [*groups, *(f"{group}.lag" for group in groups)]
