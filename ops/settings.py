@@ -14,7 +14,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 class Group(BaseModel):
     """Settings of one part. One that does not exist is an error: it would be ignored, and nobody told."""
 
-    model_config = ConfigDict(extra="forbid")
+    # Without the input: an error's own text, which --debug prints, would show the passwords beside a mistake.
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
 
 class KafkaSettings(Group):
@@ -180,7 +181,11 @@ class Settings(BaseSettings):
     """All settings; each is an environment variable ``SLUICEGATE_<GROUP>__<NAME>``."""
 
     model_config = SettingsConfigDict(
-        env_prefix="SLUICEGATE_", env_nested_delimiter="__", env_file=".env", extra="ignore"
+        env_prefix="SLUICEGATE_",
+        env_nested_delimiter="__",
+        env_file=".env",
+        extra="ignore",
+        hide_input_in_errors=True,
     )
 
     data_dir: Path = Field(Path(".sluicegate"), description="what a running sluicegate keeps on this disk")

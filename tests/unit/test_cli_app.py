@@ -136,11 +136,12 @@ def test_settings_that_do_not_fit_are_told_by_their_variables(
 ) -> None:
     (tmp_path / "bad.pem").write_text("no certificate")
     given = {"KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:9", "REGISTRY__URL": "http://127.0.0.1:9", **settings}
-    done = sluicegate(tmp_path, "lag", **{f"SLUICEGATE_{name}": value for name, value in given.items()})
-    assert done.returncode == 2, done.stderr
-    assert said in done.stderr
-    assert "defect" not in done.stderr
-    assert "s3cret" not in done.stderr
+    for words in (("lag",), ("--debug", "lag")):
+        done = sluicegate(tmp_path, *words, **{f"SLUICEGATE_{name}": value for name, value in given.items()})
+        assert done.returncode == 2, done.stderr
+        assert said in done.stderr
+        assert "defect" not in done.stderr
+        assert "s3cret" not in done.stderr
 
 
 def test_what_is_no_setting_of_a_group_is_somebody_elses(
