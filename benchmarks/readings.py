@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 KEYS: Final = 2_000
 SPAN_US: Final = 60_000_000
-NOTE: Final = "x" * 34  # so that a framed value is of 65 bytes
+NOTE: Final = "x" * 35  # so that a framed value is of 65 bytes, or of 66 where the amount takes two
 COLUMNS: Final = ("sensor", "time", "amount", "cost", "note")
 _BLOCK: Final = 50_000
 _QUEUE_MAX: Final = 500_000
@@ -73,12 +73,13 @@ def make_load(bootstrap_servers: str, registry: Registry, count: int, of: int) -
         }
     )
     expected: dict[bytes, Figures] = {}
-    value = b""
+    size_bytes = 0
     for first in range(0, count, _BLOCK):
         rows = list(_readings(range(first, min(first + _BLOCK, count)), of, began_us))
         _sum_up(expected, rows)
         for row, body in zip(rows, _encoded(rows), strict=True):
             value = frame + body
+            size_bytes += len(value)
             while True:
                 try:
                     producer.produce(INPUT.named(kafka.topic_prefix), value, row[0].encode())
@@ -89,7 +90,7 @@ def make_load(bootstrap_servers: str, registry: Registry, count: int, of: int) -
         producer.poll(0)
     if producer.flush(120):
         raise RuntimeError("Kafka did not take the load in two minutes")
-    return Load(kafka, count, len(value), expected)
+    return Load(kafka, count, size_bytes // count, expected)
 
 
 def _readings(numbers: Iterable[int], of: int, began_us: int) -> Iterator[tuple[str, int, int, float, str]]:
