@@ -8,6 +8,7 @@ import tarfile
 import threading
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from ops.stack.artefacts import Artefact, locked
@@ -126,8 +127,20 @@ def unpack(archive: Path, target: Path, name: str) -> None:
     shutil.rmtree(draft, ignore_errors=True)
     try:
         with tarfile.open(archive) as tar:
-            tar.extractall(draft, filter="data")
+            _extract(tar, draft)
     except (tarfile.TarError, OSError, EOFError) as error:
         shutil.rmtree(draft, ignore_errors=True)
         raise BrokenDownload(name, f"cannot be unpacked into {target}: {error}") from error
     draft.replace(target)
+
+
+def _extract(tar: tarfile.TarFile, into: Path) -> None:
+    """Extract plain files and folders, none of them outside of ``into``."""
+    if hasattr(tarfile, "data_filter"):  # from Python 3.11.4 on; Debian 12 has 3.11.2
+        tar.extractall(into, filter="data")
+        return
+    for member in tar:
+        path = PurePosixPath(member.name)
+        if path.is_absolute() or ".." in path.parts or not (member.isfile() or member.isdir()):
+            raise tarfile.ExtractError(f"{member.name} is no plain file beneath its folder")
+        tar.extract(member, into)

@@ -207,18 +207,52 @@ def test_an_archive_that_cannot_be_unpacked_leaves_nothing(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thing.tar.gz"]
 
 
-def test_an_archive_that_writes_outside_its_folder_is_refused(tmp_path):
-    archive = tmp_path / "in" / "thing.tar.gz"
-    archive.parent.mkdir()
+@pytest.fixture(params=["with a filter", "of Python 3.11.3 and before"])
+def any_tarfile(request, monkeypatch):
+    """The standard library's extraction, with the filter that later versions have, and without."""
+    if request.param != "with a filter":
+        monkeypatch.delattr(tarfile, "data_filter", raising=False)
+
+
+def packed_as(archive, *members):
+    archive.parent.mkdir(exist_ok=True)
     with tarfile.open(archive, "w:gz") as tar:
-        member = tarfile.TarInfo("../../escaped")
-        member.size = 4
-        tar.addfile(member, io.BytesIO(b"evil"))
+        for name, kind in members:
+            member = tarfile.TarInfo(name)
+            member.type, member.size, member.linkname = (
+                kind,
+                4 if kind == tarfile.REGTYPE else 0,
+                "/etc/passwd",
+            )
+            member.mode = 0o755
+            tar.addfile(member, io.BytesIO(b"data"))
+
+
+@pytest.mark.usefixtures("any_tarfile")
+def test_files_and_folders_of_an_archive_are_unpacked(tmp_path):
+    archive = tmp_path / "thing.tar.gz"
+    packed_as(archive, ("lib", tarfile.DIRTYPE), ("lib/a.jar", tarfile.REGTYPE), ("run", tarfile.REGTYPE))
+    unpack(archive, tmp_path / "app", "org.example:thing:1.0")
+    assert (
+        (tmp_path / "app" / "lib" / "a.jar").read_bytes()
+        == (tmp_path / "app" / "run").read_bytes()
+        == b"data"
+    )
+
+
+@pytest.mark.usefixtures("any_tarfile")
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("../../escaped", tarfile.REGTYPE), ("link", tarfile.SYMTYPE), ("pipe", tarfile.FIFOTYPE)],
+)
+def test_an_archive_that_reaches_outside_its_folder_is_refused(tmp_path, name, kind):
+    archive = tmp_path / "in" / "thing.tar.gz"
+    packed_as(archive, (name, kind))
 
     with pytest.raises(BrokenDownload):
         unpack(archive, tmp_path / "in" / "app", "org.example:thing:1.0")
 
-    assert not (tmp_path / "escaped").exists()
+    assert [path.name for path in tmp_path.rglob("*")] == ["in", "thing.tar.gz"]
 
 
 def test_a_cache_is_filled_once_from_the_mirror_that_is_set(tmp_path, monkeypatch):
