@@ -28,7 +28,7 @@ from edge.warm import keep_warming
 from schemas.errors import SluicegateError
 from schemas.kinds import BUILTIN_KINDS
 from schemas.payloads import PayloadCodec
-from schemas.preflight import problems_of
+from schemas.preflight import problems_of_all
 from schemas.topics import OUTPUT, TOPICS, topic_version
 from schemas.wire import WireCodec
 
@@ -112,8 +112,7 @@ def create_app(
 
 def check_kinds(kinds: Iterable[Kind]) -> None:
     """Raise KindsRefused, with every problem, for kinds whose policies cannot be kept."""
-    problems = [f"{kind.name}: {problem}" for kind in kinds for problem in problems_of(kind, TOPICS)]
-    if problems:
+    if problems := problems_of_all(kinds, TOPICS):
         raise KindsRefused(f"kinds cannot be served: {'; '.join(problems)}")
 
 

@@ -24,7 +24,7 @@ from pipelines.web import add_pages
 from schemas.access import ROLES as ACCESS
 from schemas.access import Access
 from schemas.payloads import PayloadCodec
-from schemas.preflight import problems_of
+from schemas.preflight import problems_of_all
 from schemas.topics import DEAD_LETTERS, TOPICS
 from schemas.wire import WireCodec
 
@@ -153,8 +153,7 @@ def _needed(app: RoleApp, name: str) -> dict[str, tuple[Operation, ...]]:
 
 def check_kinds(kinds: Iterable[Kind]) -> None:
     """Raise OptionsRefused, with every problem, for kinds whose policies cannot be kept."""
-    problems = [f"{kind.name}: {problem}" for kind in kinds for problem in problems_of(kind, TOPICS)]
-    if problems:
+    if problems := problems_of_all(kinds, TOPICS):
         raise OptionsRefused(
             f"kinds cannot be served: {'; '.join(problems)}", remedy="Correct the policies that it names."
         )

@@ -16,6 +16,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import AgentRefused
+from schemas.access import ROLES as OURS
 from schemas.access import Access
 from schemas.catalog import schemas_of, subjects
 from schemas.kinds import BUILTIN_KINDS, Kind, KindTable
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 Register = Callable[["RoleApp", "Tools", "WorkerOptions"], None]
 ROLE_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
-OUR_ROLES = ("ingest", "aggregate", "archive")
+OUR_ROLES = tuple(OURS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from schemas.kinds import (
 from schemas.topics import INDEX, MIB, OUTPUT, RECORDS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from schemas.topics import TopicSpec
 
@@ -38,6 +38,11 @@ _POLICIES: Final = {
     "runbooks": RunbookPolicy,
     "order": OrderPolicy,
 }
+
+
+def problems_of_all(kinds: Iterable[Kind], topics: Sequence[TopicSpec]) -> list[str]:
+    """Return why kinds may not be served, a line a problem with its kind; empty = they may."""
+    return [f"{kind.name}: {problem}" for kind in kinds for problem in problems_of(kind, topics)]
 
 
 def problems_of(kind: Kind, topics: Sequence[TopicSpec]) -> list[str]:

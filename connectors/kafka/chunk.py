@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, overload
 
 from schemas.record import Record
@@ -52,8 +53,6 @@ class Chunk(Protocol):
 class Records:
     """Messages of one partition as a sequence of ``Record``, each made when it is asked for."""
 
-    __slots__ = ("_messages", "source")
-
     def __init__(self, source: SourcePartition, messages: Sequence[Message]) -> None:
         self.source = source
         self._messages = messages
@@ -84,13 +83,14 @@ class Records:
         """Return the broker's append times alone, microseconds since the epoch."""
         return [message.timestamp()[1] * 1_000 for message in self._messages]
 
+    @cached_property
     def size_bytes(self) -> int:
-        """Return the bytes of all keys and values."""
+        """Bytes of all keys and values; asked for by the cut into pieces and by the chunk."""
         return sum(len(message) + len(message.key() or b"") for message in self._messages)
 
     def pieces(self, bytes_max: int) -> list[Records]:
         """Cut into consecutive pieces of at most ``bytes_max`` bytes, or of one record that is larger."""
-        if self.size_bytes() <= bytes_max:
+        if self.size_bytes <= bytes_max:
             return [self]
         pieces: list[list[Message]] = []
         left = 0
@@ -140,8 +140,9 @@ def events_of(decode: Callable[[Sequence[Record]], list[Any]]) -> Callable[[int,
     def chunk(epoch: int, records: Records) -> EventChunk:
         rows = list(records)
         items = list(zip(rows, decode(rows), strict=True))
-        size_bytes = sum(record.size_bytes for record in rows)
         last = rows[-1]
-        return EventChunk(records.source, epoch, items, last.offset + 1, size_bytes, last.timestamp_us)
+        return EventChunk(
+            records.source, epoch, items, last.offset + 1, records.size_bytes, last.timestamp_us
+        )
 
     return chunk

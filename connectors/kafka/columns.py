@@ -74,7 +74,7 @@ def columns_of(decode: Callable[[Sequence[bytes | None]], Columns]) -> Chunker:
         errors = [(records[at], error) for at, error in found.errors]
         last = records[len(records) - 1]
         return ColumnChunk(
-            records.source, epoch, found.batch, rows, errors, last.offset + 1, records.size_bytes(),
+            records.source, epoch, found.batch, rows, errors, last.offset + 1, records.size_bytes,
             last.timestamp_us,
         )  # fmt: skip
 

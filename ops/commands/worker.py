@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from schemas.access import ROLES as OURS
+
 if TYPE_CHECKING:
     from cyclopts import App
 
     from ops.settings import Settings
 
-ROLES = ("ingest", "aggregate", "archive")
+ROLES = tuple(OURS)
 
 
 def register(app: App) -> None:
