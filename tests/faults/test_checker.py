@@ -234,7 +234,7 @@ PLANTED = [
     ({"commits_without_outputs": 0, "outputs_twice": 1, "seeks_past": 2, "forgets_changes": 3}, 0),
     ({"swaps_events": 0, "commits_go_back": 1, "shows_what_was_aborted": 2}, 2),
 ]
-"""Plants with their partitions, and how many of them say when they have struck: once, and not at the start."""
+"""Plants with their partitions, and how many of them strike once and say so."""
 FOUND = {
     "commits_without_outputs": "I1",
     "outputs_twice": "I2",
