@@ -10,6 +10,7 @@ import contextlib
 import socket
 import struct
 import threading
+import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal, Self
@@ -26,6 +27,7 @@ TXN_OFFSET_COMMIT: Final = 28
 Way = Literal["request", "answer"]
 _HOST: Final = b"127.0.0.1"
 _HELD_S_MAX: Final = 120.0
+_ANSWER_S: Final = 5.0
 
 
 @dataclass
@@ -126,6 +128,9 @@ class KafkaProxy:
                 if not self._passes(api, "request"):
                     break
                 server.sendall(frame)
+        deadline = time.monotonic() + _ANSWER_S
+        while asked and time.monotonic() < deadline:  # the client is gone; what it asked still has an answer
+            time.sleep(0.01)
         for line in (client, server):
             with contextlib.suppress(OSError):
                 line.shutdown(socket.SHUT_RDWR)
@@ -139,7 +144,7 @@ class KafkaProxy:
                     self.answers[api].append(frame[8:])
                 if not self._passes(api, "answer"):
                     break
-                with contextlib.suppress(OSError):  # the client may be gone: what it asked still has an answer
+                with contextlib.suppress(OSError):
                     client.sendall(self._our_addresses(frame))
         with contextlib.suppress(OSError):
             client.shutdown(socket.SHUT_RDWR)
