@@ -27,14 +27,18 @@ from schemas.payloads import PayloadCodec
 from schemas.preflight import problems_of_all
 from schemas.topics import DEAD_LETTERS, TOPICS
 from schemas.wire import WireCodec
+from state.rocksdb import RocksStore
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from pathlib import Path
 
     from pipelines.extension import Register
     from pipelines.options import WorkerOptions
     from schemas.access import Operation
+    from schemas.catalog import SchemaSource
     from schemas.kinds import Kind
+    from state.store import Store
 
 # A collection of Faust's heap costs more than the work between two of them: see docs/adr/0002.
 _GC_THRESHOLDS = (100_000, 50, 50)
@@ -85,14 +89,13 @@ def build_role(name: str, options: WorkerOptions, extension: Extension) -> RoleA
     roles = {**ROLES, **extension.roles}
     if name not in roles:
         raise UnknownRole(name, roles)
-    kinds = extension.all_kinds()
-    check_kinds(kinds)
+    check_kinds(extension.all_kinds())
     if options.transaction_timeout_ms <= options.commit_interval_ms + options.stall_ms_max:
         raise OptionsRefused(
             f"transaction_timeout_ms={options.transaction_timeout_ms} is not longer than commit_interval_ms "
             f"+ stall_ms_max = {options.commit_interval_ms + options.stall_ms_max}"
         )
-    web = _web(options, list(roles).index(name))
+    web = _web(options, list(roles).index(name))  # asked now: a port in use is said before all else
     registry = Registry(options.registry_url)
     if options.register_schemas:
         registry.register_all()
@@ -100,8 +103,31 @@ def build_role(name: str, options: WorkerOptions, extension: Extension) -> RoleA
             registry.register(subject, text)
     if options.create_topics:
         ensure_topics(options.kafka, extension.all_topics())
-    tools = Tools(WireCodec(registry, schemas=extension.schemas), PayloadCodec(registry), kinds)
+    tools = tools_of(extension, registry)
+    app = assemble(name, options, extension, tools, web=web)
+    app.controls = Controls(options.kafka, name, tools.codec)
+    check_topics(options.kafka, _needed(app, name))
+    return app
+
+
+def tools_of(extension: Extension, schemas: SchemaSource) -> Tools:
+    """Return what agents share, with our own schemas fetched; raises UnknownType, RegistryUnavailable."""
+    codec = WireCodec(schemas, schemas=extension.schemas)
+    tools = Tools(codec, PayloadCodec(schemas), extension.all_kinds())
     tools.warm()
+    return tools
+
+
+def assemble(
+    name: str,
+    options: WorkerOptions,
+    extension: Extension,
+    tools: Tools,
+    *,
+    web: Mapping[str, Any],
+    open_store: Callable[[Path], Store] = RocksStore,
+) -> RoleApp:
+    """Put a role's app together with its engine and agents; no service is asked anything yet."""
     slot = Slot(options.state_dir, name, options.identity)
     group = f"{options.kafka.topic_prefix}sluicegate.{name}"
     engine = Engine(
@@ -123,16 +149,15 @@ def build_role(name: str, options: WorkerOptions, extension: Extension) -> RoleA
             coordinator=CoordinatorOptions(
                 commit_interval_ms=options.commit_interval_ms, stall_ms_max=options.stall_ms_max
             ),
+            open_store=open_store,
         ),
         tools,
         WorkerMetrics(name),
     )
     app = RoleApp(name, engine, slot=slot, **web)
-    app.controls = Controls(options.kafka, name, tools.codec)
     add_pages(app)
-    for register in roles[name]:
+    for register in {**ROLES, **extension.roles}[name]:
         register(app, tools, options)
-    check_topics(options.kafka, _needed(app, name))
     return app
 
 

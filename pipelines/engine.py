@@ -12,9 +12,10 @@ from connectors.kafka.ticker import Ticker
 from connectors.kafka.transaction import KafkaTransaction
 from pipelines.partitions import Partitions
 from state.checkpoint import UnitOfWork
+from state.rocksdb import RocksStore
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from connectors.kafka.chunk import SourcePartition
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from pipelines.partitions import Source
     from pipelines.tools import Tools
     from schemas.topics import TopicSpec
+    from state.store import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,7 @@ class EngineOptions:
     state_dir: Path
     consumer: ConsumerOptions
     coordinator: CoordinatorOptions
+    open_store: Callable[[Path], Store] = RocksStore
 
 
 class Engine:
@@ -78,6 +81,7 @@ class Engine:
             ticker=self.ticker,
             letters=self._tools.dead_letters(),
             state_dir=self.options.state_dir,
+            open_store=self.options.open_store,
         )
         self.transaction.open()
 

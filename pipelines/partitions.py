@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from connectors.kafka.ticker import Ticker
     from schemas.topics import TopicSpec
     from state.checkpoint import DeadLetters, UnitOfWork
-    from state.store import Backend, StateView
+    from state.store import Backend, StateView, Store
 
 log = structlog.get_logger(__name__)
 
@@ -59,6 +59,7 @@ class Partitions:
         ticker: Ticker,
         letters: DeadLetters,
         state_dir: Path,
+        open_store: Callable[[Path], Store] = RocksStore,
     ) -> None:
         self._kafka = kafka
         self._sources = sources
@@ -67,11 +68,11 @@ class Partitions:
         self._ticker = ticker
         self._letters = letters
         self._state_dir = state_dir
-        self._stores: dict[str, RocksStore] = {}
+        self._stores: dict[str, Store] = {}
         self._backends: dict[SourcePartition, Backend] = {}
         for source in sources.values():
             if source.changelog is not None:
-                self._stores[source.agent] = RocksStore(state_dir / source.agent)
+                self._stores[source.agent] = open_store(state_dir / source.agent)
 
     def open(self, where: SourcePartition, cancelled: threading.Event) -> int:
         """Restore the state and return the offset to begin at; the order of the questions matters.

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from connectors.kafka.chunk import Chunker, SourcePartition
     from pipelines.controls import Controls
     from pipelines.engine import Engine
+    from pipelines.slots import Slot
     from schemas.record import Record
     from schemas.topics import TopicSpec
     from state.checkpoint import UnitResult
@@ -106,9 +107,10 @@ class RoleApp(faust.App):
     BootStrategy = BootStrategy
     in_transaction = False  # transactions are the unit of work's, for every agent
 
-    def __init__(self, role: str, engine: Engine, **kwargs: Any) -> None:
+    def __init__(self, role: str, engine: Engine, *, slot: Slot | None = None, **kwargs: Any) -> None:
         self.role = role
         self.engine = engine
+        self.slot = slot  # held, and its folder locked, for as long as the app is
         self.sources: dict[str, Source] = {}
         self.coordinator_or_none: Coordinator | None = None
         self.controls: Controls | None = None

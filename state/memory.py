@@ -1,4 +1,4 @@
-"""The in-memory twin of a store's backend: for fast tests and agents without a disk."""
+"""The in-memory twins of a store and of its backend: for fast tests and agents without a disk."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from state.store import Position
 
@@ -52,3 +53,22 @@ class MemoryBackend:
         self._data.clear()
         self._order.clear()
         self._position = None
+
+
+class MemoryStore:
+    """A ``state.store.Store`` without a disk; it keeps what it holds over ``close``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._backends: dict[int, MemoryBackend] = {}
+
+    def partition(self, number: int) -> MemoryBackend:
+        """See ``Store``."""
+        return self._backends.setdefault(number, MemoryBackend())
+
+    def size_bytes(self) -> int:
+        """See ``Store``: nothing is on a disk."""
+        return 0
+
+    def close(self) -> None:
+        """See ``Store``."""

@@ -60,6 +60,19 @@ class Backend(Protocol):
         """Forget all data and the position."""
 
 
+class Store(Protocol):
+    """The database of one agent on one worker: a backend a partition."""
+
+    def partition(self, number: int) -> Backend:
+        """Return the backend of a partition."""
+
+    def size_bytes(self) -> int:
+        """Return the bytes on disk."""
+
+    def close(self) -> None:
+        """Let go of the folder."""
+
+
 @dataclass(frozen=True, slots=True)
 class Position:
     """Where in its changelog partition a backend stands."""

@@ -16,7 +16,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import structlog
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicPartition
 
 from connectors.kafka.access import REFUSALS
 from connectors.kafka.chunk import Records, SourcePartition
@@ -25,6 +25,8 @@ from schemas.errors import RegistryUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from confluent_kafka import Consumer, Message
 
     from connectors.kafka.chunk import Chunk, Chunker
     from connectors.kafka.options import KafkaOptions
@@ -93,6 +95,7 @@ class PollThread(threading.Thread):
         self._chunkers = chunkers
         self._listener = listener
         self._principal = kafka.principal
+        self._clients = kafka.clients
         self._config = kafka.client_config() | {
             "group.id": options.group,
             "group.instance.id": options.instance_id,
@@ -189,7 +192,7 @@ class PollThread(threading.Thread):
             self._close()
 
     def _poll(self) -> None:
-        self._consumer = Consumer(self._config | {"error_cb": self._on_error})
+        self._consumer: Consumer = self._clients.consumer(self._config | {"error_cb": self._on_error})
         self._consumer.subscribe(
             list(self._chunkers),
             on_assign=self._on_assign,

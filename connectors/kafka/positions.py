@@ -6,8 +6,7 @@ import time
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import TYPE_CHECKING, NamedTuple
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
 
 from connectors.kafka.errors import KafkaUnavailable, PositionRefused
 
@@ -48,16 +47,16 @@ class PositionReader:
     def __init__(self, kafka: KafkaOptions, group: str) -> None:
         self._bootstrap = kafka.bootstrap_servers
         self._group = group
-        self._consumer = Consumer(
+        self._consumer = kafka.clients.consumer(
             kafka.client_config()
             | {"group.id": group, "isolation.level": "read_committed", "enable.auto.commit": False}
         )
         # A read-committed client is told the last stable offset where the high watermark is asked for.
-        self._log = Consumer(
+        self._log = kafka.clients.consumer(
             kafka.client_config()
             | {"group.id": group, "isolation.level": "read_uncommitted", "enable.auto.commit": False}
         )
-        self._admin = AdminClient(kafka.client_config())
+        self._admin = kafka.clients.admin(kafka.client_config())
         self._topic_ids: dict[str, str] = {}
 
     def committed(

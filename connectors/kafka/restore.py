@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import KafkaException, TopicPartition
 
 from connectors.kafka.errors import KafkaUnavailable, RestoreStalled
 
@@ -83,7 +83,7 @@ class _ChangelogReader:
         self._bootstrap = kafka.bootstrap_servers
         self._where = TopicPartition(topic, partition, start)
         self.position = start
-        self._consumer = Consumer(
+        self._consumer = kafka.clients.consumer(
             kafka.client_config()
             | {
                 "group.id": f"{kafka.topic_prefix}{kafka.client_id}-restore",  # asked for; never joined

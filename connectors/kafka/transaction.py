@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
-from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from connectors.kafka.access import REFUSALS, refusal
 from connectors.kafka.errors import (
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Mapping, Sequence
     from concurrent.futures import Future
+
+    from confluent_kafka import Producer
 
     from connectors.kafka.options import KafkaOptions
     from schemas.topics import TopicSpec
@@ -137,7 +139,7 @@ class KafkaTransaction:
             NotAuthorized: the principal may not use the id.
         """
         self._producer = None
-        producer = Producer(self._config)
+        producer = self._kafka.clients.producer(self._config)
         try:
             self._patiently(producer.init_transactions, self._timeout_s + _OPEN_S)
         except KafkaException as error:
