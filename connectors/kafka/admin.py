@@ -88,8 +88,8 @@ def delete_topics(options: KafkaOptions, names: Sequence[str]) -> None:
     """
     if not names:
         return
-    deleted = Asking(options).client.delete_topics(list(names), request_timeout=_CALL_S)
-    for name, future in deleted.items():
+    asking = Asking(options)  # held until the last answer: what it asked ends with it
+    for name, future in asking.client.delete_topics(list(names), request_timeout=_CALL_S).items():
         try:
             future.result()
         except KafkaException as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import TimeoutError as FutureTimeout
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
 
@@ -25,6 +25,8 @@ _REFUSED = {
     KafkaError.INVALID_GROUP_ID,
     KafkaError.UNSUPPORTED_VERSION,
 }
+# A partition that was just made, or whose broker went, has a leader that not every broker knows yet.
+_LEADERLESS = {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE}
 _CALL_S = 10.0
 _TRIES_S = 60.0
 
@@ -97,11 +99,7 @@ class PositionReader:
             PositionRefused: the topic may not be read.
             KafkaUnavailable: no answer.
         """
-        try:
-            low, high = self._log.get_watermark_offsets(TopicPartition(topic, partition), timeout=_CALL_S)
-        except KafkaException as error:
-            raise self._named(f"{topic}[{partition}]", error) from error
-        return low, high
+        return self._bounds(self._log, topic, partition)
 
     def stable_end(self, topic: str, partition: int) -> int:
         """Return the last stable offset: what an open transaction holds back is not there to be read.
@@ -110,13 +108,19 @@ class PositionReader:
             PositionRefused: the topic may not be read.
             KafkaUnavailable: no answer.
         """
-        try:
-            _, stable = self._consumer.get_watermark_offsets(
-                TopicPartition(topic, partition), timeout=_CALL_S
-            )
-        except KafkaException as error:
-            raise self._named(f"{topic}[{partition}]", error) from error
-        return int(stable)
+        return self._bounds(self._consumer, topic, partition)[1]
+
+    def _bounds(self, consumer: Any, topic: str, partition: int) -> tuple[int, int]:
+        deadline = time.monotonic() + _CALL_S
+        while True:
+            try:
+                low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=_CALL_S)
+            except KafkaException as error:
+                if error.args[0].code() not in _LEADERLESS or time.monotonic() > deadline:
+                    raise self._named(f"{topic}[{partition}]", error) from error
+                time.sleep(0.1)
+            else:
+                return int(low), int(high)
 
     def topic_id(self, topic: str) -> str:
         """Return the topic's identity; a topic that was deleted and made anew has another.
