@@ -152,10 +152,16 @@ class RoleApp(faust.App):
         ``pipelines.partitions.Source`` for the hooks.
 
         Raises:
-            ValueError: not exactly one of ``decode`` and ``columns``.
+            ValueError: not exactly one of ``decode`` and ``columns``; a changelog that has not as many
+                partitions as the input, as state stands under the number of its input partition.
         """
         if (decode is None) == (columns is None):
             raise ValueError(f"source of {agent}: give either decode or columns")
+        if changelog is not None and changelog.partitions != spec.partitions:
+            raise ValueError(
+                f"source of {agent}: {changelog.name} must have as many partitions as {spec.name}, "
+                f"{spec.partitions}, and has {changelog.partitions}"
+            )
         chunker = columns if decode is None else events_of(decode)
         assert chunker is not None
         name = spec.named(self.engine.options.kafka.topic_prefix)

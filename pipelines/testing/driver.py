@@ -94,7 +94,7 @@ class AgentDriver:
         )
         self.tools = tools_of(self.extension, self._services.schemas)
         """Codecs and kinds, as agents are given them."""
-        self._maker = RecordMaker(self.tools)
+        self._maker = RecordMaker(self.tools, self._services.register)
         self._reader = TopicReader(self._services.kafka)
         self._positions: dict[str, dict[int, int]] = {}  # of what was read, by topic and partition
         self._fed: list[Feed] = []  # and not yet in the log
@@ -140,20 +140,24 @@ class AgentDriver:
         partition: int | None = None,
         headers: Iterable[tuple[str, bytes]] = (),
         at_us: int | None = None,
+        schema: str | None = None,
     ) -> None:
         """Append records to an input and run until the agent has handled them.
 
         A value is an ``Event``, a row (dict) of the topic's subject, bytes as they are, or None, a tombstone.
         ``topic`` may be left out where the role has one input. Without ``key`` an event has its stream's, any
         other value none; without ``partition`` the key decides. ``at_us`` is the broker's append time, the
-        clock's if it is not said.
+        clock's if it is not said; ``schema`` the Avro text that a row is written with, as by an older
+        producer.
 
         Raises:
             NotAtRest: the agent did not come to an end.
             SluicegateError: what made the role stop.
             ValueError: neither key nor partition says where a record goes.
         """
-        self.append(*values, topic=topic, key=key, partition=partition, headers=headers, at_us=at_us)
+        self.append(
+            *values, topic=topic, key=key, partition=partition, headers=headers, at_us=at_us, schema=schema
+        )
         self.run()
 
     def append(
@@ -164,6 +168,7 @@ class AgentDriver:
         partition: int | None = None,
         headers: Iterable[tuple[str, bytes]] = (),
         at_us: int | None = None,
+        schema: str | None = None,
     ) -> None:
         """Append as ``feed``; the agent sees it at the next ``run``, ``feed`` or ``advance``."""
         spec = self._input() if topic is None else self._spec(topic)
@@ -172,7 +177,7 @@ class AgentDriver:
             its_key = value.key if key is None and isinstance(value, Event) else key
             if its_key is None and partition is None:
                 raise ValueError(f"a record for {spec.name}: give its key, or its partition")
-            data = self._maker.encode(spec, value)
+            data = self._maker.encode(spec, value, schema)
             self._fed.append(Feed(spec, data, its_key, partition, tuple(headers), appended_us))
 
     # -- time -----------------------------------------------------------------------------------------
@@ -387,6 +392,7 @@ class AgentDriver:
                 offset=int(message.offset() or 0),
                 key=message.key(),
                 value=self._maker.decode(spec, message.value()),
+                raw=message.value(),
                 timestamp_us=message.timestamp()[1] * 1_000,
                 headers=tuple(message.headers() or ()),
             )

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 from schemas.catalog import EVENT
+from schemas.codec import Writer
 from schemas.envelope import Event
+from schemas.errors import WireError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from pipelines.tools import Tools
     from schemas.topics import TopicSpec
@@ -25,7 +28,10 @@ class Output:
     offset: int
     key: bytes | None
     value: Any
-    """An ``Event``, a dict, or bytes where the topic has no subject; None = a tombstone."""
+    """An ``Event``, a dict, or bytes where the topic has no subject; None = a tombstone; a ``WireError`` says
+    why it is none of them."""
+    raw: bytes | None
+    """The value as it stands in the log."""
     timestamp_us: int
     """When it was appended, microseconds since the epoch."""
     headers: tuple[tuple[str, bytes], ...] = ()
@@ -46,8 +52,9 @@ class Feed:
 class RecordMaker:
     """Makes events, and turns what a test feeds into bytes and back."""
 
-    def __init__(self, tools: Tools) -> None:
+    def __init__(self, tools: Tools, register: Callable[[str, str], int]) -> None:
         self._tools = tools
+        self._register = register
         self._counts: Counter[tuple[str, str]] = Counter()
 
     def event(
@@ -77,25 +84,35 @@ class RecordMaker:
         }  # fmt: skip
         return Event(**(envelope | others))
 
-    def encode(self, spec: TopicSpec, value: Any) -> bytes | None:
+    def encode(self, spec: TopicSpec, value: Any, schema: str | None = None) -> bytes | None:
         """Return a value as it stands in the log; bytes go as they are, whether they decode or not.
 
+        ``schema`` is the text that a row is written with, the topic's own if None.
+
         Raises:
-            Unencodable: a row does not fit the topic's schema.
+            Unencodable: a row does not fit the schema.
             TypeError: a row for a topic without one.
         """
         if value is None or isinstance(value, bytes):
             return value
         if isinstance(value, Event):
             return self._tools.codec.encode_event(value)
+        if schema is not None:
+            # The id in the frame alone says what wrote a record: the topic's own subject stays as it is.
+            subject = f"{spec.subject}.tests.{crc32(schema.encode()):08x}"
+            schema_id = self._register(subject, schema)
+            return Writer(schema_id, schema, b"\x00" + schema_id.to_bytes(4, "big")).write(value)
         if not spec.subject:
             raise TypeError(f"{spec.name} has no subject to encode {type(value).__name__} by: feed bytes")
         return self._tools.codec.encode(spec.subject, value)
 
     def decode(self, spec: TopicSpec, value: bytes | None) -> Any:
-        """Return what a value says, by the topic's subject. Raises WireError."""
+        """Return what a value says, by the topic's subject; the WireError if it does not decode."""
         if value is None or not spec.subject:
             return value
-        if spec.subject == EVENT:
-            return self._tools.codec.decode_event(value)
-        return self._tools.codec.decode(value, spec.subject)
+        try:
+            if spec.subject == EVENT:
+                return self._tools.codec.decode_event(value)
+            return self._tools.codec.decode(value, spec.subject)
+        except WireError as error:
+            return error

@@ -51,6 +51,9 @@ class Services(Protocol):
     def append(self, feeds: Sequence[Feed]) -> None:
         """Append records, and wait until they stand in the log."""
 
+    def register(self, subject: str, schema: str) -> int:
+        """Register a schema's text and return its id."""
+
     def open_store(self, folder: Path) -> Store:
         """Open an agent's store."""
 
@@ -68,7 +71,9 @@ class InMemory:
         self._log = MemoryKafka(lambda: stage.now_us)
         self._stores: dict[Path, MemoryStore] = {}
         self.kafka = KafkaOptions("memory:0", clients=stage.clients(self._log.clients()))
-        self.schemas: SchemaSource = LocalSchemas(extension.schemas)
+        local = LocalSchemas(extension.schemas)
+        self.schemas: SchemaSource = local
+        self.register = local.register
 
     def create(self, specs: Sequence[TopicSpec]) -> None:
         """See ``Services``."""
@@ -106,6 +111,7 @@ class OnStack:
         for subject, text in extension.schemas.items():
             registry.register(subject, text)
         self.schemas: SchemaSource = registry
+        self.register = registry.register
         self._created: list[str] = []
 
     def create(self, specs: Sequence[TopicSpec]) -> None:

@@ -1,4 +1,4 @@
-"""call_times under its real engine: `pytest` runs it on Kafka in memory, `pytest --stack` on the real parts."""
+"""call_times under its engine: `pytest` runs it on Kafka in memory, `pytest --stack` on the real parts."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from schemas.topics import OUTPUT
 from state.windows import TimeWindows, WindowOptions
 
 AGENTS = Path(__file__).parents[1]
@@ -24,12 +25,18 @@ def call(agent, model="small", latency_ms=10, **envelope):
 
 def test_a_window_says_its_calls_once_when_it_closes(agent):
     start_us = agent.now_us
-    agent.feed(agent.event("open"), call(agent), call(agent, latency_ms=30), call(agent, "large"), topic="streams.output.v1")
+    agent.feed(
+        agent.event("open"),
+        call(agent),
+        call(agent, latency_ms=30),
+        call(agent, "large"),
+        topic=OUTPUT,
+    )
     assert agent.read("examples.call-windows.v1") == [], "it is open"
     assert OPEN.get(agent.state(), start_us, b"small") is not None
 
     agent.advance(17)  # ten seconds, five of grace, one of disorder
-    agent.feed(call(agent), call(agent, "large"), topic="streams.output.v1")
+    agent.feed(call(agent), call(agent, "large"), topic=OUTPUT)
 
     closed = agent.read("examples.call-windows.v1")
     assert {window.key: window.value for window in closed} == {
@@ -41,16 +48,16 @@ def test_a_window_says_its_calls_once_when_it_closes(agent):
 
 
 def test_a_call_that_comes_after_its_window_is_late_and_routed(agent):
-    agent.feed(call(agent), topic="streams.output.v1")
+    agent.feed(call(agent), topic=OUTPUT)
     agent.advance(17)
     late_us = agent.now_us - 17_000_000
-    agent.feed(call(agent), call(agent, latency_ms=99, time=late_us), topic="streams.output.v1")
+    agent.feed(call(agent), call(agent, latency_ms=99, time=late_us), topic=OUTPUT)
     assert agent.values("examples.calls.late.v1") == [{"model": "small", "time": late_us, "latency_ms": 99}]
     assert agent.counts["late"] == 1
 
 
 def test_a_call_without_a_model_is_put_aside_and_its_neighbours_are_counted(agent):
-    agent.feed(call(agent), call(agent, model=""), call(agent), topic="streams.output.v1")
+    agent.feed(call(agent), call(agent, model=""), call(agent), topic=OUTPUT)
     (letter,) = agent.dead_letters()
     assert (letter.cause, letter.detail, letter.agent) == ("ValueError", "a call of no model", "calls")
     assert agent.counts == {"called": 2, "counted": 2, "dead_letter": 1}
@@ -58,16 +65,16 @@ def test_a_call_without_a_model_is_put_aside_and_its_neighbours_are_counted(agen
 
 def test_a_unit_that_the_broker_refuses_leaves_nothing_behind(agent):
     agent.abort_next_unit()
-    agent.feed(call(agent), call(agent), topic="streams.output.v1")
+    agent.feed(call(agent), call(agent), topic=OUTPUT)
     assert len(agent.read("examples.calls.v1")) == 2
     assert agent.counts == {"called": 2, "counted": 2}
 
 
 @pytest.mark.parametrize("lose_state", [False, True])
 def test_open_windows_outlive_a_restart(agent, lose_state):
-    agent.feed(call(agent), topic="streams.output.v1")
+    agent.feed(call(agent), topic=OUTPUT)
     agent.restart(lose_state=lose_state)
-    agent.feed(call(agent), topic="streams.output.v1")
+    agent.feed(call(agent), topic=OUTPUT)
     agent.advance(17)
-    agent.feed(call(agent), topic="streams.output.v1")
+    agent.feed(call(agent), topic=OUTPUT)
     assert [window["calls"] for window in agent.values("examples.call-windows.v1")] == [2]
