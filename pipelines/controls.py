@@ -6,6 +6,7 @@ The topic is compacted and is read whole before the role reads anything, so a pa
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -18,7 +19,7 @@ from schemas.errors import WireError
 from schemas.topics import CONTROLS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping
 
     from connectors.kafka.options import KafkaOptions
     from connectors.kafka.tailer import Place, TailState
@@ -30,6 +31,8 @@ log = structlog.get_logger(__name__)
 _CAUGHT_UP_S: Final = 30.0
 _JOIN_S: Final = 2.0
 Told = list[tuple[Target, dict[str, Any] | None]]
+OnChange = Callable[[Sequence[Target]], None]
+"""Called with the targets of what was taken back."""
 
 
 class Controls:
@@ -42,10 +45,10 @@ class Controls:
         self._topic = CONTROLS.named(kafka.topic_prefix)
         self._pauses: dict[int | None, dict[str, Any]] = {}
         self._caught_up = asyncio.Event()
-        self._on_change: Callable[[], None] = lambda: None
+        self._on_change: OnChange = lambda _taken_back: None
         self._tailer: Tailer[Told] | None = None
 
-    async def start(self, on_change: Callable[[], None]) -> None:
+    async def start(self, on_change: OnChange) -> None:
         """Read what holds now, and call ``on_change`` whenever that changes.
 
         Raises:
@@ -100,7 +103,7 @@ class Controls:
             else:
                 self._pauses.pop(target.partition, None)
         if batch:
-            self._on_change()
+            self._on_change([target for target, control in batch if control is None])
 
     def tail_caught_up(self, _place: Place) -> None:
         """See ``TailListener``."""

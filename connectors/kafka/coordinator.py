@@ -18,17 +18,17 @@ import structlog
 
 from connectors.kafka.backlog import Backlog
 from connectors.kafka.errors import TransactionAborted
-from connectors.kafka.isolation import Isolation, backoff_s
+from connectors.kafka.isolation import Isolation, Standstill, backoff_s
 from connectors.kafka.lease import Lease
 from connectors.kafka.pauses import Pauses
 from connectors.threads import DaemonExecutor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Container, Mapping, Sequence
 
     from connectors.kafka.chunk import Chunk, SourcePartition
     from connectors.kafka.consumer import PollThread
-    from connectors.kafka.ports import CoordinatorOptions, Partitions, Unit
+    from connectors.kafka.ports import CoordinatorOptions, FailurePolicy, Partitions, Unit
 
 log = structlog.get_logger(__name__)
 
@@ -44,6 +44,7 @@ class Coordinator:
         self,
         *,
         agents: Mapping[str, str],
+        policies: Mapping[str, FailurePolicy],
         unit: Unit,
         partitions: Partitions,
         options: CoordinatorOptions,
@@ -51,6 +52,7 @@ class Coordinator:
         on_fatal: Callable[[BaseException], None],
     ) -> None:
         self._agents = agents  # topic -> the agent that reads it
+        self._policies = policies
         self._unit = unit
         self._partitions = partitions
         self._options = options
@@ -62,7 +64,7 @@ class Coordinator:
         self._takers: dict[str, asyncio.Future[Lease]] = {}
         self._leases: dict[str, Lease] = {}
         self._backlog = Backlog(self._void_chunk)
-        self._isolation = Isolation(options.attempts_max)
+        self._isolation = Isolation(options.attempts_max, policies)
         self.pauses = Pauses()
         self._committed: dict[SourcePartition, int] = {}
         self._handled_us: dict[SourcePartition, int] = {}  # append time of the last record handled
@@ -226,7 +228,8 @@ class Coordinator:
         if self._unit.empty and not self._leases:
             self._unit_began = time.monotonic()
         scope = self._unit.scope(self._agents[topic], chunk.source.partition)
-        lease = self._leases[topic] = Lease(chunk, scope)
+        strict = self._policies[topic] == "stop-partition"
+        lease = self._leases[topic] = Lease(chunk, scope, strict=strict)
         taker.set_result(lease)
 
     def _advance(self, source: SourcePartition, offset: int, records: int, size_bytes: int) -> None:
@@ -285,11 +288,25 @@ class Coordinator:
             self.stop_for(error)
             return
         again = self._isolation.isolate(lease.scope, rest, error)
+        if isinstance(again, Standstill):
+            self._stand_still(rest, again)
+            return
         self._backlog.put_back(*again.chunks, pause_s=again.pause_s)
         if again.pause_s:
             self._loop.call_later(again.pause_s + 0.001, self._pump)
         if not again.chunks:
             self._advance(rest.source, rest.next_offset, len(rest), rest.size_bytes)
+
+    def _stand_still(self, chunk: Chunk, standstill: Standstill) -> None:
+        """Commit before the event that cannot be passed, with the cause, and read no further."""
+        self._unit.advance(chunk.source, chunk.first.offset, 0, standstill.note)
+        self._void_chunk(chunk)
+        self.pauses.standstills[chunk.source] = standstill
+        self.follow_pauses()
+
+    def _forget_standstills(self, dropped: Container[SourcePartition]) -> None:
+        """Have partitions come to their event anew: what was handled before it is gone with the unit."""
+        self.pauses.lift(lambda source, _: source in dropped)
 
     # -- the end of a unit ----------------------------------------------------------------------------
 
@@ -321,6 +338,7 @@ class Coordinator:
             log.warning(
                 "unit of work aborted, its records are handled again", cause=repr(error), aborts=self._aborts
             )
+            self._forget_standstills(positions)
             if not self._stopped:  # who reads them next begins at what is committed
                 await self._rewind()
         else:
@@ -374,6 +392,7 @@ class Coordinator:
             lease.void = True
             self._void_chunk(lease.chunk)
         self._leases.clear()
+        self._forget_standstills(self._unit.positions)
         self._unit.drop()
 
     # -- rebalance ------------------------------------------------------------------------------------

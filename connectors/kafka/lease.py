@@ -33,11 +33,13 @@ class Scope(Protocol):
 class Lease:
     """One chunk handed to one agent, as a whole (batch agent) or an event at a time (event agent)."""
 
-    __slots__ = ("_at", "_items", "_marked", "chunk", "scope", "void")
+    __slots__ = ("_at", "_items", "_marked", "chunk", "scope", "strict", "void")
 
-    def __init__(self, chunk: Chunk, scope: Scope) -> None:
+    def __init__(self, chunk: Chunk, scope: Scope, *, strict: bool = False) -> None:
         self.chunk = chunk
         self.scope = scope
+        self.strict = strict
+        """What does not decode fails its agent too, whose events must not be passed over."""
         self.void = False
         """Its unit of work is gone (rebalance, abort): what the agent still does counts for nothing."""
         self._items: Sequence[tuple[Record, Any]] = getattr(chunk, "items", ())  # columns have none

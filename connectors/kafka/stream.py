@@ -65,7 +65,8 @@ class Batch:
 class Stream(faust.Stream[Any]):
     """A Faust stream whose items come from the role's coordinator; an item asked for = the last one done.
 
-    ``async for event in stream`` gives typed events; what does not decode becomes a dead letter.
+    ``async for event in stream`` gives typed events; what does not decode becomes a dead letter, or stops
+    its partition, by the policy of the source.
     ``async for batch in stream.batches()`` gives all there is of one partition, errors among it.
     """
 
@@ -104,6 +105,8 @@ class Stream(faust.Stream[Any]):
             self.record, event = item
             self.scope = self._lease.scope
             if isinstance(event, Exception):
+                if self._lease.strict:
+                    raise event
                 self.scope.dead_letter(self.record, type(event).__name__, str(event))
                 self.scope.count("dead_letter")
                 continue
@@ -135,6 +138,8 @@ class Stream(faust.Stream[Any]):
             chunk = self._expect(ColumnChunk, "stream, or stream.batches()")
             lease.begin()
             for record, error in chunk.errors:
+                if lease.strict:
+                    raise error
                 lease.scope.dead_letter(record, type(error).__name__, str(error))
                 lease.scope.count("dead_letter")
             if chunk.batch.num_rows:

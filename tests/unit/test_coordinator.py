@@ -112,13 +112,14 @@ class Stores:
 
 
 class Bench:
-    def __init__(self, transaction, **options):
+    def __init__(self, transaction, policy="dead-letter", **options):
         self.transaction = transaction
         self.unit = UnitOfWork(transaction, lambda spec: spec.name)
         self.stores = Stores(self.unit)
         self.committed, self.fatal = [], []
         self.coordinator = Coordinator(
             agents={TOPIC: "agent"},
+            policies={TOPIC: policy},
             unit=self.unit,
             partitions=self.stores,
             options=CoordinatorOptions(**options),

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from connectors.kafka.chunk import EventChunk, SourcePartition
 from connectors.kafka.errors import KafkaUnavailable
-from connectors.kafka.isolation import Isolation, backoff_s
+from connectors.kafka.isolation import Isolation, Standstill, backoff_s
 from pipelines.errors import WorkerStopped
 from schemas.errors import RegistryUnavailable
 from schemas.record import Record
 from tests.unit.test_coordinator import TOPIC, coordinator
+
+if TYPE_CHECKING:
+    from connectors.kafka.ports import FailurePolicy
 
 SOURCE = SourcePartition("input", 0)
 TRIES = 100
@@ -25,6 +28,7 @@ class Effects:
     def __init__(self) -> None:
         self.letters: list[tuple[int, str, int]] = []
         self.counted: list[str] = []
+        self.standstill: Standstill | None = None
 
     def dead_letter(self, record: Record, cause: str, detail: str, attempts: int = 1) -> None:
         self.letters.append((record.offset, cause, attempts))
@@ -38,12 +42,14 @@ def chunk_of(*offsets: int) -> EventChunk:
     return EventChunk(SOURCE, 0, items, offsets[-1] + 1)
 
 
-def work(chunk: EventChunk, errors: dict[int, Exception]) -> tuple[Effects, list[int], list[float]]:
+def work(
+    chunk: EventChunk, errors: dict[int, Exception], policy: FailurePolicy = "dead-letter"
+) -> tuple[Effects, list[int], list[float]]:
     """Be an agent of batches that raises at some offsets, until nothing waits or it was tried often.
 
     Returns the effects, what was handled, and the pauses.
     """
-    isolation, effects = Isolation(attempts_max=3), Effects()
+    isolation, effects = Isolation(3, {SOURCE.topic: policy}), Effects()
     waiting: list[Any] = [chunk]
     handled: list[int] = []
     pauses: list[float] = []
@@ -57,6 +63,9 @@ def work(chunk: EventChunk, errors: dict[int, Exception]) -> tuple[Effects, list
             handled += offsets
             continue
         again = isolation.isolate(effects, taken, error)
+        if isinstance(again, Standstill):
+            effects.standstill = again
+            break
         waiting[:0] = again.chunks
         pauses.append(again.pause_s)
     return effects, handled, pauses
@@ -89,6 +98,17 @@ def test_an_event_whose_agent_found_a_service_away_waits_however_often(error):
     assert len(pauses) == TRIES
     assert pauses[:3] == [0.1, 0.2, 0.4]
     assert max(pauses) == pauses[-1] == 10.0
+
+
+def test_a_partition_whose_agent_must_not_pass_an_event_over_stands_still_at_it():
+    effects, handled, pauses = work(chunk_of(*range(8)), {5: ValueError("poison")}, "stop-partition")
+
+    assert handled == [0, 1, 2, 3, 4], "what comes after it waits"
+    assert effects.letters == []
+    assert effects.standstill is not None
+    assert (effects.standstill.record.offset, effects.standstill.attempts) == (5, 3)
+    assert effects.standstill.note == "ValueError: poison"
+    assert pauses[-2:] == [0.1, 0.2]
 
 
 def test_pauses_double_up_to_a_bound_however_long_it_goes_on():
