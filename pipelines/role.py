@@ -19,6 +19,7 @@ from connectors.kafka.ports import FailurePolicy
 from connectors.kafka.stream import Stream
 from connectors.threads import DaemonExecutor
 from pipelines.partitions import Source
+from schemas.controls import Target
 from schemas.errors import SluicegateError
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from connectors.kafka.isolation import Standstill
     from pipelines.controls import Controls
     from pipelines.engine import Engine
-    from schemas.controls import Target
+    from schemas.controls import AnyTarget
     from schemas.record import Record
     from schemas.topics import TopicSpec
     from state.checkpoint import UnitResult
@@ -228,6 +229,7 @@ class RoleApp(faust.App):
         if self.controls is not None:
             controls = self.controls
             self.coordinator.pauses.wanted = lambda source: controls.is_paused(source.partition)
+            self.coordinator.judges = controls.judge_of
             await controls.start(self._on_controls)
         self.add_future(self._tick())
         self.add_future(self._watch_lag())
@@ -266,13 +268,18 @@ class RoleApp(faust.App):
         if self.coordinator_or_none is not None:
             self.coordinator_or_none.failed(agent.channel.get_topic_name(), exc)
 
-    def _on_controls(self, taken_back: Sequence[Target]) -> None:
-        """Follow what operators told; a pause that is taken back has a standstill tried again, too."""
-        partitions = {target.partition for target in taken_back}
-        self.coordinator.pauses.lift(
-            lambda source, _: None in partitions or source.partition in partitions
-        )
-        self.coordinator.follow_pauses()
+    def _on_controls(self, taken_back: Sequence[AnyTarget]) -> None:
+        """Follow what operators told. A standstill ends by a resume, or when its event is to be set aside."""
+        coordinator = self.coordinator
+        resumed = {target.partition for target in taken_back if isinstance(target, Target)}
+
+        def over(source: SourcePartition, at: Standstill) -> bool:
+            judge = coordinator.judges(source)
+            aside = judge is not None and judge(at.record) is not None
+            return aside or None in resumed or source.partition in resumed
+
+        coordinator.pauses.lift(over)
+        coordinator.follow_pauses()
 
     def _on_committed(self, result: UnitResult) -> None:
         self.engine.metrics.committed(result)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    import pyarrow as pa
-
+    from connectors.kafka.aside import Judge
     from connectors.kafka.chunk import Chunker, Records, SourcePartition
     from schemas.record import Record
 
@@ -48,7 +49,8 @@ class ColumnChunk:
     def first(self) -> Record:
         """See ``Chunk``; one that does not decode may stand before the rows."""
         row, error = self.records[:1], self.errors[:1]
-        return min([*row, *(record for record, _ in error)], key=_offset)
+        firsts: list[Record] = [*row, *(record for record, _ in error)]
+        return min(firsts, key=_offset)
 
     def split(self, at: int) -> tuple[ColumnChunk, ColumnChunk]:
         """See ``Chunk``; what does not decode goes with the rows around it, or comes in halves where none is.
@@ -69,6 +71,20 @@ class ColumnChunk:
             self.next_offset, self.size_bytes - head_bytes, self.append_us,
         )  # fmt: skip
         return first, rest
+
+    def screened(self, judge: Judge) -> ColumnChunk:
+        """See ``Chunk``; they are no rows any more."""
+        found = [(row, record, judge(record)) for row, record in enumerate(self.records)]
+        asides = [(record, why) for _, record, why in found if why is not None]
+        if not asides:
+            return self
+        rows = [row for row, _, why in found if why is None]
+        return replace(
+            self,
+            batch=self.batch.take(pa.array(rows, pa.int64())),
+            records=[self.records[row] for row in rows],
+            errors=sorted([*self.errors, *asides], key=lambda error: error[0].offset),
+        )
 
     def _boundary(self, at: int) -> int:
         """Return the offset before which to cut, so that neither part is empty."""

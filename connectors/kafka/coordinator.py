@@ -26,6 +26,7 @@ from connectors.threads import DaemonExecutor
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Mapping, Sequence
 
+    from connectors.kafka.aside import Judge
     from connectors.kafka.chunk import Chunk, SourcePartition
     from connectors.kafka.consumer import PollThread
     from connectors.kafka.ports import CoordinatorOptions, FailurePolicy, Partitions, Unit
@@ -66,6 +67,8 @@ class Coordinator:
         self._backlog = Backlog(self._void_chunk)
         self._isolation = Isolation(options.attempts_max, policies)
         self.pauses = Pauses()
+        self.judges: Callable[[SourcePartition], Judge | None] = lambda _source: None
+        """Gives what says of a partition's records which are not handed out; None = all are."""
         self._committed: dict[SourcePartition, int] = {}
         self._handled_us: dict[SourcePartition, int] = {}  # append time of the last record handled
         self._opening: dict[SourcePartition, tuple[asyncio.Task[None], threading.Event]] = {}
@@ -227,6 +230,9 @@ class Coordinator:
     def _give(self, topic: str, taker: asyncio.Future[Lease], chunk: Chunk) -> None:
         if self._unit.empty and not self._leases:
             self._unit_began = time.monotonic()
+        judge = self.judges(chunk.source)
+        if judge is not None:
+            chunk = chunk.screened(judge)
         scope = self._unit.scope(self._agents[topic], chunk.source.partition)
         strict = self._policies[topic] == "stop-partition"
         lease = self._leases[topic] = Lease(chunk, scope, strict=strict)

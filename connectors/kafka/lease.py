@@ -27,7 +27,7 @@ class Scope(Protocol):
         """Count inputs by outcome."""
 
     def dead_letter(self, record: Record, cause: str, detail: str, attempts: int = 1) -> None:
-        """Keep a record that cannot be handled."""
+        """Keep a record that cannot be handled, or that was set aside (0 attempts)."""
 
 
 class Lease:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import faust
 
+from connectors.kafka.aside import SetAside, put_aside
 from connectors.kafka.chunk import EventChunk, Records
 from connectors.kafka.columns import ColumnChunk
 from connectors.kafka.errors import NotSupported
@@ -105,10 +106,7 @@ class Stream(faust.Stream[Any]):
             self.record, event = item
             self.scope = self._lease.scope
             if isinstance(event, Exception):
-                if self._lease.strict:
-                    raise event
-                self.scope.dead_letter(self.record, type(event).__name__, str(event))
-                self.scope.count("dead_letter")
+                self._put_aside(self.record, event)
                 continue
             return event
 
@@ -123,7 +121,9 @@ class Stream(faust.Stream[Any]):
             lease = self._lease = await self._coordinator.take(self._topic)
             chunk = self._expect(EventChunk, "stream.record_batches()")
             lease.begin()
-            yield Batch(chunk.items, lease.scope, *chunk.source, chunk.next_offset)
+            items = self._kept(chunk) if chunk.has_asides else chunk.items
+            if items:
+                yield Batch(items, lease.scope, *chunk.source, chunk.next_offset)
             self._coordinator.done(self._topic)
 
     async def record_batches(self) -> AsyncIterator[ColumnBatch]:
@@ -138,13 +138,24 @@ class Stream(faust.Stream[Any]):
             chunk = self._expect(ColumnChunk, "stream, or stream.batches()")
             lease.begin()
             for record, error in chunk.errors:
-                if lease.strict:
-                    raise error
-                lease.scope.dead_letter(record, type(error).__name__, str(error))
-                lease.scope.count("dead_letter")
+                self._put_aside(record, error)
             if chunk.batch.num_rows:
                 yield ColumnBatch(chunk.batch, chunk.records, lease.scope, *chunk.source, chunk.next_offset)
             self._coordinator.done(self._topic)
+
+    def _kept(self, chunk: EventChunk) -> Sequence[tuple[Record, Any]]:
+        """Return what the agent of a batch is given: what is set aside is not its to decide."""
+        for record, item in chunk.items:
+            if isinstance(item, SetAside):
+                self._put_aside(record, item)
+        return [(record, item) for record, item in chunk.items if not isinstance(item, SetAside)]
+
+    def _put_aside(self, record: Record, error: Exception) -> None:
+        """Make a dead letter; what does not decode fails an agent whose events must not be passed over."""
+        assert self._lease is not None
+        if self._lease.strict and not isinstance(error, SetAside):
+            raise error
+        put_aside(self._lease.scope, record, error)
 
     def _expect(self, kind: type[_Chunk], instead: str) -> _Chunk:
         """Return the chunk in hand; an agent that asks for the other kind is wrong for every event."""
