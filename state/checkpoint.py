@@ -68,8 +68,10 @@ class Transaction(Protocol):
     def flush(self) -> None:
         """Wait until all appended records are acknowledged, then call each ``on_offset`` in order."""
 
-    def send_offsets(self, positions: Mapping[SourcePartition, int], unit: int) -> None:
-        """Add the next source offsets, with the unit's number as metadata (KIP-447)."""
+    def send_offsets(
+        self, positions: Mapping[SourcePartition, int], unit: int, notes: Mapping[SourcePartition, str]
+    ) -> None:
+        """Add the next source offsets, with the unit's number and their notes as metadata (KIP-447)."""
 
     def commit(self) -> None:
         """Commit. Returns only when it is known to be committed; raises when it is known that it is not."""
@@ -244,6 +246,7 @@ class UnitOfWork:
         self._bytes_max = transaction_bytes_max
         self._scopes: dict[tuple[str, int], PartitionScope] = {}
         self._positions: dict[SourcePartition, int] = {}
+        self._notes: dict[SourcePartition, str] = {}
         self._records = 0
         self._committing = False
         # Numbers begin at random: one that is read back may be another worker's, or an earlier process's.
@@ -265,9 +268,16 @@ class UnitOfWork:
         """
         return self._scopes[agent, partition]
 
-    def advance(self, source: SourcePartition, offset: int, records: int) -> None:
-        """Say that all records of ``source`` below ``offset`` are handled in this unit."""
+    def advance(self, source: SourcePartition, offset: int, records: int, note: str = "") -> None:
+        """Say that all records of ``source`` below ``offset`` are handled in this unit.
+
+        The ``note`` is committed with the offset: why it stands there. The next offset takes it away.
+        """
         self._positions[source] = offset
+        if note:
+            self._notes[source] = note
+        elif self._notes:
+            self._notes.pop(source, None)
         self._records += records
 
     @property
@@ -318,7 +328,7 @@ class UnitOfWork:
             self._append(result)
             changes = self._append_changelog(result)
             self._transaction.flush()
-            self._transaction.send_offsets(self._positions, self.number)
+            self._transaction.send_offsets(self._positions, self.number, self._notes)
             result.append_s = time.perf_counter() - started
             self._transaction.commit()
         except BaseException:
@@ -355,6 +365,7 @@ class UnitOfWork:
         for scope in self._scopes.values():
             scope.drop()
         self._positions = {}
+        self._notes = {}
         self._records = 0
 
     def _append(self, result: UnitResult) -> None:

@@ -19,6 +19,7 @@ from connectors.kafka.errors import (
     TransactionAborted,
     TransactionFenced,
 )
+from connectors.kafka.positions import metadata_of
 from connectors.threads import DaemonExecutor
 
 if TYPE_CHECKING:
@@ -220,10 +221,12 @@ class KafkaTransaction:
         for on_offset, offset in offsets:
             on_offset(offset)
 
-    def send_offsets(self, positions: Mapping[Any, int], unit: int) -> None:
+    def send_offsets(self, positions: Mapping[Any, int], unit: int, notes: Mapping[Any, str]) -> None:
         """Add the source offsets with the unit's number as metadata; see the protocol."""
         parts = [
-            TopicPartition(source.topic, source.partition, offset, metadata=str(unit))
+            TopicPartition(
+                source.topic, source.partition, offset, metadata=metadata_of(unit, notes.get(source, ""))
+            )
             for source, offset in positions.items()
         ]
         source = next(iter(positions), None)
