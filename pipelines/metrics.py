@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
+    from connectors.kafka.chunk import SourcePartition
     from state.checkpoint import UnitResult
 
 # A unit of work is committed in a few milliseconds when all is well; ten seconds is the transaction's end.
@@ -43,6 +44,12 @@ class WorkerMetrics:
             registry=self.registry,
         )
         self._partitions = Gauge("sluicegate_partitions", "Partitions being read.", registry=self.registry)
+        self._standstills = Gauge(
+            "sluicegate_partition_standstill",
+            "1 while a partition stands still at an event that its agent cannot handle; absent = none does.",
+            ["role", "topic", "partition"],
+            registry=self.registry,
+        )
         self._ticks = counter("sluicegate_ticks", "Ticks appended to idle partitions.")
         self._state = Gauge(
             "sluicegate_state_bytes", "State on disk.", ["role", "agent"], registry=self.registry
@@ -89,9 +96,17 @@ class WorkerMetrics:
         """Count ticks."""
         self._ticks.inc(ticks)
 
-    def render(self, partitions: int, state_bytes: Mapping[str, int]) -> bytes:
+    def render(
+        self,
+        partitions: int,
+        state_bytes: Mapping[str, int],
+        standstills: Iterable[SourcePartition] = (),
+    ) -> bytes:
         """Return the exposition text."""
         self._partitions.set(partitions)
+        self._standstills.clear()
+        for topic, partition in standstills:
+            self._standstills.labels(self._role, topic, partition).set(1)
         for agent, size in state_bytes.items():
             self._state.labels(self._role, agent).set(size)
         return generate_latest(self.registry)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
-from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, KafkaError, KafkaException, Message, TopicPartition
 
 from connectors.kafka.clients import Clients
 from connectors.kafka.errors import TopicUndeclared
@@ -38,55 +38,21 @@ class _Transaction:
     state: str = "open"  # then "committed" or "aborted"
     places: dict[_Place, int] = field(default_factory=dict)  # where it wrote, and its first offset there
     offsets: dict[tuple[str, str, int], TopicPartition] = field(default_factory=dict)
+    refused: KafkaError | None = None  # a record of it was not taken: it can only be aborted
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One record, with the methods of librdkafka's."""
-
-    _topic: str
-    _partition: int
-    _offset: int
-    _key: bytes | None
-    _value: bytes | None
-    _timestamp_ms: int
-    _headers: list[tuple[str, bytes]] | None = None
-    _error: KafkaError | None = None
-
-    def topic(self) -> str:
-        """Name of the topic."""
-        return self._topic
-
-    def partition(self) -> int:
-        """Number of the partition."""
-        return self._partition
-
-    def offset(self) -> int:
-        """Offset of the record."""
-        return self._offset
-
-    def key(self) -> bytes | None:
-        """Key bytes."""
-        return self._key
-
-    def value(self) -> bytes | None:
-        """Value bytes; None = a tombstone."""
-        return self._value
-
-    def timestamp(self) -> tuple[int, int]:
-        """Say that the time is the broker's, and what it is, milliseconds."""
-        return TIMESTAMP_LOG_APPEND_TIME, self._timestamp_ms
-
-    def headers(self) -> list[tuple[str, bytes]] | None:
-        """Headers, None if there are none."""
-        return self._headers
-
-    def error(self) -> KafkaError | None:
-        """Why this is no record; None = it is one."""
-        return self._error
-
-    def __len__(self) -> int:
-        return len(self._value or b"")
+def _message(
+    place: _Place,
+    offset: int,
+    key: bytes | None,
+    value: bytes | None,
+    timestamp_ms: int,
+    headers: list[tuple[str, bytes]] | None = None,
+    error: KafkaError | None = None,
+) -> Message:
+    """Return librdkafka's own message, as the engine has C look into it."""
+    stamp = TIMESTAMP_LOG_APPEND_TIME, timestamp_ms
+    return Message(*place, offset, key, value, headers, error, stamp)
 
 
 @dataclass(slots=True)
@@ -137,25 +103,25 @@ class MemoryKafka:
 
     def append(self, message: Message, transaction: _Transaction | None) -> Message:
         """Append one record; its partition may be -1 (by key). Raises TopicUndeclared, KafkaException."""
-        topic, key = message.topic(), message.key()
+        topic, key, number = str(message.topic()), message.key(), int(message.partition() or 0)
         spec = self._specs.get(topic)
         if spec is None:
             raise TopicUndeclared(topic)
         if len(key or b"") + len(message) > spec.max_message_bytes:
             raise KafkaException(KafkaError(KafkaError.MSG_SIZE_TOO_LARGE))
-        number = message.partition()
         if number < 0:
             number = 0 if key is None else partition_of(key, spec.partitions)
         if number >= spec.partitions:
             raise KafkaException(KafkaError(KafkaError._UNKNOWN_PARTITION))  # noqa: SLF001
+        place = topic, number
         with self.changed:
-            log = self._logs[topic, number]
+            log = self._logs[place]
             stamp_ms = message.timestamp()[1] or self.clock_us() // 1_000
-            placed = Message(topic, number, len(log), key, message.value(), stamp_ms, message.headers())
-            log.append(_Entry(placed, transaction))
+            placed = _message(place, len(log), key, message.value(), stamp_ms, message.headers())
             if transaction is not None:
-                transaction.places.setdefault((topic, number), len(log) - 1)
+                transaction.places.setdefault(place, len(log))
                 self._open.add(transaction)
+            log.append(_Entry(placed, transaction))
             self.changed.notify_all()
         return placed
 
@@ -272,7 +238,7 @@ class MemoryConsumer:
             if self._tells_eof and position >= end and self._told.get(place) != position and limit > 0:
                 self._told[place] = position
                 limit -= 1
-                yield Message(*place, position, None, None, 0, None, KafkaError(_EOF))
+                yield _message(place, position, None, None, 0, error=KafkaError(_EOF))
 
     def _join(self) -> None:
         topics, self._joining = self._joining or {}, None
@@ -363,20 +329,22 @@ class MemoryProducer:
         topic: str,
         value: bytes | None = None,
         key: bytes | None = None,
-        *,
         partition: int = -1,
         on_delivery: Callable[[KafkaError | None, Message], None] | None = None,
+        *,
         timestamp: int = 0,
         headers: list[tuple[str, bytes]] | None = None,
     ) -> None:
         """Append a record; ``timestamp`` is milliseconds, 0 = as the broker stamps."""
         self._check()
-        message = Message(topic, partition, -1, key, value, timestamp, headers)
+        message = _message((topic, partition), -1, key, value, timestamp, headers)
         error = None
         try:
             message = self._kafka.append(message, self._transaction)
         except KafkaException as refused:
             error = refused.args[0]
+            if self._transaction is not None:
+                self._transaction.refused = error
         if on_delivery is not None:
             self._reports.append((on_delivery, error, message))
 
@@ -407,6 +375,12 @@ class MemoryProducer:
         """Commit: all is seen, and the offsets stand."""
         self._check()
         self.poll(0)
+        refused = self._transaction and self._transaction.refused
+        if refused:
+            reason = f"a record was refused: {refused.str()}"
+            raise KafkaException(
+                KafkaError(refused.code(), reason, fatal=False, retriable=False, txn_requires_abort=True)
+            )
         self._end("committed")
 
     def abort_transaction(self, timeout: float) -> None:  # noqa: ARG002
