@@ -101,13 +101,26 @@ class MemoryKafka:
 
     # -- for the clients ------------------------------------------------------------------------------
 
-    def append(self, message: Message, transaction: _Transaction | None) -> Message:
-        """Append one record; its partition may be -1 (by key). Raises TopicUndeclared, KafkaException."""
-        topic, key, number = str(message.topic()), message.key(), int(message.partition() or 0)
+    def append(
+        self,
+        place: _Place,
+        key: bytes | None,
+        value: bytes | None,
+        timestamp_ms: int,
+        headers: list[tuple[str, bytes]] | None,
+        transaction: _Transaction | None,
+    ) -> Message:
+        """Append one record: partition -1 = by key, timestamp 0 = the clock's.
+
+        Raises:
+            TopicUndeclared: there is no such topic.
+            KafkaException: there is no such partition, or the record is too large for its topic.
+        """
+        topic, number = place
         spec = self._specs.get(topic)
         if spec is None:
             raise TopicUndeclared(topic)
-        if len(key or b"") + len(message) > spec.max_message_bytes:
+        if len(key or b"") + len(value or b"") > spec.max_message_bytes:
             raise KafkaException(KafkaError(KafkaError.MSG_SIZE_TOO_LARGE))
         if number < 0:
             number = 0 if key is None else partition_of(key, spec.partitions)
@@ -116,14 +129,14 @@ class MemoryKafka:
         place = topic, number
         with self.changed:
             log = self._logs[place]
-            stamp_ms = message.timestamp()[1] or self.clock_us() // 1_000
-            placed = _message(place, len(log), key, message.value(), stamp_ms, message.headers())
+            stamp_ms = timestamp_ms or self.clock_us() // 1_000
+            message = _message(place, len(log), key, value, stamp_ms, headers)
             if transaction is not None:
                 transaction.places.setdefault(place, len(log))
                 self._open.add(transaction)
-            log.append(_Entry(placed, transaction))
+            log.append(_Entry(message, transaction))
             self.changed.notify_all()
-        return placed
+        return message
 
     def end(self, transaction: _Transaction, state: str) -> None:
         """Commit or abort: each partition that was written to gets a marker."""
@@ -337,12 +350,14 @@ class MemoryProducer:
     ) -> None:
         """Append a record; ``timestamp`` is milliseconds, 0 = as the broker stamps."""
         self._check()
-        message = _message((topic, partition), -1, key, value, timestamp, headers)
         error = None
         try:
-            message = self._kafka.append(message, self._transaction)
+            message = self._kafka.append(
+                (topic, partition), key, value, timestamp, headers, self._transaction
+            )
         except KafkaException as refused:
             error = refused.args[0]
+            message = _message((topic, partition), -1, key, value, timestamp, headers, error)
             if self._transaction is not None:
                 self._transaction.refused = error
         if on_delivery is not None:

@@ -268,6 +268,14 @@ def test_a_producer_whose_id_was_taken_is_fenced_and_what_it_left_open_is_aborte
     assert read(kafka) == []
 
 
+def test_a_key_has_the_partition_that_librdkafka_gives_it(kafka):
+    producer, said = kafka.clients().producer({}), []
+    for key in (b"s", b"a"):
+        producer.produce(EACH.name, b"v", key, on_delivery=lambda _error, message: said.append(message))
+    producer.flush()
+    assert [message.partition() for message in said] == [1, 0]  # as a broker's client answered
+
+
 def test_a_record_over_the_topics_limit_is_refused_in_its_report(kafka):
     said = []
     producer = producer_of(kafka, "a")
@@ -275,3 +283,6 @@ def test_a_record_over_the_topics_limit_is_refused_in_its_report(kafka):
     producer.produce(EACH.name, bytes(5_000), b"k", on_delivery=lambda error, _message: said.append(error))
     producer.flush()
     assert [error.code() for error in said] == [KafkaError.MSG_SIZE_TOO_LARGE]
+    with pytest.raises(KafkaException) as caught:
+        producer.commit_transaction(1)
+    assert caught.value.args[0].txn_requires_abort()
