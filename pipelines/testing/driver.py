@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from connectors.kafka.isolation import Standstill
     from pipelines.role import RoleApp
     from schemas.topics import TopicSpec
     from state.checkpoint import UnitResult
@@ -273,6 +274,20 @@ class AgentDriver:
         """
         self._stage.aborts += 1
 
+    @property
+    def standstills(self) -> dict[tuple[str, int], Standstill]:
+        """Where an agent stands still that may not pass an event (``on_failure``), by topic and partition."""
+        live = self._live
+        return {
+            (live.sources[source.topic].spec.name, source.partition): standstill
+            for source, standstill in live.standstills().items()
+        }
+
+    def resume(self) -> None:
+        """Have it try again what it stands still at, as `sluicegate resume` does."""
+        self._live.coordinator.pauses.lift(lambda _source, _standstill: True)
+        self.run()
+
     def restart(self, *, lose_state: bool = False) -> None:
         """Stop the role and start it again, with the state that it left or, lost, from the changelog."""
         self.run()
@@ -344,9 +359,14 @@ class AgentDriver:
 
     def _is_at_rest(self) -> bool:
         """Judge by what is committed: then it is handled, and its outputs and state stand."""
-        sources = self._live.sources
-        for (topic, partition), (position, _) in self._live.coordinator.progress.items():
-            if not self._reader.is_handled(sources[topic].spec, partition, position):
+        app = self._live
+        app.coordinator.follow_pauses()
+        standstills = app.standstills()
+        for source, (position, _) in app.coordinator.progress.items():
+            if source in standstills:
+                if position < standstills[source].record.offset:
+                    return False
+            elif not self._reader.is_handled(app.sources[source.topic].spec, source.partition, position):
                 return False
         return True
 

@@ -114,6 +114,28 @@ def test_an_agent_that_remembers_outside_of_its_scope_is_found_by_an_abort(drive
     assert driver.values(EACH) == [b"2"]
 
 
+def test_an_agent_that_may_not_pass_an_event_stands_still_until_it_is_resumed(tmp_path):
+    broken = [True]
+
+    def handle(scope, row):
+        if row["unit"] == "bad" and broken[0]:
+            raise ValueError("not this one")
+        scope.emit(EACH, b"k", row["unit"].encode())
+
+    agents = role_of(handle, on_failure="stop-partition")
+    with AgentDriver("one", agents, folder=tmp_path) as driver:
+        driver.append(*({**ROW, "unit": unit} for unit in ("first", "bad", "last")), key=b"a", partition=1)
+        driver.feed({**ROW, "unit": "beside"}, key=b"a", partition=0)
+        assert sorted(driver.values(EACH)) == [b"beside", b"first"]
+        ((where, standstill),) = driver.standstills.items()
+        assert (where, standstill.record.offset, standstill.attempts) == ((READINGS.name, 1), 1, 3)
+        assert driver.dead_letters() == []
+        broken[0] = False
+        driver.resume()
+        assert driver.values(EACH) == [b"bad", b"last"]
+        assert driver.standstills == {}
+
+
 def test_time_stands_still_unless_it_is_moved_and_then_moves_by_as_much(drive):
     driver = drive(role="twin")
     began_us = driver.now_us
