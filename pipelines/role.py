@@ -19,6 +19,7 @@ from connectors.kafka.ports import FailurePolicy
 from connectors.kafka.stream import Stream
 from connectors.threads import DaemonExecutor
 from pipelines.partitions import Source
+from schemas.catalog import EVENT
 from schemas.controls import Target
 from schemas.errors import SluicegateError
 
@@ -158,20 +159,24 @@ class RoleApp(faust.App):
         becomes of an event that cannot be handled.
 
         Raises:
-            ValueError: not exactly one of ``decode`` and ``columns``, no such policy, or a changelog that has
-                not as many partitions as the input: state stands under the number of its input partition.
+            ValueError: not exactly one of ``decode`` and ``columns``, no such policy, a changelog that has
+                not as many partitions as the input (state stands under the number of its partition), or an
+                ``open_deadline`` on a topic that holds no events, as a tick is one.
         """
+        wrong = ""
         if (decode is None) == (columns is None):
-            raise ValueError(f"source of {agent}: give either decode or columns")
-        if changelog is not None and changelog.partitions != spec.partitions:
-            raise ValueError(
-                f"source of {agent}: {changelog.name} must have as many partitions as {spec.name}, "
-                f"{spec.partitions}, and has {changelog.partitions}"
+            wrong = "give either decode or columns"
+        elif changelog is not None and changelog.partitions != spec.partitions:
+            wrong = (
+                f"{changelog.name} must have as many partitions as {spec.name}, {spec.partitions}, and has "
+                f"{changelog.partitions}"
             )
-        if on_failure not in get_args(FailurePolicy):
-            raise ValueError(
-                f"source of {agent}: on_failure={on_failure!r} is none of {get_args(FailurePolicy)}"
-            )
+        elif open_deadline is not None and spec.subject != EVENT:
+            wrong = f"open_deadline has ticks appended, and {spec.name} holds no {EVENT}"
+        elif on_failure not in get_args(FailurePolicy):
+            wrong = f"on_failure={on_failure!r} is none of {get_args(FailurePolicy)}"
+        if wrong:
+            raise ValueError(f"source of {agent}: {wrong}")
         chunker = columns if decode is None else events_of(decode)
         assert chunker is not None
         name = spec.named(self.engine.options.kafka.topic_prefix)

@@ -174,6 +174,11 @@ def test_a_changelog_of_other_partitions_than_the_inputs_is_refused(tmp_path):
         AgentDriver("one", Extension({"one": [register]}), folder=tmp_path)
 
 
+def test_a_deadline_on_a_topic_that_cannot_hold_a_tick_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"twin\.readings\.v1 holds no sluicegate\.Event"):
+        AgentDriver("one", role_of(print, open_deadline=lambda _state: 1), folder=tmp_path)
+
+
 def test_what_a_test_asks_for_must_be_clear(drive):
     driver = drive(role="twin")
     with pytest.raises(ValueError, match="several inputs"):
