@@ -73,11 +73,11 @@ class SourcePartition(Protocol):
 
     @property
     def topic(self) -> str:
-        """The topic, without prefix."""
+        """The topic's name as it stands in Kafka."""
 
     @property
     def partition(self) -> int:
-        """Number, or None = by key."""
+        """Its number."""
 
 
 class KafkaTransaction:
