@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from connectors.kafka.inflight import InFlight
 from connectors.kafka.positions import PositionReader
 from connectors.kafka.ticker import Ticker
 from connectors.kafka.transaction import KafkaTransaction
@@ -62,6 +63,7 @@ class Engine:
         self.unit = UnitOfWork(self.transaction, self._topic_id)
         self.ticker = Ticker(options.kafka, tools.codec.encode_event)
         self.partitions: Partitions
+        self.in_flight: InFlight
 
     def open(self, sources: Mapping[str, Source]) -> None:
         """Open the stores and fence a predecessor's producer; blocks.
@@ -79,6 +81,7 @@ class Engine:
             letters=self._tools.dead_letters(),
             state_dir=self.options.state_dir,
         )
+        self.in_flight = InFlight(self.options.state_dir)
         self.transaction.open()
 
     def behind(
