@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from connectors.kafka.positions import PositionReader
 from connectors.kafka.ticker import Ticker
 from connectors.kafka.transaction import KafkaTransaction
 from pipelines.partitions import Partitions
+from state.budget import StateOptions
 from state.checkpoint import UnitOfWork
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class EngineOptions:
     state_dir: Path
     consumer: ConsumerOptions
     coordinator: CoordinatorOptions
+    state: StateOptions = field(default_factory=StateOptions)
 
 
 class Engine:
@@ -78,6 +80,7 @@ class Engine:
             ticker=self.ticker,
             letters=self._tools.dead_letters(),
             state_dir=self.options.state_dir,
+            state=self.options.state,
         )
         self.transaction.open()
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from state.checkpoint import UnitResult
+    from state.rocksdb import StoreFigures
 
 # A unit of work is committed in a few milliseconds when all is well; ten seconds is the transaction's end.
 _SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -89,9 +90,9 @@ class WorkerMetrics:
         """Count ticks."""
         self._ticks.inc(ticks)
 
-    def render(self, partitions: int, state_bytes: Mapping[str, int]) -> bytes:
+    def render(self, partitions: int, stores: Mapping[str, StoreFigures]) -> bytes:
         """Return the exposition text."""
         self._partitions.set(partitions)
-        for agent, size in state_bytes.items():
-            self._state.labels(self._role, agent).set(size)
+        for agent, figures in stores.items():
+            self._state.labels(self._role, agent).set(figures.disk_bytes)
         return generate_latest(self.registry)

@@ -11,7 +11,7 @@ from pipelines.restoration import Restoration
 from state.checkpoint import PartitionScope
 from state.errors import PositionLost, StateWithoutOffset
 from state.memory import MemoryBackend
-from state.rocksdb import RocksStore
+from state.rocksdb import RocksMemory, RocksStore
 
 if TYPE_CHECKING:
     import threading
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from connectors.kafka.positions import Committed, PositionReader
     from connectors.kafka.ticker import Ticker
     from schemas.topics import TopicSpec
+    from state.budget import StateOptions
     from state.checkpoint import DeadLetters, UnitOfWork
+    from state.rocksdb import StoreFigures
     from state.store import Backend, StateView
 
 log = structlog.get_logger(__name__)
@@ -59,6 +61,7 @@ class Partitions:
         ticker: Ticker,
         letters: DeadLetters,
         state_dir: Path,
+        state: StateOptions,
     ) -> None:
         self._kafka = kafka
         self._sources = sources
@@ -69,9 +72,10 @@ class Partitions:
         self._state_dir = state_dir
         self._stores: dict[str, RocksStore] = {}
         self._backends: dict[SourcePartition, Backend] = {}
-        for source in sources.values():
-            if source.changelog is not None:
-                self._stores[source.agent] = RocksStore(state_dir / source.agent)
+        self.memory = RocksMemory(state)
+        agents = [source.agent for source in sources.values() if source.changelog is not None]
+        for agent in agents:
+            self._stores[agent] = RocksStore(state_dir / agent, self.memory, stores=len(agents))
 
     def open(self, where: SourcePartition, cancelled: threading.Event) -> int:
         """Restore the state and return the offset to begin at; the order of the questions matters.
@@ -137,9 +141,9 @@ class Partitions:
         for store in self._stores.values():
             store.close()
 
-    def size_bytes(self) -> Mapping[str, int]:
-        """Bytes on disk by agent."""
-        return {agent: store.size_bytes() for agent, store in self._stores.items()}
+    def figures(self) -> Mapping[str, StoreFigures]:
+        """How large the store of each agent is."""
+        return {agent: store.figures() for agent, store in self._stores.items()}
 
     def _backend(self, source: Source, partition: int) -> Backend:
         store = self._stores.get(source.agent)

@@ -27,5 +27,5 @@ def add_pages(app: RoleApp) -> None:
 
     @app.page("/metrics")
     async def metrics(web: Any, _request: Any) -> Any:
-        body = app.engine.metrics.render(len(app.partitions()), app.engine.partitions.size_bytes())
+        body = app.engine.metrics.render(len(app.partitions()), app.engine.partitions.figures())
         return web.bytes(body, content_type=CONTENT_TYPE_LATEST.split(";")[0])
