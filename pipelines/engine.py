@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from connectors.kafka.hot_keys import HotKeys
 from connectors.kafka.positions import PositionReader
 from connectors.kafka.ticker import Ticker
 from connectors.kafka.transaction import KafkaTransaction
@@ -62,6 +63,7 @@ class Engine:
             leaving=self.leaving,
         )
         self.unit = UnitOfWork(self.transaction, self._topic_id)
+        self.hot_keys = HotKeys()
         self.ticker = Ticker(options.kafka, tools.codec.encode_event)
         self.partitions: Partitions
 

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from connectors.kafka.restore import Restorer
 from pipelines.restoration import Restoration
 from state.checkpoint import PartitionScope
 from state.errors import PositionLost, StateWithoutOffset
 from state.memory import MemoryBackend
 from state.rocksdb import RocksMemory, RocksStore
+from state.store import StagedView
 
 if TYPE_CHECKING:
     import threading
@@ -70,6 +72,7 @@ class Partitions:
         self._ticker = ticker
         self._letters = letters
         self._state_dir = state_dir
+        self.restorer = Restorer(kafka)
         self._stores: dict[str, RocksStore] = {}
         self._backends: dict[SourcePartition, Backend] = {}
         self.memory = RocksMemory(state)
@@ -123,9 +126,9 @@ class Partitions:
     def watch(self, where: SourcePartition) -> None:
         """Tell the ticker when something falls due; called when nothing is staged."""
         source = self._sources[where.topic]
-        if source.open_deadline is not None and where in self._backends:
-            scope = self._unit.scope(source.agent, where.partition)
-            self._ticker.watch(where, source.open_deadline(scope.state))
+        backend = self._backends.get(where)
+        if source.open_deadline is not None and backend is not None:
+            self._ticker.watch(where, source.open_deadline(StagedView(backend)))
 
     def close(self, where: SourcePartition) -> None:
         """Let go of the partition; its state stays on disk for a quick return."""
@@ -160,7 +163,9 @@ class Partitions:
         """Bring the state up to its changelog; state and the group's offset exist both, or neither."""
         if source.changelog is None:
             return
-        restoration = Restoration(self._kafka, self._reader, source.changelog, where.partition, backend)
+        restoration = Restoration(
+            self._kafka, self._reader, self.restorer, source.changelog, where.partition, backend
+        )
         has_state = restoration.run(None if committed is None else committed.offset, cancelled)
         if committed is not None or cancelled.is_set():
             return

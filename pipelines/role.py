@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import faust
@@ -17,11 +18,14 @@ from connectors.kafka.coordinator import Coordinator
 from connectors.kafka.errors import NotSupported
 from connectors.kafka.stream import Stream
 from connectors.threads import DaemonExecutor
+from pipelines.gauges import EngineGauges
 from pipelines.partitions import Source
+from pipelines.sensors import Sensors
 from schemas.errors import SluicegateError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from concurrent.futures import Future
 
     from connectors.kafka.chunk import Chunker, SourcePartition
     from pipelines.controls import Controls
@@ -113,6 +117,7 @@ class RoleApp(faust.App):
         self.coordinator_or_none: Coordinator | None = None
         self.controls: Controls | None = None
         """What operators tell this role; set by the composition root before the start."""
+        self.sensed = Sensors(self)
         self.assigned_once = False
         self.fatal: BaseException | None = None
         super().__init__(
@@ -172,6 +177,13 @@ class RoleApp(faust.App):
         stopped = coordinator.pauses.stopped if coordinator is not None else ()
         return sorted(f"{topic}[{partition}]" for topic, partition in stopped)
 
+    def restoring(self) -> dict[str, int]:
+        """Return the changelog partitions that are being restored, and how many records are left of each."""
+        if self.coordinator_or_none is None:
+            return {}
+        found = self.engine.partitions.restorer.progress.items()
+        return {f"{topic}[{number}]": each.remaining for (topic, number), each in found if each.remaining}
+
     def not_ready(self) -> str | None:
         """Say why this role does not read, or None if it does."""
         poller = self.engine.poller
@@ -196,6 +208,8 @@ class RoleApp(faust.App):
         self.flow_control.resume()  # never suspended: Faust's queues are not in use
         try:
             await asyncio.to_thread(self.engine.open, self.sources)
+            self.engine.metrics.agents = {topic: source.agent for topic, source in self.sources.items()}
+            self.engine.metrics.watch(EngineGauges(self.role, self.engine))
         except Exception as error:
             self.fatal = error  # mode ends the worker with exit code 1, and says nothing
             raise
@@ -219,10 +233,11 @@ class RoleApp(faust.App):
         missing = self.sources.keys() - topics
         if missing:
             log.warning("no agent reads", topics=sorted(missing))
+        hot_keys = self.engine.hot_keys
         poller = PollThread(
             self.engine.options.kafka,
             self.engine.options.consumer,
-            {topic: source.chunker for topic, source in self.sources.items()},
+            {topic: hot_keys.watching(source.chunker) for topic, source in self.sources.items()},
             _Listener(self),
         )
         self.coordinator.poller = self.engine.poller = poller
@@ -250,6 +265,7 @@ class RoleApp(faust.App):
 
     def _on_committed(self, result: UnitResult) -> None:
         self.engine.metrics.committed(result)
+        self.sensed.committed(result)
         for where in self.coordinator.assignment:
             self.engine.partitions.watch(where)
 
@@ -264,6 +280,7 @@ class RoleApp(faust.App):
         while not self.should_stop:
             await self.sleep(_TICK_S)
             self.coordinator.follow_pauses()
+            self.sensed.settle()
             self.engine.metrics.ticked(self.engine.ticker.tick(self.coordinator.pauses.stopped))
 
     async def _watch_lag(self) -> None:
@@ -287,10 +304,19 @@ class _Listener:
         self._app = app
         coordinator = app.coordinator
         self.deliver = coordinator.deliver
-        self.revoked = coordinator.revoked
         self.failed_for_good = coordinator.failed_for_good
 
     def assigned(self, sources: Sequence[SourcePartition]) -> None:
         """See ``connectors.kafka.consumer.Listener``."""
         self._app.assigned_once = True
+        self._on_loop(self._app.sensed.assigned)
         self._app.coordinator.assigned(sources)
+
+    def revoked(self, sources: Sequence[SourcePartition], *, lost: bool) -> Future[None]:
+        """See ``connectors.kafka.consumer.Listener``."""
+        self._on_loop(self._app.sensed.rebalance_began)
+        return self._app.coordinator.revoked(sources, lost=lost)
+
+    def _on_loop(self, told: Callable[[], None]) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody listens any more
+            self._app.loop.call_soon_threadsafe(told)

@@ -20,12 +20,13 @@ def add_pages(app: RoleApp) -> None:
     @app.page("/readyz")
     async def readyz(web: Any, _request: Any) -> Any:
         cause = app.not_ready()
-        body = {"role": app.role, "partitions": app.partitions(), "paused": app.paused()}
+        body: dict[str, Any] = {"role": app.role, "partitions": app.partitions(), "paused": app.paused()}
+        body["restoring"] = app.restoring()
         if cause is None:
             return web.json({"status": "ready", **body})
         return web.json({"status": "not ready", "cause": cause, **body}, status=503)
 
     @app.page("/metrics")
     async def metrics(web: Any, _request: Any) -> Any:
-        body = app.engine.metrics.render(len(app.partitions()), app.engine.partitions.figures())
+        body = app.engine.metrics.render(len(app.partitions()))
         return web.bytes(body, content_type=CONTENT_TYPE_LATEST.split(";")[0])

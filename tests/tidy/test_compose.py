@@ -7,16 +7,22 @@ import re
 import tomllib
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import jsonschema
 import pytest
 import yaml
 
+from connectors.kafka.hot_keys import HotKeys
+from connectors.kafka.options import KafkaOptions
+from connectors.kafka.restore import Restorer
 from edge.metrics import EdgeMetrics, LevelCollector
 from ops.settings import Settings
 from ops.stack.compose import FILE, render
 from ops.stack.parts import LOCAL_PARTS, PARTS, WORKER_WEB_PORTS
+from pipelines.gauges import EngineGauges
 from pipelines.metrics import WorkerMetrics
+from state.rocksdb import RocksMemory
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = yaml.safe_load(FILE.read_text())
@@ -140,6 +146,20 @@ class TestPrometheus:
     def test_the_edge_answers_to_the_name_that_it_is_asked_by(self):
         assert "edge" in json.loads(SERVICES["edge"]["environment"]["SLUICEGATE_EDGE__ALLOWED_HOSTS"])
 
+    def test_its_rules_are_about_what_is_measured_and_name_a_page_that_is_there(self):
+        assert self.CONFIG["rule_files"] == ["rules.yml"]
+        (group,) = yaml.safe_load((ROOT / "deploy/prometheus/rules.yml").read_text())["groups"]
+        for rule in group["rules"]:
+            assert set(re.findall(r"sluicegate_\w+", rule["expr"])) <= measured(), rule
+            if "alert" in rule:
+                page, _, heading = rule["annotations"]["runbook"].partition("#")
+                anchors = {
+                    re.sub(r"[^\w -]", "", line.lstrip("# ").lower()).replace(" ", "-")
+                    for line in (ROOT / page).read_text().splitlines()
+                    if line.startswith("#")
+                }
+                assert not heading or heading in anchors, rule
+
 
 class TestGrafana:
     DASHBOARDS = sorted((ROOT / "deploy/grafana/dashboards").glob("*.json"))
@@ -178,10 +198,22 @@ class NoLevels:
         return {}
 
 
+NO_ENGINE = SimpleNamespace(
+    hot_keys=HotKeys(),
+    poller=None,
+    partitions=SimpleNamespace(figures=dict, memory=RocksMemory(), restorer=Restorer(KafkaOptions(""))),
+)
+
+
 def measured() -> set[str]:
     """Names that worker and edge give, as Prometheus stores them."""
     suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
-    sources = (WorkerMetrics("ingest").registry, EdgeMetrics().registry, LevelCollector(NoLevels()))
+    sources = (
+        WorkerMetrics("ingest").registry,
+        EngineGauges("ingest", NO_ENGINE),
+        EdgeMetrics().registry,
+        LevelCollector(NoLevels()),
+    )
     return {
         family.name + suffix
         for source in sources
