@@ -149,7 +149,11 @@ def _needed(app: RoleApp, name: str) -> dict[str, tuple[Operation, ...]]:
         sources = app.sources.values()
         access = Access(
             reads=tuple(source.spec for source in sources),
-            writes=(DEAD_LETTERS, *(source.spec for source in sources if source.open_deadline)),
+            writes=(
+                DEAD_LETTERS,
+                *(source.spec for source in sources if source.open_deadline),
+                *(source.late_to for source in sources if source.late_to is not None),
+            ),
             changelogs=tuple(source.changelog for source in sources if source.changelog is not None),
         )
     return {prefix + topic: operations for topic, operations in access.operations().items()}

@@ -11,6 +11,7 @@ from connectors.kafka.hot_keys import HotKeys
 from connectors.kafka.positions import PositionReader
 from connectors.kafka.ticker import Ticker
 from connectors.kafka.transaction import KafkaTransaction
+from pipelines.late import LateEventMaker
 from pipelines.partitions import Partitions
 from state.budget import StateOptions
 from state.checkpoint import UnitOfWork
@@ -81,6 +82,7 @@ class Engine:
             unit=self.unit,
             ticker=self.ticker,
             letters=self._tools.dead_letters(),
+            late=lambda topic: LateEventMaker(self._tools.codec, topic),
             state_dir=self.options.state_dir,
             state=self.options.state,
         )

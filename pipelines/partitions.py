@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from connectors.kafka.ticker import Ticker
     from schemas.topics import TopicSpec
     from state.budget import StateOptions
-    from state.checkpoint import DeadLetters, UnitOfWork
+    from state.checkpoint import DeadLetters, LateEvents, UnitOfWork
     from state.rocksdb import StoreFigures
     from state.store import Backend, StateView
 
@@ -44,6 +44,8 @@ class Source:
     """Topic of the agent's store; None = the agent keeps no state."""
     open_deadline: Callable[[StateView], int | None] | None = None
     """When the partition's time must move at the latest, microseconds; see ``Ticker``."""
+    late_to: TopicSpec | None = None
+    """Topic of the events that come too late; None = they are counted and dropped."""
     on_assigned: Callable[[str, str, int, int], int] | None = None
     """Given topic, topic id, partition and start offset; returns where to begin. Blocks off the loop."""
     on_revoked: Callable[[int], None] | None = None
@@ -64,6 +66,7 @@ class Partitions:
         letters: DeadLetters,
         state_dir: Path,
         state: StateOptions,
+        late: Callable[[TopicSpec], LateEvents],
     ) -> None:
         self._kafka = kafka
         self._sources = sources
@@ -72,6 +75,9 @@ class Partitions:
         self._ticker = ticker
         self._letters = letters
         self._state_dir = state_dir
+        self._late = {
+            source.agent: late(source.late_to) for source in sources.values() if source.late_to is not None
+        }
         self.restorer = Restorer(kafka)
         self._stores: dict[str, RocksStore] = {}
         self._backends: dict[SourcePartition, Backend] = {}
@@ -118,7 +124,12 @@ class Partitions:
         """Make the partition's scope part of the unit of work."""
         source = self._sources[where.topic]
         scope = PartitionScope(
-            source.agent, where.partition, self._backends[where], source.changelog, self._letters
+            source.agent,
+            where.partition,
+            self._backends[where],
+            source.changelog,
+            self._letters,
+            self._late.get(source.agent),
         )
         self._unit.add_scope(source.agent, scope)
         self.watch(where)

@@ -145,6 +145,7 @@ class RoleApp(faust.App):
         columns: Chunker | None = None,
         changelog: TopicSpec | None = None,
         open_deadline: Callable[[StateView], int | None] | None = None,
+        late_to: TopicSpec | None = None,
         on_assigned: Callable[[str, str, int, int], int] | None = None,
         on_revoked: Callable[[int], None] | None = None,
     ) -> Any:
@@ -162,7 +163,9 @@ class RoleApp(faust.App):
         chunker = columns if decode is None else events_of(decode)
         assert chunker is not None
         name = spec.named(self.engine.options.kafka.topic_prefix)
-        self.sources[name] = Source(spec, chunker, agent, changelog, open_deadline, on_assigned, on_revoked)
+        self.sources[name] = Source(
+            spec, chunker, agent, changelog, open_deadline, late_to, on_assigned, on_revoked
+        )
         return self.topic(name, value_type=bytes)
 
     def partitions(self) -> list[str]:

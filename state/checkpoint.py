@@ -89,13 +89,27 @@ class DeadLetters(Protocol):
         """Return what to append for ``record``."""
 
 
+class LateEvents(Protocol):
+    """Makes the record of a topic of late events."""
+
+    def event(self, record: Record, *, agent: str, time_us: int, watermark_us: int, detail: str) -> Append:
+        """Return what to append for ``record``."""
+
+
 class PartitionScope:
     """A ``state.scope.Scope``: the effects of one agent on one partition in the open unit of work."""
 
     def __init__(
-        self, agent: str, partition: int, backend: Backend, changelog: TopicSpec | None, letters: DeadLetters
+        self,
+        agent: str,
+        partition: int,
+        backend: Backend,
+        changelog: TopicSpec | None,
+        letters: DeadLetters,
+        late: LateEvents | None = None,
     ) -> None:
         self.agent = agent
+        self._late = late
         self._partition = partition
         self._letters = letters
         self.backend = backend
@@ -152,6 +166,23 @@ class PartitionScope:
         letter = self._letters.letter(record, agent=self.agent, cause=cause, detail=detail, attempts=attempts)
         self._append(letter, len(letter.value or b"") + RECORD_OVERHEAD_BYTES)
         self._counted.append((_LETTER, cause, 1))
+
+    def late(
+        self,
+        record: Record,
+        *,
+        time_us: int,
+        watermark_us: int,
+        outcome: str = "late",
+        detail: str = "",
+    ) -> None:
+        """See ``Scope``."""
+        self.count(outcome)
+        if self._late is not None:
+            late = self._late.event(
+                record, agent=self.agent, time_us=time_us, watermark_us=watermark_us, detail=detail
+            )
+            self._append(late, len(late.value or b"") + RECORD_OVERHEAD_BYTES)
 
     def _append(self, append: Append, size_bytes: int) -> None:
         self.appends.append(append)

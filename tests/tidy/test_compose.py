@@ -7,22 +7,16 @@ import re
 import tomllib
 from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
 
 import jsonschema
 import pytest
 import yaml
 
-from connectors.kafka.hot_keys import HotKeys
-from connectors.kafka.options import KafkaOptions
-from connectors.kafka.restore import Restorer
 from edge.metrics import EdgeMetrics, LevelCollector
 from ops.settings import Settings
 from ops.stack.compose import FILE, render
 from ops.stack.parts import LOCAL_PARTS, PARTS, WORKER_WEB_PORTS
-from pipelines.gauges import EngineGauges
-from pipelines.metrics import WorkerMetrics
-from state.rocksdb import RocksMemory
+from tests.support.no_engine import worker_registry
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = yaml.safe_load(FILE.read_text())
@@ -198,19 +192,11 @@ class NoLevels:
         return {}
 
 
-NO_ENGINE = SimpleNamespace(
-    hot_keys=HotKeys(),
-    poller=None,
-    partitions=SimpleNamespace(figures=dict, memory=RocksMemory(), restorer=Restorer(KafkaOptions(""))),
-)
-
-
 def measured() -> set[str]:
     """Names that worker and edge give, as Prometheus stores them."""
     suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
     sources = (
-        WorkerMetrics("ingest").registry,
-        EngineGauges("ingest", NO_ENGINE),
+        worker_registry(),
         EdgeMetrics().registry,
         LevelCollector(NoLevels()),
     )
