@@ -9,10 +9,11 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from pipelines.fates import fate_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from prometheus_client.registry import Collector
 
+    from connectors.kafka.chunk import SourcePartition
     from state.checkpoint import Share, UnitResult
 
 # A unit of work is committed in a few milliseconds when all is well; ten seconds is the transaction's end.
@@ -66,6 +67,12 @@ class WorkerMetrics:
             registry=self.registry,
         )
         self._partitions = Gauge("sluicegate_partitions", "Partitions being read.", registry=self.registry)
+        self._standstills = Gauge(
+            "sluicegate_partition_standstill",
+            "1 while a partition stands still at an event that its agent cannot handle; absent = none does.",
+            ["role", "topic", "partition"],
+            registry=self.registry,
+        )
         self._ticks = counter("sluicegate_ticks", "Ticks appended to idle partitions.").labels(role)
         self._lag_records = Gauge(
             "sluicegate_lag_records",
@@ -118,9 +125,12 @@ class WorkerMetrics:
         """Have what ``collector`` reads when asked be shown, too."""
         self.registry.register(collector)
 
-    def render(self, partitions: int) -> bytes:
+    def render(self, partitions: int, standstills: Iterable[SourcePartition] = ()) -> bytes:
         """Return the exposition text."""
         self._partitions.set(partitions)
+        self._standstills.clear()
+        for topic, partition in standstills:
+            self._standstills.labels(self._role, topic, partition).set(1)
         return generate_latest(self.registry)
 
     def _count(self, share: Share) -> None:

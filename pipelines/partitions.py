@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from connectors.kafka.chunk import Chunker, SourcePartition
     from connectors.kafka.options import KafkaOptions
+    from connectors.kafka.ports import FailurePolicy
     from connectors.kafka.positions import Committed, PositionReader
     from connectors.kafka.ticker import Ticker
     from schemas.topics import TopicSpec
@@ -50,6 +51,7 @@ class Source:
     """Given topic, topic id, partition and start offset; returns where to begin. Blocks off the loop."""
     on_revoked: Callable[[int], None] | None = None
     """Given the partition; on the loop."""
+    on_failure: FailurePolicy = "dead-letter"
 
 
 class Partitions:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import faust
 import structlog
@@ -16,20 +16,24 @@ from connectors.kafka.chunk import events_of
 from connectors.kafka.consumer import PollThread
 from connectors.kafka.coordinator import Coordinator
 from connectors.kafka.errors import NotSupported
+from connectors.kafka.ports import FailurePolicy
 from connectors.kafka.stream import Stream
 from connectors.threads import DaemonExecutor
 from pipelines.gauges import EngineGauges
 from pipelines.partitions import Source
 from pipelines.sensors import Sensors
+from schemas.controls import Target
 from schemas.errors import SluicegateError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from concurrent.futures import Future
 
     from connectors.kafka.chunk import Chunker, SourcePartition
+    from connectors.kafka.isolation import Standstill
     from pipelines.controls import Controls
     from pipelines.engine import Engine
+    from schemas.controls import AnyTarget
     from schemas.record import Record
     from schemas.topics import TopicSpec
     from state.checkpoint import UnitResult
@@ -148,23 +152,37 @@ class RoleApp(faust.App):
         late_to: TopicSpec | None = None,
         on_assigned: Callable[[str, str, int, int], int] | None = None,
         on_revoked: Callable[[int], None] | None = None,
+        on_failure: FailurePolicy = "dead-letter",
     ) -> Any:
         """Declare an agent's input topic, how it decodes, and the agent's store; returns a Faust topic.
 
         With ``decode`` the agent iterates over events, or over ``stream.batches()`` of them; with ``columns``
         over ``stream.record_batches()``, Arrow batches. One agent a topic and role. See
-        ``pipelines.partitions.Source`` for the hooks.
+        ``pipelines.partitions.Source`` for the hooks, ``connectors.kafka.ports.FailurePolicy`` for what
+        becomes of an event that cannot be handled.
 
         Raises:
-            ValueError: not exactly one of ``decode`` and ``columns``.
+            ValueError: not exactly one of ``decode`` and ``columns``, or no such policy.
         """
         if (decode is None) == (columns is None):
             raise ValueError(f"source of {agent}: give either decode or columns")
+        if on_failure not in get_args(FailurePolicy):
+            raise ValueError(
+                f"source of {agent}: on_failure={on_failure!r} is none of {get_args(FailurePolicy)}"
+            )
         chunker = columns if decode is None else events_of(decode)
         assert chunker is not None
         name = spec.named(self.engine.options.kafka.topic_prefix)
         self.sources[name] = Source(
-            spec, chunker, agent, changelog, open_deadline, late_to, on_assigned, on_revoked
+            spec,
+            chunker,
+            agent,
+            changelog,
+            open_deadline,
+            late_to,
+            on_assigned,
+            on_revoked,
+            on_failure,
         )
         return self.topic(name, value_type=bytes)
 
@@ -176,8 +194,10 @@ class RoleApp(faust.App):
 
     def paused(self) -> list[str]:
         """Return those of them that an operator paused."""
-        coordinator = self.coordinator_or_none
-        stopped = coordinator.pauses.stopped if coordinator is not None else ()
+        if self.coordinator_or_none is None:
+            return []
+        pauses = self.coordinator_or_none.pauses
+        stopped = [source for source in pauses.stopped if pauses.wanted(source)]
         return sorted(f"{topic}[{partition}]" for topic, partition in stopped)
 
     def restoring(self) -> dict[str, int]:
@@ -186,6 +206,10 @@ class RoleApp(faust.App):
             return {}
         found = self.engine.partitions.restorer.progress.items()
         return {f"{topic}[{number}]": each.remaining for (topic, number), each in found if each.remaining}
+
+    def standstills(self) -> Mapping[SourcePartition, Standstill]:
+        """Return the events that those of them stand still at that cannot pass one."""
+        return {} if self.coordinator_or_none is None else self.coordinator_or_none.pauses.standstills
 
     def not_ready(self) -> str | None:
         """Say why this role does not read, or None if it does."""
@@ -218,6 +242,7 @@ class RoleApp(faust.App):
             raise
         self.coordinator_or_none = Coordinator(
             agents={topic: source.agent for topic, source in self.sources.items()},
+            policies={topic: source.on_failure for topic, source in self.sources.items()},
             unit=self.engine.unit,
             partitions=self.engine.partitions,
             options=self.engine.options.coordinator,
@@ -227,7 +252,8 @@ class RoleApp(faust.App):
         if self.controls is not None:
             controls = self.controls
             self.coordinator.pauses.wanted = lambda source: controls.is_paused(source.partition)
-            await controls.start(self.coordinator.follow_pauses)
+            self.coordinator.judges = controls.judge_of
+            await controls.start(self._on_controls)
         self.add_future(self._tick())
         self.add_future(self._watch_lag())
 
@@ -265,6 +291,19 @@ class RoleApp(faust.App):
         """Tell the coordinator which agent failed before Faust restarts it."""
         if self.coordinator_or_none is not None:
             self.coordinator_or_none.failed(agent.channel.get_topic_name(), exc)
+
+    def _on_controls(self, taken_back: Sequence[AnyTarget]) -> None:
+        """Follow what operators told. A standstill ends by a resume, or when its event is to be set aside."""
+        coordinator = self.coordinator
+        resumed = {target.partition for target in taken_back if isinstance(target, Target)}
+
+        def over(source: SourcePartition, at: Standstill) -> bool:
+            judge = coordinator.judges(source)
+            aside = judge is not None and judge(at.record) is not None
+            return aside or None in resumed or source.partition in resumed
+
+        coordinator.pauses.lift(over)
+        coordinator.follow_pauses()
 
     def _on_committed(self, result: UnitResult) -> None:
         self.engine.metrics.committed(result)

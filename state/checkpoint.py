@@ -16,9 +16,10 @@ import secrets
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from state.errors import EffectTooLarge, StoreUnwritable
+from state.journal import Journaled
 from state.store import RECORD_OVERHEAD_BYTES, Position, StagedView
 
 if TYPE_CHECKING:
@@ -29,8 +30,7 @@ if TYPE_CHECKING:
     from state.store import Backend, StateView
 
 
-@dataclass(frozen=True, slots=True)
-class Append:
+class Append(NamedTuple):
     """One record to append; ``partition`` None = by key."""
 
     topic: TopicSpec
@@ -69,8 +69,10 @@ class Transaction(Protocol):
     def flush(self) -> None:
         """Wait until all appended records are acknowledged, then call each ``on_offset`` in order."""
 
-    def send_offsets(self, positions: Mapping[SourcePartition, int], unit: int) -> None:
-        """Add the next source offsets, with the unit's number as metadata (KIP-447)."""
+    def send_offsets(
+        self, positions: Mapping[SourcePartition, int], unit: int, notes: Mapping[SourcePartition, str]
+    ) -> None:
+        """Add the next source offsets, with the unit's number and their notes as metadata (KIP-447)."""
 
     def commit(self) -> None:
         """Commit. Returns only when it is known to be committed; raises when it is known that it is not."""
@@ -120,8 +122,7 @@ class PartitionScope:
         self.append_bytes = 0
         self._counts: Counter[tuple[str, str]] = Counter()
         self._counted: list[tuple[str, str, int]] = []  # since the outermost savepoint
-        self._updates: dict[_Which, _Update] = {}
-        self._undo_updates: list[dict[_Which, _Update | None]] = []
+        self._updates: Journaled[_Which, _Update] = Journaled()
         self._marks: list[tuple[int, int, int]] = []
 
     @property
@@ -156,10 +157,7 @@ class PartitionScope:
         size_bytes = len(key) + len(value or b"") + RECORD_OVERHEAD_BYTES
         if size_bytes > topic.max_message_bytes:
             raise EffectTooLarge(f"record for {topic.name}", size_bytes, topic.max_message_bytes)
-        which = (topic.name, key, partition)
-        if self._undo_updates:
-            self._undo_updates[-1].setdefault(which, self._updates.get(which))
-        self._updates[which] = (topic, value)
+        self._updates.put((topic.name, key, partition), (topic, value))
 
     def dead_letter(self, record: Record, cause: str, detail: str, attempts: int = 1) -> None:
         """See ``Scope``."""
@@ -212,18 +210,15 @@ class PartitionScope:
     def savepoint(self) -> None:
         """Begin a step that can be undone alone."""
         self.view.savepoint()
-        self._undo_updates.append({})
+        self._updates.savepoint()
         self._marks.append((len(self.appends), self.append_bytes, len(self._counted)))
 
     def keep(self) -> None:
         """Keep the step's effects."""
         self.view.keep()
+        self._updates.keep()
         self._marks.pop()
-        undo = self._undo_updates.pop()
-        if self._undo_updates:
-            for which, before in undo.items():
-                self._undo_updates[-1].setdefault(which, before)
-        else:
+        if not self._marks:
             for kind, name, n in self._counted:
                 self._counts[kind, name] += n
             self._counted.clear()
@@ -231,24 +226,20 @@ class PartitionScope:
     def undo(self) -> None:
         """Take the step's effects back."""
         self.view.undo()
+        self._updates.undo()
         appended, self.append_bytes, counted = self._marks.pop()
         del self.appends[appended:]
         del self._counted[counted:]
-        for which, before in self._undo_updates.pop().items():
-            if before is None:
-                del self._updates[which]
-            else:
-                self._updates[which] = before
 
     @property
     def append_records(self) -> int:
         """How many records the unit would append for this scope, without the changelog's."""
-        return len(self.appends) + len(self._updates)
+        return len(self.appends) + len(self._updates.data)
 
     def take_appends(self) -> list[Append]:
         """Return what is to be appended and begin anew (what an ``on_offset`` adds comes next)."""
         taken, self.appends = self.appends, []
-        for (_, key, partition), (topic, value) in self._updates.items():
+        for (_, key, partition), (topic, value) in self._updates.data.items():
             taken.append(Append(topic, key, value, partition))
         self._updates.clear()
         self.append_bytes = 0
@@ -263,7 +254,6 @@ class PartitionScope:
         self._counted.clear()
         self._marks.clear()
         self._updates.clear()
-        self._undo_updates.clear()
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,6 +317,7 @@ class UnitOfWork:
         self._positions: dict[SourcePartition, int] = {}
         self._inputs: Counter[SourcePartition] = Counter()
         self._began: float | None = None
+        self._notes: dict[SourcePartition, str] = {}
         self._committing = False
         # Numbers begin at random: one that is read back may be another worker's, or an earlier process's.
         self.number = secrets.randbits(48)
@@ -349,9 +340,16 @@ class UnitOfWork:
             self._began = time.perf_counter()
         return self._scopes[agent, partition]
 
-    def advance(self, source: SourcePartition, offset: int, records: int) -> None:
-        """Say that all records of ``source`` below ``offset`` are handled in this unit."""
+    def advance(self, source: SourcePartition, offset: int, records: int, note: str = "") -> None:
+        """Say that all records of ``source`` below ``offset`` are handled in this unit.
+
+        The ``note`` is committed with the offset: why it stands there. The next offset takes it away.
+        """
         self._positions[source] = offset
+        if note:
+            self._notes[source] = note
+        elif self._notes:
+            self._notes.pop(source, None)
         self._inputs[source] += records
 
     @property
@@ -403,7 +401,7 @@ class UnitOfWork:
             self._append(result)
             changes = self._append_changelog(result)
             self._transaction.flush()
-            self._transaction.send_offsets(self._positions, self.number)
+            self._transaction.send_offsets(self._positions, self.number, self._notes)
             result.append_s = time.perf_counter() - started
             self._transaction.commit()
         except BaseException:
@@ -442,6 +440,7 @@ class UnitOfWork:
         self._positions = {}
         self._inputs = Counter()
         self._began = None
+        self._notes = {}
 
     def _append(self, result: UnitResult) -> None:
         """Step 3: outputs and dead letters; twice, as what waits for an offset may append once more."""

@@ -27,17 +27,19 @@ class Scope(Protocol):
         """Count inputs by outcome."""
 
     def dead_letter(self, record: Record, cause: str, detail: str, attempts: int = 1) -> None:
-        """Keep a record that cannot be handled."""
+        """Keep a record that cannot be handled, or that was set aside (0 attempts)."""
 
 
 class Lease:
     """One chunk handed to one agent, as a whole (batch agent) or an event at a time (event agent)."""
 
-    __slots__ = ("_at", "_items", "_marked", "chunk", "scope", "void")
+    __slots__ = ("_at", "_items", "_marked", "chunk", "scope", "strict", "void")
 
-    def __init__(self, chunk: Chunk, scope: Scope) -> None:
+    def __init__(self, chunk: Chunk, scope: Scope, *, strict: bool = False) -> None:
         self.chunk = chunk
         self.scope = scope
+        self.strict = strict
+        """What does not decode fails its agent too, whose events must not be passed over."""
         self.void = False
         """Its unit of work is gone (rebalance, abort): what the agent still does counts for nothing."""
         self._items: Sequence[tuple[Record, Any]] = getattr(chunk, "items", ())  # columns have none
@@ -51,14 +53,15 @@ class Lease:
 
     def next_item(self) -> tuple[Record, Any] | None:
         """Keep the event before, and return the next one behind a savepoint; None at the end."""
+        at = self._at
         if self._marked:
             self.scope.keep()
-            self._marked = False
-            self._at += 1
-        if self._at >= len(self._items):
+            self._at = at = at + 1
+        self._marked = at < len(self._items)
+        if not self._marked:
             return None
-        self.begin()
-        return self._items[self._at]
+        self.scope.savepoint()
+        return self._items[at]
 
     def keep_all(self) -> None:
         """The agent is done with the whole chunk."""

@@ -114,6 +114,9 @@ def test_each_role_does_its_work_with_what_topics_acls_prints_and_nothing_more(
     for lever in ("pause", "resume"):
         code, _, err = responder.run(lever, "aggregate", "3", "--reason", "a test of ACLs", "--yes")
         assert code == 0, err
+    code, _, err = responder.run("quarantine", "aggregate", "a/key", "--reason", "a test of ACLs", "--yes")
+    assert code == 0, err
+    assert "a test of ACLs" in operator.run("levers")[1]
     operator.until(lambda: not empty_topics(secured, topic_prefix), "every topic that may be written was")
 
     for words in (

@@ -45,7 +45,8 @@ class Recording:
         for on_offset, offset in waiting:
             on_offset(offset)
 
-    def send_offsets(self, positions, unit):
+    def send_offsets(self, positions, unit, notes):
+        self.notes = dict(notes)
         self._call("offsets", dict(positions))
 
     def commit(self):

@@ -112,13 +112,14 @@ class Stores:
 
 
 class Bench:
-    def __init__(self, transaction, **options):
+    def __init__(self, transaction, policy="dead-letter", **options):
         self.transaction = transaction
         self.unit = UnitOfWork(transaction, lambda spec: spec.name)
         self.stores = Stores(self.unit)
         self.committed, self.fatal = [], []
         self.coordinator = Coordinator(
             agents={TOPIC: "agent"},
+            policies={TOPIC: policy},
             unit=self.unit,
             partitions=self.stores,
             options=CoordinatorOptions(**options),
@@ -273,7 +274,7 @@ def test_an_error_while_an_event_is_isolated_stops_the_worker_and_its_records_ar
 
 def test_a_unit_that_is_refused_again_and_again_stops_the_worker_and_says_why(monkeypatch):
     refusal = AppendRefused("streams.output.v1", b"key", 9)
-    monkeypatch.setattr("connectors.kafka.coordinator._BACKOFF_S_FIRST", 0.001)
+    monkeypatch.setattr("connectors.kafka.isolation._BACKOFF_S_FIRST", 0.001)
 
     async def scenario():
         async with coordinator(Recording(fails="append", error=refusal)) as bench:
