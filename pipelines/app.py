@@ -17,6 +17,7 @@ from pipelines.engine import Engine, EngineOptions
 from pipelines.errors import OptionsRefused, UnknownRole
 from pipelines.extension import Extension
 from pipelines.metrics import WorkerMetrics
+from pipelines.partitions import OpenStore, open_rocks
 from pipelines.role import RoleApp
 from pipelines.slots import Slot
 from pipelines.tools import Tools
@@ -27,18 +28,16 @@ from schemas.payloads import PayloadCodec
 from schemas.preflight import problems_of_all
 from schemas.topics import DEAD_LETTERS, TOPICS
 from schemas.wire import WireCodec
-from state.rocksdb import RocksStore
+from state.budget import check_machine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Iterable, Mapping, Sequence
 
     from pipelines.extension import Register
     from pipelines.options import WorkerOptions
     from schemas.access import Operation
     from schemas.catalog import SchemaSource
     from schemas.kinds import Kind
-    from state.store import Store
 
 # A collection of Faust's heap costs more than the work between two of them: see docs/adr/0002.
 _GC_THRESHOLDS = (100_000, 50, 50)
@@ -60,6 +59,7 @@ def run_role(name: str, options: WorkerOptions, extension: Extension | None = No
         UnknownRole: no such role.
         OptionsRefused: time-outs under which a unit of work could be lost, kinds that cannot be served, or a
             web port in use.
+        BudgetRefused: the stores would be given more memory or files than there are.
         UnknownType: schemas are not to be registered, and one of ours is not there.
         RegistryUnavailable: the registry does not answer at the start.
         KafkaUnavailable: Kafka does not answer at the start.
@@ -95,6 +95,7 @@ def build_role(name: str, options: WorkerOptions, extension: Extension) -> RoleA
             f"transaction_timeout_ms={options.transaction_timeout_ms} is not longer than commit_interval_ms "
             f"+ stall_ms_max = {options.commit_interval_ms + options.stall_ms_max}"
         )
+    check_machine(options.state)
     web = _web(options, list(roles).index(name))  # asked now: a port in use is said before all else
     registry = Registry(options.registry_url)
     if options.register_schemas:
@@ -125,7 +126,7 @@ def assemble(
     tools: Tools,
     *,
     web: Mapping[str, Any],
-    open_store: Callable[[Path], Store] = RocksStore,
+    open_store: OpenStore = open_rocks,
 ) -> RoleApp:
     """Put a role's app together with its engine and agents; no service is asked anything yet."""
     slot = Slot(options.state_dir, name, options.identity)
@@ -149,6 +150,7 @@ def assemble(
             coordinator=CoordinatorOptions(
                 commit_interval_ms=options.commit_interval_ms, stall_ms_max=options.stall_ms_max
             ),
+            state=options.state,
             open_store=open_store,
         ),
         tools,
@@ -170,7 +172,11 @@ def _needed(app: RoleApp, name: str) -> dict[str, tuple[Operation, ...]]:
         sources = app.sources.values()
         access = Access(
             reads=tuple(source.spec for source in sources),
-            writes=(DEAD_LETTERS, *(source.spec for source in sources if source.open_deadline)),
+            writes=(
+                DEAD_LETTERS,
+                *(source.spec for source in sources if source.open_deadline),
+                *(source.late_to for source in sources if source.late_to is not None),
+            ),
             changelogs=tuple(source.changelog for source in sources if source.changelog is not None),
         )
     return {prefix + topic: operations for topic, operations in access.operations().items()}

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from connectors.kafka.hot_keys import HotKeys
+from connectors.kafka.inflight import InFlight
 from connectors.kafka.positions import PositionReader
 from connectors.kafka.ticker import Ticker
 from connectors.kafka.transaction import KafkaTransaction
-from pipelines.partitions import Partitions
+from pipelines.late import LateEventMaker
+from pipelines.partitions import OpenStore, Partitions, open_rocks
+from state.budget import StateOptions
 from state.checkpoint import UnitOfWork
-from state.rocksdb import RocksStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from connectors.kafka.chunk import SourcePartition
@@ -26,7 +29,6 @@ if TYPE_CHECKING:
     from pipelines.partitions import Source
     from pipelines.tools import Tools
     from schemas.topics import TopicSpec
-    from state.store import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,8 @@ class EngineOptions:
     state_dir: Path
     consumer: ConsumerOptions
     coordinator: CoordinatorOptions
-    open_store: Callable[[Path], Store] = RocksStore
+    state: StateOptions = field(default_factory=StateOptions)
+    open_store: OpenStore = open_rocks
 
 
 class Engine:
@@ -63,8 +66,10 @@ class Engine:
             leaving=self.leaving,
         )
         self.unit = UnitOfWork(self.transaction, self._topic_id)
+        self.hot_keys = HotKeys()
         self.ticker = Ticker(options.kafka, tools.codec.encode_event)
         self.partitions: Partitions
+        self.in_flight: InFlight
 
     def open(self, sources: Mapping[str, Source]) -> None:
         """Open the stores and fence a predecessor's producer; blocks.
@@ -80,9 +85,12 @@ class Engine:
             unit=self.unit,
             ticker=self.ticker,
             letters=self._tools.dead_letters(),
+            late=lambda topic: LateEventMaker(self._tools.codec, topic),
             state_dir=self.options.state_dir,
+            state=self.options.state,
             open_store=self.options.open_store,
         )
+        self.in_flight = InFlight(self.options.state_dir)
         self.transaction.open()
 
     def behind(

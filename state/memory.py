@@ -5,6 +5,8 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from typing import TYPE_CHECKING
 
+from state.store import StoreFigures
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
@@ -44,6 +46,9 @@ class MemoryBackend:
                 del self._order[bisect_left(self._order, key)]
         self._position = position
 
+    def __len__(self) -> int:
+        return len(self._data)
+
     def position(self) -> Position | None:
         """See ``Backend``."""
         return self._position
@@ -66,9 +71,9 @@ class MemoryStore:
         """See ``Store``."""
         return self._backends.setdefault(number, MemoryBackend())
 
-    def size_bytes(self) -> int:
-        """See ``Store``: nothing is on a disk."""
-        return 0
+    def figures(self) -> StoreFigures:
+        """See ``Store``; nothing is on a disk."""
+        return StoreFigures(0, 0, sum(len(backend) for backend in self._backends.values()))
 
     def close(self) -> None:
         """See ``Store``."""

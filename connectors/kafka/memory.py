@@ -270,7 +270,12 @@ class MemoryConsumer:
         """Read nothing."""
         self.assign(())
 
-    incremental_assign = assign  # one member is given all partitions at once
+    def incremental_assign(self, parts: Sequence[TopicPartition]) -> None:
+        """Read these partitions, too."""
+        for part in parts:
+            place = part.topic, part.partition
+            self._positions[place] = max(part.offset, 0)
+            self._told.pop(place, None)
 
     def incremental_unassign(self, parts: Sequence[TopicPartition]) -> None:
         """Do not read these partitions any more."""

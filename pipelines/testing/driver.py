@@ -247,6 +247,14 @@ class AgentDriver:
             letters = list(reader.present())
         return [replace(letter, from_topic=letter.from_topic.removeprefix(prefix)) for letter in letters]
 
+    def late_events(self) -> list[dict[str, Any]]:
+        """Return all late events, from what sources name as ``late_to``; topics are without prefix."""
+        prefix = self._services.kafka.topic_prefix
+        sources = self._live.sources.values()
+        topics = {source.late_to.name: source.late_to for source in sources if source.late_to is not None}
+        late = [output.value for spec in topics.values() for output in self._outputs(spec, {})]
+        return [event | {"topic": event["topic"].removeprefix(prefix)} for event in late]
+
     def state(self, agent: str | None = None, partition: int | None = None) -> StateReader:
         """Return an agent's committed state, of all partitions or one; to be read at once.
 

@@ -12,10 +12,10 @@ from connectors.kafka.errors import AppendFailed
 from connectors.kafka.memory import MemoryKafka
 from connectors.kafka.options import KafkaOptions
 from connectors.registry import Registry
+from pipelines.partitions import open_rocks
 from schemas.catalog import LocalSchemas
 from schemas.topics import TopicSpec
 from state.memory import MemoryStore
-from state.rocksdb import RocksStore
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pipelines.extension import Extension
     from pipelines.testing.records import Feed
     from schemas.catalog import SchemaSource
+    from state.rocksdb import RocksMemory
     from state.store import Store
 
 _APPEND_S: Final = 30.0
@@ -54,8 +55,8 @@ class Services(Protocol):
     def register(self, subject: str, schema: str) -> int:
         """Register a schema's text and return its id."""
 
-    def open_store(self, folder: Path) -> Store:
-        """Open an agent's store."""
+    def open_store(self, folder: Path, memory: RocksMemory, stores: int, /) -> Store:
+        """Open an agent's store; see ``pipelines.partitions.OpenStore``."""
 
     def lose_state(self, folder: Path) -> None:
         """Lose what the store of a folder holds, as a disk is lost."""
@@ -84,8 +85,8 @@ class InMemory:
         with self._log.changed:
             _append(self.kafka, feeds)
 
-    def open_store(self, folder: Path) -> Store:
-        """See ``Services``."""
+    def open_store(self, folder: Path, _memory: RocksMemory, _stores: int) -> Store:
+        """See ``Services``; the budget of memory is RocksDB's alone."""
         return self._stores.setdefault(folder, MemoryStore(folder))
 
     def lose_state(self, folder: Path) -> None:
@@ -123,9 +124,9 @@ class OnStack:
         """See ``Services``."""
         _append(self.kafka, feeds)
 
-    def open_store(self, folder: Path) -> Store:
+    def open_store(self, folder: Path, memory: RocksMemory, stores: int) -> Store:
         """See ``Services``."""
-        return RocksStore(folder)
+        return open_rocks(folder, memory, stores)
 
     def lose_state(self, folder: Path) -> None:
         """See ``Services``."""

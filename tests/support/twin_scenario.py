@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.extension import Extension
 from schemas.errors import SluicegateError
-from schemas.topics import TopicSpec
+from schemas.topics import LATE_EVENTS, TopicSpec
 from state.sessions import SessionOptions, SessionWindows
 from state.watermark import Watermark
 from state.windows import TimeWindows, WindowOptions
@@ -117,7 +117,10 @@ def window(scope: Any, items: Any) -> None:
             VISITS.add(
                 scope.state, event.time, event.key, clock.now_us, lambda old: b"%d" % (sum(map(int, old)) + 1)
             )
-            scope.count("windowed" if taken else "late")
+            if taken:
+                scope.count("windowed")
+            else:
+                scope.late(record, time_us=event.time, watermark_us=clock.now_us)
         for closed in MINUTES.closed(scope.state, clock.now_us, 100):
             scope.emit(CLOSED, closed.key, b"minute %d %s" % (closed.start_us, closed.value))
         for visit in VISITS.closed(scope.state, clock.now_us, 100):
@@ -148,7 +151,7 @@ def extension() -> Extension:
 
         source = app.source(
             EVENTS, agent="windows", decode=tools.decode_events, changelog=CHANGELOGS["windows"],
-            open_deadline=due,
+            open_deadline=due, late_to=LATE_EVENTS,
         )  # fmt: skip
 
         @app.agent(source)
@@ -244,5 +247,9 @@ def scenario(driver: AgentDriver) -> dict[str, Any]:
         )
         for letter in driver.dead_letters()
     )
+    said["late events"] = [
+        (event["topic"], event["partition"], event["event_time_us"], event["watermark_us"])
+        for event in driver.late_events()
+    ]
     said["counts"] = {name: n for name, n in driver.counts.items() if name != "tick"}
     return said

@@ -76,6 +76,7 @@ def test_outputs_changelog_and_offsets_commit_before_the_store_is_written():
     seen = []
     transaction = Recording(watch=lambda name: seen.append((name, backend.get(b"k"))))
     unit, scope, backend = unit_over(transaction)
+    assert unit.scope("agent", 2) is scope
     scope.state.put(b"k", b"v")
     scope.emit(OUTPUT, b"key", b"value", partition=2)
     scope.count("output")
@@ -97,6 +98,12 @@ def test_outputs_changelog_and_offsets_commit_before_the_store_is_written():
     assert backend.position().offset == 102  # behind the changelog record at 101
     assert backend.position().topic_id == "id-of-ingest.streams.changelog.v1"
     assert (result.appended, result.changelog, result.counts["output"]) == (1, 1, 1)
+    assert (result.inputs, result.positions) == ({SOURCE: 1}, {SOURCE: 43})
+    assert (result.append_bytes, result.changelog_bytes) == (len(b"keyvalue"), len(b"kv"))
+    assert result.handle_s > 0, "since the agent was given the scope"
+    assert [(share.agent, share.partition, share.counts) for share in result.shares] == [
+        ("agent", 2, {"output": 1})
+    ]
     assert unit.empty
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.topics import DAY_MS, OUTPUT, STREAM_PARTITIONS, TopicSpec
+from schemas.topics import DAY_MS, LATE_EVENTS, OUTPUT, STREAM_PARTITIONS, TopicSpec
 from state.watermark import AHEAD_US_MAX, Watermark
 from state.windows import TimeWindows, WindowOptions
 
@@ -32,12 +32,11 @@ def topic(name: str, subject: str, doc: str) -> TopicSpec:
 
 
 CALLS = topic("examples.calls.v1", "examples.Call", "Each call, keyed by its model.")
-LATE = topic("examples.calls.late.v1", "examples.Call", "Calls whose window had closed.")
 WINDOWS = topic("examples.call-windows.v1", "examples.CallWindow", "Each window, when it closes.")
 CHANGELOG = TopicSpec(
     "examples.call-windows.changelog.v1", "state key", "", CALLS.partitions, -1, "compact", "Open windows."
 )
-TOPICS = (CALLS, LATE, WINDOWS, CHANGELOG)
+TOPICS = (CALLS, WINDOWS, CHANGELOG)
 READS = (OUTPUT, CALLS)
 
 WINDOW = WindowOptions(window_ms=10_000, grace_ms=5_000)
@@ -83,11 +82,11 @@ class CallWindows:
         size_us = self.windows.size_us
         starts = pc.multiply(pc.divide(rows["time"], size_us), size_us)
         closes = pc.add(starts, size_us + WINDOW.grace_ms * 1_000)
-        is_late = pc.less_equal(closes, pc.subtract(reached, DISORDER_US))
+        watermarks = pc.subtract(reached, DISORDER_US)
+        is_late = pc.less_equal(closes, watermarks)
         for at in pc.indices_nonzero(is_late).to_pylist():
-            record = batch.records[at]
-            scope.emit(LATE, record.key or b"", record.value)
-            scope.count("late")
+            time_us, watermark_us = rows["time"][at].as_py(), watermarks[at].as_py()
+            scope.late(batch.records[at], time_us=time_us, watermark_us=watermark_us)
         self._fold(scope, pa.table({"start": starts, **rows.to_pydict()}).filter(pc.invert(is_late)))
         clock.max_us = reached[-1].as_py()
         for window in self.windows.closed(scope.state, clock.now_us, limit=1_000):
@@ -119,7 +118,7 @@ def register(app: RoleApp, tools: Tools, _options: WorkerOptions) -> None:
     first, second = Calls(tools), CallWindows(tools.codec)
     events = app.source(OUTPUT, agent="calls", decode=tools.decode_events)
     columns = tools.columns(CALLS.subject)
-    rows = app.source(CALLS, agent="call_windows", columns=columns, changelog=CHANGELOG)
+    rows = app.source(CALLS, agent="call_windows", columns=columns, changelog=CHANGELOG, late_to=LATE_EVENTS)
 
     @app.agent(events)
     async def calls(stream: Stream) -> None:

@@ -52,7 +52,9 @@ def test_a_call_that_comes_after_its_window_is_late_and_routed(agent):
     agent.advance(17)
     late_us = agent.now_us - 17_000_000
     agent.feed(call(agent), call(agent, latency_ms=99, time=late_us), topic=OUTPUT)
-    assert agent.values("examples.calls.late.v1") == [{"model": "small", "time": late_us, "latency_ms": 99}]
+    (late,) = agent.late_events()
+    assert (late["agent"], late["key"], late["event_time_us"]) == ("call_windows", b"small", late_us)
+    assert late["watermark_us"] == agent.now_us - 1_000_000, "it was sixteen seconds behind"
     assert agent.counts["late"] == 1
 
 
