@@ -32,11 +32,14 @@ class SteppedTicker(Ticker):
         """Return when the next tick is due, None if nothing waits for time."""
         return min(self._due().values(), default=None)
 
-    def tick_at(self, now_us: int) -> None:
+    def tick_due(self, now_us: int) -> None:
         """Append the ticks that are due, and wait until they stand in the log."""
-        due = [source for source, due_us in self._due().items() if due_us <= now_us]
-        self._ticked.update(dict.fromkeys(due, now_us))
-        self._append(due, now_us)
+        self.tick_at([source for source, due_us in self._due().items() if due_us <= now_us], now_us)
+
+    def tick_at(self, sources: Collection[SourcePartition], now_us: int) -> None:
+        """Append a tick to each of the partitions, and wait until they stand in the log."""
+        self._ticked.update(dict.fromkeys(sources, now_us))
+        self._append(sources, now_us)
         if self._producer is not None:
             self._producer.flush(10)
 

@@ -13,6 +13,7 @@ from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from connectors.kafka.chunk import SourcePartition
 from connectors.kafka.deadletters import DeadLetter, DeadLetterReader
 from connectors.kafka.errors import TopicUndeclared
 from connectors.kafka.stage import Stage
@@ -27,6 +28,7 @@ from pipelines.testing.reading import TopicReader
 from pipelines.testing.records import Feed, Output, RecordMaker
 from pipelines.testing.services import InMemory, OnStack, Services, Stack
 from pipelines.testing.state import StateReader
+from schemas.catalog import EVENT
 from schemas.envelope import DEFAULT_TENANT, Event
 
 if TYPE_CHECKING:
@@ -198,9 +200,26 @@ class AgentDriver:
         self.run()
         while (due_us := self._ticker.next_us()) is not None and due_us <= end_us:
             self._stage.now_us = max(self.now_us, due_us)
-            self._ticker.tick_at(self.now_us)
+            self._ticker.tick_due(self.now_us)
             self.run()
         self._stage.now_us = end_us
+
+    def tick(self, topic: TopicSpec | str | None = None) -> None:
+        """Bring the event time of an input of events up to the clock, by a tick on each of its partitions.
+
+        For an agent that waits for no time itself: its partitions stand still until the next event otherwise.
+
+        Raises:
+            ValueError: the topic holds no events.
+        """
+        spec = self._input() if topic is None else self._spec(topic)
+        if spec.subject != EVENT:
+            raise ValueError(f"{spec.name} holds no {EVENT}, and a tick is one")
+        name = spec.named(self._services.kafka.topic_prefix)
+        self.run()
+        sources = [SourcePartition(name, partition) for partition in range(spec.partitions)]
+        self._ticker.tick_at(sources, self.now_us)
+        self.run()
 
     def run(self, within_s: float = 30.0) -> None:
         """Run until all that stands in the role's inputs is handled and committed.

@@ -150,6 +150,22 @@ def test_time_stands_still_unless_it_is_moved_and_then_moves_by_as_much(drive):
     assert driver.now_us == began_us + 32_000_000
 
 
+def test_event_time_is_brought_up_to_the_clock_for_an_agent_that_does_not_ask(drive, tmp_path):
+    def register(app, tools, _options):
+        @app.agent(app.source(OUTPUT, agent="one", decode=tools.decode_events))
+        async def one(stream):
+            async for event in stream:
+                stream.scope.count(f"{event.type} {stream.record.timestamp_us}")
+
+    with AgentDriver("one", Extension({"one": [register]}), folder=tmp_path, start_us=5_000_000) as driver:
+        driver.advance(60)
+        assert driver.counts == {}
+        driver.tick()
+        assert driver.counts == {"tick 65000000": OUTPUT.partitions}
+    with pytest.raises(ValueError, match="a tick is one"):
+        drive(role="twin").tick(READINGS)
+
+
 def test_a_tick_that_settles_nothing_comes_again_each_second_and_no_oftener(tmp_path):
     def register(app, tools, _options):
         source = app.source(
