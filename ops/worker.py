@@ -33,6 +33,7 @@ def worker_options(settings: Settings) -> WorkerOptions:
         stall_ms_max=worker.stall_ms_max,
         web_host=worker.web_host,
         web_port=worker.web_port,
+        at_least_once=worker.at_least_once,
         identity=worker.identity,
         create_topics=settings.kafka.create_topics,
         register_schemas=settings.registry.register_schemas,

@@ -31,6 +31,7 @@ from schemas.wire import WireCodec
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from pipelines.engine import Guarantee
     from pipelines.extension import Register
     from pipelines.options import WorkerOptions
     from schemas.access import Operation
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 # A collection of Faust's heap costs more than the work between two of them: see docs/adr/0002.
 _GC_THRESHOLDS = (100_000, 50, 50)
+# CONTRACT.md promises seq without a hole or a double, and windows that add up. The archive has its own fence.
+_EXACTLY_ONCE = ("ingest", "aggregate")
 
 
 ROLES: Mapping[str, Sequence[Register]] = {
@@ -92,6 +95,7 @@ def build_role(name: str, options: WorkerOptions, extension: Extension) -> RoleA
             f"transaction_timeout_ms={options.transaction_timeout_ms} is not longer than commit_interval_ms "
             f"+ stall_ms_max = {options.commit_interval_ms + options.stall_ms_max}"
         )
+    guarantee = _guarantee(name, options)
     web = _web(options, list(roles).index(name))
     registry = Registry(options.registry_url)
     if options.register_schemas:
@@ -123,6 +127,7 @@ def build_role(name: str, options: WorkerOptions, extension: Extension) -> RoleA
             coordinator=CoordinatorOptions(
                 commit_interval_ms=options.commit_interval_ms, stall_ms_max=options.stall_ms_max
             ),
+            guarantee=guarantee,
         ),
         tools,
         WorkerMetrics(name),
@@ -134,6 +139,17 @@ def build_role(name: str, options: WorkerOptions, extension: Extension) -> RoleA
         register(app, tools, options)
     check_topics(options.kafka, _needed(app, name))
     return app
+
+
+def _guarantee(name: str, options: WorkerOptions) -> Guarantee:
+    if name not in options.at_least_once:
+        return "exactly-once"
+    if name in _EXACTLY_ONCE:
+        raise OptionsRefused(
+            f"role {name} is exactly once: clients and windows rely on it",
+            remedy=f"Take {name} out of SLUICEGATE_WORKER__AT_LEAST_ONCE.",
+        )
+    return "at-least-once"
 
 
 def _needed(app: RoleApp, name: str) -> dict[str, tuple[Operation, ...]]:

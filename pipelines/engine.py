@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from connectors.kafka.at_least_once import AtLeastOnce
 from connectors.kafka.inflight import InFlight
 from connectors.kafka.positions import PositionReader
 from connectors.kafka.ticker import Ticker
@@ -16,6 +17,7 @@ from state.checkpoint import UnitOfWork
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from concurrent.futures import Future
     from pathlib import Path
 
     from connectors.kafka.chunk import SourcePartition
@@ -26,6 +28,10 @@ if TYPE_CHECKING:
     from pipelines.partitions import Source
     from pipelines.tools import Tools
     from schemas.topics import TopicSpec
+
+
+Guarantee = Literal["exactly-once", "at-least-once"]
+"""What an event has on its agent's outputs and state: one effect, or at least one (docs/guarantees.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +45,7 @@ class EngineOptions:
     state_dir: Path
     consumer: ConsumerOptions
     coordinator: CoordinatorOptions
+    guarantee: Guarantee = "exactly-once"
 
 
 class Engine:
@@ -52,14 +59,7 @@ class Engine:
         """Set when the worker must end soon, whether Kafka answers or not."""
         self._tools = tools
         self._reader = PositionReader(options.kafka, options.group)
-        self.transaction = KafkaTransaction(
-            options.kafka,
-            transactional_id=options.transactional_id,
-            group_metadata=self._group_metadata,
-            committed_unit=self._committed_unit,
-            timeout_ms=options.transaction_timeout_ms,
-            leaving=self.leaving,
-        )
+        self.transaction = self._transaction()
         self.unit = UnitOfWork(self.transaction, self._topic_id)
         self.ticker = Ticker(options.kafka, tools.codec.encode_event)
         self.partitions: Partitions
@@ -80,6 +80,7 @@ class Engine:
             ticker=self.ticker,
             letters=self._tools.dead_letters(),
             state_dir=self.options.state_dir,
+            begin_at=self.transaction.begin_at if isinstance(self.transaction, AtLeastOnce) else None,
         )
         self.in_flight = InFlight(self.options.state_dir)
         self.transaction.open()
@@ -107,6 +108,28 @@ class Engine:
         if hasattr(self, "partitions"):
             self.partitions.close_stores()
         self._reader.close()
+
+    def _transaction(self) -> KafkaTransaction | AtLeastOnce:
+        options = self.options
+        if options.guarantee == "at-least-once":
+            return AtLeastOnce(
+                options.kafka,
+                commit_offsets=self._commit_offsets,
+                timeout_ms=options.transaction_timeout_ms,
+                leaving=self.leaving,
+            )
+        return KafkaTransaction(
+            options.kafka,
+            transactional_id=options.transactional_id,
+            group_metadata=self._group_metadata,
+            committed_unit=self._committed_unit,
+            timeout_ms=options.transaction_timeout_ms,
+            leaving=self.leaving,
+        )
+
+    def _commit_offsets(self, offsets: Any) -> Future[None]:
+        assert self.poller is not None
+        return self.poller.commit(offsets)
 
     def _group_metadata(self) -> Any:
         assert self.poller is not None

@@ -61,6 +61,7 @@ class Partitions:
         ticker: Ticker,
         letters: DeadLetters,
         state_dir: Path,
+        begin_at: Callable[[SourcePartition, int, threading.Event], None] | None = None,
     ) -> None:
         self._kafka = kafka
         self._sources = sources
@@ -69,6 +70,8 @@ class Partitions:
         self._ticker = ticker
         self._letters = letters
         self._state_dir = state_dir
+        self._begin_at = begin_at
+        """Commits where a partition begins, before anything of it is handled. A transaction needs none."""
         self._stores: dict[str, RocksStore] = {}
         self._backends: dict[SourcePartition, Backend] = {}
         for source in sources.values():
@@ -107,6 +110,9 @@ class Partitions:
                 f"{where.topic}[{where.partition}]: {whose} {start} is outside of the log ({low} to {high})",
                 remedy="Retention passed the worker, or the topic was made anew. See runbooks/lag-growth.md.",
             )
+        if committed is None and self._begin_at is not None:
+            # Else a crash in the first unit would leave state without an offset.
+            self._begin_at(where, start, cancelled)
         return start
 
     def ready(self, where: SourcePartition) -> None:

@@ -7,7 +7,8 @@ The steps (the numbers are those of ARCHITECTURE.md, "The unit of work"):
 4. send the source offsets with the group's metadata; 5. commit the transaction;
 6. one write to each partition's backend: data and changelog position.
 
-A failure before 5 aborts: nothing took place. A crash between 5 and 6 is healed from the changelog.
+A failure before 5 aborts: nothing took place. A crash between 5 and 6 is healed from the changelog. Without a
+transaction (``connectors/kafka/at_least_once.py``) the steps are the same, and what was appended stays.
 """
 
 from __future__ import annotations

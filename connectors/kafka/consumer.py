@@ -145,6 +145,10 @@ class PollThread(threading.Thread):
         """Go back to ``positions``; what was delivered under an older epoch is void."""
         return self.call(lambda: self._rewind(positions, epoch))
 
+    def commit(self, offsets: Sequence[TopicPartition]) -> Future[None]:
+        """Commit offsets without a transaction; the broker refuses those of a member that was replaced."""
+        return self.call(lambda: self._commit(offsets))
+
     def handled(self, records: int, size_bytes: int) -> None:
         """Say that so many delivered records, of so many bytes, are done with (or void)."""
         with self._outstanding_lock:
@@ -342,6 +346,11 @@ class PollThread(threading.Thread):
                 self._seek(source, offset)
                 self._expected[source] = offset
         self._epoch = epoch  # only now: what was fetched before the seek would come back as duplicates
+
+    def _commit(self, offsets: Sequence[TopicPartition]) -> None:
+        for part in self._consumer.commit(offsets=list(offsets), asynchronous=False) or ():
+            if part.error is not None:
+                raise KafkaException(part.error)
 
     def _seek(self, source: SourcePartition, offset: int) -> None:
         """Seek; librdkafka refuses until its own fetcher has taken the partition up, which is soon."""
