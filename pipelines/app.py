@@ -27,6 +27,7 @@ from schemas.payloads import PayloadCodec
 from schemas.preflight import problems_of_all
 from schemas.topics import DEAD_LETTERS, TOPICS
 from schemas.wire import WireCodec
+from state.budget import check_machine
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -59,6 +60,7 @@ def run_role(name: str, options: WorkerOptions, extension: Extension | None = No
         UnknownRole: no such role.
         OptionsRefused: time-outs under which a unit of work could be lost, kinds that cannot be served, or a
             web port in use.
+        BudgetRefused: the stores would be given more memory or files than there are.
         UnknownType: schemas are not to be registered, and one of ours is not there.
         RegistryUnavailable: the registry does not answer at the start.
         KafkaUnavailable: Kafka does not answer at the start.
@@ -95,6 +97,7 @@ def build_role(name: str, options: WorkerOptions, extension: Extension) -> RoleA
             f"transaction_timeout_ms={options.transaction_timeout_ms} is not longer than commit_interval_ms "
             f"+ stall_ms_max = {options.commit_interval_ms + options.stall_ms_max}"
         )
+    check_machine(options.state)
     guarantee = _guarantee(name, options)
     web = _web(options, list(roles).index(name))
     registry = Registry(options.registry_url)
@@ -128,6 +131,7 @@ def build_role(name: str, options: WorkerOptions, extension: Extension) -> RoleA
                 commit_interval_ms=options.commit_interval_ms, stall_ms_max=options.stall_ms_max
             ),
             guarantee=guarantee,
+            state=options.state,
         ),
         tools,
         WorkerMetrics(name),
@@ -161,7 +165,11 @@ def _needed(app: RoleApp, name: str) -> dict[str, tuple[Operation, ...]]:
         sources = app.sources.values()
         access = Access(
             reads=tuple(source.spec for source in sources),
-            writes=(DEAD_LETTERS, *(source.spec for source in sources if source.open_deadline)),
+            writes=(
+                DEAD_LETTERS,
+                *(source.spec for source in sources if source.open_deadline),
+                *(source.late_to for source in sources if source.late_to is not None),
+            ),
             changelogs=tuple(source.changelog for source in sources if source.changelog is not None),
         )
     return {prefix + topic: operations for topic, operations in access.operations().items()}

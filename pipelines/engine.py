@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from connectors.kafka.at_least_once import AtLeastOnce
+from connectors.kafka.hot_keys import HotKeys
 from connectors.kafka.inflight import InFlight
 from connectors.kafka.positions import PositionReader
 from connectors.kafka.ticker import Ticker
 from connectors.kafka.transaction import KafkaTransaction
+from pipelines.late import LateEventMaker
 from pipelines.partitions import Partitions
+from state.budget import StateOptions
 from state.checkpoint import UnitOfWork
 
 if TYPE_CHECKING:
@@ -46,6 +49,7 @@ class EngineOptions:
     consumer: ConsumerOptions
     coordinator: CoordinatorOptions
     guarantee: Guarantee = "exactly-once"
+    state: StateOptions = field(default_factory=StateOptions)
 
 
 class Engine:
@@ -61,6 +65,7 @@ class Engine:
         self._reader = PositionReader(options.kafka, options.group)
         self.transaction = self._transaction()
         self.unit = UnitOfWork(self.transaction, self._topic_id)
+        self.hot_keys = HotKeys()
         self.ticker = Ticker(options.kafka, tools.codec.encode_event)
         self.partitions: Partitions
         self.in_flight: InFlight
@@ -79,8 +84,10 @@ class Engine:
             unit=self.unit,
             ticker=self.ticker,
             letters=self._tools.dead_letters(),
+            late=lambda topic: LateEventMaker(self._tools.codec, topic),
             state_dir=self.options.state_dir,
             begin_at=self.transaction.begin_at if isinstance(self.transaction, AtLeastOnce) else None,
+            state=self.options.state,
         )
         self.in_flight = InFlight(self.options.state_dir)
         self.transaction.open()

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from connectors.kafka.restore import Restorer
 from pipelines.restoration import Restoration
 from state.checkpoint import PartitionScope
 from state.errors import PositionLost, StateWithoutOffset
 from state.memory import MemoryBackend
-from state.rocksdb import RocksStore
+from state.rocksdb import RocksMemory, RocksStore
+from state.store import StagedView
 
 if TYPE_CHECKING:
     import threading
@@ -24,7 +26,9 @@ if TYPE_CHECKING:
     from connectors.kafka.positions import Committed, PositionReader
     from connectors.kafka.ticker import Ticker
     from schemas.topics import TopicSpec
-    from state.checkpoint import DeadLetters, UnitOfWork
+    from state.budget import StateOptions
+    from state.checkpoint import DeadLetters, LateEvents, UnitOfWork
+    from state.rocksdb import StoreFigures
     from state.store import Backend, StateView
 
 log = structlog.get_logger(__name__)
@@ -41,6 +45,8 @@ class Source:
     """Topic of the agent's store; None = the agent keeps no state."""
     open_deadline: Callable[[StateView], int | None] | None = None
     """When the partition's time must move at the latest, microseconds; see ``Ticker``."""
+    late_to: TopicSpec | None = None
+    """Topic of the events that come too late; None = they are counted and dropped."""
     on_assigned: Callable[[str, str, int, int], int] | None = None
     """Given topic, topic id, partition and start offset; returns where to begin. Blocks off the loop."""
     on_revoked: Callable[[int], None] | None = None
@@ -62,6 +68,8 @@ class Partitions:
         letters: DeadLetters,
         state_dir: Path,
         begin_at: Callable[[SourcePartition, int, threading.Event], None] | None = None,
+        state: StateOptions,
+        late: Callable[[TopicSpec], LateEvents],
     ) -> None:
         self._kafka = kafka
         self._sources = sources
@@ -72,11 +80,16 @@ class Partitions:
         self._state_dir = state_dir
         self._begin_at = begin_at
         """Commits where a partition begins, before anything of it is handled. A transaction needs none."""
+        self._late = {
+            source.agent: late(source.late_to) for source in sources.values() if source.late_to is not None
+        }
+        self.restorer = Restorer(kafka)
         self._stores: dict[str, RocksStore] = {}
         self._backends: dict[SourcePartition, Backend] = {}
-        for source in sources.values():
-            if source.changelog is not None:
-                self._stores[source.agent] = RocksStore(state_dir / source.agent)
+        self.memory = RocksMemory(state)
+        agents = [source.agent for source in sources.values() if source.changelog is not None]
+        for agent in agents:
+            self._stores[agent] = RocksStore(state_dir / agent, self.memory, stores=len(agents))
 
     def open(self, where: SourcePartition, cancelled: threading.Event) -> int:
         """Restore the state and return the offset to begin at; the order of the questions matters.
@@ -119,7 +132,12 @@ class Partitions:
         """Make the partition's scope part of the unit of work."""
         source = self._sources[where.topic]
         scope = PartitionScope(
-            source.agent, where.partition, self._backends[where], source.changelog, self._letters
+            source.agent,
+            where.partition,
+            self._backends[where],
+            source.changelog,
+            self._letters,
+            self._late.get(source.agent),
         )
         self._unit.add_scope(source.agent, scope)
         self.watch(where)
@@ -127,9 +145,9 @@ class Partitions:
     def watch(self, where: SourcePartition) -> None:
         """Tell the ticker when something falls due; called when nothing is staged."""
         source = self._sources[where.topic]
-        if source.open_deadline is not None and where in self._backends:
-            scope = self._unit.scope(source.agent, where.partition)
-            self._ticker.watch(where, source.open_deadline(scope.state))
+        backend = self._backends.get(where)
+        if source.open_deadline is not None and backend is not None:
+            self._ticker.watch(where, source.open_deadline(StagedView(backend)))
 
     def close(self, where: SourcePartition) -> None:
         """Let go of the partition; its state stays on disk for a quick return."""
@@ -145,9 +163,9 @@ class Partitions:
         for store in self._stores.values():
             store.close()
 
-    def size_bytes(self) -> Mapping[str, int]:
-        """Bytes on disk by agent."""
-        return {agent: store.size_bytes() for agent, store in self._stores.items()}
+    def figures(self) -> Mapping[str, StoreFigures]:
+        """How large the store of each agent is."""
+        return {agent: store.figures() for agent, store in self._stores.items()}
 
     def _backend(self, source: Source, partition: int) -> Backend:
         store = self._stores.get(source.agent)
@@ -164,7 +182,9 @@ class Partitions:
         """Bring the state up to its changelog; state and the group's offset exist both, or neither."""
         if source.changelog is None:
             return
-        restoration = Restoration(self._kafka, self._reader, source.changelog, where.partition, backend)
+        restoration = Restoration(
+            self._kafka, self._reader, self.restorer, source.changelog, where.partition, backend
+        )
         has_state = restoration.run(None if committed is None else committed.offset, cancelled)
         if committed is not None or cancelled.is_set():
             return

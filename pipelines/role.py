@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, get_args
 
 import faust
@@ -18,12 +19,15 @@ from connectors.kafka.errors import NotSupported
 from connectors.kafka.ports import FailurePolicy
 from connectors.kafka.stream import Stream
 from connectors.threads import DaemonExecutor
+from pipelines.gauges import EngineGauges
 from pipelines.partitions import Source
+from pipelines.sensors import Sensors
 from schemas.controls import Target
 from schemas.errors import SluicegateError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+    from concurrent.futures import Future
 
     from connectors.kafka.chunk import Chunker, SourcePartition
     from connectors.kafka.isolation import Standstill
@@ -117,6 +121,7 @@ class RoleApp(faust.App):
         self.coordinator_or_none: Coordinator | None = None
         self.controls: Controls | None = None
         """What operators tell this role; set by the composition root before the start."""
+        self.sensed = Sensors(self)
         self.assigned_once = False
         self.fatal: BaseException | None = None
         super().__init__(
@@ -144,6 +149,7 @@ class RoleApp(faust.App):
         columns: Chunker | None = None,
         changelog: TopicSpec | None = None,
         open_deadline: Callable[[StateView], int | None] | None = None,
+        late_to: TopicSpec | None = None,
         on_assigned: Callable[[str, str, int, int], int] | None = None,
         on_revoked: Callable[[int], None] | None = None,
         on_failure: FailurePolicy = "dead-letter",
@@ -168,7 +174,15 @@ class RoleApp(faust.App):
         assert chunker is not None
         name = spec.named(self.engine.options.kafka.topic_prefix)
         self.sources[name] = Source(
-            spec, chunker, agent, changelog, open_deadline, on_assigned, on_revoked, on_failure
+            spec,
+            chunker,
+            agent,
+            changelog,
+            open_deadline,
+            late_to,
+            on_assigned,
+            on_revoked,
+            on_failure,
         )
         return self.topic(name, value_type=bytes)
 
@@ -185,6 +199,13 @@ class RoleApp(faust.App):
         pauses = self.coordinator_or_none.pauses
         stopped = [source for source in pauses.stopped if pauses.wanted(source)]
         return sorted(f"{topic}[{partition}]" for topic, partition in stopped)
+
+    def restoring(self) -> dict[str, int]:
+        """Return the changelog partitions that are being restored, and how many records are left of each."""
+        if self.coordinator_or_none is None:
+            return {}
+        found = self.engine.partitions.restorer.progress.items()
+        return {f"{topic}[{number}]": each.remaining for (topic, number), each in found if each.remaining}
 
     def standstills(self) -> Mapping[SourcePartition, Standstill]:
         """Return the events that those of them stand still at that cannot pass one."""
@@ -214,6 +235,8 @@ class RoleApp(faust.App):
         self.flow_control.resume()  # never suspended: Faust's queues are not in use
         try:
             await asyncio.to_thread(self.engine.open, self.sources)
+            self.engine.metrics.agents = {topic: source.agent for topic, source in self.sources.items()}
+            self.engine.metrics.watch(EngineGauges(self.role, self.engine))
         except Exception as error:
             self.fatal = error  # mode ends the worker with exit code 1, and says nothing
             raise
@@ -240,10 +263,11 @@ class RoleApp(faust.App):
         missing = self.sources.keys() - topics
         if missing:
             log.warning("no agent reads", topics=sorted(missing))
+        hot_keys = self.engine.hot_keys
         poller = PollThread(
             self.engine.options.kafka,
             self.engine.options.consumer,
-            {topic: source.chunker for topic, source in self.sources.items()},
+            {topic: hot_keys.watching(source.chunker) for topic, source in self.sources.items()},
             _Listener(self),
         )
         self.coordinator.poller = self.engine.poller = poller
@@ -284,6 +308,7 @@ class RoleApp(faust.App):
 
     def _on_committed(self, result: UnitResult) -> None:
         self.engine.metrics.committed(result)
+        self.sensed.committed(result)
         for where in self.coordinator.assignment:
             self.engine.partitions.watch(where)
 
@@ -298,6 +323,7 @@ class RoleApp(faust.App):
         while not self.should_stop:
             await self.sleep(_TICK_S)
             self.coordinator.follow_pauses()
+            self.sensed.settle()
             self.engine.metrics.ticked(self.engine.ticker.tick(self.coordinator.pauses.stopped))
 
     async def _watch_lag(self) -> None:
@@ -321,10 +347,19 @@ class _Listener:
         self._app = app
         coordinator = app.coordinator
         self.deliver = coordinator.deliver
-        self.revoked = coordinator.revoked
         self.failed_for_good = coordinator.failed_for_good
 
     def assigned(self, sources: Sequence[SourcePartition]) -> None:
         """See ``connectors.kafka.consumer.Listener``."""
         self._app.assigned_once = True
+        self._on_loop(self._app.sensed.assigned)
         self._app.coordinator.assigned(sources)
+
+    def revoked(self, sources: Sequence[SourcePartition], *, lost: bool) -> Future[None]:
+        """See ``connectors.kafka.consumer.Listener``."""
+        self._on_loop(self._app.sensed.rebalance_began)
+        return self._app.coordinator.revoked(sources, lost=lost)
+
+    def _on_loop(self, told: Callable[[], None]) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody listens any more
+            self._app.loop.call_soon_threadsafe(told)

@@ -23,6 +23,7 @@ def add_pages(app: RoleApp) -> None:
         body = {
             "role": app.role,
             "partitions": app.partitions(),
+            "restoring": app.restoring(),
             "paused": app.paused(),
             "standstills": [
                 {**source._asdict(), "offset": at.record.offset, "cause": at.note, "attempts": at.attempts}
@@ -35,7 +36,5 @@ def add_pages(app: RoleApp) -> None:
 
     @app.page("/metrics")
     async def metrics(web: Any, _request: Any) -> Any:
-        body = app.engine.metrics.render(
-            len(app.partitions()), app.engine.partitions.size_bytes(), app.standstills()
-        )
+        body = app.engine.metrics.render(len(app.partitions()), app.standstills())
         return web.bytes(body, content_type=CONTENT_TYPE_LATEST.split(";")[0])

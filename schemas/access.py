@@ -19,6 +19,7 @@ from schemas.topics import (
     INDEX,
     INGEST_STREAMS_CHANGELOG,
     INPUT,
+    LATE_EVENTS,
     OUTPUT,
     RECORDS,
     REJECTS,
@@ -69,7 +70,7 @@ ROLES: Final[Mapping[str, Access]] = {
     ),
     "aggregate": Access(
         reads=(OUTPUT, USAGE_PARTIALS),
-        writes=(OUTPUT, USAGE_PARTIALS, USAGE_WINDOWS, DEAD_LETTERS),  # the output: ticks
+        writes=(OUTPUT, USAGE_PARTIALS, USAGE_WINDOWS, DEAD_LETTERS, LATE_EVENTS),  # the output: ticks
         changelogs=(AGGREGATE_PARTIALS_CHANGELOG, AGGREGATE_WINDOWS_CHANGELOG),
     ),
     "archive": Access(reads=(RECORDS, USAGE_WINDOWS), writes=(DEAD_LETTERS,)),

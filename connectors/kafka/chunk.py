@@ -11,7 +11,7 @@ from confluent_kafka import Message
 from schemas.record import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from connectors.kafka.aside import Judge
 
@@ -83,6 +83,11 @@ class Records:
     def values(self) -> list[bytes | None]:
         """Return the values alone."""
         return list(map(Message.value, self._messages))
+
+    def keys(self, indexes: Iterable[int]) -> list[bytes | None]:
+        """Return the keys of some records alone."""
+        messages = self._messages
+        return [messages[index].key() for index in indexes]
 
     def timestamps_us(self) -> list[int]:
         """Return the broker's append times alone, microseconds since the epoch."""

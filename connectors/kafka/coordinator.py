@@ -63,7 +63,6 @@ class Coordinator:
         self._on_fatal = on_fatal
         self._loop = asyncio.get_running_loop()
         self._unit_thread = DaemonExecutor(1, "unit-of-work")
-        self._restore_threads = DaemonExecutor(2, "restore")
         self._takers: dict[str, asyncio.Future[Lease]] = {}
         self._leases: dict[str, Lease] = {}
         self._backlog = Backlog(self._void_chunk)
@@ -189,7 +188,6 @@ class Coordinator:
         for source in list(self._committed):
             self._release(source)
         self._unit_thread.shutdown()
-        self._restore_threads.shutdown()
 
     @property
     def assignment(self) -> frozenset[SourcePartition]:
@@ -445,9 +443,9 @@ class Coordinator:
             try:
                 # First what this worker left open itself: a restore waits for the end of each transaction.
                 await self._loop.run_in_executor(self._unit_thread, self._unit.settle)
-                return await self._loop.run_in_executor(
-                    self._restore_threads, self._partitions.open, source, cancelled
-                )
+                # A thread each: who waits for a large changelog, or for a transaction, holds up no other.
+                thread = DaemonExecutor(1, "open")
+                return await self._loop.run_in_executor(thread, self._partitions.open, source, cancelled)
             except Exception as error:
                 if not (self._was_ready and getattr(error, "transient", False)):
                     raise

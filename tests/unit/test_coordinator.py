@@ -326,6 +326,32 @@ def test_a_partition_that_comes_back_while_its_opening_is_tried_again_is_opened_
     asyncio.run(scenario())
 
 
+def test_partitions_are_ready_one_by_one_and_none_waits_for_another_ones_restore(monkeypatch):
+    large = [SourcePartition(TOPIC, partition) for partition in range(1, 10)]
+
+    async def scenario():
+        async with coordinator() as bench:
+            let_on = threading.Event()
+            plain = bench.stores.open
+
+            def open_slowly(source, cancelled):
+                start = plain(source, cancelled)
+                assert source not in large or let_on.wait(10)
+                return start
+
+            monkeypatch.setattr(bench.stores, "open", open_slowly)
+            bench.coordinator.assigned([*large, SOURCE])
+            await until(lambda: bench.coordinator.assignment == {SOURCE})
+            bench.deliver(0, 1)
+            await bench.work()
+            bench.coordinator.done(TOPIC)
+            await until(lambda: bench.committed)  # it is read and committed meanwhile
+            let_on.set()
+            await until(lambda: bench.coordinator.assignment == {*large, SOURCE})
+
+    asyncio.run(scenario())
+
+
 def test_an_agent_that_asks_anew_with_a_chunk_in_hand_is_given_it_again():
     async def scenario():
         async with coordinator() as bench:
