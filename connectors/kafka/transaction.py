@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -32,6 +33,7 @@ _FENCED = {KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRO
 _COMMIT_S = 3  # times the transaction's time-out: after it the broker has ended the transaction
 _OPEN_S = 20.0  # a predecessor's open transaction is ended by the broker meanwhile
 _TWIN_S = 60.0  # two processes with one id fence each other within seconds; an outage fences once
+_DISTURBED = {"FAIL", "REQTMOUT"}  # librdkafka's names for a broken connection, for a request unanswered
 _OVERDUE = 0.9  # of the transaction's time-out: from then on it may be the broker that ended it
 
 
@@ -81,6 +83,7 @@ class KafkaTransaction(Appends):
         self._config = producer_config(options) | {
             "transactional.id": transactional_id,
             "transaction.timeout.ms": timeout_ms,
+            "logger": self,
         }
         self._producer: Producer | None = None
         self._last: tuple[SourcePartition, int] | None = None
@@ -90,6 +93,7 @@ class KafkaTransaction(Appends):
         # To hear of each record costs as much as to append it. One that is refused makes the commit fail;
         # then the unit that is tried next hears of all, and names it.
         self._hears_all = False
+        self._disturbed = False
 
     def open(self) -> None:
         """Make the producer and fence whoever used the id before.
@@ -105,7 +109,28 @@ class KafkaTransaction(Appends):
         except KafkaException as error:
             what = f"Write transactional id {self._transactional_id}"
             raise refusal(self._kafka, what, error.args[0]) from error
+        producer.poll(0)
+        self._disturbed = False
         self._producer = producer
+
+    def log(self, level: int, _format: str, facility: str, _name: str, text: str) -> None:
+        """Take what librdkafka logs: when a connection breaks or falls silent, it says so here alone."""
+        self._disturbed = self._disturbed or facility in _DISTURBED
+        log.log(level if level >= logging.WARNING else logging.DEBUG, "librdkafka", said=text)
+
+    def _be_undisturbed(self) -> None:
+        """Make the producer anew where it may have asked for something twice.
+
+        librdkafka repeats by itself a request whose connection broke or fell silent, an EndTxn too, and says
+        nothing when the repeat succeeds. The first one may still reach the broker, in the next transaction,
+        which has the same epoch (see ``_settle``): it would commit outputs without their offsets. A new epoch
+        shuts it out (tests/faults/test_torn.py).
+        """
+        if self._producer is not None:
+            self._producer.poll(0)  # serves ``log``
+            if self._disturbed:
+                log.info("producer is made anew, as a connection was disturbed")
+                self._producer = None
 
     def _patiently(self, call: Callable[[float], Any], limit_s: float) -> None:
         """Call with short time-outs until it is done; each goes on where the last one was.
@@ -127,6 +152,7 @@ class KafkaTransaction(Appends):
         """Open a transaction; see ``state.checkpoint.Transaction``."""
         self._last = None
         self._forget()
+        self._be_undisturbed()
         try:
             self._live.begin_transaction()
             self._began_at = time.monotonic()
