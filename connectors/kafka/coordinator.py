@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+_WAIT_S = 0.5  # a partition that waits for longer lets go of the hand-over, which the others need
 _LEAVE_S = 3.0  # for the poll thread to end, once the last unit has
 _REFUSALS_MAX = 5  # in a row: what a unit is refused for that was not an abort is there the next time, too
 
@@ -216,7 +217,7 @@ class Coordinator:
             for topic, taker in list(self._takers.items()):
                 if taker.done():  # given to, or cancelled, and not yet awake
                     continue
-                chunk = self.handout.next(topic, self.pauses.stopped, at_work=bool(self._leases))
+                chunk = self.handout.next(topic, self.pauses.shut, at_work=bool(self._leases))
                 if chunk is not None:
                     self._give(topic, taker, chunk)
         if not self._leases and not self._unit.empty:
@@ -240,6 +241,9 @@ class Coordinator:
     def _advance(self, source: SourcePartition, offset: int, records: int, size_bytes: int) -> None:
         self._unit.advance(source, offset, records)
         self.poller.handled(records, size_bytes)
+        if source in self.pauses.waiting:
+            self.pauses.waiting.discard(source)
+            self._loop.call_soon(self.follow_pauses)
 
     def _after_step(self) -> None:
         if not self._leases:
@@ -255,8 +259,10 @@ class Coordinator:
         """
         at_work = {lease.chunk.source for lease in self._leases.values()}
         for source, committed in self._committed.items():
-            if self.pauses.must_stop(source):
+            if self.pauses.overrules(source):
                 self._backlog.close(source)
+            if self.pauses.must_stop(source):
+                (self._backlog.keep_first if source in self.pauses.waiting else self._backlog.close)(source)
                 self.pauses.stop(source, asyncio.wrap_future(self.poller.stop_partition(source)))
             elif self._commit_task is None and source not in at_work and self.pauses.may_start(source):
                 self._backlog.open(source)
@@ -297,6 +303,9 @@ class Coordinator:
             self._stand_still(rest, again)
             return
         self._backlog.put_back(*again.chunks, pause_s=again.pause_s)
+        if again.pause_s > _WAIT_S:
+            self.pauses.waiting.add(rest.source)
+            self.follow_pauses()
         if again.pause_s:
             self._loop.call_later(again.pause_s + 0.001, self._pump)
         if not again.chunks:
@@ -357,6 +366,7 @@ class Coordinator:
         """Go back to what is committed; chunks of the older epoch are void wherever they are."""
         self._epoch += 1
         self._backlog.clear()
+        self.pauses.waiting.clear()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), backoff_s(self._aborts))
             return  # who reads them next begins at what is committed
