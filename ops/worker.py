@@ -35,6 +35,7 @@ def worker_options(settings: Settings) -> WorkerOptions:
         state=StateOptions(**settings.state.model_dump()),
         web_host=worker.web_host,
         web_port=worker.web_port,
+        at_least_once=worker.at_least_once,
         identity=worker.identity,
         create_topics=settings.kafka.create_topics,
         register_schemas=settings.registry.register_schemas,

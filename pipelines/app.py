@@ -33,6 +33,7 @@ from state.budget import check_machine
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from pipelines.engine import Guarantee
     from pipelines.extension import Register
     from pipelines.options import WorkerOptions
     from schemas.access import Operation
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 
 # A collection of Faust's heap costs more than the work between two of them: see docs/adr/0002.
 _GC_THRESHOLDS = (100_000, 50, 50)
+# CONTRACT.md promises seq without a hole or a double, and windows that add up. The archive has its own fence.
+_EXACTLY_ONCE = ("ingest", "aggregate")
 
 
 ROLES: Mapping[str, Sequence[Register]] = {
@@ -96,6 +99,7 @@ def build_role(name: str, options: WorkerOptions, extension: Extension) -> RoleA
             f"+ stall_ms_max = {options.commit_interval_ms + options.stall_ms_max}"
         )
     check_machine(options.state)
+    _guarantee(name, options)  # what it refuses is said before anything is asked of a service
     web = _web(options, list(roles).index(name))  # asked now: a port in use is said before all else
     registry = Registry(options.registry_url)
     if options.register_schemas:
@@ -150,6 +154,7 @@ def assemble(
             coordinator=CoordinatorOptions(
                 commit_interval_ms=options.commit_interval_ms, stall_ms_max=options.stall_ms_max
             ),
+            guarantee=_guarantee(name, options),
             state=options.state,
             open_store=open_store,
         ),
@@ -161,6 +166,17 @@ def assemble(
     for register in {**ROLES, **extension.roles}[name]:
         register(app, tools, options)
     return app
+
+
+def _guarantee(name: str, options: WorkerOptions) -> Guarantee:
+    if name not in options.at_least_once:
+        return "exactly-once"
+    if name in _EXACTLY_ONCE:
+        raise OptionsRefused(
+            f"role {name} is exactly once: clients and windows rely on it",
+            remedy=f"Take {name} out of SLUICEGATE_WORKER__AT_LEAST_ONCE.",
+        )
+    return "at-least-once"
 
 
 def _needed(app: RoleApp, name: str) -> dict[str, tuple[Operation, ...]]:

@@ -75,6 +75,7 @@ class Partitions:
         ticker: Ticker,
         letters: DeadLetters,
         state_dir: Path,
+        begin_at: Callable[[SourcePartition, int, threading.Event], None] | None = None,
         state: StateOptions,
         late: Callable[[TopicSpec], LateEvents],
         open_store: OpenStore = open_rocks,
@@ -86,6 +87,8 @@ class Partitions:
         self._ticker = ticker
         self._letters = letters
         self._state_dir = state_dir
+        self._begin_at = begin_at
+        """Commits where a partition begins, before anything of it is handled. A transaction needs none."""
         self._late = {
             source.agent: late(source.late_to) for source in sources.values() if source.late_to is not None
         }
@@ -129,6 +132,9 @@ class Partitions:
                 f"{where.topic}[{where.partition}]: {whose} {start} is outside of the log ({low} to {high})",
                 remedy="Retention passed the worker, or the topic was made anew. See runbooks/lag-growth.md.",
             )
+        if committed is None and self._begin_at is not None:
+            # Else a crash in the first unit would leave state without an offset.
+            self._begin_at(where, start, cancelled)
         return start
 
     def ready(self, where: SourcePartition) -> None:

@@ -161,14 +161,36 @@ class EventChunk:
 
 
 def events_of(decode: Callable[[Sequence[Record]], list[Any]]) -> Callable[[int, Records], EventChunk]:
-    """Return a chunker over ``decode``, which gives for each record what it decodes to, or its error."""
+    """Return a chunker over ``decode``, which gives for each record what it decodes to, or its error.
+
+    One that raises is asked for each record alone: an event of its own would stop the worker, at each start.
+    """
 
     def chunk(epoch: int, records: Records) -> EventChunk:
         rows = list(records)
-        items = list(zip(rows, decode(rows), strict=True))
+        items = list(zip(rows, _decoded(decode, rows), strict=True))
         last = rows[-1]
         return EventChunk(
             records.source, epoch, items, last.offset + 1, records.size_bytes, last.timestamp_us
         )
 
     return chunk
+
+
+def _decoded(decode: Callable[[Sequence[Record]], list[Any]], rows: Sequence[Record]) -> list[Any]:
+    try:
+        found = decode(rows)
+    except Exception as raised:
+        if is_no_fault_of_a_record(raised):
+            raise
+        error = raised
+    else:
+        if len(found) == len(rows):
+            return found
+        error = ValueError(f"{len(rows)} records were decoded to {len(found)} items")
+    return [error] if len(rows) == 1 else [_decoded(decode, [row])[0] for row in rows]
+
+
+def is_no_fault_of_a_record(error: Exception) -> bool:
+    """Say whether an error may pass, or is to stop the worker, whichever record it is about."""
+    return getattr(error, "transient", False) or getattr(error, "fatal", False)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+from connectors.kafka.chunk import is_no_fault_of_a_record
 
+if TYPE_CHECKING:
     from connectors.kafka.aside import Judge
     from connectors.kafka.chunk import Chunker, Records, SourcePartition
     from schemas.record import Record
@@ -25,6 +26,9 @@ class Columns:
     """Which value each row of the batch is, ascending."""
     errors: Sequence[tuple[int, Exception]]
     """Which values are none, ascending, each with what is wrong."""
+
+
+Decode = Callable[[Sequence["bytes | None"]], Columns]
 
 
 @dataclass(slots=True)
@@ -97,15 +101,35 @@ class ColumnChunk:
         return self.errors[0][0].offset  # a single row stands before all that does not decode
 
 
+def _sorted_out(decode: Decode, values: Sequence[bytes | None]) -> Columns:
+    try:
+        return decode(values)
+    except Exception as error:
+        if is_no_fault_of_a_record(error):
+            raise
+        if len(values) == 1:
+            return Columns(decode(()).batch, (), [(0, error)])
+    found = [_sorted_out(decode, [value]) for value in values]
+    batches = pa.Table.from_batches([one.batch for one in found]).combine_chunks().to_batches()
+    return Columns(
+        batches[0] if batches else found[0].batch,
+        [at for at, one in enumerate(found) if one.rows],
+        [(at, error) for at, one in enumerate(found) for _, error in one.errors],
+    )
+
+
 def _offset(record: Record) -> int:
     return record.offset
 
 
-def columns_of(decode: Callable[[Sequence[bytes | None]], Columns]) -> Chunker:
-    """Return a chunker over ``decode``, which sorts values into columns and errors."""
+def columns_of(decode: Decode) -> Chunker:
+    """Return a chunker over ``decode``, which sorts values into columns and errors.
+
+    One that raises is asked for each value alone, as ``events_of`` does.
+    """
 
     def chunk(epoch: int, records: Records) -> ColumnChunk:
-        found = decode(records.values())
+        found = _sorted_out(decode, records.values())
         rows: Any = records if not found.errors else [records[row] for row in found.rows]
         errors = [(records[at], error) for at, error in found.errors]
         last = records[len(records) - 1]

@@ -16,6 +16,7 @@ KafkaFailure
 ├── TopicMismatch         an existing topic is not as the table says
 ├── TransactionAborted    nothing of the transaction took place; it is done again
 ├── TransactionFenced     another process has this slot; this one must stop
+├── ProducerFailed        a producer cannot keep the order of what it appends any more
 ├── OutcomeUnknown        whether a commit took place is not known, and is not guessed
 └── NotSupported          a part of Faust that is not in use here
 """
@@ -189,6 +190,17 @@ class TransactionFenced(KafkaFailure):
     fatal = True
 
     remedy = "If a worker was replaced on purpose: nothing. Else two workers share a slot: stop one."
+
+
+class ProducerFailed(KafkaFailure):
+    """A producer cannot keep the order of what it appends any more: start over from what Kafka has."""
+
+    fatal = True
+
+    remedy = "Start the worker again: it goes on from what is committed. If it repeats: the brokers' logs."
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(f"the producer cannot go on: {cause}")
 
 
 class OutcomeUnknown(KafkaFailure):
