@@ -128,8 +128,13 @@ class Partitions:
             if begin != start:
                 start, whose = begin, f"the offset that {source.agent} keeps outside of Kafka,"
         if not low <= start <= high:
+            place = f"{where.topic}[{where.partition}]"
+            what = f"{place}: {whose} {start} is outside of the log ({low} to {high})"
+            if start < low:
+                gone = f"{low - start} records, offsets {start} to {low - 1}"
+                what += f": {gone}, were deleted before they were handled"
             raise PositionLost(
-                f"{where.topic}[{where.partition}]: {whose} {start} is outside of the log ({low} to {high})",
+                what,
                 remedy="Retention passed the worker, or the topic was made anew. See runbooks/lag-growth.md.",
             )
         if committed is None and self._begin_at is not None:

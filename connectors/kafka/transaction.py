@@ -118,7 +118,7 @@ class KafkaTransaction(Appends):
     def log(self, level: int, _format: str, facility: str, _name: str, text: str) -> None:
         """Take what librdkafka logs: when a connection breaks or falls silent, it says so here alone."""
         self._disturbed = self._disturbed or facility in _DISTURBED
-        log.log(level if level >= logging.WARNING else logging.DEBUG, "librdkafka", said=text)
+        (log.warning if level >= logging.WARNING else log.debug)("librdkafka", said=text)
 
     def _be_undisturbed(self) -> None:
         """Make the producer anew where it may have asked for something twice.
