@@ -33,6 +33,7 @@ COMMANDS = (
     "lag",
     "dlq",
     "levers",
+    "asides",
 )
 
 EPILOGUE = """\

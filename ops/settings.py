@@ -10,6 +10,19 @@ import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from state.budget import StateOptions
+
+_STATE = StateOptions()
+
+
+def _listed(value: object) -> object:
+    """Return the names of a text: with commas between them, or a JSON list."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        return json.loads(value)
+    return [name.strip() for name in value.split(",") if name.strip()]
+
 
 class Group(BaseModel):
     """Settings of one part. One that does not exist is an error: it would be ignored, and nobody told."""
@@ -131,11 +144,7 @@ class EdgeSettings(Group):
     @field_validator("allowed_hosts", mode="before")
     @classmethod
     def _listed(cls, value: object) -> object:
-        if not isinstance(value, str):
-            return value
-        if value.lstrip().startswith("["):
-            return json.loads(value)
-        return [name.strip() for name in value.split(",") if name.strip()]
+        return _listed(value)
 
 
 class WorkerSettings(Group):
@@ -150,6 +159,9 @@ class WorkerSettings(Group):
     max_poll_interval_ms: int = Field(60_000, ge=1_000)
     chunk_events_max: int = Field(2_000, ge=1, le=50_000)
     stall_ms_max: int = Field(5_000, ge=100, description="longest an agent may hold one unit of work")
+    at_least_once: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="roles that may handle an event again after a failure, for less latency; with commas"
+    )
     identity: str = Field(
         "", pattern=r"^[A-Za-z0-9._-]*$", description="names a worker without a kept folder (pod name)"
     )
@@ -157,6 +169,11 @@ class WorkerSettings(Group):
     web_port: int = Field(
         0, ge=0, le=65533, description="first of three ports of the workers' web, one a role; 0 = none"
     )
+
+    @field_validator("at_least_once", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        return _listed(value)
 
     @model_validator(mode="after")
     def _fit_together(self) -> WorkerSettings:
@@ -174,6 +191,23 @@ class WorkerSettings(Group):
                 f"max_poll_interval_ms={self.max_poll_interval_ms}"
             )
             raise ValueError(msg)
+        return self
+
+
+class StateSettings(Group):
+    """What the stores of one worker process, which is a role's, may use together."""
+
+    block_cache_mb: int = Field(
+        _STATE.block_cache_mb, description="read blocks, and the write buffers, counted into it"
+    )
+    write_buffer_mb: int = Field(
+        _STATE.write_buffer_mb, description="writes not on the disk yet; at most half of the cache"
+    )
+    open_files_max: int = Field(_STATE.open_files_max, description="files of all stores together")
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> StateSettings:
+        StateOptions(self.block_cache_mb, self.write_buffer_mb, self.open_files_max)
         return self
 
 
@@ -201,3 +235,4 @@ class Settings(BaseSettings):
     stack: StackSettings = StackSettings()
     edge: EdgeSettings = EdgeSettings()
     worker: WorkerSettings = WorkerSettings()
+    state: StateSettings = StateSettings()

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 def worker_options(settings: Settings) -> WorkerOptions:
     """Everything a role is told; raises NoStack if nothing says where Kafka and the registry are."""
     from pipelines.options import WorkerOptions
+    from state.budget import StateOptions
 
     where = addresses(settings)
     worker = settings.worker
@@ -31,8 +32,10 @@ def worker_options(settings: Settings) -> WorkerOptions:
         max_poll_interval_ms=worker.max_poll_interval_ms,
         chunk_events_max=worker.chunk_events_max,
         stall_ms_max=worker.stall_ms_max,
+        state=StateOptions(**settings.state.model_dump()),
         web_host=worker.web_host,
         web_port=worker.web_port,
+        at_least_once=worker.at_least_once,
         identity=worker.identity,
         create_topics=settings.kafka.create_topics,
         register_schemas=settings.registry.register_schemas,

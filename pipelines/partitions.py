@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 
+from connectors.kafka.restore import Restorer
 from pipelines.restoration import Restoration
 from state.checkpoint import PartitionScope
 from state.errors import PositionLost, StateWithoutOffset
 from state.memory import MemoryBackend
-from state.rocksdb import RocksStore
+from state.rocksdb import RocksMemory, RocksStore
+from state.store import StagedView
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Mapping
-    from pathlib import Path
+    from collections.abc import Mapping
 
     from connectors.kafka.chunk import Chunker, SourcePartition
     from connectors.kafka.options import KafkaOptions
+    from connectors.kafka.ports import FailurePolicy
     from connectors.kafka.positions import Committed, PositionReader
     from connectors.kafka.ticker import Ticker
     from schemas.topics import TopicSpec
-    from state.checkpoint import DeadLetters, UnitOfWork
-    from state.store import Backend, StateView
+    from state.budget import StateOptions
+    from state.checkpoint import DeadLetters, LateEvents, UnitOfWork
+    from state.store import Backend, StateView, Store, StoreFigures
 
 log = structlog.get_logger(__name__)
+
+OpenStore = Callable[[Path, RocksMemory, int], "Store"]
+"""Opens an agent's store; what a test puts in RocksDB's place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +48,18 @@ class Source:
     """Topic of the agent's store; None = the agent keeps no state."""
     open_deadline: Callable[[StateView], int | None] | None = None
     """When the partition's time must move at the latest, microseconds; see ``Ticker``."""
+    late_to: TopicSpec | None = None
+    """Topic of the events that come too late; None = they are counted and dropped."""
     on_assigned: Callable[[str, str, int, int], int] | None = None
     """Given topic, topic id, partition and start offset; returns where to begin. Blocks off the loop."""
     on_revoked: Callable[[int], None] | None = None
     """Given the partition; on the loop."""
+    on_failure: FailurePolicy = "dead-letter"
+
+
+def open_rocks(folder: Path, memory: RocksMemory, stores: int) -> Store:
+    """Open the store in ``folder``, one of ``stores`` that share the memory."""
+    return RocksStore(folder, memory, stores=stores)
 
 
 class Partitions:
@@ -59,6 +75,10 @@ class Partitions:
         ticker: Ticker,
         letters: DeadLetters,
         state_dir: Path,
+        begin_at: Callable[[SourcePartition, int, threading.Event], None] | None = None,
+        state: StateOptions,
+        late: Callable[[TopicSpec], LateEvents],
+        open_store: OpenStore = open_rocks,
     ) -> None:
         self._kafka = kafka
         self._sources = sources
@@ -67,11 +87,18 @@ class Partitions:
         self._ticker = ticker
         self._letters = letters
         self._state_dir = state_dir
-        self._stores: dict[str, RocksStore] = {}
+        self._begin_at = begin_at
+        """Commits where a partition begins, before anything of it is handled. A transaction needs none."""
+        self._late = {
+            source.agent: late(source.late_to) for source in sources.values() if source.late_to is not None
+        }
+        self.restorer = Restorer(kafka)
+        self._stores: dict[str, Store] = {}
         self._backends: dict[SourcePartition, Backend] = {}
-        for source in sources.values():
-            if source.changelog is not None:
-                self._stores[source.agent] = RocksStore(state_dir / source.agent)
+        self.memory = RocksMemory(state)
+        agents = [source.agent for source in sources.values() if source.changelog is not None]
+        for agent in agents:
+            self._stores[agent] = open_store(state_dir / agent, self.memory, len(agents))
 
     def open(self, where: SourcePartition, cancelled: threading.Event) -> int:
         """Restore the state and return the offset to begin at; the order of the questions matters.
@@ -110,13 +137,21 @@ class Partitions:
                 what,
                 remedy="Retention passed the worker, or the topic was made anew. See runbooks/lag-growth.md.",
             )
+        if committed is None and self._begin_at is not None:
+            # Else a crash in the first unit would leave state without an offset.
+            self._begin_at(where, start, cancelled)
         return start
 
     def ready(self, where: SourcePartition) -> None:
         """Make the partition's scope part of the unit of work."""
         source = self._sources[where.topic]
         scope = PartitionScope(
-            source.agent, where.partition, self._backends[where], source.changelog, self._letters
+            source.agent,
+            where.partition,
+            self._backends[where],
+            source.changelog,
+            self._letters,
+            self._late.get(source.agent),
         )
         self._unit.add_scope(source.agent, scope)
         self.watch(where)
@@ -124,9 +159,9 @@ class Partitions:
     def watch(self, where: SourcePartition) -> None:
         """Tell the ticker when something falls due; called when nothing is staged."""
         source = self._sources[where.topic]
-        if source.open_deadline is not None and where in self._backends:
-            scope = self._unit.scope(source.agent, where.partition)
-            self._ticker.watch(where, source.open_deadline(scope.state))
+        backend = self._backends.get(where)
+        if source.open_deadline is not None and backend is not None:
+            self._ticker.watch(where, source.open_deadline(StagedView(backend)))
 
     def close(self, where: SourcePartition) -> None:
         """Let go of the partition; its state stays on disk for a quick return."""
@@ -142,9 +177,9 @@ class Partitions:
         for store in self._stores.values():
             store.close()
 
-    def size_bytes(self) -> Mapping[str, int]:
-        """Bytes on disk by agent."""
-        return {agent: store.size_bytes() for agent, store in self._stores.items()}
+    def figures(self) -> Mapping[str, StoreFigures]:
+        """How large the store of each agent is."""
+        return {agent: store.figures() for agent, store in self._stores.items()}
 
     def _backend(self, source: Source, partition: int) -> Backend:
         store = self._stores.get(source.agent)
@@ -161,7 +196,9 @@ class Partitions:
         """Bring the state up to its changelog; state and the group's offset exist both, or neither."""
         if source.changelog is None:
             return
-        restoration = Restoration(self._kafka, self._reader, source.changelog, where.partition, backend)
+        restoration = Restoration(
+            self._kafka, self._reader, self.restorer, source.changelog, where.partition, backend
+        )
         has_state = restoration.run(None if committed is None else committed.offset, cancelled)
         if committed is not None or cancelled.is_set():
             return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, overload
 
@@ -11,7 +11,9 @@ from confluent_kafka import Message
 from schemas.record import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from connectors.kafka.aside import Judge
 
     Chunker = Callable[[int, "Records"], "Chunk"]
     """Makes a chunk of an epoch and its records, none left out; called on the poll thread."""
@@ -49,6 +51,9 @@ class Chunk(Protocol):
     def split(self, at: int) -> tuple[Chunk, Chunk]:
         """Cut into about the first ``at`` records and the rest; neither is empty."""
 
+    def screened(self, judge: Judge) -> Chunk:
+        """Return the chunk with the records set aside that ``judge`` says so of."""
+
 
 class Records:
     """Messages of one partition as a sequence of ``Record``, each made when it is asked for."""
@@ -78,6 +83,11 @@ class Records:
     def values(self) -> list[bytes | None]:
         """Return the values alone."""
         return list(map(Message.value, self._messages))
+
+    def keys(self, indexes: Iterable[int]) -> list[bytes | None]:
+        """Return the keys of some records alone."""
+        messages = self._messages
+        return [messages[index].key() for index in indexes]
 
     def timestamps_us(self) -> list[int]:
         """Return the broker's append times alone, microseconds since the epoch."""
@@ -120,6 +130,8 @@ class EventChunk:
     size_bytes: int = 0
     append_us: int = 0
     attempts: int = 0
+    has_asides: bool = False
+    """Some items are ``SetAside``."""
 
     def __len__(self) -> int:
         return len(self.items)
@@ -136,18 +148,49 @@ class EventChunk:
         rest_bytes = self.size_bytes - head_bytes
         append_us = head[-1][0].timestamp_us
         first = EventChunk(self.source, self.epoch, head, tail[0][0].offset, head_bytes, append_us)
-        return first, EventChunk(self.source, self.epoch, tail, self.next_offset, rest_bytes, self.append_us)
+        rest = EventChunk(self.source, self.epoch, tail, self.next_offset, rest_bytes, self.append_us)
+        first.has_asides = rest.has_asides = self.has_asides
+        return first, rest
+
+    def screened(self, judge: Judge) -> EventChunk:
+        """See ``Chunk``; they keep their places."""
+        items = [(record, judge(record) or item) for record, item in self.items]
+        if all(judged is item for (_, judged), (_, item) in zip(items, self.items, strict=True)):
+            return self
+        return replace(self, items=items, has_asides=True)
 
 
 def events_of(decode: Callable[[Sequence[Record]], list[Any]]) -> Callable[[int, Records], EventChunk]:
-    """Return a chunker over ``decode``, which gives for each record what it decodes to, or its error."""
+    """Return a chunker over ``decode``, which gives for each record what it decodes to, or its error.
+
+    One that raises is asked for each record alone: an event of its own would stop the worker, at each start.
+    """
 
     def chunk(epoch: int, records: Records) -> EventChunk:
         rows = list(records)
-        items = list(zip(rows, decode(rows), strict=True))
+        items = list(zip(rows, _decoded(decode, rows), strict=True))
         last = rows[-1]
         return EventChunk(
             records.source, epoch, items, last.offset + 1, records.size_bytes, last.timestamp_us
         )
 
     return chunk
+
+
+def _decoded(decode: Callable[[Sequence[Record]], list[Any]], rows: Sequence[Record]) -> list[Any]:
+    try:
+        found = decode(rows)
+    except Exception as raised:
+        if is_no_fault_of_a_record(raised):
+            raise
+        error = raised
+    else:
+        if len(found) == len(rows):
+            return found
+        error = ValueError(f"{len(rows)} records were decoded to {len(found)} items")
+    return [error] if len(rows) == 1 else [_decoded(decode, [row])[0] for row in rows]
+
+
+def is_no_fault_of_a_record(error: Exception) -> bool:
+    """Say whether an error may pass, or is to stop the worker, whichever record it is about."""
+    return getattr(error, "transient", False) or getattr(error, "fatal", False)

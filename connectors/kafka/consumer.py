@@ -15,15 +15,16 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import structlog
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Message, TopicPartition
 
 from connectors.kafka.access import REFUSALS
 from connectors.kafka.chunk import Records, SourcePartition
 from connectors.kafka.errors import ConsumerFailed, ConsumerFenced, NotAuthorized
-from schemas.errors import RegistryUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from confluent_kafka import Consumer
 
     from connectors.kafka.chunk import Chunk, Chunker
     from connectors.kafka.options import KafkaOptions
@@ -40,7 +41,7 @@ topics stay together. ``cooperative-sticky``: moves only what must move, promise
 """
 
 _SEEK_TRIES, _SEEK_PAUSE_S = 200, 0.01
-_REGISTRY_PAUSE_S = 1.0
+_DECODE_PAUSE_S = 1.0
 _REJOIN_S = 60.0  # far longer than a rejoin takes, far shorter than an operator who replaces a worker
 
 
@@ -92,6 +93,7 @@ class PollThread(threading.Thread):
         self._chunkers = chunkers
         self._listener = listener
         self._principal = kafka.principal
+        self._clients = kafka.clients
         self._config = kafka.client_config() | {
             "group.id": options.group,
             "group.instance.id": options.instance_id,
@@ -145,6 +147,10 @@ class PollThread(threading.Thread):
         """Go back to ``positions``; what was delivered under an older epoch is void."""
         return self.call(lambda: self._rewind(positions, epoch))
 
+    def commit(self, offsets: Sequence[TopicPartition]) -> Future[None]:
+        """Commit offsets without a transaction; the broker refuses those of a member that was replaced."""
+        return self.call(lambda: self._commit(offsets))
+
     def handled(self, records: int, size_bytes: int) -> None:
         """Say that so many delivered records, of so many bytes, are done with (or void)."""
         with self._outstanding_lock:
@@ -188,7 +194,7 @@ class PollThread(threading.Thread):
             self._close()
 
     def _poll(self) -> None:
-        self._consumer = Consumer(self._config | {"error_cb": self._on_error})
+        self._consumer: Consumer = self._clients.consumer(self._config | {"error_cb": self._on_error})
         self._consumer.subscribe(
             list(self._chunkers),
             on_assign=self._on_assign,
@@ -272,7 +278,7 @@ class PollThread(threading.Thread):
         log.warning("consumer", group=self._options.group, cause=error.str())
 
     def _decode_waiting(self) -> None:
-        """Decode and deliver in order; while the registry is away nothing is lost and polling goes on."""
+        """Decode and deliver in order; a registry that is away, say, is waited for, and polling goes on."""
         if time.monotonic() < self._retry_at:
             return
         chunks: list[Chunk] = []
@@ -283,9 +289,11 @@ class PollThread(threading.Thread):
                 if epoch == self._epoch and source in self._expected:
                     chunks.append(self._chunkers[source.topic](epoch, records))
                 del self._undecoded[0]
-        except RegistryUnavailable as error:
-            self._retry_at = time.monotonic() + _REGISTRY_PAUSE_S
-            log.warning("registry away, records wait", cause=str(error))
+        except Exception as error:
+            if not getattr(error, "transient", False):
+                raise
+            self._retry_at = time.monotonic() + _DECODE_PAUSE_S
+            log.warning("records wait for what may pass to be decoded", cause=str(error))
         if chunks:
             with self._outstanding_lock:
                 self._outstanding += sum(len(chunk) for chunk in chunks)
@@ -342,6 +350,11 @@ class PollThread(threading.Thread):
                 self._seek(source, offset)
                 self._expected[source] = offset
         self._epoch = epoch  # only now: what was fetched before the seek would come back as duplicates
+
+    def _commit(self, offsets: Sequence[TopicPartition]) -> None:
+        for part in self._consumer.commit(offsets=list(offsets), asynchronous=False) or ():
+            if part.error is not None:
+                raise KafkaException(part.error)
 
     def _seek(self, source: SourcePartition, offset: int) -> None:
         """Seek; librdkafka refuses until its own fetcher has taken the partition up, which is soon."""

@@ -12,9 +12,9 @@ from edge.recorded import create_replay_app
 from ops.cli import build_app
 from ops.settings import Settings
 from ops.stack.parts import LOCAL_PARTS
-from pipelines.metrics import WorkerMetrics
 from schemas.recording import RecordingHeader
 from schemas.topics import DAY_MS, INPUT, OUTPUT, REJECTS
+from tests.support.no_engine import worker_registry
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -36,7 +36,8 @@ def test_a_file_that_a_page_shows_is_that_file(page):
 
 def test_every_example_is_shown_on_a_page():
     shown = {path for page in PAGES for path, _ in _FILE.findall(page.read_text())}
-    assert shown == {str(file.relative_to(ROOT)) for file in (DOCS / "examples").iterdir() if file.is_file()}
+    examples = [file for file in (DOCS / "examples").rglob("*") if file.is_file() and file.suffix != ".pyc"]
+    assert shown == {str(file.relative_to(ROOT)) for file in examples}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -73,7 +74,7 @@ def measured() -> dict[str, set[str]]:
     """Names of what each process measures, without the ending that says the kind of a metric."""
     edge = create_replay_app(RecordingHeader("default", "one", "log", "2026-01-01T00:00:00Z"), [])
     return {
-        "worker": {family.name for family in WorkerMetrics("ingest").registry.collect()},
+        "worker": {family.name for family in worker_registry().collect()},
         "edge": {family.name for family in edge.core.metrics.registry.collect()},
     }
 
@@ -104,6 +105,14 @@ def settings_of(group: str) -> dict[str, object]:
 def test_the_data_engineers_page_names_every_setting_of_a_worker_with_its_default():
     rows = dict(re.findall(r"^\| `(worker\.[a-z_]+)` \| (\S+) \|", text("data-engineer.md"), re.MULTILINE))
     assert rows == {name: str(default) or "empty" for name, default in settings_of("worker").items()}
+
+
+def test_the_guarantees_name_what_every_bound_of_a_worker_costs_with_its_default():
+    costs = dict(re.findall(r"^\| `(worker\.[a-z_]+)` \| (\S+) \|", text("guarantees.md"), re.MULTILINE))
+    no_bounds = {"worker.identity", "worker.web_host", "worker.web_port"}
+    bounds = {name: f"{default:,}" if isinstance(default, int) else str(default)
+              for name, default in settings_of("worker").items() if name not in no_bounds}  # fmt: skip
+    assert costs == bounds
 
 
 @pytest.mark.parametrize("group", ["kafka", "registry", "postgres"])

@@ -9,8 +9,10 @@ from types import SimpleNamespace
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
+from connectors.kafka import appends
 from connectors.kafka import transaction as module
 from connectors.kafka.chunk import SourcePartition
+from connectors.kafka.clients import Clients
 from connectors.kafka.errors import (
     AppendRefused,
     KafkaUnavailable,
@@ -80,10 +82,10 @@ def begun(monkeypatch, leaving):
 
     def make(committed_unit=lambda _source: UNIT, **answers):
         producers = Producers(**answers)
-        monkeypatch.setattr(module, "Producer", producers)
-        monkeypatch.setattr(module, "_ASK_S", 0.01)
+        for waits in (module, appends):
+            monkeypatch.setattr(waits, "ASK_S", 0.01)
         transaction = KafkaTransaction(
-            KafkaOptions("kafka:9092"),
+            KafkaOptions("kafka:9092", clients=Clients(producer=producers)),
             transactional_id="id",
             group_metadata=lambda: None,
             committed_unit=committed_unit,
@@ -93,7 +95,7 @@ def begun(monkeypatch, leaving):
         transaction.open()
         transaction.begin()
         if "send_offsets_to_transaction" not in answers:
-            transaction.send_offsets({SOURCE: 3}, UNIT)
+            transaction.send_offsets({SOURCE: 3}, UNIT, {})
         return SimpleNamespace(transaction=transaction, producers=producers)
 
     return make
@@ -169,11 +171,11 @@ def test_offsets_that_are_never_answered_abort_the_unit_and_the_producer_is_made
     bench = begun(send_offsets_to_transaction=[never])
     try:
         with pytest.raises(TransactionAborted, match="coordinator"):
-            bench.transaction.send_offsets({SOURCE: 3}, UNIT)
+            bench.transaction.send_offsets({SOURCE: 3}, UNIT, {})
         bench.transaction.abort()
         assert "abort_transaction" not in bench.producers.calls, "the producer that is at it is given up"
         bench.transaction.begin()
-        bench.transaction.send_offsets({SOURCE: 3}, UNIT)
+        bench.transaction.send_offsets({SOURCE: 3}, UNIT, {})
         bench.transaction.commit()
         assert bench.producers.calls.count("made") == 2
     finally:
@@ -189,7 +191,7 @@ def test_a_worker_that_leaves_waits_for_no_call_to_its_end(begun, leaving, call)
     bench.transaction._live.flush = lambda _timeout_s: 1 if call == "flush" else 0
     steps = {
         "flush": bench.transaction.flush,
-        "send_offsets_to_transaction": lambda: bench.transaction.send_offsets({SOURCE: 3}, UNIT),
+        "send_offsets_to_transaction": lambda: bench.transaction.send_offsets({SOURCE: 3}, UNIT, {}),
         "commit_transaction": bench.transaction.commit,
         "abort_transaction": bench.transaction.abort,
     }
