@@ -42,7 +42,8 @@ topics stay together. ``cooperative-sticky``: moves only what must move, promise
 
 _SEEK_TRIES, _SEEK_PAUSE_S = 200, 0.01
 _DECODE_PAUSE_S = 1.0
-_REJOIN_S = 60.0  # far longer than a rejoin takes, far shorter than an operator who replaces a worker
+_OUTAGE_S = 60.0  # far longer than a rejoin takes, far shorter than an operator who replaces a worker
+_TWIN_S = 10.0  # two with one identity fence each other within seconds; a session alone takes 6 s to time out
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +122,7 @@ class PollThread(threading.Thread):
         self._outstanding_lock = threading.Lock()
         self._held = False
         self._retry_at = 0.0
-        self._away_at = -_REJOIN_S
+        self._away_at = -_OUTAGE_S
         self.group_metadata: Any = None
         self.assignment: frozenset[SourcePartition] = frozenset()
 
@@ -171,16 +172,17 @@ class PollThread(threading.Thread):
         """Poll until stopped; an error that cannot pass is told to the listener once.
 
         After an outage of the brokers a static member can be fenced by its own second attempt to join:
-        then it joins once more. A member that is fenced without an outage, or again, has been replaced.
+        then it joins once more, and again after the next one: brokers are restarted one after the other. A
+        member that is fenced without an outage, or as soon as it has joined, has been replaced.
         """
-        rejoined_at = -_REJOIN_S
+        rejoined_at = -_OUTAGE_S
         try:
             while not self._stopping.is_set():
                 try:
                     self._poll()
                 except ConsumerFenced:
                     now = time.monotonic()
-                    if now - self._away_at > _REJOIN_S or now - rejoined_at < _REJOIN_S:
+                    if now - self._away_at > _OUTAGE_S or now - rejoined_at < _TWIN_S:
                         raise
                     rejoined_at = now
                     log.warning(
@@ -208,7 +210,7 @@ class PollThread(threading.Thread):
 
     def _on_error(self, error: KafkaError) -> None:
         if error.code() in (KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT):  # noqa: SLF001
-            if time.monotonic() - self._away_at > _REJOIN_S:
+            if time.monotonic() - self._away_at > _OUTAGE_S:
                 log.warning("brokers away, waiting for them", group=self._options.group, cause=error.str())
             self._away_at = time.monotonic()
 
