@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from connectors.kafka.at_least_once import AtLeastOnce
+from connectors.kafka.decoding import DecodeGuard
 from connectors.kafka.hot_keys import HotKeys
 from connectors.kafka.inflight import InFlight
 from connectors.kafka.positions import PositionReader
@@ -69,6 +70,7 @@ class Engine:
         self.ticker = Ticker(options.kafka, tools.codec.encode_event)
         self.partitions: Partitions
         self.in_flight: InFlight
+        self.guard: DecodeGuard
 
     def open(self, sources: Mapping[str, Source]) -> None:
         """Open the stores and fence a predecessor's producer; blocks.
@@ -89,7 +91,10 @@ class Engine:
             begin_at=self.transaction.begin_at if isinstance(self.transaction, AtLeastOnce) else None,
             state=self.options.state,
         )
-        self.in_flight = InFlight(self.options.state_dir)
+        decoding = InFlight(self.options.state_dir, "DECODING")
+        # A crash while decoding is not the agents' doing, whatever they had in hand.
+        self.in_flight = InFlight(self.options.state_dir, believed=not decoding.found)
+        self.guard = DecodeGuard(decoding)
         self.transaction.open()
 
     def behind(

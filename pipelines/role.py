@@ -269,6 +269,7 @@ class RoleApp(faust.App):
             self.engine.options.consumer,
             {topic: hot_keys.watching(source.chunker) for topic, source in self.sources.items()},
             _Listener(self),
+            self.engine.guard,
         )
         self.coordinator.poller = self.engine.poller = poller
         poller.start()
