@@ -17,6 +17,7 @@ from pipelines.engine import Engine, EngineOptions
 from pipelines.errors import OptionsRefused, UnknownRole
 from pipelines.extension import Extension
 from pipelines.metrics import WorkerMetrics
+from pipelines.partitions import OpenStore, open_rocks
 from pipelines.role import RoleApp
 from pipelines.slots import Slot
 from pipelines.tools import Tools
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from pipelines.extension import Register
     from pipelines.options import WorkerOptions
     from schemas.access import Operation
+    from schemas.catalog import SchemaSource
     from schemas.kinds import Kind
 
 # A collection of Faust's heap costs more than the work between two of them: see docs/adr/0002.
@@ -90,16 +92,15 @@ def build_role(name: str, options: WorkerOptions, extension: Extension) -> RoleA
     roles = {**ROLES, **extension.roles}
     if name not in roles:
         raise UnknownRole(name, roles)
-    kinds = extension.all_kinds()
-    check_kinds(kinds)
+    check_kinds(extension.all_kinds())
     if options.transaction_timeout_ms <= options.commit_interval_ms + options.stall_ms_max:
         raise OptionsRefused(
             f"transaction_timeout_ms={options.transaction_timeout_ms} is not longer than commit_interval_ms "
             f"+ stall_ms_max = {options.commit_interval_ms + options.stall_ms_max}"
         )
     check_machine(options.state)
-    guarantee = _guarantee(name, options)
-    web = _web(options, list(roles).index(name))
+    _guarantee(name, options)  # what it refuses is said before anything is asked of a service
+    web = _web(options, list(roles).index(name))  # asked now: a port in use is said before all else
     registry = Registry(options.registry_url)
     if options.register_schemas:
         registry.register_all()
@@ -107,8 +108,31 @@ def build_role(name: str, options: WorkerOptions, extension: Extension) -> RoleA
             registry.register(subject, text)
     if options.create_topics:
         ensure_topics(options.kafka, extension.all_topics())
-    tools = Tools(WireCodec(registry, schemas=extension.schemas), PayloadCodec(registry), kinds)
+    tools = tools_of(extension, registry)
+    app = assemble(name, options, extension, tools, web=web)
+    app.controls = Controls(options.kafka, name, tools.codec)
+    check_topics(options.kafka, _needed(app, name))
+    return app
+
+
+def tools_of(extension: Extension, schemas: SchemaSource) -> Tools:
+    """Return what agents share, with our own schemas fetched; raises UnknownType, RegistryUnavailable."""
+    codec = WireCodec(schemas, schemas=extension.schemas)
+    tools = Tools(codec, PayloadCodec(schemas), extension.all_kinds())
     tools.warm()
+    return tools
+
+
+def assemble(
+    name: str,
+    options: WorkerOptions,
+    extension: Extension,
+    tools: Tools,
+    *,
+    web: Mapping[str, Any],
+    open_store: OpenStore = open_rocks,
+) -> RoleApp:
+    """Put a role's app together with its engine and agents; no service is asked anything yet."""
     slot = Slot(options.state_dir, name, options.identity)
     group = f"{options.kafka.topic_prefix}sluicegate.{name}"
     engine = Engine(
@@ -130,18 +154,17 @@ def build_role(name: str, options: WorkerOptions, extension: Extension) -> RoleA
             coordinator=CoordinatorOptions(
                 commit_interval_ms=options.commit_interval_ms, stall_ms_max=options.stall_ms_max
             ),
-            guarantee=guarantee,
+            guarantee=_guarantee(name, options),
             state=options.state,
+            open_store=open_store,
         ),
         tools,
         WorkerMetrics(name),
     )
     app = RoleApp(name, engine, slot=slot, **web)
-    app.controls = Controls(options.kafka, name, tools.codec)
     add_pages(app)
-    for register in roles[name]:
+    for register in {**ROLES, **extension.roles}[name]:
         register(app, tools, options)
-    check_topics(options.kafka, _needed(app, name))
     return app
 
 

@@ -15,7 +15,7 @@ from connectors.kafka.positions import PositionReader
 from connectors.kafka.ticker import Ticker
 from connectors.kafka.transaction import KafkaTransaction
 from pipelines.late import LateEventMaker
-from pipelines.partitions import Partitions
+from pipelines.partitions import OpenStore, Partitions, open_rocks
 from state.budget import StateOptions
 from state.checkpoint import UnitOfWork
 
@@ -51,6 +51,7 @@ class EngineOptions:
     coordinator: CoordinatorOptions
     guarantee: Guarantee = "exactly-once"
     state: StateOptions = field(default_factory=StateOptions)
+    open_store: OpenStore = open_rocks
 
 
 class Engine:
@@ -90,6 +91,7 @@ class Engine:
             state_dir=self.options.state_dir,
             begin_at=self.transaction.begin_at if isinstance(self.transaction, AtLeastOnce) else None,
             state=self.options.state,
+            open_store=self.options.open_store,
         )
         decoding = InFlight(self.options.state_dir, "DECODING")
         # A crash while decoding is not the agents' doing, whatever they had in hand.

@@ -22,6 +22,7 @@ from connectors.threads import DaemonExecutor
 from pipelines.gauges import EngineGauges
 from pipelines.partitions import Source
 from pipelines.sensors import Sensors
+from schemas.catalog import EVENT
 from schemas.controls import Target
 from schemas.errors import SluicegateError
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from connectors.kafka.isolation import Standstill
     from pipelines.controls import Controls
     from pipelines.engine import Engine
+    from pipelines.slots import Slot
     from schemas.controls import AnyTarget
     from schemas.record import Record
     from schemas.topics import TopicSpec
@@ -114,9 +116,10 @@ class RoleApp(faust.App):
     BootStrategy = BootStrategy
     in_transaction = False  # transactions are the unit of work's, for every agent
 
-    def __init__(self, role: str, engine: Engine, **kwargs: Any) -> None:
+    def __init__(self, role: str, engine: Engine, *, slot: Slot | None = None, **kwargs: Any) -> None:
         self.role = role
         self.engine = engine
+        self.slot = slot  # held, and its folder locked, for as long as the app is
         self.sources: dict[str, Source] = {}
         self.coordinator_or_none: Coordinator | None = None
         self.controls: Controls | None = None
@@ -162,14 +165,24 @@ class RoleApp(faust.App):
         becomes of an event that cannot be handled.
 
         Raises:
-            ValueError: not exactly one of ``decode`` and ``columns``, or no such policy.
+            ValueError: not exactly one of ``decode`` and ``columns``, no such policy, a changelog that has
+                not as many partitions as the input (state stands under the number of its partition), or an
+                ``open_deadline`` on a topic that holds no events, as a tick is one.
         """
+        wrong = ""
         if (decode is None) == (columns is None):
-            raise ValueError(f"source of {agent}: give either decode or columns")
-        if on_failure not in get_args(FailurePolicy):
-            raise ValueError(
-                f"source of {agent}: on_failure={on_failure!r} is none of {get_args(FailurePolicy)}"
+            wrong = "give either decode or columns"
+        elif changelog is not None and changelog.partitions != spec.partitions:
+            wrong = (
+                f"{changelog.name} must have as many partitions as {spec.name}, {spec.partitions}, and has "
+                f"{changelog.partitions}"
             )
+        elif open_deadline is not None and spec.subject != EVENT:
+            wrong = f"open_deadline has ticks appended, and {spec.name} holds no {EVENT}"
+        elif on_failure not in get_args(FailurePolicy):
+            wrong = f"on_failure={on_failure!r} is none of {get_args(FailurePolicy)}"
+        if wrong:
+            raise ValueError(f"source of {agent}: {wrong}")
         chunker = columns if decode is None else events_of(decode)
         assert chunker is not None
         name = spec.named(self.engine.options.kafka.topic_prefix)

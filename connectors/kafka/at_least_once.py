@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from connectors.kafka.access import REFUSALS, refusal
 from connectors.kafka.appends import ASK_S, Appends, offsets_of, producer_config
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Mapping, Sequence
     from concurrent.futures import Future
+
+    from confluent_kafka import Producer
 
     from connectors.kafka.errors import KafkaFailure
     from connectors.kafka.options import KafkaOptions
@@ -64,7 +66,7 @@ class AtLeastOnce(Appends):
             NotAuthorized: the principal may not look.
         """
         # No time-out: a record that is given up may yet be appended, after newer ones of its key.
-        producer = Producer(producer_config(self._kafka) | {"message.timeout.ms": 0})
+        producer = self._kafka.clients.producer(producer_config(self._kafka) | {"message.timeout.ms": 0})
         try:
             producer.list_topics(timeout=_OPEN_S)
         except KafkaException as error:

@@ -15,7 +15,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import structlog
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Message, TopicPartition
 
 from connectors.kafka.access import REFUSALS
 from connectors.kafka.chunk import Records, SourcePartition
@@ -24,6 +24,8 @@ from connectors.kafka.errors import ConsumerFailed, ConsumerFenced, NotAuthorize
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from confluent_kafka import Consumer
 
     from connectors.kafka.chunk import Chunk, Chunker
     from connectors.kafka.options import KafkaOptions
@@ -94,6 +96,7 @@ class PollThread(threading.Thread):
         self._listener = listener
         self._guard = guard or DecodeGuard()
         self._principal = kafka.principal
+        self._clients = kafka.clients
         self._config = kafka.client_config() | {
             "group.id": options.group,
             "group.instance.id": options.instance_id,
@@ -194,7 +197,7 @@ class PollThread(threading.Thread):
             self._close()
 
     def _poll(self) -> None:
-        self._consumer = Consumer(self._config | {"error_cb": self._on_error})
+        self._consumer: Consumer = self._clients.consumer(self._config | {"error_cb": self._on_error})
         self._consumer.subscribe(
             list(self._chunkers),
             on_assign=self._on_assign,

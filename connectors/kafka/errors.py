@@ -12,6 +12,7 @@ KafkaFailure
 ├── AppendFailed          nothing was appended, or nobody knows: repeat it, event ids make that safe
 ├── ReplayFailed          dead letters were not handed in again, or nobody knows: run it again
 ├── NoSuchTopic           there is no topic of that name
+│   └── TopicUndeclared   an agent under test writes to a topic that nothing declares
 ├── TopicMismatch         an existing topic is not as the table says
 ├── TransactionAborted    nothing of the transaction took place; it is done again
 ├── TransactionFenced     another process has this slot; this one must stop
@@ -157,6 +158,18 @@ class NoSuchTopic(KafkaFailure):
             f"there is no topic {topic}",
             remedy="`sluicegate topics list` names those of the table; the role that writes it creates it.",
         )
+
+
+class TopicUndeclared(NoSuchTopic):
+    """An agent under test appends to a topic that nothing creates."""
+
+    fatal = True  # never the fault of an event
+
+    remedy = "Add it to TOPICS of the agent's module, or to `topics` of its Extension."
+
+    def __init__(self, topic: str) -> None:
+        super().__init__(topic)
+        self.remedy = TopicUndeclared.remedy
 
 
 class TopicMismatch(KafkaFailure):

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
-from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import KafkaError, KafkaException
 
 from connectors.kafka.access import REFUSALS, refusal
 from connectors.kafka.appends import ASK_S, Appends, offsets_of, producer_config
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Mapping
     from concurrent.futures import Future
+
+    from confluent_kafka import Producer
 
     from connectors.kafka.options import KafkaOptions
 
@@ -42,11 +44,11 @@ class SourcePartition(Protocol):
 
     @property
     def topic(self) -> str:
-        """The topic, without prefix."""
+        """The topic's name as it stands in Kafka."""
 
     @property
     def partition(self) -> int:
-        """Number, or None = by key."""
+        """Its number."""
 
 
 class KafkaTransaction(Appends):
@@ -103,7 +105,7 @@ class KafkaTransaction(Appends):
             NotAuthorized: the principal may not use the id.
         """
         self._producer = None
-        producer = Producer(self._config)
+        producer = self._kafka.clients.producer(self._config)
         try:
             self._patiently(producer.init_transactions, self._timeout_s + _OPEN_S)
         except KafkaException as error:
@@ -116,7 +118,7 @@ class KafkaTransaction(Appends):
     def log(self, level: int, _format: str, facility: str, _name: str, text: str) -> None:
         """Take what librdkafka logs: when a connection breaks or falls silent, it says so here alone."""
         self._disturbed = self._disturbed or facility in _DISTURBED
-        log.log(level if level >= logging.WARNING else logging.DEBUG, "librdkafka", said=text)
+        (log.warning if level >= logging.WARNING else log.debug)("librdkafka", said=text)
 
     def _be_undisturbed(self) -> None:
         """Make the producer anew where it may have asked for something twice.

@@ -12,6 +12,7 @@ from connectors.kafka import appends as waits
 from connectors.kafka import at_least_once as module
 from connectors.kafka.at_least_once import AtLeastOnce
 from connectors.kafka.chunk import SourcePartition
+from connectors.kafka.clients import Clients
 from connectors.kafka.errors import (
     AppendRefused,
     ConsumerFailed,
@@ -83,7 +84,10 @@ class Bench:
     def __init__(self):
         self.commits, self.answer, self.leaving = [], None, threading.Event()
         self.transaction = AtLeastOnce(
-            KafkaOptions("kafka:9092"), commit_offsets=self._commit, timeout_ms=50, leaving=self.leaving
+            KafkaOptions("kafka:9092", clients=Clients(producer=Queue)),
+            commit_offsets=self._commit,
+            timeout_ms=50,
+            leaving=self.leaving,
         )
         self.transaction.open()
         self.queue = self.transaction._producer
@@ -113,7 +117,6 @@ class Bench:
 
 @pytest.fixture
 def bench(monkeypatch):
-    monkeypatch.setattr(module, "Producer", Queue)
     for where in (module, waits):
         monkeypatch.setattr(where, "ASK_S", 0.01)
     return Bench()
