@@ -313,8 +313,7 @@ class RoleApp(faust.App):
         resumed = {target.partition for target in taken_back if isinstance(target, Target)}
 
         def over(source: SourcePartition, at: Standstill) -> bool:
-            judge = coordinator.handout.judges(source)
-            aside = judge is not None and judge(at.record) is not None
+            aside = self.controls is not None and self.controls.set_aside(at.record) is not None
             return aside or None in resumed or source.partition in resumed
 
         coordinator.pauses.lift(over)
