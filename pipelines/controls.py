@@ -21,7 +21,7 @@ from schemas.topics import CONTROLS
 
 if TYPE_CHECKING:
     from connectors.kafka.aside import Judge
-    from connectors.kafka.chunk import Chunk
+    from connectors.kafka.inflight import Span
     from connectors.kafka.options import KafkaOptions
     from connectors.kafka.tailer import Place, TailState
     from schemas.record import Record
@@ -90,15 +90,19 @@ class Controls:
         skips = self._skips.get((record.topic, record.partition), _NOTHING)
         return skips.get(record.offset) or self._quarantined.get(record.key or b"")
 
-    def judge_of(self, chunk: Chunk) -> Judge | None:
-        """Return what judges a chunk's records; None = none can be set aside, as for nearly every chunk."""
-        if self._quarantined:
-            return self.set_aside
-        skips = self._skips.get(chunk.source)
+    def judge_of(self, records: Span) -> Judge | None:
+        """Return what judges some records; None = none can be set aside, as of nearly all."""
+        return self.set_aside if self._quarantined else self.skips_of(records)
+
+    def skips_of(self, records: Span) -> Judge | None:
+        """Return what says which of some records are skipped, None = none is; on any thread."""
+        skips = self._skips.get(records.source)  # never changed, but replaced
         if skips is None:
             return None
-        first, end = chunk.first.offset, chunk.next_offset
-        return self.set_aside if any(first <= offset < end for offset in skips) else None
+        first, end = records.first.offset, records.next_offset
+        if not any(first <= offset < end for offset in skips):
+            return None
+        return lambda record: skips.get(record.offset)
 
     def decode(self, records: Sequence[Record]) -> Told:
         """Return what was told to this role; None = it was taken back. Raises RegistryUnavailable."""
@@ -135,12 +139,11 @@ class Controls:
 
     def _note_skip(self, target: RecordTarget, control: dict[str, Any] | None) -> None:
         where = (self._prefix + target.topic, target.partition)
-        skips = {**self._skips.pop(where, {})}
+        skips = {**self._skips.get(where, {})}
         skips.pop(target.offset, None)
         if control is not None:
             skips[target.offset] = _set_aside("skipped", control)
-        if skips:
-            self._skips[where] = skips
+        self._skips[where] = skips
 
     def tail_caught_up(self, _place: Place) -> None:
         """See ``TailListener``."""

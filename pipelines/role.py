@@ -267,6 +267,7 @@ class RoleApp(faust.App):
             controls = self.controls
             self.coordinator.pauses.wanted = lambda source: controls.is_paused(source.partition)
             self.coordinator.handout.judges = controls.judge_of
+            self.engine.guard.judges = controls.skips_of
             await controls.start(self._on_controls)
         self.add_future(self._tick())
         self.add_future(self._watch_lag())

@@ -179,16 +179,16 @@ def events_of(decode: Callable[[Sequence[Record]], list[Any]]) -> Chunker:
 
     def chunk(epoch: int, records: Records, guard: DecodeGuard) -> EventChunk:
         items: list[tuple[Record, Any]] = []
-        given_up = False
-        for piece, died in guard.pieces(records):
+        has_asides = False
+        for piece, aside in guard.pieces(records):
             rows = list(piece)
-            given_up = given_up or died is not None
-            items += zip(rows, [died] if died is not None else _decoded(decode, rows), strict=True)
+            has_asides = has_asides or aside is not None
+            items += zip(rows, [aside] if aside is not None else _decoded(decode, rows), strict=True)
         last = items[-1][0]
         made = EventChunk(
             records.source, epoch, items, last.offset + 1, records.size_bytes, last.timestamp_us
         )
-        made.has_asides = given_up
+        made.has_asides = has_asides
         return made
 
     return chunk

@@ -140,8 +140,8 @@ def columns_of(decode: Decode) -> Chunker:
 
     def chunk(epoch: int, records: Records, guard: DecodeGuard) -> ColumnChunk:
         parts = [
-            _sorted_out(decode, piece.values()) if died is None else _none(decode, died)
-            for piece, died in guard.pieces(records)
+            _sorted_out(decode, piece.values()) if aside is None else _none(decode, aside)
+            for piece, aside in guard.pieces(records)
         ]
         found = _merged(parts) if len(parts) > 1 else parts[0]
         rows: Any = records if not found.errors else [records[row] for row in found.rows]

@@ -10,9 +10,11 @@ from connectors.kafka.aside import ProcessDied
 from connectors.kafka.inflight import InFlight
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
+    from connectors.kafka.aside import Judge, SetAside
     from connectors.kafka.chunk import Records, SourcePartition
+    from connectors.kafka.inflight import Span
 
 log = structlog.get_logger(__name__)
 
@@ -23,18 +25,25 @@ class DecodeGuard:
     """What a start learns of a crash while decoding; used on the poll thread alone.
 
     As with agents (``InFlight``): suspects are decoded one by one, and one with which the process ended so
-    often, alone, is not decoded any more.
+    often, alone, is not decoded any more. Nor is one that an operator skips: it may be what ends the process.
     """
 
     def __init__(self, notes: InFlight | None = None) -> None:
         self._notes = notes or InFlight()
+        self.judges: Callable[[Span], Judge | None] = lambda _records: None
+        """Gives what says which of some records are skipped; None = none is. Called on the poll thread."""
 
-    def pieces(self, records: Records) -> Iterator[tuple[Records, ProcessDied | None]]:
+    def pieces(self, records: Records) -> Iterator[tuple[Records, SetAside | None]]:
         """Give runs of consecutive records to decode, in order, or why one must not be.
 
         Asking for the next says that the one before is decoded.
         """
-        for piece in self._pieces(records):
+        judge = self.judges(records)
+        one_by_one = judge is not None or self._notes.is_suspect(records)
+        for piece in _singles(records) if one_by_one else (records,):
+            if judge is not None and (aside := judge(piece.first)) is not None:
+                yield piece, aside
+                continue
             crashes = self._notes.crashes_alone(piece) if len(piece) == 1 else 0
             if crashes >= CRASHES_MAX:
                 where = {**piece.source._asdict(), "offset": piece.first.offset}
@@ -51,9 +60,7 @@ class DecodeGuard:
         """Forget suspects below what is committed."""
         self._notes.passed(positions)
 
-    def _pieces(self, records: Records) -> Iterator[Records]:
-        if not self._notes.is_suspect(records):
-            yield records
-            return
-        for at in range(len(records)):
-            yield records[at : at + 1]
+
+def _singles(records: Records) -> Iterator[Records]:
+    for at in range(len(records)):
+        yield records[at : at + 1]

@@ -112,6 +112,8 @@ def aside(controls, topic, partition, offset, key=b"k"):
     judge = controls.judge_of(chunk)
     found = None if judge is None else judge(record)
     assert found is controls.set_aside(record)
+    skip = controls.skips_of(chunk)
+    assert (None if skip is None else skip(record)) is (found if found and found.cause == "skipped" else None)
     return None if found is None else (found.cause, str(found))
 
 

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 from confluent_kafka import Message
 
-from connectors.kafka.aside import ProcessDied
+from connectors.kafka.aside import ProcessDied, SetAside
 from connectors.kafka.chunk import Records, SourcePartition, events_of
 from connectors.kafka.columns import Columns, columns_of
 from connectors.kafka.decoding import DecodeGuard
@@ -147,3 +147,22 @@ def test_a_crash_while_decoding_is_no_fault_of_what_agents_had_in_hand(tmp_path)
     agents = InFlight(tmp_path, believed=not decoding.found)
     assert decoding.found
     assert not agents.is_suspect(records(b"1"))
+
+
+@pytest.mark.parametrize(
+    ("chunker_of", "decode"), [(events_of, rows), (columns_of, columns)], ids=["events", "columns"]
+)
+def test_a_record_that_is_skipped_is_not_even_decoded(tmp_path, chunker_of, decode):
+    skip = SetAside("skipped", "ends the process")
+    guard = DecodeGuard()
+    guard.judges = lambda _records: lambda record: skip if record.offset == 11 else None
+
+    def ending(found):
+        assert b"end" not in [getattr(one, "value", one) for one in found]
+        return decode(found)
+
+    chunk = chunker_of(ending)(0, records(b"1", b"end", b"3"), guard)
+
+    errors = chunk.errors if chunker_of is columns_of else [item for item in chunk.items if item[1] is skip]
+    assert [(record.offset, error) for record, error in errors] == [(11, skip)]
+    assert len(chunk) == 3
