@@ -134,7 +134,7 @@ def test_a_role_that_there_is_not_is_refused_with_those_that_there_are():
 def test_every_client_of_kafka_is_told_how_to_prove_who_it_is():
     """Each begins with `client_config`, but for the question whether the local stack answers.
 
-    ``stage.py`` hands on a configuration that it was given.
+    ``stage.py`` hands on a configuration that it was given; ``producer_config`` begins with it, too.
     """
     clients = {"Consumer", "Producer", "AdminClient"}
     makers = set()
