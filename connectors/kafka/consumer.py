@@ -19,6 +19,7 @@ from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Messag
 
 from connectors.kafka.access import REFUSALS
 from connectors.kafka.chunk import Records, SourcePartition
+from connectors.kafka.decoding import DecodeGuard
 from connectors.kafka.errors import ConsumerFailed, ConsumerFenced, NotAuthorized
 
 if TYPE_CHECKING:
@@ -88,11 +89,13 @@ class PollThread(threading.Thread):
         options: ConsumerOptions,
         chunkers: Mapping[str, Chunker],
         listener: Listener,
+        guard: DecodeGuard | None = None,
     ) -> None:
         super().__init__(name=f"poll-{options.group}", daemon=True)
         self._options = options
         self._chunkers = chunkers
         self._listener = listener
+        self._guard = guard or DecodeGuard()
         self._principal = kafka.principal
         self._clients = kafka.clients
         self._config = kafka.client_config() | {
@@ -289,7 +292,7 @@ class PollThread(threading.Thread):
                 epoch, records = self._undecoded[0]
                 source = records.source
                 if epoch == self._epoch and source in self._expected:
-                    chunks.append(self._chunkers[source.topic](epoch, records))
+                    chunks.append(self._chunkers[source.topic](epoch, records, self._guard))
                 del self._undecoded[0]
         except Exception as error:
             if not getattr(error, "transient", False):
@@ -337,6 +340,7 @@ class PollThread(threading.Thread):
             return  # revoked while its state was restored
         self._seek(source, offset)
         self._expected[source] = offset
+        self._guard.passed({source: offset})
         if not self._held:
             self._consumer.resume(self._parts([source]))
 

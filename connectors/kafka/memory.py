@@ -191,6 +191,11 @@ class MemoryKafka:
             known = self._committed.get((group, part.topic, part.partition))
             return known or TopicPartition(part.topic, part.partition)
 
+    def commit(self, group: str, parts: Sequence[TopicPartition]) -> None:
+        """Have a group's offsets stand."""
+        with self.changed:
+            self._committed |= {(group, part.topic, part.partition): part for part in parts}
+
     def _describe(self, topics: Any, request_timeout: float) -> dict[str, Future[Any]]:  # noqa: ARG002
         found: dict[str, Future[Any]] = {}
         for name in topics.topic_names:
@@ -298,6 +303,11 @@ class MemoryConsumer:
         """Return the group's committed offsets."""
         return [self._kafka.committed(self._group, part) for part in parts]
 
+    def commit(self, offsets: Sequence[TopicPartition], *, asynchronous: bool) -> list[TopicPartition]:  # noqa: ARG002
+        """Have the group's offsets stand, without a transaction."""
+        self._kafka.commit(self._group, offsets)
+        return list(offsets)
+
     def get_watermark_offsets(self, part: TopicPartition, timeout: float) -> tuple[int, int]:  # noqa: ARG002
         """Return the first offset, and the last stable one or, read uncommitted, the high watermark."""
         return self._kafka.bounds((part.topic, part.partition), committed=self._is_committed)
@@ -336,6 +346,12 @@ class MemoryProducer:
         """Another producer has the id now."""
         self._fenced = True
         self._end("aborted")
+
+    def __len__(self) -> int:
+        return 0  # appended at once: nothing is queued
+
+    def list_topics(self, timeout: float) -> None:
+        """Nobody looks at the answer: a broker that gives one is there."""
 
     def begin_transaction(self) -> None:
         """Open a transaction."""

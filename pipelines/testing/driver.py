@@ -57,6 +57,7 @@ class AgentDriver:
         stack: real parts to run on; None = memory.
         start_us: where the clock begins.
         chunk_events_max: as the setting of that name: the longest batch that an agent is handed.
+        at_least_once: as if the setting of that name named the role: a refused commit leaves its outputs.
 
     Raises:
         UnknownRole: there is no such role.
@@ -72,6 +73,7 @@ class AgentDriver:
         stack: Stack | None = None,
         start_us: int = START_US,
         chunk_events_max: int = 2_000,
+        at_least_once: bool = False,
     ) -> None:
         self.role = role
         self.extension = extension or Extension()
@@ -93,6 +95,7 @@ class AgentDriver:
             # In memory a unit ends when all that was fed is handled, however slow the machine is.
             commit_interval_ms=100 if stack else 3_600_000,
             chunk_events_max=chunk_events_max,
+            at_least_once=(role,) if at_least_once else (),
             identity="test",
         )
         self.tools = tools_of(self.extension, self._services.schemas)
@@ -297,9 +300,10 @@ class AgentDriver:
     def abort_next_unit(self) -> None:
         """Have the broker refuse the next commit: its unit must leave nothing behind, and is done again.
 
-        An agent that keeps anything outside of its scope, in a variable say, shows it here.
+        An agent that keeps anything outside of its scope, in a variable say, shows it here. Of a role that
+        is at least once the outputs stand, and come again.
         """
-        self._stage.aborts += 1
+        self._stage.refusals += 1
 
     @property
     def standstills(self) -> dict[tuple[str, int], Standstill]:

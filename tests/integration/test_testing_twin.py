@@ -43,6 +43,20 @@ def test_an_agent_does_the_same_in_memory_and_on_the_real_parts(parts, tmp_path)
     assert on_parts["counts"] == {"counted": 7, "dead_letter": 5, "summed": 12, "windowed": 3, "late": 1}
 
 
+def test_at_least_once_leaves_the_same_behind_in_memory_and_on_the_real_parts(parts, tmp_path):
+    def said(folder, stack=None):
+        agents = twin.extension()
+        with AgentDriver("twin", agents, folder=folder, stack=stack, at_least_once=True) as driver:
+            row = {"sensor": "b", "amount": 1, "unit": "kWh"}
+            driver.abort_next_unit()
+            driver.feed(row, topic=twin.READINGS, key=b"b")
+            return driver.values(twin.EACH), driver.state("counter").items(), driver.counts
+
+    in_memory = said(tmp_path / "memory")
+    assert said(tmp_path / "parts", parts) == in_memory
+    assert in_memory[0] == [b"1", b"1"], "what was appended stands"
+
+
 def test_rows_of_several_schemas_in_one_batch_are_resolved_to_the_readers(parts, tmp_path):
     """With ids that a real registry gave: an older schema with an int and no unit, ours, and a newer one."""
     with AgentDriver("twin", twin.extension(), folder=tmp_path, stack=parts) as driver:

@@ -44,7 +44,7 @@ def drive(tmp_path):
     drivers = []
 
     def start(handle=None, role="one", **how):
-        given = extension() if handle is None else role_of(handle)
+        given = extension() if handle is None else role_of(handle, changelog=topic("twin.one.changelog.v1"))
         drivers.append(AgentDriver(role, given, folder=tmp_path, **how))
         return drivers[-1]
 
@@ -112,6 +112,21 @@ def test_an_agent_that_remembers_outside_of_its_scope_is_found_by_an_abort(drive
     driver.abort_next_unit()
     driver.feed(ROW, key=b"a")
     assert driver.values(EACH) == [b"2"]
+
+
+def test_a_role_that_is_at_least_once_says_again_what_a_refused_commit_was_of(drive):
+    def handle(scope, row):
+        n = int(scope.state.get(b"n") or 0) + row["amount"]
+        scope.state.put(b"n", b"%d" % n)
+        scope.emit(EACH, b"k", b"%d" % n)
+
+    driver = drive(handle, at_least_once=True)
+    driver.abort_next_unit()
+    driver.feed(ROW, ROW, key=b"a", partition=0)
+    assert driver.values(EACH) == [b"1", b"2", b"1", b"2"]
+    assert driver.state().get(b"n") == b"2"
+    driver.restart(lose_state=True)
+    assert driver.state().get(b"n") == b"2", "the last value of the changelog"
 
 
 def test_an_agent_that_may_not_pass_an_event_stands_still_until_it_is_resumed(tmp_path):
