@@ -124,7 +124,7 @@ class AppendRefused(KafkaFailure):
         super().__init__(
             f"record {key!r} of {size_bytes} bytes is too large for {topic}",
             remedy="Split it, or publish a reference to it. If it is small, the topic refuses whole batches: "
-            "its max.message.bytes was lowered; `sluicegate topics create` names what differs from the table.",
+            "its max.message.bytes was lowered; `sluicegate topics create` tells what differs.",
         )
 
 
