@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from tests.faults.run import Run
 
 
+pytestmark = [pytest.mark.slow_fault, pytest.mark.timeout(300)]
+
+
 def set_limit(run: Run, limit_bytes: int) -> None:
     """Set the broker's own limit of the output topic; it is one of batches."""
     admin = AdminClient(run.kafka.client_config())
@@ -31,7 +34,6 @@ def set_limit(run: Run, limit_bytes: int) -> None:
     admin.incremental_alter_configs([resource])[resource].result(20)
 
 
-@pytest.mark.slow_fault
 def test_a_topic_that_refuses_whole_batches_stops_the_worker_with_the_reason_and_costs_nothing(run: Run):
     set_limit(run, 1_000)
     run.begin(2_000)
