@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from connectors.kafka.at_least_once import AtLeastOnce
+from connectors.kafka.decoding import DecodeGuard
 from connectors.kafka.hot_keys import HotKeys
 from connectors.kafka.inflight import InFlight
 from connectors.kafka.positions import PositionReader
@@ -70,6 +71,7 @@ class Engine:
         self.ticker = Ticker(options.kafka, tools.codec.encode_event)
         self.partitions: Partitions
         self.in_flight: InFlight
+        self.guard: DecodeGuard
 
     def open(self, sources: Mapping[str, Source]) -> None:
         """Open the stores and fence a predecessor's producer; blocks.
@@ -91,7 +93,10 @@ class Engine:
             state=self.options.state,
             open_store=self.options.open_store,
         )
-        self.in_flight = InFlight(self.options.state_dir)
+        decoding = InFlight(self.options.state_dir, "DECODING")
+        # A crash while decoding is not the agents' doing, whatever they had in hand.
+        self.in_flight = InFlight(self.options.state_dir, believed=not decoding.found)
+        self.guard = DecodeGuard(decoding)
         self.transaction.open()
 
     def behind(

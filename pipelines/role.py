@@ -267,6 +267,7 @@ class RoleApp(faust.App):
             controls = self.controls
             self.coordinator.pauses.wanted = lambda source: controls.is_paused(source.partition)
             self.coordinator.handout.judges = controls.judge_of
+            self.engine.guard.judges = controls.skips_of
             await controls.start(self._on_controls)
         self.add_future(self._tick())
         self.add_future(self._watch_lag())
@@ -282,6 +283,7 @@ class RoleApp(faust.App):
             self.engine.options.consumer,
             {topic: hot_keys.watching(source.chunker) for topic, source in self.sources.items()},
             _Listener(self),
+            self.engine.guard,
         )
         self.coordinator.poller = self.engine.poller = poller
         poller.start()
@@ -312,8 +314,7 @@ class RoleApp(faust.App):
         resumed = {target.partition for target in taken_back if isinstance(target, Target)}
 
         def over(source: SourcePartition, at: Standstill) -> bool:
-            judge = coordinator.handout.judges(source)
-            aside = judge is not None and judge(at.record) is not None
+            aside = self.controls is not None and self.controls.set_aside(at.record) is not None
             return aside or None in resumed or source.partition in resumed
 
         coordinator.pauses.lift(over)

@@ -14,6 +14,7 @@ from connectors.kafka.chunk import is_no_fault_of_a_record
 if TYPE_CHECKING:
     from connectors.kafka.aside import Judge
     from connectors.kafka.chunk import Chunker, Records, SourcePartition
+    from connectors.kafka.decoding import DecodeGuard
     from schemas.record import Record
 
 
@@ -108,13 +109,22 @@ def _sorted_out(decode: Decode, values: Sequence[bytes | None]) -> Columns:
         if is_no_fault_of_a_record(error):
             raise
         if len(values) == 1:
-            return Columns(decode(()).batch, (), [(0, error)])
-    found = [_sorted_out(decode, [value]) for value in values]
-    batches = pa.Table.from_batches([one.batch for one in found]).combine_chunks().to_batches()
+            return _none(decode, error)
+    return _merged([_sorted_out(decode, [value]) for value in values])
+
+
+def _none(decode: Decode, error: Exception) -> Columns:
+    """Return what a single value decodes to that does not."""
+    return Columns(decode(()).batch, (), [(0, error)])
+
+
+def _merged(singles: Sequence[Columns]) -> Columns:
+    """Return the columns of values that were decoded one by one."""
+    batches = pa.Table.from_batches([one.batch for one in singles]).combine_chunks().to_batches()
     return Columns(
-        batches[0] if batches else found[0].batch,
-        [at for at, one in enumerate(found) if one.rows],
-        [(at, error) for at, one in enumerate(found) for _, error in one.errors],
+        batches[0] if batches else singles[0].batch,
+        [at for at, one in enumerate(singles) if one.rows],
+        [(at, error) for at, one in enumerate(singles) for _, error in one.errors],
     )
 
 
@@ -128,8 +138,12 @@ def columns_of(decode: Decode) -> Chunker:
     One that raises is asked for each value alone, as ``events_of`` does.
     """
 
-    def chunk(epoch: int, records: Records) -> ColumnChunk:
-        found = _sorted_out(decode, records.values())
+    def chunk(epoch: int, records: Records, guard: DecodeGuard) -> ColumnChunk:
+        parts = [
+            _sorted_out(decode, piece.values()) if aside is None else _none(decode, aside)
+            for piece, aside in guard.pieces(records)
+        ]
+        found = _merged(parts) if len(parts) > 1 else parts[0]
         rows: Any = records if not found.errors else [records[row] for row in found.rows]
         errors = [(records[at], error) for at, error in found.errors]
         last = records[len(records) - 1]

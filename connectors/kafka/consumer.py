@@ -19,6 +19,7 @@ from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Messag
 
 from connectors.kafka.access import REFUSALS
 from connectors.kafka.chunk import Records, SourcePartition
+from connectors.kafka.decoding import DecodeGuard
 from connectors.kafka.errors import ConsumerFailed, ConsumerFenced, NotAuthorized
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ _SEEK_TRIES, _SEEK_PAUSE_S = 200, 0.01
 _DECODE_PAUSE_S = 1.0
 _FULL_WAIT_S = 0.002
 _PATIENCE_S = 1.0  # a rebalance waits so long at most; heartbeats are librdkafka's own thread's
-_REJOIN_S = 60.0  # far longer than a rejoin takes, far shorter than an operator who replaces a worker
+_OUTAGE_S = 60.0  # far longer than a rejoin takes, far shorter than an operator who replaces a worker
+_TWIN_S = 10.0  # two with one identity fence each other within seconds; a session alone takes 6 s to time out
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +91,13 @@ class PollThread(threading.Thread):
         options: ConsumerOptions,
         chunkers: Mapping[str, Chunker],
         listener: Listener,
+        guard: DecodeGuard | None = None,
     ) -> None:
         super().__init__(name=f"poll-{options.group}", daemon=True)
         self._options = options
         self._chunkers = chunkers
         self._listener = listener
+        self._guard = guard or DecodeGuard()
         self._principal = kafka.principal
         self._clients = kafka.clients
         self._config = kafka.client_config() | {
@@ -124,7 +128,7 @@ class PollThread(threading.Thread):
         self._full_since: float | None = None  # so much is handed over that nothing more is taken
         self._held = False  # and partitions are paused for it
         self._retry_at = 0.0
-        self._away_at = -_REJOIN_S
+        self._away_at = -_OUTAGE_S
         self.group_metadata: Any = None
         self.assignment: frozenset[SourcePartition] = frozenset()
 
@@ -174,16 +178,17 @@ class PollThread(threading.Thread):
         """Poll until stopped; an error that cannot pass is told to the listener once.
 
         After an outage of the brokers a static member can be fenced by its own second attempt to join:
-        then it joins once more. A member that is fenced without an outage, or again, has been replaced.
+        then it joins once more, and again after the next one: brokers are restarted one after the other. A
+        member that is fenced without an outage, or as soon as it has joined, has been replaced.
         """
-        rejoined_at = -_REJOIN_S
+        rejoined_at = -_OUTAGE_S
         try:
             while not self._stopping.is_set():
                 try:
                     self._poll()
                 except ConsumerFenced:
                     now = time.monotonic()
-                    if now - self._away_at > _REJOIN_S or now - rejoined_at < _REJOIN_S:
+                    if now - self._away_at > _OUTAGE_S or now - rejoined_at < _TWIN_S:
                         raise
                     rejoined_at = now
                     log.warning(
@@ -211,7 +216,7 @@ class PollThread(threading.Thread):
 
     def _on_error(self, error: KafkaError) -> None:
         if error.code() in (KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT):  # noqa: SLF001
-            if time.monotonic() - self._away_at > _REJOIN_S:
+            if time.monotonic() - self._away_at > _OUTAGE_S:
                 log.warning("brokers away, waiting for them", group=self._options.group, cause=error.str())
             self._away_at = time.monotonic()
 
@@ -293,7 +298,7 @@ class PollThread(threading.Thread):
                 epoch, records = self._undecoded[0]
                 source = records.source
                 if epoch == self._epoch and source in self._expected:
-                    chunks.append(self._chunkers[source.topic](epoch, records))
+                    chunks.append(self._chunkers[source.topic](epoch, records, self._guard))
                 del self._undecoded[0]
         except Exception as error:
             if not getattr(error, "transient", False):
@@ -350,6 +355,7 @@ class PollThread(threading.Thread):
             return  # revoked while its state was restored
         self._seek(source, offset)
         self._expected[source] = offset
+        self._guard.passed({source: offset})
         if not self._held:
             self._consumer.resume(self._parts([source]))
 

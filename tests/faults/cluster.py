@@ -52,7 +52,9 @@ class Node(KafkaService):
             "default.replication.factor": "3",
             "min.insync.replicas": "2",
             "transaction.state.log.min.isr": "2",
-            "controlled.shutdown.enable": "true",
+            # Kafka's defaults again: on a busy machine three nodes would take each other for dead.
+            "broker.session.timeout.ms": "9000",
+            "broker.heartbeat.interval.ms": "2000",
         }
 
 

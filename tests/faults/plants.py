@@ -83,8 +83,8 @@ def swaps_events(app: RoleApp, partition: int) -> None:
     """A chunk's events are handed out the wrong way round."""
 
     def turned(chunker: Callable[..., Any]) -> Callable[..., Any]:
-        def chunk(epoch: int, records: Any) -> Any:
-            made = chunker(epoch, records)
+        def chunk(epoch: int, records: Any, guard: Any) -> Any:
+            made = chunker(epoch, records, guard)
             return replace(made, items=made.items[::-1]) if made.source.partition == partition else made
 
         return chunk

@@ -33,13 +33,19 @@ def cluster_run(cluster, run_of: Callable[..., Run], topic_prefix) -> Run:
     return run_of(cluster.options(topic_prefix), rate=1_000.0)
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=["stopped", "killed"])
-def test_leader_controller_and_coordinator_in_turn(cluster: Cluster, cluster_run: Run, how):
-    run = cluster_run
+def two_workers(run: Run) -> None:
+    """Have two read: one that never did ends with the reason where a broker is away."""
     run.begin()
     run.worker()
     run.worker()
+    run.until(lambda: all("partition ready" in worker.says for worker in run.workers), "two that read")
     run.until_committed(500)
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=["stopped", "killed"])
+def test_leader_controller_and_coordinator_in_turn(cluster: Cluster, cluster_run: Run, how):
+    run = cluster_run
+    two_workers(run)
     of_input = INPUT.named(run.kafka.topic_prefix)
     for victim in (
         lambda: cluster.leader(of_input, 0),
@@ -57,10 +63,7 @@ def test_leader_controller_and_coordinator_in_turn(cluster: Cluster, cluster_run
 
 def test_all_three_are_killed_at_once_and_started_again(cluster: Cluster, cluster_run: Run):
     run = cluster_run
-    run.begin()
-    run.worker()
-    run.worker()
-    run.until_committed(500)
+    two_workers(run)
     for number in NODES:
         cluster.end(number, signal.SIGKILL)
     assert all(worker.runs for worker in run.workers)
@@ -76,10 +79,7 @@ def test_two_and_three_workers_join_and_leave_while_a_broker_is_away(
     cluster: Cluster, cluster_run: Run, seed
 ):
     run, rng = cluster_run, random.Random(seed)
-    run.begin()
-    run.worker()
-    run.worker()
-    run.until_committed(500)
+    two_workers(run)
     number = rng.choice(NODES)
     cluster.end(number, signal.SIGKILL)
     third = run.worker()

@@ -102,15 +102,20 @@ def settings_of(group: str) -> dict[str, object]:
     return {f"{group}.{name}": field.default for name, field in model.model_fields.items()}
 
 
+def shown(default: object) -> str:
+    """A default as a page says it."""
+    return "empty" if default in ("", ()) else str(default)
+
+
 def test_the_data_engineers_page_names_every_setting_of_a_worker_with_its_default():
     rows = dict(re.findall(r"^\| `(worker\.[a-z_]+)` \| (\S+) \|", text("data-engineer.md"), re.MULTILINE))
-    assert rows == {name: str(default) or "empty" for name, default in settings_of("worker").items()}
+    assert rows == {name: shown(default) for name, default in settings_of("worker").items()}
 
 
 def test_the_guarantees_name_what_every_bound_of_a_worker_costs_with_its_default():
     costs = dict(re.findall(r"^\| `(worker\.[a-z_]+)` \| (\S+) \|", text("guarantees.md"), re.MULTILINE))
     no_bounds = {"worker.identity", "worker.web_host", "worker.web_port"}
-    bounds = {name: f"{default:,}" if isinstance(default, int) else str(default or "none")
+    bounds = {name: f"{default:,}" if isinstance(default, int) else shown(default)
               for name, default in settings_of("worker").items() if name not in no_bounds}  # fmt: skip
     assert costs == bounds
 
