@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from connectors.kafka.hot_keys import HotKeys
+from connectors.kafka.owners import Owners
 from connectors.kafka.positions import PositionReader
 from connectors.kafka.ticker import Ticker
 from connectors.kafka.transaction import KafkaTransaction
@@ -65,6 +66,7 @@ class Engine:
         )
         self.unit = UnitOfWork(self.transaction, self._topic_id)
         self.hot_keys = HotKeys()
+        self.owners = Owners(options.kafka, options.group)
         self.ticker = Ticker(options.kafka, tools.codec.encode_event)
         self.partitions: Partitions
 

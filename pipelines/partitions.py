@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from connectors.kafka.options import KafkaOptions
     from connectors.kafka.ports import FailurePolicy
     from connectors.kafka.positions import Committed, PositionReader
+    from connectors.kafka.restore import Progress
     from connectors.kafka.ticker import Ticker
+    from pipelines.queries import Query
     from schemas.topics import TopicSpec
     from state.budget import StateOptions
     from state.checkpoint import DeadLetters, LateEvents, UnitOfWork
@@ -52,6 +54,8 @@ class Source:
     on_revoked: Callable[[int], None] | None = None
     """Given the partition; on the loop."""
     on_failure: FailurePolicy = "dead-letter"
+    query: Query | None = None
+    """How the store is read from outside; None = it is not."""
 
 
 class Partitions:
@@ -151,6 +155,17 @@ class Partitions:
         self._ticker.forget(where)
         if source.on_revoked is not None:
             source.on_revoked(where.partition)
+
+    def backend(self, where: SourcePartition) -> Backend | None:
+        """Return the committed data of a partition that is open here."""
+        return self._backends.get(where)
+
+    def restore_of(self, where: SourcePartition) -> Progress | None:
+        """Return how far the restore of a partition's changelog is."""
+        changelog = self._sources[where.topic].changelog
+        if changelog is None:
+            return None
+        return self.restorer.progress.get((changelog.named(self._kafka.topic_prefix), where.partition))
 
     def close_stores(self) -> None:
         """Close the databases; the end of the worker."""

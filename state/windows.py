@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from state.binary import pack_time, unpack_time
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from state.store import StateView
 
@@ -88,6 +88,10 @@ class TimeWindows:
     def get(self, view: StateView, start_us: int, key: bytes) -> bytes | None:
         """Return the value of a window, None when nothing was added."""
         return view.get(self._data + pack_time(start_us) + key)
+
+    def get_many(self, view: StateView, starts_us: Iterable[int], key: bytes) -> list[bytes | None]:
+        """Return the values of a key's windows by their starts, in their order."""
+        return view.multi_get([self._data + pack_time(start_us) + key for start_us in starts_us])
 
     def put(self, view: StateView, start_us: int, key: bytes, value: bytes) -> None:
         """Set the value of a window; whether it is late is the caller's to ask first."""
