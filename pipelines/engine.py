@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from connectors.kafka.hot_keys import HotKeys
+from connectors.kafka.inflight import InFlight
 from connectors.kafka.owners import Owners
 from connectors.kafka.positions import PositionReader
 from connectors.kafka.ticker import Ticker
@@ -69,6 +70,7 @@ class Engine:
         self.owners = Owners(options.kafka, options.group)
         self.ticker = Ticker(options.kafka, tools.codec.encode_event)
         self.partitions: Partitions
+        self.in_flight: InFlight
 
     def open(self, sources: Mapping[str, Source]) -> None:
         """Open the stores and fence a predecessor's producer; blocks.
@@ -88,6 +90,7 @@ class Engine:
             state_dir=self.options.state_dir,
             state=self.options.state,
         )
+        self.in_flight = InFlight(self.options.state_dir)
         self.transaction.open()
 
     def behind(

@@ -262,11 +262,12 @@ class RoleApp(faust.App):
             options=self.engine.options.coordinator,
             on_committed=self._on_committed,
             on_fatal=self._on_fatal,
+            in_flight=self.engine.in_flight,
         )
         if self.controls is not None:
             controls = self.controls
             self.coordinator.pauses.wanted = lambda source: controls.is_paused(source.partition)
-            self.coordinator.judges = controls.judge_of
+            self.coordinator.handout.judges = controls.judge_of
             await controls.start(self._on_controls)
         self.add_future(self._tick())
         self.add_future(self._watch_lag())
@@ -312,7 +313,7 @@ class RoleApp(faust.App):
         resumed = {target.partition for target in taken_back if isinstance(target, Target)}
 
         def over(source: SourcePartition, at: Standstill) -> bool:
-            judge = coordinator.judges(source)
+            judge = coordinator.handout.judges(source)
             aside = judge is not None and judge(at.record) is not None
             return aside or None in resumed or source.partition in resumed
 

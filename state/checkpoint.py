@@ -219,9 +219,19 @@ class PartitionScope:
         self._updates.keep()
         self._marks.pop()
         if not self._marks:
-            for kind, name, n in self._counted:
-                self._counts[kind, name] += n
-            self._counted.clear()
+            self._count_up()
+
+    def next_step(self) -> None:
+        """Keep the one step that there is and begin another: ``keep`` and ``savepoint`` in one."""
+        self.view.next_step()
+        self._updates.forget()
+        self._count_up()
+        self._marks[0] = (len(self.appends), self.append_bytes, 0)
+
+    def _count_up(self) -> None:
+        for kind, name, n in self._counted:
+            self._counts[kind, name] += n
+        self._counted.clear()
 
     def undo(self) -> None:
         """Take the step's effects back."""

@@ -23,6 +23,14 @@ class SetAside(Exception):
         self.attempts = attempts
 
 
+class ProcessDied(SetAside):
+    """The process ended, again and again, with the record in an agent's hands: a failure of its agent."""
+
+    def __init__(self, crashes: int) -> None:
+        detail = f"the process ended {crashes} times with this event in its agent's hands: see its log, dmesg"
+        super().__init__(type(self).__name__, detail, crashes)
+
+
 Judge = Callable[[Record], SetAside | None]
 """Says why a record must not be handed out, or None if it may."""
 

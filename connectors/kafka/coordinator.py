@@ -18,6 +18,8 @@ import structlog
 
 from connectors.kafka.backlog import Backlog
 from connectors.kafka.errors import TransactionAborted
+from connectors.kafka.handout import HandOut
+from connectors.kafka.inflight import InFlight
 from connectors.kafka.isolation import Isolation, Standstill, backoff_s
 from connectors.kafka.lease import Lease
 from connectors.kafka.pauses import Pauses
@@ -26,7 +28,6 @@ from connectors.threads import DaemonExecutor
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Mapping, Sequence
 
-    from connectors.kafka.aside import Judge
     from connectors.kafka.chunk import Chunk, SourcePartition
     from connectors.kafka.consumer import PollThread
     from connectors.kafka.ports import CoordinatorOptions, FailurePolicy, Partitions, Unit
@@ -51,6 +52,7 @@ class Coordinator:
         options: CoordinatorOptions,
         on_committed: Callable[[Any], None],
         on_fatal: Callable[[BaseException], None],
+        in_flight: InFlight | None = None,
     ) -> None:
         self._agents = agents  # topic -> the agent that reads it
         self._policies = policies
@@ -64,10 +66,10 @@ class Coordinator:
         self._takers: dict[str, asyncio.Future[Lease]] = {}
         self._leases: dict[str, Lease] = {}
         self._backlog = Backlog(self._void_chunk)
+        self._in_flight = in_flight or InFlight()
+        self.handout = HandOut(self._backlog, self._in_flight, options.attempts_max)
         self._isolation = Isolation(options.attempts_max, policies)
         self.pauses = Pauses()
-        self.judges: Callable[[SourcePartition], Judge | None] = lambda _source: None
-        """Gives what says of a partition's records which are not handed out; None = all are."""
         self._committed: dict[SourcePartition, int] = {}
         self._handled_us: dict[SourcePartition, int] = {}  # append time of the last record handled
         self._opening: dict[SourcePartition, tuple[asyncio.Task[None], threading.Event]] = {}
@@ -93,6 +95,7 @@ class Coordinator:
         its last step is undone and what is left of it comes again.
         """
         self._give_back(topic)
+        self.handout.returned(topic)
         future: asyncio.Future[Lease] = self._loop.create_future()
         self._takers[topic] = future
         self._pump()
@@ -104,6 +107,7 @@ class Coordinator:
 
     def done(self, topic: str) -> None:
         """The agent is done with its chunk."""
+        self.handout.returned(topic)
         lease = self._leases.pop(topic, None)
         if lease is None or lease.void:
             return
@@ -115,6 +119,7 @@ class Coordinator:
 
     def failed(self, topic: str, error: BaseException) -> None:
         """The agent raised: its last step is undone, and the event that it was is found and isolated."""
+        self.handout.returned(topic)
         lease, rest = self._take_back(topic)
         if lease is None:
             return
@@ -167,6 +172,7 @@ class Coordinator:
         self._stopped = True
         self._stopping.set()
         self._closed += 1
+        self._in_flight.close()  # what an agent still has in hand is not to blame for a kill that may come
         for _task, cancelled in self._opening.values():
             cancelled.set()
         try:
@@ -212,7 +218,7 @@ class Coordinator:
             for topic, taker in list(self._takers.items()):
                 if taker.done():  # given to, or cancelled, and not yet awake
                     continue
-                chunk = self._backlog.take(topic, self.pauses.stopped)
+                chunk = self.handout.next(topic, self.pauses.stopped, at_work=bool(self._leases))
                 if chunk is not None:
                     self._give(topic, taker, chunk)
         if not self._leases and not self._unit.empty:
@@ -228,9 +234,6 @@ class Coordinator:
     def _give(self, topic: str, taker: asyncio.Future[Lease], chunk: Chunk) -> None:
         if self._unit.empty and not self._leases:
             self._unit_began = time.monotonic()
-        judge = self.judges(chunk.source)
-        if judge is not None:
-            chunk = chunk.screened(judge)
         scope = self._unit.scope(self._agents[topic], chunk.source.partition)
         strict = self._policies[topic] == "stop-partition"
         lease = self._leases[topic] = Lease(chunk, scope, strict=strict)
@@ -305,6 +308,7 @@ class Coordinator:
         """Commit before the event that cannot be passed, with the cause, and read no further."""
         self._unit.advance(chunk.source, chunk.first.offset, 0, standstill.note)
         self._void_chunk(chunk)
+        self._in_flight.acquit(chunk)
         self.pauses.standstills[chunk.source] = standstill
         self.follow_pauses()
 
@@ -348,6 +352,7 @@ class Coordinator:
         else:
             self._aborts = 0
             self._committed.update({s: o for s, o in positions.items() if s in self._committed})
+            self._in_flight.passed(self._committed)
             self._on_committed(result)
 
     async def _rewind(self) -> None:
@@ -394,6 +399,7 @@ class Coordinator:
     def _void(self) -> None:
         for lease in self._leases.values():
             lease.void = True
+            self.handout.returned(lease.chunk.source.topic)
             self._void_chunk(lease.chunk)
         self._leases.clear()
         self._forget_standstills(self._unit.positions)
@@ -417,6 +423,7 @@ class Coordinator:
                 return
             self._partitions.ready(source)
             self._committed[source] = start
+            self._in_flight.passed({source: start})
             if self.pauses.must_stop(source):
                 self.pauses.stop(source)  # ready, and not read
             else:

@@ -20,6 +20,9 @@ class Scope(Protocol):
     def keep(self) -> None:
         """Keep the step."""
 
+    def next_step(self) -> None:
+        """Keep the one step that there is, and begin another."""
+
     def undo(self) -> None:
         """Take the step back."""
 
@@ -53,15 +56,18 @@ class Lease:
 
     def next_item(self) -> tuple[Record, Any] | None:
         """Keep the event before, and return the next one behind a savepoint; None at the end."""
-        at = self._at
-        if self._marked:
-            self.scope.keep()
-            self._at = at = at + 1
-        self._marked = at < len(self._items)
         if not self._marked:
-            return None
-        self.scope.savepoint()
-        return self._items[at]
+            if self._at >= len(self._items):
+                return None
+            self.begin()
+            return self._items[self._at]
+        self._at += 1
+        if self._at < len(self._items):
+            self.scope.next_step()
+            return self._items[self._at]
+        self.scope.keep()
+        self._marked = False
+        return None
 
     def keep_all(self) -> None:
         """The agent is done with the whole chunk."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import faust
 
-from connectors.kafka.aside import SetAside, put_aside
+from connectors.kafka.aside import ProcessDied, SetAside, put_aside
 from connectors.kafka.chunk import EventChunk, Records
 from connectors.kafka.columns import ColumnChunk
 from connectors.kafka.errors import NotSupported
@@ -155,9 +155,10 @@ class Stream(faust.Stream[Any]):
         return [(record, item) for record, item in chunk.items if not isinstance(item, SetAside)]
 
     def _put_aside(self, record: Record, error: Exception) -> None:
-        """Make a dead letter; what does not decode fails an agent whose events must not be passed over."""
+        """Make a dead letter, or fail an agent whose events must not be passed over but by an operator."""
         assert self._lease is not None
-        if self._lease.strict and not isinstance(error, SetAside):
+        by_operator = isinstance(error, SetAside) and not isinstance(error, ProcessDied)
+        if self._lease.strict and not by_operator:
             raise error
         put_aside(self._lease.scope, record, error)
 

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-import socket
-from collections import defaultdict
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import httpx2
 import pytest
-from confluent_kafka import Producer
 
-from connectors.registry import Registry
-from schemas.topics import AUDIT, DEAD_LETTERS
-from schemas.wire import WireCodec
-from tests.support import failing_agent
-from tests.support.command_line import CommandLine
+from schemas.topics import AUDIT
+from tests.support.failing_deployment import Deployment
 from tests.support.read_topic import read_committed
 
 if TYPE_CHECKING:
@@ -26,95 +17,21 @@ if TYPE_CHECKING:
 
     from connectors.kafka.options import KafkaOptions
     from ops.stack.addresses import Addresses
-    from schemas.topics import TopicSpec
 
 pytestmark = pytest.mark.timeout(300)
 
 
-class Deployment(CommandLine):
-    """A worker of the failing agent in one role, and all that was published to it."""
-
-    def __init__(self, folder: Path, stack: Addresses, kafka: KafkaOptions, role: str) -> None:
-        super().__init__(folder, stack, kafka)
-        self.kafka, self.role = kafka, role
-        self.mended = folder / "mended"
-        (folder / "agents").mkdir()
-        shutil.copy(failing_agent.__file__, folder / "agents" / f"{role}.py")
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        self.web = f"http://127.0.0.1:{port}"
-        self.environment |= {
-            "SLUICEGATE_PIPELINES": str(folder / "agents"),
-            "SLUICEGATE_WORKER__WEB_PORT": str(port - 3),  # ours have the first three
-            "MENDED": str(self.mended),
-        }
-        self.codec = WireCodec(Registry(stack.registry_url))
-        self.producer = Producer(kafka.client_config())
-
-    @property
-    def input(self) -> str:
-        """The agent's input as it stands in Kafka."""
-        return f"{self.kafka.topic_prefix}{self.role}.input.v1"
-
-    @property
-    def output(self) -> TopicSpec:
-        return replace(failing_agent.OUTPUT, name=f"{self.role}.output.v1")
-
-    def publish(self, partition: int, *values: str, key: str = "key") -> None:
-        for value in values:
-            self.producer.produce(self.input, value, f"{key}-{partition}", partition)
-        assert self.producer.flush(30) == 0
-
-    def outputs(self, enough: int) -> dict[str, list[str]]:
-        """The values of each key that were counted; fails unless the counts are 1, 2, 3, …"""
-        found: dict[str, list[str]] = defaultdict(list)
-        for message in read_committed(self.kafka, self.output, enough):
-            key, value = (message.key() or b"").decode(), message.value() or b""
-            found[key].append(value[failing_agent.COUNT.size :].decode())
-            assert failing_agent.COUNT.unpack_from(value)[0] == len(found[key]), "once, and in order"
-        return found
-
-    def letters(self, enough: int) -> list[tuple[str, int, str, int, int]]:
-        messages = read_committed(self.kafka, DEAD_LETTERS, enough)
-        found = [self.codec.decode(m.value() or b"", DEAD_LETTERS.subject) for m in messages]
-        return [
-            (one["value"].decode(), one["partition"], one["cause"], one["attempts"], one["offset"])
-            for one in found
-        ]
-
-    def told(self, *words: str) -> dict[str, Any]:
-        code, out, err = self.run(*words, "--json")
-        assert code == 0, err
-        return dict(json.loads(out))
-
-    def ready(self) -> dict[str, Any]:
-        try:
-            return dict(httpx2.get(f"{self.web}/readyz", trust_env=False).json())
-        except httpx2.TransportError:
-            return {}
-
-    def standstills(self) -> list[tuple[int, int]]:
-        return [(at["partition"], at["offset"]) for at in self.ready().get("standstills", ())]
-
-    def until_ready(self, log: str) -> None:
-        self.until(lambda: len(self.ready().get("partitions", ())) == 4, "it reads", log=log)
-
-
 @pytest.fixture
-def deploy(tmp_path: Path, stack: Addresses, kafka_options: KafkaOptions) -> Iterator[Any]:
-    made: list[Deployment] = []
-
-    def of(role: str) -> Deployment:
-        made.append(Deployment(tmp_path, stack, kafka_options, role))
-        return made[-1]
-
-    yield of
-    for deployment in made:
-        deployment.__exit__()
+def line(
+    request: pytest.FixtureRequest, tmp_path: Path, stack: Addresses, kafka_options: KafkaOptions
+) -> Iterator[Deployment]:
+    """The deployment of the role that a test is parametrised with."""
+    with Deployment(tmp_path, stack, kafka_options, request.param) as running:
+        yield running
 
 
-def test_a_partition_stands_still_at_an_event_until_it_is_skipped_or_tried_again(deploy: Any) -> None:
-    line: Deployment = deploy("strict")
+@pytest.mark.parametrize("line", ["strict"], indirect=True)
+def test_a_partition_stands_still_at_an_event_until_it_is_skipped_or_tried_again(line: Deployment) -> None:
     worker = line.worker("strict")
     line.until_ready("worker")
     topic = line.input
@@ -177,11 +94,11 @@ def test_a_partition_stands_still_at_an_event_until_it_is_skipped_or_tried_again
     assert line.told("lag", "strict")["groups"][0]["worst"]["standstill"] == ""
 
 
-@pytest.mark.parametrize("role", ["lenient", "batched"])
+@pytest.mark.parametrize("line", ["batched"], indirect=True)
 def test_a_key_in_quarantine_has_its_events_put_aside_over_a_restart_until_it_is_released(
-    deploy: Any, role: str
+    line: Deployment,
 ) -> None:
-    line: Deployment = deploy(role)
+    role = line.role
     worker = line.worker(role)
     line.until_ready("worker")
     words = ("quarantine", role, "bad-1")
@@ -218,7 +135,7 @@ def test_a_key_in_quarantine_has_its_events_put_aside_over_a_restart_until_it_is
 def _flows(line: Deployment, partition: int) -> bool:
     """Publish one more event of the key; says whether a letter of one is there."""
     line.publish(partition, "probe", key="bad")
-    return bool(read_committed(line.kafka, DEAD_LETTERS, 0, quiet_s=0.5))
+    return bool(line.letters_now())
 
 
 def _handled(line: Deployment, partition: int, key: str) -> bool:

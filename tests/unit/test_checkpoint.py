@@ -153,15 +153,20 @@ def test_a_failure_at_any_step_aborts_and_leaves_no_trace(step):
     assert scope.take_appends() == []
 
 
-def test_a_step_that_is_undone_takes_its_outputs_state_and_counts_with_it():
+def keep_and_begin(scope):
+    scope.keep()
+    scope.savepoint()
+
+
+@pytest.mark.parametrize("step", [keep_and_begin, PartitionScope.next_step])
+def test_a_step_that_is_undone_takes_its_outputs_state_and_counts_with_it(step):
     transaction = Recording()
     unit, scope, backend = unit_over(transaction)
     scope.savepoint()
     scope.emit(OUTPUT, b"kept", b"")
     scope.state.put(b"kept", b"1")
     scope.count("output")
-    scope.keep()
-    scope.savepoint()
+    step(scope)
     scope.emit(OUTPUT, b"undone", b"")
     scope.state.put(b"undone", b"1")
     scope.state.put(b"kept", b"2")
