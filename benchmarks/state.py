@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from schemas.topics import TopicSpec
-from state.checkpoint import PartitionScope
+from state.effects import PartitionScope
 from state.memory import MemoryBackend
 from state.rocksdb import RocksStore
 from state.store import Position
@@ -23,7 +23,7 @@ from state.store import Position
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from state.checkpoint import DeadLetters
+    from state.effects import DeadLetters
     from state.store import Backend
 
 UNITS: Final = 40

@@ -9,7 +9,7 @@ import structlog
 
 from connectors.kafka.restore import Restorer
 from pipelines.restoration import Restoration
-from state.checkpoint import PartitionScope
+from state.effects import PartitionScope
 from state.errors import PositionLost, StateWithoutOffset
 from state.memory import MemoryBackend
 from state.rocksdb import RocksMemory, RocksStore
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from pipelines.queries import Query
     from schemas.topics import TopicSpec
     from state.budget import StateOptions
-    from state.checkpoint import DeadLetters, LateEvents, UnitOfWork
+    from state.checkpoint import UnitOfWork
+    from state.effects import DeadLetters, LateEvents
     from state.rocksdb import StoreFigures
     from state.store import Backend, StateView
 

@@ -45,7 +45,7 @@ _OVERDUE = 0.9  # of the transaction's time-out: from then on it may be the brok
 
 
 class Append(Protocol):
-    """What is appended: see ``state.checkpoint.Append``."""
+    """What is appended: see ``state.effects.Append``."""
 
     @property
     def topic(self) -> TopicSpec:

@@ -6,7 +6,8 @@ import pytest
 
 from schemas.record import Record
 from schemas.topics import DEAD_LETTERS, INGEST_STREAMS_CHANGELOG, OUTPUT
-from state.checkpoint import Append, PartitionScope, SourcePartition, UnitOfWork
+from state.checkpoint import SourcePartition, UnitOfWork
+from state.effects import Append, PartitionScope
 from state.errors import EffectTooLarge, StoreUnwritable
 from state.memory import MemoryBackend
 
@@ -270,12 +271,12 @@ def test_of_updates_of_a_key_a_unit_appends_the_last_that_was_not_undone():
     scope.keep()
     scope.update(OUTPUT, b"b", None, partition=2)
     scope.undo()
-    assert scope.append_records == 2
+    assert scope.effect_records == 2
     unit.advance(SOURCE, 43, 1)
 
     unit.commit()
 
     assert [(append.key, append.value) for append in transaction.log] == [(b"a", b"2"), (b"b", b"1")]
-    assert scope.append_records == 0
+    assert scope.effect_records == 0
     with pytest.raises(EffectTooLarge, match=r"streams\.output\.v1"):
         scope.update(OUTPUT, b"key", bytes(OUTPUT.max_message_bytes))
