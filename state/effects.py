@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import repeat
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from state.errors import EffectTooLarge
 from state.journal import Journaled
-from state.store import RECORD_OVERHEAD_BYTES, StagedView
+from state.store import RECORD_OVERHEAD_BYTES, StagedView, sizes_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -119,8 +120,9 @@ class PartitionScope:
     ) -> None:
         """See ``Scope``. Raises EffectTooLarge as ``emit``, before anything of it is staged."""
         name = topic.name
-        updates = {(name, key, partition): (topic, value) for key, value in zip(keys, values, strict=True)}
-        sizes = [len(key) + len(value or b"") for (_, key, _), (_, value) in updates.items()]
+        which = zip(repeat(name), keys, repeat(partition), strict=False)
+        updates = dict(zip(which, zip(repeat(topic), values, strict=False), strict=True))
+        sizes = sizes_of(keys, values)
         largest_bytes = max(sizes, default=0) + RECORD_OVERHEAD_BYTES
         if largest_bytes > topic.max_message_bytes:
             raise EffectTooLarge(f"record for {name}", largest_bytes, topic.max_message_bytes)

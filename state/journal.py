@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import repeat
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -44,8 +45,7 @@ class Journaled(Generic[K, V]):
     def put_many(self, values: Mapping[K, V]) -> None:
         """Set many values; what costs is one entry of the journal each, and nothing without a savepoint."""
         if self._marks:
-            data = self.data
-            self._journal += [(key, data.get(key, _ABSENT)) for key in values]
+            self._journal.extend(zip(values, map(self.data.get, values, repeat(_ABSENT)), strict=False))
         self.data.update(values)
 
     def savepoint(self) -> None:
