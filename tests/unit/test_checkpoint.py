@@ -256,6 +256,22 @@ def test_a_unit_is_full_by_what_it_appends_in_records_or_in_bytes():
         assert not unit.full
 
 
+def test_a_unit_that_only_keeps_state_is_full_too():
+    bounds = {"transaction_records_max": 3, "transaction_bytes_max": 100}
+    unit = UnitOfWork(Recording(), lambda spec: spec.name, **bounds)
+    scope = PartitionScope("agent", 2, MemoryBackend(), INGEST_STREAMS_CHANGELOG, Letters())
+    unit.add_scope("agent", scope)
+    scope.state.put_many([b"a", b"b"], [b"1", b"2"])
+    assert not unit.full
+    scope.state.put(b"c", b"3")
+    assert unit.full, "three records of the changelog"
+    scope.drop()
+    scope.state.put_many([b"a"], [bytes(98)])
+    assert not unit.full
+    scope.state.delete(b"b")
+    assert unit.full, "a hundred bytes of it"
+
+
 def test_of_updates_of_a_key_a_unit_appends_the_last_that_was_not_undone():
     transaction = Recording()
     unit, scope, _backend = unit_over(transaction)
