@@ -15,6 +15,7 @@ from confluent_kafka.admin import AdminClient
 
 from connectors.kafka.access import refusal
 from connectors.kafka.chunk import SourcePartition
+from connectors.kafka.errors import KafkaFailure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,14 +37,14 @@ def advertised_in(client_id: str) -> str:
 
 
 class Owners:
-    """One group's members; thread-safe. An answer is used for a second, and one thread asks at a time."""
+    """One group's members; thread-safe, one asks at a time. An answer, or a failure, holds for a second."""
 
     def __init__(self, kafka: KafkaOptions, group: str) -> None:
         self._kafka = kafka
         self._group = group
         self._admin: AdminClient | None = None  # made for the first query: most workers are never asked
         self._lock = threading.Lock()
-        self._known: Mapping[SourcePartition, str] = {}
+        self._known: Mapping[SourcePartition, str] | KafkaFailure = {}
         self._known_at = -_FRESH_S
 
     def of(self, source: SourcePartition) -> str | None:
@@ -57,8 +58,13 @@ class Owners:
         """
         with self._lock:
             if time.monotonic() - self._known_at > _FRESH_S:
-                self._known = self._ask()
+                try:
+                    self._known = self._ask()
+                except KafkaFailure as failure:  # those who wait for the lock must not wait as long again
+                    self._known = failure
                 self._known_at = time.monotonic()
+            if isinstance(self._known, KafkaFailure):
+                raise self._known
             return self._known.get(source)
 
     def _ask(self) -> Mapping[SourcePartition, str]:

@@ -9,9 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from connectors.kafka import owners
 from connectors.kafka.chunk import SourcePartition
 from connectors.kafka.errors import KafkaUnavailable
-from connectors.kafka.owners import advertised_in, client_id
+from connectors.kafka.options import KafkaOptions
+from connectors.kafka.owners import Owners, advertised_in, client_id
 from connectors.kafka.restore import Progress
 from pipelines.partitions import Source
 from pipelines.queries import Answer, Held, Query, Span, StateReader, span_of, value_query, window_query
@@ -192,6 +194,17 @@ def test_a_browsers_page_under_a_foreign_name_that_points_here_is_refused():
     assert refused is not None
     assert refused.status is HTTPStatus.MISDIRECTED_REQUEST
     assert not is_loopback("localhost.evil.example")
+
+
+def test_a_broker_that_does_not_answer_is_not_asked_again_by_all_who_wait(monkeypatch):
+    monkeypatch.setattr(owners, "_FRESH_S", 600.0)
+    asked = Owners(KafkaOptions("127.0.0.1:9"), "sluicegate.ingest")
+    asked._known_at -= 1_200.0
+    with pytest.raises(KafkaUnavailable, match=r"Describe group sluicegate\.ingest") as first:
+        asked.of(ANN)
+    with pytest.raises(KafkaUnavailable) as second:
+        asked.of(ANN)
+    assert second.value is first.value
 
 
 def test_the_address_of_a_web_travels_in_the_client_id():
