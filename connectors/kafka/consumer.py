@@ -21,6 +21,7 @@ from connectors.kafka.access import REFUSALS
 from connectors.kafka.chunk import Records, SourcePartition
 from connectors.kafka.decoding import DecodeGuard
 from connectors.kafka.errors import ConsumerFailed, ConsumerFenced, NotAuthorized
+from connectors.kafka.owners import client_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -61,6 +62,8 @@ class ConsumerOptions:
     max_poll_interval_ms: int = 60_000
     chunk_records_max: int = 2_000
     chunk_bytes_max: int = 8 * 1_048_576
+    advertised: str = ""
+    """Where the worker's web answers, ``host:port``, for others of the group to send readers to."""
     handover_records_max: int = 20_000
     handover_bytes_max: int = 64 * 1_048_576
     """Handed over and not yet handled; above either bound partitions are paused and polling goes on."""
@@ -101,6 +104,7 @@ class PollThread(threading.Thread):
         self._principal = kafka.principal
         self._clients = kafka.clients
         self._config = kafka.client_config() | {
+            "client.id": client_id(kafka.client_id, options.advertised),
             "group.id": options.group,
             "group.instance.id": options.instance_id,
             "max.poll.interval.ms": options.max_poll_interval_ms,
