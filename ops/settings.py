@@ -166,6 +166,9 @@ class WorkerSettings(Group):
         "", pattern=r"^[A-Za-z0-9._-]*$", description="names a worker without a kept folder (pod name)"
     )
     web_host: str = Field("127.0.0.1", description="address of the workers' web: health and metrics")
+    web_advertised_host: str = Field(
+        "", pattern=r"^[A-Za-z0-9.:_-]*$", description="under which other workers reach it; none = web_host"
+    )
     web_port: int = Field(
         0, ge=0, le=65533, description="first of three ports of the workers' web, one a role; 0 = none"
     )
@@ -204,6 +207,10 @@ class StateSettings(Group):
         _STATE.write_buffer_mb, description="writes not on the disk yet; at most half of the cache"
     )
     open_files_max: int = Field(_STATE.open_files_max, description="files of all stores together")
+    queries: Literal["loopback", "network", "off"] = Field(
+        "loopback",
+        description="who may read state by HTTP: this machine, whoever reaches the port, or nobody",
+    )
 
     @model_validator(mode="after")
     def _fit_together(self) -> StateSettings:

@@ -20,6 +20,7 @@ from pipelines.metrics import WorkerMetrics
 from pipelines.partitions import OpenStore, open_rocks
 from pipelines.role import RoleApp
 from pipelines.slots import Slot
+from pipelines.state_page import add_state_page
 from pipelines.tools import Tools
 from pipelines.web import add_pages
 from schemas.access import ROLES as ACCESS
@@ -146,6 +147,7 @@ def assemble(
                 group=group,
                 instance_id=f"{name}-{slot.identity}",
                 assignment=options.assignment,
+                advertised=_advertised(options, web),
                 session_timeout_ms=options.session_timeout_ms,
                 max_poll_interval_ms=options.max_poll_interval_ms,
                 chunk_records_max=options.chunk_events_max,
@@ -163,6 +165,7 @@ def assemble(
     )
     app = RoleApp(name, engine, slot=slot, **web)
     add_pages(app)
+    add_state_page(app, options.state_queries, options.web_host)
     for register in {**ROLES, **extension.roles}[name]:
         register(app, tools, options)
     return app
@@ -217,6 +220,16 @@ def _web(options: WorkerOptions, number: int) -> dict[str, Any]:
         "web_bind": options.web_host,
         "web_port": port,
     }
+
+
+def _advertised(options: WorkerOptions, web: Mapping[str, Any]) -> str:
+    """Where other workers of the role send readers of state to."""
+    if not web["web_enabled"]:
+        return ""
+    host = options.web_advertised_host or options.web_host
+    if host in ("0.0.0.0", "::"):  # noqa: S104  # compared with, not bound to
+        host = socket.gethostname()
+    return f"[{host}]:{web['web_port']}" if ":" in host else f"{host}:{web['web_port']}"
 
 
 def _check_free(host: str, port: int) -> None:

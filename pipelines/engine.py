@@ -11,6 +11,7 @@ from connectors.kafka.at_least_once import AtLeastOnce
 from connectors.kafka.decoding import DecodeGuard
 from connectors.kafka.hot_keys import HotKeys
 from connectors.kafka.inflight import InFlight
+from connectors.kafka.owners import Owners
 from connectors.kafka.positions import PositionReader
 from connectors.kafka.ticker import Ticker
 from connectors.kafka.transaction import KafkaTransaction
@@ -68,6 +69,7 @@ class Engine:
         self.transaction = self._transaction()
         self.unit = UnitOfWork(self.transaction, self._topic_id)
         self.hot_keys = HotKeys()
+        self.owners = Owners(options.kafka, options.group)
         self.ticker = Ticker(options.kafka, tools.codec.encode_event)
         self.partitions: Partitions
         self.in_flight: InFlight

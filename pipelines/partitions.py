@@ -11,7 +11,7 @@ import structlog
 
 from connectors.kafka.restore import Restorer
 from pipelines.restoration import Restoration
-from state.checkpoint import PartitionScope
+from state.effects import PartitionScope
 from state.errors import PositionLost, StateWithoutOffset
 from state.memory import MemoryBackend
 from state.rocksdb import RocksMemory, RocksStore
@@ -25,10 +25,13 @@ if TYPE_CHECKING:
     from connectors.kafka.options import KafkaOptions
     from connectors.kafka.ports import FailurePolicy
     from connectors.kafka.positions import Committed, PositionReader
+    from connectors.kafka.restore import Progress
     from connectors.kafka.ticker import Ticker
+    from pipelines.queries import Query
     from schemas.topics import TopicSpec
     from state.budget import StateOptions
-    from state.checkpoint import DeadLetters, LateEvents, UnitOfWork
+    from state.checkpoint import UnitOfWork
+    from state.effects import DeadLetters, LateEvents
     from state.store import Backend, StateView, Store, StoreFigures
 
 log = structlog.get_logger(__name__)
@@ -55,6 +58,8 @@ class Source:
     on_revoked: Callable[[int], None] | None = None
     """Given the partition; on the loop."""
     on_failure: FailurePolicy = "dead-letter"
+    query: Query | None = None
+    """How the store is read from outside; None = it is not."""
 
 
 def open_rocks(folder: Path, memory: RocksMemory, stores: int) -> Store:
@@ -171,6 +176,17 @@ class Partitions:
         self._ticker.forget(where)
         if source.on_revoked is not None:
             source.on_revoked(where.partition)
+
+    def backend(self, where: SourcePartition) -> Backend | None:
+        """Return the committed data of a partition that is open here."""
+        return self._backends.get(where)
+
+    def restore_of(self, where: SourcePartition) -> Progress | None:
+        """Return how far the restore of a partition's changelog is."""
+        changelog = self._sources[where.topic].changelog
+        if changelog is None:
+            return None
+        return self.restorer.progress.get((changelog.named(self._kafka.topic_prefix), where.partition))
 
     def close_stores(self) -> None:
         """Close the databases; the end of the worker."""

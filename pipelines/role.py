@@ -21,6 +21,7 @@ from connectors.kafka.stream import Stream
 from connectors.threads import DaemonExecutor
 from pipelines.gauges import EngineGauges
 from pipelines.partitions import Source
+from pipelines.queries import Held, StateReader
 from pipelines.sensors import Sensors
 from schemas.catalog import EVENT
 from schemas.controls import Target
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from connectors.kafka.isolation import Standstill
     from pipelines.controls import Controls
     from pipelines.engine import Engine
+    from pipelines.queries import Query
     from pipelines.slots import Slot
     from schemas.controls import AnyTarget
     from schemas.record import Record
@@ -125,6 +127,7 @@ class RoleApp(faust.App):
         self.controls: Controls | None = None
         """What operators tell this role; set by the composition root before the start."""
         self.sensed = Sensors(self)
+        self.reader = StateReader(self.sources, self.held, engine.owners.of)
         self.assigned_once = False
         self.fatal: BaseException | None = None
         super().__init__(
@@ -156,6 +159,7 @@ class RoleApp(faust.App):
         on_assigned: Callable[[str, str, int, int], int] | None = None,
         on_revoked: Callable[[int], None] | None = None,
         on_failure: FailurePolicy = "dead-letter",
+        query: Query | None = None,
     ) -> Any:
         """Declare an agent's input topic, how it decodes, and the agent's store; returns a Faust topic.
 
@@ -196,6 +200,7 @@ class RoleApp(faust.App):
             on_assigned,
             on_revoked,
             on_failure,
+            query,
         )
         return self.topic(name, value_type=bytes)
 
@@ -223,6 +228,15 @@ class RoleApp(faust.App):
     def standstills(self) -> Mapping[SourcePartition, Standstill]:
         """Return the events that those of them stand still at that cannot pass one."""
         return {} if self.coordinator_or_none is None else self.coordinator_or_none.pauses.standstills
+
+    def held(self, where: SourcePartition) -> Held | None:
+        """Return what this worker has of a partition, None if that is another's."""
+        poller, coordinator = self.engine.poller, self.coordinator_or_none
+        if poller is None or coordinator is None or where not in poller.assignment:
+            return None
+        ready = where in coordinator.assignment
+        partitions = self.engine.partitions
+        return Held(partitions.backend(where) if ready else None, partitions.restore_of(where))
 
     def not_ready(self) -> str | None:
         """Say why this role does not read, or None if it does."""

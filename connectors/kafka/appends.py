@@ -26,7 +26,7 @@ _BY_KEY = -1  # librdkafka's own partitioner chooses
 
 
 class Append(Protocol):
-    """What is appended: see ``state.checkpoint.Append``."""
+    """What is appended: see ``state.effects.Append``."""
 
     @property
     def topic(self) -> TopicSpec:

@@ -22,7 +22,8 @@ from connectors.kafka.errors import (
 )
 from connectors.kafka.options import KafkaOptions
 from schemas.topics import INGEST_STREAMS_CHANGELOG, OUTPUT
-from state.checkpoint import Append, PartitionScope, UnitOfWork
+from state.checkpoint import UnitOfWork
+from state.effects import Append, PartitionScope
 from state.memory import MemoryBackend
 from tests.unit.test_checkpoint import Letters
 

@@ -23,7 +23,7 @@ from connectors.kafka.errors import (
 from connectors.kafka.options import KafkaOptions
 from connectors.kafka.transaction import KafkaTransaction
 from schemas.topics import OUTPUT
-from state.checkpoint import Append
+from state.effects import Append
 
 SOURCE = SourcePartition("streams.input.v1", 0)
 UNIT = 7
