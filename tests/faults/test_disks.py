@@ -19,18 +19,19 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.slow_fault, pytest.mark.timeout(300)]
 
-BLOCK = 64
+BLOCK = 4_096
+"""Bytes of a table's block, by RocksDB's default."""
 
 
 def flip_bytes(data: Path) -> None:
-    """Turn a run of bytes in each table over, well inside of its blocks."""
+    """Turn bytes over in each block of the first half of each table, behind which its index stands."""
     tables = list(data.glob("*.sst"))
     assert tables, "nothing was flushed to tables"
     for table in tables:
         damaged = bytearray(table.read_bytes())
-        first = len(damaged) // 4
-        for at in range(first, min(first + BLOCK, len(damaged))):
-            damaged[at] ^= 0xFF
+        for first in range(0, len(damaged) // 2, BLOCK // 4):
+            for at in range(first, first + 16):
+                damaged[at] ^= 0xFF
         table.write_bytes(damaged)
 
 
