@@ -30,6 +30,7 @@ COMMANDS = (
     "new",
     "schemas",
     "topics",
+    "topology",
     "lag",
     "dlq",
     "levers",

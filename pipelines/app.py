@@ -11,7 +11,7 @@ from connectors.kafka.admin import ensure_topics
 from connectors.kafka.consumer import ConsumerOptions
 from connectors.kafka.ports import CoordinatorOptions
 from connectors.registry import Registry
-from pipelines import archive, ingest, usage
+from pipelines.blueprint import ROLES
 from pipelines.controls import Controls
 from pipelines.engine import Engine, EngineOptions
 from pipelines.errors import OptionsRefused, UnknownRole
@@ -29,22 +29,14 @@ from schemas.topics import DEAD_LETTERS, TOPICS
 from schemas.wire import WireCodec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable
 
-    from pipelines.extension import Register
     from pipelines.options import WorkerOptions
     from schemas.access import Operation
     from schemas.kinds import Kind
 
 # A collection of Faust's heap costs more than the work between two of them: see docs/adr/0002.
 _GC_THRESHOLDS = (100_000, 50, 50)
-
-
-ROLES: Mapping[str, Sequence[Register]] = {
-    "ingest": (ingest.register,),
-    "aggregate": (usage.register,),
-    "archive": (archive.register,),
-}
 
 
 def run_role(name: str, options: WorkerOptions, extension: Extension | None = None) -> int:
@@ -145,7 +137,11 @@ def _needed(app: RoleApp, name: str) -> dict[str, tuple[Operation, ...]]:
         sources = app.sources.values()
         access = Access(
             reads=tuple(source.spec for source in sources),
-            writes=(DEAD_LETTERS, *(source.spec for source in sources if source.open_deadline)),
+            writes=(
+                DEAD_LETTERS,
+                *(source.spec for source in sources if source.open_deadline),
+                *(spec for source in sources for spec in source.writes),
+            ),
             changelogs=tuple(source.changelog for source in sources if source.changelog is not None),
         )
     return {prefix + topic: operations for topic, operations in access.operations().items()}

@@ -298,6 +298,7 @@ def register(app: RoleApp, tools: Tools, options: WorkerOptions) -> None:  # noq
         decode=tools.decode_events,
         changelog=topics.INGEST_STREAMS_CHANGELOG,
         open_deadline=step.open_deadline,
+        writes=(topics.OUTPUT, topics.INDEX, topics.RECORDS, topics.REJECTS),
     )
 
     @app.agent(source)

@@ -44,6 +44,10 @@ class Source:
     """Given topic, topic id, partition and start offset; returns where to begin. Blocks off the loop."""
     on_revoked: Callable[[int], None] | None = None
     """Given the partition; on the loop."""
+    writes: tuple[TopicSpec, ...] = ()
+    """Topics that the agent appends to, dead letters apart."""
+    sink: str = ""
+    """What it writes to outside of Kafka; empty = nothing."""
 
 
 class Partitions:

@@ -142,11 +142,14 @@ class RoleApp(faust.App):
         open_deadline: Callable[[StateView], int | None] | None = None,
         on_assigned: Callable[[str, str, int, int], int] | None = None,
         on_revoked: Callable[[int], None] | None = None,
+        writes: Sequence[TopicSpec] = (),
+        sink: str = "",
     ) -> Any:
         """Declare an agent's input topic, how it decodes, and the agent's store; returns a Faust topic.
 
         With ``decode`` the agent iterates over events, or over ``stream.batches()`` of them; with ``columns``
-        over ``stream.record_batches()``, Arrow batches. One agent a topic and role. See
+        over ``stream.record_batches()``, Arrow batches. One agent a topic and role. ``writes`` and ``sink``
+        are where its effects go, for those who look (`sluicegate topology`) and for the check at a start. See
         ``pipelines.partitions.Source`` for the hooks.
 
         Raises:
@@ -157,7 +160,9 @@ class RoleApp(faust.App):
         chunker = columns if decode is None else events_of(decode)
         assert chunker is not None
         name = spec.named(self.engine.options.kafka.topic_prefix)
-        self.sources[name] = Source(spec, chunker, agent, changelog, open_deadline, on_assigned, on_revoked)
+        self.sources[name] = Source(
+            spec, chunker, agent, changelog, open_deadline, on_assigned, on_revoked, tuple(writes), sink
+        )
         return self.topic(name, value_type=bytes)
 
     def partitions(self) -> list[str]:

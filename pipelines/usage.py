@@ -282,6 +282,7 @@ def register(app: RoleApp, tools: Tools, options: WorkerOptions) -> None:  # noq
             decode=tools.decode_events,
             changelog=topics.AGGREGATE_PARTIALS_CHANGELOG,
             open_deadline=partials.open_deadline,
+            writes=(topics.USAGE_PARTIALS,),
         )
     )
     async def usage_partials(stream: AgentStream) -> None:
@@ -294,6 +295,7 @@ def register(app: RoleApp, tools: Tools, options: WorkerOptions) -> None:  # noq
             agent="usage_merge",
             decode=tools.decoder(topics.USAGE_PARTIALS.subject),
             changelog=topics.AGGREGATE_WINDOWS_CHANGELOG,
+            writes=(topics.USAGE_WINDOWS,),
         )
     )
     async def usage_merge(stream: AgentStream) -> None:

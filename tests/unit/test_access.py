@@ -13,7 +13,7 @@ from ops.access import as_row, as_script, grants_of
 from ops.errors import Misused
 from ops.scaffold import new_agent
 from ops.settings import KafkaSettings, Settings
-from pipelines.app import ROLES as AGENTS
+from pipelines.blueprint import ROLES as AGENTS
 from schemas.access import EDGE, OF_RESPONDER, ROLES, Access, Grant
 from schemas.topics import INPUT, OUTPUT, TOPICS
 
