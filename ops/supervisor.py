@@ -19,8 +19,11 @@ STOP_WITHIN_S = 25.0
 _OF_SIGTERM = 128 + signal.SIGTERM
 
 
-async def supervise(roles: Sequence[str]) -> int:
-    """Run each role in a process of its own until a signal comes; 0 if all stopped because of it."""
+async def supervise(roles: Sequence[str], words: Sequence[str] = ()) -> int:
+    """Run each role in a process of its own until a signal comes; 0 if all stopped because of it.
+
+    ``words`` are handed on to each.
+    """
     stopping = asyncio.Event()
     async with Children(stop_within_s=STOP_WITHIN_S) as children:
 
@@ -30,7 +33,7 @@ async def supervise(roles: Sequence[str]) -> int:
 
         with on_stop_signals(stop, lambda _: children.kill_all()):
             for role in roles:
-                child = await children.start(role, sluicegate("worker", "--role-process", role))
+                child = await children.start(role, sluicegate("worker", "--role-process", role, *words))
                 console.note(f"role {role} runs as process {child.pid}")
             failed = await _until_stopping(stopping, children)
             await children.stop(*children)

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from pipelines.options import WorkerOptions
 
 
-def worker_options(settings: Settings) -> WorkerOptions:
+def worker_options(
+    settings: Settings, *, migrate: str = "", abandon_migration: bool = False
+) -> WorkerOptions:
     """Everything a role is told; raises NoStack if nothing says where Kafka and the registry are."""
     from pipelines.options import WorkerOptions
 
@@ -34,14 +36,19 @@ def worker_options(settings: Settings) -> WorkerOptions:
         web_host=worker.web_host,
         web_port=worker.web_port,
         identity=worker.identity,
+        migrate=migrate,
+        abandon_migration=abandon_migration,
         create_topics=settings.kafka.create_topics,
         register_schemas=settings.registry.register_schemas,
     )
 
 
-def run_role_process(role: str, settings: Settings) -> int:
+def run_role_process(
+    role: str, settings: Settings, *, migrate: str = "", abandon_migration: bool = False
+) -> int:
     """Be one role until a signal; the exit code is 0 if it was stopped on purpose."""
     from pipelines.app import run_role
 
     configure_logs()
-    return run_role(role, worker_options(settings), extension_of(settings))
+    options = worker_options(settings, migrate=migrate, abandon_migration=abandon_migration)
+    return run_role(role, options, extension_of(settings))

@@ -4,36 +4,42 @@ from __future__ import annotations
 
 import gc
 import socket
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+
+import structlog
 
 from connectors.kafka.access import check_topics
 from connectors.kafka.admin import ensure_topics
 from connectors.kafka.consumer import ConsumerOptions
 from connectors.kafka.ports import CoordinatorOptions
+from connectors.kafka.roster import Roster
 from connectors.registry import Registry
-from pipelines.blueprint import ROLES
+from pipelines.blueprint import ROLES, agents_of
+from pipelines.checks import operations_of, register_schemas
 from pipelines.controls import Controls
+from pipelines.deployment import Deployment
 from pipelines.engine import Engine, EngineOptions
 from pipelines.errors import OptionsRefused, UnknownRole
 from pipelines.extension import Extension
 from pipelines.metrics import WorkerMetrics
+from pipelines.migration import StoreMigration, abandon
 from pipelines.role import RoleApp
 from pipelines.slots import Slot
 from pipelines.tools import Tools
 from pipelines.web import add_pages
-from schemas.access import ROLES as ACCESS
-from schemas.access import Access
 from schemas.payloads import PayloadCodec
 from schemas.preflight import problems_of_all
-from schemas.topics import DEAD_LETTERS, TOPICS
+from schemas.topics import TOPICS
 from schemas.wire import WireCodec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from pipelines.options import WorkerOptions
-    from schemas.access import Operation
     from schemas.kinds import Kind
+
+log = structlog.get_logger(__name__)
 
 # A collection of Faust's heap costs more than the work between two of them: see docs/adr/0002.
 _GC_THRESHOLDS = (100_000, 50, 50)
@@ -46,6 +52,7 @@ def run_role(name: str, options: WorkerOptions, extension: Extension | None = No
 
     Raises:
         UnknownRole: no such role.
+        DeployRefused: the code does not fit the state or the schemas of what runs.
         OptionsRefused: time-outs under which a unit of work could be lost, kinds that cannot be served, or a
             web port in use.
         UnknownType: schemas are not to be registered, and one of ours is not there.
@@ -86,10 +93,7 @@ def build_role(name: str, options: WorkerOptions, extension: Extension) -> RoleA
         )
     web = _web(options, list(roles).index(name))
     registry = Registry(options.registry_url)
-    if options.register_schemas:
-        registry.register_all()
-        for subject, text in extension.schemas.items():
-            registry.register(subject, text)
+    register_schemas(registry, extension, may_register=options.register_schemas)
     if options.create_topics:
         ensure_topics(options.kafka, extension.all_topics())
     tools = Tools(WireCodec(registry, schemas=extension.schemas), PayloadCodec(registry), kinds)
@@ -124,27 +128,37 @@ def build_role(name: str, options: WorkerOptions, extension: Extension) -> RoleA
     add_pages(app)
     for register in roles[name]:
         register(app, tools, options)
-    check_topics(options.kafka, _needed(app, name))
+    check_topics(options.kafka, operations_of(name, agents_of(app.sources), options.kafka.topic_prefix))
+    _deploy(app, slot, Roster(options.kafka, tools.codec), options, extension)
     return app
 
 
-def _needed(app: RoleApp, name: str) -> dict[str, tuple[Operation, ...]]:
-    """What the role does with each topic, by its full name."""
-    prefix = app.engine.options.kafka.topic_prefix
-    if name in ACCESS:
-        access = ACCESS[name]
-    else:  # what it was seen to declare, and not what its module says of itself
-        sources = app.sources.values()
-        access = Access(
-            reads=tuple(source.spec for source in sources),
-            writes=(
-                DEAD_LETTERS,
-                *(source.spec for source in sources if source.open_deadline),
-                *(spec for source in sources for spec in source.writes),
-            ),
-            changelogs=tuple(source.changelog for source in sources if source.changelog is not None),
-        )
-    return {prefix + topic: operations for topic, operations in access.operations().items()}
+def _deploy(app: RoleApp, slot: Slot, roster: Roster, options: WorkerOptions, extension: Extension) -> None:
+    """Hold the role's code against what is deployed of it; first migrate its state, where that is asked."""
+    stores = {source.changelog: source for source in app.sources.values() if source.changelog is not None}
+    if options.abandon_migration:
+        for given_up in abandon(app.role, roster, "by an operator"):
+            log.warning("migration given up, the state as it was before holds", migration=given_up)
+    for name in filter(None, options.migrate.split(",")):
+        for migration in extension.migrations:
+            if migration.name == name and migration.changelog in stores:
+                source = stores[migration.changelog]
+                StoreMigration(
+                    app.role, app.engine.options.group, source.spec, migration, source.store, options.kafka,
+                    roster, slot.folder,
+                ).run()  # fmt: skip
+    deployment = Deployment(
+        app.role,
+        {changelog: source.store for changelog, source in stores.items()},
+        kafka=options.kafka,
+        roster=roster,
+        migrations=extension.migrations,
+    )
+    topics = deployment.admit()
+    app.engine.still_deployed = deployment.still_holds
+    for name, source in app.sources.items():
+        if source.changelog is not None:
+            app.sources[name] = replace(source, changelog=topics[source.changelog])
 
 
 def check_kinds(kinds: Iterable[Kind]) -> None:

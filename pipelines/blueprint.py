@@ -19,13 +19,16 @@ from pipelines.tools import Tools
 from schemas.catalog import LocalSchemas
 from schemas.payloads import PayloadCodec
 from schemas.wire import WireCodec
+from state.schema import UNDECLARED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from connectors.kafka.options import KafkaOptions
     from pipelines.extension import Extension, Register
+    from pipelines.partitions import Source
     from schemas.topics import TopicSpec
+    from state.schema import StoreSchema
 
 ROLES: Mapping[str, Sequence[Register]] = {
     "ingest": (ingest.register,),
@@ -48,6 +51,7 @@ class Agent:
     """Whether time is moved on its idle input partitions."""
     sink: str
     """What it writes to outside of Kafka; empty = nothing."""
+    store: StoreSchema = UNDECLARED
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,18 +97,23 @@ def blueprint(role: str, extension: Extension, kafka: KafkaOptions) -> Blueprint
             raise
         except Exception as error:
             raise AgentRefused(Path(role), f"register raises {type(error).__name__}: {error}") from error
-    agents = [
-        Agent(
-            source.agent, source.spec, source.writes, source.changelog, source.open_deadline is not None,
-            source.sink,
-        )
-        for source in app.sources.values()
-    ]  # fmt: skip
+    agents = agents_of(app.sources)
     if not agents:
         raise AgentRefused(
             Path(role), "register declares no agent", "give it an app.source and an @app.agent"
         )
     return Blueprint(role, tuple(_with_outputs(role, agents, extension)))
+
+
+def agents_of(sources: Mapping[str, Source]) -> list[Agent]:
+    """Return the agents of a role's sources, in the order in which they are declared."""
+    return [
+        Agent(
+            source.agent, source.spec, source.writes, source.changelog, source.open_deadline is not None,
+            source.sink, source.store,
+        )
+        for source in sources.values()
+    ]  # fmt: skip
 
 
 def _app(role: str, kafka: KafkaOptions) -> RoleApp:

@@ -14,7 +14,7 @@ from pipelines.partitions import Partitions
 from state.checkpoint import UnitOfWork
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from connectors.kafka.chunk import SourcePartition
@@ -59,9 +59,11 @@ class Engine:
             timeout_ms=options.transaction_timeout_ms,
             leaving=self.leaving,
         )
-        self.unit = UnitOfWork(self.transaction, self._topic_id)
+        self.unit = UnitOfWork(self.transaction, self.topic_id)
         self.ticker = Ticker(options.kafka, tools.codec.encode_event)
         self.partitions: Partitions
+        self.still_deployed: Callable[[], None] = lambda: None
+        """Raises if this code is not what is deployed any more; set by the composition root."""
 
     def open(self, sources: Mapping[str, Source]) -> None:
         """Open the stores and fence a predecessor's producer; blocks.
@@ -78,6 +80,7 @@ class Engine:
             ticker=self.ticker,
             letters=self._tools.dead_letters(),
             state_dir=self.options.state_dir,
+            still_deployed=self.still_deployed,
         )
         self.transaction.open()
 
@@ -113,5 +116,6 @@ class Engine:
         committed = self._reader.committed(source.topic, source.partition, self.leaving)
         return None if committed is None else committed.unit
 
-    def _topic_id(self, spec: TopicSpec) -> str:
+    def topic_id(self, spec: TopicSpec) -> str:
+        """Return a topic's identity; raises as ``PositionReader.topic_id``."""
         return self._reader.topic_id(spec.named(self.options.kafka.topic_prefix))

@@ -1,9 +1,9 @@
 """Agents from outside of this repository: a folder of modules, each a role of its own.
 
 The folder that ``SLUICEGATE_PIPELINES`` names holds ``<role>.py`` files and ``schemas/<subject>.avsc``. A
-module has ``register(app, tools, options)`` and may have ``TOPICS``, ``KINDS``, and, for the ACLs that it
-needs, ``READS`` (its inputs, if not our output alone) and ``TICKS`` (those of them whose source has an
-``open_deadline``); ``sluicegate new agent`` writes one.
+module has ``register(app, tools, options)`` and may have ``TOPICS``, ``KINDS``, ``MIGRATIONS`` of its state,
+and, for the ACLs that it needs, ``READS`` (its inputs, if not our output alone) and ``TICKS`` (those of them
+whose source has an ``open_deadline``); ``sluicegate new agent`` writes one.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from schemas.access import Access
 from schemas.catalog import schemas_of, subjects
 from schemas.kinds import BUILTIN_KINDS, Kind, KindTable
 from schemas.topics import DEAD_LETTERS, OUTPUT, TOPICS, TopicSpec
+from state.schema import Migration
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,6 +49,8 @@ class Extension:
     kinds: Sequence[Kind] = ()
     access: Mapping[str, Access] = field(default_factory=dict)
     """Topics by role, for `sluicegate topics acls`."""
+    migrations: Sequence[Migration] = ()
+    """Of the stores of its agents."""
 
     def all_topics(self) -> tuple[TopicSpec, ...]:
         """Return our topics and these."""
@@ -72,10 +75,12 @@ def load(folder: Path | None) -> Extension:
     topics: dict[str, TopicSpec] = {}
     kinds: dict[str, Kind] = {}
     access: dict[str, Access] = {}
+    migrations: list[Migration] = []
     for file in sorted(folder.glob("[!_]*.py")):
         module = _imported(file)
         roles[file.stem] = (_register(module, file),)
         access[file.stem] = _access(module, file)
+        migrations += _declared(module, "MIGRATIONS", Migration, file)
         for spec in _declared(module, "TOPICS", TopicSpec, file):
             if spec.name in {ours.name for ours in TOPICS} or topics.setdefault(spec.name, spec) != spec:
                 raise AgentRefused(file, f"topic {spec.name} is declared elsewhere, and otherwise")
@@ -88,7 +93,7 @@ def load(folder: Path | None) -> Extension:
         raise AgentRefused(folder / "schemas", str(error)) from None
     if taken := schemas.keys() & subjects().keys():
         raise AgentRefused(folder / "schemas", f"{', '.join(sorted(taken))}: a subject of sluicegate's own")
-    return Extension(roles, tuple(topics.values()), schemas, tuple(kinds.values()), access)
+    return Extension(roles, tuple(topics.values()), schemas, tuple(kinds.values()), access, tuple(migrations))
 
 
 def _imported(file: Path) -> ModuleType:

@@ -14,7 +14,7 @@ from pipelines.listing import Listing
 from pipelines.ordering import Ordering
 from pipelines.output import Output
 from pipelines.streams import Status, Stream
-from pipelines.turn import DEADLINES, HOLES, SEEN, Turn
+from pipelines.turn import DEADLINES, HOLES, SEEN, STORE, Turn
 from pipelines.verdicts import DEAD_LETTER, FUTURE_DATED, TICK, Rejects, order_of
 from schemas import envelope, topics
 from schemas.envelope import Event
@@ -298,6 +298,7 @@ def register(app: RoleApp, tools: Tools, options: WorkerOptions) -> None:  # noq
         decode=tools.decode_events,
         changelog=topics.INGEST_STREAMS_CHANGELOG,
         open_deadline=step.open_deadline,
+        store=STORE,
         writes=(topics.OUTPUT, topics.INDEX, topics.RECORDS, topics.REJECTS),
     )
 

@@ -12,6 +12,7 @@ from state.checkpoint import PartitionScope
 from state.errors import PositionLost, StateWithoutOffset
 from state.memory import MemoryBackend
 from state.rocksdb import RocksStore
+from state.schema import UNDECLARED
 
 if TYPE_CHECKING:
     import threading
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from connectors.kafka.ticker import Ticker
     from schemas.topics import TopicSpec
     from state.checkpoint import DeadLetters, UnitOfWork
+    from state.schema import StoreSchema
     from state.store import Backend, StateView
 
 log = structlog.get_logger(__name__)
@@ -48,6 +50,8 @@ class Source:
     """Topics that the agent appends to, dead letters apart."""
     sink: str = ""
     """What it writes to outside of Kafka; empty = nothing."""
+    store: StoreSchema = UNDECLARED
+    """What stands in the agent's store; see ``state/schema.py``."""
 
 
 class Partitions:
@@ -63,6 +67,7 @@ class Partitions:
         ticker: Ticker,
         letters: DeadLetters,
         state_dir: Path,
+        still_deployed: Callable[[], None] = lambda: None,
     ) -> None:
         self._kafka = kafka
         self._sources = sources
@@ -71,6 +76,7 @@ class Partitions:
         self._ticker = ticker
         self._letters = letters
         self._state_dir = state_dir
+        self._still_deployed = still_deployed
         self._stores: dict[str, RocksStore] = {}
         self._backends: dict[SourcePartition, Backend] = {}
         for source in sources.values():
@@ -80,15 +86,19 @@ class Partitions:
     def open(self, where: SourcePartition, cancelled: threading.Event) -> int:
         """Restore the state and return the offset to begin at; the order of the questions matters.
 
-        1. the stable committed offset: after it, no open transaction of a predecessor can still commit;
-        2. the changelog's high watermark; 3. the restore up to it; 4. the checks of positions that lie.
+        1. whether this code is still what is deployed: whoever changes that writes it down first and then
+           sees that the group has no member, so a member that asks after it joined hears of it;
+        2. the stable committed offset: after it, no open transaction of a predecessor can still commit;
+        3. the changelog's high watermark; 4. the restore up to it; 5. the checks of positions that lie.
 
         Raises:
+            DeployRefused: the state is being migrated, or is another code's now.
             StateWithoutOffset: state exists, the group's offset does not.
             StateLost: the group's offset exists, the state does not.
             PositionLost: the committed offset is not in the log any more.
             KafkaUnavailable: no answer.
         """
+        self._still_deployed()
         source = self._sources[where.topic]
         committed = self._reader.committed(where.topic, where.partition, cancelled)
         backend = self._backend(source, where.partition)

@@ -19,6 +19,7 @@ from connectors.kafka.stream import Stream
 from connectors.threads import DaemonExecutor
 from pipelines.partitions import Source
 from schemas.errors import SluicegateError
+from state.schema import UNDECLARED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from schemas.record import Record
     from schemas.topics import TopicSpec
     from state.checkpoint import UnitResult
+    from state.schema import StoreSchema
     from state.store import StateView
 
 log = structlog.get_logger(__name__)
@@ -142,14 +144,16 @@ class RoleApp(faust.App):
         open_deadline: Callable[[StateView], int | None] | None = None,
         on_assigned: Callable[[str, str, int, int], int] | None = None,
         on_revoked: Callable[[int], None] | None = None,
+        store: StoreSchema = UNDECLARED,
         writes: Sequence[TopicSpec] = (),
         sink: str = "",
     ) -> Any:
         """Declare an agent's input topic, how it decodes, and the agent's store; returns a Faust topic.
 
         With ``decode`` the agent iterates over events, or over ``stream.batches()`` of them; with ``columns``
-        over ``stream.record_batches()``, Arrow batches. One agent a topic and role. ``writes`` and ``sink``
-        are where its effects go, for those who look (`sluicegate topology`) and for the check at a start. See
+        over ``stream.record_batches()``, Arrow batches. One agent a topic and role. ``store`` says what
+        stands in its state, which the next deploy is held against; ``writes`` and ``sink`` are where its effects go,
+        for those who look (`sluicegate topology`) and for the check at a start. See
         ``pipelines.partitions.Source`` for the hooks.
 
         Raises:
@@ -161,7 +165,16 @@ class RoleApp(faust.App):
         assert chunker is not None
         name = spec.named(self.engine.options.kafka.topic_prefix)
         self.sources[name] = Source(
-            spec, chunker, agent, changelog, open_deadline, on_assigned, on_revoked, tuple(writes), sink
+            spec,
+            chunker,
+            agent,
+            changelog,
+            open_deadline,
+            on_assigned,
+            on_revoked,
+            tuple(writes),
+            sink,
+            store,
         )
         return self.topic(name, value_type=bytes)
 
