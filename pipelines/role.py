@@ -151,10 +151,9 @@ class RoleApp(faust.App):
         """Declare an agent's input topic, how it decodes, and the agent's store; returns a Faust topic.
 
         With ``decode`` the agent iterates over events, or over ``stream.batches()`` of them; with ``columns``
-        over ``stream.record_batches()``, Arrow batches. One agent a topic and role. ``store`` says what
-        stands in its state, which the next deploy is held against; ``writes`` and ``sink`` are where its effects go,
-        for those who look (`sluicegate topology`) and for the check at a start. See
-        ``pipelines.partitions.Source`` for the hooks.
+        over ``stream.record_batches()``, Arrow batches. One agent a topic and role. ``store`` says what stands
+        in its state: the next deploy is held against it. ``writes`` and ``sink`` are where its effects go, for
+        `sluicegate topology` and the check at a start. See ``pipelines.partitions.Source`` for the hooks.
 
         Raises:
             ValueError: not exactly one of ``decode`` and ``columns``.

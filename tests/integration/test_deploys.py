@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
+import time
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from confluent_kafka import Producer, TopicPartition
+from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from connectors.kafka.admin import ensure_topics
@@ -28,6 +28,7 @@ from tests.support.read_topic import read_committed
 from tests.support.totals_agent import CHANGELOG, OUTPUT, RESULTS, event, write_agent
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Iterator
     from pathlib import Path
 
@@ -62,20 +63,22 @@ def test_a_store_is_on_record_from_its_first_start_and_another_form_of_it_is_ref
     kept = store_of(roster.read()["totals"], CHANGELOG.name)
     assert kept is not None
     assert (kept["version"], kept["parts"]) == (1, COUNTS.text())
-    with pytest.raises(DeployRefused, match=r"totals\.changelog\.v1 of role totals.*n: kind is 'kv'") as caught:
+    with pytest.raises(
+        DeployRefused, match=r"totals\.changelog\.v1 of role totals.*n: kind is 'kv'"
+    ) as caught:
         deployment(kafka_options, roster, HOURS).admit()
     assert "another version" in caught.value.remedy
     wider = Migration("by-hour", CHANGELOG, 1, 2)
     with pytest.raises(DeployRefused, match="version is 1, this code's 2") as caught:
         deployment(kafka_options, roster, replace(HOURS, version=2), [wider]).admit()
     assert "--migrate by-hour" in caught.value.remedy
-    assert "--migrate" not in deployment(kafka_options, roster, replace(HOURS, version=3), [wider]).problems()[0]
+    assert (
+        "--migrate" not in deployment(kafka_options, roster, replace(HOURS, version=3), [wider]).problems()[0]
+    )
     assert store_of(roster.read()["totals"], CHANGELOG.name) == kept, "a refusal changes nothing"
 
 
-def test_of_workers_that_start_at_once_with_different_code_one_kind_is_taken(
-    kafka_options, registry, topics
-):
+def test_of_workers_that_start_at_once_with_different_code_one_kind_is_taken(kafka_options, registry, topics):
     topics(DEPLOYED, CHANGELOG)
 
     def start(number: int) -> str:
@@ -114,8 +117,6 @@ def test_a_declaration_is_taken_up_later_and_a_changelog_that_was_made_anew_begi
 
 def ensure_topics_anew(kafka: KafkaOptions) -> None:
     """Make the changelog again; the broker may still be at its deletion."""
-    import time
-
     deadline = time.monotonic() + 30
     while True:
         try:
@@ -142,6 +143,12 @@ def test_a_worker_that_runs_hears_at_its_next_partition_that_another_code_is_dep
         mine.still_holds()
     assert caught.value.fatal
     assert "--abandon-migration" in caught.value.remedy
+
+
+def test_where_nobody_made_the_topic_a_role_starts_unchecked(kafka_options, roster, topics):
+    topics(CHANGELOG)
+    assert deployment(kafka_options, roster, COUNTS).admit() == {CHANGELOG: CHANGELOG}
+    assert deployment(kafka_options, roster, HOURS).admit() == {CHANGELOG: CHANGELOG}
 
 
 # -- whole deploys ---------------------------------------------------------------------------------------
@@ -200,17 +207,11 @@ class User(CommandLine):
 @pytest.fixture
 def user(tmp_path, stack, kafka_options, registry, topics) -> Iterator[User]:
     topics(OUTPUT)
-    with CommandLineOf(tmp_path, stack, kafka_options, registry) as running:
+    with User(tmp_path, stack, kafka_options, WireCodec(registry)) as running:
         yield running
 
 
-def CommandLineOf(folder, stack, kafka, registry):  # noqa: N802  stands for its class
-    return User(folder, stack, kafka, WireCodec(registry))
-
-
 def changelog_ends(kafka: KafkaOptions) -> list[tuple[int, int]]:
-    from confluent_kafka import Consumer
-
     consumer = Consumer(kafka.client_config() | {"group.id": "ends"})
     topic = CHANGELOG.named(kafka.topic_prefix)
     ends = [consumer.get_watermark_offsets(TopicPartition(topic, number), 10) for number in range(4)]
