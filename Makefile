@@ -11,6 +11,8 @@ PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11 python3.1
 BIN := .venv/bin
 STAMP := .venv/.made
 PYTEST_ARGS ?=
+# Each starts a stack of its own (about 2 GiB), and takes whole files, in the order of their names.
+TEST_PROCESSES ?= 2
 
 .PHONY: help
 help: ## list what can be made
@@ -37,7 +39,7 @@ demo: $(STAMP) ## stream a real command's output to a page, on real parts (ONCE=
 
 .PHONY: test
 test: $(STAMP) ## run every test against real Kafka, registry, PostgreSQL and browser
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: $(STAMP) ## ruff, mypy, import rules

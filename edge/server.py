@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from edge.app import EdgeApp
 
 log = structlog.get_logger(__name__)
+_STOPPING = (signal.SIGTERM, signal.SIGINT)
 _BACKLOG = 4_096
 _FINISH_S = 5
 """For requests that are under way when the drain is over; an append is bounded by its transaction."""
@@ -92,7 +93,7 @@ async def serve(
             hurrying.set()
         stopping.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in _STOPPING:
         loop.add_signal_handler(number, stop)
     serving = asyncio.create_task(server.serve(sockets=[listening]))
     await _first(serving, stopping.wait())
@@ -101,6 +102,9 @@ async def serve(
         await _first(serving, app.core.drain(), hurrying.wait())
         server.should_exit = True
     await serving
+    for number in _STOPPING:  # all is served: a signal on the way out must not make a failure of it
+        loop.remove_signal_handler(number)
+        signal.signal(number, signal.SIG_IGN)
 
 
 async def _first(serving: asyncio.Task[None], *others: Coroutine[Any, Any, object]) -> None:

@@ -65,4 +65,4 @@ class RowDecoder:
 
 def _events(batch: Any) -> Iterable[Event]:
     # The schema's fields are the envelope's, in its order: tests/unit/test_decoding.py.
-    return map(Event, *[column.to_pylist() for column in batch.columns])
+    return map(Event._make, zip(*[column.to_pylist() for column in batch.columns], strict=True))

@@ -8,6 +8,7 @@ whatever does not fit to the byte is read again by ``wire``, which decides.
 from __future__ import annotations
 
 from functools import cache
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -60,16 +61,18 @@ class BatchReader:
             WireError: of one record that cannot be read, with its place as ``index``; none is returned.
             RegistryUnavailable: retry.
         """
+        if not values:
+            return pa.RecordBatch.from_pylist([], schema=self.schema)
+        sizes = list(map(len, values))
+        if max(sizes) > self._value_bytes_max:
+            index = next(index for index, size in enumerate(sizes) if size > self._value_bytes_max)
+            raise _at(TooLarge(sizes[index], self._value_bytes_max), index)
+        if all(map(bytes.startswith, values, repeat(values[0][:FRAME_BYTES]))):  # one schema, as mostly
+            return self._group(values, range(len(values)))
         groups: dict[bytes, list[int]] = {}
         for index, value in enumerate(values):
-            if len(value) > self._value_bytes_max:
-                raise _at(TooLarge(len(value), self._value_bytes_max), index)
             groups.setdefault(value[:FRAME_BYTES], []).append(index)
-        if not groups:
-            return pa.RecordBatch.from_pylist([], schema=self.schema)
         parts = [self._group([values[index] for index in indices], indices) for indices in groups.values()]
-        if len(parts) == 1:
-            return parts[0]
         # Back into the order in which they came.
         order = pa.array([index for indices in groups.values() for index in indices])
         table = pa.Table.from_batches(parts).combine_chunks()
@@ -105,7 +108,7 @@ class BatchReader:
         found = table.to_batches() or [pa.RecordBatch.from_pylist([], schema=self.schema)]
         return found[0], rows, errors
 
-    def _group(self, values: list[bytes], indices: list[int]) -> pa.RecordBatch:
+    def _group(self, values: Sequence[bytes], indices: Sequence[int]) -> pa.RecordBatch:
         """Decode values of one schema id, which may be a wrong one."""
         try:
             reader = self._codec.reader(self._subject, schema_id_of(values[0]))
@@ -125,7 +128,7 @@ class BatchReader:
             rows.append(row)
         return pa.Table.from_batches(rows, schema=self.schema).combine_chunks().to_batches()[0]
 
-    def _columns(self, values: list[bytes]) -> pa.RecordBatch | None:
+    def _columns(self, values: Sequence[bytes]) -> pa.RecordBatch | None:
         """Decode by column; None if any record does not fit to the byte."""
         bodies = [value[FRAME_BYTES:] for value in values]
         try:
@@ -142,7 +145,7 @@ class BatchReader:
                 columns.append(column.cast(field.type))
             except pa.ArrowInvalid:
                 return None  # not UTF-8, or an int of more than 32 bits
-        lengths = pa.array([len(body) for body in bodies], pa.int64())
+        lengths = pa.array(list(map(len, bodies)), pa.int64())
         if not pc.all(pc.equal(sizes, lengths)).as_py():
             return None
         return pa.RecordBatch.from_arrays(columns, schema=self.schema)

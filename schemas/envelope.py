@@ -6,8 +6,7 @@ import re
 import secrets
 import threading
 import time as clock
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from schemas.errors import InvalidEvent
 
@@ -32,8 +31,7 @@ _TYPE = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-[0-9a-z-]{0,73})?")
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):  # a frozen dataclass of as many fields takes ten times as long to make
     """One record of a stream. Strings that do not apply are empty, never null."""
 
     event_id: str

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):  # a million are made a second: a frozen dataclass takes twice the time
     """A record with its coordinates; key and value are the bytes as they stand in the log."""
 
     topic: str

@@ -98,27 +98,7 @@ class WireCodec:
 
     def encode_event(self, event: Event) -> bytes:
         """Return the framed event; raises as ``encode``."""
-        return self.encode(
-            EVENT,
-            {
-                "event_id": event.event_id,
-                "tenant": event.tenant,
-                "stream_id": event.stream_id,
-                "seq": event.seq,
-                "kind": event.kind,
-                "type": event.type,
-                "time": event.time,
-                "source": event.source,
-                "request_id": event.request_id,
-                "task_id": event.task_id,
-                "upstream_id": event.upstream_id,
-                "traceparent": event.traceparent,
-                "epoch": event.epoch,
-                "attempt": event.attempt,
-                "payload": event.payload,
-                "payload_schema": event.payload_schema,
-            },
-        )
+        return self.encode(EVENT, event._asdict())
 
     def decode_event(self, data: bytes) -> Event:
         """Return a framed event; raises as ``decode``. Its bounds are for ``check_event`` to judge."""

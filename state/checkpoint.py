@@ -16,9 +16,10 @@ import secrets
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from state.errors import EffectTooLarge, StoreUnwritable
+from state.journal import Journaled
 from state.store import RECORD_OVERHEAD_BYTES, Position, StagedView
 
 if TYPE_CHECKING:
@@ -29,8 +30,7 @@ if TYPE_CHECKING:
     from state.store import Backend, StateView
 
 
-@dataclass(frozen=True, slots=True)
-class Append:
+class Append(NamedTuple):
     """One record to append; ``partition`` None = by key."""
 
     topic: TopicSpec
@@ -105,8 +105,7 @@ class PartitionScope:
         self.append_bytes = 0
         self._counts: Counter[str] = Counter()
         self._counted: list[tuple[str, int]] = []  # since the outermost savepoint
-        self._updates: dict[_Which, _Update] = {}
-        self._undo_updates: list[dict[_Which, _Update | None]] = []
+        self._updates: Journaled[_Which, _Update] = Journaled()
         self._marks: list[tuple[int, int, int]] = []
 
     @property
@@ -141,10 +140,7 @@ class PartitionScope:
         size_bytes = len(key) + len(value or b"") + RECORD_OVERHEAD_BYTES
         if size_bytes > topic.max_message_bytes:
             raise EffectTooLarge(f"record for {topic.name}", size_bytes, topic.max_message_bytes)
-        which = (topic.name, key, partition)
-        if self._undo_updates:
-            self._undo_updates[-1].setdefault(which, self._updates.get(which))
-        self._updates[which] = (topic, value)
+        self._updates.put((topic.name, key, partition), (topic, value))
 
     def dead_letter(self, record: Record, cause: str, detail: str, attempts: int = 1) -> None:
         """See ``Scope``."""
@@ -172,42 +168,36 @@ class PartitionScope:
     def savepoint(self) -> None:
         """Begin a step that can be undone alone."""
         self.view.savepoint()
-        self._undo_updates.append({})
+        self._updates.savepoint()
         self._marks.append((len(self.appends), self.append_bytes, len(self._counted)))
 
     def keep(self) -> None:
         """Keep the step's effects."""
         self.view.keep()
+        self._updates.keep()
         self._marks.pop()
-        undo = self._undo_updates.pop()
-        if self._undo_updates:
-            for which, before in undo.items():
-                self._undo_updates[-1].setdefault(which, before)
-        else:
-            self._counts = self.counts
+        if not self._marks:
+            for outcome, n in self._counted:
+                self._counts[outcome] += n
             self._counted.clear()
 
     def undo(self) -> None:
         """Take the step's effects back."""
         self.view.undo()
+        self._updates.undo()
         appended, self.append_bytes, counted = self._marks.pop()
         del self.appends[appended:]
         del self._counted[counted:]
-        for which, before in self._undo_updates.pop().items():
-            if before is None:
-                del self._updates[which]
-            else:
-                self._updates[which] = before
 
     @property
     def append_records(self) -> int:
         """How many records the unit would append for this scope, without the changelog's."""
-        return len(self.appends) + len(self._updates)
+        return len(self.appends) + len(self._updates.data)
 
     def take_appends(self) -> list[Append]:
         """Return what is to be appended and begin anew (what an ``on_offset`` adds comes next)."""
         taken, self.appends = self.appends, []
-        for (_, key, partition), (topic, value) in self._updates.items():
+        for (_, key, partition), (topic, value) in self._updates.data.items():
             taken.append(Append(topic, key, value, partition))
         self._updates.clear()
         self.append_bytes = 0
@@ -222,7 +212,6 @@ class PartitionScope:
         self._counted.clear()
         self._marks.clear()
         self._updates.clear()
-        self._undo_updates.clear()
 
 
 @dataclass(slots=True)

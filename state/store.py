@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from state.errors import EffectTooLarge
+from state.journal import Journaled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 RECORD_OVERHEAD_BYTES = 512
 """A record batch's own header and framing, well rounded up: the broker's limit is on the batch."""
+_FEW = 16
+"""Up to so many keys are put in their places one by one; more are sorted, which takes a walk over all."""
 
 
 class StateView(Protocol):
@@ -73,35 +76,40 @@ class Position:
 
 
 class StagedView:
-    """A ``StateView``: an ordered overlay of staged writes over a ``Backend``."""
+    """A ``StateView``: an overlay of staged writes over a ``Backend``."""
 
     def __init__(self, backend: Backend, entry_bytes_max: int | None = None) -> None:
         self._backend = backend
-        self._entry_bytes_max = entry_bytes_max
-        self._staged: dict[bytes, bytes | None] = {}
-        self._order: list[bytes] = []  # sorted keys of _staged, so that a scan merges without sorting
-        self._marks: list[dict[bytes, bytes | _Absent | None]] = []
+        self._value_bytes_max = None if entry_bytes_max is None else entry_bytes_max - RECORD_OVERHEAD_BYTES
+        self._overlay: Journaled[bytes, bytes | None] = Journaled()
+        # Its keys in order, as of the last scan, and those that came since: most agents never scan.
+        self._order: list[bytes] = []
+        self._fresh: list[bytes] = []
 
     def get(self, key: bytes) -> bytes | None:
         """See ``StateView``."""
-        if key in self._staged:
-            return self._staged[key]
-        return self._backend.get(key)
+        try:
+            return self._overlay.data[key]
+        except KeyError:
+            return self._backend.get(key)
 
     def multi_get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """See ``StateView``."""
-        if not self._staged:
+        staged = self._overlay.data
+        if not staged:
             return self._backend.multi_get(keys)
-        missing = [key for key in keys if key not in self._staged]
-        fetched = dict(zip(missing, self._backend.multi_get(missing), strict=True)) if missing else {}
-        return [self._staged[key] if key in self._staged else fetched[key] for key in keys]
+        missing = [key for key in keys if key not in staged]
+        if not missing:
+            return [staged[key] for key in keys]
+        fetched = dict(zip(missing, self._backend.multi_get(missing), strict=True))
+        return [staged[key] if key in staged else fetched[key] for key in keys]
 
     def put(self, key: bytes, value: bytes) -> None:
         """See ``StateView``. Raises EffectTooLarge when the changelog would not take the entry."""
-        if self._entry_bytes_max is not None:
+        limit = self._value_bytes_max
+        if limit is not None and len(key) + len(value) > limit:
             size_bytes = len(key) + len(value) + RECORD_OVERHEAD_BYTES
-            if size_bytes > self._entry_bytes_max:
-                raise EffectTooLarge("state value", size_bytes, self._entry_bytes_max)
+            raise EffectTooLarge("state value", size_bytes, limit + RECORD_OVERHEAD_BYTES)
         self._stage(key, value)
 
     def delete(self, key: bytes) -> None:
@@ -110,61 +118,57 @@ class StagedView:
 
     def scan(self, start: bytes, end: bytes, limit: int) -> Iterator[tuple[bytes, bytes]]:
         """See ``StateView``."""
-        low, high = bisect_left(self._order, start), bisect_left(self._order, end)
-        overlay = self._order[low:high]
+        staged = self._overlay.data
+        order = self._in_order()
+        overlay = order[bisect_left(order, start) : bisect_left(order, end)]
         if not overlay:
             return iter(self._backend.scan(start, end, limit))
         # Each staged key can hide at most one committed pair, so this many are enough.
         committed = dict(self._backend.scan(start, end, limit + len(overlay)))
-        committed.update((key, value) for key in overlay if (value := self._staged[key]) is not None)
+        committed.update((key, value) for key in overlay if (value := staged[key]) is not None)
         for key in overlay:
-            if self._staged[key] is None:
+            if staged[key] is None:
                 committed.pop(key, None)
         return iter(sorted(committed.items())[:limit])
 
     def savepoint(self) -> None:
-        """Begin an event: what is staged after this can be undone alone. Savepoints nest."""
-        self._marks.append({})
+        """Begin a step that can be undone alone. Savepoints nest."""
+        self._overlay.savepoint()
 
     def keep(self) -> None:
         """Keep what was staged since the last savepoint."""
-        undo = self._marks.pop()
-        if self._marks:
-            for key, value in undo.items():
-                self._marks[-1].setdefault(key, value)
+        self._overlay.keep()
 
     def undo(self) -> None:
         """Take back what was staged since the last savepoint."""
-        for key, value in self._marks.pop().items():
-            if isinstance(value, _Absent):
-                del self._staged[key]
-                del self._order[bisect_left(self._order, key)]
-            else:
-                self._staged[key] = value
+        staged = len(self._overlay.data)
+        self._overlay.undo()
+        if len(self._overlay.data) != staged:
+            self._order = sorted(self._overlay.data)
+            self._fresh.clear()
 
     @property
     def staged(self) -> Mapping[bytes, bytes | None]:
         """What the unit of work would write; None deletes."""
-        return self._staged
+        return self._overlay.data
 
     def drop(self) -> None:
         """Forget all that is staged."""
-        self._staged = {}
-        self._order = []
-        self._marks = []
+        self._overlay.clear()
+        self._order.clear()
+        self._fresh.clear()
 
     def _stage(self, key: bytes, value: bytes | None) -> None:
-        if key not in self._staged:
-            insort(self._order, key)
-            if self._marks:
-                self._marks[-1].setdefault(key, _ABSENT)
-        elif self._marks:
-            self._marks[-1].setdefault(key, self._staged[key])
-        self._staged[key] = value
+        if key not in self._overlay.data:
+            self._fresh.append(key)
+        self._overlay.put(key, value)
 
-
-class _Absent:
-    """Marks a key that was not staged when the savepoint began."""
-
-
-_ABSENT = _Absent()
+    def _in_order(self) -> list[bytes]:
+        if len(self._fresh) > _FEW:
+            self._order += self._fresh
+            self._order.sort()
+        else:
+            for key in self._fresh:
+                insort(self._order, key)
+        self._fresh.clear()
+        return self._order

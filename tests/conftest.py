@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 # CI tries the same examples each time; a laptop looks for new ones.
 hypothesis_settings.register_profile("sluicegate", deadline=None, derandomize=bool(os.environ.get("CI")))
 hypothesis_settings.load_profile("sluicegate")
+# What is started inherits what is ignored: under `nohup`, no test of a closed terminal could pass.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def unavailable(what: str, why: str) -> NoReturn:

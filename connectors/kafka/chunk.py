@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, overload
 
+from confluent_kafka import Message
+
 from schemas.record import Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-
-    from confluent_kafka import Message
 
     Chunker = Callable[[int, "Records"], "Chunk"]
     """Makes a chunk of an epoch and its records, none left out; called on the poll thread."""
@@ -77,7 +77,7 @@ class Records:
 
     def values(self) -> list[bytes | None]:
         """Return the values alone."""
-        return [message.value() for message in self._messages]
+        return list(map(Message.value, self._messages))
 
     def timestamps_us(self) -> list[int]:
         """Return the broker's append times alone, microseconds since the epoch."""
@@ -86,7 +86,12 @@ class Records:
     @cached_property
     def size_bytes(self) -> int:
         """Bytes of all keys and values; asked for by the cut into pieces and by the chunk."""
-        return sum(len(message) + len(message.key() or b"") for message in self._messages)
+        messages = self._messages
+        try:
+            key_bytes = sum(map(len, map(Message.key, messages)))
+        except TypeError:  # one has none; to look for it in each is what takes the time
+            key_bytes = sum(len(message.key() or b"") for message in messages)
+        return sum(map(len, messages)) + key_bytes
 
     def pieces(self, bytes_max: int) -> list[Records]:
         """Cut into consecutive pieces of at most ``bytes_max`` bytes, or of one record that is larger."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
@@ -35,6 +36,7 @@ _COMMIT_S = 3  # times the transaction's time-out: after it the broker has ended
 _OPEN_S = 20.0  # a predecessor's open transaction is ended by the broker meanwhile
 _ASK_S = 1.0  # how often a wait looks whether the worker leaves
 _ROOM_TRIES, _ROOM_S = 50, 0.1
+_BY_KEY = -1  # librdkafka's own partitioner chooses
 _TWIN_S = 60.0  # two processes with one id fence each other within seconds; an outage fences once
 _OVERDUE = 0.9  # of the transaction's time-out: from then on it may be the broker that ended it
 
@@ -114,7 +116,7 @@ class KafkaTransaction:
             "transaction.timeout.ms": timeout_ms,
             "enable.idempotence": True,
             "acks": "all",
-            "linger.ms": 0,
+            "linger.ms": 1_000,  # a flush waits for none of it: what a unit appends goes out in full batches
             "partitioner": "murmur2_random",
             "compression.type": "lz4",
             # The unit of work bounds what is queued; librdkafka's own bound must not be met first.
@@ -126,6 +128,9 @@ class KafkaTransaction:
         self._fenced_at = -_TWIN_S
         self._began_at = 0.0
         self._sender = DaemonExecutor(1, "send-offsets")
+        # To hear of each record costs as much as to append it. One that is refused makes the commit fail;
+        # then the unit that is tried next hears of all, and names it.
+        self._doubtful = False
         self._failed: KafkaFailure | None = None
         self._offsets: list[tuple[Callable[[int], None], int]] = []
 
@@ -173,33 +178,32 @@ class KafkaTransaction:
 
     def append(self, appends: Sequence[Append]) -> None:
         """Append records; see ``state.checkpoint.Transaction``."""
-        delivered = self._delivered
+        produce = self._live.produce
+        heard = self._delivered if self._doubtful else None
         for append in appends:
-            on_offset = append.on_offset
-            extra = {} if append.partition is None else {"partition": append.partition}
-            callback = delivered if on_offset is None else self._delivered_to(on_offset)
+            on_offset, partition = append.on_offset, append.partition
+            record = (
+                self._prefix + append.topic.name,
+                append.value,
+                append.key,
+                _BY_KEY if partition is None else partition,
+                heard if on_offset is None else self._delivered_to(on_offset),
+            )
             try:
-                self._produce(
-                    self._prefix + append.topic.name,
-                    append.value,
-                    append.key,
-                    on_delivery=callback,
-                    **extra,
-                )
+                produce(*record)
+            except BufferError:
+                self._wait_for_room(record)
             except KafkaException as error:
                 if error.args[0].code() == KafkaError.MSG_SIZE_TOO_LARGE:
                     raise AppendRefused(append.topic.name, append.key, len(append.value or b"")) from error
                 raise self._named(error) from error
-            self._live.poll(0)
 
-    def _produce(self, *record: Any, **how: Any) -> None:
-        """Produce; a full queue is waited for, as the same unit would only meet it again."""
+    def _wait_for_room(self, record: tuple[Any, ...]) -> None:
+        """Produce into a queue that was full; it is waited for, as the same unit would only meet it again."""
         for _ in range(_ROOM_TRIES):
-            try:
-                self._live.produce(*record, **how)
-            except BufferError:
-                self._live.poll(_ROOM_S)
-            else:
+            self._live.poll(_ROOM_S)
+            with suppress(BufferError):
+                self._live.produce(*record)
                 return
         raise TransactionAborted(f"no room in the queue for {_ROOM_TRIES * _ROOM_S:.0f} s")
 
@@ -259,6 +263,7 @@ class KafkaTransaction:
             if error.args[0].txn_requires_abort():
                 raise self._named(error) from error
             self._settle(error)
+        self._doubtful = False
 
     def abort(self) -> None:
         """Abort; what cannot be aborted now is ended by the producer that is made anew next.
@@ -266,6 +271,7 @@ class KafkaTransaction:
         Raises:
             TransactionFenced: another process uses the id.
         """
+        self._doubtful = True
         if self._producer is None:
             return
         try:

@@ -13,7 +13,7 @@ import threading
 import time
 import uuid
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -114,7 +114,7 @@ class Maker:
     def data(self, tenant, stream_id, seq):
         if seq % 10:
             event = self.event(tenant, stream_id, seq, "log", {"line": f"line {seq}"})
-            return replace(event, time=FAR_FUTURE_US) if seq % 333 == 0 else event
+            return event._replace(time=FAR_FUTURE_US) if seq % 333 == 0 else event
         provider = self.random.choice(PROVIDERS)
         figures = {
             "calls": 1,

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from confluent_kafka import Consumer, Producer, TopicPartition
@@ -110,9 +110,8 @@ class IngestTwin:
         """Write events as one unit of work, then the index entry; ``at_us`` is their time, or it is now."""
         time_us = time.time_ns() // 1_000 if at_us is None else at_us
         made = [
-            replace(
-                self._event(stream, number, type_name, fields, time_us),
-                event_id=event_ids[number] if event_ids else new_event_id(),
+            self._event(stream, number, type_name, fields, time_us)._replace(
+                event_id=event_ids[number] if event_ids else new_event_id()
             )
             for number, (type_name, fields) in enumerate(events)
         ]

@@ -117,9 +117,9 @@ def _record(partition: Partition, item: Sent) -> Record:
         event_id=f"{item.stream}{item.number}", time=max(item.at_us + item.ahead_us, 0),
     )  # fmt: skip
     if item.broken == "reserved":
-        event = replace(event, type="gap")
+        event = event._replace(type="gap")
     if item.broken == "payload":
-        event = replace(event, payload=b"\xff")
+        event = event._replace(payload=b"\xff")
     key: bytes | None = {"key": b"default/other", "no key": None}.get(item.broken, event.key)
     data = CODEC.encode_event(event)
     value = {"magic": b"\x07" + data, "cut": data[:-3], "empty": b"", "null": None}.get(item.broken, data)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 
 import pytest
 
@@ -271,17 +270,17 @@ def test_a_cancel_with_the_producers_own_seq_takes_its_place(partition):
         (None, GOOD, "InvalidEvent", "key: .* it is none"),
         (b"default/other", GOOD, "InvalidEvent", "default/other"),
         (b"default/build", GOOD[:-4], "Undecodable", "body"),
-        (b"default/build", CODEC.encode_event(replace(OPEN, kind="nope")), "UnknownKind", "'nope'"),
-        (b"default/build", CODEC.encode_event(replace(OPEN, type="gap")), "InvalidEvent", "sluicegate alone"),
-        (b"default/build", CODEC.encode_event(replace(OPEN, seq=-2)), "InvalidEvent", "seq"),
+        (b"default/build", CODEC.encode_event(OPEN._replace(kind="nope")), "UnknownKind", "'nope'"),
+        (b"default/build", CODEC.encode_event(OPEN._replace(type="gap")), "InvalidEvent", "sluicegate alone"),
+        (b"default/build", CODEC.encode_event(OPEN._replace(seq=-2)), "InvalidEvent", "seq"),
         (
             b"default/build",
-            CODEC.encode_event(replace(OPEN, type="end")),
+            CODEC.encode_event(OPEN._replace(type="end")),
             "InvalidEvent",
             "payload.open, not of",
         ),
-        (b"default/build", CODEC.encode_event(replace(OPEN, payload=b"")), "Undecodable", "body"),
-        (b"default/build", CODEC.encode_event(replace(OPEN, payload_schema=9)), "UnknownSchemaId", "id 9"),
+        (b"default/build", CODEC.encode_event(OPEN._replace(payload=b"")), "Undecodable", "body"),
+        (b"default/build", CODEC.encode_event(OPEN._replace(payload_schema=9)), "UnknownSchemaId", "id 9"),
     ],
 )
 def test_what_is_no_event_of_the_contract_is_a_dead_letter_with_its_bytes(
@@ -312,11 +311,11 @@ def test_a_type_of_the_users_own_passes_unharmed():
     source = LocalSchemas({"sluicegate.payload.weather": schema})
     codec, payloads = WireCodec(source), PayloadCodec(source)
     body, schema_id = payloads.encode("weather", {"c": -3})
-    sent = replace(OPEN, type="weather", event_id="w", payload=body, payload_schema=schema_id)
+    sent = OPEN._replace(type="weather", event_id="w", payload=body, payload_schema=schema_id)
     partition = Partition()
     feed(partition, OPEN, sent, step=Ingest(BUILTIN_KINDS, codec, payloads, IngestOptions(partitions=1)))
     got = partition.events(topics.OUTPUT)[1]
-    assert got == replace(sent, seq=1)
+    assert got == sent._replace(seq=1)
 
 
 def test_a_registry_that_does_not_answer_raises_and_says_nothing_about_the_record(partition):

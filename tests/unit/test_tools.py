@@ -83,7 +83,7 @@ def test_warm_tools_read_and_write_all_of_ours_without_the_registry(source, tool
 def test_a_payload_schema_is_fetched_with_the_events_and_waited_for(source, tools):
     tools.warm()
     schema_id = source.id_of("sluicegate.payload.users")
-    event = dataclasses.replace(make_event(), type="users", payload_schema=schema_id)
+    event = make_event()._replace(type="users", payload_schema=schema_id)
     source.away = True
     with pytest.raises(RegistryUnavailable):
         tools.decode_events([record_of(event)])
@@ -94,7 +94,7 @@ def test_a_payload_schema_is_fetched_with_the_events_and_waited_for(source, tool
 
 
 def test_a_payload_schema_that_is_none_holds_nothing_up(tools):
-    events = [dataclasses.replace(make_event(), payload_schema=number) for number in (0, -1, 4_711)]
+    events = [make_event()._replace(payload_schema=number) for number in (0, -1, 4_711)]
     broken = Record("t", 0, 3, 0, b"k", b"no frame")
     *decoded, error = tools.decode_events([*map(record_of, events), broken])
     assert decoded == events

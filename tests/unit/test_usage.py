@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -148,7 +147,7 @@ def test_windows_are_deleted_when_their_ttl_is_over(partition):
 
 def test_what_is_no_event_is_a_dead_letter(partition):
     good = partition.record(usage(0))
-    wrong = replace(usage(1), payload_schema=make_event("log").payload_schema)
+    wrong = usage(1)._replace(payload_schema=make_event("log").payload_schema)
     records = [partition.raw(b"k", b"{}"), partition.raw(b"k", None), partition.record(wrong), good]
     partition.feed(new_partials(), records)
     assert [letter["cause"] for letter in partition.values(topics.DEAD_LETTERS)] == [
