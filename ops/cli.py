@@ -31,6 +31,7 @@ COMMANDS = (
     "schemas",
     "topics",
     "topology",
+    "reprocess",
     "lag",
     "dlq",
     "levers",

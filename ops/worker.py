@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import TYPE_CHECKING
 
 from ops.addresses import addresses, kafka_options
@@ -47,8 +49,11 @@ def run_role_process(
     role: str, settings: Settings, *, migrate: str = "", abandon_migration: bool = False
 ) -> int:
     """Be one role until a signal; the exit code is 0 if it was stopped on purpose."""
-    from pipelines.app import run_role
+    from pipelines.app import AGAIN, run_role
 
     configure_logs()
     options = worker_options(settings, migrate=migrate, abandon_migration=abandon_migration)
-    return run_role(role, options, extension_of(settings))
+    code = run_role(role, options, extension_of(settings))
+    if code == AGAIN:  # the same process, so that whoever watches it sees no end
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606  # our own words
+    return code

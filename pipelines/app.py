@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from connectors.kafka.access import check_topics
-from connectors.kafka.admin import ensure_topics
+from connectors.kafka.admin import ensure_topics, partition_counts
 from connectors.kafka.consumer import ConsumerOptions
 from connectors.kafka.ports import CoordinatorOptions
 from connectors.kafka.roster import Roster
@@ -22,8 +22,10 @@ from pipelines.deployment import Deployment
 from pipelines.engine import Engine, EngineOptions
 from pipelines.errors import OptionsRefused, UnknownRole
 from pipelines.extension import Extension
+from pipelines.generations import between, changelog_of, folder_of, group_of, held_back
 from pipelines.metrics import WorkerMetrics
 from pipelines.migration import StoreMigration, abandon
+from pipelines.rebuild import Bounds
 from pipelines.role import RoleApp
 from pipelines.slots import Slot
 from pipelines.tools import Tools
@@ -34,19 +36,24 @@ from schemas.topics import TOPICS
 from schemas.wire import WireCodec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
+    from pipelines.blueprint import Agent
     from pipelines.options import WorkerOptions
     from schemas.kinds import Kind
 
 log = structlog.get_logger(__name__)
 
+MADE_WAY, AGAIN = 5, 6
 # A collection of Faust's heap costs more than the work between two of them: see docs/adr/0002.
 _GC_THRESHOLDS = (100_000, 50, 50)
 
 
 def run_role(name: str, options: WorkerOptions, extension: Extension | None = None) -> int:
     """Run one role until a signal stops it; returns the process's exit code (0 = stopped on purpose).
+
+    ``MADE_WAY``: another generation has its place. ``AGAIN``: it was built, is live now, and has to be
+    started again at once.
 
     The name is that of one of ours, or of an agent of ``extension``, a user's own.
 
@@ -72,8 +79,10 @@ def run_role(name: str, options: WorkerOptions, extension: Extension | None = No
     except SystemExit as end:
         if app.fatal is not None:
             raise app.fatal from None
-        return end.code if isinstance(end.code, int) else 1
-    return 0
+        code = end.code if isinstance(end.code, int) else 1
+        if code:
+            return code
+    return AGAIN if app.runs_again else MADE_WAY if app.makes_way else 0
 
 
 def build_role(name: str, options: WorkerOptions, extension: Extension) -> RoleApp:
@@ -98,8 +107,9 @@ def build_role(name: str, options: WorkerOptions, extension: Extension) -> RoleA
         ensure_topics(options.kafka, extension.all_topics())
     tools = Tools(WireCodec(registry, schemas=extension.schemas), PayloadCodec(registry), kinds)
     tools.warm()
-    slot = Slot(options.state_dir, name, options.identity)
-    group = f"{options.kafka.topic_prefix}sluicegate.{name}"
+    generation = extension.generation(name)
+    slot = Slot(options.state_dir, folder_of(name, generation), options.identity)
+    group = group_of(options.kafka.topic_prefix, name, generation)
     engine = Engine(
         EngineOptions(
             kafka=options.kafka,
@@ -135,30 +145,62 @@ def build_role(name: str, options: WorkerOptions, extension: Extension) -> RoleA
 
 def _deploy(app: RoleApp, slot: Slot, roster: Roster, options: WorkerOptions, extension: Extension) -> None:
     """Hold the role's code against what is deployed of it; first migrate its state, where that is asked."""
-    stores = {source.changelog: source for source in app.sources.values() if source.changelog is not None}
+    generation = extension.generation(app.role)
+    agents = agents_of(app.sources)
+    stores = {
+        changelog_of(source.changelog, generation): source
+        for source in app.sources.values()
+        if source.changelog is not None
+    }
+    migrations = [
+        replace(one, changelog=changelog_of(one.changelog, generation)) for one in extension.migrations
+    ]
     if options.abandon_migration:
         for given_up in abandon(app.role, roster, "by an operator"):
             log.warning("migration given up, the state as it was before holds", migration=given_up)
     for name in filter(None, options.migrate.split(",")):
-        for migration in extension.migrations:
+        for migration in migrations:
             if migration.name == name and migration.changelog in stores:
                 source = stores[migration.changelog]
                 StoreMigration(
                     app.role, app.engine.options.group, source.spec, migration, source.store, options.kafka,
                     roster, slot.folder,
                 ).run()  # fmt: skip
-    deployment = Deployment(
+    app.deployment = deployment = Deployment(
         app.role,
         {changelog: source.store for changelog, source in stores.items()},
         kafka=options.kafka,
         roster=roster,
-        migrations=extension.migrations,
+        migrations=migrations,
+        generation=generation,
     )
     topics = deployment.admit()
     app.engine.still_deployed = deployment.still_holds
     for name, source in app.sources.items():
         if source.changelog is not None:
-            app.sources[name] = replace(source, changelog=topics[source.changelog])
+            app.sources[name] = replace(source, changelog=topics[changelog_of(source.changelog, generation)])
+    if deployment.rebuilds:
+        _hold_back(app, agents, roster, options, generation)
+
+
+def _hold_back(
+    app: RoleApp, agents: Sequence[Agent], roster: Roster, options: WorkerOptions, generation: int
+) -> None:
+    """Make the role one that is built beside: it reads as far as the one that runs, seen by nobody yet."""
+    deployment, prefix = app.deployment, options.kafka.topic_prefix
+    assert deployment is not None
+    changelogs = [source.changelog for source in app.sources.values() if source.changelog is not None]
+    app.engine.transaction.outputs = held_back(agents, changelogs, generation, deployment.rebuilds)
+    inner = between(agents)
+    counts = partition_counts(options.kafka)
+    outer = [spec.named(prefix) for agent in agents if (spec := agent.reads) not in inner]
+    live = roster.read()[app.role]["generation"]
+    app.bounds = Bounds(
+        options.kafka, group_of(prefix, app.role, live), {topic: counts[topic] for topic in outer}
+    )
+    for name, source in app.sources.items():  # time is moved by the one that runs
+        app.sources[name] = replace(source, open_deadline=None)
+    log.warning("generation is built beside the one that runs", role=app.role, generation=generation)
 
 
 def check_kinds(kinds: Iterable[Kind]) -> None:

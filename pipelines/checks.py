@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from connectors.kafka.access import check_topics
@@ -11,6 +12,7 @@ from connectors.kafka.roster import Roster
 from connectors.registry import Registry
 from pipelines.deployment import Deployment
 from pipelines.errors import DeployRefused
+from pipelines.generations import changelog_of
 from schemas.access import ROLES as ACCESS
 from schemas.access import Access
 from schemas.catalog import subjects
@@ -140,9 +142,20 @@ def _role(one: Blueprint, extension: Extension, options: WorkerOptions, roster: 
         yield Finding("access", one.role, f"{error}. {error.remedy}")
     else:
         yield Finding("access", one.role, "")
-    stores = {agent.changelog: agent.store for agent in one.agents if agent.changelog is not None}
+    generation = extension.generation(one.role)
     deployment = Deployment(
-        one.role, stores, kafka=options.kafka, roster=roster, migrations=extension.migrations
+        one.role,
+        {
+            changelog_of(agent.changelog, generation): agent.store
+            for agent in one.agents
+            if agent.changelog is not None
+        },
+        kafka=options.kafka,
+        roster=roster,
+        migrations=[
+            replace(each, changelog=changelog_of(each.changelog, generation)) for each in extension.migrations
+        ],
+        generation=generation,
     )
     try:
         state = deployment.problems()

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import socket
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import structlog
 
 from connectors.kafka.admin import topic_ids
+from connectors.kafka.lag import committed_offsets
 from connectors.kafka.roster import store_of
-from pipelines.errors import DeployRefused
+from pipelines.errors import DeployRefused, PartitionReleased
+from pipelines.generations import FIRST, group_of
 from state.schema import StoreSchema, differences
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from connectors.kafka.options import KafkaOptions
     from connectors.kafka.roster import Roster, Row
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from state.schema import Migration
 
 log = structlog.get_logger(__name__)
+
+Turn = Literal["goes on", "makes way", "is live"]
 
 
 class Deployment:
@@ -40,9 +44,13 @@ class Deployment:
         kafka: KafkaOptions,
         roster: Roster,
         migrations: Sequence[Migration] = (),
+        generation: int = FIRST,
     ) -> None:
-        """Take the stores by their changelogs, as the code names them."""
+        """Take the stores by their changelogs, as this generation of the code names them."""
         self.role = role
+        self.generation = generation
+        self.rebuilds = ""
+        """The attempt that this generation is built in, beside the one that runs; empty = it is live."""
         self.stores = stores
         self._kafka = kafka
         self._roster = roster
@@ -62,7 +70,9 @@ class Deployment:
         row = self._roster.read().get(self.role)
         if self._completed(row) != row:
             row = self._roster.change(self.role, self._completed)
-        self._admitted = _essence(row, self.stores)
+        self._admitted = self._essence(row)
+        if row is not None and row["candidate"] == self.generation:
+            self.rebuilds = row["attempt"]
         return {changelog: self._now(row, changelog) for changelog in self.stores}
 
     def problems(self) -> list[str]:
@@ -78,17 +88,44 @@ class Deployment:
 
         Raises:
             DeployRefused: it has.
+            PartitionReleased: it is another generation's turn, or ours.
             KafkaUnavailable: wait.
         """
         if self._admitted is None:
             return
         row = self._roster.read().get(self.role)
-        if _essence(row, self.stores) != self._admitted:
+        if self._essence(row) != self._admitted:
+            if (turn := self._turn(row)) != "goes on":  # which stops this worker in order, within a second
+                raise PartitionReleased(f"generation {self.generation} of role {self.role} {turn}")
             self._completed(row)  # which says what is the matter, if this code cannot go on
             raise DeployRefused(
                 f"what is deployed of role {self.role} has changed since this worker started",
                 remedy="Start it again: it goes on with what holds now.",
             )
+
+    def turn(self) -> Turn:
+        """Say whether a worker that runs has to make way, or is live now; blocks for milliseconds.
+
+        Raises:
+            DeployRefused: the attempt that it is part of was given up.
+            KafkaUnavailable: wait.
+        """
+        return "goes on" if self._admitted is None else self._turn(self._roster.read().get(self.role))
+
+    def _turn(self, row: Row | None) -> Turn:
+        if row is None:
+            return "goes on"
+        if not self.rebuilds:
+            stays = row["generation"] == self.generation and not row["switching"]
+            return "goes on" if stays else "makes way"
+        if row["generation"] == self.generation:
+            return "is live"
+        if row["attempt"] != self.rebuilds:
+            raise DeployRefused(
+                f"generation {self.generation} of role {self.role} is not built any more",
+                remedy=f"`sluicegate reprocess {self.role} --from TIME` begins anew.",
+            )
+        return "goes on"
 
     def _now(self, row: Row | None, changelog: TopicSpec) -> TopicSpec:
         kept = store_of(row, changelog.name)
@@ -96,9 +133,17 @@ class Deployment:
 
     def _completed(self, row: Row | None) -> Row | None:
         """Return the record with all stores of this code; raises DeployRefused if one does not fit."""
-        if not self.stores:
+        if row is not None:
+            self._check_generation(row)
+        if not self.stores and self.generation == FIRST:
             return row
-        row = row if row is not None else new_row(self.role)
+        if row is None:
+            row = new_row(self.role, self.generation)
+            if self.generation > FIRST and committed_offsets(
+                self._kafka, group_of(self._kafka.topic_prefix, self.role, FIRST)
+            ):
+                row["generation"] = FIRST  # it ran before there were records
+                self._check_generation(row)
         stores = {store["changelog"]: store for store in row["stores"]}
         names = [self._named(self._now(row, changelog)) for changelog in self.stores]
         ids = topic_ids(self._kafka, names)
@@ -120,6 +165,28 @@ class Deployment:
                     stores[changelog.name] = {**kept, "parts": code.text()}
         after = {**row, "stores": list(stores.values())}
         return after if after == row else {**after, "by": worker_name(), "reason": "first start of a store"}
+
+    def _check_generation(self, row: Row) -> None:
+        mine, live, candidate = self.generation, row["generation"], row["candidate"]
+        if mine == candidate or (mine == live and not row["switching"]):
+            return
+        what = f"this code is generation {mine} of role {self.role}"
+        if mine == live:
+            raise DeployRefused(
+                f"{what}, which makes way for generation {candidate}",
+                remedy=f"Deploy the code that has GENERATION = {candidate}; to stay with this one, "
+                f"`sluicegate reprocess {self.role} --discard --yes`.",
+            )
+        if mine < live:
+            raise DeployRefused(
+                f"{what}, and generation {live} has taken its place",
+                remedy=f"Deploy the code that has GENERATION = {live}.",
+            )
+        raise DeployRefused(
+            f"{what}, what runs is generation {live}",
+            remedy=f"Build it beside: `sluicegate reprocess {self.role} --from TIME`; or set GENERATION = "
+            f"{live}, if the state that runs is right for this code.",
+        )
 
     def _check(self, changelog: TopicSpec, kept: Row, code: StoreSchema) -> None:
         where = f"store behind {changelog.name} of role {self.role}"
@@ -153,6 +220,16 @@ class Deployment:
             )
         return f"{run}, or `sluicegate worker --roles {self.role} --migrate {' | '.join(names)}`."
 
+    def _essence(self, row: Row | None) -> Any:
+        """Return what a running worker relies on."""
+        kept = [store_of(row, changelog.name) for changelog in self.stores]
+        stores = [one and (one["topic"], one["topic_id"], one["version"], one["migration"]) for one in kept]
+        if row is None:
+            return [stores, False, self.generation, False]
+        candidate = row["candidate"] == self.generation
+        turn = (row["attempt"],) if candidate else (row["generation"], row["switching"])
+        return [stores, candidate, *turn]
+
     def _named(self, spec: TopicSpec) -> str:
         return spec.named(self._kafka.topic_prefix)
 
@@ -171,10 +248,11 @@ def schema_of(kept: Row) -> StoreSchema:
     return StoreSchema.of(kept["version"], kept["parts"])
 
 
-def new_row(role: str) -> Row:
+def new_row(role: str, generation: int = FIRST) -> Row:
     """Return the record of a role that nothing is known of."""
     return {
-        "role": role, "generation": 1, "candidate": 0, "from_ms": -1, "switching": False, "stores": [],
+        "role": role, "generation": generation, "candidate": 0, "attempt": "", "from_ms": -1,
+        "switching": False, "stores": [],
         "by": worker_name(), "reason": "",
     }  # fmt: skip
 
@@ -190,12 +268,3 @@ def new_store(changelog: str, *, topic: str, code: StoreSchema) -> Row:
 def worker_name() -> str:
     """Say who changes a record."""
     return f"worker@{socket.gethostname()}"
-
-
-def _essence(row: Row | None, changelogs: Iterable[TopicSpec]) -> Any:
-    """Return what a running worker relies on."""
-    return [
-        None if (kept := store_of(row, one.name)) is None else
-        (kept["topic"], kept["topic_id"], kept["version"], kept["migration"])
-        for one in changelogs
-    ]  # fmt: skip

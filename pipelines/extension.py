@@ -2,8 +2,9 @@
 
 The folder that ``SLUICEGATE_PIPELINES`` names holds ``<role>.py`` files and ``schemas/<subject>.avsc``. A
 module has ``register(app, tools, options)`` and may have ``TOPICS``, ``KINDS``, ``MIGRATIONS`` of its state,
-and, for the ACLs that it needs, ``READS`` (its inputs, if not our output alone) and ``TICKS`` (those of them
-whose source has an ``open_deadline``); ``sluicegate new agent`` writes one.
+the ``GENERATION`` that it is, and, for the ACLs that it needs, ``READS`` (its inputs, if not our output
+alone) and ``TICKS`` (those of them whose source has an ``open_deadline``). ``sluicegate new agent`` writes
+one.
 """
 
 from __future__ import annotations
@@ -51,6 +52,12 @@ class Extension:
     """Topics by role, for `sluicegate topics acls`."""
     migrations: Sequence[Migration] = ()
     """Of the stores of its agents."""
+    generations: Mapping[str, int] = field(default_factory=dict)
+    """By role; one that is not named is of the first."""
+
+    def generation(self, role: str) -> int:
+        """Return which generation of a role this code is."""
+        return self.generations.get(role, 1)
 
     def all_topics(self) -> tuple[TopicSpec, ...]:
         """Return our topics and these."""
@@ -76,10 +83,12 @@ def load(folder: Path | None) -> Extension:
     kinds: dict[str, Kind] = {}
     access: dict[str, Access] = {}
     migrations: list[Migration] = []
+    generations: dict[str, int] = {}
     for file in sorted(folder.glob("[!_]*.py")):
         module = _imported(file)
         roles[file.stem] = (_register(module, file),)
         access[file.stem] = _access(module, file)
+        generations[file.stem] = _generation(module, file)
         migrations += _declared(module, "MIGRATIONS", Migration, file)
         for spec in _declared(module, "TOPICS", TopicSpec, file):
             if spec.name in {ours.name for ours in TOPICS} or topics.setdefault(spec.name, spec) != spec:
@@ -93,7 +102,15 @@ def load(folder: Path | None) -> Extension:
         raise AgentRefused(folder / "schemas", str(error)) from None
     if taken := schemas.keys() & subjects().keys():
         raise AgentRefused(folder / "schemas", f"{', '.join(sorted(taken))}: a subject of sluicegate's own")
-    return Extension(roles, tuple(topics.values()), schemas, tuple(kinds.values()), access, tuple(migrations))
+    return Extension(
+        roles,
+        tuple(topics.values()),
+        schemas,
+        tuple(kinds.values()),
+        access,
+        tuple(migrations),
+        generations,
+    )
 
 
 def _imported(file: Path) -> ModuleType:
@@ -122,6 +139,13 @@ def _access(module: ModuleType, file: Path) -> Access:
     )
     # A module does not say which of its topics are changelogs.
     return Access(reads or (OUTPUT,), (*ticks, DEAD_LETTERS), own)
+
+
+def _generation(module: ModuleType, file: Path) -> int:
+    generation: Any = getattr(module, "GENERATION", 1)
+    if not isinstance(generation, int) or not 1 <= generation < 10_000:
+        raise AgentRefused(file, f"GENERATION is {generation!r}, and must be a number from 1 to 9999")
+    return generation
 
 
 def _register(module: ModuleType, file: Path) -> Register:

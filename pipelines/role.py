@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from typing import TYPE_CHECKING, Any
 
 import faust
@@ -26,7 +28,9 @@ if TYPE_CHECKING:
 
     from connectors.kafka.chunk import Chunker, SourcePartition
     from pipelines.controls import Controls
+    from pipelines.deployment import Deployment
     from pipelines.engine import Engine
+    from pipelines.rebuild import Bounds
     from schemas.record import Record
     from schemas.topics import TopicSpec
     from state.checkpoint import UnitResult
@@ -37,6 +41,7 @@ log = structlog.get_logger(__name__)
 
 _TICK_S = 0.5
 _LAG_S = 5.0
+_DEPLOYED_S = 1.0
 _READY_POLL_S = 0.05
 _WAKE_AGAIN_S = 0.005
 # How a stop's time is spent; with Faust's own 3 s it is less than ops/supervisor.py STOP_WITHIN_S. Waits for
@@ -115,6 +120,14 @@ class RoleApp(faust.App):
         self.coordinator_or_none: Coordinator | None = None
         self.controls: Controls | None = None
         """What operators tell this role; set by the composition root before the start."""
+        self.deployment: Deployment | None = None
+        """What is deployed of the role; set by the composition root, too."""
+        self.bounds: Bounds | None = None
+        """Of a generation that is built beside the one that runs: how far it may read."""
+        self.makes_way = False
+        """It stopped because the generation after it takes its place."""
+        self.runs_again = False
+        """It stopped to be started again at once: it is live now."""
         self.assigned_once = False
         self.fatal: BaseException | None = None
         super().__init__(
@@ -151,9 +164,9 @@ class RoleApp(faust.App):
         """Declare an agent's input topic, how it decodes, and the agent's store; returns a Faust topic.
 
         With ``decode`` the agent iterates over events, or over ``stream.batches()`` of them; with ``columns``
-        over ``stream.record_batches()``, Arrow batches. One agent a topic and role. ``store`` says what stands
-        in its state: the next deploy is held against it. ``writes`` and ``sink`` are where its effects go, for
-        `sluicegate topology` and the check at a start. See ``pipelines.partitions.Source`` for the hooks.
+        over ``stream.record_batches()``, Arrow batches. One agent a topic and role. ``store`` says what
+        stands in its state: the next deploy is held against it. ``writes`` and ``sink`` are where its effects
+        go, for `sluicegate topology` and the check at a start. ``pipelines.partitions.Source`` says more.
 
         Raises:
             ValueError: not exactly one of ``decode`` and ``columns``.
@@ -229,6 +242,7 @@ class RoleApp(faust.App):
             self.coordinator.pauses.wanted = lambda source: controls.is_paused(source.partition)
             await controls.start(self.coordinator.follow_pauses)
         self.add_future(self._tick())
+        self.add_future(self._follow_deployment())
         self.add_future(self._watch_lag())
 
     def start_polling(self, topics: frozenset[str]) -> None:
@@ -241,6 +255,7 @@ class RoleApp(faust.App):
             self.engine.options.consumer,
             {topic: source.chunker for topic, source in self.sources.items()},
             _Listener(self),
+            (lambda _source: None) if self.bounds is None else self.bounds.end_of,
         )
         self.coordinator.poller = self.engine.poller = poller
         poller.start()
@@ -282,6 +297,29 @@ class RoleApp(faust.App):
             await self.sleep(_TICK_S)
             self.coordinator.follow_pauses()
             self.engine.metrics.ticked(self.engine.ticker.tick(self.coordinator.pauses.stopped))
+
+    async def _follow_deployment(self) -> None:
+        """Stop when it is another generation's turn, or ours; keep to the bounds meanwhile."""
+        if self.deployment is None:
+            return
+        thread = DaemonExecutor(1, "deployment")
+        while not self.should_stop:
+            try:
+                if self.bounds is not None:
+                    await self.loop.run_in_executor(thread, self.bounds.look)
+                turn = await self.loop.run_in_executor(thread, self.deployment.turn)
+            except SluicegateError as error:
+                if getattr(error, "fatal", False):
+                    self.coordinator.stop_for(error)
+                    return
+                log.debug("what is deployed is not known", cause=str(error))
+            else:
+                if turn != "goes on":
+                    self.makes_way, self.runs_again = turn == "makes way", turn == "is live"
+                    log.warning("the role's turn", turn=turn, generation=self.deployment.generation)
+                    os.kill(os.getpid(), signal.SIGTERM)  # the way on which Faust's worker ends in order
+                    return
+            await self.sleep(_DEPLOYED_S)
 
     async def _watch_lag(self) -> None:
         """Ask every few seconds how far each partition is behind; Kafka away, the last answer stands."""

@@ -43,6 +43,19 @@ class PartitionLag(NamedTuple):
     """Age of the first record that was not consumed, by its timestamp and this machine's clock; 0 = none."""
 
 
+def committed_offsets(options: KafkaOptions, group: str) -> dict[tuple[str, int], int]:
+    """Return the offsets that a group (its full name) has committed, by topic and partition.
+
+    Raises:
+        KafkaUnavailable: no answer.
+        NotAuthorized: an ACL is missing.
+    """
+    try:
+        return _committed(AdminClient(options.client_config() | {"log_level": 0}), group)
+    except KafkaException as error:
+        raise refusal(options, f"Describe group {group}", error.args[0]) from error
+
+
 def group_lag(options: KafkaOptions, group: str) -> list[PartitionLag]:
     """Return the lag of a group (its full name) on each partition of each topic that it commits, worst first.
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from connectors.kafka.options import KafkaOptions
+    from connectors.kafka.outputs import Outputs
     from schemas.topics import TopicSpec
 
 log = structlog.get_logger(__name__)
@@ -104,6 +105,8 @@ class KafkaTransaction:
         timeout_ms: int,
         leaving: threading.Event,
     ) -> None:
+        self.outputs: Outputs | None = None
+        """Where records go, None = to the topics that they name; set before the first unit of work."""
         self._prefix = options.topic_prefix
         self._kafka = options
         self._transactional_id = transactional_id
@@ -178,12 +181,12 @@ class KafkaTransaction:
 
     def append(self, appends: Sequence[Append]) -> None:
         """Append records; see ``state.checkpoint.Transaction``."""
-        produce = self._live.produce
+        produce, outputs = self._live.produce, self.outputs
         heard = self._delivered if self._doubtful else None
         for append in appends:
             on_offset, partition = append.on_offset, append.partition
             record = (
-                self._prefix + append.topic.name,
+                self._prefix + (append.topic.name if outputs is None else outputs.name_of(append)),
                 append.value,
                 append.key,
                 _BY_KEY if partition is None else partition,

@@ -32,6 +32,7 @@ def worker_command(
     abandon_migration: Flag = False,
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
     role_process: Annotated[str, Parameter(show=False)] = "",
+    no_web: Annotated[bool, Parameter(show=False, negative=())] = False,
 ) -> int:
     """Run the agents: a Faust app and a process for each role.
 
@@ -60,6 +61,8 @@ def worker_command(
         With --check, print a JSON document.
     role_process
         The one role that this process is; set by the parent.
+    no_web
+        Serve no pages: the port is another worker's; set by the parent.
     """
     import asyncio
 
@@ -68,6 +71,8 @@ def worker_command(
     from ops.worker import run_role_process
 
     settings = Settings()
+    if no_web:
+        settings.worker.web_port = 0
     if role_process:
         return run_role_process(role_process, settings, migrate=migrate, abandon_migration=abandon_migration)
     chosen = _chosen(roles, settings)

@@ -12,8 +12,8 @@ from schemas.wire import WireCodec
 
 def row(role: str, **fields: Any) -> dict[str, Any]:
     return {
-        "role": role, "generation": 1, "candidate": 0, "from_ms": -1, "switching": False, "stores": [],
-        "by": "", "reason": "", **fields,
+        "role": role, "generation": 1, "candidate": 0, "attempt": "", "from_ms": -1, "switching": False,
+        "stores": [], "by": "", "reason": "", **fields,
     }  # fmt: skip
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 RESULTS = TopicSpec("totals.results.v1", "key", "", STREAM_PARTITIONS, -1, "compact", "Each count.")
+SEEN = TopicSpec("totals.seen.v1", "key", "", STREAM_PARTITIONS, -1, "delete", "Each event's id.")
 CHANGELOG = TopicSpec("totals.changelog.v1", "key", "", STREAM_PARTITIONS, -1, "compact", "Counts.")
 
 _CODE = """
@@ -28,8 +29,9 @@ from state.schema import Migration, StoreSchema, kv
 VERSION = {version}
 FORM = {{1: ">q", 2: ">qq"}}[VERSION]
 RESULTS = TopicSpec("totals.results.v1", "key", "", STREAM_PARTITIONS, -1, "compact", "Each count.")
+SEEN = TopicSpec("totals.seen.v1", "key", "", STREAM_PARTITIONS, -1, "delete", "Each event's id.")
 CHANGELOG = TopicSpec("totals.changelog.v1", "key", "", STREAM_PARTITIONS, -1, "compact", "Counts.")
-TOPICS = (RESULTS, CHANGELOG)
+TOPICS = (RESULTS, SEEN, CHANGELOG)
 TOTALS = struct.Struct(FORM)
 HERE = Path(__file__).parent
 
@@ -47,7 +49,7 @@ MIGRATIONS = (Migration("wider", CHANGELOG, 1, 2, wider),)
 
 def register(app, tools, options):
     source = app.source(
-        OUTPUT, agent="totals", decode=tools.decode_events, changelog=CHANGELOG, writes=(RESULTS,),
+        OUTPUT, agent="totals", decode=tools.decode_events, changelog=CHANGELOG, writes=(RESULTS, SEEN),
         store=StoreSchema(VERSION, (kv("totals", key="tenant/stream_id", value=FORM),)),
     )
 
@@ -61,6 +63,7 @@ def register(app, tools, options):
             count += {step}
             scope.state.put(event.key, TOTALS.pack(count, *(size + len(event.payload) for size in rest)))
             scope.emit(RESULTS, event.key, b"%d" % count, partition=scope.partition)
+            scope.emit(SEEN, event.key, event.event_id.encode(), partition=scope.partition)
 """
 
 
@@ -79,4 +82,4 @@ def event(number: int, stream: str) -> Event:
     )  # fmt: skip
 
 
-__all__ = ["CHANGELOG", "OUTPUT", "RESULTS", "event", "write_agent"]
+__all__ = ["CHANGELOG", "OUTPUT", "RESULTS", "SEEN", "event", "write_agent"]
