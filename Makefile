@@ -41,6 +41,10 @@ demo: $(STAMP) ## stream a real command's output to a page, on real parts (ONCE=
 test: $(STAMP) ## run every test against real Kafka, registry, PostgreSQL and browser
 	@$(BIN)/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
+.PHONY: faults
+faults: $(STAMP) ## run the whole fault matrix (docs/fault-matrix.md), the long rows too
+	@$(BIN)/python -m pytest tests/faults -m "" $(PYTEST_ARGS)
+
 .PHONY: lint
 lint: $(STAMP) ## ruff, mypy, import rules
 	@$(BIN)/ruff check

@@ -104,7 +104,7 @@ def register_events(app: RoleApp, tools: Tools, _options: WorkerOptions, tag: st
     @app.agent(source)
     async def windows(stream: Stream) -> None:
         async for reading in stream:
-            count(stream.scope, reading, partial(stream.scope.update, output))
+            count(stream.scope, reading, stream.scope.update, output)
 
 
 def register_each(app: RoleApp, tools: Tools, _options: WorkerOptions, tag: str) -> None:
@@ -114,7 +114,7 @@ def register_each(app: RoleApp, tools: Tools, _options: WorkerOptions, tag: str)
     @app.agent(source)
     async def windows(stream: Stream) -> None:
         async for reading in stream:
-            count(stream.scope, reading, partial(stream.scope.emit, output))
+            count(stream.scope, reading, stream.scope.emit, output)
 
 
 def _events(app: RoleApp, tools: Tools, tag: str) -> Any:
@@ -122,11 +122,13 @@ def _events(app: RoleApp, tools: Tools, tag: str) -> Any:
     return app.source(INPUT, agent="windows", decode=decode, changelog=changelog_of(tag))
 
 
-def count(scope: Scope, reading: Mapping[str, Any], write: Callable[..., None]) -> None:
+def count(scope: Scope, reading: Mapping[str, Any], write: Callable[..., None], output: TopicSpec) -> None:
     """Add one reading to its window."""
-    start = reading["time"] // WINDOW_US * WINDOW_US
-    key = pack_time(start) + reading["sensor"].encode()
-    add(scope, [key], [(1, reading["amount"], reading["cost"])], write)
+    key = pack_time(reading["time"] // WINDOW_US * WINDOW_US) + reading["sensor"].encode()
+    n, amounts, costs = FIGURES.unpack(scope.state.get(key) or _EMPTY)
+    value = FIGURES.pack(n + 1, amounts + reading["amount"], costs + reading["cost"])
+    scope.state.put(key, value)
+    write(output, key, value, partition=scope.partition)
     scope.count("counted")
 
 

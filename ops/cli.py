@@ -35,6 +35,7 @@ COMMANDS = (
     "lag",
     "dlq",
     "levers",
+    "asides",
 )
 
 EPILOGUE = """\

@@ -3,47 +3,91 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import dataclass
 from secrets import token_hex
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from connectors.kafka.admin import ensure_topics, group_lag
 from connectors.kafka.committed import CommittedReader
+from connectors.kafka.peek import record_at
 from connectors.kafka.slot import ProducerSlot
 from connectors.registry import Registry
 from ops.person import who
-from schemas.controls import PAUSE, Target, target_of
+from schemas.controls import PAUSE, QUARANTINE, SKIP, AnyTarget, KeyTarget, Target, target_of
+from schemas.errors import WireError
 from schemas.topics import AUDIT, CONTROLS
 from schemas.wire import WireCodec
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
+    from connectors.kafka.lag import PartitionLag
     from connectors.kafka.options import KafkaOptions
     from ops.settings import Settings
+    from schemas.record import Record
 
 _TIMEOUT_MS: Final = 10_000
+RESUME: Final = "resume"
+_TAKES_BACK: Final = {RESUME: PAUSE, f"undo {SKIP}": SKIP, f"undo {QUARANTINE}": QUARANTINE}
+
+
+class Move(NamedTuple):
+    """A lever and what it is about; ``action`` is ``pause``, ``skip``, ``quarantine``, or takes one back."""
+
+    action: str
+    target: AnyTarget
+
+    @property
+    def undo(self) -> str:
+        """The command that takes this back."""
+        if self.action == PAUSE:
+            return f"sluicegate resume {words_of(self.target)} --yes"
+        if self.action == RESUME:
+            reason = shlex.quote("resumed too early")
+            return f"sluicegate pause {words_of(self.target)} --reason {reason} --yes"
+        if self.action in (SKIP, QUARANTINE):
+            return f"sluicegate {self.action} {words_of(self.target)} --undo --yes"
+        again = shlex.quote("taken back too early")
+        return f"sluicegate {_TAKES_BACK[self.action]} {words_of(self.target)} --reason {again} --yes"
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A control that holds now."""
+
+    target: AnyTarget
+    action: str
+    by: str
+    reason: str
+    since_us: int
+    """By the broker's clock."""
+
+
+def words_of(target: AnyTarget) -> str:
+    """Return a target as a command line has it."""
+    if isinstance(target, Target):
+        return target.role if target.partition is None else f"{target.role} {target.partition}"
+    if isinstance(target, KeyTarget):
+        return f"{target.role} {shlex.quote(target.key.decode('utf-8', 'backslashreplace'))}"
+    return f"{target.role} {target.topic} {target.partition} {target.offset}"
 
 
 def paused_in(kafka: KafkaOptions) -> list[Target]:
     """Return what is paused now, of all roles; raises KafkaUnavailable."""
-    found: dict[Target, bool] = {}
+    found = {target: value for target, value, _ in _controls(kafka) if isinstance(target, Target)}
+    return sorted((target for target, value in found.items() if value is not None), key=str)
+
+
+def _controls(kafka: KafkaOptions) -> Iterator[tuple[AnyTarget, bytes | None, int]]:
+    """Give each control that was told, oldest first, with its value and the broker's time, µs."""
     reader = CommittedReader(kafka, CONTROLS.named(kafka.topic_prefix))
     try:
         for message in reader.present():
             target = target_of(message.key())
             if target is not None:
-                found[target] = message.value() is not None
+                yield target, message.value(), message.timestamp()[1] * 1_000
     finally:
         reader.close()
-    return sorted((target for target, holds in found.items() if holds), key=str)
-
-
-def undo_of(action: str, target: Target) -> str:
-    """Return the command that takes ``pause`` or ``resume`` of a target back."""
-    where = target.role if target.partition is None else f"{target.role} {target.partition}"
-    if action == PAUSE:
-        return f"sluicegate resume {where} --yes"
-    return f"sluicegate pause {where} --reason {shlex.quote('resumed too early')} --yes"
 
 
 class Levers:
@@ -54,45 +98,62 @@ class Levers:
         self._kafka = kafka
         self._registry = Registry(registry_url)
 
-    def partitions_of(self, role: str) -> set[int]:
-        """Return the numbers of the partitions that a role has committed; none = it never ran."""
-        group = f"{self._kafka.topic_prefix}sluicegate.{role}"
-        return {partition.partition for partition in group_lag(self._kafka, group)}
+    def partitions_of(self, role: str) -> list[PartitionLag]:
+        """Return where a role stands on each partition that it has committed; none = it never ran.
+
+        Topics have no prefix.
+        """
+        prefix = self._kafka.topic_prefix
+        found = group_lag(self._kafka, f"{prefix}sluicegate.{role}")
+        return [partition._replace(topic=partition.topic.removeprefix(prefix)) for partition in found]
+
+    def bare(self, topic: str) -> str:
+        """Return a topic's name without this deployment's prefix."""
+        return topic.removeprefix(self._kafka.topic_prefix)
 
     def paused(self) -> list[Target]:
         """Return what is paused now, of all roles."""
         return paused_in(self._kafka)
 
-    def pause(self, targets: Sequence[Target], reason: str) -> None:
-        """Pause each of the targets, or none.
+    def held(self) -> list[Held]:
+        """Return all controls that hold now, oldest first; one that cannot be read has no words."""
+        codec = WireCodec(self._registry)
+        found: dict[AnyTarget, Held] = {}
+        for target, value, since_us in _controls(self._kafka):
+            found.pop(target, None)
+            if value is None:
+                continue
+            try:
+                control = codec.decode(value, CONTROLS.subject)
+            except WireError as error:
+                control = {"action": "unreadable", "by": "", "reason": str(error)}
+            found[target] = Held(target, control["action"], control["by"], control["reason"], since_us)
+        return list(found.values())
+
+    def record_at(self, topic: str, partition: int, offset: int) -> Record | None:
+        """Return the committed record at an offset (``topic`` without prefix), or None if none stands there.
+
+        Raises:
+            KafkaUnavailable: no answer.
+        """
+        return record_at(self._kafka, self._kafka.topic_prefix + topic, partition, offset)
+
+    def move(self, moves: Sequence[Move], reason: str) -> None:
+        """Move levers, all of them or none.
 
         Raises:
             AppendFailed: Kafka did not take it, or nobody knows; it may be done again.
         """
-        self._move(PAUSE, targets, reason)
-
-    def resume(self, targets: Sequence[Target], reason: str) -> None:
-        """Take the pauses of each of the targets back, or of none; raises as ``pause``."""
-        self._move("resume", targets, reason)
-
-    def close(self) -> None:
-        """Let the connections go."""
-        self._registry.close()
-
-    def _move(self, action: str, targets: Sequence[Target], reason: str) -> None:
         if self._settings.registry.register_schemas:
             self._registry.register_all()
         if self._settings.kafka.create_topics:
             ensure_topics(self._kafka, [CONTROLS, AUDIT])
-        codec, by, prefix = WireCodec(self._registry), who(), self._kafka.topic_prefix
+        codec, prefix = WireCodec(self._registry), self._kafka.topic_prefix
         records: list[tuple[str, bytes, bytes | None, int | None]] = []
-        for target in targets:
-            told = {"by": by, "reason": reason}
-            partition = -1 if target.partition is None else target.partition
-            control = {"role": target.role, "partition": partition, "action": action, **told}
-            audit = {"action": action, "target": str(target), "undo": undo_of(action, target), **told}
-            value = codec.encode(CONTROLS.subject, control) if action == PAUSE else None
-            key = str(target).encode()
+        for move in moves:
+            control, audit = _records(move, who(), reason)
+            key = str(move.target).encode()
+            value = None if control is None else codec.encode(CONTROLS.subject, control)
             records.append((CONTROLS.named(prefix), key, value, 0))
             records.append((AUDIT.named(prefix), key, codec.encode(AUDIT.subject, audit), 0))
         slot = ProducerSlot(self._kafka, f"{prefix}sluicegate.lever.{token_hex(6)}", _TIMEOUT_MS)
@@ -100,3 +161,17 @@ class Levers:
             slot.append(records)
         finally:
             slot.close()
+
+    def close(self) -> None:
+        """Let the connections go."""
+        self._registry.close()
+
+
+def _records(move: Move, by: str, reason: str) -> tuple[dict[str, object] | None, dict[str, object]]:
+    """Return the control (None = it is taken back) and the audit record of a move."""
+    target, told = move.target, {"by": by, "reason": reason}
+    audit: dict[str, object] = {"action": move.action, "target": str(target), "undo": move.undo, **told}
+    if move.action in _TAKES_BACK:
+        return None, audit
+    partition = -1 if isinstance(target, KeyTarget) or target.partition is None else target.partition
+    return {"role": target.role, "partition": partition, "action": move.action, **told}, audit

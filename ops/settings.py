@@ -10,6 +10,10 @@ import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from state.budget import StateOptions
+
+_STATE = StateOptions()
+
 
 class Group(BaseModel):
     """Settings of one part. One that does not exist is an error: it would be ignored, and nobody told."""
@@ -177,6 +181,23 @@ class WorkerSettings(Group):
         return self
 
 
+class StateSettings(Group):
+    """What the stores of one worker process, which is a role's, may use together."""
+
+    block_cache_mb: int = Field(
+        _STATE.block_cache_mb, description="read blocks, and the write buffers, counted into it"
+    )
+    write_buffer_mb: int = Field(
+        _STATE.write_buffer_mb, description="writes not on the disk yet; at most half of the cache"
+    )
+    open_files_max: int = Field(_STATE.open_files_max, description="files of all stores together")
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> StateSettings:
+        StateOptions(self.block_cache_mb, self.write_buffer_mb, self.open_files_max)
+        return self
+
+
 class Settings(BaseSettings):
     """All settings; each is an environment variable ``SLUICEGATE_<GROUP>__<NAME>``."""
 
@@ -201,3 +222,4 @@ class Settings(BaseSettings):
     stack: StackSettings = StackSettings()
     edge: EdgeSettings = EdgeSettings()
     worker: WorkerSettings = WorkerSettings()
+    state: StateSettings = StateSettings()

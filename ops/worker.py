@@ -20,6 +20,7 @@ def worker_options(
 ) -> WorkerOptions:
     """Everything a role is told; raises NoStack if nothing says where Kafka and the registry are."""
     from pipelines.options import WorkerOptions
+    from state.budget import StateOptions
 
     where = addresses(settings)
     worker = settings.worker
@@ -35,6 +36,7 @@ def worker_options(
         max_poll_interval_ms=worker.max_poll_interval_ms,
         chunk_events_max=worker.chunk_events_max,
         stall_ms_max=worker.stall_ms_max,
+        state=StateOptions(**settings.state.model_dump()),
         web_host=worker.web_host,
         web_port=worker.web_port,
         identity=worker.identity,

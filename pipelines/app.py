@@ -34,6 +34,7 @@ from schemas.payloads import PayloadCodec
 from schemas.preflight import problems_of_all
 from schemas.topics import TOPICS
 from schemas.wire import WireCodec
+from state.budget import check_machine
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -62,6 +63,7 @@ def run_role(name: str, options: WorkerOptions, extension: Extension | None = No
         DeployRefused: the code does not fit the state or the schemas of what runs.
         OptionsRefused: time-outs under which a unit of work could be lost, kinds that cannot be served, or a
             web port in use.
+        BudgetRefused: the stores would be given more memory or files than there are.
         UnknownType: schemas are not to be registered, and one of ours is not there.
         RegistryUnavailable: the registry does not answer at the start.
         KafkaUnavailable: Kafka does not answer at the start.
@@ -100,6 +102,7 @@ def build_role(name: str, options: WorkerOptions, extension: Extension) -> RoleA
             f"transaction_timeout_ms={options.transaction_timeout_ms} is not longer than commit_interval_ms "
             f"+ stall_ms_max = {options.commit_interval_ms + options.stall_ms_max}"
         )
+    check_machine(options.state)
     web = _web(options, list(roles).index(name))
     registry = Registry(options.registry_url)
     register_schemas(registry, extension, may_register=options.register_schemas)
@@ -129,6 +132,7 @@ def build_role(name: str, options: WorkerOptions, extension: Extension) -> RoleA
             coordinator=CoordinatorOptions(
                 commit_interval_ms=options.commit_interval_ms, stall_ms_max=options.stall_ms_max
             ),
+            state=options.state,
         ),
         tools,
         WorkerMetrics(name),

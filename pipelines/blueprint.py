@@ -45,13 +45,20 @@ class Agent:
     name: str
     reads: TopicSpec
     writes: tuple[TopicSpec, ...]
-    """Dead letters apart, which any agent may write."""
+    """Dead letters and late records apart."""
     changelog: TopicSpec | None
     ticks: bool
     """Whether time is moved on its idle input partitions."""
     sink: str
     """What it writes to outside of Kafka; empty = nothing."""
     store: StoreSchema = UNDECLARED
+    late_to: TopicSpec | None = None
+    """Where records go that come too late."""
+
+    @property
+    def appends(self) -> tuple[TopicSpec, ...]:
+        """All topics that it appends to, dead letters apart."""
+        return self.writes if self.late_to is None else (*self.writes, self.late_to)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +117,7 @@ def agents_of(sources: Mapping[str, Source]) -> list[Agent]:
     return [
         Agent(
             source.agent, source.spec, source.writes, source.changelog, source.open_deadline is not None,
-            source.sink, source.store,
+            source.sink, source.store, source.late_to,
         )
         for source in sources.values()
     ]  # fmt: skip
@@ -126,6 +133,6 @@ def _app(role: str, kafka: KafkaOptions) -> RoleApp:
 def _with_outputs(role: str, agents: Sequence[Agent], extension: Extension) -> list[Agent]:
     """Give agents that declare no ``writes`` what is left of their module's topics."""
     owned = extension.access[role].changelogs if role in extension.access else ()
-    told = {spec for agent in agents for spec in (agent.reads, agent.changelog, *agent.writes)}
+    told = {spec for agent in agents for spec in (agent.reads, agent.changelog, *agent.appends)}
     left = tuple(spec for spec in owned if spec not in told)
     return [agent if agent.writes or agent.sink else replace(agent, writes=left) for agent in agents]

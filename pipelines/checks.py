@@ -108,7 +108,7 @@ def operations_of(role: str, agents: Sequence[Agent], prefix: str) -> dict[str, 
             writes=(
                 DEAD_LETTERS,
                 *(agent.reads for agent in agents if agent.ticks),
-                *(spec for agent in agents for spec in agent.writes),
+                *(spec for agent in agents for spec in agent.appends),
             ),
             changelogs=tuple(agent.changelog for agent in agents if agent.changelog is not None),
         )
@@ -166,7 +166,7 @@ def _role(one: Blueprint, extension: Extension, options: WorkerOptions, roster: 
 
 def _topics(one: Blueprint) -> list[TopicSpec]:
     changelogs = [agent.changelog for agent in one.agents if agent.changelog is not None]
-    specs = [spec for agent in one.agents for spec in (agent.reads, *agent.writes)]
+    specs = [spec for agent in one.agents for spec in (agent.reads, *agent.appends)]
     return list(dict.fromkeys([*specs, *changelogs, DEAD_LETTERS]))
 
 

@@ -6,20 +6,24 @@ The topic is compacted and is read whole before the role reads anything, so a pa
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
+from connectors.kafka.aside import SetAside
 from connectors.kafka.committed import CommittedReader
 from connectors.kafka.errors import KafkaUnavailable
 from connectors.kafka.tailer import Followed, Tailer
-from schemas.controls import PAUSE, Target, target_of
+from schemas.controls import PAUSE, QUARANTINE, SKIP, AnyTarget, KeyTarget, RecordTarget, Target, target_of
 from schemas.errors import WireError
 from schemas.topics import CONTROLS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping
 
+    from connectors.kafka.aside import Judge
+    from connectors.kafka.chunk import SourcePartition
     from connectors.kafka.options import KafkaOptions
     from connectors.kafka.tailer import Place, TailState
     from schemas.record import Record
@@ -29,7 +33,9 @@ log = structlog.get_logger(__name__)
 
 _CAUGHT_UP_S: Final = 30.0
 _JOIN_S: Final = 2.0
-Told = list[tuple[Target, dict[str, Any] | None]]
+Told = list[tuple[AnyTarget, dict[str, Any] | None]]
+OnChange = Callable[[Sequence[AnyTarget]], None]
+"""Called with the targets of what was taken back."""
 
 
 class Controls:
@@ -39,13 +45,16 @@ class Controls:
         self._kafka = kafka
         self._role = role
         self._codec = codec
+        self._prefix = kafka.topic_prefix
         self._topic = CONTROLS.named(kafka.topic_prefix)
-        self._pauses: dict[int | None, dict[str, Any]] = {}
+        self._paused: set[int | None] = set()
+        self._skips: dict[tuple[str, int], dict[int, SetAside]] = {}
+        self._quarantined: dict[bytes, SetAside] = {}
         self._caught_up = asyncio.Event()
-        self._on_change: Callable[[], None] = lambda: None
+        self._on_change: OnChange = lambda _taken_back: None
         self._tailer: Tailer[Told] | None = None
 
-    async def start(self, on_change: Callable[[], None]) -> None:
+    async def start(self, on_change: OnChange) -> None:
         """Read what holds now, and call ``on_change`` whenever that changes.
 
         Raises:
@@ -75,7 +84,19 @@ class Controls:
 
     def is_paused(self, partition: int) -> bool:
         """Say whether the partitions of that number are to be left alone."""
-        return None in self._pauses or partition in self._pauses
+        return None in self._paused or partition in self._paused
+
+    def judge_of(self, source: SourcePartition) -> Judge | None:
+        """Return what says which records of a partition are set aside; None = none is."""
+        skips, quarantined = self._skips.get(source), self._quarantined
+        if skips is None and not quarantined:
+            return None
+        at_offset = skips or {}
+
+        def judge(record: Record) -> SetAside | None:
+            return at_offset.get(record.offset) or quarantined.get(record.key or b"")
+
+        return judge
 
     def decode(self, records: Sequence[Record]) -> Told:
         """Return what was told to this role; None = it was taken back. Raises RegistryUnavailable."""
@@ -95,12 +116,29 @@ class Controls:
     def tail_batch(self, batch: Told, _positions: Mapping[Place, int]) -> None:
         """See ``TailListener``."""
         for target, control in batch:
-            if control is not None and control["action"] == PAUSE:
-                self._pauses[target.partition] = control
-            else:
-                self._pauses.pop(target.partition, None)
+            self._note(target, control)
         if batch:
-            self._on_change()
+            self._on_change([target for target, control in batch if control is None])
+
+    def _note(self, target: AnyTarget, control: dict[str, Any] | None) -> None:
+        action = None if control is None else control["action"]
+        if isinstance(target, Target):
+            (self._paused.add if action == PAUSE else self._paused.discard)(target.partition)
+        elif isinstance(target, KeyTarget):
+            self._quarantined.pop(target.key, None)
+            if control is not None and action == QUARANTINE:
+                self._quarantined[target.key] = _set_aside("quarantined", control)
+        else:
+            self._note_skip(target, control if action == SKIP else None)
+
+    def _note_skip(self, target: RecordTarget, control: dict[str, Any] | None) -> None:
+        where = (self._prefix + target.topic, target.partition)
+        skips = {**self._skips.pop(where, {})}
+        skips.pop(target.offset, None)
+        if control is not None:
+            skips[target.offset] = _set_aside("skipped", control)
+        if skips:
+            self._skips[where] = skips
 
     def tail_caught_up(self, _place: Place) -> None:
         """See ``TailListener``."""
@@ -115,3 +153,7 @@ class Controls:
             return bool(reader.partitions())
         finally:
             reader.close()
+
+
+def _set_aside(what: str, control: Mapping[str, Any]) -> SetAside:
+    return SetAside(what, f"{what} by {control['by'] or 'an operator'}: {control['reason']}")

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from connectors.kafka.hot_keys import HotKeys
+from connectors.kafka.inflight import InFlight
 from connectors.kafka.positions import PositionReader
 from connectors.kafka.ticker import Ticker
 from connectors.kafka.transaction import KafkaTransaction
+from pipelines.late import LateEventMaker
 from pipelines.partitions import Partitions
+from state.budget import StateOptions
 from state.checkpoint import UnitOfWork
 
 if TYPE_CHECKING:
@@ -38,6 +42,7 @@ class EngineOptions:
     state_dir: Path
     consumer: ConsumerOptions
     coordinator: CoordinatorOptions
+    state: StateOptions = field(default_factory=StateOptions)
 
 
 class Engine:
@@ -60,8 +65,10 @@ class Engine:
             leaving=self.leaving,
         )
         self.unit = UnitOfWork(self.transaction, self.topic_id)
+        self.hot_keys = HotKeys()
         self.ticker = Ticker(options.kafka, tools.codec.encode_event)
         self.partitions: Partitions
+        self.in_flight: InFlight
         self.still_deployed: Callable[[], None] = lambda: None
         """Raises if this code is not what is deployed any more; set by the composition root."""
 
@@ -79,9 +86,12 @@ class Engine:
             unit=self.unit,
             ticker=self.ticker,
             letters=self._tools.dead_letters(),
+            late=lambda topic: LateEventMaker(self._tools.codec, topic),
             state_dir=self.options.state_dir,
             still_deployed=self.still_deployed,
+            state=self.options.state,
         )
+        self.in_flight = InFlight(self.options.state_dir)
         self.transaction.open()
 
     def behind(

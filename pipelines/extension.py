@@ -3,8 +3,8 @@
 The folder that ``SLUICEGATE_PIPELINES`` names holds ``<role>.py`` files and ``schemas/<subject>.avsc``. A
 module has ``register(app, tools, options)`` and may have ``TOPICS``, ``KINDS``, ``MIGRATIONS`` of its state,
 the ``GENERATION`` that it is, and, for the ACLs that it needs, ``READS`` (its inputs, if not our output
-alone) and ``TICKS`` (those of them whose source has an ``open_deadline``). ``sluicegate new agent`` writes
-one.
+alone), ``TICKS`` (those of them whose source has an ``open_deadline``) and ``WRITES`` (topics of ours that it
+writes, such as ``LATE_EVENTS``); ``sluicegate new agent`` writes one.
 """
 
 from __future__ import annotations
@@ -134,11 +134,11 @@ def _imported(file: Path) -> ModuleType:
 
 def _access(module: ModuleType, file: Path) -> Access:
     """What a module's agent does: it reads ``READS``, else our output, and owns ``TOPICS``."""
-    reads, ticks, own = (
-        tuple(_declared(module, name, TopicSpec, file)) for name in ("READS", "TICKS", "TOPICS")
+    reads, ticks, writes, own = (
+        tuple(_declared(module, name, TopicSpec, file)) for name in ("READS", "TICKS", "WRITES", "TOPICS")
     )
     # A module does not say which of its topics are changelogs.
-    return Access(reads or (OUTPUT,), (*ticks, DEAD_LETTERS), own)
+    return Access(reads or (OUTPUT,), (*ticks, *writes, DEAD_LETTERS), own)
 
 
 def _generation(module: ModuleType, file: Path) -> int:

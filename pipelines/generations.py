@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from connectors.kafka.outputs import Outputs
-from schemas.topics import DEAD_LETTERS, beside, stem_of
+from schemas.topics import DEAD_LETTERS, TOPICS, beside, stem_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,24 +43,29 @@ def attempt_of(spec: TopicSpec, generation: int, attempt: str) -> TopicSpec:
 
 def between(agents: Sequence[Agent]) -> tuple[TopicSpec, ...]:
     """Return the topics that one agent of a role writes for another: no output of the role's."""
-    written = {spec for agent in agents for spec in agent.writes}
+    written = {spec for agent in agents for spec in agent.appends}
     return tuple(agent.reads for agent in agents if agent.reads in written)
 
 
 def outputs_of(agents: Sequence[Agent]) -> tuple[TopicSpec, ...]:
     """Return what a role says to others, dead letters apart."""
     inner = between(agents)
-    return tuple(dict.fromkeys(spec for agent in agents for spec in agent.writes if spec not in inner))
+    return tuple(dict.fromkeys(spec for agent in agents for spec in agent.appends if spec not in inner))
 
 
 def side_topics(agents: Sequence[Agent], generation: int, attempt: str) -> dict[TopicSpec, TopicSpec]:
-    """Return where the outputs of a generation go while it is built, dead letters among them."""
-    sides = {spec: attempt_of(spec, generation, attempt) for spec in outputs_of(agents)}
-    # Beneath a name that the role may write by its ACLs: that of its first changelog or output.
-    first = next((agent.changelog for agent in agents if agent.changelog is not None), None)
-    stem = first if first is not None else next(iter(sides), DEAD_LETTERS)
-    dead = f"{stem_of(stem.name)}g{generation}-{attempt}.dead.v1"
-    return sides | {DEAD_LETTERS: replace(DEAD_LETTERS, name=dead)}
+    """Return where the outputs of a generation go while it is built, dead letters among them.
+
+    One of sluicegate's own topics is held back under a name that the role may write by its ACLs.
+    """
+    outputs = outputs_of(agents)
+    own = [spec for spec in outputs if spec not in TOPICS]
+    changelogs = [agent.changelog for agent in agents if agent.changelog is not None]
+    stem = stem_of(next(iter((*changelogs, *own)), DEAD_LETTERS).name)
+    sides = {spec: attempt_of(spec, generation, attempt) for spec in own}
+    for spec in (*outputs, DEAD_LETTERS):
+        sides.setdefault(spec, replace(spec, name=f"{stem}g{generation}-{attempt}.{spec.name}"))
+    return sides
 
 
 def held_back(

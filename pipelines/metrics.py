@@ -1,18 +1,27 @@
-"""A worker's own numbers, in Prometheus' terms."""
+"""A worker's own numbers, in Prometheus' terms: counters of what it did. What is read: ``gauges.py``."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from pipelines.fates import fate_of
 
-    from state.checkpoint import UnitResult
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from prometheus_client.registry import Collector
+
+    from connectors.kafka.chunk import SourcePartition
+    from state.checkpoint import Share, UnitResult
 
 # A unit of work is committed in a few milliseconds when all is well; ten seconds is the transaction's end.
-_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_SECONDS: Final = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_RECORDS: Final = (1, 10, 100, 1_000, 5_000, 20_000, 100_000)
+_CAUSES_MAX: Final = 50
+"""Causes of dead letters by name: an agent that makes one of each event's text must not fill Prometheus."""
+_OTHER: Final = "other"
 
 
 class WorkerMetrics:
@@ -21,33 +30,50 @@ class WorkerMetrics:
     def __init__(self, role: str) -> None:
         self.registry = CollectorRegistry()
         self._role = role
+        self._causes: set[str] = set()
+        self.agents: Mapping[str, str] = {}
+        """Which agent reads a topic; set before the first unit of work."""
 
-        def counter(name: str, text: str) -> Counter:
-            return Counter(name, text, ["role"], registry=self.registry).labels(role)
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(name, text, ["role", *labels], registry=self.registry)
 
-        self._inputs = Counter(
+        self._inputs = counter(
             "sluicegate_inputs",
-            "What became of source records, by outcome; docs/on-call.md says which sum to the input.",
-            ["role", "outcome"],
-            registry=self.registry,
+            "What became of source records, by outcome and by the fate that it stands for.",
+            "agent", "partition", "outcome", "fate",
+        )  # fmt: skip
+        self._sources = counter(
+            "sluicegate_source_records", "Source records committed.", "agent", "topic", "partition"
         )
-        self._units = counter("sluicegate_units", "Units of work committed.")
-        self._records = counter("sluicegate_unit_records", "Source records committed.")
-        self._appended = counter("sluicegate_unit_appends", "Records appended.")
-        self._changelog = counter("sluicegate_changelog_appends", "Changelog records.")
+        self._letters = counter("sluicegate_dead_letters", "Dead letters by cause.", "agent", "cause")
+        self._units = counter("sluicegate_units", "Units of work committed.").labels(role)
+        self._records = counter("sluicegate_unit_records", "Source records committed.").labels(role)
+        self._appended = counter("sluicegate_unit_appends", "Records appended.").labels(role)
+        self._append_bytes = counter("sluicegate_unit_append_bytes", "Bytes appended.").labels(role)
+        self._changelog = counter("sluicegate_changelog_appends", "Changelog records.").labels(role)
+        self._changelog_bytes = counter("sluicegate_changelog_bytes", "Bytes of the changelog.").labels(role)
+        self._size = Histogram(
+            "sluicegate_unit_size_records",
+            "Source records of one unit of work.",
+            ["role"],
+            buckets=_RECORDS,
+            registry=self.registry,
+        ).labels(role)
         self._seconds = Histogram(
             "sluicegate_unit_seconds",
-            "Time of a unit's commit by step.",
+            "Time of a unit of work by step.",
             ["role", "step"],
             buckets=_SECONDS,
             registry=self.registry,
         )
         self._partitions = Gauge("sluicegate_partitions", "Partitions being read.", registry=self.registry)
-        self._ticks = counter("sluicegate_ticks", "Ticks appended to idle partitions.")
-        self._state = Gauge(
-            "sluicegate_state_bytes", "State on disk.", ["role", "agent"], registry=self.registry
+        self._standstills = Gauge(
+            "sluicegate_partition_standstill",
+            "1 while a partition stands still at an event that its agent cannot handle; absent = none does.",
+            ["role", "topic", "partition"],
+            registry=self.registry,
         )
-
+        self._ticks = counter("sluicegate_ticks", "Ticks appended to idle partitions.").labels(role)
         self._lag_records = Gauge(
             "sluicegate_lag_records",
             "Records between what is committed and the last stable offset.",
@@ -73,12 +99,18 @@ class WorkerMetrics:
         """Count a committed unit of work."""
         self._units.inc()
         self._records.inc(result.records)
+        self._size.observe(result.records)
         self._appended.inc(result.appended)
+        self._append_bytes.inc(result.append_bytes)
         self._changelog.inc(result.changelog)
-        for outcome, n in result.counts.items():
-            if n > 0:
-                self._inputs.labels(self._role, outcome).inc(n)
+        self._changelog_bytes.inc(result.changelog_bytes)
+        for source, records in result.inputs.items():
+            agent = self.agents.get(source.topic, "")
+            self._sources.labels(self._role, agent, source.topic, source.partition).inc(records)
+        for share in result.shares:
+            self._count(share)
         for step, seconds in (
+            ("handle", result.handle_s),
             ("append", result.append_s),
             ("commit", result.commit_s),
             ("store", result.store_s),
@@ -89,9 +121,25 @@ class WorkerMetrics:
         """Count ticks."""
         self._ticks.inc(ticks)
 
-    def render(self, partitions: int, state_bytes: Mapping[str, int]) -> bytes:
+    def watch(self, collector: Collector) -> None:
+        """Have what ``collector`` reads when asked be shown, too."""
+        self.registry.register(collector)
+
+    def render(self, partitions: int, standstills: Iterable[SourcePartition] = ()) -> bytes:
         """Return the exposition text."""
         self._partitions.set(partitions)
-        for agent, size in state_bytes.items():
-            self._state.labels(self._role, agent).set(size)
+        self._standstills.clear()
+        for topic, partition in standstills:
+            self._standstills.labels(self._role, topic, partition).set(1)
         return generate_latest(self.registry)
+
+    def _count(self, share: Share) -> None:
+        for outcome, n in share.counts.items():
+            if n > 0:
+                fate = fate_of(outcome)
+                self._inputs.labels(self._role, share.agent, share.partition, outcome, fate).inc(n)
+        for cause, n in share.letters.items():
+            if cause not in self._causes and len(self._causes) < _CAUSES_MAX:
+                self._causes.add(cause)
+            named = cause if cause in self._causes else _OTHER
+            self._letters.labels(self._role, share.agent, named).inc(n)

@@ -27,6 +27,7 @@ from connectors.kafka.birth import mark_birth
 from connectors.kafka.errors import TransactionFenced
 from connectors.kafka.members import groups_of
 from connectors.kafka.positions import PositionReader
+from connectors.kafka.restore import Restorer
 from connectors.kafka.rewrite import Progress, Rewriter
 from connectors.kafka.roster import store_of
 from pipelines.deployment import new_row, worker_name
@@ -187,7 +188,7 @@ class StoreMigration:
         if progress.whole:
             return
         handled = reader.committed(self.input_topic.named(self.kafka.topic_prefix), partition)
-        restoration = Restoration(self.kafka, reader, source, partition, backend)
+        restoration = Restoration(self.kafka, reader, Restorer(self.kafka), source, partition, backend)
         restoration.run(None if handled is None else handled.offset, threading.Event())
         if not progress.entries and handled is not None:
             # It begins as every changelog does; a second mark, of an attempt before, does no harm.

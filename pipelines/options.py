@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from state.budget import StateOptions
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -27,6 +29,7 @@ class WorkerOptions:
     max_poll_interval_ms: int = 60_000
     chunk_events_max: int = 2_000
     stall_ms_max: int = 5_000
+    state: StateOptions = field(default_factory=StateOptions)
     web_host: str = "127.0.0.1"
     web_port: int = 0
     identity: str = ""

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from connectors.kafka.restore import Restorer
 from pipelines.restoration import Restoration
 from state.checkpoint import PartitionScope
 from state.errors import PositionLost, StateWithoutOffset
 from state.memory import MemoryBackend
-from state.rocksdb import RocksStore
+from state.rocksdb import RocksMemory, RocksStore
 from state.schema import UNDECLARED
+from state.store import StagedView
 
 if TYPE_CHECKING:
     import threading
@@ -21,10 +23,13 @@ if TYPE_CHECKING:
 
     from connectors.kafka.chunk import Chunker, SourcePartition
     from connectors.kafka.options import KafkaOptions
+    from connectors.kafka.ports import FailurePolicy
     from connectors.kafka.positions import Committed, PositionReader
     from connectors.kafka.ticker import Ticker
     from schemas.topics import TopicSpec
-    from state.checkpoint import DeadLetters, UnitOfWork
+    from state.budget import StateOptions
+    from state.checkpoint import DeadLetters, LateEvents, UnitOfWork
+    from state.rocksdb import StoreFigures
     from state.schema import StoreSchema
     from state.store import Backend, StateView
 
@@ -42,12 +47,15 @@ class Source:
     """Topic of the agent's store; None = the agent keeps no state."""
     open_deadline: Callable[[StateView], int | None] | None = None
     """When the partition's time must move at the latest, microseconds; see ``Ticker``."""
+    late_to: TopicSpec | None = None
+    """Topic of the events that come too late; None = they are counted and dropped."""
     on_assigned: Callable[[str, str, int, int], int] | None = None
     """Given topic, topic id, partition and start offset; returns where to begin. Blocks off the loop."""
     on_revoked: Callable[[int], None] | None = None
     """Given the partition; on the loop."""
+    on_failure: FailurePolicy = "dead-letter"
     writes: tuple[TopicSpec, ...] = ()
-    """Topics that the agent appends to, dead letters apart."""
+    """Topics that the agent appends to, dead letters and late events apart."""
     sink: str = ""
     """What it writes to outside of Kafka; empty = nothing."""
     store: StoreSchema = UNDECLARED
@@ -67,6 +75,8 @@ class Partitions:
         ticker: Ticker,
         letters: DeadLetters,
         state_dir: Path,
+        state: StateOptions,
+        late: Callable[[TopicSpec], LateEvents],
         still_deployed: Callable[[], None] = lambda: None,
     ) -> None:
         self._kafka = kafka
@@ -77,11 +87,16 @@ class Partitions:
         self._letters = letters
         self._state_dir = state_dir
         self._still_deployed = still_deployed
+        self._late = {
+            source.agent: late(source.late_to) for source in sources.values() if source.late_to is not None
+        }
+        self.restorer = Restorer(kafka)
         self._stores: dict[str, RocksStore] = {}
         self._backends: dict[SourcePartition, Backend] = {}
-        for source in sources.values():
-            if source.changelog is not None:
-                self._stores[source.agent] = RocksStore(state_dir / source.agent)
+        self.memory = RocksMemory(state)
+        agents = [source.agent for source in sources.values() if source.changelog is not None]
+        for agent in agents:
+            self._stores[agent] = RocksStore(state_dir / agent, self.memory, stores=len(agents))
 
     def open(self, where: SourcePartition, cancelled: threading.Event) -> int:
         """Restore the state and return the offset to begin at; the order of the questions matters.
@@ -125,7 +140,12 @@ class Partitions:
         """Make the partition's scope part of the unit of work."""
         source = self._sources[where.topic]
         scope = PartitionScope(
-            source.agent, where.partition, self._backends[where], source.changelog, self._letters
+            source.agent,
+            where.partition,
+            self._backends[where],
+            source.changelog,
+            self._letters,
+            self._late.get(source.agent),
         )
         self._unit.add_scope(source.agent, scope)
         self.watch(where)
@@ -133,9 +153,9 @@ class Partitions:
     def watch(self, where: SourcePartition) -> None:
         """Tell the ticker when something falls due; called when nothing is staged."""
         source = self._sources[where.topic]
-        if source.open_deadline is not None and where in self._backends:
-            scope = self._unit.scope(source.agent, where.partition)
-            self._ticker.watch(where, source.open_deadline(scope.state))
+        backend = self._backends.get(where)
+        if source.open_deadline is not None and backend is not None:
+            self._ticker.watch(where, source.open_deadline(StagedView(backend)))
 
     def close(self, where: SourcePartition) -> None:
         """Let go of the partition; its state stays on disk for a quick return."""
@@ -151,9 +171,9 @@ class Partitions:
         for store in self._stores.values():
             store.close()
 
-    def size_bytes(self) -> Mapping[str, int]:
-        """Bytes on disk by agent."""
-        return {agent: store.size_bytes() for agent, store in self._stores.items()}
+    def figures(self) -> Mapping[str, StoreFigures]:
+        """How large the store of each agent is."""
+        return {agent: store.figures() for agent, store in self._stores.items()}
 
     def _backend(self, source: Source, partition: int) -> Backend:
         store = self._stores.get(source.agent)
@@ -170,7 +190,9 @@ class Partitions:
         """Bring the state up to its changelog; state and the group's offset exist both, or neither."""
         if source.changelog is None:
             return
-        restoration = Restoration(self._kafka, self._reader, source.changelog, where.partition, backend)
+        restoration = Restoration(
+            self._kafka, self._reader, self.restorer, source.changelog, where.partition, backend
+        )
         has_state = restoration.run(None if committed is None else committed.offset, cancelled)
         if committed is not None or cancelled.is_set():
             return

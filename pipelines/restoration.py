@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import structlog
 
 from connectors.kafka.birth import is_birth, mark_birth
-from connectors.kafka.restore import restore
 from schemas.topics import DAY_MS
 from state.errors import StateLost
 from state.store import Position
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
     from connectors.kafka.options import KafkaOptions
     from connectors.kafka.positions import PositionReader
-    from connectors.kafka.restore import Apply
+    from connectors.kafka.restore import Apply, Restorer
     from schemas.topics import TopicSpec
     from state.store import Backend
 
@@ -35,12 +34,14 @@ class Restoration:
         self,
         kafka: KafkaOptions,
         reader: PositionReader,
+        restorer: Restorer,
         changelog: TopicSpec,
         partition: int,
         backend: Backend,
     ) -> None:
         self._kafka = kafka
         self._reader = reader
+        self._restorer = restorer
         self._topic = changelog.named(kafka.topic_prefix)
         self._partition = partition
         self._backend = backend
@@ -101,8 +102,7 @@ class Restoration:
         self._began, self._whole = True, is_birth(key)
 
     def _restore(self, start: int, high: int, apply: Apply, cancelled: threading.Event) -> None:
-        restore(
-            self._kafka,
+        self._restorer.restore(
             self._topic,
             self._partition,
             start=start,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, get_args
 
 import faust
 import structlog
@@ -17,20 +18,27 @@ from connectors.kafka.chunk import events_of
 from connectors.kafka.consumer import PollThread
 from connectors.kafka.coordinator import Coordinator
 from connectors.kafka.errors import NotSupported
+from connectors.kafka.ports import FailurePolicy
 from connectors.kafka.stream import Stream
 from connectors.threads import DaemonExecutor
+from pipelines.gauges import EngineGauges
 from pipelines.partitions import Source
+from pipelines.sensors import Sensors
+from schemas.controls import Target
 from schemas.errors import SluicegateError
 from state.schema import UNDECLARED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from concurrent.futures import Future
 
     from connectors.kafka.chunk import Chunker, SourcePartition
+    from connectors.kafka.isolation import Standstill
     from pipelines.controls import Controls
     from pipelines.deployment import Deployment
     from pipelines.engine import Engine
     from pipelines.rebuild import Bounds
+    from schemas.controls import AnyTarget
     from schemas.record import Record
     from schemas.topics import TopicSpec
     from state.checkpoint import UnitResult
@@ -128,6 +136,7 @@ class RoleApp(faust.App):
         """It stopped because the generation after it takes its place."""
         self.runs_again = False
         """It stopped to be started again at once: it is live now."""
+        self.sensed = Sensors(self)
         self.assigned_once = False
         self.fatal: BaseException | None = None
         super().__init__(
@@ -155,24 +164,31 @@ class RoleApp(faust.App):
         columns: Chunker | None = None,
         changelog: TopicSpec | None = None,
         open_deadline: Callable[[StateView], int | None] | None = None,
+        late_to: TopicSpec | None = None,
         on_assigned: Callable[[str, str, int, int], int] | None = None,
         on_revoked: Callable[[int], None] | None = None,
         store: StoreSchema = UNDECLARED,
         writes: Sequence[TopicSpec] = (),
         sink: str = "",
+        on_failure: FailurePolicy = "dead-letter",
     ) -> Any:
         """Declare an agent's input topic, how it decodes, and the agent's store; returns a Faust topic.
 
         With ``decode`` the agent iterates over events, or over ``stream.batches()`` of them; with ``columns``
         over ``stream.record_batches()``, Arrow batches. One agent a topic and role. ``store`` says what
         stands in its state: the next deploy is held against it. ``writes`` and ``sink`` are where its effects
-        go, for `sluicegate topology` and the check at a start. ``pipelines.partitions.Source`` says more.
+        go, for `sluicegate topology` and the check at a start. ``pipelines.partitions.Source`` says more,
+        ``connectors.kafka.ports.FailurePolicy`` what becomes of an event that cannot be handled.
 
         Raises:
-            ValueError: not exactly one of ``decode`` and ``columns``.
+            ValueError: not exactly one of ``decode`` and ``columns``, or no such policy.
         """
         if (decode is None) == (columns is None):
             raise ValueError(f"source of {agent}: give either decode or columns")
+        if on_failure not in get_args(FailurePolicy):
+            raise ValueError(
+                f"source of {agent}: on_failure={on_failure!r} is none of {get_args(FailurePolicy)}"
+            )
         chunker = columns if decode is None else events_of(decode)
         assert chunker is not None
         name = spec.named(self.engine.options.kafka.topic_prefix)
@@ -182,8 +198,10 @@ class RoleApp(faust.App):
             agent,
             changelog,
             open_deadline,
+            late_to,
             on_assigned,
             on_revoked,
+            on_failure,
             tuple(writes),
             sink,
             store,
@@ -198,9 +216,22 @@ class RoleApp(faust.App):
 
     def paused(self) -> list[str]:
         """Return those of them that an operator paused."""
-        coordinator = self.coordinator_or_none
-        stopped = coordinator.pauses.stopped if coordinator is not None else ()
+        if self.coordinator_or_none is None:
+            return []
+        pauses = self.coordinator_or_none.pauses
+        stopped = [source for source in pauses.stopped if pauses.wanted(source)]
         return sorted(f"{topic}[{partition}]" for topic, partition in stopped)
+
+    def restoring(self) -> dict[str, int]:
+        """Return the changelog partitions that are being restored, and how many records are left of each."""
+        if self.coordinator_or_none is None:
+            return {}
+        found = self.engine.partitions.restorer.progress.items()
+        return {f"{topic}[{number}]": each.remaining for (topic, number), each in found if each.remaining}
+
+    def standstills(self) -> Mapping[SourcePartition, Standstill]:
+        """Return the events that those of them stand still at that cannot pass one."""
+        return {} if self.coordinator_or_none is None else self.coordinator_or_none.pauses.standstills
 
     def not_ready(self) -> str | None:
         """Say why this role does not read, or None if it does."""
@@ -226,21 +257,26 @@ class RoleApp(faust.App):
         self.flow_control.resume()  # never suspended: Faust's queues are not in use
         try:
             await asyncio.to_thread(self.engine.open, self.sources)
+            self.engine.metrics.agents = {topic: source.agent for topic, source in self.sources.items()}
+            self.engine.metrics.watch(EngineGauges(self.role, self.engine))
         except Exception as error:
             self.fatal = error  # mode ends the worker with exit code 1, and says nothing
             raise
         self.coordinator_or_none = Coordinator(
             agents={topic: source.agent for topic, source in self.sources.items()},
+            policies={topic: source.on_failure for topic, source in self.sources.items()},
             unit=self.engine.unit,
             partitions=self.engine.partitions,
             options=self.engine.options.coordinator,
             on_committed=self._on_committed,
             on_fatal=self._on_fatal,
+            in_flight=self.engine.in_flight,
         )
         if self.controls is not None:
             controls = self.controls
             self.coordinator.pauses.wanted = lambda source: controls.is_paused(source.partition)
-            await controls.start(self.coordinator.follow_pauses)
+            self.coordinator.handout.judges = controls.judge_of
+            await controls.start(self._on_controls)
         self.add_future(self._tick())
         self.add_future(self._follow_deployment())
         self.add_future(self._watch_lag())
@@ -250,10 +286,11 @@ class RoleApp(faust.App):
         missing = self.sources.keys() - topics
         if missing:
             log.warning("no agent reads", topics=sorted(missing))
+        hot_keys = self.engine.hot_keys
         poller = PollThread(
             self.engine.options.kafka,
             self.engine.options.consumer,
-            {topic: source.chunker for topic, source in self.sources.items()},
+            {topic: hot_keys.watching(source.chunker) for topic, source in self.sources.items()},
             _Listener(self),
             (lambda _source: None) if self.bounds is None else self.bounds.end_of,
         )
@@ -280,8 +317,22 @@ class RoleApp(faust.App):
         if self.coordinator_or_none is not None:
             self.coordinator_or_none.failed(agent.channel.get_topic_name(), exc)
 
+    def _on_controls(self, taken_back: Sequence[AnyTarget]) -> None:
+        """Follow what operators told. A standstill ends by a resume, or when its event is to be set aside."""
+        coordinator = self.coordinator
+        resumed = {target.partition for target in taken_back if isinstance(target, Target)}
+
+        def over(source: SourcePartition, at: Standstill) -> bool:
+            judge = coordinator.handout.judges(source)
+            aside = judge is not None and judge(at.record) is not None
+            return aside or None in resumed or source.partition in resumed
+
+        coordinator.pauses.lift(over)
+        coordinator.follow_pauses()
+
     def _on_committed(self, result: UnitResult) -> None:
         self.engine.metrics.committed(result)
+        self.sensed.committed(result)
         for where in self.coordinator.assignment:
             self.engine.partitions.watch(where)
 
@@ -296,6 +347,7 @@ class RoleApp(faust.App):
         while not self.should_stop:
             await self.sleep(_TICK_S)
             self.coordinator.follow_pauses()
+            self.sensed.settle()
             self.engine.metrics.ticked(self.engine.ticker.tick(self.coordinator.pauses.stopped))
 
     async def _follow_deployment(self) -> None:
@@ -342,10 +394,19 @@ class _Listener:
         self._app = app
         coordinator = app.coordinator
         self.deliver = coordinator.deliver
-        self.revoked = coordinator.revoked
         self.failed_for_good = coordinator.failed_for_good
 
     def assigned(self, sources: Sequence[SourcePartition]) -> None:
         """See ``connectors.kafka.consumer.Listener``."""
         self._app.assigned_once = True
+        self._on_loop(self._app.sensed.assigned)
         self._app.coordinator.assigned(sources)
+
+    def revoked(self, sources: Sequence[SourcePartition], *, lost: bool) -> Future[None]:
+        """See ``connectors.kafka.consumer.Listener``."""
+        self._on_loop(self._app.sensed.rebalance_began)
+        return self._app.coordinator.revoked(sources, lost=lost)
+
+    def _on_loop(self, told: Callable[[], None]) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody listens any more
+            self._app.loop.call_soon_threadsafe(told)

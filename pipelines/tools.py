@@ -126,10 +126,10 @@ class DeadLetterMaker:
             "offset": record.offset,
             "key": record.key,
             "value": value,
-            "schema_id": _schema_id(value),
-            "cause": _text(cause, _NAME_CHARACTERS_MAX),
-            "detail": _text(detail, _DETAIL_CHARACTERS_MAX),
-            "agent": _text(agent, _NAME_CHARACTERS_MAX),
+            "schema_id": framed_schema_id(value),
+            "cause": short_text(cause, _NAME_CHARACTERS_MAX),
+            "detail": short_text(detail, _DETAIL_CHARACTERS_MAX),
+            "agent": short_text(agent, _NAME_CHARACTERS_MAX),
             "code_version": self._code_version,
             "attempts": attempts,
             "time_us": record.timestamp_us,
@@ -138,7 +138,7 @@ class DeadLetterMaker:
         key = None if record.key is None else record.key[:_KEY_BYTES_MAX]
         room = DEAD_LETTERS.max_message_bytes - RECORD_OVERHEAD_BYTES - len(key or b"")
         if len(record.key or b"") + len(value) + _REST_BYTES_MAX > room:
-            letter |= _cut(letter, room - _REST_BYTES_MAX - len(key or b""))
+            letter |= cut_letter(letter, room - _REST_BYTES_MAX - len(key or b""))
         return Append(
             DEAD_LETTERS,
             key,
@@ -147,23 +147,23 @@ class DeadLetterMaker:
         )
 
 
-def _cut(letter: Mapping[str, Any], room: int) -> dict[str, Any]:
-    """Return key and value that fit into ``room`` bytes together, and the detail that says so."""
+def cut_letter(letter: Mapping[str, Any], room: int) -> dict[str, Any]:
+    """Return a letter's key and value cut to fit into ``room`` bytes, and the detail that says so."""
     key, value = letter["key"], letter["value"]
     cut = cut_note(len(key or b""), len(value))
     return {
         "key": None if key is None else key[:_KEY_BYTES_MAX],
         "value": value[:room],
-        "detail": _text(cut + letter["detail"], _DETAIL_CHARACTERS_MAX),
+        "detail": short_text(cut + letter["detail"], _DETAIL_CHARACTERS_MAX),
     }
 
 
-def _text(text: str, characters_max: int) -> str:
+def short_text(text: str, characters_max: int) -> str:
     """Return a text that Avro can hold: bounded, and without lone surrogates."""
     return text[:characters_max].encode("utf-8", "replace").decode()
 
 
-def _schema_id(value: bytes) -> int:
+def framed_schema_id(value: bytes) -> int:
     """Return the id of a value's frame, -1 if it has none or one that no registry gives."""
     try:
         schema_id = schema_id_of(value)

@@ -106,10 +106,11 @@ class UsagePartials:
         if batch.add(time_us, event, usage):
             batch.counts[COUNTED] += 1
             return
-        batch.counts[LATE] += 1
-        if usage is not None:
-            detail = f"window of {time_us} µs had closed at watermark {batch.clock.now_us} µs"
-            batch.scope.dead_letter(record, LATE, detail)
+        if usage is None:  # no figure is missing from its window, and it is on the output all the same
+            batch.counts[LATE] += 1
+        else:
+            now_us = batch.clock.now_us
+            batch.scope.late(record, time_us=time_us, watermark_us=now_us, outcome=LATE)
 
     def _usage(self, item: Event | WireError | None) -> tuple[Event, dict[str, Any] | None]:
         if isinstance(item, WireError):
@@ -296,6 +297,7 @@ def register(app: RoleApp, tools: Tools, options: WorkerOptions) -> None:  # noq
             open_deadline=partials.open_deadline,
             store=partials.store,
             writes=(topics.USAGE_PARTIALS,),
+            late_to=topics.LATE_EVENTS,
         )
     )
     async def usage_partials(stream: AgentStream) -> None:

@@ -20,12 +20,21 @@ def add_pages(app: RoleApp) -> None:
     @app.page("/readyz")
     async def readyz(web: Any, _request: Any) -> Any:
         cause = app.not_ready()
-        body = {"role": app.role, "partitions": app.partitions(), "paused": app.paused()}
+        body = {
+            "role": app.role,
+            "partitions": app.partitions(),
+            "restoring": app.restoring(),
+            "paused": app.paused(),
+            "standstills": [
+                {**source._asdict(), "offset": at.record.offset, "cause": at.note, "attempts": at.attempts}
+                for source, at in sorted(app.standstills().items())
+            ],
+        }
         if cause is None:
             return web.json({"status": "ready", **body})
         return web.json({"status": "not ready", "cause": cause, **body}, status=503)
 
     @app.page("/metrics")
     async def metrics(web: Any, _request: Any) -> Any:
-        body = app.engine.metrics.render(len(app.partitions()), app.engine.partitions.size_bytes())
+        body = app.engine.metrics.render(len(app.partitions()), app.standstills())
         return web.bytes(body, content_type=CONTENT_TYPE_LATEST.split(";")[0])

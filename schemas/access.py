@@ -20,6 +20,7 @@ from schemas.topics import (
     INDEX,
     INGEST_STREAMS_CHANGELOG,
     INPUT,
+    LATE_EVENTS,
     OUTPUT,
     RECORDS,
     REJECTS,
@@ -73,7 +74,7 @@ ROLES: Final[Mapping[str, Access]] = {
     ),
     "aggregate": Access(
         reads=(OUTPUT, USAGE_PARTIALS),
-        writes=(OUTPUT, USAGE_PARTIALS, USAGE_WINDOWS, DEAD_LETTERS),  # the output: ticks
+        writes=(OUTPUT, USAGE_PARTIALS, USAGE_WINDOWS, DEAD_LETTERS, LATE_EVENTS),  # the output: ticks
         changelogs=(AGGREGATE_PARTIALS_CHANGELOG, AGGREGATE_WINDOWS_CHANGELOG),
     ),
     "archive": Access(reads=(RECORDS, USAGE_WINDOWS), writes=(DEAD_LETTERS,)),
@@ -146,7 +147,7 @@ def producer_grants(prefix: str) -> list[Grant]:
 
 
 def responder_grants(prefix: str, topics: Iterable[TopicSpec], roles: Sequence[str]) -> list[Grant]:
-    """Return what who acts needs: all of an operator's, and what `pause`, `resume` and `dlq replay` write."""
+    """Return what who acts needs: all of an operator's, and what the levers and `dlq replay` write."""
     return [
         *operator_grants(prefix, topics, roles, RESPONDER),
         *_topic_grants(RESPONDER, OF_RESPONDER, prefix),
@@ -158,7 +159,7 @@ def responder_grants(prefix: str, topics: Iterable[TopicSpec], roles: Sequence[s
 def operator_grants(
     prefix: str, topics: Iterable[TopicSpec], roles: Sequence[str], name: str = OPERATOR
 ) -> list[Grant]:
-    """Return what `topics create | list | describe | read`, `lag`, `dlq list | show` need: they only look."""
+    """Return what `topics create | list | describe | read`, `lag`, `levers`, `dlq list | show` need."""
     operations: tuple[Operation, ...] = ("Create", "Read", "DescribeConfigs")
     groups = [f"{prefix}sluicegate.{role}" for role in roles]
     asked = [*groups, *(f"{group}.lag" for group in groups)]

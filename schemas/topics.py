@@ -128,6 +128,16 @@ DEAD_LETTERS: Final = TopicSpec(
     doc="Records that could not be handled, with their bytes, coordinates and cause.",
     max_message_bytes=DEAD_LETTER_BYTES_MAX,
 )
+LATE_EVENTS: Final = TopicSpec(
+    name="late.events.v1",
+    key="the record's own key",
+    subject="sluicegate.LateEvent",
+    partitions=STREAM_PARTITIONS,
+    retention_ms=7 * DAY_MS,  # time to see how late they are, and to widen the grace or to correct by hand
+    cleanup="delete",
+    doc="Records that came after their window had closed, with their bytes, coordinates and the watermark.",
+    max_message_bytes=DEAD_LETTER_BYTES_MAX,
+)
 DEAD_REPLAYS: Final = TopicSpec(
     name="dead.replays.v1",
     key="the letter's partition:offset",
@@ -202,6 +212,7 @@ TOPICS: Final[tuple[TopicSpec, ...]] = (
     USAGE_PARTIALS,
     USAGE_WINDOWS,
     DEAD_LETTERS,
+    LATE_EVENTS,
     DEAD_REPLAYS,
     CONTROLS,
     DEPLOYED,

@@ -43,6 +43,7 @@ class Append(NamedTuple):
 _Which = tuple[str, bytes, "int | None"]
 """Topic, key and partition: of the updates under one, a unit of work appends the last."""
 _Update = tuple["TopicSpec", "bytes | None"]
+_OUTCOME, _LETTER = "outcome", "letter"  # what a scope counts
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -68,8 +69,10 @@ class Transaction(Protocol):
     def flush(self) -> None:
         """Wait until all appended records are acknowledged, then call each ``on_offset`` in order."""
 
-    def send_offsets(self, positions: Mapping[SourcePartition, int], unit: int) -> None:
-        """Add the next source offsets, with the unit's number as metadata (KIP-447)."""
+    def send_offsets(
+        self, positions: Mapping[SourcePartition, int], unit: int, notes: Mapping[SourcePartition, str]
+    ) -> None:
+        """Add the next source offsets, with the unit's number and their notes as metadata (KIP-447)."""
 
     def commit(self) -> None:
         """Commit. Returns only when it is known to be committed; raises when it is known that it is not."""
@@ -88,13 +91,27 @@ class DeadLetters(Protocol):
         """Return what to append for ``record``."""
 
 
+class LateEvents(Protocol):
+    """Makes the record of a topic of late events."""
+
+    def event(self, record: Record, *, agent: str, time_us: int, watermark_us: int, detail: str) -> Append:
+        """Return what to append for ``record``."""
+
+
 class PartitionScope:
     """A ``state.scope.Scope``: the effects of one agent on one partition in the open unit of work."""
 
     def __init__(
-        self, agent: str, partition: int, backend: Backend, changelog: TopicSpec | None, letters: DeadLetters
+        self,
+        agent: str,
+        partition: int,
+        backend: Backend,
+        changelog: TopicSpec | None,
+        letters: DeadLetters,
+        late: LateEvents | None = None,
     ) -> None:
-        self._agent = agent
+        self.agent = agent
+        self._late = late
         self._partition = partition
         self._letters = letters
         self.backend = backend
@@ -103,8 +120,8 @@ class PartitionScope:
         self.view = StagedView(backend, limit_bytes)
         self.appends: list[Append] = []
         self.append_bytes = 0
-        self._counts: Counter[str] = Counter()
-        self._counted: list[tuple[str, int]] = []  # since the outermost savepoint
+        self._counts: Counter[tuple[str, str]] = Counter()
+        self._counted: list[tuple[str, str, int]] = []  # since the outermost savepoint
         self._updates: Journaled[_Which, _Update] = Journaled()
         self._marks: list[tuple[int, int, int]] = []
 
@@ -144,10 +161,26 @@ class PartitionScope:
 
     def dead_letter(self, record: Record, cause: str, detail: str, attempts: int = 1) -> None:
         """See ``Scope``."""
-        letter = self._letters.letter(
-            record, agent=self._agent, cause=cause, detail=detail, attempts=attempts
-        )
+        letter = self._letters.letter(record, agent=self.agent, cause=cause, detail=detail, attempts=attempts)
         self._append(letter, len(letter.value or b"") + RECORD_OVERHEAD_BYTES)
+        self._counted.append((_LETTER, cause, 1))
+
+    def late(
+        self,
+        record: Record,
+        *,
+        time_us: int,
+        watermark_us: int,
+        outcome: str = "late",
+        detail: str = "",
+    ) -> None:
+        """See ``Scope``."""
+        self.count(outcome)
+        if self._late is not None:
+            late = self._late.event(
+                record, agent=self.agent, time_us=time_us, watermark_us=watermark_us, detail=detail
+            )
+            self._append(late, len(late.value or b"") + RECORD_OVERHEAD_BYTES)
 
     def _append(self, append: Append, size_bytes: int) -> None:
         self.appends.append(append)
@@ -155,15 +188,24 @@ class PartitionScope:
 
     def count(self, outcome: str, n: int = 1) -> None:
         """See ``Scope``."""
-        self._counted.append((outcome, n))
+        self._counted.append((_OUTCOME, outcome, n))
 
     @property
     def counts(self) -> Counter[str]:
-        """What was counted and not undone."""
-        counts = self._counts.copy()
-        for outcome, n in self._counted:
-            counts[outcome] += n
-        return counts
+        """What was counted and not undone, by outcome."""
+        return self._of(_OUTCOME)
+
+    @property
+    def letters(self) -> Counter[str]:
+        """Dead letters that were made and not undone, by cause."""
+        return self._of(_LETTER)
+
+    def _of(self, kind: str) -> Counter[str]:
+        found = Counter({name: n for (of, name), n in self._counts.items() if of == kind})
+        for of, name, n in self._counted:
+            if of == kind:
+                found[name] += n
+        return found
 
     def savepoint(self) -> None:
         """Begin a step that can be undone alone."""
@@ -177,9 +219,19 @@ class PartitionScope:
         self._updates.keep()
         self._marks.pop()
         if not self._marks:
-            for outcome, n in self._counted:
-                self._counts[outcome] += n
-            self._counted.clear()
+            self._count_up()
+
+    def next_step(self) -> None:
+        """Keep the one step that there is and begin another: ``keep`` and ``savepoint`` in one."""
+        self.view.next_step()
+        self._updates.forget()
+        self._count_up()
+        self._marks[0] = (len(self.appends), self.append_bytes, 0)
+
+    def _count_up(self) -> None:
+        for kind, name, n in self._counted:
+            self._counts[kind, name] += n
+        self._counted.clear()
 
     def undo(self) -> None:
         """Take the step's effects back."""
@@ -214,18 +266,47 @@ class PartitionScope:
         self._updates.clear()
 
 
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one agent did on one partition in a unit of work."""
+
+    agent: str
+    partition: int
+    counts: Counter[str]
+    """Inputs by outcome."""
+    letters: Counter[str]
+    """Dead letters by cause."""
+
+
 @dataclass(slots=True)
 class UnitResult:
     """What a committed unit of work did; times in seconds."""
 
     unit: int
-    records: int
-    appended: int
-    changelog: int
-    counts: Counter[str] = field(default_factory=Counter)
+    inputs: Mapping[SourcePartition, int]
+    """Source records by partition."""
+    positions: Mapping[SourcePartition, int]
+    """The next source offsets."""
+    appended: int = 0
+    append_bytes: int = 0
+    changelog: int = 0
+    changelog_bytes: int = 0
+    shares: list[Share] = field(default_factory=list)
+    handle_s: float = 0.0
+    """From the first hand-out to the commit's begin: steps 1 and 2, and the agents' own time."""
     append_s: float = 0.0
     commit_s: float = 0.0
     store_s: float = 0.0
+
+    @property
+    def records(self) -> int:
+        """Source records of all partitions."""
+        return sum(self.inputs.values())
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Inputs by outcome, over all agents and partitions."""
+        return sum((share.counts for share in self.shares), Counter())
 
 
 class UnitOfWork:
@@ -244,7 +325,9 @@ class UnitOfWork:
         self._bytes_max = transaction_bytes_max
         self._scopes: dict[tuple[str, int], PartitionScope] = {}
         self._positions: dict[SourcePartition, int] = {}
-        self._records = 0
+        self._inputs: Counter[SourcePartition] = Counter()
+        self._began: float | None = None
+        self._notes: dict[SourcePartition, str] = {}
         self._committing = False
         # Numbers begin at random: one that is read back may be another worker's, or an earlier process's.
         self.number = secrets.randbits(48)
@@ -258,22 +341,31 @@ class UnitOfWork:
         return self._scopes.pop((agent, partition), None)
 
     def scope(self, agent: str, partition: int) -> PartitionScope:
-        """Return the scope of an agent's partition.
+        """Return the scope of an agent's partition; the unit begins with the first that is asked for.
 
         Raises:
             KeyError: the partition is not assigned.
         """
+        if self._began is None:
+            self._began = time.perf_counter()
         return self._scopes[agent, partition]
 
-    def advance(self, source: SourcePartition, offset: int, records: int) -> None:
-        """Say that all records of ``source`` below ``offset`` are handled in this unit."""
+    def advance(self, source: SourcePartition, offset: int, records: int, note: str = "") -> None:
+        """Say that all records of ``source`` below ``offset`` are handled in this unit.
+
+        The ``note`` is committed with the offset: why it stands there. The next offset takes it away.
+        """
         self._positions[source] = offset
-        self._records += records
+        if note:
+            self._notes[source] = note
+        elif self._notes:
+            self._notes.pop(source, None)
+        self._inputs[source] += records
 
     @property
     def records(self) -> int:
         """Source records handled in the open unit."""
-        return self._records
+        return self._inputs.total()
 
     @property
     def full(self) -> bool:
@@ -311,14 +403,15 @@ class UnitOfWork:
 
     def _commit(self) -> UnitResult:
         self.number += 1
-        result = UnitResult(self.number, self._records, 0, 0)
+        result = UnitResult(self.number, self._inputs, self._positions)
         started = time.perf_counter()
+        result.handle_s = 0.0 if self._began is None else started - self._began
         try:
             self._transaction.begin()
             self._append(result)
             changes = self._append_changelog(result)
             self._transaction.flush()
-            self._transaction.send_offsets(self._positions, self.number)
+            self._transaction.send_offsets(self._positions, self.number, self._notes)
             result.append_s = time.perf_counter() - started
             self._transaction.commit()
         except BaseException:
@@ -355,7 +448,9 @@ class UnitOfWork:
         for scope in self._scopes.values():
             scope.drop()
         self._positions = {}
-        self._records = 0
+        self._inputs = Counter()
+        self._began = None
+        self._notes = {}
 
     def _append(self, result: UnitResult) -> None:
         """Step 3: outputs and dead letters; twice, as what waits for an offset may append once more."""
@@ -364,6 +459,7 @@ class UnitOfWork:
             appends = [append for scope in scopes for append in scope.take_appends()]
             self._transaction.append(appends)
             result.appended += len(appends)
+            result.append_bytes += _size_bytes(appends)
             if not any(append.on_offset for append in appends):
                 return
             self._transaction.flush()
@@ -384,16 +480,23 @@ class UnitOfWork:
             appends.append(Append(scope.changelog, key, value, scope.partition, offsets.append))
             self._transaction.append(appends)
             result.changelog += len(appends)
+            result.changelog_bytes += _size_bytes(appends)
         return last_offsets
 
     def _store(self, last_offsets: Mapping[tuple[str, int], list[int]], result: UnitResult) -> None:
         """Step 6: what Kafka committed is written to each backend, data and position at once."""
         now_us = time.time_ns() // 1_000
         for name, scope in self._scopes.items():
-            result.counts += scope.counts
+            counts, letters = scope.counts, scope.letters
+            if counts or letters:
+                result.shares.append(Share(scope.agent, scope.partition, counts, letters))
             offsets = last_offsets.get(name)
             if offsets and scope.changelog is not None:
                 position = Position(self._topic_id_of(scope.changelog), offsets[0] + 1, now_us)
                 scope.backend.write(scope.view.staged, position)
             elif scope.view.staged:
                 scope.backend.write(scope.view.staged, Position("", 0, now_us))
+
+
+def _size_bytes(appends: Sequence[Append]) -> int:
+    return sum(len(append.key or b"") + len(append.value or b"") for append in appends)

@@ -7,6 +7,7 @@ StateError
 ├── StateWithoutOffset    state exists, the group's offset does not
 ├── StateLost             the group's offset exists, the state does not, or not all of it
 ├── PositionLost          the committed offset is not in the log any more
+├── BudgetRefused         more memory or files are asked for than the process may have
 └── EffectTooLarge        an agent made a record or a state value that its topic does not take
 """
 
@@ -52,6 +53,10 @@ class StateLost(StateError):
 
 class PositionLost(StateError):
     """The committed offset is outside of the log. Operator: records are gone; see the runbook lag-growth."""
+
+
+class BudgetRefused(StateError):
+    """The stores would be given more than there is. Operator: lower the setting that it names."""
 
 
 class EffectTooLarge(StateError):

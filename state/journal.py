@@ -18,16 +18,18 @@ _ABSENT: Final = _Absent()
 class Journaled(Generic[K, V]):
     """Last values by key. A savepoint is a place in the journal of what was there before each write.
 
-    An event agent sets one savepoint an event: setting and keeping it costs two list operations, whatever
+    An event agent sets one savepoint an event: setting and keeping it costs a list operation or two, whatever
     the event does; only ``undo`` walks back.
     """
 
-    __slots__ = ("_journal", "_marks", "data")
+    __slots__ = ("_journal", "_marks", "data", "forget")
 
     def __init__(self) -> None:
         self.data: dict[K, V] = {}
         """To be read; written by ``put`` alone."""
         self._journal: list[tuple[K, V | _Absent]] = []
+        self.forget = self._journal.clear
+        """Keep the one step that there is and begin the next: its savepoint stands where the other stood."""
         self._marks: list[int] = []
 
     def put(self, key: K, value: V) -> None:

@@ -1,4 +1,4 @@
-"""Committed state on disk: one RocksDB a worker and store, a key prefix a partition."""
+"""Committed state on disk: one RocksDB a store, a key prefix a partition, one budget of memory a process."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import fcntl
 import os
 import shutil
 import struct
+import threading
 import time
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
@@ -20,6 +23,7 @@ from rocksdict import (
     WriteBufferManager,
 )
 
+from state.budget import StateOptions
 from state.errors import StoreLocked, StoreUnreadable
 from state.store import Position
 
@@ -31,7 +35,99 @@ log = structlog.get_logger(__name__)
 
 _PREFIX = struct.Struct(">H")
 _POSITION = struct.Struct(">qq")
+_ACTIVE_BUFFER = "rocksdb.cur-size-active-mem-table"
+_OPEN_FILES_MIN = 32
 _POSITIONS = b"\xff\xff"  # before the positions; no topic has 65,535 partitions here
+
+
+@dataclass(frozen=True, slots=True)
+class StoreFigures:
+    """How large one store is."""
+
+    disk_bytes: int
+    """Bytes of its files, the log of writes included."""
+    memtable_bytes: int
+    """Bytes in memory that are not in its tables yet."""
+    keys_estimate: int
+    """RocksDB's own estimate, over all partitions: an overwritten key counts until it is compacted."""
+
+
+class RocksMemory:
+    """One block cache and one budget of write buffers for all stores of a process.
+
+    RocksDB's own stall on a spent budget is not in use: only the database that holds the memory can give it
+    back, and one that is idle would not. The write that waits for it would wait for ever, and with it all of
+    the process, as rocksdict keeps Python's lock meanwhile. Instead, whoever spends the rest has the database
+    that holds most written out (``relieve``).
+    """
+
+    def __init__(self, options: StateOptions | None = None) -> None:
+        self.options = options or StateOptions()
+        self._cache = Cache(self.options.block_cache_mb << 20)
+        self._buffers = WriteBufferManager.new_write_buffer_manager_with_cache(
+            self.options.write_buffer_mb << 20, allow_stall=False, cache=self._cache
+        )
+        self._open: list[Rdict] = []
+        self._lock = threading.Lock()
+
+    def open(self, folder: Path, stores: int) -> Rdict:
+        """Open the database in ``folder``, one of ``stores`` that share the budget.
+
+        rocksdict raises bare ``Exception`` for what RocksDB reports.
+        """
+        db = Rdict(str(folder), self._options(stores))
+        with self._lock:
+            self._open.append(db)
+        return db
+
+    def close(self, db: Rdict) -> None:
+        """Flush a database and close it."""
+        with self._lock:
+            self._open.remove(db)
+        db.close()
+
+    def relieve(self) -> None:
+        """Have memory written out if the budget of write buffers is spent; does not wait for it.
+
+        What is on its way already is not hurried by more, smaller files: if most of the budget is not, some
+        database holds at least its share of half of it.
+        """
+        budget_bytes = self._buffers.get_buffer_size()
+        if self._buffers.get_usage() < budget_bytes:
+            return
+        with self._lock:
+            held = [(int(db.property_int_value(_ACTIVE_BUFFER) or 0), db) for db in self._open]
+            held_bytes, largest = max(held, key=lambda each: each[0])
+            if held_bytes >= budget_bytes // (2 * len(held)):
+                largest.flush(wait=False)
+
+    def write_buffer_bytes(self) -> int:
+        """Bytes of writes that are not on the disk yet, those that are on their way there included."""
+        return int(self._buffers.get_usage())
+
+    def block_cache_bytes(self) -> int:
+        """Bytes in the block cache, write buffers included; 0 while no store is open."""
+        with self._lock:
+            used = self._open[0].property_int_value("rocksdb.block-cache-usage") if self._open else 0
+        return int(used or 0)
+
+    def _options(self, stores: int) -> Options:
+        table = BlockBasedOptions()
+        table.set_block_cache(self._cache)
+        # Else they are kept beside the cache, for each open file, and no budget knows of them.
+        table.set_cache_index_and_filter_blocks(v=True)
+        table.set_pin_l0_filter_and_index_blocks_in_cache(v=True)
+        table.set_bloom_filter(10, block_based=False)
+        options = Options(raw_mode=True)
+        options.create_if_missing(create_if_missing=True)
+        options.set_block_based_table_factory(table)
+        options.set_write_buffer_manager(self._buffers)
+        # One is filled while the other is written out.
+        options.set_write_buffer_size((self.options.write_buffer_mb << 20) // 2)
+        options.set_max_open_files(max(self.options.open_files_max // stores, _OPEN_FILES_MIN))
+        options.set_keep_log_file_num(2)
+        options.set_use_fsync(False)
+        return options
 
 
 class RocksStore:
@@ -41,8 +137,9 @@ class RocksStore:
     it before, is set aside under a name that says so, and the store begins empty: the changelog is the truth.
     """
 
-    def __init__(self, folder: Path, *, cache_mb: int = 64, write_buffer_mb: int = 32) -> None:
+    def __init__(self, folder: Path, memory: RocksMemory | None = None, *, stores: int = 1) -> None:
         self._folder = folder
+        self._memory = memory or RocksMemory()
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = (folder / "OWNER").open("a+")
         try:
@@ -50,19 +147,18 @@ class RocksStore:
         except OSError as error:
             self._lock.close()
             raise StoreLocked(f"{folder} is in use by another process") from error
-        options = _options(cache_mb, write_buffer_mb)
         self._found_unreadable = folder / "UNREADABLE"
         if self._found_unreadable.exists():
             self._set_aside()
             self._found_unreadable.unlink()
         data = folder / "data"
         try:
-            self._db = Rdict(str(data), options)
+            self._db = self._memory.open(data, stores)
         except Exception as error:  # rocksdict raises bare Exception for what RocksDB reports
             if not data.exists():
                 raise StoreUnreadable(f"{data} cannot be made: {error}") from error
             self._set_aside()
-            self._db = Rdict(str(data), options)
+            self._db = self._memory.open(data, stores)
 
     def _set_aside(self) -> None:
         data, aside = self._folder / "data", self._folder / f"unreadable-{time.time_ns()}"
@@ -72,23 +168,30 @@ class RocksStore:
 
     def partition(self, number: int) -> RocksBackend:
         """Return the backend of partition ``number`` (below 65,535)."""
-        return RocksBackend(self._db, number, self._found_unreadable)
+        return RocksBackend(self._db, number, self._found_unreadable, self._memory)
 
-    def size_bytes(self) -> int:
-        """Bytes of the live files on disk."""
-        return sum(file.stat().st_size for file in os.scandir(self._folder / "data") if file.is_file())
+    def figures(self) -> StoreFigures:
+        """Return how large the store is; some microseconds and a listing of its folder."""
+        disk_bytes = 0
+        for file in os.scandir(self._folder / "data"):
+            with suppress(FileNotFoundError):  # a compaction took it away meanwhile
+                disk_bytes += file.stat().st_size
+        memtable_bytes = self._db.property_int_value("rocksdb.cur-size-all-mem-tables") or 0
+        keys = self._db.property_int_value("rocksdb.estimate-num-keys") or 0
+        return StoreFigures(disk_bytes, int(memtable_bytes), int(keys))
 
     def close(self) -> None:
         """Flush and close; the folder's lock is given back."""
-        self._db.close()
+        self._memory.close(self._db)
         self._lock.close()
 
 
 class RocksBackend:
     """A ``state.store.Backend``: one partition's keys behind a two-byte prefix."""
 
-    def __init__(self, db: Rdict, number: int, found_unreadable: Path) -> None:
+    def __init__(self, db: Rdict, number: int, found_unreadable: Path, memory: RocksMemory) -> None:
         self._db = db
+        self._memory = memory
         self._found_unreadable = found_unreadable  # left for the next opening, which sets the data aside
         self._prefix = _PREFIX.pack(number)
         self._position_key = _POSITIONS + self._prefix
@@ -138,6 +241,7 @@ class RocksBackend:
         stamp = _POSITION.pack(position.offset, position.written_us)
         batch.put(self._position_key, stamp + position.topic_id.encode())
         self._db.write(batch)
+        self._memory.relieve()
 
     def position(self) -> Position | None:
         """See ``Backend``."""
@@ -165,23 +269,3 @@ class RocksBackend:
         if str(error).startswith("Corruption"):
             self._found_unreadable.touch()
         return StoreUnreadable(f"state in {self._found_unreadable.parent} cannot be read: {error}")
-
-
-def _options(cache_mb: int, write_buffer_mb: int) -> Options:
-    cache = Cache(cache_mb << 20)
-    table = BlockBasedOptions()
-    table.set_block_cache(cache)
-    table.set_bloom_filter(10, block_based=False)
-    options = Options(raw_mode=True)
-    options.create_if_missing(create_if_missing=True)
-    options.set_block_based_table_factory(table)
-    # One budget for all column families, so that memory stays what the settings say.
-    options.set_write_buffer_manager(
-        WriteBufferManager.new_write_buffer_manager_with_cache(
-            write_buffer_mb << 20, allow_stall=True, cache=cache
-        )
-    )
-    options.set_max_open_files(256)
-    options.set_keep_log_file_num(2)
-    options.set_use_fsync(False)
-    return options

@@ -50,5 +50,20 @@ class Scope(Protocol):
     def dead_letter(self, record: Record, cause: str, detail: str) -> None:
         """Have a record that cannot be handled kept with its bytes and coordinates."""
 
+    def late(
+        self,
+        record: Record,
+        *,
+        time_us: int,
+        watermark_us: int,
+        outcome: str = "late",
+        detail: str = "",
+    ) -> None:
+        """Count an input that came after what it belongs to had closed, and route it as its source says.
+
+        With ``late_to`` at the source it is appended there, with its bytes, coordinates, event time
+        (``time_us``) and the watermark; without, it is counted and dropped.
+        """
+
     def count(self, outcome: str, n: int = 1) -> None:
         """Count inputs by outcome (``output``, a verdict, ``dead_letter``); kept if the unit commits."""

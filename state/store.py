@@ -139,6 +139,10 @@ class StagedView:
         """Keep what was staged since the last savepoint."""
         self._overlay.keep()
 
+    def next_step(self) -> None:
+        """Keep the one step that there is and begin another: ``keep`` and ``savepoint`` in one."""
+        self._overlay.forget()
+
     def undo(self) -> None:
         """Take back what was staged since the last savepoint."""
         staged = len(self._overlay.data)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, overload
 
@@ -11,7 +11,9 @@ from confluent_kafka import Message
 from schemas.record import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from connectors.kafka.aside import Judge
 
     Chunker = Callable[[int, "Records"], "Chunk"]
     """Makes a chunk of an epoch and its records, none left out; called on the poll thread."""
@@ -49,6 +51,9 @@ class Chunk(Protocol):
     def split(self, at: int) -> tuple[Chunk, Chunk]:
         """Cut into about the first ``at`` records and the rest; neither is empty."""
 
+    def screened(self, judge: Judge) -> Chunk:
+        """Return the chunk with the records set aside that ``judge`` says so of."""
+
 
 class Records:
     """Messages of one partition as a sequence of ``Record``, each made when it is asked for."""
@@ -78,6 +83,11 @@ class Records:
     def values(self) -> list[bytes | None]:
         """Return the values alone."""
         return list(map(Message.value, self._messages))
+
+    def keys(self, indexes: Iterable[int]) -> list[bytes | None]:
+        """Return the keys of some records alone."""
+        messages = self._messages
+        return [messages[index].key() for index in indexes]
 
     def timestamps_us(self) -> list[int]:
         """Return the broker's append times alone, microseconds since the epoch."""
@@ -120,6 +130,8 @@ class EventChunk:
     size_bytes: int = 0
     append_us: int = 0
     attempts: int = 0
+    has_asides: bool = False
+    """Some items are ``SetAside``."""
 
     def __len__(self) -> int:
         return len(self.items)
@@ -136,7 +148,16 @@ class EventChunk:
         rest_bytes = self.size_bytes - head_bytes
         append_us = head[-1][0].timestamp_us
         first = EventChunk(self.source, self.epoch, head, tail[0][0].offset, head_bytes, append_us)
-        return first, EventChunk(self.source, self.epoch, tail, self.next_offset, rest_bytes, self.append_us)
+        rest = EventChunk(self.source, self.epoch, tail, self.next_offset, rest_bytes, self.append_us)
+        first.has_asides = rest.has_asides = self.has_asides
+        return first, rest
+
+    def screened(self, judge: Judge) -> EventChunk:
+        """See ``Chunk``; they keep their places."""
+        items = [(record, judge(record) or item) for record, item in self.items]
+        if all(judged is item for (_, judged), (_, item) in zip(items, self.items, strict=True)):
+            return self
+        return replace(self, items=items, has_asides=True)
 
 
 def events_of(decode: Callable[[Sequence[Record]], list[Any]]) -> Callable[[int, Records], EventChunk]:

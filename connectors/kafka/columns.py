@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from bisect import bisect_left
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    import pyarrow as pa
-
+    from connectors.kafka.aside import Judge
     from connectors.kafka.chunk import Chunker, Records, SourcePartition
     from schemas.record import Record
 
@@ -45,24 +47,58 @@ class ColumnChunk:
 
     @property
     def first(self) -> Record:
-        """See ``Chunk``; one that does not decode may stand before it."""
-        return self.records[0] if len(self.records) else self.errors[0][0]
+        """See ``Chunk``; one that does not decode may stand before the rows."""
+        row, error = self.records[:1], self.errors[:1]
+        firsts: list[Record] = [*row, *(record for record, _ in error)]
+        return min(firsts, key=_offset)
 
     def split(self, at: int) -> tuple[ColumnChunk, ColumnChunk]:
-        """See ``Chunk``; what does not decode stays with the first part."""
-        rows = self.batch.num_rows
-        at = min(at, rows - 1)  # only rows can fail, so there are some
-        head_bytes = self.size_bytes * at // rows
-        next_offset = self.records[at].offset
+        """See ``Chunk``; what does not decode goes with the rows around it, or comes in halves where none is.
+
+        A letter must not commit before the position has come to its record: it would be written once more.
+        """
+        boundary = self._boundary(at)
+        rows = bisect_left(self.records, boundary, key=_offset)
+        errors = bisect_left(self.errors, boundary, key=lambda error: error[0].offset)
+        head_bytes = self.size_bytes * (rows + errors) // len(self)
+        heads = [*self.records[rows - 1 : rows], *(record for record, _ in self.errors[errors - 1 : errors])]
         first = ColumnChunk(
-            self.source, self.epoch, self.batch.slice(0, at), self.records[:at], self.errors,
-            next_offset, head_bytes, self.records[at - 1].timestamp_us,
+            self.source, self.epoch, self.batch.slice(0, rows), self.records[:rows], self.errors[:errors],
+            boundary, head_bytes, max(heads, key=_offset).timestamp_us,
         )  # fmt: skip
         rest = ColumnChunk(
-            self.source, self.epoch, self.batch.slice(at), self.records[at:], (),
+            self.source, self.epoch, self.batch.slice(rows), self.records[rows:], self.errors[errors:],
             self.next_offset, self.size_bytes - head_bytes, self.append_us,
         )  # fmt: skip
         return first, rest
+
+    def screened(self, judge: Judge) -> ColumnChunk:
+        """See ``Chunk``; they are no rows any more."""
+        found = [(row, record, judge(record)) for row, record in enumerate(self.records)]
+        asides = [(record, why) for _, record, why in found if why is not None]
+        if not asides:
+            return self
+        rows = [row for row, _, why in found if why is None]
+        return replace(
+            self,
+            batch=self.batch.take(pa.array(rows, pa.int64())),
+            records=[self.records[row] for row in rows],
+            errors=sorted([*self.errors, *asides], key=lambda error: error[0].offset),
+        )
+
+    def _boundary(self, at: int) -> int:
+        """Return the offset before which to cut, so that neither part is empty."""
+        rows = len(self.records)
+        if rows == 0:
+            return self.errors[len(self.errors) // 2][0].offset
+        boundary = self.records[min(at, rows - 1)].offset
+        if boundary > self.first.offset:
+            return boundary
+        return self.errors[0][0].offset  # a single row stands before all that does not decode
+
+
+def _offset(record: Record) -> int:
+    return record.offset
 
 
 def columns_of(decode: Callable[[Sequence[bytes | None]], Columns]) -> Chunker:

@@ -10,28 +10,30 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections import deque
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from connectors.kafka.backlog import Backlog
 from connectors.kafka.errors import TransactionAborted
-from connectors.kafka.lease import Lease, Scope
+from connectors.kafka.handout import HandOut
+from connectors.kafka.inflight import InFlight
+from connectors.kafka.isolation import Isolation, Standstill, backoff_s
+from connectors.kafka.lease import Lease
 from connectors.kafka.pauses import Pauses
 from connectors.threads import DaemonExecutor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Container, Mapping, Sequence
 
     from connectors.kafka.chunk import Chunk, SourcePartition
     from connectors.kafka.consumer import PollThread
-    from connectors.kafka.ports import CoordinatorOptions, Partitions, Unit
+    from connectors.kafka.ports import CoordinatorOptions, FailurePolicy, Partitions, Unit
 
 log = structlog.get_logger(__name__)
 
-_BACKOFF_S_FIRST, _BACKOFF_S_MAX = 0.1, 10.0
 _OPEN_AGAIN_S = 1.0
 _LEAVE_S = 3.0  # for the poll thread to end, once the last unit has
 _REFUSALS_MAX = 5  # in a row: what a unit is refused for that was not an abort is there the next time, too
@@ -44,13 +46,16 @@ class Coordinator:
         self,
         *,
         agents: Mapping[str, str],
+        policies: Mapping[str, FailurePolicy],
         unit: Unit,
         partitions: Partitions,
         options: CoordinatorOptions,
         on_committed: Callable[[Any], None],
         on_fatal: Callable[[BaseException], None],
+        in_flight: InFlight | None = None,
     ) -> None:
         self._agents = agents  # topic -> the agent that reads it
+        self._policies = policies
         self._unit = unit
         self._partitions = partitions
         self._options = options
@@ -58,11 +63,12 @@ class Coordinator:
         self._on_fatal = on_fatal
         self._loop = asyncio.get_running_loop()
         self._unit_thread = DaemonExecutor(1, "unit-of-work")
-        self._restore_threads = DaemonExecutor(2, "restore")
         self._takers: dict[str, asyncio.Future[Lease]] = {}
         self._leases: dict[str, Lease] = {}
-        self._pending: dict[SourcePartition, deque[Chunk]] = {}
-        self._held_until: dict[SourcePartition, float] = {}
+        self._backlog = Backlog(self._void_chunk)
+        self._in_flight = in_flight or InFlight()
+        self.handout = HandOut(self._backlog, self._in_flight, options.attempts_max)
+        self._isolation = Isolation(options.attempts_max, policies)
         self.pauses = Pauses()
         self._committed: dict[SourcePartition, int] = {}
         self._handled_us: dict[SourcePartition, int] = {}  # append time of the last record handled
@@ -89,6 +95,7 @@ class Coordinator:
         its last step is undone and what is left of it comes again.
         """
         self._give_back(topic)
+        self.handout.returned(topic)
         future: asyncio.Future[Lease] = self._loop.create_future()
         self._takers[topic] = future
         self._pump()
@@ -100,6 +107,7 @@ class Coordinator:
 
     def done(self, topic: str) -> None:
         """The agent is done with its chunk."""
+        self.handout.returned(topic)
         lease = self._leases.pop(topic, None)
         if lease is None or lease.void:
             return
@@ -111,12 +119,13 @@ class Coordinator:
 
     def failed(self, topic: str, error: BaseException) -> None:
         """The agent raised: its last step is undone, and the event that it was is found and isolated."""
+        self.handout.returned(topic)
         lease, rest = self._take_back(topic)
         if lease is None:
             return
         if rest is not None:
             try:
-                self._isolate(lease.scope, rest, error)
+                self._isolate(lease, rest, error)
             except Exception as worse:
                 log.exception("event could not be isolated", source=rest.source)
                 self.stop_for(worse)
@@ -163,6 +172,7 @@ class Coordinator:
         self._stopped = True
         self._stopping.set()
         self._closed += 1
+        self._in_flight.close()  # what an agent still has in hand is not to blame for a kill that may come
         for _task, cancelled in self._opening.values():
             cancelled.set()
         try:
@@ -178,7 +188,6 @@ class Coordinator:
         for source in list(self._committed):
             self._release(source)
         self._unit_thread.shutdown()
-        self._restore_threads.shutdown()
 
     @property
     def assignment(self) -> frozenset[SourcePartition]:
@@ -195,11 +204,10 @@ class Coordinator:
 
     def _receive(self, chunks: Sequence[Chunk]) -> None:
         for chunk in chunks:
-            queue = self._pending.get(chunk.source)
-            if queue is None or chunk.epoch != self._epoch:
-                self._void_chunk(chunk)
+            if chunk.epoch == self._epoch:
+                self._backlog.add(chunk)
             else:
-                queue.append(chunk)
+                self._void_chunk(chunk)
         self._pump()
 
     def _pump(self) -> None:
@@ -210,7 +218,7 @@ class Coordinator:
             for topic, taker in list(self._takers.items()):
                 if taker.done():  # given to, or cancelled, and not yet awake
                     continue
-                chunk = self._next_chunk(topic)
+                chunk = self.handout.next(topic, self.pauses.stopped, at_work=bool(self._leases))
                 if chunk is not None:
                     self._give(topic, taker, chunk)
         if not self._leases and not self._unit.empty:
@@ -223,23 +231,12 @@ class Coordinator:
             time.monotonic() - self._unit_began > self._options.commit_interval_ms / 1_000 or self._unit.full
         )
 
-    def _next_chunk(self, topic: str) -> Chunk | None:
-        """Take the next chunk of the topic's partition that waited longest (they take turns)."""
-        now = time.monotonic()
-        for source, queue in self._pending.items():
-            if source.topic != topic or not queue or source in self.pauses.stopped:
-                continue
-            if self._held_until.get(source, 0.0) <= now:
-                chunk = queue.popleft()
-                self._pending[source] = self._pending.pop(source)  # to the end of the turn
-                return chunk
-        return None
-
     def _give(self, topic: str, taker: asyncio.Future[Lease], chunk: Chunk) -> None:
         if self._unit.empty and not self._leases:
             self._unit_began = time.monotonic()
         scope = self._unit.scope(self._agents[topic], chunk.source.partition)
-        lease = self._leases[topic] = Lease(chunk, scope)
+        strict = self._policies[topic] == "stop-partition"
+        lease = self._leases[topic] = Lease(chunk, scope, strict=strict)
         taker.set_result(lease)
 
     def _advance(self, source: SourcePartition, offset: int, records: int, size_bytes: int) -> None:
@@ -261,11 +258,10 @@ class Coordinator:
         at_work = {lease.chunk.source for lease in self._leases.values()}
         for source, committed in self._committed.items():
             if self.pauses.must_stop(source):
-                self._void_pending(source)
+                self._backlog.close(source)
                 self.pauses.stop(source, asyncio.wrap_future(self.poller.stop_partition(source)))
             elif self._commit_task is None and source not in at_work and self.pauses.may_start(source):
-                self._void_pending(source)  # an event that failed, and waited
-                self._pending[source] = deque()
+                self._backlog.open(source)
                 start = self._unit.positions.get(source, committed)
                 started = asyncio.wrap_future(self.poller.start_partition(source, start))
                 self.pauses.go_on(source, start, started, self.stop_for)
@@ -290,42 +286,35 @@ class Coordinator:
         lease, rest = self._take_back(topic)
         if lease is not None and rest is not None:
             log.warning("agent let go of a chunk, it is given again", source=rest.source)
-            self._pending.setdefault(rest.source, deque()).appendleft(rest)
+            self._backlog.put_back(rest)
             self._after_step()
 
-    def _isolate(self, scope: Scope, chunk: Chunk, error: BaseException) -> None:
-        """Bisect to the failing event; retry it; after so many attempts it becomes a dead letter."""
-        source = chunk.source
-        queue = self._pending.setdefault(source, deque())
+    def _isolate(self, lease: Lease, rest: Chunk, error: BaseException) -> None:
         if getattr(error, "fatal", False):
-            queue.appendleft(chunk)
+            self._backlog.put_back(rest)
             self.stop_for(error)
-        elif getattr(error, "transient", False):
-            chunk.attempts += 1
-            queue.appendleft(chunk)
-            self._hold(source, chunk.attempts)
-            log.warning(
-                "agent waits for what may pass", source=source, attempts=chunk.attempts, cause=str(error)
-            )
-        elif len(chunk) > 1:
-            first, rest = chunk.split(len(chunk) // 2)
-            queue.extendleft((rest, first))
-        elif chunk.attempts + 1 < self._options.attempts_max:
-            chunk.attempts += 1
-            queue.appendleft(chunk)
-            self._hold(source, chunk.attempts)
-        else:
-            record = chunk.first
-            cause = type(error).__name__
-            scope.dead_letter(record, cause, str(error)[:2_000], attempts=chunk.attempts + 1)
-            scope.count("dead_letter")
-            self._advance(source, chunk.next_offset, 1, chunk.size_bytes)
-            log.error("event became a dead letter", source=source, offset=record.offset, cause=cause)
+            return
+        again = self._isolation.isolate(lease.scope, rest, error)
+        if isinstance(again, Standstill):
+            self._stand_still(rest, again)
+            return
+        self._backlog.put_back(*again.chunks, pause_s=again.pause_s)
+        if again.pause_s:
+            self._loop.call_later(again.pause_s + 0.001, self._pump)
+        if not again.chunks:
+            self._advance(rest.source, rest.next_offset, len(rest), rest.size_bytes)
 
-    def _hold(self, source: SourcePartition, attempts: int) -> None:
-        pause_s = min(_BACKOFF_S_FIRST * 2 ** (attempts - 1), _BACKOFF_S_MAX)
-        self._held_until[source] = time.monotonic() + pause_s
-        self._loop.call_later(pause_s + 0.001, self._pump)
+    def _stand_still(self, chunk: Chunk, standstill: Standstill) -> None:
+        """Commit before the event that cannot be passed, with the cause, and read no further."""
+        self._unit.advance(chunk.source, chunk.first.offset, 0, standstill.note)
+        self._void_chunk(chunk)
+        self._in_flight.acquit(chunk)
+        self.pauses.standstills[chunk.source] = standstill
+        self.follow_pauses()
+
+    def _forget_standstills(self, dropped: Container[SourcePartition]) -> None:
+        """Have partitions come to their event anew: what was handled before it is gone with the unit."""
+        self.pauses.lift(lambda source, _: source in dropped)
 
     # -- the end of a unit ----------------------------------------------------------------------------
 
@@ -357,23 +346,21 @@ class Coordinator:
             log.warning(
                 "unit of work aborted, its records are handled again", cause=repr(error), aborts=self._aborts
             )
+            self._forget_standstills(positions)
             if not self._stopped:  # who reads them next begins at what is committed
                 await self._rewind()
         else:
             self._aborts = 0
             self._committed.update({s: o for s, o in positions.items() if s in self._committed})
+            self._in_flight.passed(self._committed)
             self._on_committed(result)
 
     async def _rewind(self) -> None:
         """Go back to what is committed; chunks of the older epoch are void wherever they are."""
         self._epoch += 1
-        for queue in self._pending.values():
-            for chunk in queue:
-                self._void_chunk(chunk)
-            queue.clear()
-        pause_s = min(_BACKOFF_S_FIRST * 2 ** min(self._aborts - 1, 6), _BACKOFF_S_MAX)
+        self._backlog.clear()
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._stopping.wait(), pause_s)
+            await asyncio.wait_for(self._stopping.wait(), backoff_s(self._aborts))
             return  # who reads them next begins at what is committed
         await asyncio.wrap_future(self.poller.rewind(dict(self._committed), self._epoch))
 
@@ -412,8 +399,10 @@ class Coordinator:
     def _void(self) -> None:
         for lease in self._leases.values():
             lease.void = True
+            self.handout.returned(lease.chunk.source.topic)
             self._void_chunk(lease.chunk)
         self._leases.clear()
+        self._forget_standstills(self._unit.positions)
         self._unit.drop()
 
     # -- rebalance ------------------------------------------------------------------------------------
@@ -434,10 +423,11 @@ class Coordinator:
                 return
             self._partitions.ready(source)
             self._committed[source] = start
+            self._in_flight.passed({source: start})
             if self.pauses.must_stop(source):
                 self.pauses.stop(source)  # ready, and not read
             else:
-                self._pending[source] = deque()
+                self._backlog.open(source)
                 await asyncio.wrap_future(self.poller.start_partition(source, start))
             self._was_ready = True
             log.info("partition ready", topic=source.topic, partition=source.partition, offset=start)
@@ -453,9 +443,9 @@ class Coordinator:
             try:
                 # First what this worker left open itself: a restore waits for the end of each transaction.
                 await self._loop.run_in_executor(self._unit_thread, self._unit.settle)
-                return await self._loop.run_in_executor(
-                    self._restore_threads, self._partitions.open, source, cancelled
-                )
+                # A thread each: who waits for a large changelog, or for a transaction, holds up no other.
+                thread = DaemonExecutor(1, "open")
+                return await self._loop.run_in_executor(thread, self._partitions.open, source, cancelled)
             except Exception as error:
                 if not (self._was_ready and getattr(error, "transient", False)):
                     raise
@@ -485,14 +475,9 @@ class Coordinator:
     def _release(self, source: SourcePartition) -> None:
         self._committed.pop(source, None)
         self._handled_us.pop(source, None)
-        self._held_until.pop(source, None)
         self.pauses.forget(source)
-        self._void_pending(source)
+        self._backlog.close(source)
         self._partitions.close(source)
-
-    def _void_pending(self, source: SourcePartition) -> None:
-        for chunk in self._pending.pop(source, ()):
-            self._void_chunk(chunk)
 
     def _void_chunk(self, chunk: Chunk) -> None:
         """Count a chunk as done with that nobody handles: it is read again, here or elsewhere."""

@@ -16,6 +16,7 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from connectors.kafka.access import refusal
+from connectors.kafka.positions import read_metadata
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,6 +42,8 @@ class PartitionLag(NamedTuple):
     """Offsets from ``committed`` to ``last_stable``: markers of transactions count, unless they are all."""
     seconds: float
     """Age of the first record that was not consumed, by its timestamp and this machine's clock; 0 = none."""
+    standstill: str = ""
+    """Why the group does not pass the event at ``committed``; empty = it does."""
 
 
 def committed_offsets(options: KafkaOptions, group: str) -> dict[tuple[str, int], int]:
@@ -51,9 +54,10 @@ def committed_offsets(options: KafkaOptions, group: str) -> dict[tuple[str, int]
         NotAuthorized: an ACL is missing.
     """
     try:
-        return _committed(AdminClient(options.client_config() | {"log_level": 0}), group)
+        found = _committed(AdminClient(options.client_config() | {"log_level": 0}), group)
     except KafkaException as error:
         raise refusal(options, f"Describe group {group}", error.args[0]) from error
+    return {at: committed.offset for at, committed in found.items()}
 
 
 def group_lag(options: KafkaOptions, group: str) -> list[PartitionLag]:
@@ -74,7 +78,7 @@ def group_lag(options: KafkaOptions, group: str) -> list[PartitionLag]:
         first = _offsets(admin, partitions, OffsetSpec.earliest(), IsolationLevel.READ_UNCOMMITTED)
         stable = _offsets(admin, partitions, OffsetSpec.latest(), IsolationLevel.READ_COMMITTED)
         high = _offsets(admin, partitions, OffsetSpec.latest(), IsolationLevel.READ_UNCOMMITTED)
-        start = {at: max(committed.get(at, -1), first[at]) for at in partitions}
+        start = {at: max(committed.get(at, _NEVER).offset, first[at]) for at in partitions}
         behind = [at for at in partitions if start[at] < stable[at]]
         oldest = _first_timestamps(options, group, {at: start[at] for at in behind})
     except KafkaException as error:
@@ -88,11 +92,12 @@ def group_lag(options: KafkaOptions, group: str) -> list[PartitionLag]:
             PartitionLag(
                 topic=at[0],
                 partition=at[1],
-                committed=committed.get(at, -1),
+                committed=committed.get(at, _NEVER).offset,
                 last_stable=stable[at],
                 high_watermark=high[at],
                 records=0 if nothing else stable[at] - start[at],
                 seconds=0.0 if timestamp_ms is None else max(0.0, (now_ms - timestamp_ms) / 1_000),
+                standstill=committed.get(at, _NEVER).note,
             )
         )
     return sorted(lags, key=lambda lag: (-lag.seconds, -lag.records, lag.topic, lag.partition))
@@ -101,7 +106,15 @@ def group_lag(options: KafkaOptions, group: str) -> list[PartitionLag]:
 _At = tuple[str, int]
 
 
-def _committed(admin: AdminClient, group: str) -> dict[_At, int]:
+class _Committed(NamedTuple):
+    offset: int
+    note: str
+
+
+_NEVER: Final = _Committed(-1, "")
+
+
+def _committed(admin: AdminClient, group: str) -> dict[_At, _Committed]:
     asked = [ConsumerGroupTopicPartitions(group)]
     (future,) = admin.list_consumer_group_offsets(asked, request_timeout=_CALL_S).values()
     try:
@@ -110,7 +123,11 @@ def _committed(admin: AdminClient, group: str) -> dict[_At, int]:
         if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
             return {}
         raise
-    return {(at.topic, at.partition): at.offset for at in found if at.offset >= 0}
+    return {
+        (at.topic, at.partition): _Committed(at.offset, read_metadata(at.metadata)[1])
+        for at in found
+        if at.offset >= 0
+    }
 
 
 def _all_partitions(admin: AdminClient, topics: set[str]) -> list[_At]:

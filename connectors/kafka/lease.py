@@ -20,6 +20,9 @@ class Scope(Protocol):
     def keep(self) -> None:
         """Keep the step."""
 
+    def next_step(self) -> None:
+        """Keep the one step that there is, and begin another."""
+
     def undo(self) -> None:
         """Take the step back."""
 
@@ -27,17 +30,19 @@ class Scope(Protocol):
         """Count inputs by outcome."""
 
     def dead_letter(self, record: Record, cause: str, detail: str, attempts: int = 1) -> None:
-        """Keep a record that cannot be handled."""
+        """Keep a record that cannot be handled, or that was set aside (0 attempts)."""
 
 
 class Lease:
     """One chunk handed to one agent, as a whole (batch agent) or an event at a time (event agent)."""
 
-    __slots__ = ("_at", "_items", "_marked", "chunk", "scope", "void")
+    __slots__ = ("_at", "_items", "_marked", "chunk", "scope", "strict", "void")
 
-    def __init__(self, chunk: Chunk, scope: Scope) -> None:
+    def __init__(self, chunk: Chunk, scope: Scope, *, strict: bool = False) -> None:
         self.chunk = chunk
         self.scope = scope
+        self.strict = strict
+        """What does not decode fails its agent too, whose events must not be passed over."""
         self.void = False
         """Its unit of work is gone (rebalance, abort): what the agent still does counts for nothing."""
         self._items: Sequence[tuple[Record, Any]] = getattr(chunk, "items", ())  # columns have none
@@ -51,14 +56,18 @@ class Lease:
 
     def next_item(self) -> tuple[Record, Any] | None:
         """Keep the event before, and return the next one behind a savepoint; None at the end."""
-        if self._marked:
-            self.scope.keep()
-            self._marked = False
-            self._at += 1
-        if self._at >= len(self._items):
-            return None
-        self.begin()
-        return self._items[self._at]
+        if not self._marked:
+            if self._at >= len(self._items):
+                return None
+            self.begin()
+            return self._items[self._at]
+        self._at += 1
+        if self._at < len(self._items):
+            self.scope.next_step()
+            return self._items[self._at]
+        self.scope.keep()
+        self._marked = False
+        return None
 
     def keep_all(self) -> None:
         """The agent is done with the whole chunk."""

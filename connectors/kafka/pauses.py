@@ -1,4 +1,4 @@
-"""Which partitions an operator wants paused, and which of them have stopped."""
+"""Which partitions are to stand: paused by an operator, or at an event that cannot be passed."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from connectors.kafka.chunk import SourcePartition
+    from connectors.kafka.isolation import Standstill
 
 log = structlog.get_logger(__name__)
 
@@ -23,16 +24,18 @@ class Pauses:
     def __init__(self) -> None:
         self.wanted: Callable[[SourcePartition], bool] = lambda _source: False
         """Says whether a partition is to be paused; whoever sets it calls ``follow_pauses``."""
+        self.standstills: dict[SourcePartition, Standstill] = {}
+        """Partitions that stand still at an event, until they are lifted or assigned anew."""
         self.stopped: dict[SourcePartition, asyncio.Future[None] | None] = {}
         """Assigned and not read; done when the poll thread delivers nothing more, None = it never did."""
 
     def must_stop(self, source: SourcePartition) -> bool:
         """Say whether a partition is read and must not be."""
-        return source not in self.stopped and self.wanted(source)
+        return source not in self.stopped and self._to_stand(source)
 
     def may_start(self, source: SourcePartition) -> bool:
         """Say whether a partition stands and need not: all that was delivered of it has arrived."""
-        if source not in self.stopped or self.wanted(source):
+        if source not in self.stopped or self._to_stand(source):
             return False
         done = self.stopped[source]
         return done is None or done.done()
@@ -42,7 +45,8 @@ class Pauses:
         if done is not None:  # a poll thread that has ended delivers nothing either
             done.add_done_callback(lambda ended: None if ended.cancelled() else ended.exception())
         self.stopped[source] = done
-        log.warning("partition paused by an operator", topic=source.topic, partition=source.partition)
+        if self.wanted(source):
+            log.warning("partition paused by an operator", topic=source.topic, partition=source.partition)
 
     def go_on(
         self,
@@ -59,9 +63,19 @@ class Pauses:
                 on_error(error)
 
         started.add_done_callback(settled)
-        self.forget(source)
+        del self.stopped[source]
         log.info("partition goes on", topic=source.topic, partition=source.partition, offset=offset)
 
     def forget(self, source: SourcePartition) -> None:
-        """Note that a partition is no longer held back here."""
+        """Note that a partition is another's, who tries for himself what this one could not pass."""
         self.stopped.pop(source, None)
+        self.standstills.pop(source, None)
+
+    def lift(self, which: Callable[[SourcePartition, Standstill], bool]) -> None:
+        """Have the partitions that ``which`` names try again; whoever calls this calls ``follow_pauses``."""
+        for source, standstill in list(self.standstills.items()):
+            if which(source, standstill):
+                del self.standstills[source]
+
+    def _to_stand(self, source: SourcePartition) -> bool:
+        return source in self.standstills or self.wanted(source)

@@ -36,3 +36,23 @@ def newest(kafka: KafkaOptions, topic: str, limit: int) -> list[Record]:
             for message in reader.read(starts)
         ]
     return sorted(records, key=lambda record: (record.timestamp_us, record.offset))[-limit:]
+
+
+def record_at(kafka: KafkaOptions, topic: str, partition: int, offset: int) -> Record | None:
+    """Return the committed record at an offset of a topic (its name as it stands in Kafka), or None.
+
+    Raises:
+        KafkaUnavailable: no answer.
+        NotAuthorized: it may not be read.
+    """
+    with closing(CommittedReader(kafka, topic)) as reader:
+        if partition not in reader.partitions():
+            return None
+        low, high = reader.bounds(partition)
+        if not low <= offset < high:
+            return None
+        for message in reader.read({partition: offset}):
+            if message.offset() != offset:
+                return None
+            return Records(SourcePartition(topic, partition), [message])[0]
+    return None

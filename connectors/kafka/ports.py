@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     import threading
@@ -11,6 +11,13 @@ if TYPE_CHECKING:
 
     from connectors.kafka.chunk import SourcePartition
     from connectors.kafka.lease import Scope
+
+FailurePolicy = Literal["dead-letter", "stop-partition"]
+"""What becomes of an event that an agent cannot handle, after its attempts.
+
+``dead-letter``: it is put aside, and its partition goes on. ``stop-partition``: its partition stands still at
+it until an operator resumes it or skips the event, for agents whose events must not be passed over.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +35,8 @@ class Unit(Protocol):
     def scope(self, agent: str, partition: int) -> Scope:
         """Return the scope of an assigned partition."""
 
-    def advance(self, source: Any, offset: int, records: int) -> None:
-        """Say that ``source`` is handled up to ``offset``."""
+    def advance(self, source: Any, offset: int, records: int, note: str = "") -> None:
+        """Say that ``source`` is handled up to ``offset``; ``note`` is committed beside it."""
 
     def commit(self) -> Any:
         """Commit and return what was done; blocks."""

@@ -38,6 +38,17 @@ class Committed(NamedTuple):
     """Number of the unit of work that committed it."""
 
 
+def metadata_of(unit: int, note: str) -> str:
+    """Return what is committed beside an offset: the unit's number, and a note if there is one."""
+    return f"{unit} {note}".rstrip()
+
+
+def read_metadata(metadata: str | None) -> tuple[int | None, str]:
+    """Return the unit's number (None if somebody else committed it) and the note."""
+    unit, _, note = (metadata or "").partition(" ")
+    return (int(unit), note) if unit.isdecimal() and unit.isascii() else (None, "")
+
+
 class PositionReader:
     """Asks the broker on behalf of one group; thread-safe.
 
@@ -82,8 +93,7 @@ class PositionReader:
             else:
                 if found.offset < 0:
                     return None
-                unit = found.metadata or ""
-                return Committed(found.offset, int(unit) if unit.isdigit() else None)
+                return Committed(found.offset, read_metadata(found.metadata)[0])
 
     def _committed_once(self, topic: str, partition: int) -> TopicPartition:
         (found,) = self._consumer.committed([TopicPartition(topic, partition)], timeout=_CALL_S)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,6 +20,7 @@ from connectors.kafka.errors import (
     TransactionAborted,
     TransactionFenced,
 )
+from connectors.kafka.positions import metadata_of
 from connectors.threads import DaemonExecutor
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ _ASK_S = 1.0  # how often a wait looks whether the worker leaves
 _ROOM_TRIES, _ROOM_S = 50, 0.1
 _BY_KEY = -1  # librdkafka's own partitioner chooses
 _TWIN_S = 60.0  # two processes with one id fence each other within seconds; an outage fences once
+_DISTURBED = {"FAIL", "REQTMOUT"}  # librdkafka's names for a broken connection, for a request unanswered
 _OVERDUE = 0.9  # of the transaction's time-out: from then on it may be the broker that ended it
 
 
@@ -125,6 +128,7 @@ class KafkaTransaction:
             # The unit of work bounds what is queued; librdkafka's own bound must not be met first.
             "queue.buffering.max.messages": 2_000_000,
             "queue.buffering.max.kbytes": 512 * 1024,
+            "logger": self,
         }
         self._producer: Producer | None = None
         self._last: tuple[SourcePartition, int] | None = None
@@ -134,6 +138,7 @@ class KafkaTransaction:
         # To hear of each record costs as much as to append it. One that is refused makes the commit fail;
         # then the unit that is tried next hears of all, and names it.
         self._doubtful = False
+        self._disturbed = False
         self._failed: KafkaFailure | None = None
         self._offsets: list[tuple[Callable[[int], None], int]] = []
 
@@ -151,7 +156,28 @@ class KafkaTransaction:
         except KafkaException as error:
             what = f"Write transactional id {self._transactional_id}"
             raise refusal(self._kafka, what, error.args[0]) from error
+        producer.poll(0)
+        self._disturbed = False
         self._producer = producer
+
+    def log(self, level: int, _format: str, facility: str, _name: str, text: str) -> None:
+        """Take what librdkafka logs: when a connection breaks or falls silent, it says so here alone."""
+        self._disturbed = self._disturbed or facility in _DISTURBED
+        log.log(level if level >= logging.WARNING else logging.DEBUG, "librdkafka", said=text)
+
+    def _be_undisturbed(self) -> None:
+        """Make the producer anew where it may have asked for something twice.
+
+        librdkafka repeats by itself a request whose connection broke or fell silent, an EndTxn too, and says
+        nothing when the repeat succeeds. The first one may still reach the broker, in the next transaction,
+        which has the same epoch (see ``_settle``): it would commit outputs without their offsets. A new epoch
+        shuts it out (tests/faults/test_torn.py).
+        """
+        if self._producer is not None:
+            self._producer.poll(0)  # serves ``log``
+            if self._disturbed:
+                log.info("producer is made anew, as a connection was disturbed")
+                self._producer = None
 
     def _patiently(self, call: Callable[[float], Any], limit_s: float) -> None:
         """Call with short time-outs until it is done; each goes on where the last one was.
@@ -173,6 +199,7 @@ class KafkaTransaction:
         """Open a transaction; see ``state.checkpoint.Transaction``."""
         self._failed = self._last = None
         self._offsets.clear()
+        self._be_undisturbed()
         try:
             self._live.begin_transaction()
             self._began_at = time.monotonic()
@@ -223,10 +250,12 @@ class KafkaTransaction:
         for on_offset, offset in offsets:
             on_offset(offset)
 
-    def send_offsets(self, positions: Mapping[Any, int], unit: int) -> None:
+    def send_offsets(self, positions: Mapping[Any, int], unit: int, notes: Mapping[Any, str]) -> None:
         """Add the source offsets with the unit's number as metadata; see the protocol."""
         parts = [
-            TopicPartition(source.topic, source.partition, offset, metadata=str(unit))
+            TopicPartition(
+                source.topic, source.partition, offset, metadata=metadata_of(unit, notes.get(source, ""))
+            )
             for source, offset in positions.items()
         ]
         source = next(iter(positions), None)

@@ -78,6 +78,7 @@ def lag_command(
             for name, what in paused.items():
                 if what:
                     console.warn(f"{name}: paused by an operator, {', '.join(what)}")
+            _warn_of_standstills(found)
         if not watch:
             break
     if group is not None and not found[0].known:
@@ -102,6 +103,18 @@ def _paused(kafka: KafkaOptions, groups: Sequence[str]) -> dict[str, list[str]]:
         if group in found:
             found[group].append("all" if target.partition is None else f"partition {target.partition}")
     return found
+
+
+def _warn_of_standstills(found: Sequence[GroupLag]) -> None:
+    from ops import console
+    from ops.redaction import escaped, redacted
+
+    for one in found:
+        for part in one.partitions:
+            if part.standstill:
+                where = f"{part.topic}[{part.partition}]@{part.committed}"
+                why = escaped(redacted(part.standstill).encode(), 200)
+                console.warn(f"{one.group}: stands still at {where}, {why}")
 
 
 def _show(found: Sequence[GroupLag], *, every: bool) -> None:

@@ -1,4 +1,4 @@
-"""`sluicegate pause` and `resume`: have a role leave partitions alone, and go on with them."""
+"""`sluicegate pause`, `resume`: have a role leave partitions alone, and go on. `levers`: what holds now."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from cyclopts import App
 
-    from ops.levers import Levers
+    from ops.levers import Held, Levers, Move
     from schemas.controls import Target
 
 Flag = Annotated[bool, Parameter(negative=())]
@@ -23,6 +23,7 @@ def register(app: App) -> None:
     """Add the commands to the app."""
     app.command(pause_command, name="pause")
     app.command(resume_command, name="resume")
+    app.command(levers_command, name="levers")
 
 
 def pause_command(
@@ -49,16 +50,18 @@ def pause_command(
     as_json
         Print a JSON document.
     """
-    from ops.errors import Misused
+    from ops.levers import Move
+    from schemas.controls import PAUSE
 
-    if yes and not reason.strip():
-        raise Misused("--yes needs a --reason", "say why: whoever is on call next reads it")
-    with _levers() as levers:
+    need_reason(reason, yes=yes)
+    with opened() as levers:
         targets = _targets(levers, role, partitions)
-        new = [target for target in targets if target not in levers.paused()]
+        paused = levers.paused()
+        moves = [Move(PAUSE, target) for target in targets]
+        new = [move for move in moves if move.target not in paused]
         if yes and new:
-            levers.pause(new, reason)
-    return _tell("pause", targets, new, yes=yes, as_json=as_json)
+            levers.move(new, reason)
+    return tell(moves, new, "paused", yes=yes, as_json=as_json)
 
 
 def resume_command(
@@ -66,7 +69,8 @@ def resume_command(
 ) -> int:
     """Take pauses back: the role goes on where it stood.
 
-    Without partitions every pause of the role is taken back. Without `--yes` nothing is done.
+    A partition that stands still at an event that its agent cannot handle tries that event again. Without
+    partitions every pause and standstill of the role is taken back. Without `--yes` nothing is done.
 
     Example: `sluicegate resume archive --yes`
 
@@ -75,7 +79,7 @@ def resume_command(
     role
         ingest, aggregate, archive, or one of yours.
     partitions
-        Numbers that were paused one by one; by default all that is paused of the role.
+        Numbers that were paused one by one, or stand still; by default all of the role that do.
     reason
         Kept with who did it.
     yes
@@ -84,23 +88,93 @@ def resume_command(
         Print a JSON document.
     """
     from ops.errors import Misused
+    from ops.levers import RESUME, Move
     from schemas.controls import Target
 
-    with _levers() as levers:
+    with opened() as levers:
         targets = _targets(levers, role, partitions)
-        paused = [target for target in levers.paused() if target.role == role]
-        if partitions and Target(role, None) in paused:
+        held = [target for target in levers.paused() if target.role == role]
+        if partitions and Target(role, None) in held:
             raise Misused(
                 f"{role} is paused as a whole", f"`sluicegate resume {role}`, then pause what must not go on"
             )
-        lifted = [target for target in paused if not partitions or target in targets]
+        still = {part.partition for part in levers.partitions_of(role) if part.standstill}
+        held += [Target(role, number) for number in sorted(still) if Target(role, number) not in held]
+        lifted = [Move(RESUME, target) for target in held if not partitions or target in targets]
         if yes and lifted:
-            levers.resume(lifted, reason)
-    return _tell("resume", lifted if lifted and not partitions else targets, lifted, yes=yes, as_json=as_json)
+            levers.move(lifted, reason)
+    moves = lifted if lifted and not partitions else [Move(RESUME, target) for target in targets]
+    return tell(moves, lifted, "resumed", "not paused", yes=yes, as_json=as_json)
+
+
+def levers_command(*, as_json: AsJson = False) -> int:
+    """Show what holds now: pauses, skips, quarantines, and partitions that stand still at an event.
+
+    Example: `sluicegate levers`
+
+    Parameters
+    ----------
+    as_json
+        Print a JSON document.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    from ops import console
+
+    with opened() as levers:
+        rows = [_held(held) for held in levers.held()]
+        rows += [row for role in roles() for row in _standstills(levers, role)]
+    if as_json:
+        console.print_json({"held": list[object](rows)})
+        return 0
+    if not rows:
+        console.note("nothing is paused, skipped or in quarantine, and no partition stands still")
+        return 0
+    table = Table(box=None, pad_edge=False)
+    for title in ("what", "on", "since", "by", "why", "ends by"):
+        table.add_column(title, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(str(row[name])) for name in ("what", "on", "since", "by", "why", "ends_by")))
+    console.out().print(table)
+    return 0
+
+
+def _held(held: Held) -> dict[str, object]:
+    from ops.levers import Move, words_of
+    from schemas.published import time_text
+
+    return {
+        "what": held.action,
+        "on": words_of(held.target),
+        "since": time_text(held.since_us),
+        "by": held.by,
+        "why": held.reason,
+        "ends_by": Move(held.action, held.target).undo if held.action != "unreadable" else "",
+    }
+
+
+def _standstills(levers: Levers, role: str) -> Iterator[dict[str, object]]:
+    from ops.redaction import escaped, redacted
+
+    for part in levers.partitions_of(role):
+        if part.standstill:
+            yield {
+                "what": "standstill",
+                "on": f"{role} {part.topic} {part.partition} {part.committed}",
+                "since": "",
+                "by": "",
+                "why": escaped(redacted(part.standstill).encode(), 2_000),
+                "ends_by": f"sluicegate resume {role} {part.partition} --yes",
+            }
+
+
+# -- shared with the other levers ---------------------------------------------------------------------
 
 
 @contextmanager
-def _levers() -> Iterator[Levers]:
+def opened() -> Iterator[Levers]:
+    """Open the levers of the deployment that the settings name."""
     from ops.addresses import addresses, kafka_options
     from ops.levers import Levers
     from ops.settings import Settings
@@ -114,50 +188,97 @@ def _levers() -> Iterator[Levers]:
         levers.close()
 
 
-def _targets(levers: Levers, role: str, partitions: Sequence[int]) -> list[Target]:
+def roles() -> tuple[str, ...]:
+    """Return the names of all roles, the user's own among them."""
     from ops.commands.worker import ROLES
-    from ops.errors import Misused
     from ops.extension import extension_of
     from ops.settings import Settings
-    from schemas.controls import Target
 
-    roles = (*ROLES, *extension_of(Settings()).roles)
-    if role not in roles:
-        raise Misused(f"there is no role {role!r}", f"name one of {', '.join(roles)}")
-    known = levers.partitions_of(role)
-    for partition in partitions:
-        if partition < 0 or (known and partition not in known):
-            raise Misused(f"{role} has no partition {partition}", f"`sluicegate lag {role} --partitions`")
-    return [Target(role, partition) for partition in sorted(set(partitions))] or [Target(role, None)]
+    return (*ROLES, *extension_of(Settings()).roles)
 
 
-def _tell(
-    action: str, targets: Sequence[Target], changed: Sequence[Target], *, yes: bool, as_json: bool
+def check_role(role: str) -> None:
+    """Raise Misused for a role that there is not."""
+    from ops.errors import Misused
+
+    if role not in roles():
+        raise Misused(f"there is no role {role!r}", f"name one of {', '.join(roles())}")
+
+
+def topics_of(role: str) -> set[str]:
+    """Return the names, without prefix, of the topics that a role reads."""
+    from ops.extension import extension_of
+    from ops.settings import Settings
+    from schemas.access import ROLES
+
+    return {spec.name for spec in {**ROLES, **extension_of(Settings()).access}[role].reads}
+
+
+def need_reason(reason: str, *, yes: bool) -> None:
+    """Raise Misused if something would be done without a reason."""
+    from ops.errors import Misused
+
+    if yes and not reason.strip():
+        raise Misused("--yes needs a --reason", "say why: whoever is on call next reads it")
+
+
+def tell(
+    moves: Sequence[Move],
+    changed: Sequence[Move],
+    done: str,
+    already: str = "",
+    *,
+    yes: bool,
+    as_json: bool,
 ) -> int:
-    """Say of each target what was done or would be, and how it is taken back."""
-    from ops import console
-    from ops.levers import undo_of
+    """Say of each target what was done or would be, and how it is taken back.
 
-    undo = [undo_of(action, target) for target in changed]
+    ``done`` is the word for a target that was changed, ``already`` for one that need not be.
+    """
+    from ops import console
+
     if as_json:
         console.print_json(
             {
                 "dry_run": not yes,
-                "action": action,
-                "changed" if yes else "would_change": [str(target) for target in changed],
-                "unchanged": [str(target) for target in targets if target not in changed],
-                "undo": list(undo),
+                "action": moves[0].action,
+                "changed" if yes else "would_change": [str(move.target) for move in changed],
+                "unchanged": [str(move.target) for move in moves if move not in changed],
+                "undo": [move.undo for move in changed],
             }
         )
         return 0
-    for target in targets:
-        where = f"{target.role}, " + ("all" if target.partition is None else f"partition {target.partition}")
-        if target not in changed:
-            console.out().print(f"{where}: {'paused' if action == 'pause' else 'not paused'} already")
-        else:
-            console.out().print(f"{where}: {f'{action}d' if yes else f'would be {action}d'}")
-    for line in undo:
-        console.out().print(f"undo: {line}", markup=False)
+    for move in moves:
+        what = done if yes else f"would be {done}"
+        if move not in changed:
+            what = f"{already or done} already"
+        console.out().print(f"{_about(move)}: {what}", markup=False)
+    for move in changed:
+        console.out().print(f"undo: {move.undo}", markup=False)
     if not yes and changed:
         console.note("dry run: --yes does it")
     return 0
+
+
+def _about(move: Move) -> str:
+    from ops.redaction import escaped
+    from schemas.controls import KeyTarget, Target
+
+    target = move.target
+    if isinstance(target, Target):
+        return f"{target.role}, " + ("all" if target.partition is None else f"partition {target.partition}")
+    if isinstance(target, KeyTarget):
+        return f"{target.role}, key {escaped(target.key, 200)}"
+    return f"{target.role}, {target.topic}[{target.partition}]@{target.offset}"
+
+
+def _targets(levers: Levers, role: str, partitions: Sequence[int]) -> list[Target]:
+    from ops.errors import Misused
+    from schemas.controls import Target
+
+    check_role(role)
+    known = {part.partition for part in levers.partitions_of(role)} if partitions else set()
+    for partition in partitions:
+        if partition < 0 or (known and partition not in known):
+            raise Misused(f"{role} has no partition {partition}", f"`sluicegate lag {role} --partitions`")
+    return [Target(role, partition) for partition in sorted(set(partitions))] or [Target(role, None)]

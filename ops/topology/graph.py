@@ -42,11 +42,11 @@ class Graph:
 def graph_of(blueprints: Sequence[Blueprint]) -> Graph:
     """Return what the roles are made of, with the edge at both ends; the same input gives the same graph."""
     agents = [(one.role, agent) for one in blueprints for agent in one.agents]
-    topics = list(dict.fromkeys(spec for _, agent in agents for spec in (agent.reads, *agent.writes)))
+    topics = list(dict.fromkeys(spec for _, agent in agents for spec in (agent.reads, *agent.appends)))
     nodes = [_agent(role, agent) for role, agent in agents]
     nodes += [_topic(spec) for spec in topics]
     edges = [(_key(agent.reads), _name(role, agent)) for role, agent in agents]
-    edges += [(_name(role, agent), _key(spec)) for role, agent in agents for spec in agent.writes]
+    edges += [(_name(role, agent), _key(spec)) for role, agent in agents for spec in agent.appends]
     for sink in dict.fromkeys(agent.sink for _, agent in agents if agent.sink):
         nodes.append(Node(f"sink {sink}", "outside", sink))
         edges += [(_name(role, agent), f"sink {sink}") for role, agent in agents if agent.sink == sink]
@@ -59,7 +59,7 @@ def graph_of(blueprints: Sequence[Blueprint]) -> Graph:
 
 def writers_of(spec: TopicSpec, blueprints: Iterable[Blueprint]) -> list[str]:
     """Return who appends to a topic, by name: agents, and the edge."""
-    found = [agent.name for one in blueprints for agent in one.agents if spec in agent.writes]
+    found = [agent.name for one in blueprints for agent in one.agents if spec in agent.appends]
     return [*found, *([EDGE_IN] if spec in OF_EDGE.writes else [])]
 
 
@@ -75,7 +75,7 @@ def as_json(chosen: Sequence[Blueprint], everything: Sequence[Blueprint], prefix
         spec
         for one in chosen
         for agent in one.agents
-        for spec in (agent.reads, *agent.writes, *((agent.changelog,) if agent.changelog else ()))
+        for spec in (agent.reads, *agent.appends, *((agent.changelog,) if agent.changelog else ()))
     )
     return {
         "roles": [
@@ -87,7 +87,7 @@ def as_json(chosen: Sequence[Blueprint], everything: Sequence[Blueprint], prefix
                     {
                         "agent": agent.name,
                         "reads": agent.reads.named(prefix),
-                        "writes": [spec.named(prefix) for spec in agent.writes],
+                        "writes": [spec.named(prefix) for spec in agent.appends],
                         "changelog": agent.changelog.named(prefix) if agent.changelog else None,
                         "ticks": agent.ticks,
                         "sink": agent.sink or None,

@@ -47,7 +47,7 @@ def _agent(
     rows = [("reads", _topic(agent.reads, "from", writers_of(agent.reads, blueprints)))]
     if agent.changelog is not None:
         rows.append(("state", _topic(agent.changelog, "", ())))
-    rows += [("writes", _topic(spec, "to", readers_of(spec, blueprints))) for spec in agent.writes]
+    rows += [("writes", _topic(spec, "to", readers_of(spec, blueprints))) for spec in agent.appends]
     if agent.ticks:
         rows.append(("ticks", f"moves time on idle partitions of {agent.reads.name}"))
     if agent.sink:

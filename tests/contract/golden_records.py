@@ -48,6 +48,11 @@ RECORDS: Final[dict[str, dict[str, Any]]] = {
         "partition": 1, "offset": 2**34, "letter_time_us": _US, "to_topic": "eu.streams.input.v1",
         "to_partition": 3, "by": "ann@host-é", "reason": "schema 9 is registered now",
     },
+    "sluicegate.LateEvent": {
+        "topic": "streams.output.v1", "partition": 1, "offset": 2**34, "key": b"acme/build-7",
+        "value": b"\x00\x00\x00\x00\x09\xff", "schema_id": 9, "agent": "usage_partials", "detail": "cut",
+        "event_time_us": _US - 400_000_000, "watermark_us": _US - 2_000_000, "time_us": _US,
+    },
     "sluicegate.Control": {
         "role": "ingest", "partition": 3, "action": "pause", "by": "ann@host-é", "reason": "poison at 17",
     },

@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import os
 import random
+import socket
 import threading
 import time
 import uuid
 from collections import Counter, defaultdict
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import httpx2
 import psycopg
 import pytest
 from confluent_kafka import Producer
+from prometheus_client.parser import text_string_to_metric_families
 
 from pipelines.streams import Status
 from schemas.payloads import PayloadCodec
@@ -239,7 +243,9 @@ def test_every_input_has_one_outcome_and_every_accepted_event_one_effect(
     topics()
     sent = scenario.sent
     publisher = Publisher(kafka_options, sent)
-    worker = WorkerProcess(stack, kafka_options, tmp_path)
+    port = free_ports(3)
+    web = {"SLUICEGATE_WORKER__WEB_PORT": str(port)}
+    worker = WorkerProcess(stack, kafka_options, tmp_path, **web)
     try:
         worker.wait_ready(4)
         publisher.start()
@@ -248,7 +254,7 @@ def test_every_input_has_one_outcome_and_every_accepted_event_one_effect(
                 time.sleep(0.05)
             assert len(read_committed(kafka_options, OUTPUT, 100, quiet_s=0.0)) >= 100
             worker.kill()  # in the midst of its units of work
-            worker = WorkerProcess(stack, kafka_options, tmp_path)
+            worker = WorkerProcess(stack, kafka_options, tmp_path, **web)
         publisher.join(120)
         assert publisher.left == 0
         accepted = sum(len(ids) for ids in scenario.accepted.values())
@@ -259,10 +265,41 @@ def test_every_input_has_one_outcome_and_every_accepted_event_one_effect(
         check_rejects(scenario, WireCodec(registry), rejects, letters)
         assert len(outputs) + len(rejects) + scenario.broken.total() == len(sent), "I1: conservation"
         check_postgres(scenario, stack.postgres_dsn)
+        check_counters(port)
         assert worker.stop() == 0
         check_rocksdb(scenario, tmp_path)
     finally:
         worker.kill()
+
+
+def free_ports(count):
+    """The first of so many ports in a row that nobody has now."""
+    while True:
+        with ExitStack() as held:
+            first = held.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
+            with suppress(OSError, OverflowError):
+                for port in range(first + 1, first + count):
+                    held.enter_context(socket.create_server(("127.0.0.1", port)))
+                return first
+
+
+def check_counters(port):
+    """I1 as Prometheus sees it, by the rule of deploy/prometheus: for each role, agent and partition."""
+    agents = set()
+    for role in range(3):
+        text = httpx2.get(f"http://127.0.0.1:{port + role}/metrics", trust_env=False).text
+        sources, settled = Counter(), Counter()
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                at = (sample.labels.get("agent"), sample.labels.get("partition"))
+                fate = sample.labels.get("fate")
+                if sample.name == "sluicegate_source_records_total":
+                    sources[at] += sample.value
+                elif sample.name == "sluicegate_inputs_total" and fate != "beside":
+                    settled[at] += -sample.value if fate == "released" else sample.value
+        assert sources == settled
+        agents |= {agent for agent, _ in sources}
+    assert agents == {"ingest", "usage_partials", "usage_merge", "archive_streams", "archive_usage"}
 
 
 def check_outputs(scenario, codec, outputs):

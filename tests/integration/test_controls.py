@@ -52,7 +52,7 @@ def test_what_holds_is_known_before_the_start_and_what_is_others_or_unreadable_i
     async def scenario() -> None:
         heard: list[list[bool]] = []
         controls = Controls(kafka_options, "mine", WireCodec(registry))
-        await controls.start(lambda: heard.append([controls.is_paused(number) for number in range(4)]))
+        await controls.start(lambda _back: heard.append([controls.is_paused(number) for number in range(4)]))
         assert heard == [[False, True, False, False]]
         write(kafka_options, (b"mine", control(registry, "mine")))
         await until(lambda: len(heard) == 2)
@@ -69,7 +69,7 @@ def test_a_role_starts_without_the_topic_and_obeys_once_it_is_there(
 ) -> None:
     async def scenario() -> None:
         controls = Controls(kafka_options, "mine", WireCodec(registry))
-        await controls.start(lambda: None)
+        await controls.start(lambda _taken_back: None)
         assert not controls.is_paused(0)
         await asyncio.to_thread(topics, CONTROLS)
         await asyncio.to_thread(write, kafka_options, (b"mine", control(registry, "mine")))

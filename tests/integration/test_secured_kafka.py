@@ -13,7 +13,7 @@ from confluent_kafka import IsolationLevel, Producer, TopicPartition
 from confluent_kafka.admin import OffsetSpec
 
 from ops.stack.cache import Cache
-from schemas.topics import DEAD_REPLAYS, INPUT, TOPICS, USAGE_WINDOWS
+from schemas.topics import DEAD_REPLAYS, INPUT, LATE_EVENTS, TOPICS, USAGE_WINDOWS
 from tests.support.command_line import CommandLine
 from tests.support.secured_kafka import SecuredKafka
 from tests.support.sse_client import read_stream
@@ -114,6 +114,9 @@ def test_each_role_does_its_work_with_what_topics_acls_prints_and_nothing_more(
     for lever in ("pause", "resume"):
         code, _, err = responder.run(lever, "aggregate", "3", "--reason", "a test of ACLs", "--yes")
         assert code == 0, err
+    code, _, err = responder.run("quarantine", "aggregate", "a/key", "--reason", "a test of ACLs", "--yes")
+    assert code == 0, err
+    assert "a test of ACLs" in operator.run("levers")[1]
     operator.until(lambda: not empty_topics(secured, topic_prefix), "every topic that may be written was")
 
     for words in (
@@ -164,12 +167,12 @@ def is_archived(stack: Addresses, prefix: str) -> bool:
 
 
 def empty_topics(secured: SecuredKafka, prefix: str) -> set[str]:
-    """Topics into which nothing was written; a usage window takes a minute to close, nothing is replayed."""
+    """Topics into which nothing was written: no window closes so soon, nothing is replayed or late."""
     admin = secured.admin()
     asked = {
         TopicPartition(spec.named(prefix), partition): OffsetSpec.latest()
         for spec in TOPICS
-        if spec not in (USAGE_WINDOWS, DEAD_REPLAYS)
+        if spec not in (USAGE_WINDOWS, DEAD_REPLAYS, LATE_EVENTS)
         for partition in range(spec.partitions)
     }
     found = admin.list_offsets(asked, isolation_level=IsolationLevel.READ_COMMITTED)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from schemas.payloads import PayloadCodec
-from schemas.topics import OUTPUT, USAGE_WINDOWS
+from schemas.topics import LATE_EVENTS, OUTPUT, USAGE_WINDOWS
 from schemas.wire import WireCodec
 from tests.support.plain_streams import PlainStreams
 from tests.support.read_topic import read_committed
@@ -41,7 +41,7 @@ def test_streams_that_fall_silent_end_as_timed_out_once_each(
         worker.kill()
 
 
-def test_a_window_of_usage_is_said_though_nothing_follows_it(
+def test_a_window_of_usage_is_said_though_nothing_follows_it_and_what_is_late_for_one_is_routed(
     stack, kafka_options, registry, streams, tmp_path
 ):
     codec = WireCodec(registry)
@@ -49,6 +49,7 @@ def test_a_window_of_usage_is_said_though_nothing_follows_it(
     try:
         streams.open()
         streams.publish("usage", [{"provider": "north", "model": "m", "calls": 1, "input_tokens": 5}])
+        streams.publish("usage", [{"provider": "north", "model": "m", "calls": 1}], ago_s=3_600)
         streams.end()
 
         def all_counted(messages):
@@ -63,5 +64,12 @@ def test_a_window_of_usage_is_said_though_nothing_follows_it(
             return tuple(map(sum, zip(*latest.values(), strict=True))) or (0, 0)
 
         assert sums(read_committed(kafka_options, USAGE_WINDOWS, all_counted, deadline_s=40)) == (8, 40)
+        late = [
+            codec.decode(message.value(), LATE_EVENTS.subject)
+            for message in read_committed(kafka_options, LATE_EVENTS, 8)
+        ]
+        came = {codec.decode_event(each["value"]).key for each in late}
+        assert (len(late), came) == (8, set(streams.sent)), "that of each stream, once"
+        assert all(each["watermark_us"] - each["event_time_us"] > 3_000_000_000 for each in late)
     finally:
         worker.kill()

@@ -45,11 +45,11 @@ class PlainStreams:
     def end(self) -> None:
         self.publish("end", [{"reason": "completed"}])
 
-    def publish(self, type_: str, payloads: Sequence[dict[str, object]]) -> None:
-        """Send each payload to each stream, and wait until Kafka has them."""
+    def publish(self, type_: str, payloads: Sequence[dict[str, object]], *, ago_s: int = 0) -> None:
+        """Send each payload to each stream, dated so long ago, and wait until Kafka has them."""
         for payload in payloads:
             for name in self._names:
-                event = self._event(name, type_, payload)
+                event = self._event(name, type_, payload, ago_s)
                 self.sent.setdefault(event.key, []).append(event.event_id)
                 self._produce(event)
         assert self._producer.flush(60) == 0
@@ -64,7 +64,7 @@ class PlainStreams:
             assert event.seq == len(came[event.key]) - 1
         assert came == self.sent
 
-    def _event(self, name: str, type_: str, payload: dict[str, object]) -> Event:
+    def _event(self, name: str, type_: str, payload: dict[str, object], ago_s: int) -> Event:
         seq = len(self.sent.get(f"{self.tenant}/{name}".encode(), ()))
         return event_from_json(
             {"type": type_, "seq": seq, "payload": payload},
@@ -72,7 +72,7 @@ class PlainStreams:
             stream_id=name,
             kind="log",
             payloads=self._payloads,
-            now_us=time.time_ns() // 1_000,
+            now_us=time.time_ns() // 1_000 - ago_s * 1_000_000,
         )
 
     def _produce(self, event: Event) -> None:

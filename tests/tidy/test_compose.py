@@ -16,7 +16,7 @@ from edge.metrics import EdgeMetrics, LevelCollector
 from ops.settings import Settings
 from ops.stack.compose import FILE, render
 from ops.stack.parts import LOCAL_PARTS, PARTS, WORKER_WEB_PORTS
-from pipelines.metrics import WorkerMetrics
+from tests.support.no_engine import worker_registry
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = yaml.safe_load(FILE.read_text())
@@ -140,6 +140,20 @@ class TestPrometheus:
     def test_the_edge_answers_to_the_name_that_it_is_asked_by(self):
         assert "edge" in json.loads(SERVICES["edge"]["environment"]["SLUICEGATE_EDGE__ALLOWED_HOSTS"])
 
+    def test_its_rules_are_about_what_is_measured_and_name_a_page_that_is_there(self):
+        assert self.CONFIG["rule_files"] == ["rules.yml"]
+        (group,) = yaml.safe_load((ROOT / "deploy/prometheus/rules.yml").read_text())["groups"]
+        for rule in group["rules"]:
+            assert set(re.findall(r"sluicegate_\w+", rule["expr"])) <= measured(), rule
+            if "alert" in rule:
+                page, _, heading = rule["annotations"]["runbook"].partition("#")
+                anchors = {
+                    re.sub(r"[^\w -]", "", line.lstrip("# ").lower()).replace(" ", "-")
+                    for line in (ROOT / page).read_text().splitlines()
+                    if line.startswith("#")
+                }
+                assert not heading or heading in anchors, rule
+
 
 class TestGrafana:
     DASHBOARDS = sorted((ROOT / "deploy/grafana/dashboards").glob("*.json"))
@@ -181,7 +195,11 @@ class NoLevels:
 def measured() -> set[str]:
     """Names that worker and edge give, as Prometheus stores them."""
     suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
-    sources = (WorkerMetrics("ingest").registry, EdgeMetrics().registry, LevelCollector(NoLevels()))
+    sources = (
+        worker_registry(),
+        EdgeMetrics().registry,
+        LevelCollector(NoLevels()),
+    )
     return {
         family.name + suffix
         for source in sources

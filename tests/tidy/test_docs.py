@@ -12,9 +12,9 @@ from edge.recorded import create_replay_app
 from ops.cli import build_app
 from ops.settings import Settings
 from ops.stack.parts import LOCAL_PARTS
-from pipelines.metrics import WorkerMetrics
 from schemas.recording import RecordingHeader
 from schemas.topics import DAY_MS, INPUT, OUTPUT, REJECTS
+from tests.support.no_engine import worker_registry
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -73,7 +73,7 @@ def measured() -> dict[str, set[str]]:
     """Names of what each process measures, without the ending that says the kind of a metric."""
     edge = create_replay_app(RecordingHeader("default", "one", "log", "2026-01-01T00:00:00Z"), [])
     return {
-        "worker": {family.name for family in WorkerMetrics("ingest").registry.collect()},
+        "worker": {family.name for family in worker_registry().collect()},
         "edge": {family.name for family in edge.core.metrics.registry.collect()},
     }
 

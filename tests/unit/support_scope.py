@@ -6,12 +6,14 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from pipelines.late import LateEventMaker
 from pipelines.tools import DeadLetterMaker
 from schemas.catalog import LocalSchemas
 from schemas.envelope import Event
 from schemas.errors import WireError
 from schemas.payloads import PayloadCodec
 from schemas.record import Record
+from schemas.topics import LATE_EVENTS
 from schemas.wire import WireCodec
 from state.checkpoint import Append, PartitionScope
 from state.memory import MemoryBackend
@@ -27,6 +29,7 @@ SCHEMAS = LocalSchemas()
 CODEC = WireCodec(SCHEMAS)
 PAYLOADS = PayloadCodec(SCHEMAS)
 LETTERS = DeadLetterMaker(CODEC)
+LATE = LateEventMaker(CODEC, LATE_EVENTS)
 START_US = 1_700_000_000_000_000
 SECOND_US = 1_000_000
 DEFAULTS: dict[str, dict[str, object]] = {
@@ -107,7 +110,7 @@ class Partition:
 
     def scope(self) -> PartitionScope:
         """A scope for one unit of work."""
-        return PartitionScope("step", self.number, self.backend, None, LETTERS)
+        return PartitionScope("step", self.number, self.backend, None, LETTERS, LATE)
 
     def backend_view(self) -> StagedView:
         """The committed state, to read."""

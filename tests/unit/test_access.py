@@ -114,6 +114,10 @@ def test_an_agent_of_ones_own_is_a_role_that_reads_the_output_and_owns_its_topic
         ("Write", "totals.changelog.v1"),
     }
     (tmp_path / "totals.py").open("a").write("READS = (OUTPUT,)\nTICKS = (OUTPUT,)\n")
+    (tmp_path / "totals.py").open("a").write(
+        "from schemas.topics import LATE_EVENTS\nWRITES = (LATE_EVENTS,)\n"
+    )
+    assert Grant("totals", "Write", "topic", "late.events.v1") in grants_of(with_agents, ["totals"])
     assert Grant("totals", "Write", "topic", OUTPUT.name) in grants_of(with_agents, ["totals"])
 
 

@@ -45,7 +45,8 @@ class Recording:
         for on_offset, offset in waiting:
             on_offset(offset)
 
-    def send_offsets(self, positions, unit):
+    def send_offsets(self, positions, unit, notes):
+        self.notes = dict(notes)
         self._call("offsets", dict(positions))
 
     def commit(self):
@@ -75,6 +76,7 @@ def test_outputs_changelog_and_offsets_commit_before_the_store_is_written():
     seen = []
     transaction = Recording(watch=lambda name: seen.append((name, backend.get(b"k"))))
     unit, scope, backend = unit_over(transaction)
+    assert unit.scope("agent", 2) is scope
     scope.state.put(b"k", b"v")
     scope.emit(OUTPUT, b"key", b"value", partition=2)
     scope.count("output")
@@ -96,6 +98,12 @@ def test_outputs_changelog_and_offsets_commit_before_the_store_is_written():
     assert backend.position().offset == 102  # behind the changelog record at 101
     assert backend.position().topic_id == "id-of-ingest.streams.changelog.v1"
     assert (result.appended, result.changelog, result.counts["output"]) == (1, 1, 1)
+    assert (result.inputs, result.positions) == ({SOURCE: 1}, {SOURCE: 43})
+    assert (result.append_bytes, result.changelog_bytes) == (len(b"keyvalue"), len(b"kv"))
+    assert result.handle_s > 0, "since the agent was given the scope"
+    assert [(share.agent, share.partition, share.counts) for share in result.shares] == [
+        ("agent", 2, {"output": 1})
+    ]
     assert unit.empty
 
 
@@ -145,15 +153,20 @@ def test_a_failure_at_any_step_aborts_and_leaves_no_trace(step):
     assert scope.take_appends() == []
 
 
-def test_a_step_that_is_undone_takes_its_outputs_state_and_counts_with_it():
+def keep_and_begin(scope):
+    scope.keep()
+    scope.savepoint()
+
+
+@pytest.mark.parametrize("step", [keep_and_begin, PartitionScope.next_step])
+def test_a_step_that_is_undone_takes_its_outputs_state_and_counts_with_it(step):
     transaction = Recording()
     unit, scope, backend = unit_over(transaction)
     scope.savepoint()
     scope.emit(OUTPUT, b"kept", b"")
     scope.state.put(b"kept", b"1")
     scope.count("output")
-    scope.keep()
-    scope.savepoint()
+    step(scope)
     scope.emit(OUTPUT, b"undone", b"")
     scope.state.put(b"undone", b"1")
     scope.state.put(b"kept", b"2")

@@ -112,13 +112,14 @@ class Stores:
 
 
 class Bench:
-    def __init__(self, transaction, **options):
+    def __init__(self, transaction, policy="dead-letter", **options):
         self.transaction = transaction
         self.unit = UnitOfWork(transaction, lambda spec: spec.name)
         self.stores = Stores(self.unit)
         self.committed, self.fatal = [], []
         self.coordinator = Coordinator(
             agents={TOPIC: "agent"},
+            policies={TOPIC: policy},
             unit=self.unit,
             partitions=self.stores,
             options=CoordinatorOptions(**options),
@@ -273,7 +274,7 @@ def test_an_error_while_an_event_is_isolated_stops_the_worker_and_its_records_ar
 
 def test_a_unit_that_is_refused_again_and_again_stops_the_worker_and_says_why(monkeypatch):
     refusal = AppendRefused("streams.output.v1", b"key", 9)
-    monkeypatch.setattr("connectors.kafka.coordinator._BACKOFF_S_FIRST", 0.001)
+    monkeypatch.setattr("connectors.kafka.isolation._BACKOFF_S_FIRST", 0.001)
 
     async def scenario():
         async with coordinator(Recording(fails="append", error=refusal)) as bench:
@@ -321,6 +322,32 @@ def test_a_partition_that_comes_back_while_its_opening_is_tried_again_is_opened_
             await asyncio.sleep(0.1)
             assert bench.stores.at_work_max == 1
             assert len(bench.poller.starts) == 2
+
+    asyncio.run(scenario())
+
+
+def test_partitions_are_ready_one_by_one_and_none_waits_for_another_ones_restore(monkeypatch):
+    large = [SourcePartition(TOPIC, partition) for partition in range(1, 10)]
+
+    async def scenario():
+        async with coordinator() as bench:
+            let_on = threading.Event()
+            plain = bench.stores.open
+
+            def open_slowly(source, cancelled):
+                start = plain(source, cancelled)
+                assert source not in large or let_on.wait(10)
+                return start
+
+            monkeypatch.setattr(bench.stores, "open", open_slowly)
+            bench.coordinator.assigned([*large, SOURCE])
+            await until(lambda: bench.coordinator.assignment == {SOURCE})
+            bench.deliver(0, 1)
+            await bench.work()
+            bench.coordinator.done(TOPIC)
+            await until(lambda: bench.committed)  # it is read and committed meanwhile
+            let_on.set()
+            await until(lambda: bench.coordinator.assignment == {*large, SOURCE})
 
     asyncio.run(scenario())
 

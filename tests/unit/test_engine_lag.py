@@ -32,6 +32,6 @@ def test_a_partition_that_is_another_workers_now_is_not_shown_any_more():
     metrics = WorkerMetrics("ingest")
     metrics.lag({QUICK: (1, 2.0), SLOW: (3, 4.0)})
     metrics.lag({SLOW: (5, 6.0)})
-    text = metrics.render(1, {}).decode()
+    text = metrics.render(1).decode()
     rows = [row for row in text.splitlines() if row.startswith("sluicegate_lag_records{")]
     assert rows == ['sluicegate_lag_records{partition="1",role="ingest",topic="streams.input.v1"} 5.0']

@@ -27,7 +27,7 @@ def begin(tmp_path, *, committed: int | None, says: int | None = None) -> int:
     )
     hook = None if says is None else lambda *_: says
     source = Source(RECORDS, lambda _: [], "archive_streams", on_assigned=hook)
-    parts: Any = dict.fromkeys(("unit", "ticker", "letters"))
+    parts: Any = dict.fromkeys(("unit", "ticker", "letters", "state", "late"))
     partitions = Partitions(
         kafka=KafkaOptions(""), sources={RECORDS.name: source}, reader=reader, state_dir=tmp_path, **parts
     )

@@ -49,7 +49,7 @@ def test_the_drawing_of_the_page_is_what_the_command_draws(tmp_path, monkeypatch
 def test_a_role_reads_and_writes_what_the_table_of_access_lets_it(mine):
     for one in mine:
         if one.role in ACCESS:
-            written = {spec for agent in one.agents for spec in agent.writes}
+            written = {spec for agent in one.agents for spec in agent.appends}
             ticked = {agent.reads for agent in one.agents if agent.ticks}
             assert written | ticked | {DEAD_LETTERS} == set(ACCESS[one.role].writes)
 

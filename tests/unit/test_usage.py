@@ -123,13 +123,17 @@ def test_the_ticker_closes_the_windows_of_an_idle_partition(partition):
     assert partition.counts == {"counted": 1, "tick": 2}
 
 
-def test_usage_that_comes_after_the_close_is_a_dead_letter_and_other_events_are_counted(partition):
+def test_usage_that_comes_after_the_close_is_routed_as_late_and_other_events_are_counted(partition):
     feed(partition, make_event("log", 0, time=CLOSES_US))
     before = len(partials(partition))
     feed(partition, usage(1), make_event("log", 2, time=BASE_US))
     assert len(partials(partition)) == before
-    (letter,) = partition.values(topics.DEAD_LETTERS)
-    assert letter["cause"] == "late_for_window"
+    (late,) = partition.values(topics.LATE_EVENTS)
+    assert CODEC.decode_event(late["value"]).type == "usage", "with its bytes"
+    assert (late["offset"], late["agent"]) == (1, "step")
+    assert late["event_time_us"] == BASE_US
+    assert late["watermark_us"] >= late["event_time_us"] + MINUTE_US, "which its window could not wait for"
+    assert partition.values(topics.DEAD_LETTERS) == []
     assert partition.counts == {"counted": 1, "late_for_window": 2}
 
 

@@ -1,0 +1,75 @@
+"""The chunks that were delivered and wait for an agent, by partition."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Container
+
+    from connectors.kafka.chunk import Chunk, SourcePartition
+
+
+class Backlog:
+    """Queues of the partitions that are read; bounded by the hand-over's bounds, which the poll thread keeps.
+
+    Args:
+        on_void: told of each chunk that nobody will handle from here: it is read again, here or elsewhere.
+    """
+
+    def __init__(self, on_void: Callable[[Chunk], None]) -> None:
+        self._on_void = on_void
+        self._queues: dict[SourcePartition, deque[Chunk]] = {}
+        self._held_until: dict[SourcePartition, float] = {}
+
+    def open(self, source: SourcePartition) -> None:
+        """Take chunks of a partition from now on."""
+        self._queues[source] = deque()
+
+    def close(self, source: SourcePartition) -> None:
+        """Take none any more; those that wait are void."""
+        self._held_until.pop(source, None)
+        for chunk in self._queues.pop(source, ()):
+            self._on_void(chunk)
+
+    def add(self, chunk: Chunk) -> None:
+        """Take a chunk; it is void if its partition is not open."""
+        queue = self._queues.get(chunk.source)
+        if queue is None:
+            self._on_void(chunk)
+        else:
+            queue.append(chunk)
+
+    def put_back(self, *chunks: Chunk, pause_s: float = 0.0) -> None:
+        """Have chunks of one partition, in this order, come before all others of it; after ``pause_s``."""
+        if not chunks:
+            return
+        source = chunks[0].source
+        if source not in self._queues:
+            for chunk in chunks:
+                self._on_void(chunk)
+            return
+        self._queues[source].extendleft(reversed(chunks))
+        if pause_s:
+            self._held_until[source] = time.monotonic() + pause_s
+
+    def take(self, topic: str, stopped: Container[SourcePartition]) -> Chunk | None:
+        """Take the next chunk of the topic's partition that waited longest: they take turns."""
+        now = time.monotonic()
+        for source, queue in self._queues.items():
+            if source.topic != topic or not queue or source in stopped:
+                continue
+            if self._held_until.get(source, 0.0) <= now:
+                chunk = queue.popleft()
+                self._queues[source] = self._queues.pop(source)  # to the end of the turn
+                return chunk
+        return None
+
+    def clear(self) -> None:
+        """Let go of all that waits; the partitions stay open."""
+        for queue in self._queues.values():
+            for chunk in queue:
+                self._on_void(chunk)
+            queue.clear()

@@ -1,0 +1,199 @@
+"""Which records agents have in hand, noted where it outlives the process: so the event that ends it is found.
+
+1. A chunk is noted when it is handed out and taken off when the agent is done: two small writes to a file,
+   which survive a kill, a crash of native code and a lack of memory, as the kernel has them.
+2. A start that finds notes suspects their records. Suspects are handed out one by one, alone in the role, so
+   that the next crash names the event.
+3. An event with which, alone, the process has ended is tried as often as one that raises, then given up.
+
+What a process was asked to stop with is not suspected, nor what was committed since.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from connectors.kafka.chunk import SourcePartition
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from connectors.kafka.chunk import Chunk
+
+log = structlog.get_logger(__name__)
+
+_NOTE: Final = struct.Struct(">?iqqqiH249s")  # held, partition, first, next, records, crashes, topic's name
+_NOTHING: Final = b"\x00"
+_SUSPECTS_MAX: Final = 256  # ranges: a note a topic and crash, and each goes when it is passed
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """Records that were in an agent's hands when the process ended."""
+
+    topic: str
+    partition: int
+    first: int
+    next_offset: int
+    records: int
+    crashes: int
+    """How often the process ended with them, or with a chunk that they were in."""
+
+    @property
+    def source(self) -> SourcePartition:
+        """Their partition."""
+        return SourcePartition(self.topic, self.partition)
+
+
+class InFlight:
+    """One role's notes, in its slot's folder; used on the loop. Without a folder nothing is noted."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._suspects: dict[SourcePartition, list[Suspect]] = {}
+        self._slots: dict[str, int] = {}  # topic -> where its note stands
+        self._held: set[str] = set()
+        self._kept = None if folder is None else folder / "SUSPECTS"
+        self._notes = -1
+        if folder is not None:
+            self._open(folder / "IN_FLIGHT")
+
+    def _open(self, file: Path) -> None:
+        """Suspect what is noted, then begin anew; killed in between, the next start does the same again."""
+        assert self._kept is not None
+        found = {(one.source, one.first, one.next_offset): one for one in _kept_in(self._kept)}
+        for one in _noted_in(file):
+            found[one.source, one.first, one.next_offset] = one
+            log.warning(
+                "the process ended with records in an agent's hands, they are handed out one by one",
+                **_words(one),
+            )
+        for one in list(found.values())[-_SUSPECTS_MAX:]:
+            self._suspects.setdefault(one.source, []).append(one)
+        self._keep()
+        self._notes = os.open(file, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+
+    # -- notes ----------------------------------------------------------------------------------------
+
+    def handed_out(self, chunk: Chunk) -> None:
+        """Note a chunk that an agent is about to be given."""
+        if self._notes < 0:
+            return
+        topic, partition = chunk.source
+        first = chunk.first.offset
+        note = _NOTE.pack(
+            True,  # noqa: FBT003  a field of the format
+            partition,
+            first,
+            chunk.next_offset,
+            len(chunk),
+            self._crashes_of(chunk) if self._suspects else 0,
+            len(topic),
+            topic.encode(),
+        )
+        self._write(topic, note)
+        self._held.add(topic)
+
+    def taken_back(self, topic: str) -> None:
+        """Take the note of a topic's chunk off: its agent has nothing in hand."""
+        if topic in self._held:
+            self._held.discard(topic)
+            self._write(topic, _NOTHING)
+
+    def close(self) -> None:
+        """Take all notes off and note no more: the process ends on purpose."""
+        for topic in list(self._held):
+            self.taken_back(topic)
+        if self._notes >= 0:
+            os.close(self._notes)
+            self._notes = -1
+
+    def _write(self, topic: str, note: bytes) -> None:
+        if self._notes < 0:
+            return
+        try:
+            os.pwrite(self._notes, note, _NOTE.size * self._slots.setdefault(topic, len(self._slots)))
+        except OSError as error:  # a full disk: nothing is lost by it but the knowledge after a crash
+            log.warning("what agents have in hand cannot be noted", cause=str(error))
+            os.close(self._notes)
+            self._notes = -1
+
+    # -- suspects -------------------------------------------------------------------------------------
+
+    def is_suspect(self, chunk: Chunk) -> bool:
+        """Say whether a chunk holds records with which the process has ended."""
+        return bool(self._suspects) and any(self._overlapping(chunk))
+
+    def crashes_alone(self, chunk: Chunk) -> int:
+        """Return how often the process has ended with this one record; 0 if it never was alone in hand."""
+        return max((one.crashes for one in self._overlapping(chunk) if one.records == 1), default=0)
+
+    def acquit(self, chunk: Chunk) -> None:
+        """Begin to count anew for one record: its partition stands before it, and a next start may try it."""
+        alone = [one for one in self._overlapping(chunk) if one.records == 1]
+        suspects = self._suspects.get(chunk.source, [])
+        self._replace(chunk.source, [one for one in suspects if one not in alone])
+
+    def passed(self, positions: Mapping[SourcePartition, int]) -> None:
+        """Forget those below positions that are committed."""
+        for source in self._suspects.keys() & positions.keys():
+            left = [one for one in self._suspects[source] if one.next_offset > positions[source]]
+            self._replace(source, left)
+
+    def _crashes_of(self, chunk: Chunk) -> int:
+        return max((one.crashes for one in self._overlapping(chunk)), default=0)
+
+    def _overlapping(self, chunk: Chunk) -> Iterator[Suspect]:
+        first, end = chunk.first.offset, chunk.next_offset
+        for suspect in self._suspects.get(chunk.source, ()):
+            if suspect.first < end and first < suspect.next_offset:
+                yield suspect
+
+    def _replace(self, source: SourcePartition, suspects: list[Suspect]) -> None:
+        if suspects == self._suspects.get(source, []):
+            return
+        self._suspects[source] = suspects
+        if not suspects:
+            del self._suspects[source]
+        self._keep()
+
+    def _keep(self) -> None:
+        """Keep the suspects for the next start: a crash with other records must not have them forgotten."""
+        if self._kept is None:
+            return
+        suspects = [asdict(one) for of_source in self._suspects.values() for one in of_source]
+        fresh = self._kept.with_suffix(".new")
+        try:
+            fresh.write_text(json.dumps(suspects))
+            fresh.replace(self._kept)
+        except OSError as error:
+            log.warning("suspects cannot be kept", cause=str(error))
+
+
+def _noted_in(file: Path) -> Iterator[Suspect]:
+    data = file.read_bytes() if file.exists() else b""
+    for at in range(0, len(data) - _NOTE.size + 1, _NOTE.size):
+        held, partition, first, next_offset, records, crashes, length, topic = _NOTE.unpack_from(data, at)
+        if held:
+            yield Suspect(topic[:length].decode(), partition, first, next_offset, records, crashes + 1)
+
+
+def _kept_in(file: Path) -> list[Suspect]:
+    """Return what an earlier start kept; a file that cannot be read costs some more crashes, no record."""
+    try:
+        return [Suspect(**one) for one in json.loads(file.read_text())]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, TypeError) as error:
+        log.warning("suspects cannot be read", file=str(file), cause=str(error))
+        return []
+
+
+def _words(suspect: Suspect) -> dict[str, object]:
+    return {name: value for name, value in asdict(suspect).items() if name != "next_offset"}

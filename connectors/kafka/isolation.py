@@ -1,0 +1,94 @@
+"""What becomes of a chunk whose agent raised: it waits, it is halved, or its last event is put aside.
+
+1. An error that may pass (``transient``) is waited for, however often, with growing pauses.
+2. Any other is halved until the event that fails is alone; its neighbours are handled.
+3. That one is tried again, with pauses, and after so many attempts becomes a dead letter, or its partition
+   stands still at it: as the agent's policy says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import structlog
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from connectors.kafka.chunk import Chunk
+    from connectors.kafka.lease import Scope
+    from connectors.kafka.ports import FailurePolicy
+    from schemas.record import Record
+
+log = structlog.get_logger(__name__)
+
+_BACKOFF_S_FIRST, _BACKOFF_S_MAX = 0.1, 10.0
+_DETAIL_CHARACTERS_MAX = 2_000
+_NOTE_CHARACTERS_MAX = 500  # at most four bytes each: half of what a broker takes (offset.metadata.max.bytes)
+
+
+class Again(NamedTuple):
+    """What is to be handed out again, in this order, and after how long; no chunks = it is done with."""
+
+    chunks: tuple[Chunk, ...]
+    pause_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Standstill:
+    """The event at which a partition stands still, and why."""
+
+    record: Record
+    cause: str
+    detail: str
+    attempts: int
+
+    @property
+    def note(self) -> str:
+        """Why, in a line that fits beside a committed offset."""
+        return f"{self.cause}: {self.detail}"[:_NOTE_CHARACTERS_MAX]
+
+
+class Isolation:
+    """Finds the event that fails; what was tried before is kept in the chunk (``attempts``)."""
+
+    def __init__(self, attempts_max: int, policies: Mapping[str, FailurePolicy]) -> None:
+        self._attempts_max = attempts_max
+        self._policies = policies  # by topic
+
+    def isolate(self, scope: Scope, chunk: Chunk, error: BaseException) -> Again | Standstill:
+        """Decide about a chunk whose agent raised ``error``, and whose step was undone in ``scope``."""
+        if getattr(error, "transient", False):
+            chunk.attempts += 1
+            log.warning(
+                "agent waits for what may pass",
+                source=chunk.source,
+                attempts=chunk.attempts,
+                cause=str(error),
+            )
+            return Again((chunk,), backoff_s(chunk.attempts))
+        if len(chunk) > 1:
+            return Again(chunk.split(len(chunk) // 2))
+        if chunk.attempts + 1 < self._attempts_max:
+            chunk.attempts += 1
+            return Again((chunk,), backoff_s(chunk.attempts))
+        detail = str(error)[:_DETAIL_CHARACTERS_MAX]
+        failed = Standstill(chunk.first, type(error).__name__, detail, chunk.attempts + 1)
+        return self._give_up(scope, chunk, failed)
+
+    def _give_up(self, scope: Scope, chunk: Chunk, failed: Standstill) -> Again | Standstill:
+        topic, partition = chunk.source
+        where = {"topic": topic, "partition": partition, "offset": failed.record.offset}
+        if self._policies[topic] == "stop-partition":
+            log.error("partition stands still at an event", **where, cause=failed.note)
+            return failed
+        scope.dead_letter(failed.record, failed.cause, failed.detail, attempts=failed.attempts)
+        scope.count("dead_letter")
+        log.error("event became a dead letter", **where, cause=failed.cause)
+        return Again(())
+
+
+def backoff_s(attempts: int) -> float:
+    """Return how long to wait after so many failures in a row, seconds: it doubles up to a bound."""
+    return min(_BACKOFF_S_FIRST * 2.0 ** min(attempts - 1, 10), _BACKOFF_S_MAX)

@@ -1,0 +1,187 @@
+"""`sluicegate skip` and `quarantine`: have records become dead letters instead of being handled."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ops.commands.levers import AsJson, Flag, check_role, need_reason, opened, tell, topics_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from cyclopts import App
+
+    from ops.levers import Levers, Move
+    from schemas.controls import RecordTarget
+
+
+def register(app: App) -> None:
+    """Add the commands to the app."""
+    app.command(skip_command, name="skip")
+    app.command(quarantine_command, name="quarantine")
+
+
+def skip_command(
+    role: str,
+    topic: str,
+    partition: int,
+    offset: int,
+    *,
+    reason: str = "",
+    undo: Flag = False,
+    yes: Flag = False,
+    as_json: AsJson = False,
+) -> int:
+    """Have a role pass one record over: it becomes a dead letter instead of being handled.
+
+    Nothing is lost: `dlq show` has its bytes, `dlq replay` hands it in again. A partition that stands still
+    at it goes on. Without `--yes` nothing is done. A record that the role has passed cannot be skipped.
+
+    Example: `sluicegate skip ingest streams.input.v1 2 17 --reason "crashes the worker" --yes`
+
+    Parameters
+    ----------
+    role
+        ingest, aggregate, archive, or one of yours.
+    topic
+        One that the role reads, with or without your prefix.
+    partition
+        Number of the partition.
+    offset
+        Offset of the record.
+    reason
+        Kept with who did it; needed with --yes.
+    undo
+        Take a skip back, as long as the role has not come to it.
+    yes
+        Do it.
+    as_json
+        Print a JSON document.
+    """
+    from ops.errors import Misused
+    from ops.levers import Move
+    from schemas.controls import SKIP, RecordTarget
+
+    check_role(role)
+    if not undo:
+        need_reason(reason, yes=yes)
+    with opened() as levers:
+        target = RecordTarget(role, levers.bare(topic), partition, offset)
+        positions = _positions(levers, target)
+        _check_not_passed(target, positions.get(target[1:3], -1), undo=undo)
+        if not undo and levers.record_at(*target[1:]) is None:
+            raise Misused(
+                f"no record stands at {topic}[{partition}]@{offset}",
+                "`sluicegate lag` has the ends; markers of transactions take offsets, too",
+            )
+        skips = [held.target for held in levers.held() if isinstance(held.target, RecordTarget)]
+        move = Move(f"undo {SKIP}" if undo else SKIP, target)
+        changed = [move] if (target in skips) == undo else []
+        if yes and changed:
+            mine = [skip for skip in skips if skip.role == role]
+            levers.move([*([] if undo else _room(mine, positions)), *changed], reason)
+    done, already = ("taken back", "not skipped") if undo else ("skipped", "")
+    return tell([move], changed, done, already, yes=yes, as_json=as_json)
+
+
+def quarantine_command(
+    role: str,
+    key: str,
+    *,
+    reason: str = "",
+    undo: Flag = False,
+    yes: Flag = False,
+    as_json: AsJson = False,
+) -> int:
+    """Have a role hand no record of a key to its agents: each becomes a dead letter, until this is undone.
+
+    For one stream that does harm while all others must flow. Nothing is lost: once it is undone,
+    `sluicegate dlq replay --cause quarantined` hands the records in again. Without `--yes` nothing is done.
+
+    Example: `sluicegate quarantine ingest acme/run-7 --reason "floods its partition" --yes`
+
+    Parameters
+    ----------
+    role
+        ingest, aggregate, archive, or one of yours.
+    key
+        Key of the records, in all topics that the role reads; that of a stream is tenant/stream_id.
+    reason
+        Kept with who did it; needed with --yes.
+    undo
+        Handle records of the key again.
+    yes
+        Do it.
+    as_json
+        Print a JSON document.
+    """
+    from ops.errors import Misused
+    from ops.levers import Move
+    from schemas.controls import QUARANTINE, QUARANTINED_MAX, KeyTarget
+
+    check_role(role)
+    if not undo:
+        need_reason(reason, yes=yes)
+    if not key:
+        raise Misused("a key is needed", "that of a stream is tenant/stream_id")
+    target = KeyTarget(role, key.encode())
+    move = Move(f"undo {QUARANTINE}" if undo else QUARANTINE, target)
+    with opened() as levers:
+        keys = [
+            held.target
+            for held in levers.held()
+            if isinstance(held.target, KeyTarget) and held.target.role == role
+        ]
+        changed = [move] if (target in keys) == undo else []
+        if changed and not undo and len(keys) >= QUARANTINED_MAX:
+            raise Misused(
+                f"{role} has {len(keys)} keys in quarantine, and no more are held",
+                "undo some (`sluicegate levers`), or pause what sends them",
+            )
+        if yes and changed:
+            levers.move(changed, reason)
+    done, already = ("released", "not in quarantine") if undo else ("put in quarantine", "in quarantine")
+    return tell([move], changed, done, already, yes=yes, as_json=as_json)
+
+
+def _positions(levers: Levers, target: RecordTarget) -> Mapping[tuple[str, int], int]:
+    """Return the role's committed offsets by topic and partition; Misused if it reads no such topic."""
+    from ops.errors import Misused
+
+    reads = topics_of(target.role)
+    if target.topic not in reads:
+        raise Misused(f"{target.role} does not read {target.topic}", f"it reads {', '.join(sorted(reads))}")
+    return {(part.topic, part.partition): part.committed for part in levers.partitions_of(target.role)}
+
+
+def _check_not_passed(target: RecordTarget, committed: int, *, undo: bool) -> None:
+    from ops.errors import Misused
+
+    if target.offset >= committed:
+        return
+    where = f"{target.topic}[{target.partition}]@{target.offset}"
+    cause = " --cause skipped" if undo else ""
+    raise Misused(
+        f"{target.role} has passed {where}, it stands at {committed}",
+        f"`sluicegate dlq replay{cause}` hands in again what is a dead letter; what was handled stays",
+    )
+
+
+def _room(skips: Sequence[RecordTarget], positions: Mapping[tuple[str, int], int]) -> list[Move]:
+    """Return what is taken back so that another skip has room: the oldest that its role has passed.
+
+    As long as there is room they stand: a position that is set back meets them again.
+    """
+    from ops.errors import Misused
+    from ops.levers import Move
+    from schemas.controls import SKIP, SKIPS_MAX
+
+    if len(skips) < SKIPS_MAX:
+        return []
+    for target in skips:
+        if target.offset < positions.get(target[1:3], -1):
+            return [Move(f"undo {SKIP}", target)]
+    raise Misused(
+        f"{skips[0].role} has {len(skips)} skips to come, and no more are held",
+        "mend the agent or the input: so many records are no exception",
+    )

@@ -1,0 +1,90 @@
+"""What Prometheus reads of a role when it asks: state, memory, restores and hot keys as they stand then."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from prometheus_client.core import Metric
+
+    from pipelines.engine import Engine
+
+_KEY_CHARACTERS_MAX: Final = 64
+
+
+class EngineGauges(Collector):
+    """Reads an open engine; nothing is kept, so what is another worker's now is not shown any more."""
+
+    def __init__(self, role: str, engine: Engine) -> None:
+        self._role = role
+        self._engine = engine
+
+    def collect(self) -> Iterable[Metric]:
+        """Return all families; called for each answer of ``/metrics``."""
+        yield from self._state()
+        yield from self._restores()
+        hot = GaugeMetricFamily(
+            "sluicegate_hot_key_share",
+            "Keys with at least 5 % of a partition's records in the last minutes, and their share; sampled.",
+            labels=["role", "topic", "partition", "key"],
+        )
+        poller = self._engine.poller
+        for source, keys in self._engine.hot_keys.top().items():
+            if poller is None or source not in poller.assignment:
+                continue  # another worker's now
+            topic, partition = source
+            for key, share in keys:
+                hot.add_metric([self._role, topic, str(partition), _text(key)], share)
+        yield hot
+
+    def _state(self) -> Iterator[Metric]:
+        partitions = self._engine.partitions
+        stores = partitions.figures()
+        for name, text, field in (
+            ("sluicegate_state_bytes", "State on disk.", "disk_bytes"),
+            ("sluicegate_state_memtable_bytes", "State that is in memory alone.", "memtable_bytes"),
+            ("sluicegate_state_keys", "Keys, as RocksDB estimates them.", "keys_estimate"),
+        ):
+            family = GaugeMetricFamily(name, text, labels=["role", "agent"])
+            for agent, figures in stores.items():
+                family.add_metric([self._role, agent], getattr(figures, field))
+            yield family
+        memory = partitions.memory
+        for name, text, value in (
+            ("sluicegate_block_cache_bytes", "In use, write buffers included.", memory.block_cache_bytes()),
+            ("sluicegate_block_cache_max_bytes", "The budget.", memory.options.block_cache_mb << 20),
+            ("sluicegate_write_buffer_bytes", "In use.", memory.write_buffer_bytes()),
+            ("sluicegate_write_buffer_max_bytes", "The budget.", memory.options.write_buffer_mb << 20),
+        ):
+            yield self._of(GaugeMetricFamily(name, text, labels=["role"]), (), value)
+
+    def _restores(self) -> Iterator[Metric]:
+        labels = ["role", "topic", "partition"]
+        remaining = GaugeMetricFamily(
+            "sluicegate_restore_remaining_records", "Offsets that a restore has before it.", labels=labels
+        )
+        records = CounterMetricFamily("sluicegate_restore_records", "Changelog records read.", labels=labels)
+        size = CounterMetricFamily("sluicegate_restore_bytes", "Their bytes.", labels=labels)
+        seconds = CounterMetricFamily("sluicegate_restore_seconds", "Time of restores.", labels=labels)
+        for (topic, partition), progress in self._engine.partitions.restorer.progress.items():
+            at = (topic, str(partition))
+            self._of(remaining, at, progress.remaining)
+            self._of(records, at, progress.records)
+            self._of(size, at, progress.size_bytes)
+            self._of(seconds, at, progress.seconds)
+        yield from (remaining, records, size, seconds)
+
+    def _of(self, family: Any, labels: tuple[str, ...], value: float) -> Any:
+        family.add_metric([self._role, *labels], value)
+        return family
+
+
+def _text(key: bytes) -> str:
+    """Return a key for people: cut, and with what is no text shown as such."""
+    text = key.decode("utf-8", "backslashreplace")
+    return text if len(text) <= _KEY_CHARACTERS_MAX else text[: _KEY_CHARACTERS_MAX - 1] + "…"

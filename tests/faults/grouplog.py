@@ -1,0 +1,66 @@
+"""Reads the log in which the broker itself keeps a group's committed offsets, with their whole history."""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+from confluent_kafka import Consumer, TopicPartition
+
+from tests.faults.history import Commit
+
+if TYPE_CHECKING:
+    from connectors.kafka.options import KafkaOptions
+
+OFFSETS_TOPIC = "__consumer_offsets"
+_COMMITS = (0, 1)  # key versions of a committed offset; others are of members and of the group
+
+
+def commits_of(kafka: KafkaOptions, group: str, topic: str) -> list[Commit]:
+    """Return all that ``group`` committed of ``topic``, in order; what was aborted is not among it.
+
+    The broker keeps an older offset until the log is compacted, which it is not before it has 100 MB.
+    """
+    consumer = Consumer(
+        kafka.client_config()
+        | {"group.id": "grouplog", "isolation.level": "read_committed", "enable.auto.commit": False}
+        | {"enable.partition.eof": True}
+    )
+    try:
+        partitions = consumer.list_topics(OFFSETS_TOPIC, timeout=20).topics[OFFSETS_TOPIC].partitions
+        consumer.assign([TopicPartition(OFFSETS_TOPIC, number, 0) for number in partitions])
+        left, found = set(partitions), []
+        while left:
+            for message in consumer.consume(10_000, 0.1):
+                if message.error() is not None:
+                    assert message.error().name() == "_PARTITION_EOF", message.error()
+                    left.discard(message.partition())
+                elif (commit := _commit(message.key(), message.value(), group, topic)) is not None:
+                    found.append(commit)
+        return found
+    finally:
+        consumer.close()
+
+
+def _commit(key: bytes, value: bytes | None, group: str, topic: str) -> Commit | None:
+    (version,) = struct.unpack_from(">h", key)
+    if version not in _COMMITS or value is None:
+        return None
+    its_group, at = _string(key, 2)
+    its_topic, at = _string(key, at)
+    if (its_group, its_topic) != (group, topic):
+        return None
+    (partition,) = struct.unpack_from(">i", key, at)
+    version, offset = struct.unpack_from(">hq", value)
+    if version >= 4:  # strings of the flexible encoding: their length + 1 in one byte, for ours
+        metadata = value[15 : 14 + value[14]].decode()
+    else:
+        metadata, _ = _string(value, 14 if version == 3 else 10)  # from 3 on behind the leader's epoch
+    metadata = metadata.rstrip("\0")  # librdkafka sends the end of its string, too
+    return Commit(partition, offset, int(metadata) if metadata.isdigit() else None)
+
+
+def _string(data: bytes, at: int) -> tuple[str, int]:
+    (length,) = struct.unpack_from(">h", data, at)
+    end = at + 2 + length
+    return data[at + 2 : end].decode(), end

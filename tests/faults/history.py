@@ -1,0 +1,82 @@
+"""What was recorded of one run under fault: all that the outside can know of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.faults.ledger import Input, Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What was made of one input: an output, a verdict or a dead letter, as a committed reader sees it."""
+
+    kind: Kind
+    partition: int
+    """Of the input; what is made of it stands on the same one, but a dead letter."""
+    source_offset: int
+    """Of the input."""
+    offset: int
+    """Of the outcome itself, in its own topic."""
+    unit: int | None = None
+    """Number of the unit of work that it was made in; None = its maker does not say (dead letters)."""
+    event_id: str = ""
+    key: bytes = b""
+    count: int = 0
+    total: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """A committed offset of the group, as it stands in the group's own log."""
+
+    partition: int
+    offset: int
+    unit: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class StateCopy:
+    """One partition's state on one worker's disk, with the changelog offset that it says it stands at."""
+
+    where: str
+    partition: int
+    position: int
+    data: dict[bytes, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A committed record of the changelog; ``value`` None = a tombstone."""
+
+    partition: int
+    offset: int
+    key: bytes
+    value: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """How long the engine took from the end of a fault until it had caught up, and how long it may."""
+
+    took_s: float
+    budget_s: float
+
+
+@dataclass
+class History:
+    """A run, whole."""
+
+    acknowledged: set[tuple[int, int]] = field(default_factory=set)
+    """Partition and offset of each record whose producer was told that it is in."""
+    inputs: list[Input] = field(default_factory=list)
+    """The input log, each partition in order."""
+    outcomes: list[Outcome] = field(default_factory=list)
+    """In the order in which they stand in their topics."""
+    commits: list[Commit] = field(default_factory=list)
+    """In the order in which they were made."""
+    changes: list[Change] = field(default_factory=list)
+    copies: list[StateCopy] = field(default_factory=list)
+    recovery: Recovery | None = None

@@ -1,0 +1,321 @@
+"""One run under fault: workers as processes, a load from a seed, and the history that comes of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from confluent_kafka import Consumer, Producer, TopicPartition
+
+from connectors.kafka.admin import ensure_topics
+from connectors.kafka.birth import is_birth
+from schemas.catalog import LocalSchemas
+from schemas.topics import DEAD_LETTERS
+from schemas.wire import WireCodec
+from state.rocksdb import RocksStore
+from tests.faults.checker import check
+from tests.faults.grouplog import commits_of
+from tests.faults.history import Change, History, Outcome, Recovery, StateCopy
+from tests.faults.ledger import CHANGELOG, INPUT, OUTPUT, POISON, VERDICTS, Entry, Input, entries
+from tests.faults.worker import ROLE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from confluent_kafka import Message
+
+    from connectors.kafka.options import KafkaOptions
+    from schemas.topics import TopicSpec
+
+ROOT = Path(__file__).parents[2]
+RECOVERY_S = 60.0
+"""What a take-over waits for at most, session 6 s and transaction 10 s, and then a busy machine."""
+_LAST_KEY = b"\xff" * 8
+
+
+class Worker:
+    """One process of the ledger's worker."""
+
+    def __init__(self, given: dict[str, Any], log: Path, env: dict[str, str] | None = None) -> None:
+        self.log = log
+        with log.open("w") as sink:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tests.faults.worker", json.dumps(given)],
+                cwd=ROOT,
+                env=os.environ | (env or {}),
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+            )
+
+    @property
+    def says(self) -> str:
+        """Its log so far."""
+        return self.log.read_text(errors="replace")
+
+    @property
+    def runs(self) -> bool:
+        """Whether it has not ended."""
+        return self.process.poll() is None
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal."""
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        """SIGKILL, and see it gone."""
+        self.process.kill()
+        self.process.wait(20)
+
+    def end(self, within_s: float = 40.0) -> int:
+        """Wait for its end."""
+        try:
+            return self.process.wait(within_s)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"it runs on:\n{self.says[-3_000:]}") from None
+
+
+class Load(threading.Thread):
+    """Publishes the seed's entries at a steady rate, and notes what was acknowledged."""
+
+    def __init__(self, kafka: KafkaOptions, seed: int, rate: float) -> None:
+        super().__init__(daemon=True)
+        self._kafka, self._seed, self._rate = kafka, seed, rate
+        self._stopping = threading.Event()
+        self.acknowledged: set[tuple[int, int]] = set()
+        self.sent = 0
+        self.left = -1
+
+    def run(self) -> None:
+        """Publish until stopped."""
+        producer = Producer(
+            self._kafka.client_config()
+            | {"partitioner": "murmur2_random", "linger.ms": 5, "enable.idempotence": True}
+        )
+        topic = INPUT.named(self._kafka.topic_prefix)
+        began = time.monotonic()
+        for key, value in entries(self._seed):
+            while True:
+                try:
+                    producer.produce(topic, value, key, on_delivery=self._delivered)
+                    break
+                except BufferError:  # a broker that is away for a while: wait for room, and lose nothing
+                    producer.poll(0.1)
+            self.sent += 1
+            if self.sent % 100 == 0:
+                producer.poll(0)
+                self._stopping.wait(max(0.0, began + self.sent / self._rate - time.monotonic()))
+            if self._stopping.is_set():
+                break
+        self.left = producer.flush(60)
+
+    def _delivered(self, error: object, message: Message) -> None:
+        if error is None:
+            self.acknowledged.add((message.partition() or 0, message.offset() or 0))
+
+    def stop(self) -> None:
+        """Publish nothing more, and wait for the acknowledgements."""
+        self._stopping.set()
+        self.join(90)
+        assert self.left == 0, "Kafka did not acknowledge the load"
+
+
+class Run:
+    """Workers and load of one test. ``kafka`` is what the recorder reads by, never through a fault."""
+
+    def __init__(
+        self, kafka: KafkaOptions, folder: Path, seed: int, *, mode: str = "batch", rate: float = 3_000.0
+    ) -> None:
+        self.kafka, self.folder, self.mode = kafka, folder, mode
+        self.workers: list[Worker] = []
+        self.load = Load(kafka, seed, rate)
+        self._topics = [INPUT, OUTPUT, VERDICTS, CHANGELOG, DEAD_LETTERS]
+        self._stateful: set[Path] = set()
+        self.fault_ended_at = 0.0
+        self.history = History()
+        ensure_topics(kafka, self._topics)
+        self._probe = Consumer(
+            kafka.client_config() | {"group.id": self.group, "isolation.level": "read_committed"}
+        )
+
+    @property
+    def group(self) -> str:
+        """The workers' group."""
+        return f"{self.kafka.topic_prefix}{ROLE}"
+
+    def worker(
+        self,
+        folder: str = "disk",
+        *,
+        bootstrap: str = "",
+        env: dict[str, str] | None = None,
+        **given: Any,
+    ) -> Worker:
+        """Start one more worker; those with one ``folder`` share a disk, with a slot each."""
+        self._stateful.add(self.folder / folder)
+        options = {
+            "bootstrap": bootstrap or self.kafka.bootstrap_servers,
+            "prefix": self.kafka.topic_prefix,
+            "state_dir": str(self.folder / folder),
+            "mode": self.mode,
+            **given,
+        }
+        worker = Worker(options, self.folder / f"worker-{len(self.workers)}.log", env)
+        self.workers.append(worker)
+        return worker
+
+    def begin(self, records: int = 500) -> None:
+        """Begin to publish, and go on when so many records are in the log."""
+        self.load.start()
+        self.until(lambda: len(self.load.acknowledged) >= records, f"{records} published records")
+
+    def until(self, holds: Callable[[], object], what: str, within_s: float = 60.0) -> None:
+        """Wait for a condition; what the workers said is shown where it does not come."""
+        deadline = time.monotonic() + within_s
+        while not holds():
+            assert time.monotonic() < deadline, f"never seen: {what}\n{self.logs()}"
+            time.sleep(0.05)
+
+    def committed(self) -> int:
+        """How many records the group has committed, over all partitions."""
+        topic = INPUT.named(self.kafka.topic_prefix)
+        parts = self._probe.committed([TopicPartition(topic, p) for p in range(INPUT.partitions)], timeout=20)
+        return sum(max(part.offset, 0) for part in parts)
+
+    def until_committed(self, more: int, within_s: float = 60.0) -> None:
+        """Wait until so many records more than now are handled."""
+        target = self.committed() + more
+
+        def reached() -> bool:
+            assert any(worker.runs for worker in self.workers), f"no worker runs\n{self.logs()}"
+            return self.committed() >= target
+
+        self.until(reached, f"{target} committed records", within_s)
+
+    def logs(self) -> str:
+        """The end of what each worker said."""
+        return "\n".join(f"--- {worker.log.name}\n{worker.says[-2_500:]}" for worker in self.workers)
+
+    # -- the end --------------------------------------------------------------------------------------
+
+    def settle(self, budget_s: float = RECOVERY_S) -> None:
+        """End the load, wait until all of it is handled, and stop the workers; then record the history."""
+        self.load.stop()
+        total = sum(high for _low, high in self._ends(INPUT))
+        began = self.fault_ended_at or time.monotonic()
+        self.until(lambda: self.committed() >= total, "the end of the input", budget_s + 30.0)
+        self.history.recovery = Recovery(time.monotonic() - began, budget_s)
+        running = [worker for worker in self.workers if worker.runs]
+        for worker in running:
+            worker.send(signal.SIGTERM)
+        for worker in running:
+            assert worker.end() == 0, worker.says[-3_000:]
+        self.record()
+
+    def record(self) -> History:
+        """Read what Kafka and the disks say; the workers must have ended."""
+        history = self.history
+        history.acknowledged = self.load.acknowledged
+        history.inputs = [_input(message) for message in self._read(INPUT)]
+        history.outcomes = [_output(message) for message in self._read(OUTPUT)]
+        history.outcomes += [_verdict(message) for message in self._read(VERDICTS)]
+        codec = WireCodec(LocalSchemas())
+        for message in self._read(DEAD_LETTERS):
+            letter = codec.decode(message.value(), DEAD_LETTERS.subject)
+            history.outcomes.append(
+                Outcome("dead", letter["partition"], letter["offset"], message.offset() or 0)
+            )
+        history.changes = [
+            Change(message.partition() or 0, message.offset() or 0, message.key() or b"", message.value())
+            for message in self._read(CHANGELOG)
+            if not is_birth(message.key() or b"")
+        ]
+        history.commits = commits_of(self.kafka, self.group, INPUT.named(self.kafka.topic_prefix))
+        history.copies = list(self._copies())
+        return history
+
+    def check(self) -> None:
+        """All invariants hold, and the run was worth it: each kind of outcome was met."""
+        assert {outcome.kind for outcome in self.history.outcomes} == {"output", "duplicate", "late", "dead"}
+        found = check(self.history)
+        assert not found, "\n".join(map(str, found)) + "\n" + self.logs()
+
+    def close(self) -> None:
+        """Leave nothing behind, however the test ended."""
+        self.load._stopping.set()
+        for worker in self.workers:
+            if worker.runs:
+                worker.kill()
+        self._probe.close()
+
+    def _ends(self, topic: TopicSpec) -> list[tuple[int, int]]:
+        name = topic.named(self.kafka.topic_prefix)
+        return [
+            self._probe.get_watermark_offsets(TopicPartition(name, number), timeout=20)
+            for number in range(topic.partitions)
+        ]
+
+    def _read(self, topic: TopicSpec) -> list[Message]:
+        """All committed records of a topic, each partition in order, up to where it ends now."""
+        consumer = Consumer(
+            self.kafka.client_config()
+            | {"group.id": "recorder", "isolation.level": "read_committed", "enable.auto.commit": False}
+            | {"enable.partition.eof": True}
+        )
+        name = topic.named(self.kafka.topic_prefix)
+        left = set(range(topic.partitions))
+        found: list[Message] = []
+        consumer.assign([TopicPartition(name, number, 0) for number in left])
+        deadline = time.monotonic() + 60
+        while left:
+            assert time.monotonic() < deadline, f"{name} cannot be read to its end"
+            for message in consumer.consume(10_000, 0.1):
+                error = message.error()
+                if error is None:
+                    found.append(message)
+                elif error.name() == "_PARTITION_EOF":
+                    left.discard(message.partition() or 0)
+                else:
+                    raise AssertionError(error)
+        consumer.close()
+        return found
+
+    def _copies(self) -> Iterator[StateCopy]:
+        for disk in sorted(self._stateful):
+            for slot in sorted(disk.glob(f"{ROLE}/slot-*")):
+                if not (slot / ROLE / "data").exists():
+                    continue
+                store = RocksStore(slot / ROLE)
+                for number in range(INPUT.partitions):
+                    backend = store.partition(number)
+                    position = backend.position()
+                    if position is not None:
+                        data = dict(backend.scan(b"", _LAST_KEY, 10_000_000))
+                        where = str(slot.relative_to(self.folder))
+                        yield StateCopy(where, number, position.offset, data)
+                store.close()
+
+
+def _input(message: Message) -> Input:
+    key, value = message.key() or b"", message.value() or b""
+    entry = None if value == POISON else Entry.decode(key, value)
+    return Input(message.partition() or 0, message.offset() or 0, entry)
+
+
+def _output(message: Message) -> Outcome:
+    event_id, unit, source, count, total = orjson.loads(message.value() or b"")
+    where = (message.partition() or 0, source, message.offset() or 0)
+    return Outcome("output", *where, unit, event_id, message.key() or b"", count, total)
+
+
+def _verdict(message: Message) -> Outcome:
+    event_id, unit, source, kind = orjson.loads(message.value() or b"")
+    where = (message.partition() or 0, source, message.offset() or 0)
+    return Outcome(kind, *where, unit, event_id, message.key() or b"")
