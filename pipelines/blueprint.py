@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pipelines import archive, ingest, usage
 from pipelines.errors import AgentRefused, UnknownRole, WorkerError
+from pipelines.generations import FIRST, group_of
 from pipelines.options import WorkerOptions
 from pipelines.role import RoleApp
 from pipelines.tools import Tools
@@ -67,6 +68,11 @@ class Blueprint:
 
     role: str
     agents: tuple[Agent, ...]
+    generation: int = FIRST
+
+    def group(self, prefix: str) -> str:
+        """Return the full name of its consumer group."""
+        return group_of(prefix, self.role, self.generation)
 
     @property
     def partitions(self) -> int | None:
@@ -109,7 +115,7 @@ def blueprint(role: str, extension: Extension, kafka: KafkaOptions) -> Blueprint
         raise AgentRefused(
             Path(role), "register declares no agent", "give it an app.source and an @app.agent"
         )
-    return Blueprint(role, tuple(_with_outputs(role, agents, extension)))
+    return Blueprint(role, tuple(_with_outputs(role, agents, extension)), extension.generation(role))
 
 
 def agents_of(sources: Mapping[str, Source]) -> list[Agent]:
@@ -125,7 +131,8 @@ def agents_of(sources: Mapping[str, Source]) -> list[Agent]:
 
 def _app(role: str, kafka: KafkaOptions) -> RoleApp:
     """Return an app that is a role's in all but what runs."""
-    options = SimpleNamespace(group=f"{kafka.topic_prefix}sluicegate.{role}", kafka=kafka, state_dir="state")
+    group = group_of(kafka.topic_prefix, role, FIRST)
+    options = SimpleNamespace(group=group, kafka=kafka, state_dir="state")
     engine: Any = SimpleNamespace(options=options)
     return RoleApp(role, engine, web_enabled=False)
 

@@ -17,6 +17,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import AgentRefused
+from pipelines.generations import FIRST, group_of
 from schemas.access import ROLES as OURS
 from schemas.access import Access
 from schemas.catalog import schemas_of, subjects
@@ -57,7 +58,11 @@ class Extension:
 
     def generation(self, role: str) -> int:
         """Return which generation of a role this code is."""
-        return self.generations.get(role, 1)
+        return self.generations.get(role, FIRST)
+
+    def group(self, prefix: str, role: str) -> str:
+        """Return the full name of a role's consumer group."""
+        return group_of(prefix, role, self.generation(role))
 
     def all_topics(self) -> tuple[TopicSpec, ...]:
         """Return our topics and these."""
@@ -142,8 +147,8 @@ def _access(module: ModuleType, file: Path) -> Access:
 
 
 def _generation(module: ModuleType, file: Path) -> int:
-    generation: Any = getattr(module, "GENERATION", 1)
-    if not isinstance(generation, int) or not 1 <= generation < 10_000:
+    generation: Any = getattr(module, "GENERATION", FIRST)
+    if not isinstance(generation, int) or not FIRST <= generation < 10_000:
         raise AgentRefused(file, f"GENERATION is {generation!r}, and must be a number from 1 to 9999")
     return generation
 

@@ -50,6 +50,7 @@ log = structlog.get_logger(__name__)
 _TICK_S = 0.5
 _LAG_S = 5.0
 _DEPLOYED_S = 1.0
+_TURNS = {"makes way": "generation makes way", "is live": "generation is live"}
 _READY_POLL_S = 0.05
 _WAKE_AGAIN_S = 0.005
 # How a stop's time is spent; with Faust's own 3 s it is less than ops/supervisor.py STOP_WITHIN_S. Waits for
@@ -368,7 +369,7 @@ class RoleApp(faust.App):
             else:
                 if turn != "goes on":
                     self.makes_way, self.runs_again = turn == "makes way", turn == "is live"
-                    log.warning("the role's turn", turn=turn, generation=self.deployment.generation)
+                    log.warning(_TURNS[turn], role=self.role, generation=self.deployment.generation)
                     os.kill(os.getpid(), signal.SIGTERM)  # the way on which Faust's worker ends in order
                     return
             await self.sleep(_DEPLOYED_S)

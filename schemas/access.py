@@ -162,11 +162,11 @@ def operator_grants(
     """Return what `topics create | list | describe | read`, `lag`, `levers`, `dlq list | show` need."""
     operations: tuple[Operation, ...] = ("Create", "Read", "DescribeConfigs")
     groups = [f"{prefix}sluicegate.{role}" for role in roles]
-    asked = [*groups, *(f"{group}.lag" for group in groups)]
-    asked.append(f"{prefix}sluicegate-reader")
     return [
         *(Grant(name, operation, "topic", spec.named(prefix)) for spec in topics for operation in operations),
-        *(Grant(name, "Describe", "group", group) for group in asked),
+        *(Grant(name, "Describe", "group", group) for group in (*groups, f"{prefix}sluicegate-reader")),
+        # What asks for a role's lag, and its later generations.
+        *(Grant(name, "Describe", "group", f"{group}.", prefixed=True) for group in groups),
     ]
 
 

@@ -121,11 +121,11 @@ def reprocessed(wish: Wish) -> int:
     with _opened(wish) as (plan, roster, row):
         goes_on = row is not None and bool(row["candidate"])
         since = None if wish.since is None or (goes_on and is_ago(wish.since)) else from_ms_of(wish.since)
-        begin(plan, roster, since)
-        return asyncio.run(_follow(wish, plan, roster))
+        attempt = begin(plan, roster, since)["attempt"]
+        return asyncio.run(_follow(wish, plan, roster, attempt))
 
 
-async def _follow(wish: Wish, plan: Plan, roster: Roster) -> int:
+async def _follow(wish: Wish, plan: Plan, roster: Roster, attempt: str) -> int:
     stopping = asyncio.Event()
     watch = Watch(plan)
     async with Children(stop_within_s=25.0) as children:
@@ -133,6 +133,8 @@ async def _follow(wish: Wish, plan: Plan, roster: Roster) -> int:
             Show(plan, as_json=wish.as_json) as show,
             on_stop_signals(lambda _: stopping.set(), lambda _: children.kill_all()),
         ):
+            for spec, side in plan.sides(attempt).items():
+                show.tell(f"what it would say to {spec.name} is in {side.named(plan.kafka.topic_prefix)}")
             child = None
             while not stopping.is_set():
                 look = await asyncio.to_thread(watch.look)
@@ -188,7 +190,8 @@ async def _switched(plan: Plan, roster: Roster, show: Show, stopping: asyncio.Ev
     def tell(text: str) -> None:
         loop.call_soon_threadsafe(show.tell, text)
 
-    await asyncio.to_thread(switch, plan, roster, tell, stopping.is_set)
+    for topic in await asyncio.to_thread(switch, plan, roster, tell, stopping.is_set):
+        show.tell(f"left over, nobody reads it: {topic}")
 
 
 def _would(plan: Plan, from_ms: int) -> dict[str, object]:

@@ -44,17 +44,20 @@ _CATCH_UP_S: Final = 600.0
 _BATCH: Final = 1_000
 
 
-def switch(plan: Plan, roster: Roster, tell: Tell, leave: Leave = lambda: False) -> None:
+def switch(plan: Plan, roster: Roster, tell: Tell, leave: Leave = lambda: False) -> list[str]:
     """Do it, or go on with it; blocks. What it raises leaves it to be gone on with, or given up.
 
-    ``leave`` is asked while it waits: if it says so nothing more is begun.
+    ``leave`` is asked while it waits: if it says so nothing more is begun. Returns the topics that nobody
+    needs any more.
 
     Raises:
         Misused: the generation is not built.
         OpsError: a worker does not stop, or nobody builds.
         KafkaUnavailable, NotAuthorized: run it again.
     """
-    attempt = _begin(plan, roster)
+    row = _begin(plan, roster)
+    attempt = row["attempt"]
+    new = {changelog.name for changelog in plan.changelogs(attempt)}
     tell(f"generation {plan.live} stops")
     _until_stopped(plan, tell, leave)
     ends = _stands(plan)
@@ -65,9 +68,11 @@ def switch(plan: Plan, roster: Roster, tell: Tell, leave: Leave = lambda: False)
         tell(f"{count:,} keys of {spec.name} are given out as they were rebuilt")
     _end(plan, roster)
     tell(f"generation {plan.generation} is live")
+    old = [plan.kafka.topic_prefix + one["topic"] for one in row["stores"] if one["changelog"] not in new]
+    return [*(side.named(plan.kafka.topic_prefix) for side in plan.sides(attempt).values()), *old]
 
 
-def _begin(plan: Plan, roster: Roster) -> str:
+def _begin(plan: Plan, roster: Roster) -> Row:
     def decide(row: Row | None) -> Row:
         if row is None or row["candidate"] != plan.generation:
             raise Misused(
@@ -78,7 +83,7 @@ def _begin(plan: Plan, roster: Roster) -> str:
 
     row = roster.change(plan.role, decide)
     assert row is not None
-    return str(row["attempt"])
+    return row
 
 
 def _until_stopped(plan: Plan, tell: Tell, leave: Leave) -> None:

@@ -81,7 +81,8 @@ def as_json(chosen: Sequence[Blueprint], everything: Sequence[Blueprint], prefix
         "roles": [
             {
                 "role": one.role,
-                "group": f"{prefix}sluicegate.{one.role}",
+                "group": one.group(prefix),
+                "generation": one.generation,
                 "co_partitioned": one.partitions is not None,
                 "agents": [
                     {

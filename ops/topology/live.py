@@ -71,7 +71,7 @@ class RoleFacts:
 
 def facts_of(blueprints: Sequence[Blueprint], kafka: KafkaOptions) -> dict[str, RoleFacts]:
     """Ask Kafka about each role. Blocks for some seconds. Raises KafkaUnavailable, NotAuthorized."""
-    names = {one.role: f"{kafka.topic_prefix}sluicegate.{one.role}" for one in blueprints}
+    names = {one.role: one.group(kafka.topic_prefix) for one in blueprints}
     groups = groups_of(kafka, list(names.values()))
     paused = {(target.role, target.partition) for target in paused_in(kafka)}
     found = {}

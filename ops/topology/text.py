@@ -26,7 +26,7 @@ def lines_of(
 ) -> Iterator[str]:
     """Give the lines of the chosen roles; with ``facts`` what is known of them now."""
     for one in chosen:
-        yield f"{one.role}  (group {prefix}sluicegate.{one.role})"
+        yield f"{one.role}  (group {one.group(prefix)})"
         now = facts.get(one.role) if facts is not None else None
         if now is not None:
             yield f"│  {now.told()}"
