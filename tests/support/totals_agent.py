@@ -66,6 +66,49 @@ def register(app, tools, options):
             scope.emit(SEEN, event.key, event.event_id.encode(), partition=scope.partition)
 """
 
+STAGED_SUMS = TopicSpec("staged.sums.v1", "key", "", STREAM_PARTITIONS, -1, "compact", "Each sum.")
+_STAGED = """
+from schemas.envelope import TICK
+from schemas.topics import OUTPUT, STREAM_PARTITIONS, TopicSpec
+
+GENERATION = {generation}
+PARTS = TopicSpec("staged.parts.v{generation}", "key", "", STREAM_PARTITIONS, -1, "delete", "Counted.")
+SUMS = TopicSpec("staged.sums.v1", "key", "", STREAM_PARTITIONS, -1, "compact", "Each sum.")
+ONE = TopicSpec("staged.one.changelog.v1", "key", "", STREAM_PARTITIONS, -1, "compact", "How many of a key.")
+TWO = TopicSpec("staged.two.changelog.v1", "key", "", STREAM_PARTITIONS, -1, "compact", "The sum of a key.")
+TOPICS = (PARTS, SUMS, ONE, TWO)
+
+
+def register(app, tools, options):
+    first = app.source(OUTPUT, agent="one", decode=tools.decode_events, changelog=ONE, writes=(PARTS,))
+    second = app.source(
+        PARTS, agent="two", decode=lambda records: [record.value for record in records], changelog=TWO,
+        writes=(SUMS,),
+    )
+
+    @app.agent(first)
+    async def one(stream):
+        async for event in stream:
+            if event.type != TICK:
+                count = int(stream.scope.state.get(event.key) or 0) + {step}
+                stream.scope.state.put(event.key, b"%d" % count)
+                stream.scope.emit(PARTS, event.key, b"%d" % count)
+
+    @app.agent(second)
+    async def two(stream):
+        async for value in stream:
+            key = stream.record.key
+            stream.scope.state.put(key, value)
+            stream.scope.emit(SUMS, key, value)
+"""
+
+
+def write_staged(folder: Path, *, generation: int = 1, step: int = 1) -> Path:
+    """Write a role of two agents; the second reads what the first says, and sums of keys come out."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "staged.py").write_text(_STAGED.format(generation=generation, step=step))
+    return folder
+
 
 def write_agent(folder: Path, version: int = 1, *, step: int = 1, more: str = "") -> Path:
     """Write the agent with its state in a version; ``step`` is what an event counts as."""
@@ -82,4 +125,6 @@ def event(number: int, stream: str) -> Event:
     )  # fmt: skip
 
 
-__all__ = ["CHANGELOG", "OUTPUT", "RESULTS", "SEEN", "event", "write_agent"]
+__all__ = [
+    "CHANGELOG", "OUTPUT", "RESULTS", "SEEN", "STAGED_SUMS", "event", "write_agent", "write_staged",
+]  # fmt: skip
