@@ -102,18 +102,20 @@ class Rewriter:
             _flush(producer, failed)
             producer.send_offsets_to_transaction([at], self._consumer.consumer_group_metadata(), _CALL_S)
             producer.commit_transaction(_CALL_S)
-        except (KafkaException, BufferError) as error:
-            raise self._named(error) from error
+        except (KafkaException, BufferError, SystemError) as error:
+            # SystemError: confluent-kafka raises "fenced" under the feet of whatever callback runs just then.
+            raise self._named(error.__cause__ if isinstance(error, SystemError) else error) from error
 
     def close(self) -> None:
         """Let the connections go; what is open is ended by who opens it next."""
         self._producer.purge()
         self._consumer.close()
 
-    def _named(self, error: KafkaException | BufferError) -> KafkaFailure:
-        cause = error.args[0] if error.args else None
+    def _named(self, error: BaseException | None) -> KafkaFailure:
+        cause = error.args[0] if error is not None and error.args else None
         if not isinstance(cause, KafkaError):
-            cause = KafkaError(KafkaError._QUEUE_FULL)  # noqa: SLF001
+            full = isinstance(error, BufferError)
+            cause = KafkaError(KafkaError._QUEUE_FULL if full else KafkaError._FENCED)  # noqa: SLF001
         if cause.code() in _FENCED:
             return TransactionFenced(f"another process writes {self._topic}: {cause.str()}")
         return refusal(
