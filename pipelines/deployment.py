@@ -112,6 +112,10 @@ class Deployment:
         """
         return "goes on" if self._admitted is None else self._turn(self._roster.read().get(self.role))
 
+    def close(self) -> None:
+        """Ask no more; the connection of the roster is let go."""
+        self._roster.close()
+
     def _turn(self, row: Row | None) -> Turn:
         if row is None:
             return "goes on"

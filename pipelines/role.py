@@ -49,7 +49,7 @@ log = structlog.get_logger(__name__)
 
 _TICK_S = 0.5
 _LAG_S = 5.0
-_DEPLOYED_S = 1.0
+_DEPLOYED_S, _BOUNDS_S = 2.0, 1.0
 _TURNS = {"makes way": "generation makes way", "is live": "generation is live"}
 _READY_POLL_S = 0.05
 _WAKE_AGAIN_S = 0.005
@@ -306,12 +306,19 @@ class RoleApp(faust.App):
             await self.coordinator_or_none.stop(within_s=_ABANDON_S)
         if self.controls is not None:
             await self.controls.stop()
-        closing = loop.run_in_executor(DaemonExecutor(1, "close"), self.engine.close)
+        closing = loop.run_in_executor(DaemonExecutor(1, "close"), self._close)
         _, late = await asyncio.wait([closing], timeout=_CLOSE_S)
         if late:
             log.warning("clients and stores were not closed in time", role=self.role)
         else:
             closing.result()
+
+    def _close(self) -> None:
+        self.engine.close()
+        if self.bounds is not None:
+            self.bounds.close()
+        if self.deployment is not None:
+            self.deployment.close()
 
     async def _on_agent_error(self, agent: Any, exc: BaseException) -> None:
         """Tell the coordinator which agent failed before Faust restarts it."""
@@ -372,7 +379,7 @@ class RoleApp(faust.App):
                     log.warning(_TURNS[turn], role=self.role, generation=self.deployment.generation)
                     os.kill(os.getpid(), signal.SIGTERM)  # the way on which Faust's worker ends in order
                     return
-            await self.sleep(_DEPLOYED_S)
+            await self.sleep(_DEPLOYED_S if self.bounds is None else _BOUNDS_S)
 
     async def _watch_lag(self) -> None:
         """Ask every few seconds how far each partition is behind; Kafka away, the last answer stands."""

@@ -27,10 +27,11 @@ class CommittedReader:
     def __init__(self, kafka: KafkaOptions, topic: str) -> None:
         self._kafka = kafka
         self._topic = topic
+        self._group = f"{kafka.topic_prefix}{kafka.client_id}-reader"  # asked for; never joined
         self._consumer = Consumer(
             kafka.client_config()
             | {
-                "group.id": f"{kafka.topic_prefix}{kafka.client_id}-reader",  # asked for; never joined
+                "group.id": self._group,
                 "isolation.level": "read_committed",
                 "enable.auto.commit": False,
                 "enable.auto.offset.store": False,
@@ -102,7 +103,10 @@ class CommittedReader:
                 yield from self.read({partition: low}, {partition: high})
 
     def _refusal(self, error: KafkaError) -> KafkaFailure:
-        return refusal(self._kafka, f"Read topic {self._topic}", error)
+        group = error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED
+        return refusal(
+            self._kafka, f"Describe group {self._group}" if group else f"Read topic {self._topic}", error
+        )
 
     def close(self) -> None:
         """Let the connection go."""

@@ -11,6 +11,7 @@ from connectors.kafka.errors import HeldBack
 from connectors.kafka.options import KafkaOptions
 from connectors.kafka.outputs import Outputs
 from ops.errors import Misused
+from ops.reprocess.build import _same
 from ops.reprocess.plan import Plan, from_ms_of, is_ago, plan_of
 from ops.reprocess.progress import Watch
 from ops.scaffold import new_agent
@@ -164,3 +165,14 @@ def test_progress_is_counted_from_the_first_look_on_with_rate_and_time_left():
     level = watch.summary({at[0]: 20_100, at[1]: 19_900}, {at[0]: 20_100, at[1]: 20_000})
     assert level.level
     assert level.as_json()["left"] == 100
+
+
+def test_what_is_being_built_is_gone_on_with_and_not_begun_otherwise():
+    row = {"candidate": 2, "from_ms": -1}
+    found = plan(agent("one", OUTPUT))
+    assert _same(found, row, None) is row
+    assert _same(found, row, -1) is row
+    with pytest.raises(Misused, match="from another time"):
+        _same(found, row, NOW_MS)
+    with pytest.raises(Misused, match="generation 3 of totals is built already, this code is 2"):
+        _same(found, {**row, "candidate": 3}, -1)
