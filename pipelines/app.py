@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import gc
 import socket
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
 from connectors.kafka.access import check_topics
-from connectors.kafka.admin import ensure_topics, partition_counts
+from connectors.kafka.admin import ensure_topics
 from connectors.kafka.consumer import ConsumerOptions
 from connectors.kafka.ports import CoordinatorOptions
 from connectors.kafka.roster import Roster
@@ -18,16 +15,16 @@ from connectors.registry import Registry
 from pipelines.blueprint import ROLES, agents_of
 from pipelines.checks import operations_of, register_schemas
 from pipelines.controls import Controls
-from pipelines.deployment import Deployment
+from pipelines.deploying import deploy
 from pipelines.engine import Engine, EngineOptions
 from pipelines.errors import OptionsRefused, UnknownRole
 from pipelines.extension import Extension
-from pipelines.generations import between, changelog_of, folder_of, group_of, held_back
+from pipelines.generations import folder_of, group_of
 from pipelines.metrics import WorkerMetrics
-from pipelines.migration import StoreMigration, abandon
-from pipelines.rebuild import Bounds
+from pipelines.partitions import OpenStore, open_rocks
 from pipelines.role import RoleApp
 from pipelines.slots import Slot
+from pipelines.state_page import add_state_page
 from pipelines.tools import Tools
 from pipelines.web import add_pages
 from schemas.payloads import PayloadCodec
@@ -37,17 +34,18 @@ from schemas.wire import WireCodec
 from state.budget import check_machine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping
 
-    from pipelines.blueprint import Agent
+    from pipelines.engine import Guarantee
     from pipelines.options import WorkerOptions
+    from schemas.catalog import SchemaSource
     from schemas.kinds import Kind
-
-log = structlog.get_logger(__name__)
 
 MADE_WAY, AGAIN = 5, 6
 # A collection of Faust's heap costs more than the work between two of them: see docs/adr/0002.
 _GC_THRESHOLDS = (100_000, 50, 50)
+# CONTRACT.md promises seq without a hole or a double, and windows that add up. The archive has its own fence.
+_EXACTLY_ONCE = ("ingest", "aggregate")
 
 
 def run_role(name: str, options: WorkerOptions, extension: Extension | None = None) -> int:
@@ -95,21 +93,45 @@ def build_role(name: str, options: WorkerOptions, extension: Extension) -> RoleA
     roles = {**ROLES, **extension.roles}
     if name not in roles:
         raise UnknownRole(name, roles)
-    kinds = extension.all_kinds()
-    check_kinds(kinds)
+    check_kinds(extension.all_kinds())
     if options.transaction_timeout_ms <= options.commit_interval_ms + options.stall_ms_max:
         raise OptionsRefused(
             f"transaction_timeout_ms={options.transaction_timeout_ms} is not longer than commit_interval_ms "
             f"+ stall_ms_max = {options.commit_interval_ms + options.stall_ms_max}"
         )
     check_machine(options.state)
-    web = _web(options, list(roles).index(name))
+    _guarantee(name, options)  # what it refuses is said before anything is asked of a service
+    web = _web(options, list(roles).index(name))  # asked now: a port in use is said before all else
     registry = Registry(options.registry_url)
     register_schemas(registry, extension, may_register=options.register_schemas)
     if options.create_topics:
         ensure_topics(options.kafka, extension.all_topics())
-    tools = Tools(WireCodec(registry, schemas=extension.schemas), PayloadCodec(registry), kinds)
+    tools = tools_of(extension, registry)
+    app = assemble(name, options, extension, tools, web=web)
+    app.controls = Controls(options.kafka, name, tools.codec)
+    check_topics(options.kafka, operations_of(name, agents_of(app.sources), options.kafka.topic_prefix))
+    deploy(app, Roster(options.kafka, tools.codec), options, extension)
+    return app
+
+
+def tools_of(extension: Extension, schemas: SchemaSource) -> Tools:
+    """Return what agents share, with our own schemas fetched; raises UnknownType, RegistryUnavailable."""
+    codec = WireCodec(schemas, schemas=extension.schemas)
+    tools = Tools(codec, PayloadCodec(schemas), extension.all_kinds())
     tools.warm()
+    return tools
+
+
+def assemble(
+    name: str,
+    options: WorkerOptions,
+    extension: Extension,
+    tools: Tools,
+    *,
+    web: Mapping[str, Any],
+    open_store: OpenStore = open_rocks,
+) -> RoleApp:
+    """Put a role's app together with its engine and agents; no service is asked anything yet."""
     generation = extension.generation(name)
     slot = Slot(options.state_dir, folder_of(name, generation), options.identity)
     group = group_of(options.kafka.topic_prefix, name, generation)
@@ -124,6 +146,7 @@ def build_role(name: str, options: WorkerOptions, extension: Extension) -> RoleA
                 group=group,
                 instance_id=f"{name}-{slot.identity}",
                 assignment=options.assignment,
+                advertised=_advertised(options, web),
                 session_timeout_ms=options.session_timeout_ms,
                 max_poll_interval_ms=options.max_poll_interval_ms,
                 chunk_records_max=options.chunk_events_max,
@@ -132,79 +155,30 @@ def build_role(name: str, options: WorkerOptions, extension: Extension) -> RoleA
             coordinator=CoordinatorOptions(
                 commit_interval_ms=options.commit_interval_ms, stall_ms_max=options.stall_ms_max
             ),
+            guarantee=_guarantee(name, options),
             state=options.state,
+            open_store=open_store,
         ),
         tools,
         WorkerMetrics(name),
     )
     app = RoleApp(name, engine, slot=slot, **web)
-    app.controls = Controls(options.kafka, name, tools.codec)
     add_pages(app)
-    for register in roles[name]:
+    add_state_page(app, options.state_queries, options.web_host)
+    for register in {**ROLES, **extension.roles}[name]:
         register(app, tools, options)
-    check_topics(options.kafka, operations_of(name, agents_of(app.sources), options.kafka.topic_prefix))
-    _deploy(app, slot, Roster(options.kafka, tools.codec), options, extension)
     return app
 
 
-def _deploy(app: RoleApp, slot: Slot, roster: Roster, options: WorkerOptions, extension: Extension) -> None:
-    """Hold the role's code against what is deployed of it; first migrate its state, where that is asked."""
-    generation = extension.generation(app.role)
-    agents = agents_of(app.sources)
-    stores = {
-        changelog_of(source.changelog, generation): source
-        for source in app.sources.values()
-        if source.changelog is not None
-    }
-    migrations = [
-        replace(one, changelog=changelog_of(one.changelog, generation)) for one in extension.migrations
-    ]
-    if options.abandon_migration:
-        for given_up in abandon(app.role, roster, "by an operator"):
-            log.warning("migration given up, the state as it was before holds", migration=given_up)
-    for name in filter(None, options.migrate.split(",")):
-        for migration in migrations:
-            if migration.name == name and migration.changelog in stores:
-                source = stores[migration.changelog]
-                StoreMigration(
-                    app.role, app.engine.options.group, source.spec, migration, source.store, options.kafka,
-                    roster, slot.folder,
-                ).run()  # fmt: skip
-    app.deployment = deployment = Deployment(
-        app.role,
-        {changelog: source.store for changelog, source in stores.items()},
-        kafka=options.kafka,
-        roster=roster,
-        migrations=migrations,
-        generation=generation,
-    )
-    topics = deployment.admit()
-    app.engine.still_deployed = deployment.still_holds
-    for name, source in app.sources.items():
-        if source.changelog is not None:
-            app.sources[name] = replace(source, changelog=topics[changelog_of(source.changelog, generation)])
-    if deployment.rebuilds:
-        _hold_back(app, agents, roster, options, generation)
-
-
-def _hold_back(
-    app: RoleApp, agents: Sequence[Agent], roster: Roster, options: WorkerOptions, generation: int
-) -> None:
-    """Make the role one that is built beside: it reads as far as the one that runs, seen by nobody yet."""
-    deployment, prefix = app.deployment, options.kafka.topic_prefix
-    assert deployment is not None
-    changelogs = [source.changelog for source in app.sources.values() if source.changelog is not None]
-    app.engine.transaction.outputs = held_back(agents, changelogs, generation, deployment.rebuilds)
-    inner = between(agents)
-    counts = partition_counts(options.kafka)
-    outer = [spec.named(prefix) for agent in agents if (spec := agent.reads) not in inner]
-    live = roster.read()[app.role]["generation"]
-    app.bounds = Bounds(
-        options.kafka, group_of(prefix, app.role, live), {topic: counts[topic] for topic in outer}
-    )
-    for name, source in app.sources.items():  # time is moved by the one that runs
-        app.sources[name] = replace(source, open_deadline=None)
-    log.warning("generation is built beside the one that runs", role=app.role, generation=generation)
+def _guarantee(name: str, options: WorkerOptions) -> Guarantee:
+    if name not in options.at_least_once:
+        return "exactly-once"
+    if name in _EXACTLY_ONCE:
+        raise OptionsRefused(
+            f"role {name} is exactly once: clients and windows rely on it",
+            remedy=f"Take {name} out of SLUICEGATE_WORKER__AT_LEAST_ONCE.",
+        )
+    return "at-least-once"
 
 
 def check_kinds(kinds: Iterable[Kind]) -> None:
@@ -226,6 +200,16 @@ def _web(options: WorkerOptions, number: int) -> dict[str, Any]:
         "web_bind": options.web_host,
         "web_port": port,
     }
+
+
+def _advertised(options: WorkerOptions, web: Mapping[str, Any]) -> str:
+    """Where other workers of the role send readers of state to."""
+    if not web["web_enabled"]:
+        return ""
+    host = options.web_advertised_host or options.web_host
+    if host in ("0.0.0.0", "::"):  # noqa: S104  # compared with, not bound to
+        host = socket.gethostname()
+    return f"[{host}]:{web['web_port']}" if ":" in host else f"{host}:{web['web_port']}"
 
 
 def _check_free(host: str, port: int) -> None:

@@ -133,7 +133,7 @@ def _app(role: str, kafka: KafkaOptions) -> RoleApp:
     """Return an app that is a role's in all but what runs."""
     group = group_of(kafka.topic_prefix, role, FIRST)
     options = SimpleNamespace(group=group, kafka=kafka, state_dir="state")
-    engine: Any = SimpleNamespace(options=options)
+    engine: Any = SimpleNamespace(options=options, owners=SimpleNamespace(of=None))
     return RoleApp(role, engine, web_enabled=False)
 
 

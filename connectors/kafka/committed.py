@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from connectors.kafka.access import refusal
 from connectors.kafka.errors import KafkaUnavailable
@@ -28,7 +28,7 @@ class CommittedReader:
         self._kafka = kafka
         self._topic = topic
         self._group = f"{kafka.topic_prefix}{kafka.client_id}-reader"  # asked for; never joined
-        self._consumer = Consumer(
+        self._consumer = kafka.clients.consumer(
             kafka.client_config()
             | {
                 "group.id": self._group,
@@ -36,9 +36,8 @@ class CommittedReader:
                 "enable.auto.commit": False,
                 "enable.auto.offset.store": False,
                 "enable.partition.eof": True,
+                "fetch.wait.max.ms": 20,  # an end is told by an answer without records: half a second later
                 "auto.offset.reset": "earliest",
-                # A fetch that finds nothing tells the end; the broker would hold it for half a second.
-                "fetch.wait.max.ms": 20,
                 "log_level": 0,
             }
         )

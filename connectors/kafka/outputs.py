@@ -10,7 +10,7 @@ from connectors.kafka.errors import HeldBack
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from connectors.kafka.transaction import Append
+    from connectors.kafka.appends import Append
 
 
 @dataclass(frozen=True, slots=True)
