@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import gc
 import socket
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
 from connectors.kafka.access import check_topics
-from connectors.kafka.admin import ensure_topics, partition_counts
+from connectors.kafka.admin import ensure_topics
 from connectors.kafka.consumer import ConsumerOptions
 from connectors.kafka.ports import CoordinatorOptions
 from connectors.kafka.roster import Roster
@@ -18,15 +15,13 @@ from connectors.registry import Registry
 from pipelines.blueprint import ROLES, agents_of
 from pipelines.checks import operations_of, register_schemas
 from pipelines.controls import Controls
-from pipelines.deployment import Deployment
+from pipelines.deploying import deploy
 from pipelines.engine import Engine, EngineOptions
 from pipelines.errors import OptionsRefused, UnknownRole
 from pipelines.extension import Extension
-from pipelines.generations import between, changelog_of, folder_of, group_of, held_back
+from pipelines.generations import folder_of, group_of
 from pipelines.metrics import WorkerMetrics
-from pipelines.migration import StoreMigration, abandon
 from pipelines.partitions import OpenStore, open_rocks
-from pipelines.rebuild import Bounds
 from pipelines.role import RoleApp
 from pipelines.slots import Slot
 from pipelines.state_page import add_state_page
@@ -39,15 +34,12 @@ from schemas.wire import WireCodec
 from state.budget import check_machine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
-    from pipelines.blueprint import Agent
     from pipelines.engine import Guarantee
     from pipelines.options import WorkerOptions
     from schemas.catalog import SchemaSource
     from schemas.kinds import Kind
-
-log = structlog.get_logger(__name__)
 
 MADE_WAY, AGAIN = 5, 6
 # A collection of Faust's heap costs more than the work between two of them: see docs/adr/0002.
@@ -118,7 +110,7 @@ def build_role(name: str, options: WorkerOptions, extension: Extension) -> RoleA
     app = assemble(name, options, extension, tools, web=web)
     app.controls = Controls(options.kafka, name, tools.codec)
     check_topics(options.kafka, operations_of(name, agents_of(app.sources), options.kafka.topic_prefix))
-    _deploy(app, Roster(options.kafka, tools.codec), options, extension)
+    deploy(app, Roster(options.kafka, tools.codec), options, extension)
     return app
 
 
@@ -187,67 +179,6 @@ def _guarantee(name: str, options: WorkerOptions) -> Guarantee:
             remedy=f"Take {name} out of SLUICEGATE_WORKER__AT_LEAST_ONCE.",
         )
     return "at-least-once"
-
-
-def _deploy(app: RoleApp, roster: Roster, options: WorkerOptions, extension: Extension) -> None:
-    """Hold the role's code against what is deployed of it; first migrate its state, where that is asked."""
-    assert app.slot is not None
-    generation = extension.generation(app.role)
-    agents = agents_of(app.sources)
-    stores = {
-        changelog_of(source.changelog, generation): source
-        for source in app.sources.values()
-        if source.changelog is not None
-    }
-    migrations = [
-        replace(one, changelog=changelog_of(one.changelog, generation)) for one in extension.migrations
-    ]
-    if options.abandon_migration:
-        for given_up in abandon(app.role, roster, "by an operator"):
-            log.warning("migration given up, the state as it was before holds", migration=given_up)
-    for name in filter(None, options.migrate.split(",")):
-        for migration in migrations:
-            if migration.name == name and migration.changelog in stores:
-                source = stores[migration.changelog]
-                StoreMigration(
-                    app.role, app.engine.options.group, source.spec, migration, source.store, options.kafka,
-                    roster, app.slot.folder,
-                ).run()  # fmt: skip
-    app.deployment = deployment = Deployment(
-        app.role,
-        {changelog: source.store for changelog, source in stores.items()},
-        kafka=options.kafka,
-        roster=roster,
-        migrations=migrations,
-        generation=generation,
-    )
-    topics = deployment.admit()
-    app.engine.still_deployed = deployment.still_holds
-    for name, source in app.sources.items():
-        if source.changelog is not None:
-            app.sources[name] = replace(source, changelog=topics[changelog_of(source.changelog, generation)])
-    if deployment.rebuilds:
-        _hold_back(app, agents, roster, options, generation)
-
-
-def _hold_back(
-    app: RoleApp, agents: Sequence[Agent], roster: Roster, options: WorkerOptions, generation: int
-) -> None:
-    """Make the role one that is built beside: it reads as far as the one that runs, seen by nobody yet."""
-    deployment, prefix = app.deployment, options.kafka.topic_prefix
-    assert deployment is not None
-    changelogs = [source.changelog for source in app.sources.values() if source.changelog is not None]
-    app.engine.transaction.outputs = held_back(agents, changelogs, generation, deployment.rebuilds)
-    inner = between(agents)
-    counts = partition_counts(options.kafka)
-    outer = [spec.named(prefix) for agent in agents if (spec := agent.reads) not in inner]
-    live = roster.read()[app.role]["generation"]
-    app.bounds = Bounds(
-        options.kafka, group_of(prefix, app.role, live), {topic: counts[topic] for topic in outer}
-    )
-    for name, source in app.sources.items():  # time is moved by the one that runs
-        app.sources[name] = replace(source, open_deadline=None)
-    log.warning("generation is built beside the one that runs", role=app.role, generation=generation)
 
 
 def check_kinds(kinds: Iterable[Kind]) -> None:

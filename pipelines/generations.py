@@ -1,7 +1,7 @@
 """Names of what belongs to one generation of a role: its group, its folder, its changelogs and side topics.
 
 The first generation has the plain names. Each later one stands beside it, so that it can be built while the
-one before runs: docs/adr/0007-reprocessing.md.
+one before runs: docs/adr/0010-reprocessing.md.
 """
 
 from __future__ import annotations

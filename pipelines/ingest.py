@@ -309,9 +309,9 @@ def register(app: RoleApp, tools: Tools, options: WorkerOptions) -> None:  # noq
         decode=tools.decode_events,
         changelog=topics.INGEST_STREAMS_CHANGELOG,
         open_deadline=step.open_deadline,
-        query=Query(_stream_of),
         store=STORE,
         writes=(topics.OUTPUT, topics.INDEX, topics.RECORDS, topics.REJECTS),
+        query=Query(_stream_of),
     )
 
     @app.agent(source)

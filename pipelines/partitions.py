@@ -60,14 +60,14 @@ class Source:
     on_revoked: Callable[[int], None] | None = None
     """Given the partition; on the loop."""
     on_failure: FailurePolicy = "dead-letter"
+    query: Query | None = None
+    """How the store is read from outside; None = it is not."""
     writes: tuple[TopicSpec, ...] = ()
     """Topics that the agent appends to, dead letters and late events apart."""
     sink: str = ""
     """What it writes to outside of Kafka; empty = nothing."""
     store: StoreSchema = UNDECLARED
     """What stands in the agent's store; see ``state/schema.py``."""
-    query: Query | None = None
-    """How the store is read from outside; None = it is not."""
 
 
 def open_rocks(folder: Path, memory: RocksMemory, stores: int) -> Store:
@@ -101,9 +101,9 @@ class Partitions:
         self._ticker = ticker
         self._letters = letters
         self._state_dir = state_dir
+        self._still_deployed = still_deployed
         self._begin_at = begin_at
         """Commits where a partition begins, before anything of it is handled. A transaction needs none."""
-        self._still_deployed = still_deployed
         self._late = {
             source.agent: late(source.late_to) for source in sources.values() if source.late_to is not None
         }

@@ -220,10 +220,10 @@ class RoleApp(faust.App):
             on_assigned,
             on_revoked,
             on_failure,
+            query,
             tuple(writes),
             sink,
             store,
-            query,
         )
         return self.topic(name, value_type=bytes)
 
@@ -322,7 +322,7 @@ class RoleApp(faust.App):
             {topic: hot_keys.watching(source.chunker) for topic, source in self.sources.items()},
             _Listener(self),
             self.engine.guard,
-            (lambda _source: None) if self.bounds is None else self.bounds.end_of,
+            end_of=(lambda _source: None) if self.bounds is None else self.bounds.end_of,
         )
         self.coordinator.poller = self.engine.poller = poller
         poller.start()

@@ -326,9 +326,9 @@ def register(app: RoleApp, tools: Tools, options: WorkerOptions) -> None:  # noq
             agent="usage_merge",
             decode=tools.decoder(topics.USAGE_PARTIALS.subject),
             changelog=topics.AGGREGATE_WINDOWS_CHANGELOG,
-            query=Query(merge.answer),
             store=merge.store,
             writes=(topics.USAGE_WINDOWS,),
+            query=Query(merge.answer),
         )
     )
     async def usage_merge(stream: AgentStream) -> None:

@@ -36,9 +36,8 @@ class CommittedReader:
                 "enable.auto.commit": False,
                 "enable.auto.offset.store": False,
                 "enable.partition.eof": True,
+                "fetch.wait.max.ms": 20,  # an end is told by an answer without records: half a second later
                 "auto.offset.reset": "earliest",
-                # A fetch that finds nothing tells the end; the broker would hold it for half a second.
-                "fetch.wait.max.ms": 20,
                 "log_level": 0,
             }
         )

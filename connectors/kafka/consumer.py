@@ -388,8 +388,8 @@ class PollThread(threading.Thread):
             return  # revoked while its state was restored
         self._seek(source, offset)
         self._expected[source] = offset
-        self._guard.passed({source: offset})
         self._at_end.discard(source)
+        self._guard.passed({source: offset})
         if not self._held:
             self._consumer.resume(self._parts([source]))
 

@@ -16,8 +16,8 @@ KafkaFailure
 ├── TopicMismatch         an existing topic is not as the table says
 ├── TransactionAborted    nothing of the transaction took place; it is done again
 ├── TransactionFenced     another process has this slot; this one must stop
-├── ProducerFailed        a producer cannot keep the order of what it appends any more
 ├── HeldBack              an agent whose outputs cannot be held back was to be built beside the one that runs
+├── ProducerFailed        a producer cannot keep the order of what it appends any more
 ├── OutcomeUnknown        whether a commit took place is not known, and is not guessed
 └── NotSupported          a part of Faust that is not in use here
 """
@@ -194,17 +194,6 @@ class TransactionFenced(KafkaFailure):
     remedy = "If a worker was replaced on purpose: nothing. Else two workers share a slot: stop one."
 
 
-class ProducerFailed(KafkaFailure):
-    """A producer cannot keep the order of what it appends any more: start over from what Kafka has."""
-
-    fatal = True
-
-    remedy = "Start the worker again: it goes on from what is committed. If it repeats: the brokers' logs."
-
-    def __init__(self, cause: str) -> None:
-        super().__init__(f"the producer cannot go on: {cause}")
-
-
 class HeldBack(KafkaFailure):
     """An output of a generation that is not live yet cannot be held back."""
 
@@ -217,6 +206,17 @@ class HeldBack(KafkaFailure):
 
     def __init__(self, what: str) -> None:
         super().__init__(f"the agent {what}: its outputs cannot be held back")
+
+
+class ProducerFailed(KafkaFailure):
+    """A producer cannot keep the order of what it appends any more: start over from what Kafka has."""
+
+    fatal = True
+
+    remedy = "Start the worker again: it goes on from what is committed. If it repeats: the brokers' logs."
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(f"the producer cannot go on: {cause}")
 
 
 class OutcomeUnknown(KafkaFailure):

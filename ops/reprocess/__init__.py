@@ -1,1 +1,1 @@
-"""The next generation of a role, built beside the one that runs: docs/adr/0007-reprocessing.md."""
+"""The next generation of a role, built beside the one that runs: docs/adr/0010-reprocessing.md."""

@@ -101,7 +101,7 @@ def test_a_partition_is_read_to_its_end_and_on_when_that_moves_over_rewinds_too(
     assert producer.flush(30) == 0
     listener, ends = Listener(), dict.fromkeys([SourcePartition(topic, n) for n in range(2)], 0)
     options = ConsumerOptions(f"{topic}.group", "member", chunk_records_max=500, handover_records_max=2_000)
-    thread = PollThread(kafka_options, options, {topic: events_of(list)}, listener, ends.get)
+    thread = PollThread(kafka_options, options, {topic: events_of(list)}, listener, end_of=ends.get)
     thread.start()
     try:
         for source in listener.sources.get(timeout=30):

@@ -89,6 +89,6 @@ def test_wrong_sums_are_right_after_the_switch_and_no_event_is_lost_or_doubled(u
 
 def test_what_was_not_begun_is_neither_switched_nor_given_up(user: TotalsUser) -> None:
     user.code(write_agent(user.folder / "mended", more="\nGENERATION = 2\n"))
-    for words in (("--switch", "--yes"), ("--discard", "--yes"), ("--from", "yesterday")):
+    for words in (("--switch", "--yes"), ("--discard", "--yes")):
         code, _, err = user.run("reprocess", "totals", *words)
         assert code == 2, err
