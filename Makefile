@@ -57,9 +57,16 @@ format: $(STAMP) ## lay the code out
 	@$(BIN)/ruff check --fix-only --quiet
 	@$(BIN)/ruff format
 
-.PHONY: bench
-bench: $(STAMP) ## measure (docs say what)
+.PHONY: bench-engine
+bench-engine: $(STAMP) ## measure the engine beside others (JSON=1, WORKS=windows,state,…; benchmarks/README.md)
 	@$(BIN)/python -m benchmarks
+
+.PHONY: bench
+bench: bench-engine ## every benchmark that there is
+
+.PHONY: soak
+soak: $(STAMP) ## half an hour of load with workers killed at random (MINUTES=, RATE=, SEED=)
+	@WORKS=soak $(BIN)/python -m benchmarks
 
 .PHONY: up
 up: $(STAMP) ## start Kafka, registry and PostgreSQL on this machine

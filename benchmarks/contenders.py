@@ -1,9 +1,9 @@
-"""THE table of contenders: who does the work of the windows, how it is started, and what it promises."""
+"""THE table of contenders: who does which work, how it is started, and what it promises."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -41,7 +41,11 @@ class Contender:
 
 
 def _ours(mode: str, _settings: Settings) -> Sequence[str]:
-    return (sys.executable, "-m", "benchmarks.windows", mode)  # the race adds its tag
+    return (sys.executable, "-m", "benchmarks.windows", mode)  # the race adds partitions and its tag
+
+
+def _worker(module: str, _settings: Settings) -> Sequence[str]:
+    return (sys.executable, "-m", f"benchmarks.{module}")
 
 
 def _faust(settings: Settings) -> Sequence[str]:
@@ -60,7 +64,7 @@ CONTENDERS: Final = (
         slug="streams",
         name=KAFKA_STREAMS,
         guarantee="exactly once v2",
-        command=kafka_streams.command,
+        command=partial(kafka_streams.command, program=kafka_streams.WINDOWS),
         peer="kafka-streams",
         env={"BENCH_CACHE_BYTES": str(50 * MIB)},
     ),
@@ -68,7 +72,7 @@ CONTENDERS: Final = (
         slug="streams-each",
         name="Kafka Streams, no cache, an output each",
         guarantee="exactly once v2",
-        command=kafka_streams.command,
+        command=partial(kafka_streams.command, program=kafka_streams.WINDOWS),
         peer="kafka-streams",
         rate_min=3_000,
         env={"BENCH_CACHE_BYTES": "0"},
@@ -103,16 +107,26 @@ CONTENDERS: Final = (
         env={"BENCH_GUARANTEE": "exactly_once"},
     ),
 )
+"""Who does the work of the windows."""
+KEYED: Final = (
+    Contender("keyed", "sluicegate batch agent", "exactly once", partial(_worker, "keyed")),
+    Contender(
+        slug="keyed-streams",
+        name=KAFKA_STREAMS,
+        guarantee="exactly once v2",
+        command=partial(kafka_streams.command, program=kafka_streams.KEYED),
+        peer="kafka-streams",
+        env={"BENCH_CACHE_BYTES": str(50 * MIB)},
+    ),
+)
+"""Who does the works ``state`` and ``restore``."""
+CLOSING: Final = Contender(
+    "closing", "sluicegate batch agent, windows with a TTL", "exactly once", partial(_worker, "closing")
+)
+"""Who does the work ``soak``."""
 PEERS: Final = tuple(dict.fromkeys(contender.peer for contender in CONTENDERS if contender.peer))
 
 
-class UnknownPeer(ValueError):
-    """``PEERS`` names one that is not in the table."""
-
-
-def selected(peers: str) -> list[Contender]:
-    """Return ours, and the peers named with commas (``none``: none; empty: all); raises UnknownPeer."""
-    named = set(filter(None, peers.replace(" ", "").split(","))) or set(PEERS)
-    if unknown := named - {*PEERS, "none"}:
-        raise UnknownPeer(f"PEERS={','.join(sorted(unknown))}: there are {', '.join(PEERS)} and none")
-    return [contender for contender in CONTENDERS if not contender.peer or contender.peer in named]
+def among(contenders: Sequence[Contender], peers: Collection[str]) -> list[Contender]:
+    """Return ours, and of the others those that are wanted."""
+    return [contender for contender in contenders if not contender.peer or contender.peer in peers]

@@ -49,6 +49,21 @@ class Meter:
         self._rss_max = max(self._rss_max, rss)
 
 
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process and what it started, at once."""
+    try:
+        parent = psutil.Process(process.pid)
+        tree = [parent, *parent.children(recursive=True)]
+    except psutil.Error:
+        tree = []
+    for each in tree:
+        try:
+            each.kill()
+        except psutil.Error:
+            continue
+    process.wait()
+
+
 def stop(process: subprocess.Popen[bytes]) -> None:
     """End a process and what it started: politely, then not."""
     try:

@@ -15,30 +15,57 @@ import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaException, TopicPartition
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from benchmarks.meter import Meter, stop
+from benchmarks.readback import Check, Topic, read_back
 from benchmarks.results import Result
-from benchmarks.windows import INPUT, PARTITIONS, SCHEMA, output_of
+from benchmarks.windows import SCHEMA
 from connectors.kafka.admin import ensure_topics
 from ops.stack.errors import StackError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from benchmarks.contenders import Contender
-    from benchmarks.readings import Load
+    from connectors.kafka.options import KafkaOptions
     from ops.settings import Settings
     from ops.stack.addresses import Addresses
     from schemas.topics import TopicSpec
 
 START_S: Final = 90.0
 POLL_S: Final = 0.25
-# At least once, the last updates come about a second after their events were acknowledged.
-LAST_OUTPUT_S: Final = 15.0
 _ROOT: Final = Path(__file__).resolve().parent.parent
 _FIRST: Final = re.compile(r"first record at (\d+)")
+
+
+class Load(Protocol):
+    """Events on a topic of their own, and what must become of them."""
+
+    @property
+    def role(self) -> str:
+        """The role that works it off; names its group together with the contender's tag."""
+
+    @property
+    def kafka(self) -> KafkaOptions:
+        """Where it is; its prefix is its own."""
+
+    @property
+    def input(self) -> TopicSpec:
+        """The topic that it is on."""
+
+    @property
+    def count(self) -> int:
+        """How many events."""
+
+    def output(self, tag: str) -> TopicSpec:
+        """Return the topic by which a contender is checked."""
+
+    def check(self) -> Check:
+        """Return a check that has seen nothing yet."""
 
 
 @dataclass(frozen=True)
@@ -51,54 +78,77 @@ class Race:
     run_number: int
     root: Path
     """Where the folders of all contenders are: state and log."""
+    member: int = 0
+    """Which of several processes that share the work; each has a folder of its own."""
 
     def run(self, settings: Settings, work: str) -> Result:
         """Measure; a contender that cannot be had, or that fails, is a result with a note."""
         try:
-            command = list(self.contender.command(settings))
+            command = self.command(settings)
         except (StackError, OSError, subprocess.SubprocessError) as error:
             return self._result(work, None, 0.0, 0, note=f"not to be had: {_last_words(error)}")
-        if not self.contender.peer:
-            command.append(self._tag)
         ensure_topics(self.load.kafka, [self._output])
-        self._folder.mkdir(parents=True)
-        with self._log.open("wb") as log:
-            process = subprocess.Popen(
-                command, env=self._env(), cwd=_ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
+        self.folder.mkdir(parents=True)
+        process = self.start(command)
         meter = Meter(process.pid)
         try:
-            note = self._wait(process)
+            note = self.wait(process, self.load.count, START_S + self.load.count / self.contender.rate_min)
             cpu_s, rss_mb = meter.stop()
-            last_ms, difference = self._read_back()
+            last_ms, difference = read_back(self.output, self.load.check())
         finally:
             stop(process)
-        first = _FIRST.search(self._log.read_text(errors="replace"))
+        first = _FIRST.search(self.log.read_text(errors="replace"))
         if not first:
             difference = difference or "it did not tell when it began"
         seconds = (last_ms - int(first[1])) / 1_000 if first and not difference else None
         return self._result(work, seconds, cpu_s, rss_mb, note="; ".join(filter(None, (note, difference))))
 
+    def command(self, settings: Settings) -> list[str]:
+        """Return what starts the contender, fetched and compiled if need be.
+
+        Raises:
+            StackError, OSError, SubprocessError: it is not to be had.
+        """
+        command = list(self.contender.command(settings))
+        return command if self.contender.peer else [*command, str(self.load.input.partitions), self.tag]
+
+    def start(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
+        """Start it on its folder; what it says goes on in its log."""
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                command, env=self._env(), cwd=_ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+
     @property
-    def _tag(self) -> str:
+    def tag(self) -> str:
+        """Names its topics, its group and its folder among those of its load."""
         return f"{self.contender.slug}-{self.run_number}"
 
     @property
-    def _folder(self) -> Path:
-        return self.root / self._tag
+    def folder(self) -> Path:
+        """Where it keeps its state and its log."""
+        return self.root / f"{self.load.kafka.topic_prefix}{self.tag}.{self.member}"
+
+    @property
+    def output(self) -> Topic:
+        """What it is checked by."""
+        return Topic(
+            self.load.kafka, self._output.named(self.load.kafka.topic_prefix), self._output.partitions
+        )
+
+    @property
+    def log(self) -> Path:
+        """What it said, in all of its starts."""
+        return self.folder / "log"
 
     @property
     def _output(self) -> TopicSpec:
-        return output_of(self._tag)
-
-    @property
-    def _log(self) -> Path:
-        return self._folder / "log"
+        return self.load.output(self.tag)
 
     @property
     def _group(self) -> str:
         """As our own worker names the group of a role; peers take it."""
-        return f"{self.load.kafka.topic_prefix}sluicegate.windows-{self._tag}"
+        return f"{self.load.kafka.topic_prefix}sluicegate.{self.load.role}-{self.tag}"
 
     def _env(self) -> dict[str, str]:
         prefix = self.load.kafka.topic_prefix
@@ -106,68 +156,45 @@ class Race:
             "SLUICEGATE_KAFKA__BOOTSTRAP_SERVERS": self.where.kafka,
             "SLUICEGATE_KAFKA__TOPIC_PREFIX": prefix,
             "SLUICEGATE_REGISTRY__URL": self.where.registry_url,
-            "SLUICEGATE_DATA_DIR": str(self._folder),
+            "SLUICEGATE_DATA_DIR": str(self.folder),
             "SLUICEGATE_WORKER__COMMIT_INTERVAL_MS": "1000",
             "SLUICEGATE_WORKER__CHUNK_EVENTS_MAX": "10000",
+            # As a pod's name: a start on an empty folder is the same member, and ends what it had open.
+            "SLUICEGATE_WORKER__IDENTITY": f"{self.tag}.{self.member}",
         }
         peers = {
             "BENCH_KAFKA": self.where.kafka,
-            "BENCH_INPUT": INPUT.named(prefix),
-            "BENCH_OUTPUT": self._output.named(prefix),
+            "BENCH_INPUT": self.load.input.named(prefix),
+            "BENCH_OUTPUT": self.output.name,
             "BENCH_GROUP": self._group,
-            "BENCH_PARTITIONS": str(PARTITIONS),
-            "BENCH_STATE": str(self._folder / "state"),
+            "BENCH_PARTITIONS": str(self.load.input.partitions),
+            "BENCH_STATE": str(self.folder / "state"),
             "BENCH_SCHEMA": SCHEMA,
+            "BENCH_IDENTITY": self.tag,
         }
-        return dict(os.environ | (peers | dict(self.contender.env) if self.contender.peer else ours))
+        return dict(os.environ | (peers if self.contender.peer else ours) | dict(self.contender.env))
 
-    def _wait(self, process: subprocess.Popen[bytes]) -> str:
-        """Wait until its group has committed all; says what went wrong if it did not come to that."""
+    def wait(self, process: subprocess.Popen[bytes], count: int, timeout_s: float) -> str:
+        """Wait until its group has committed ``count`` events; says what went wrong if it did not."""
         admin = AdminClient(self.load.kafka.client_config() | {"log_level": 0})
-        deadline = time.monotonic() + START_S + self.load.count / self.contender.rate_min
+        deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
-            if self._committed(admin) >= self.load.count:
+            if self.committed(admin) >= count:
                 return ""
             if process.poll() is not None:
-                return f"ended by itself (exit code {process.returncode}): {self._last_line()}"
+                return f"ended by itself (exit code {process.returncode}): {self.last_line()}"
             time.sleep(POLL_S)
-        return f"given up: {self._committed(admin)} of {self.load.count} committed"
+        return f"given up: {self.committed(admin)} of {count} committed"
 
-    def _committed(self, admin: AdminClient) -> int:
+    def committed(self, admin: AdminClient) -> int:
         """Events whose offsets the group has committed (the load has no markers among its offsets)."""
         try:
             future = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(self._group)])
             offsets = future[self._group].result(10).topic_partitions
-        except KafkaException:
-            return 0  # the broker does not know the group yet
-        name = INPUT.named(self.load.kafka.topic_prefix)
+        except (KafkaException, TimeoutError):
+            return 0  # the broker does not know the group yet, or has no time for us: asked again
+        name = self.load.input.named(self.load.kafka.topic_prefix)
         return sum(max(at.offset, 0) for at in offsets if at.topic == name)
-
-    def _read_back(self) -> tuple[int, str]:
-        """Return when the last value of all windows was appended, and where the values are wrong."""
-        consumer = Consumer(
-            self.load.kafka.client_config()
-            | {"group.id": "bench.check", "isolation.level": "read_committed", "enable.auto.commit": False}
-        )
-        name = self._output.named(self.load.kafka.topic_prefix)
-        consumer.assign([TopicPartition(name, partition, 0) for partition in range(PARTITIONS)])
-        values: dict[bytes, bytes] = {}
-        times_ms: dict[bytes, int] = {}
-        quiet_since = time.monotonic()
-        difference = "nothing was read back"
-        try:
-            while difference and time.monotonic() - quiet_since < LAST_OUTPUT_S:
-                messages = [message for message in consumer.consume(10_000, 0.5) if message.error() is None]
-                for message in messages:
-                    values[message.key()] = message.value()
-                    times_ms[message.key()] = message.timestamp()[1]
-                if messages:
-                    quiet_since = time.monotonic()
-                else:
-                    difference = self.load.difference(values)
-        finally:
-            consumer.close()
-        return max(times_ms.values(), default=0), difference
 
     def _result(self, work: str, seconds: float | None, cpu_s: float, rss_mb: int, *, note: str) -> Result:
         ran = seconds is not None
@@ -183,8 +210,9 @@ class Race:
             note=note,
         )
 
-    def _last_line(self) -> str:
-        lines = self._log.read_text(errors="replace").split("\n")
+    def last_line(self) -> str:
+        """Return the last that it said."""
+        lines = self.log.read_text(errors="replace").split("\n")
         return next((line.strip()[:160] for line in reversed(lines) if line.strip()), "no word")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from rich.console import Console
 from rich.table import Table
@@ -16,6 +16,25 @@ RAW: Final = "librdkafka consume"
 RAW_DEFAULTS: Final = "librdkafka consume, its defaults"
 KAFKA_STREAMS: Final = "Kafka Streams"
 OURS: Final = "sluicegate"
+
+
+class Line(Protocol):
+    """What every line has."""
+
+    @property
+    def name(self) -> str:
+        """Who."""
+
+    @property
+    def work(self) -> str:
+        """What was done; lines of one work are one table."""
+
+    @property
+    def verified(self) -> bool:
+        """Whether all that came out was right."""
+
+    def row(self) -> dict[str, object]:
+        """Return the fields, for JSON or a table."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +51,10 @@ class Result:
     verified: bool
     ratio_to_raw: float | None = None
     ratio_to_kafka_streams: float | None = None
+    ratio_to_even: float | None = None
+    """Of the work ``skew``: to the same contender with the same events spread evenly."""
+    state_budget_mb: int | None = None
+    """Of the work ``state``: what the stores may use of the memory, by settings."""
     note: str = ""
 
     def row(self) -> dict[str, object]:
@@ -55,6 +78,26 @@ class Latency:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Restored:
+    """From the start of a worker's process to all its partitions being ready, seconds."""
+
+    name: str
+    work: str
+    guarantee: str
+    seconds: float | None
+    """None = it did not become ready; ``note`` says why."""
+    state_mb: int
+    """Of its folder, before it was killed."""
+    verified: bool
+    """Each key of a sample that got one more reading, some of them while it was killed, counts one more."""
+    note: str = ""
+
+    def row(self) -> dict[str, object]:
+        """Return the fields, for JSON or a table."""
+        return asdict(self)
+
+
 def median(runs: Sequence[Result]) -> Result:
     """Return the run whose rate is the middle one (the lower of two), verified if all were."""
     verified = all(run.verified for run in runs)
@@ -69,18 +112,19 @@ def with_ratios(results: Sequence[Result]) -> list[Result]:
     return [
         replace(
             result,
-            ratio_to_raw=_ratio(result.records_per_s, rates.get(RAW)),
-            ratio_to_kafka_streams=_ratio(result.records_per_s, rates.get(KAFKA_STREAMS)),
+            ratio_to_raw=ratio(result.records_per_s, rates.get(RAW)),
+            ratio_to_kafka_streams=ratio(result.records_per_s, rates.get(KAFKA_STREAMS)),
         )
         for result in results
     ]
 
 
-def _ratio(rate: int | None, to: int | None) -> float | None:
+def ratio(rate: int | None, to: int | None) -> float | None:
+    """Return how often one rate holds the other, None if one of them is not known."""
     return round(rate / to, 3) if rate and to else None
 
 
-def show(results: Sequence[Result | Latency], *, as_json: bool) -> None:
+def show(results: Sequence[Line], *, as_json: bool) -> None:
     """Print a table for each work, or a JSON object a line."""
     if as_json:
         for result in results:
@@ -97,6 +141,9 @@ def show(results: Sequence[Result | Latency], *, as_json: bool) -> None:
         Console(width=None if Console().is_terminal else 160).print(table)
 
 
-def failed(results: Sequence[Result | Latency]) -> bool:
-    """Whether a result of ours was not verified."""
-    return any(result.name.startswith(OURS) and not result.verified for result in results)
+def failed(results: Sequence[Line]) -> bool:
+    """Whether a result of ours was not verified, or what must stay flat grew."""
+    return any(
+        result.name.startswith(OURS) and (not result.verified or result.row().get("flat") is False)
+        for result in results
+    )

@@ -1,7 +1,8 @@
 """The work that stream processors are compared by: windows of ten seconds by key, a count and two sums.
 
-Run as a worker of its own: ``python -m benchmarks.windows columns`` (a batch agent), ``events`` (an event
-agent), or ``each`` (an event agent whose every event is an output, not the last of a unit of work).
+Run as a worker of its own: ``python -m benchmarks.windows MODE PARTITIONS TAG``, where the mode is
+``columns`` (a batch agent), ``events`` (an event agent), or ``each`` (an event agent whose every event is an
+output, not the last of a unit of work).
 """
 
 from __future__ import annotations
@@ -167,15 +168,15 @@ def noted(decode: Callable[..., Any]) -> Callable[..., Any]:
     return decoding
 
 
-def main(mode: str, tag: str) -> int:
+def main(mode: str, partitions: int, tag: str) -> int:
     """Be the worker of one mode until a signal; ``tag`` names its topics and its group."""
     configure_logs()
     worker = worker_options(Settings())
     agents = {"columns": register_columns, "events": register_events, "each": register_each}
     agent, role = partial(agents[mode], tag=tag), f"windows-{tag}"
-    topics = (INPUT, output_of(tag), changelog_of(tag))
+    topics = [replace(spec, partitions=partitions) for spec in (INPUT, output_of(tag), changelog_of(tag))]
     return run_role(role, worker, Extension({role: [agent]}, topics, {SUBJECT: SCHEMA}))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], sys.argv[-1]))
+    sys.exit(main(sys.argv[1], int(sys.argv[2]), sys.argv[3]))

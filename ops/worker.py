@@ -39,6 +39,7 @@ def worker_options(settings: Settings) -> WorkerOptions:
         web_host=worker.web_host,
         web_port=worker.web_port,
         web_advertised_host=worker.web_advertised_host,
+        at_least_once=worker.at_least_once,
         identity=worker.identity,
         create_topics=settings.kafka.create_topics,
         register_schemas=settings.registry.register_schemas,

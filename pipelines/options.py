@@ -36,6 +36,8 @@ class WorkerOptions:
     web_advertised_host: str = ""
     """Where other workers send readers of state to; empty = ``web_host``, or this machine's name."""
     state_queries: Queries = "loopback"
+    at_least_once: tuple[str, ...] = ()
+    """Roles whose units of work are no transactions."""
     identity: str = ""
     """Names the slots of this worker; empty = the state folder's own identity (``pipelines/slots.py``)."""
     create_topics: bool = True

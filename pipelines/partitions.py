@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
@@ -17,8 +19,7 @@ from state.store import StagedView
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Mapping
-    from pathlib import Path
+    from collections.abc import Mapping
 
     from connectors.kafka.chunk import Chunker, SourcePartition
     from connectors.kafka.options import KafkaOptions
@@ -31,10 +32,12 @@ if TYPE_CHECKING:
     from state.budget import StateOptions
     from state.checkpoint import UnitOfWork
     from state.effects import DeadLetters, LateEvents
-    from state.rocksdb import StoreFigures
-    from state.store import Backend, StateView
+    from state.store import Backend, StateView, Store, StoreFigures
 
 log = structlog.get_logger(__name__)
+
+OpenStore = Callable[[Path, RocksMemory, int], "Store"]
+"""Opens an agent's store; what a test puts in RocksDB's place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,11 @@ class Source:
     """How the store is read from outside; None = it is not."""
 
 
+def open_rocks(folder: Path, memory: RocksMemory, stores: int) -> Store:
+    """Open the store in ``folder``, one of ``stores`` that share the memory."""
+    return RocksStore(folder, memory, stores=stores)
+
+
 class Partitions:
     """Implements ``connectors.kafka.coordinator.Partitions`` for one role."""
 
@@ -72,8 +80,10 @@ class Partitions:
         ticker: Ticker,
         letters: DeadLetters,
         state_dir: Path,
+        begin_at: Callable[[SourcePartition, int, threading.Event], None] | None = None,
         state: StateOptions,
         late: Callable[[TopicSpec], LateEvents],
+        open_store: OpenStore = open_rocks,
     ) -> None:
         self._kafka = kafka
         self._sources = sources
@@ -82,16 +92,18 @@ class Partitions:
         self._ticker = ticker
         self._letters = letters
         self._state_dir = state_dir
+        self._begin_at = begin_at
+        """Commits where a partition begins, before anything of it is handled. A transaction needs none."""
         self._late = {
             source.agent: late(source.late_to) for source in sources.values() if source.late_to is not None
         }
         self.restorer = Restorer(kafka)
-        self._stores: dict[str, RocksStore] = {}
+        self._stores: dict[str, Store] = {}
         self._backends: dict[SourcePartition, Backend] = {}
         self.memory = RocksMemory(state)
         agents = [source.agent for source in sources.values() if source.changelog is not None]
         for agent in agents:
-            self._stores[agent] = RocksStore(state_dir / agent, self.memory, stores=len(agents))
+            self._stores[agent] = open_store(state_dir / agent, self.memory, len(agents))
 
     def open(self, where: SourcePartition, cancelled: threading.Event) -> int:
         """Restore the state and return the offset to begin at; the order of the questions matters.
@@ -121,10 +133,18 @@ class Partitions:
             if begin != start:
                 start, whose = begin, f"the offset that {source.agent} keeps outside of Kafka,"
         if not low <= start <= high:
+            place = f"{where.topic}[{where.partition}]"
+            what = f"{place}: {whose} {start} is outside of the log ({low} to {high})"
+            if start < low:
+                gone = f"{low - start} records, offsets {start} to {low - 1}"
+                what += f": {gone}, were deleted before they were handled"
             raise PositionLost(
-                f"{where.topic}[{where.partition}]: {whose} {start} is outside of the log ({low} to {high})",
+                what,
                 remedy="Retention passed the worker, or the topic was made anew. See runbooks/lag-growth.md.",
             )
+        if committed is None and self._begin_at is not None:
+            # Else a crash in the first unit would leave state without an offset.
+            self._begin_at(where, start, cancelled)
         return start
 
     def ready(self, where: SourcePartition) -> None:

@@ -8,6 +8,7 @@ The steps (the numbers are those of ARCHITECTURE.md, "The unit of work"):
 6. one write to each partition's backend: data and changelog position.
 
 A failure before 5 aborts: nothing took place. A crash between 5 and 6 is healed from the changelog.
+``connectors/kafka/at_least_once.py`` has the same steps without a transaction: what was appended stays.
 """
 
 from __future__ import annotations
@@ -152,15 +153,10 @@ class UnitOfWork:
         return self._scopes[agent, partition]
 
     def advance(self, source: SourcePartition, offset: int, records: int, note: str = "") -> None:
-        """Say that all records of ``source`` below ``offset`` are handled in this unit.
-
-        The ``note`` is committed with the offset: why it stands there. The next offset takes it away.
-        """
+        """Say that ``source`` is handled below ``offset``; the ``note`` is committed beside it."""
         self._positions[source] = offset
-        if note:
+        if note or self._notes:
             self._notes[source] = note
-        elif self._notes:
-            self._notes.pop(source, None)
         self._inputs[source] += records
 
     @property

@@ -79,6 +79,31 @@ def sizes_of(keys: Sequence[bytes], values: Sequence[bytes | None]) -> list[int]
 
 
 @dataclass(frozen=True, slots=True)
+class StoreFigures:
+    """How large one store is."""
+
+    disk_bytes: int
+    """Bytes of its files, the log of writes included."""
+    memtable_bytes: int
+    """Bytes in memory that are not in its tables yet."""
+    keys_estimate: int
+    """The store's own estimate, over all partitions: an overwritten key may count until it is compacted."""
+
+
+class Store(Protocol):
+    """The database of one agent on one worker: a backend a partition."""
+
+    def partition(self, number: int) -> Backend:
+        """Return the backend of a partition."""
+
+    def figures(self) -> StoreFigures:
+        """Return how large it is."""
+
+    def close(self) -> None:
+        """Let go of the folder."""
+
+
+@dataclass(frozen=True, slots=True)
 class Position:
     """Where in its changelog partition a backend stands."""
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import KafkaException, TopicPartition
 
 from connectors.kafka.access import REFUSALS, refusal
 from connectors.kafka.errors import KafkaUnavailable, RestoreStalled
@@ -24,7 +24,7 @@ from connectors.kafka.errors import KafkaUnavailable, RestoreStalled
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from confluent_kafka import KafkaError, Message
+    from confluent_kafka import Consumer, KafkaError, Message
 
     from connectors.kafka.errors import KafkaFailure
     from connectors.kafka.options import KafkaOptions
@@ -273,7 +273,7 @@ class Restorer:
         return refusal(self._kafka, f"Read {at[0]}[{at[1]}]", error)
 
     def _consumer(self) -> Consumer:
-        return Consumer(
+        return self._kafka.clients.consumer(
             self._kafka.client_config()
             | {
                 "group.id": f"{self._kafka.topic_prefix}{self._kafka.client_id}-restore",  # never joined

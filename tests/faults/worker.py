@@ -34,6 +34,7 @@ from tests.faults.ledger import (
     GRACE_MS,
     INPUT,
     OUTPUT,
+    OVERSIZED,
     POISON,
     TIME,
     TIME_KEY,
@@ -53,12 +54,13 @@ ROLE = "ledger"
 def book(scope: Scope, record: Record, unit: int) -> None:
     """Handle one record; its outcome says which unit of work it was made in, and for which input."""
     assert record.key is not None
-    entry = None if record.value == POISON else Entry.decode(record.key, record.value or b"")
+    entry = None if record.value in (POISON, OVERSIZED) else Entry.decode(record.key, record.value or b"")
     balance = scope.state.get(state_key(record.key)) or bytes(BALANCE.size)
     count, total = BALANCE.unpack(balance)
     if entry is None:  # effects first: they must be undone
         scope.state.put(state_key(record.key), BALANCE.pack(count + 1, total))
-        scope.emit(OUTPUT, record.key, b"[]", partition=record.partition)
+        size = OUTPUT.max_message_bytes if record.value == OVERSIZED else 10
+        scope.emit(OUTPUT, record.key, bytes(size), partition=record.partition)
         raise ValueError("poison")
     about = [entry.event_id, unit, record.offset]
     seen = seen_key(entry.event_id)

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from array import array
+from functools import partial
+from xml.etree import ElementTree as ET
 
 import pytest
 
-from benchmarks.contenders import CONTENDERS, PEERS, UnknownPeer, selected
+from benchmarks.asked import BY_DEFAULT, ON_DEMAND, Asked, Misspelt, asked
+from benchmarks.chart import Panel, svg
+from benchmarks.contenders import CONTENDERS, KEYED, among
+from benchmarks.flat import flat, growth
+from benchmarks.keys import FoldedState, KeyLoad
 from benchmarks.peers.jars import COMPILER, KAFKA_STREAMS, LOCK_FILE
-from benchmarks.readings import Load
+from benchmarks.readings import EVEN, Load, Shape
 from benchmarks.results import KAFKA_STREAMS as PEER
 from benchmarks.results import RAW, Result, failed, median, with_ratios
+from benchmarks.soak import Soaked
+from benchmarks.steady import EachOnce
 from benchmarks.windows import FIGURES
+from benchmarks.works import WORKS
+from connectors.kafka.birth import is_birth
 from connectors.kafka.options import KafkaOptions
 from ops.stack.artefacts import locked
 
@@ -43,14 +55,104 @@ def test_a_missing_and_an_unknown_window_are_found(load):
     assert load.difference({}) == "2 of 2 windows missing, 0 unknown"
 
 
-def test_every_peer_runs_unless_some_or_none_are_named():
-    ours = [contender for contender in CONTENDERS if not contender.peer]
-    assert selected("") == list(CONTENDERS)
-    assert selected("none") == ours
-    assert {contender.peer for contender in selected("quix, kafka-streams")} == {"", "quix", "kafka-streams"}
-    with pytest.raises(UnknownPeer, match="flink"):
-        selected("flink")
-    assert set(PEERS) == {"kafka-streams", "quix", "faust"}
+@pytest.mark.parametrize("contenders", [CONTENDERS, KEYED])
+def test_ours_always_run_and_of_the_peers_those_that_are_named(contenders):
+    ours = [contender for contender in contenders if not contender.peer]
+    assert ours
+    assert among(contenders, ()) == ours
+    named = among(contenders, asked({"PEERS": "quix, kafka-streams"}).peers)
+    assert {contender.peer for contender in named} <= {"", "quix", "kafka-streams"}
+    assert len(named) > len(ours)
+    assert among(contenders, asked({}).peers) == list(contenders)
+
+
+def test_without_settings_all_works_run_but_those_that_take_longest():
+    assert asked({}) == Asked()
+    assert {*BY_DEFAULT, *ON_DEMAND} == WORKS.keys()
+    assert asked({}).works == BY_DEFAULT
+
+
+def test_works_are_done_in_the_order_of_the_table_as_one_uses_what_another_made():
+    assert asked({"WORKS": "restore,state"}).works == ("state", "restore")
+    assert asked({"WORKS": "soak"}).works == ("soak",)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("PEERS", "flink"), ("WORKS", "window"), ("EVENTS", "many"), ("RUNS", "0"), ("MINUTES", "-1")],
+)
+def test_a_setting_that_is_misspelt_is_refused_by_its_name(name, value):
+    with pytest.raises(Misspelt, match=f"{name}={value}"):
+        asked({name: value})
+
+
+def test_readings_come_evenly_in_turn_and_when_skewed_half_of_them_under_one_key():
+    assert {EVEN.key(number) for number in range(EVEN.keys)} == {f"s-{index:04d}" for index in range(2_000)}
+    skewed = [Shape(hot=True).key(number) for number in range(10_000)]
+    assert skewed.count("s-0000") == 5_000
+    assert len(set(skewed)) == 1_001  # the other half, odd numbers, has 1,000 keys of its own
+
+
+def test_scattered_keys_are_all_met_before_one_comes_again():
+    shape = Shape(keys=1_000, stride=2_654_435_761)
+    first = [shape.key(number) for number in range(1_000)]
+    assert len(set(first)) == 1_000
+    assert first != sorted(first)
+
+
+@pytest.fixture
+def key_load() -> KeyLoad:
+    counts, amounts = bytearray([2, 1, 0]), array("H", [10, 3, 0])
+    return KeyLoad(KafkaOptions("nowhere:1"), 3, 32, counts, amounts, array("I", [1, 0, 2]))
+
+
+def state_of(count: int, amount: int, size: int = 32) -> bytes:
+    return FIGURES.pack(count, amount, 0.5).ljust(size, b"x")
+
+
+def folded(load: KeyLoad, records: list[tuple[bytes, bytes | None]], **options: object) -> str:
+    check = FoldedState(load, **options)
+    for key, value in records:
+        check.see(key, value)
+    return check.difference()
+
+
+RIGHT = [(b"k-00000000", state_of(1, 4)), (b"k-00000001", state_of(1, 3)), (b"k-00000000", state_of(2, 10))]
+
+
+def test_of_a_changelog_the_last_value_of_a_key_counts_and_the_mark_of_its_beginning_does_not(key_load):
+    mark = b"\x00sluicegate.changelog.begins\x00" + bytes(8)
+    assert is_birth(mark)
+    assert folded(key_load, [(mark, b"1"), *RIGHT]) == ""
+
+
+@pytest.mark.parametrize("last", [state_of(1, 10), state_of(2, 9)])
+def test_a_wrong_count_or_sum_of_one_key_is_found(key_load, last):
+    assert folded(key_load, [*RIGHT, (b"k-00000000", last)]) == "1 of 3 keys wrong, 0 of them missing"
+
+
+def test_a_missing_key_is_found(key_load):
+    assert folded(key_load, RIGHT[:1] + RIGHT[2:]) == "1 of 3 keys wrong, 1 of them missing"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        (b"k-00000001", None),
+        (b"k-00000001", state_of(1, 3, size=31)),
+        (b"k-00000003", state_of(1, 3)),
+        (b"k-0000000x", state_of(1, 3)),
+        (b"k-00000001", state_of(-1, 3)),
+        (b"k-00000001", state_of(300, 3)),
+    ],
+)
+def test_what_is_no_state_of_the_work_is_found(key_load, key, value):
+    assert folded(key_load, [*RIGHT, (key, value)]).startswith("1 records of the changelog")
+
+
+def test_of_a_sample_the_other_keys_are_not_looked_at(key_load):
+    assert folded(key_load, RIGHT[1:2], only=[1]) == ""
+    assert folded(key_load, RIGHT[1:2], only=[0, 1]) == "1 of 2 keys wrong, 1 of them missing"
 
 
 def result(name: str, rate: int | None, *, verified: bool = True, note: str = "") -> Result:
@@ -79,3 +181,51 @@ def test_the_lock_of_the_peers_is_whole():
     artefacts = locked(LOCK_FILE)
     assert {artefact.part for artefact in artefacts} == {KAFKA_STREAMS, COMPILER}
     assert all(len(artefact.sha256) == hashlib.sha256().digest_size * 2 for artefact in artefacts)
+
+
+def test_what_stays_where_it_is_is_flat_saw_teeth_and_all_and_what_rises_is_not():
+    saw = [(10.0 * number, 100.0 + number % 6 * 20) for number in range(60)]
+    assert growth(saw) == pytest.approx(0, abs=0.05)
+    rising = [(at, figure + at / 4) for at, figure in saw]  # by 148 over the whole
+    assert growth(rising) == pytest.approx(0.66, abs=0.1)
+    assert [flat(growth(saw)), flat(growth(rising)), flat(growth(saw[::-1]))] == [True, False, True]
+
+
+def test_a_single_spike_is_no_growth_and_a_few_samples_tell_nothing():
+    still = [(10.0 * number, 100.0) for number in range(20)]
+    assert growth([*still[:-1], (190.0, 900.0)]) == 0
+    assert growth(still[:5]) is None
+    assert flat(None) is None
+
+
+def test_a_window_that_closed_twice_or_never_or_with_another_sum_is_found():
+    expected = {b"w1": (2, 7, 0.3), b"w2": (1, 5, 0.1)}
+
+    def judged(*records: tuple[bytes, tuple[int, int, float]]) -> str:
+        check = EachOnce(expected)
+        for key, figures in records:
+            check.see(key, FIGURES.pack(*figures))
+        return check.difference()
+
+    right = [(b"w1", (2, 7, 0.1 + 0.2)), (b"w2", (1, 5, 0.1))]
+    assert judged(*right) == ""
+    assert judged(*right, right[0]) == "of 2 windows 0 never closed, 1 closed twice, 0 unknown"
+    assert judged(right[0]) == "of 2 windows 1 never closed, 0 closed twice, 0 unknown"
+    assert judged(*right, (b"w3", (1, 1, 1.0))).endswith("1 unknown")
+    assert judged(right[0], (b"w2", (1, 6, 0.1))) == "1 of 2 windows wrong"
+
+
+def test_a_soak_that_grew_fails_the_run_although_its_sums_are_right():
+    soaked = partial(
+        Soaked, "sluicegate", "soak", "exactly once", 1, 1, 0, 1, 0, 0, 0, 0, None, None, None, verified=True
+    )
+    assert [failed([soaked(flat=each)]) for each in (True, None, False)] == [False, False, True]
+
+
+def test_a_chart_shows_more_higher_up_and_breaks_for_what_was_not_measured():
+    drawn = svg([Panel("over keys", ["1 k", "10 M"], {"a": [100, 50], "b": [None, 25]})], "events/s")
+    heights = [float(found) for found in re.findall(r'cy="([\d.]+)"', drawn)]
+    assert heights == sorted(heights)
+    assert len(heights) == 3
+    assert all(text in drawn for text in ("over keys", "1 k", "10 M", "events/s", ">a<", ">b<"))
+    ET.fromstring(drawn)

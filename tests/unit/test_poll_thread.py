@@ -9,9 +9,10 @@ from types import SimpleNamespace
 import pytest
 from confluent_kafka import TopicPartition
 
+from connectors.kafka import consumer as module
 from connectors.kafka.chunk import Records, SourcePartition, events_of
 from connectors.kafka.consumer import ConsumerOptions, PollThread
-from connectors.kafka.errors import ConsumerFailed
+from connectors.kafka.errors import ConsumerFailed, ConsumerFenced
 from connectors.kafka.options import KafkaOptions
 
 SOURCE = SourcePartition("streams.input.v1", 0)
@@ -85,6 +86,38 @@ def test_a_partition_is_not_given_up_before_the_listener_has_let_go_of_it():
     leaving.join(5)
     assert not leaving.is_alive()
     assert thread.assignment == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("fenced_after_s", "outage", "joined"),
+    [([40.0, 44.0, 40.0], True, 4), ([40.0, 3.0], True, 2), ([40.0], False, 1)],
+    ids=["outage after outage", "a twin that fences it at once", "no outage"],
+)
+def test_a_member_that_is_fenced_joins_again_after_an_outage_and_not_against_a_twin(
+    monkeypatch, fenced_after_s, outage, joined
+):
+    listener = Listener()
+    thread = poll_thread(listener)
+    now, fences, polls = 1_000.0, list(fenced_after_s), 0
+
+    def poll():
+        nonlocal now, polls
+        polls += 1
+        if not fences:
+            thread.stop()
+            return
+        now += fences.pop(0)
+        if outage:
+            thread._away_at = now
+        raise ConsumerFenced("group", "member")
+
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    monkeypatch.setattr(thread, "_poll", poll)
+    monkeypatch.setattr(thread, "_let_go", lambda _parts, *, lost: None)
+    thread._consumer = SimpleNamespace(close=lambda: None)
+    thread.run()
+    assert polls == joined
+    assert len(listener.failures) == (joined <= len(fenced_after_s))
 
 
 class Message(bytes):
