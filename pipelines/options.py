@@ -33,11 +33,11 @@ class WorkerOptions:
     state: StateOptions = field(default_factory=StateOptions)
     web_host: str = "127.0.0.1"
     web_port: int = 0
+    at_least_once: tuple[str, ...] = ()
+    """Roles whose units of work are no transactions."""
     web_advertised_host: str = ""
     """Where other workers send readers of state to; empty = ``web_host``, or this machine's name."""
     state_queries: Queries = "loopback"
-    at_least_once: tuple[str, ...] = ()
-    """Roles whose units of work are no transactions."""
     identity: str = ""
     """Names the slots of this worker; empty = the state folder's own identity (``pipelines/slots.py``)."""
     create_topics: bool = True

@@ -44,6 +44,8 @@ topics stay together. ``cooperative-sticky``: moves only what must move, promise
 
 _SEEK_TRIES, _SEEK_PAUSE_S = 200, 0.01
 _DECODE_PAUSE_S = 1.0
+_FULL_WAIT_S = 0.002
+_PATIENCE_S = 1.0  # a rebalance waits so long at most; heartbeats are librdkafka's own thread's
 _OUTAGE_S = 60.0  # far longer than a rejoin takes, far shorter than an operator who replaces a worker
 _TWIN_S = 10.0  # two with one identity fence each other within seconds; a session alone takes 6 s to time out
 
@@ -127,7 +129,8 @@ class PollThread(threading.Thread):
         self._epoch = 0
         self._outstanding = self._outstanding_bytes = 0
         self._outstanding_lock = threading.Lock()
-        self._held = False
+        self._full_since: float | None = None  # so much is handed over that nothing more is taken
+        self._held = False  # and partitions are paused for it
         self._retry_at = 0.0
         self._away_at = -_OUTAGE_S
         self.group_metadata: Any = None
@@ -224,6 +227,9 @@ class PollThread(threading.Thread):
     def _fetch(self) -> None:
         if self._undecoded:
             self._decode_waiting()
+        if self._full_since is not None and not self._held:
+            self._serve_commands(_FULL_WAIT_S)
+            return
         timeout_s = 0.02 if self._held or self._undecoded else 0.1
         first = self._consumer.poll(timeout_s if self._commands.empty() else 0)
         if first is None:
@@ -310,18 +316,27 @@ class PollThread(threading.Thread):
             self._listener.deliver(chunks)
 
     def _regulate(self) -> None:
-        """Pause when too much is handed over; go on below half, so that it does not flutter."""
+        """Take nothing more when too much is handed over; go on below half, so that it does not flutter.
+
+        A short while nobody polls: a pause would throw away what librdkafka has fetched ahead, to be fetched
+        again (its issue 5343). Held up for longer, partitions are paused, and polling goes on.
+        """
         options = self._options
         filled = max(
             self._outstanding / options.handover_records_max,
             self._outstanding_bytes / options.handover_bytes_max,
         )
-        if not self._held and (filled >= 1 or self._undecoded):
+        now = time.monotonic()
+        if self._full_since is None:
+            self._full_since = now if filled >= 1 or self._undecoded else None
+        elif filled <= 0.5 and not self._undecoded:
+            self._full_since = None
+            if self._held:
+                self._consumer.resume(self._parts(self._expected))
+                self._held = False
+        elif not self._held and now - self._full_since > _PATIENCE_S:
             self._consumer.pause(self._parts(self._expected))
             self._held = True
-        elif self._held and filled <= 0.5 and not self._undecoded:
-            self._consumer.resume(self._parts(self._expected))
-            self._held = False
 
     # -- commands -------------------------------------------------------------------------------------
 
@@ -416,7 +431,7 @@ class PollThread(threading.Thread):
         self._undecoded = [waiting for waiting in self._undecoded if waiting[1].source not in set(sources)]
         self.assignment = self.assignment.difference(sources)
         if not self.assignment:
-            self._held = False  # no partition is left that was paused for it
+            self._full_since, self._held = None, False  # no partition is left that was paused for it
 
     def _close(self) -> None:
         consumer = getattr(self, "_consumer", None)

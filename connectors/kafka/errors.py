@@ -123,7 +123,8 @@ class AppendRefused(KafkaFailure):
     def __init__(self, topic: str, key: bytes | None, size_bytes: int) -> None:
         super().__init__(
             f"record {key!r} of {size_bytes} bytes is too large for {topic}",
-            remedy="Split it, or publish a reference to it.",
+            remedy="Split it, or publish a reference to it. If it is small, the topic refuses whole batches: "
+            "its max.message.bytes was lowered; `sluicegate topics create` tells what differs.",
         )
 
 

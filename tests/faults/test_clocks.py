@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from tests.faults.run import Run
 
-pytestmark = pytest.mark.slow_fault
+pytestmark = [pytest.mark.slow_fault, pytest.mark.timeout(300)]
 
 HOUR_S = 3_600
 SHIFT = """

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from tests.faults.run import Run, Worker
 
-pytestmark = pytest.mark.slow_fault
+pytestmark = [pytest.mark.slow_fault, pytest.mark.timeout(300)]
 
 BLOCK = 64
 

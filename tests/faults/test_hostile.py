@@ -22,7 +22,7 @@ from tests.support.worker_process import WorkerProcess
 if TYPE_CHECKING:
     from connectors.registry import Registry
 
-pytestmark = pytest.mark.slow_fault
+pytestmark = [pytest.mark.slow_fault, pytest.mark.timeout(300)]
 
 MEMORY_MB = 150
 HUGE = b"\xfe\xff\xff\xff\xff\xff\xff\xff\x7f"  # a length, or a block's count, of 2**62 - 1
