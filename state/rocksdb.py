@@ -233,7 +233,10 @@ class RocksBackend:
         """See ``Backend``."""
         batch = WriteBatch(raw_mode=True)
         prefix = self._prefix
-        for key, value in changes.items():
+        # In key order, as neighbours in the memtable are found in the processor's caches: a third of the time
+        # of keys that come at random.
+        for key in sorted(changes):
+            value = changes[key]
             if value is None:
                 batch.delete(prefix + key)
             else:
