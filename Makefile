@@ -57,11 +57,12 @@ format: $(STAMP) ## lay the code out
 	@$(BIN)/ruff check --fix-only --quiet
 	@$(BIN)/ruff format
 
-.PHONY: bench-engine bench
+.PHONY: bench-engine
 bench-engine: $(STAMP) ## measure the engine beside others (JSON=1, WORKS=windows,state,…; benchmarks/README.md)
 	@$(BIN)/python -m benchmarks
 
-bench: bench-engine
+.PHONY: bench
+bench: bench-engine ## every benchmark that there is
 
 .PHONY: soak
 soak: $(STAMP) ## half an hour of load with workers killed at random (MINUTES=, RATE=, SEED=)

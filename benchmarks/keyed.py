@@ -69,9 +69,11 @@ def fold(batch: ColumnBatch) -> None:
     sensors, *columns = (groups[name].to_pylist() for name in names)
     keys = [sensor.encode() for sensor in sensors]
     state = batch.scope.state
-    for key, known, count, amount, cost, note in zip(keys, state.multi_get(keys), *columns, strict=True):
+    values = []
+    for known, count, amount, cost, note in zip(state.multi_get(keys), *columns, strict=True):
         n, amounts, costs = FIGURES.unpack_from(known or _NOTHING)
-        state.put(key, FIGURES.pack(n + count, amounts + amount, costs + cost) + note.encode())
+        values.append(FIGURES.pack(n + count, amounts + amount, costs + cost) + note.encode())
+    state.put_many(keys, values)
     batch.scope.count("counted", len(batch))
 
 

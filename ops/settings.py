@@ -15,6 +15,15 @@ from state.budget import StateOptions
 _STATE = StateOptions()
 
 
+def _listed(value: object) -> object:
+    """Return the names of a text: with commas between them, or a JSON list."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        return json.loads(value)
+    return [name.strip() for name in value.split(",") if name.strip()]
+
+
 class Group(BaseModel):
     """Settings of one part. One that does not exist is an error: it would be ignored, and nobody told."""
 
@@ -135,11 +144,7 @@ class EdgeSettings(Group):
     @field_validator("allowed_hosts", mode="before")
     @classmethod
     def _listed(cls, value: object) -> object:
-        if not isinstance(value, str):
-            return value
-        if value.lstrip().startswith("["):
-            return json.loads(value)
-        return [name.strip() for name in value.split(",") if name.strip()]
+        return _listed(value)
 
 
 class WorkerSettings(Group):
@@ -154,13 +159,24 @@ class WorkerSettings(Group):
     max_poll_interval_ms: int = Field(60_000, ge=1_000)
     chunk_events_max: int = Field(2_000, ge=1, le=50_000)
     stall_ms_max: int = Field(5_000, ge=100, description="longest an agent may hold one unit of work")
+    at_least_once: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="roles that may handle an event again after a failure, for less latency; with commas"
+    )
     identity: str = Field(
         "", pattern=r"^[A-Za-z0-9._-]*$", description="names a worker without a kept folder (pod name)"
     )
     web_host: str = Field("127.0.0.1", description="address of the workers' web: health and metrics")
+    web_advertised_host: str = Field(
+        "", pattern=r"^[A-Za-z0-9.:_-]*$", description="under which other workers reach it; none = web_host"
+    )
     web_port: int = Field(
         0, ge=0, le=65533, description="first of three ports of the workers' web, one a role; 0 = none"
     )
+
+    @field_validator("at_least_once", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        return _listed(value)
 
     @model_validator(mode="after")
     def _fit_together(self) -> WorkerSettings:
@@ -191,6 +207,10 @@ class StateSettings(Group):
         _STATE.write_buffer_mb, description="writes not on the disk yet; at most half of the cache"
     )
     open_files_max: int = Field(_STATE.open_files_max, description="files of all stores together")
+    queries: Literal["loopback", "network", "off"] = Field(
+        "loopback",
+        description="who may read state by HTTP: this machine, whoever reaches the port, or nobody",
+    )
 
     @model_validator(mode="after")
     def _fit_together(self) -> StateSettings:

@@ -32,9 +32,14 @@ def worker_options(settings: Settings) -> WorkerOptions:
         max_poll_interval_ms=worker.max_poll_interval_ms,
         chunk_events_max=worker.chunk_events_max,
         stall_ms_max=worker.stall_ms_max,
-        state=StateOptions(**settings.state.model_dump()),
+        state=StateOptions(
+            settings.state.block_cache_mb, settings.state.write_buffer_mb, settings.state.open_files_max
+        ),
+        state_queries=settings.state.queries,
         web_host=worker.web_host,
         web_port=worker.web_port,
+        at_least_once=worker.at_least_once,
+        web_advertised_host=worker.web_advertised_host,
         identity=worker.identity,
         create_topics=settings.kafka.create_topics,
         register_schemas=settings.registry.register_schemas,

@@ -17,8 +17,10 @@ from pipelines.engine import Engine, EngineOptions
 from pipelines.errors import OptionsRefused, UnknownRole
 from pipelines.extension import Extension
 from pipelines.metrics import WorkerMetrics
+from pipelines.partitions import OpenStore, open_rocks
 from pipelines.role import RoleApp
 from pipelines.slots import Slot
+from pipelines.state_page import add_state_page
 from pipelines.tools import Tools
 from pipelines.web import add_pages
 from schemas.access import ROLES as ACCESS
@@ -32,13 +34,17 @@ from state.budget import check_machine
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from pipelines.engine import Guarantee
     from pipelines.extension import Register
     from pipelines.options import WorkerOptions
     from schemas.access import Operation
+    from schemas.catalog import SchemaSource
     from schemas.kinds import Kind
 
 # A collection of Faust's heap costs more than the work between two of them: see docs/adr/0002.
 _GC_THRESHOLDS = (100_000, 50, 50)
+# CONTRACT.md promises seq without a hole or a double, and windows that add up. The archive has its own fence.
+_EXACTLY_ONCE = ("ingest", "aggregate")
 
 
 ROLES: Mapping[str, Sequence[Register]] = {
@@ -87,15 +93,15 @@ def build_role(name: str, options: WorkerOptions, extension: Extension) -> RoleA
     roles = {**ROLES, **extension.roles}
     if name not in roles:
         raise UnknownRole(name, roles)
-    kinds = extension.all_kinds()
-    check_kinds(kinds)
+    check_kinds(extension.all_kinds())
     if options.transaction_timeout_ms <= options.commit_interval_ms + options.stall_ms_max:
         raise OptionsRefused(
             f"transaction_timeout_ms={options.transaction_timeout_ms} is not longer than commit_interval_ms "
             f"+ stall_ms_max = {options.commit_interval_ms + options.stall_ms_max}"
         )
     check_machine(options.state)
-    web = _web(options, list(roles).index(name))
+    _guarantee(name, options)  # what it refuses is said before anything is asked of a service
+    web = _web(options, list(roles).index(name))  # asked now: a port in use is said before all else
     registry = Registry(options.registry_url)
     if options.register_schemas:
         registry.register_all()
@@ -103,8 +109,31 @@ def build_role(name: str, options: WorkerOptions, extension: Extension) -> RoleA
             registry.register(subject, text)
     if options.create_topics:
         ensure_topics(options.kafka, extension.all_topics())
-    tools = Tools(WireCodec(registry, schemas=extension.schemas), PayloadCodec(registry), kinds)
+    tools = tools_of(extension, registry)
+    app = assemble(name, options, extension, tools, web=web)
+    app.controls = Controls(options.kafka, name, tools.codec)
+    check_topics(options.kafka, _needed(app, name))
+    return app
+
+
+def tools_of(extension: Extension, schemas: SchemaSource) -> Tools:
+    """Return what agents share, with our own schemas fetched; raises UnknownType, RegistryUnavailable."""
+    codec = WireCodec(schemas, schemas=extension.schemas)
+    tools = Tools(codec, PayloadCodec(schemas), extension.all_kinds())
     tools.warm()
+    return tools
+
+
+def assemble(
+    name: str,
+    options: WorkerOptions,
+    extension: Extension,
+    tools: Tools,
+    *,
+    web: Mapping[str, Any],
+    open_store: OpenStore = open_rocks,
+) -> RoleApp:
+    """Put a role's app together with its engine and agents; no service is asked anything yet."""
     slot = Slot(options.state_dir, name, options.identity)
     group = f"{options.kafka.topic_prefix}sluicegate.{name}"
     engine = Engine(
@@ -118,6 +147,7 @@ def build_role(name: str, options: WorkerOptions, extension: Extension) -> RoleA
                 group=group,
                 instance_id=f"{name}-{slot.identity}",
                 assignment=options.assignment,
+                advertised=_advertised(options, web),
                 session_timeout_ms=options.session_timeout_ms,
                 max_poll_interval_ms=options.max_poll_interval_ms,
                 chunk_records_max=options.chunk_events_max,
@@ -126,18 +156,30 @@ def build_role(name: str, options: WorkerOptions, extension: Extension) -> RoleA
             coordinator=CoordinatorOptions(
                 commit_interval_ms=options.commit_interval_ms, stall_ms_max=options.stall_ms_max
             ),
+            guarantee=_guarantee(name, options),
             state=options.state,
+            open_store=open_store,
         ),
         tools,
         WorkerMetrics(name),
     )
     app = RoleApp(name, engine, slot=slot, **web)
-    app.controls = Controls(options.kafka, name, tools.codec)
     add_pages(app)
-    for register in roles[name]:
+    add_state_page(app, options.state_queries, options.web_host)
+    for register in {**ROLES, **extension.roles}[name]:
         register(app, tools, options)
-    check_topics(options.kafka, _needed(app, name))
     return app
+
+
+def _guarantee(name: str, options: WorkerOptions) -> Guarantee:
+    if name not in options.at_least_once:
+        return "exactly-once"
+    if name in _EXACTLY_ONCE:
+        raise OptionsRefused(
+            f"role {name} is exactly once: clients and windows rely on it",
+            remedy=f"Take {name} out of SLUICEGATE_WORKER__AT_LEAST_ONCE.",
+        )
+    return "at-least-once"
 
 
 def _needed(app: RoleApp, name: str) -> dict[str, tuple[Operation, ...]]:
@@ -178,6 +220,16 @@ def _web(options: WorkerOptions, number: int) -> dict[str, Any]:
         "web_bind": options.web_host,
         "web_port": port,
     }
+
+
+def _advertised(options: WorkerOptions, web: Mapping[str, Any]) -> str:
+    """Where other workers of the role send readers of state to."""
+    if not web["web_enabled"]:
+        return ""
+    host = options.web_advertised_host or options.web_host
+    if host in ("0.0.0.0", "::"):  # noqa: S104  # compared with, not bound to
+        host = socket.gethostname()
+    return f"[{host}]:{web['web_port']}" if ":" in host else f"{host}:{web['web_port']}"
 
 
 def _check_free(host: str, port: int) -> None:

@@ -6,7 +6,7 @@ The topic is compacted and is read whole before the role reads anything, so a pa
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -20,10 +20,8 @@ from schemas.errors import WireError
 from schemas.topics import CONTROLS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from connectors.kafka.aside import Judge
-    from connectors.kafka.chunk import SourcePartition
+    from connectors.kafka.inflight import Span
     from connectors.kafka.options import KafkaOptions
     from connectors.kafka.tailer import Place, TailState
     from schemas.record import Record
@@ -33,6 +31,7 @@ log = structlog.get_logger(__name__)
 
 _CAUGHT_UP_S: Final = 30.0
 _JOIN_S: Final = 2.0
+_NOTHING: Final[Mapping[int, SetAside]] = {}
 Told = list[tuple[AnyTarget, dict[str, Any] | None]]
 OnChange = Callable[[Sequence[AnyTarget]], None]
 """Called with the targets of what was taken back."""
@@ -86,17 +85,24 @@ class Controls:
         """Say whether the partitions of that number are to be left alone."""
         return None in self._paused or partition in self._paused
 
-    def judge_of(self, source: SourcePartition) -> Judge | None:
-        """Return what says which records of a partition are set aside; None = none is."""
-        skips, quarantined = self._skips.get(source), self._quarantined
-        if skips is None and not quarantined:
+    def set_aside(self, record: Record) -> SetAside | None:
+        """Say why a record must not be handed out, or None if it may."""
+        skips = self._skips.get((record.topic, record.partition), _NOTHING)
+        return skips.get(record.offset) or self._quarantined.get(record.key or b"")
+
+    def judge_of(self, records: Span) -> Judge | None:
+        """Return what judges some records; None = none can be set aside, as of nearly all."""
+        return self.set_aside if self._quarantined else self.skips_of(records)
+
+    def skips_of(self, records: Span) -> Judge | None:
+        """Return what says which of some records are skipped, None = none is; on any thread."""
+        skips = self._skips.get(records.source)  # never changed, but replaced
+        if skips is None:
             return None
-        at_offset = skips or {}
-
-        def judge(record: Record) -> SetAside | None:
-            return at_offset.get(record.offset) or quarantined.get(record.key or b"")
-
-        return judge
+        first, end = records.first.offset, records.next_offset
+        if not any(first <= offset < end for offset in skips):
+            return None
+        return lambda record: skips.get(record.offset)
 
     def decode(self, records: Sequence[Record]) -> Told:
         """Return what was told to this role; None = it was taken back. Raises RegistryUnavailable."""
@@ -133,12 +139,11 @@ class Controls:
 
     def _note_skip(self, target: RecordTarget, control: dict[str, Any] | None) -> None:
         where = (self._prefix + target.topic, target.partition)
-        skips = {**self._skips.pop(where, {})}
+        skips = {**self._skips.get(where, {})}
         skips.pop(target.offset, None)
         if control is not None:
             skips[target.offset] = _set_aside("skipped", control)
-        if skips:
-            self._skips[where] = skips
+        self._skips[where] = skips
 
     def tail_caught_up(self, _place: Place) -> None:
         """See ``TailListener``."""

@@ -5,20 +5,24 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from connectors.kafka.at_least_once import AtLeastOnce
+from connectors.kafka.decoding import DecodeGuard
 from connectors.kafka.hot_keys import HotKeys
 from connectors.kafka.inflight import InFlight
+from connectors.kafka.owners import Owners
 from connectors.kafka.positions import PositionReader
 from connectors.kafka.ticker import Ticker
 from connectors.kafka.transaction import KafkaTransaction
 from pipelines.late import LateEventMaker
-from pipelines.partitions import Partitions
+from pipelines.partitions import OpenStore, Partitions, open_rocks
 from state.budget import StateOptions
 from state.checkpoint import UnitOfWork
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from concurrent.futures import Future
     from pathlib import Path
 
     from connectors.kafka.chunk import SourcePartition
@@ -29,6 +33,10 @@ if TYPE_CHECKING:
     from pipelines.partitions import Source
     from pipelines.tools import Tools
     from schemas.topics import TopicSpec
+
+
+Guarantee = Literal["exactly-once", "at-least-once"]
+"""What an event has on its agent's outputs and state: one effect, or at least one (docs/guarantees.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +50,9 @@ class EngineOptions:
     state_dir: Path
     consumer: ConsumerOptions
     coordinator: CoordinatorOptions
+    guarantee: Guarantee = "exactly-once"
     state: StateOptions = field(default_factory=StateOptions)
+    open_store: OpenStore = open_rocks
 
 
 class Engine:
@@ -56,19 +66,14 @@ class Engine:
         """Set when the worker must end soon, whether Kafka answers or not."""
         self._tools = tools
         self._reader = PositionReader(options.kafka, options.group)
-        self.transaction = KafkaTransaction(
-            options.kafka,
-            transactional_id=options.transactional_id,
-            group_metadata=self._group_metadata,
-            committed_unit=self._committed_unit,
-            timeout_ms=options.transaction_timeout_ms,
-            leaving=self.leaving,
-        )
+        self.transaction = self._transaction()
         self.unit = UnitOfWork(self.transaction, self._topic_id)
         self.hot_keys = HotKeys()
+        self.owners = Owners(options.kafka, options.group)
         self.ticker = Ticker(options.kafka, tools.codec.encode_event)
         self.partitions: Partitions
         self.in_flight: InFlight
+        self.guard: DecodeGuard
 
     def open(self, sources: Mapping[str, Source]) -> None:
         """Open the stores and fence a predecessor's producer; blocks.
@@ -86,9 +91,14 @@ class Engine:
             letters=self._tools.dead_letters(),
             late=lambda topic: LateEventMaker(self._tools.codec, topic),
             state_dir=self.options.state_dir,
+            begin_at=self.transaction.begin_at if isinstance(self.transaction, AtLeastOnce) else None,
             state=self.options.state,
+            open_store=self.options.open_store,
         )
-        self.in_flight = InFlight(self.options.state_dir)
+        decoding = InFlight(self.options.state_dir, "DECODING")
+        # A crash while decoding is not the agents' doing, whatever they had in hand.
+        self.in_flight = InFlight(self.options.state_dir, believed=not decoding.found)
+        self.guard = DecodeGuard(decoding)
         self.transaction.open()
 
     def behind(
@@ -114,6 +124,28 @@ class Engine:
         if hasattr(self, "partitions"):
             self.partitions.close_stores()
         self._reader.close()
+
+    def _transaction(self) -> KafkaTransaction | AtLeastOnce:
+        options = self.options
+        if options.guarantee == "at-least-once":
+            return AtLeastOnce(
+                options.kafka,
+                commit_offsets=self._commit_offsets,
+                timeout_ms=options.transaction_timeout_ms,
+                leaving=self.leaving,
+            )
+        return KafkaTransaction(
+            options.kafka,
+            transactional_id=options.transactional_id,
+            group_metadata=self._group_metadata,
+            committed_unit=self._committed_unit,
+            timeout_ms=options.transaction_timeout_ms,
+            leaving=self.leaving,
+        )
+
+    def _commit_offsets(self, offsets: Any) -> Future[None]:
+        assert self.poller is not None
+        return self.poller.commit(offsets)
 
     def _group_metadata(self) -> Any:
         assert self.poller is not None

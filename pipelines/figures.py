@@ -37,6 +37,14 @@ class Group(NamedTuple):
         return "/".join(name.replace("%", "%25").replace("/", "%2F") for name in self).encode()
 
     @classmethod
+    def of_topic_key(cls, key: bytes) -> Group:
+        """Return the group of a topic key; raises ValueError."""
+        names = key.decode().split("/")
+        if len(names) != len(cls._fields):
+            raise ValueError(f"{key.decode()!r} is not tenant/kind/provider/model")
+        return cls(*(name.replace("%2F", "/").replace("%25", "%") for name in names))
+
+    @classmethod
     def of_state_key(cls, key: bytes) -> Group:
         """Return the group of a store key."""
         names, at = [], 0

@@ -6,14 +6,15 @@ Each is counted under exactly one outcome: output, a verdict, dead letter or tic
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Final
 
 from pipelines.admission import Admission, Arrival
 from pipelines.listing import Listing
 from pipelines.ordering import Ordering
 from pipelines.output import Output
-from pipelines.streams import Status, Stream
+from pipelines.queries import Query
+from pipelines.streams import STREAM, Status, Stream, read_stream
 from pipelines.turn import DEADLINES, HOLES, SEEN, Turn
 from pipelines.verdicts import DEAD_LETTER, FUTURE_DATED, TICK, Rejects, order_of
 from schemas import envelope, topics
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from connectors.kafka.stream import Stream as AgentStream
     from pipelines.options import WorkerOptions
+    from pipelines.queries import Span
     from pipelines.role import RoleApp
     from pipelines.tools import Tools
     from pipelines.turn import Alarms
@@ -284,6 +286,15 @@ class Ingest:
         return order_of(self._kinds, stream.kind).reorder_ms_max * 1000
 
 
+def _stream_of(view: StateView, key: bytes, _span: Span) -> dict[str, Any] | None:
+    """Answer a query for a stream, ``tenant/stream``: what is remembered of it."""
+    stored = view.get(STREAM + key)
+    if stored is None:
+        return None
+    stream = read_stream(key, stored)
+    return {**asdict(stream), "key": key.decode(), "status": stream.status.name.lower()}
+
+
 def _shorter_us(asked_ms: int, kinds_ms: int) -> int:
     """Return a stream's time-out: its ``open`` may shorten the kind's, never lengthen it; 0 = not said."""
     return (min(asked_ms, kinds_ms) if asked_ms > 0 else kinds_ms) * 1000
@@ -298,6 +309,7 @@ def register(app: RoleApp, tools: Tools, options: WorkerOptions) -> None:  # noq
         decode=tools.decode_events,
         changelog=topics.INGEST_STREAMS_CHANGELOG,
         open_deadline=step.open_deadline,
+        query=Query(_stream_of),
     )
 
     @app.agent(source)

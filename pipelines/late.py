@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from pipelines.tools import cut_letter, framed_schema_id, short_text
-from state.checkpoint import Append
+from state.effects import Append
 from state.store import RECORD_OVERHEAD_BYTES
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _REST_BYTES_MAX: Final = 4 * (_DETAIL_CHARACTERS_MAX + _NAME_CHARACTERS_MAX) + 1
 
 @dataclass(slots=True)
 class LateEventMaker:
-    """Satisfies ``state.checkpoint.LateEvents`` for one topic.
+    """Satisfies ``state.effects.LateEvents`` for one topic.
 
     It never raises and always fits its topic, as a dead letter does, for it is appended in the unit of work
     of what was in time.

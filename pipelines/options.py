@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from connectors.kafka.consumer import Assignment
     from connectors.kafka.options import KafkaOptions
+    from pipelines.state_page import Queries
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,11 @@ class WorkerOptions:
     state: StateOptions = field(default_factory=StateOptions)
     web_host: str = "127.0.0.1"
     web_port: int = 0
+    at_least_once: tuple[str, ...] = ()
+    """Roles whose units of work are no transactions."""
+    web_advertised_host: str = ""
+    """Where other workers send readers of state to; empty = ``web_host``, or this machine's name."""
+    state_queries: Queries = "loopback"
     identity: str = ""
     """Names the slots of this worker; empty = the state folder's own identity (``pipelines/slots.py``)."""
     create_topics: bool = True

@@ -46,7 +46,7 @@ class Ordering:
         if event.type != "cancel":  # a client's wish is no sign of life of the producer
             stream.active_at_us = max(stream.active_at_us, arrival.at_us)
         turn.mark(stream, event.event_id, stream.next_seq)
-        self.output.append(turn, stream, event, arrival.fields)
+        self.output.append(turn, stream, event, arrival.fields, arrival.record.value)
         turn.counts[OUTPUT] += 1
 
     def hold(self, turn: Turn, stream: Stream, arrival: Arrival) -> None:

@@ -38,27 +38,28 @@ class Output:
     payloads: PayloadCodec
     listing: Listing
 
-    def append(self, turn: Turn, stream: Stream, event: Event, fields: Mapping[str, Any]) -> int:
-        """Append an accepted event; return the seq that it was given. ``fields`` is its payload."""
+    def append(
+        self, turn: Turn, stream: Stream, event: Event, fields: Mapping[str, Any], value: bytes | None = None
+    ) -> int:
+        """Append an accepted event; return the seq that it was given.
+
+        ``fields`` is its payload, ``value`` what it was decoded from, if it was.
+        """
         seq = stream.next_seq
-        payload, schema = event.payload, event.payload_schema
         if event.type == "end":
             totals = {**fields, "events": seq, "bytes": stream.total_bytes}
             payload, schema = self.payloads.encode("end", totals)
-        event = Event(
-            event.event_id, event.tenant, event.stream_id, seq, event.kind, event.type, event.time,
-            event.source, event.request_id, event.task_id, event.upstream_id, event.traceparent,
-            event.epoch, event.attempt, payload, schema,
-        )  # fmt: skip
+            event, value = event._replace(payload=payload, payload_schema=schema), None
+        event, sent = event._replace(seq=seq), event
+        framed = self.codec.encode_event(event) if value is None else self.codec.renumber(value, sent, seq)
         _figure(stream, event, fields)
         on_offset = self._control(turn, stream, event, fields) if event.type in _CONTROL else None
         if on_offset is None and seq and seq % MARK_EVERY == 0:
             on_offset = self.listing.marked(turn.scope, stream, event)
             self.record(turn, stream)
         turn.scope.emit(
-            topics.OUTPUT, stream.key, self.codec.encode_event(event),
-            partition=turn.scope.partition, on_offset=on_offset,
-        )  # fmt: skip
+            topics.OUTPUT, stream.key, framed, partition=turn.scope.partition, on_offset=on_offset
+        )
         return seq
 
     def gap(self, turn: Turn, stream: Stream, to_seq: int, at_us: int) -> None:

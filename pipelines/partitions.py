@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 
 from connectors.kafka.restore import Restorer
 from pipelines.restoration import Restoration
-from state.checkpoint import PartitionScope
+from state.effects import PartitionScope
 from state.errors import PositionLost, StateWithoutOffset
 from state.memory import MemoryBackend
 from state.rocksdb import RocksMemory, RocksStore
@@ -17,21 +19,25 @@ from state.store import StagedView
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Mapping
-    from pathlib import Path
+    from collections.abc import Mapping
 
     from connectors.kafka.chunk import Chunker, SourcePartition
     from connectors.kafka.options import KafkaOptions
     from connectors.kafka.ports import FailurePolicy
     from connectors.kafka.positions import Committed, PositionReader
+    from connectors.kafka.restore import Progress
     from connectors.kafka.ticker import Ticker
+    from pipelines.queries import Query
     from schemas.topics import TopicSpec
     from state.budget import StateOptions
-    from state.checkpoint import DeadLetters, LateEvents, UnitOfWork
-    from state.rocksdb import StoreFigures
-    from state.store import Backend, StateView
+    from state.checkpoint import UnitOfWork
+    from state.effects import DeadLetters, LateEvents
+    from state.store import Backend, StateView, Store, StoreFigures
 
 log = structlog.get_logger(__name__)
+
+OpenStore = Callable[[Path, RocksMemory, int], "Store"]
+"""Opens an agent's store; what a test puts in RocksDB's place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +58,13 @@ class Source:
     on_revoked: Callable[[int], None] | None = None
     """Given the partition; on the loop."""
     on_failure: FailurePolicy = "dead-letter"
+    query: Query | None = None
+    """How the store is read from outside; None = it is not."""
+
+
+def open_rocks(folder: Path, memory: RocksMemory, stores: int) -> Store:
+    """Open the store in ``folder``, one of ``stores`` that share the memory."""
+    return RocksStore(folder, memory, stores=stores)
 
 
 class Partitions:
@@ -67,8 +80,10 @@ class Partitions:
         ticker: Ticker,
         letters: DeadLetters,
         state_dir: Path,
+        begin_at: Callable[[SourcePartition, int, threading.Event], None] | None = None,
         state: StateOptions,
         late: Callable[[TopicSpec], LateEvents],
+        open_store: OpenStore = open_rocks,
     ) -> None:
         self._kafka = kafka
         self._sources = sources
@@ -77,16 +92,18 @@ class Partitions:
         self._ticker = ticker
         self._letters = letters
         self._state_dir = state_dir
+        self._begin_at = begin_at
+        """Commits where a partition begins, before anything of it is handled. A transaction needs none."""
         self._late = {
             source.agent: late(source.late_to) for source in sources.values() if source.late_to is not None
         }
         self.restorer = Restorer(kafka)
-        self._stores: dict[str, RocksStore] = {}
+        self._stores: dict[str, Store] = {}
         self._backends: dict[SourcePartition, Backend] = {}
         self.memory = RocksMemory(state)
         agents = [source.agent for source in sources.values() if source.changelog is not None]
         for agent in agents:
-            self._stores[agent] = RocksStore(state_dir / agent, self.memory, stores=len(agents))
+            self._stores[agent] = open_store(state_dir / agent, self.memory, len(agents))
 
     def open(self, where: SourcePartition, cancelled: threading.Event) -> int:
         """Restore the state and return the offset to begin at; the order of the questions matters.
@@ -116,10 +133,18 @@ class Partitions:
             if begin != start:
                 start, whose = begin, f"the offset that {source.agent} keeps outside of Kafka,"
         if not low <= start <= high:
+            place = f"{where.topic}[{where.partition}]"
+            what = f"{place}: {whose} {start} is outside of the log ({low} to {high})"
+            if start < low:
+                gone = f"{low - start} records, offsets {start} to {low - 1}"
+                what += f": {gone}, were deleted before they were handled"
             raise PositionLost(
-                f"{where.topic}[{where.partition}]: {whose} {start} is outside of the log ({low} to {high})",
+                what,
                 remedy="Retention passed the worker, or the topic was made anew. See runbooks/lag-growth.md.",
             )
+        if committed is None and self._begin_at is not None:
+            # Else a crash in the first unit would leave state without an offset.
+            self._begin_at(where, start, cancelled)
         return start
 
     def ready(self, where: SourcePartition) -> None:
@@ -151,6 +176,17 @@ class Partitions:
         self._ticker.forget(where)
         if source.on_revoked is not None:
             source.on_revoked(where.partition)
+
+    def backend(self, where: SourcePartition) -> Backend | None:
+        """Return the committed data of a partition that is open here."""
+        return self._backends.get(where)
+
+    def restore_of(self, where: SourcePartition) -> Progress | None:
+        """Return how far the restore of a partition's changelog is."""
+        changelog = self._sources[where.topic].changelog
+        if changelog is None:
+            return None
+        return self.restorer.progress.get((changelog.named(self._kafka.topic_prefix), where.partition))
 
     def close_stores(self) -> None:
         """Close the databases; the end of the worker."""

@@ -21,7 +21,9 @@ from connectors.kafka.stream import Stream
 from connectors.threads import DaemonExecutor
 from pipelines.gauges import EngineGauges
 from pipelines.partitions import Source
+from pipelines.queries import Held, StateReader
 from pipelines.sensors import Sensors
+from schemas.catalog import EVENT
 from schemas.controls import Target
 from schemas.errors import SluicegateError
 
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from connectors.kafka.isolation import Standstill
     from pipelines.controls import Controls
     from pipelines.engine import Engine
+    from pipelines.queries import Query
+    from pipelines.slots import Slot
     from schemas.controls import AnyTarget
     from schemas.record import Record
     from schemas.topics import TopicSpec
@@ -114,14 +118,16 @@ class RoleApp(faust.App):
     BootStrategy = BootStrategy
     in_transaction = False  # transactions are the unit of work's, for every agent
 
-    def __init__(self, role: str, engine: Engine, **kwargs: Any) -> None:
+    def __init__(self, role: str, engine: Engine, *, slot: Slot | None = None, **kwargs: Any) -> None:
         self.role = role
         self.engine = engine
+        self.slot = slot  # held, and its folder locked, for as long as the app is
         self.sources: dict[str, Source] = {}
         self.coordinator_or_none: Coordinator | None = None
         self.controls: Controls | None = None
         """What operators tell this role; set by the composition root before the start."""
         self.sensed = Sensors(self)
+        self.reader = StateReader(self.sources, self.held, engine.owners.of)
         self.assigned_once = False
         self.fatal: BaseException | None = None
         super().__init__(
@@ -153,6 +159,7 @@ class RoleApp(faust.App):
         on_assigned: Callable[[str, str, int, int], int] | None = None,
         on_revoked: Callable[[int], None] | None = None,
         on_failure: FailurePolicy = "dead-letter",
+        query: Query | None = None,
     ) -> Any:
         """Declare an agent's input topic, how it decodes, and the agent's store; returns a Faust topic.
 
@@ -162,14 +169,24 @@ class RoleApp(faust.App):
         becomes of an event that cannot be handled.
 
         Raises:
-            ValueError: not exactly one of ``decode`` and ``columns``, or no such policy.
+            ValueError: not exactly one of ``decode`` and ``columns``, no such policy, a changelog that has
+                not as many partitions as the input (state stands under the number of its partition), or an
+                ``open_deadline`` on a topic that holds no events, as a tick is one.
         """
+        wrong = ""
         if (decode is None) == (columns is None):
-            raise ValueError(f"source of {agent}: give either decode or columns")
-        if on_failure not in get_args(FailurePolicy):
-            raise ValueError(
-                f"source of {agent}: on_failure={on_failure!r} is none of {get_args(FailurePolicy)}"
+            wrong = "give either decode or columns"
+        elif changelog is not None and changelog.partitions != spec.partitions:
+            wrong = (
+                f"{changelog.name} must have as many partitions as {spec.name}, {spec.partitions}, and has "
+                f"{changelog.partitions}"
             )
+        elif open_deadline is not None and spec.subject != EVENT:
+            wrong = f"open_deadline has ticks appended, and {spec.name} holds no {EVENT}"
+        elif on_failure not in get_args(FailurePolicy):
+            wrong = f"on_failure={on_failure!r} is none of {get_args(FailurePolicy)}"
+        if wrong:
+            raise ValueError(f"source of {agent}: {wrong}")
         chunker = columns if decode is None else events_of(decode)
         assert chunker is not None
         name = spec.named(self.engine.options.kafka.topic_prefix)
@@ -183,6 +200,7 @@ class RoleApp(faust.App):
             on_assigned,
             on_revoked,
             on_failure,
+            query,
         )
         return self.topic(name, value_type=bytes)
 
@@ -210,6 +228,15 @@ class RoleApp(faust.App):
     def standstills(self) -> Mapping[SourcePartition, Standstill]:
         """Return the events that those of them stand still at that cannot pass one."""
         return {} if self.coordinator_or_none is None else self.coordinator_or_none.pauses.standstills
+
+    def held(self, where: SourcePartition) -> Held | None:
+        """Return what this worker has of a partition, None if that is another's."""
+        poller, coordinator = self.engine.poller, self.coordinator_or_none
+        if poller is None or coordinator is None or where not in poller.assignment:
+            return None
+        ready = where in coordinator.assignment
+        partitions = self.engine.partitions
+        return Held(partitions.backend(where) if ready else None, partitions.restore_of(where))
 
     def not_ready(self) -> str | None:
         """Say why this role does not read, or None if it does."""
@@ -254,6 +281,7 @@ class RoleApp(faust.App):
             controls = self.controls
             self.coordinator.pauses.wanted = lambda source: controls.is_paused(source.partition)
             self.coordinator.handout.judges = controls.judge_of
+            self.engine.guard.judges = controls.skips_of
             await controls.start(self._on_controls)
         self.add_future(self._tick())
         self.add_future(self._watch_lag())
@@ -269,6 +297,7 @@ class RoleApp(faust.App):
             self.engine.options.consumer,
             {topic: hot_keys.watching(source.chunker) for topic, source in self.sources.items()},
             _Listener(self),
+            self.engine.guard,
         )
         self.coordinator.poller = self.engine.poller = poller
         poller.start()
@@ -299,8 +328,7 @@ class RoleApp(faust.App):
         resumed = {target.partition for target in taken_back if isinstance(target, Target)}
 
         def over(source: SourcePartition, at: Standstill) -> bool:
-            judge = coordinator.handout.judges(source)
-            aside = judge is not None and judge(at.record) is not None
+            aside = self.controls is not None and self.controls.set_aside(at.record) is not None
             return aside or None in resumed or source.partition in resumed
 
         coordinator.pauses.lift(over)

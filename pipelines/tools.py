@@ -17,7 +17,7 @@ from schemas.letters import cut_note
 from schemas.record import Record
 from schemas.topics import DEAD_LETTERS
 from schemas.wire import schema_id_of
-from state.checkpoint import Append
+from state.effects import Append
 from state.store import RECORD_OVERHEAD_BYTES
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class Tools:
 
 
 class DeadLetterMaker:
-    """Satisfies ``state.checkpoint.DeadLetters``.
+    """Satisfies ``state.effects.DeadLetters``.
 
     A letter never raises and always fits its topic: one that could not be written would stop its role, or
     its record would vanish.

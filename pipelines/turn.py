@@ -158,10 +158,8 @@ class Turn:
 
     def save(self) -> None:
         """Write back; the call is over."""
-        for key in self._changed:
-            stream = self._streams[key]
-            if stream is not None:
-                self.view.put(STREAM + key, write_stream(stream))
+        changed = [stream for key in self._changed if (stream := self._streams[key]) is not None]
+        self.view.put_many([STREAM + stream.key for stream in changed], list(map(write_stream, changed)))
         self.clock.save(self.view, CLOCK_KEY)
         self.arrivals.save(self.view, ARRIVALS_KEY)
         for outcome, count in self.counts.items():

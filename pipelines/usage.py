@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from pipelines.figures import Figures, Group
+from pipelines.queries import Query, starts_in
 from pipelines.verdicts import DEAD_LETTER, TICK
 from schemas import envelope, topics
 from schemas.catalog import payload_subject
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from connectors.kafka.stream import Stream as AgentStream
     from pipelines.options import WorkerOptions
+    from pipelines.queries import Span
     from pipelines.role import RoleApp
     from pipelines.tools import Tools
     from schemas.payloads import PayloadCodec
@@ -247,11 +249,25 @@ class UsageMerge:
         self._windows.put(scope.state, start_us, key, Figures.of_fields(item).write())
         return COUNTED
 
+    def answer(self, view: StateView, key: bytes, span: Span) -> list[dict[str, Any]] | None:
+        """Answer a query for ``tenant/kind/provider/model``: its windows that begin within the span."""
+        group, found = Group.of_topic_key(key), []
+        for start_us in starts_in(self._windows, span):
+            total = self._total(view, start_us, group)
+            if total is not None:
+                found.append(
+                    {"start_us": start_us, "end_us": start_us + self._windows.size_us, **total.fields()}
+                )
+        return found or None
+
+    def _total(self, view: StateView, start_us: int, group: Group) -> Figures | None:
+        parts = self._windows.of(view, start_us, group.state_key(), _SOURCES_MAX)
+        return Figures.total(Figures.read(part.value) for part in parts) if parts else None
+
     def _emit(self, scope: Scope, start_us: int, group: Group) -> None:
-        parts = self._windows.of(scope.state, start_us, group.state_key(), _SOURCES_MAX)
-        if not parts:
+        total = self._total(scope.state, start_us, group)
+        if total is None:
             return  # it expired within this very call
-        total = Figures.total(Figures.read(part.value) for part in parts)
         window = {
             **group._asdict(), **total.fields(), "window_start_us": start_us,
             "window_ms": self._options.windows.window_ms,
@@ -296,6 +312,7 @@ def register(app: RoleApp, tools: Tools, options: WorkerOptions) -> None:  # noq
             agent="usage_merge",
             decode=tools.decoder(topics.USAGE_PARTIALS.subject),
             changelog=topics.AGGREGATE_WINDOWS_CHANGELOG,
+            query=Query(merge.answer),
         )
     )
     async def usage_merge(stream: AgentStream) -> None:

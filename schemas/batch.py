@@ -120,13 +120,22 @@ class BatchReader:
         rows = []
         for value, index in zip(values, indices, strict=True):
             try:
-                row = pa.RecordBatch.from_pylist([reader.read(value, FRAME_BYTES)], schema=self.schema)
+                rows.append(reader.read(value, FRAME_BYTES))
             except WireError as error:
                 raise _at(error, index) from None
-            except (pa.ArrowInvalid, OverflowError) as error:  # an int of more than 32 bits
-                raise _at(Undecodable(f"body does not fit: {error}"), index) from None
-            rows.append(row)
-        return pa.Table.from_batches(rows, schema=self.schema).combine_chunks().to_batches()[0]
+        try:
+            return pa.RecordBatch.from_pylist(rows, schema=self.schema)
+        except (pa.ArrowInvalid, OverflowError):
+            raise self._misfit(rows, indices) from None
+
+    def _misfit(self, rows: Sequence[dict[str, Any]], indices: Sequence[int]) -> WireError:
+        """Find the row that the columns do not hold: an int of more than 32 bits."""
+        for row, index in zip(rows, indices, strict=True):
+            try:
+                pa.RecordBatch.from_pylist([row], schema=self.schema)
+            except (pa.ArrowInvalid, OverflowError) as error:
+                return _at(Undecodable(f"body does not fit: {error}"), index)
+        raise AssertionError("columns that do not fit have a row that does not")
 
     def _columns(self, values: Sequence[bytes]) -> pa.RecordBatch | None:
         """Decode by column; None if any record does not fit to the byte."""

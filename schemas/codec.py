@@ -71,7 +71,7 @@ class Writer:
     def __init__(self, schema_id: int, text: str, prefix: bytes = b"") -> None:
         self.schema_id = schema_id
         self._schema = parsed(checked_schema(text, schema_id))
-        self._prefix = prefix
+        self.prefix = prefix
 
     def write(self, record: Mapping[str, Any]) -> bytes:
         """Return prefix and body.
@@ -80,7 +80,7 @@ class Writer:
             Unencodable: a field is missing without a default, or has a wrong type.
         """
         out = BytesIO()
-        out.write(self._prefix)
+        out.write(self.prefix)
         try:
             fastavro.schemaless_writer(out, self._schema, record)
         except _BROKEN as error:

@@ -6,6 +6,7 @@ import re
 import secrets
 import threading
 import time as clock
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from schemas.errors import InvalidEvent
@@ -112,22 +113,33 @@ def check_event(event: Event) -> None:
     _text("event_id", event.event_id, 64)
     if not event.event_id:
         raise InvalidEvent("event_id", "must not be empty")
-    check_stream_name(event.tenant, event.stream_id)
-    _match("kind", event.kind, _KIND)
-    _match("type", event.type, _TYPE)
+    _check_names(
+        event.tenant, event.stream_id, event.kind, event.type, event.source, event.request_id, event.task_id,
+        event.upstream_id, event.traceparent,
+    )  # fmt: skip
     _number("seq", event.seq, SEQ_UNSET, LONG_MAX)
     _number("time", event.time, 0, TIME_MAX)
-    _text("source", event.source, 256)
-    _text("request_id", event.request_id, 128)
-    _text("task_id", event.task_id, 128)
-    _text("upstream_id", event.upstream_id, 256)
-    if event.traceparent:
-        _match("traceparent", event.traceparent, _TRACEPARENT)
     _number("epoch", event.epoch, 0, INT_MAX)
     _number("attempt", event.attempt, 0, INT_MAX)
     if len(event.payload) > PAYLOAD_BYTES_MAX:
         raise InvalidEvent("payload", f"is {len(event.payload)} bytes, at most {PAYLOAD_BYTES_MAX}")
     _number("payload_schema", event.payload_schema, 1, INT_MAX)
+
+
+@lru_cache(maxsize=8_192)  # a stream's are the same, event after event: some 2 KiB each at worst
+def _check_names(
+    tenant: str, stream_id: str, kind: str, type_name: str, source: str, request_id: str, task_id: str,
+    upstream_id: str, traceparent: str,
+) -> None:  # fmt: skip
+    check_stream_name(tenant, stream_id)
+    check_kind_name(kind)
+    check_type_name(type_name)
+    _text("source", source, 256)
+    _text("request_id", request_id, 128)
+    _text("task_id", task_id, 128)
+    _text("upstream_id", upstream_id, 256)
+    if traceparent:
+        _match("traceparent", traceparent, _TRACEPARENT)
 
 
 def check_published(event: Event) -> None:

@@ -100,6 +100,23 @@ class WireCodec:
         """Return the framed event; raises as ``encode``."""
         return self.encode(EVENT, event._asdict())
 
+    def renumber(self, value: bytes, event: Event, seq: int) -> bytes:
+        """Return the framed ``event`` with ``seq`` for its own; ``value`` is what it was decoded from.
+
+        What stands before and after the number is taken over, which takes a quarter of the time of writing
+        sixteen fields. A value that is not of our schema, or whose lengths are not written as short as can
+        be (then the number is not where it is looked for), is written anew. Raises as ``encode``.
+        """
+        writer = self._writers.get(EVENT) or self._writer(EVENT)
+        head = writer.prefix + _text(event.event_id) + _text(event.tenant) + _text(event.stream_id)
+        sent = head + _long(event.seq)
+        if not value.startswith(sent):
+            return self.encode_event(event._replace(seq=seq))
+        data = head + _long(seq) + value[len(sent) :]
+        if len(data) > self._value_bytes_max:
+            raise TooLarge(len(data), self._value_bytes_max)
+        return data
+
     def decode_event(self, data: bytes) -> Event:
         """Return a framed event; raises as ``decode``. Its bounds are for ``check_event`` to judge."""
         if len(data) > self._value_bytes_max:
@@ -147,3 +164,22 @@ class WireCodec:
             self._writers.clear()
         self._writers[subject] = writer
         return writer
+
+
+def _text(text: str) -> bytes:
+    """Return Avro's form of a string: the length in bytes, then UTF-8."""
+    data = text.encode()
+    return _long(len(data)) + data
+
+
+def _long(number: int) -> bytes:
+    """Return Avro's form of a whole number: zigzag, seven bits a byte, the lowest first."""
+    rest = number << 1 ^ number >> 63
+    if rest < 0x80:
+        return rest.to_bytes(1, "big")
+    data = bytearray()
+    while rest >= 0x80:
+        data.append(rest & 0x7F | 0x80)
+        rest >>= 7
+    data.append(rest)
+    return bytes(data)

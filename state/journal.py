@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final, Generic, TypeVar
+from itertools import repeat
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -37,6 +41,12 @@ class Journaled(Generic[K, V]):
         if self._marks:
             self._journal.append((key, self.data.get(key, _ABSENT)))
         self.data[key] = value
+
+    def put_many(self, values: Mapping[K, V]) -> None:
+        """Set many values; what costs is one entry of the journal each, and nothing without a savepoint."""
+        if self._marks:
+            self._journal.extend(zip(values, map(self.data.get, values, repeat(_ABSENT)), strict=False))
+        self.data.update(values)
 
     def savepoint(self) -> None:
         """Begin a step that can be undone alone. Savepoints nest."""

@@ -1,12 +1,15 @@
-"""The in-memory twin of a store's backend: for fast tests and agents without a disk."""
+"""The in-memory twins of a store and of its backend: for fast tests and agents without a disk."""
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
 from typing import TYPE_CHECKING
 
+from state.store import StoreFigures
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from state.store import Position
 
@@ -43,6 +46,9 @@ class MemoryBackend:
                 del self._order[bisect_left(self._order, key)]
         self._position = position
 
+    def __len__(self) -> int:
+        return len(self._data)
+
     def position(self) -> Position | None:
         """See ``Backend``."""
         return self._position
@@ -52,3 +58,22 @@ class MemoryBackend:
         self._data.clear()
         self._order.clear()
         self._position = None
+
+
+class MemoryStore:
+    """A ``state.store.Store`` without a disk; it keeps what it holds over ``close``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._backends: dict[int, MemoryBackend] = {}
+
+    def partition(self, number: int) -> MemoryBackend:
+        """See ``Store``."""
+        return self._backends.setdefault(number, MemoryBackend())
+
+    def figures(self) -> StoreFigures:
+        """See ``Store``; nothing is on a disk."""
+        return StoreFigures(0, 0, sum(len(backend) for backend in self._backends.values()))
+
+    def close(self) -> None:
+        """See ``Store``."""

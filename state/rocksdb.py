@@ -9,7 +9,6 @@ import struct
 import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
@@ -25,7 +24,7 @@ from rocksdict import (
 
 from state.budget import StateOptions
 from state.errors import StoreLocked, StoreUnreadable
-from state.store import Position
+from state.store import Position, StoreFigures
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,18 +38,6 @@ _ACTIVE_BUFFER = "rocksdb.cur-size-active-mem-table"
 _OPEN_FILES_MIN = 32
 _MEMTABLE_BLOOM = 0.1  # of a write buffer, and counted into it
 _POSITIONS = b"\xff\xff"  # before the positions; no topic has 65,535 partitions here
-
-
-@dataclass(frozen=True, slots=True)
-class StoreFigures:
-    """How large one store is."""
-
-    disk_bytes: int
-    """Bytes of its files, the log of writes included."""
-    memtable_bytes: int
-    """Bytes in memory that are not in its tables yet."""
-    keys_estimate: int
-    """RocksDB's own estimate, over all partitions: an overwritten key counts until it is compacted."""
 
 
 class RocksMemory:

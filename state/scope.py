@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from schemas.record import Record
     from schemas.topics import TopicSpec
@@ -46,6 +46,16 @@ class Scope(Protocol):
 
         Under load a count that changes a thousand times between two commits is one record, not a thousand.
         """
+
+    def update_many(
+        self,
+        topic: TopicSpec,
+        keys: Sequence[bytes],
+        values: Sequence[bytes | None],
+        *,
+        partition: int | None = None,
+    ) -> None:
+        """As ``update`` for each key and value; for agents that take a batch at a time."""
 
     def dead_letter(self, record: Record, cause: str, detail: str) -> None:
         """Have a record that cannot be handled kept with its bytes and coordinates."""

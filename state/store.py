@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from dataclasses import dataclass
+from operator import add
 from typing import TYPE_CHECKING, Protocol
 
 from state.errors import EffectTooLarge
@@ -30,6 +31,12 @@ class StateView(Protocol):
 
     def put(self, key: bytes, value: bytes) -> None:
         """Stage a write; ``value`` may be empty but a delete is said by ``delete``."""
+
+    def put_many(self, keys: Sequence[bytes], values: Sequence[bytes | None]) -> None:
+        """Stage many writes at once; None deletes. Of a key that is given twice the last value counts.
+
+        A third of what so many ``put`` cost: for agents that take a batch at a time.
+        """
 
     def delete(self, key: bytes) -> None:
         """Stage a delete, which becomes a tombstone in the changelog."""
@@ -63,6 +70,39 @@ class Backend(Protocol):
         """Forget all data and the position."""
 
 
+def sizes_of(keys: Sequence[bytes], values: Sequence[bytes | None]) -> list[int]:
+    """Return the bytes of each key with its value; None has none."""
+    try:
+        return list(map(add, map(len, keys), map(len, values)))  # type: ignore[arg-type]
+    except TypeError:  # one is None; to look for it in each is what takes the time
+        return [len(key) + len(value or b"") for key, value in zip(keys, values, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class StoreFigures:
+    """How large one store is."""
+
+    disk_bytes: int
+    """Bytes of its files, the log of writes included."""
+    memtable_bytes: int
+    """Bytes in memory that are not in its tables yet."""
+    keys_estimate: int
+    """The store's own estimate, over all partitions: an overwritten key may count until it is compacted."""
+
+
+class Store(Protocol):
+    """The database of one agent on one worker: a backend a partition."""
+
+    def partition(self, number: int) -> Backend:
+        """Return the backend of a partition."""
+
+    def figures(self) -> StoreFigures:
+        """Return how large it is."""
+
+    def close(self) -> None:
+        """Let go of the folder."""
+
+
 @dataclass(frozen=True, slots=True)
 class Position:
     """Where in its changelog partition a backend stands."""
@@ -82,6 +122,8 @@ class StagedView:
         self._backend = backend
         self._value_bytes_max = None if entry_bytes_max is None else entry_bytes_max - RECORD_OVERHEAD_BYTES
         self._overlay: Journaled[bytes, bytes | None] = Journaled()
+        self.written_bytes = 0
+        """Bytes of all writes of the unit, those that later ones replaced or undid included."""
         # Its keys in order, as of the last scan, and those that came since: most agents never scan.
         self._order: list[bytes] = []
         self._fresh: list[bytes] = []
@@ -96,24 +138,36 @@ class StagedView:
     def multi_get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """See ``StateView``."""
         staged = self._overlay.data
-        if not staged:
+        if not staged or staged.keys().isdisjoint(keys):
             return self._backend.multi_get(keys)
         missing = [key for key in keys if key not in staged]
         if not missing:
-            return [staged[key] for key in keys]
-        fetched = dict(zip(missing, self._backend.multi_get(missing), strict=True))
-        return [staged[key] if key in staged else fetched[key] for key in keys]
+            return list(map(staged.__getitem__, keys))
+        fetched = iter(self._backend.multi_get(missing))
+        return [staged[key] if key in staged else next(fetched) for key in keys]
 
     def put(self, key: bytes, value: bytes) -> None:
         """See ``StateView``. Raises EffectTooLarge when the changelog would not take the entry."""
-        limit = self._value_bytes_max
-        if limit is not None and len(key) + len(value) > limit:
-            size_bytes = len(key) + len(value) + RECORD_OVERHEAD_BYTES
-            raise EffectTooLarge("state value", size_bytes, limit + RECORD_OVERHEAD_BYTES)
+        size_bytes = len(key) + len(value)
+        if self._value_bytes_max is not None and size_bytes > self._value_bytes_max:
+            raise self._too_large(size_bytes, self._value_bytes_max)
+        self.written_bytes += size_bytes
         self._stage(key, value)
+
+    def put_many(self, keys: Sequence[bytes], values: Sequence[bytes | None]) -> None:
+        """See ``StateView``. Raises EffectTooLarge as ``put``, before anything of it is staged."""
+        changes = dict(zip(keys, values, strict=True))
+        sizes = sizes_of(keys, values)
+        limit = self._value_bytes_max
+        if limit is not None and max(sizes, default=0) > limit:
+            raise self._too_large(max(sizes), limit)
+        self.written_bytes += sum(sizes)
+        self._fresh += changes.keys() - self._overlay.data.keys()
+        self._overlay.put_many(changes)
 
     def delete(self, key: bytes) -> None:
         """See ``StateView``."""
+        self.written_bytes += len(key)
         self._stage(key, None)
 
     def scan(self, start: bytes, end: bytes, limit: int) -> Iterator[tuple[bytes, bytes]]:
@@ -159,8 +213,14 @@ class StagedView:
     def drop(self) -> None:
         """Forget all that is staged."""
         self._overlay.clear()
+        self.written_bytes = 0
         self._order.clear()
         self._fresh.clear()
+
+    @staticmethod
+    def _too_large(size_bytes: int, limit: int) -> EffectTooLarge:
+        whole_bytes, limit_bytes = size_bytes + RECORD_OVERHEAD_BYTES, limit + RECORD_OVERHEAD_BYTES
+        return EffectTooLarge("state value", whole_bytes, limit_bytes)
 
     def _stage(self, key: bytes, value: bytes | None) -> None:
         if key not in self._overlay.data:

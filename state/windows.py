@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from state.binary import pack_time, unpack_time
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Sequence
 
     from state.store import StateView
 
@@ -67,6 +67,8 @@ class TimeWindows:
         self.step_us = options.step_ms * 1000
         self._grace_us = options.grace_ms * 1000
         self._ttl_us = options.ttl_ms * 1000
+        self.closes_after_us = self.size_us + self._grace_us
+        """From the start of a window to the watermark that closes it."""
 
     def start_us(self, time_us: int) -> int:
         """Return the start of the window that holds ``time_us``; of hopping ones the last."""
@@ -79,7 +81,7 @@ class TimeWindows:
 
     def is_late(self, start_us: int, watermark_us: int) -> bool:
         """Tell whether the window has closed: its end + grace is not after the watermark."""
-        return start_us + self.size_us + self._grace_us <= watermark_us
+        return start_us + self.closes_after_us <= watermark_us
 
     def is_forgotten(self, start_us: int, watermark_us: int) -> bool:
         """Tell whether the window has expired: what is added to it now would start from nothing."""
@@ -88,6 +90,10 @@ class TimeWindows:
     def get(self, view: StateView, start_us: int, key: bytes) -> bytes | None:
         """Return the value of a window, None when nothing was added."""
         return view.get(self._data + pack_time(start_us) + key)
+
+    def get_many(self, view: StateView, starts_us: Iterable[int], key: bytes) -> list[bytes | None]:
+        """Return the values of a key's windows by their starts, in their order."""
+        return view.multi_get([self._data + pack_time(start_us) + key for start_us in starts_us])
 
     def put(self, view: StateView, start_us: int, key: bytes, value: bytes) -> None:
         """Set the value of a window; whether it is late is the caller's to ask first."""
@@ -110,6 +116,30 @@ class TimeWindows:
         for name, value in zip(stored, view.multi_get(stored), strict=True):
             view.put(name, fold(value))
         return taken
+
+    def add_batch(
+        self,
+        view: StateView,
+        starts_us: Sequence[int],
+        keys: Sequence[bytes],
+        watermark_us: int,
+        fold: Callable[[Sequence[int], list[bytes | None]], Sequence[bytes]],
+    ) -> list[int]:
+        """Fold many partial results into their windows with one read and one write.
+
+        Each row is one window, by its start and key: sum a batch's events up by them first, as no two rows
+        may name the same. ``fold`` is given the rows whose windows are open, and the windows' values (None =
+        there is none yet), and returns the new values. Returns the rows that came late.
+        """
+        bound_us = self.bound_us(watermark_us)
+        late = [row for row, start_us in enumerate(starts_us) if start_us < bound_us]
+        rows: Sequence[int] = range(len(starts_us))
+        if late:
+            rows = [row for row in rows if starts_us[row] >= bound_us]
+        prefixes = {start_us: self._data + pack_time(start_us) for start_us in set(starts_us)}
+        stored = [prefixes[starts_us[row]] + keys[row] for row in rows]
+        view.put_many(stored, fold(rows, view.multi_get(stored)))
+        return late
 
     def of(self, view: StateView, start_us: int, prefix: bytes, limit: int) -> list[Window]:
         """Return at most ``limit`` windows of one start whose key begins with ``prefix``, in key order."""

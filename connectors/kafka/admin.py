@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from schemas.topics import TopicSpec
 
 __all__ = [
-    "Ensured", "PartitionLag", "TopicState", "describe_topics", "ensure_topics", "group_lag", "list_topics",
-    "partition_counts",
+    "Ensured", "PartitionLag", "TopicState", "delete_topics", "describe_topics", "ensure_topics",
+    "group_lag", "list_topics", "partition_counts",
 ]  # fmt: skip
 
 _CALL_S: Final = 10.0
@@ -77,6 +77,24 @@ def ensure_topics(options: KafkaOptions, specs: Sequence[TopicSpec]) -> Ensured:
         _check_partitions(wanted[name], name, len(visible[name].partitions))
         warnings += _differences(wanted[name], name, config)
     return Ensured(tuple(created), tuple(warnings))
+
+
+def delete_topics(options: KafkaOptions, names: Sequence[str]) -> None:
+    """Delete topics, by their names as they stand in Kafka; those that are gone already are no error.
+
+    Raises:
+        KafkaUnavailable: no answer.
+        NotAuthorized: they may not be deleted.
+    """
+    if not names:
+        return
+    asking = Asking(options)  # held until the last answer: what it asked ends with it
+    for name, future in asking.client.delete_topics(list(names), request_timeout=_CALL_S).items():
+        try:
+            future.result()
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                raise refusal(options, f"Delete topic {name}", error.args[0]) from error
 
 
 def list_topics(options: KafkaOptions) -> list[str]:

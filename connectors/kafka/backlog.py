@@ -23,21 +23,34 @@ class Backlog:
         self._on_void = on_void
         self._queues: dict[SourcePartition, deque[Chunk]] = {}
         self._held_until: dict[SourcePartition, float] = {}
+        self._full: set[SourcePartition] = set()
 
     def open(self, source: SourcePartition) -> None:
-        """Take chunks of a partition from now on."""
+        """Take chunks of a partition from now on; what still waits of it is void."""
+        self.close(source)
         self._queues[source] = deque()
+
+    def keep_first(self, source: SourcePartition) -> None:
+        """Keep the first chunk of a partition, and take none that come after it until it is opened anew.
+
+        One that was under way would leave a hole behind those that are let go of here.
+        """
+        queue = self._queues[source]
+        while len(queue) > 1:
+            self._on_void(queue.pop())
+        self._full.add(source)
 
     def close(self, source: SourcePartition) -> None:
         """Take none any more; those that wait are void."""
         self._held_until.pop(source, None)
+        self._full.discard(source)
         for chunk in self._queues.pop(source, ()):
             self._on_void(chunk)
 
     def add(self, chunk: Chunk) -> None:
-        """Take a chunk; it is void if its partition is not open."""
+        """Take a chunk; it is void if its partition takes none."""
         queue = self._queues.get(chunk.source)
-        if queue is None:
+        if queue is None or chunk.source in self._full:
             self._on_void(chunk)
         else:
             queue.append(chunk)

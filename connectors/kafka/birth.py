@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING, Final
 
-from confluent_kafka import KafkaException, Producer
+from confluent_kafka import KafkaException
 
 from connectors.kafka.errors import KafkaUnavailable
 
@@ -33,7 +33,8 @@ def mark_birth(kafka: KafkaOptions, topic: str, partition: int) -> None:
     Raises:
         KafkaUnavailable: it was not written.
     """
-    producer = Producer(kafka.client_config() | {"acks": "all", "linger.ms": 0, "message.timeout.ms": 8_000})
+    config = kafka.client_config() | {"acks": "all", "linger.ms": 0, "message.timeout.ms": 8_000}
+    producer = kafka.clients.producer(config)
     failed: list[str] = []
 
     def delivered(error: object, _message: object) -> None:

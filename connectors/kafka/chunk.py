@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from connectors.kafka.aside import Judge
+    from connectors.kafka.decoding import DecodeGuard
 
-    Chunker = Callable[[int, "Records"], "Chunk"]
+    Chunker = Callable[[int, "Records", DecodeGuard], "Chunk"]
     """Makes a chunk of an epoch and its records, none left out; called on the poll thread."""
 
 
@@ -79,6 +80,16 @@ class Records:
 
     def __iter__(self) -> Iterator[Record]:
         return (self[index] for index in range(len(self)))
+
+    @property
+    def first(self) -> Record:
+        """The record with the lowest offset."""
+        return self[0]
+
+    @property
+    def next_offset(self) -> int:
+        """Where the partition stands after them."""
+        return (self._messages[-1].offset() or 0) + 1
 
     def values(self) -> list[bytes | None]:
         """Return the values alone."""
@@ -160,15 +171,43 @@ class EventChunk:
         return replace(self, items=items, has_asides=True)
 
 
-def events_of(decode: Callable[[Sequence[Record]], list[Any]]) -> Callable[[int, Records], EventChunk]:
-    """Return a chunker over ``decode``, which gives for each record what it decodes to, or its error."""
+def events_of(decode: Callable[[Sequence[Record]], list[Any]]) -> Chunker:
+    """Return a chunker over ``decode``, which gives for each record what it decodes to, or its error.
 
-    def chunk(epoch: int, records: Records) -> EventChunk:
-        rows = list(records)
-        items = list(zip(rows, decode(rows), strict=True))
-        last = rows[-1]
-        return EventChunk(
+    One that raises is asked for each record alone: an event of its own would stop the worker, at each start.
+    """
+
+    def chunk(epoch: int, records: Records, guard: DecodeGuard) -> EventChunk:
+        items: list[tuple[Record, Any]] = []
+        has_asides = False
+        for piece, aside in guard.pieces(records):
+            rows = list(piece)
+            has_asides = has_asides or aside is not None
+            items += zip(rows, [aside] if aside is not None else _decoded(decode, rows), strict=True)
+        last = items[-1][0]
+        made = EventChunk(
             records.source, epoch, items, last.offset + 1, records.size_bytes, last.timestamp_us
         )
+        made.has_asides = has_asides
+        return made
 
     return chunk
+
+
+def _decoded(decode: Callable[[Sequence[Record]], list[Any]], rows: Sequence[Record]) -> list[Any]:
+    try:
+        found = decode(rows)
+    except Exception as raised:
+        if is_no_fault_of_a_record(raised):
+            raise
+        error = raised
+    else:
+        if len(found) == len(rows):
+            return found
+        error = ValueError(f"{len(rows)} records were decoded to {len(found)} items")
+    return [error] if len(rows) == 1 else [_decoded(decode, [row])[0] for row in rows]
+
+
+def is_no_fault_of_a_record(error: Exception) -> bool:
+    """Say whether an error may pass, or is to stop the worker, whichever record it is about."""
+    return getattr(error, "transient", False) or getattr(error, "fatal", False)

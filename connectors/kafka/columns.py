@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+from connectors.kafka.chunk import is_no_fault_of_a_record
 
+if TYPE_CHECKING:
     from connectors.kafka.aside import Judge
     from connectors.kafka.chunk import Chunker, Records, SourcePartition
+    from connectors.kafka.decoding import DecodeGuard
     from schemas.record import Record
 
 
@@ -25,6 +27,9 @@ class Columns:
     """Which value each row of the batch is, ascending."""
     errors: Sequence[tuple[int, Exception]]
     """Which values are none, ascending, each with what is wrong."""
+
+
+Decode = Callable[[Sequence["bytes | None"]], Columns]
 
 
 @dataclass(slots=True)
@@ -97,15 +102,48 @@ class ColumnChunk:
         return self.errors[0][0].offset  # a single row stands before all that does not decode
 
 
+def _sorted_out(decode: Decode, values: Sequence[bytes | None]) -> Columns:
+    try:
+        return decode(values)
+    except Exception as error:
+        if is_no_fault_of_a_record(error):
+            raise
+        if len(values) == 1:
+            return _none(decode, error)
+    return _merged([_sorted_out(decode, [value]) for value in values])
+
+
+def _none(decode: Decode, error: Exception) -> Columns:
+    """Return what a single value decodes to that does not."""
+    return Columns(decode(()).batch, (), [(0, error)])
+
+
+def _merged(singles: Sequence[Columns]) -> Columns:
+    """Return the columns of values that were decoded one by one."""
+    batches = pa.Table.from_batches([one.batch for one in singles]).combine_chunks().to_batches()
+    return Columns(
+        batches[0] if batches else singles[0].batch,
+        [at for at, one in enumerate(singles) if one.rows],
+        [(at, error) for at, one in enumerate(singles) for _, error in one.errors],
+    )
+
+
 def _offset(record: Record) -> int:
     return record.offset
 
 
-def columns_of(decode: Callable[[Sequence[bytes | None]], Columns]) -> Chunker:
-    """Return a chunker over ``decode``, which sorts values into columns and errors."""
+def columns_of(decode: Decode) -> Chunker:
+    """Return a chunker over ``decode``, which sorts values into columns and errors.
 
-    def chunk(epoch: int, records: Records) -> ColumnChunk:
-        found = decode(records.values())
+    One that raises is asked for each value alone, as ``events_of`` does.
+    """
+
+    def chunk(epoch: int, records: Records, guard: DecodeGuard) -> ColumnChunk:
+        parts = [
+            _sorted_out(decode, piece.values()) if aside is None else _none(decode, aside)
+            for piece, aside in guard.pieces(records)
+        ]
+        found = _merged(parts) if len(parts) > 1 else parts[0]
         rows: Any = records if not found.errors else [records[row] for row in found.rows]
         errors = [(records[at], error) for at, error in found.errors]
         last = records[len(records) - 1]

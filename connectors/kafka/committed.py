@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from connectors.kafka.access import refusal
 from connectors.kafka.errors import KafkaUnavailable
@@ -27,7 +27,7 @@ class CommittedReader:
     def __init__(self, kafka: KafkaOptions, topic: str) -> None:
         self._kafka = kafka
         self._topic = topic
-        self._consumer = Consumer(
+        self._consumer = kafka.clients.consumer(
             kafka.client_config()
             | {
                 "group.id": f"{kafka.topic_prefix}{kafka.client_id}-reader",  # asked for; never joined
@@ -35,6 +35,7 @@ class CommittedReader:
                 "enable.auto.commit": False,
                 "enable.auto.offset.store": False,
                 "enable.partition.eof": True,
+                "fetch.wait.max.ms": 50,  # an end is told by an answer without records: half a second later
                 "auto.offset.reset": "earliest",
                 "log_level": 0,
             }

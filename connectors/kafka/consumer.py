@@ -15,15 +15,18 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import structlog
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Message, TopicPartition
 
 from connectors.kafka.access import REFUSALS
 from connectors.kafka.chunk import Records, SourcePartition
+from connectors.kafka.decoding import DecodeGuard
 from connectors.kafka.errors import ConsumerFailed, ConsumerFenced, NotAuthorized
-from schemas.errors import RegistryUnavailable
+from connectors.kafka.owners import client_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from confluent_kafka import Consumer
 
     from connectors.kafka.chunk import Chunk, Chunker
     from connectors.kafka.options import KafkaOptions
@@ -40,8 +43,11 @@ topics stay together. ``cooperative-sticky``: moves only what must move, promise
 """
 
 _SEEK_TRIES, _SEEK_PAUSE_S = 200, 0.01
-_REGISTRY_PAUSE_S = 1.0
-_REJOIN_S = 60.0  # far longer than a rejoin takes, far shorter than an operator who replaces a worker
+_DECODE_PAUSE_S = 1.0
+_FULL_WAIT_S = 0.002
+_PATIENCE_S = 1.0  # a rebalance waits so long at most; heartbeats are librdkafka's own thread's
+_OUTAGE_S = 60.0  # far longer than a rejoin takes, far shorter than an operator who replaces a worker
+_TWIN_S = 10.0  # two with one identity fence each other within seconds; a session alone takes 6 s to time out
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +62,8 @@ class ConsumerOptions:
     max_poll_interval_ms: int = 60_000
     chunk_records_max: int = 2_000
     chunk_bytes_max: int = 8 * 1_048_576
+    advertised: str = ""
+    """Where the worker's web answers, ``host:port``, for others of the group to send readers to."""
     handover_records_max: int = 20_000
     handover_bytes_max: int = 64 * 1_048_576
     """Handed over and not yet handled; above either bound partitions are paused and polling goes on."""
@@ -86,13 +94,17 @@ class PollThread(threading.Thread):
         options: ConsumerOptions,
         chunkers: Mapping[str, Chunker],
         listener: Listener,
+        guard: DecodeGuard | None = None,
     ) -> None:
         super().__init__(name=f"poll-{options.group}", daemon=True)
         self._options = options
         self._chunkers = chunkers
         self._listener = listener
+        self._guard = guard or DecodeGuard()
         self._principal = kafka.principal
+        self._clients = kafka.clients
         self._config = kafka.client_config() | {
+            "client.id": client_id(kafka.client_id, options.advertised),
             "group.id": options.group,
             "group.instance.id": options.instance_id,
             "max.poll.interval.ms": options.max_poll_interval_ms,
@@ -117,9 +129,10 @@ class PollThread(threading.Thread):
         self._epoch = 0
         self._outstanding = self._outstanding_bytes = 0
         self._outstanding_lock = threading.Lock()
-        self._held = False
+        self._full_since: float | None = None  # so much is handed over that nothing more is taken
+        self._held = False  # and partitions are paused for it
         self._retry_at = 0.0
-        self._away_at = -_REJOIN_S
+        self._away_at = -_OUTAGE_S
         self.group_metadata: Any = None
         self.assignment: frozenset[SourcePartition] = frozenset()
 
@@ -145,6 +158,10 @@ class PollThread(threading.Thread):
         """Go back to ``positions``; what was delivered under an older epoch is void."""
         return self.call(lambda: self._rewind(positions, epoch))
 
+    def commit(self, offsets: Sequence[TopicPartition]) -> Future[None]:
+        """Commit offsets without a transaction; the broker refuses those of a member that was replaced."""
+        return self.call(lambda: self._commit(offsets))
+
     def handled(self, records: int, size_bytes: int) -> None:
         """Say that so many delivered records, of so many bytes, are done with (or void)."""
         with self._outstanding_lock:
@@ -165,16 +182,17 @@ class PollThread(threading.Thread):
         """Poll until stopped; an error that cannot pass is told to the listener once.
 
         After an outage of the brokers a static member can be fenced by its own second attempt to join:
-        then it joins once more. A member that is fenced without an outage, or again, has been replaced.
+        then it joins once more, and again after the next one: brokers are restarted one after the other. A
+        member that is fenced without an outage, or as soon as it has joined, has been replaced.
         """
-        rejoined_at = -_REJOIN_S
+        rejoined_at = -_OUTAGE_S
         try:
             while not self._stopping.is_set():
                 try:
                     self._poll()
                 except ConsumerFenced:
                     now = time.monotonic()
-                    if now - self._away_at > _REJOIN_S or now - rejoined_at < _REJOIN_S:
+                    if now - self._away_at > _OUTAGE_S or now - rejoined_at < _TWIN_S:
                         raise
                     rejoined_at = now
                     log.warning(
@@ -188,7 +206,7 @@ class PollThread(threading.Thread):
             self._close()
 
     def _poll(self) -> None:
-        self._consumer = Consumer(self._config | {"error_cb": self._on_error})
+        self._consumer: Consumer = self._clients.consumer(self._config | {"error_cb": self._on_error})
         self._consumer.subscribe(
             list(self._chunkers),
             on_assign=self._on_assign,
@@ -202,13 +220,16 @@ class PollThread(threading.Thread):
 
     def _on_error(self, error: KafkaError) -> None:
         if error.code() in (KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT):  # noqa: SLF001
-            if time.monotonic() - self._away_at > _REJOIN_S:
+            if time.monotonic() - self._away_at > _OUTAGE_S:
                 log.warning("brokers away, waiting for them", group=self._options.group, cause=error.str())
             self._away_at = time.monotonic()
 
     def _fetch(self) -> None:
         if self._undecoded:
             self._decode_waiting()
+        if self._full_since is not None and not self._held:
+            self._serve_commands(_FULL_WAIT_S)
+            return
         timeout_s = 0.02 if self._held or self._undecoded else 0.1
         first = self._consumer.poll(timeout_s if self._commands.empty() else 0)
         if first is None:
@@ -272,7 +293,7 @@ class PollThread(threading.Thread):
         log.warning("consumer", group=self._options.group, cause=error.str())
 
     def _decode_waiting(self) -> None:
-        """Decode and deliver in order; while the registry is away nothing is lost and polling goes on."""
+        """Decode and deliver in order; a registry that is away, say, is waited for, and polling goes on."""
         if time.monotonic() < self._retry_at:
             return
         chunks: list[Chunk] = []
@@ -281,11 +302,13 @@ class PollThread(threading.Thread):
                 epoch, records = self._undecoded[0]
                 source = records.source
                 if epoch == self._epoch and source in self._expected:
-                    chunks.append(self._chunkers[source.topic](epoch, records))
+                    chunks.append(self._chunkers[source.topic](epoch, records, self._guard))
                 del self._undecoded[0]
-        except RegistryUnavailable as error:
-            self._retry_at = time.monotonic() + _REGISTRY_PAUSE_S
-            log.warning("registry away, records wait", cause=str(error))
+        except Exception as error:
+            if not getattr(error, "transient", False):
+                raise
+            self._retry_at = time.monotonic() + _DECODE_PAUSE_S
+            log.warning("records wait for what may pass to be decoded", cause=str(error))
         if chunks:
             with self._outstanding_lock:
                 self._outstanding += sum(len(chunk) for chunk in chunks)
@@ -293,18 +316,27 @@ class PollThread(threading.Thread):
             self._listener.deliver(chunks)
 
     def _regulate(self) -> None:
-        """Pause when too much is handed over; go on below half, so that it does not flutter."""
+        """Take nothing more when too much is handed over; go on below half, so that it does not flutter.
+
+        A short while nobody polls: a pause would throw away what librdkafka has fetched ahead, to be fetched
+        again (its issue 5343). Held up for longer, partitions are paused, and polling goes on.
+        """
         options = self._options
         filled = max(
             self._outstanding / options.handover_records_max,
             self._outstanding_bytes / options.handover_bytes_max,
         )
-        if not self._held and (filled >= 1 or self._undecoded):
+        now = time.monotonic()
+        if self._full_since is None:
+            self._full_since = now if filled >= 1 or self._undecoded else None
+        elif filled <= 0.5 and not self._undecoded:
+            self._full_since = None
+            if self._held:
+                self._consumer.resume(self._parts(self._expected))
+                self._held = False
+        elif not self._held and now - self._full_since > _PATIENCE_S:
             self._consumer.pause(self._parts(self._expected))
             self._held = True
-        elif self._held and filled <= 0.5 and not self._undecoded:
-            self._consumer.resume(self._parts(self._expected))
-            self._held = False
 
     # -- commands -------------------------------------------------------------------------------------
 
@@ -327,6 +359,7 @@ class PollThread(threading.Thread):
             return  # revoked while its state was restored
         self._seek(source, offset)
         self._expected[source] = offset
+        self._guard.passed({source: offset})
         if not self._held:
             self._consumer.resume(self._parts([source]))
 
@@ -342,6 +375,11 @@ class PollThread(threading.Thread):
                 self._seek(source, offset)
                 self._expected[source] = offset
         self._epoch = epoch  # only now: what was fetched before the seek would come back as duplicates
+
+    def _commit(self, offsets: Sequence[TopicPartition]) -> None:
+        for part in self._consumer.commit(offsets=list(offsets), asynchronous=False) or ():
+            if part.error is not None:
+                raise KafkaException(part.error)
 
     def _seek(self, source: SourcePartition, offset: int) -> None:
         """Seek; librdkafka refuses until its own fetcher has taken the partition up, which is soon."""
@@ -393,7 +431,7 @@ class PollThread(threading.Thread):
         self._undecoded = [waiting for waiting in self._undecoded if waiting[1].source not in set(sources)]
         self.assignment = self.assignment.difference(sources)
         if not self.assignment:
-            self._held = False  # no partition is left that was paused for it
+            self._full_since, self._held = None, False  # no partition is left that was paused for it
 
     def _close(self) -> None:
         consumer = getattr(self, "_consumer", None)

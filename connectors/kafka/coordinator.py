@@ -8,7 +8,6 @@ grows until ``commit_interval_ms``.
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from concurrent.futures import Future
 from contextlib import suppress
@@ -22,10 +21,12 @@ from connectors.kafka.handout import HandOut
 from connectors.kafka.inflight import InFlight
 from connectors.kafka.isolation import Isolation, Standstill, backoff_s
 from connectors.kafka.lease import Lease
+from connectors.kafka.opening import Openings
 from connectors.kafka.pauses import Pauses
 from connectors.threads import DaemonExecutor
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable, Container, Mapping, Sequence
 
     from connectors.kafka.chunk import Chunk, SourcePartition
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-_OPEN_AGAIN_S = 1.0
+_WAIT_S = 0.5  # a partition that waits for longer lets go of the hand-over, which the others need
 _LEAVE_S = 3.0  # for the poll thread to end, once the last unit has
 _REFUSALS_MAX = 5  # in a row: what a unit is refused for that was not an abort is there the next time, too
 
@@ -72,7 +73,7 @@ class Coordinator:
         self.pauses = Pauses()
         self._committed: dict[SourcePartition, int] = {}
         self._handled_us: dict[SourcePartition, int] = {}  # append time of the last record handled
-        self._opening: dict[SourcePartition, tuple[asyncio.Task[None], threading.Event]] = {}
+        self._openings = Openings(unit, partitions, self._unit_thread, self._opened, self.stop_for)
         self._closed = 0  # reasons for which intake is stopped
         self._commit_task: asyncio.Task[None] | None = None
         self._ending = asyncio.Lock()  # held by whoever ends the unit for good: a rebalance or the stop
@@ -82,7 +83,6 @@ class Coordinator:
         self._stopped = False
         self._stopping = asyncio.Event()
         self._abandoned = False  # the last unit was left as it is, to whoever reads its partitions next
-        self._was_ready = False  # a role that never read tells what is away and ends; one that did waits
         self._idle = asyncio.Event()
         self.poller: PollThread
 
@@ -173,8 +173,7 @@ class Coordinator:
         self._stopping.set()
         self._closed += 1
         self._in_flight.close()  # what an agent still has in hand is not to blame for a kill that may come
-        for _task, cancelled in self._opening.values():
-            cancelled.set()
+        self._openings.cancel()
         try:
             async with asyncio.timeout(within_s):
                 await self._end_unit()
@@ -218,7 +217,7 @@ class Coordinator:
             for topic, taker in list(self._takers.items()):
                 if taker.done():  # given to, or cancelled, and not yet awake
                     continue
-                chunk = self.handout.next(topic, self.pauses.stopped, at_work=bool(self._leases))
+                chunk = self.handout.next(topic, self.pauses.shut, at_work=bool(self._leases))
                 if chunk is not None:
                     self._give(topic, taker, chunk)
         if not self._leases and not self._unit.empty:
@@ -242,6 +241,9 @@ class Coordinator:
     def _advance(self, source: SourcePartition, offset: int, records: int, size_bytes: int) -> None:
         self._unit.advance(source, offset, records)
         self.poller.handled(records, size_bytes)
+        if source in self.pauses.waiting:
+            self.pauses.waiting.discard(source)
+            self._loop.call_soon(self.follow_pauses)
 
     def _after_step(self) -> None:
         if not self._leases:
@@ -257,8 +259,10 @@ class Coordinator:
         """
         at_work = {lease.chunk.source for lease in self._leases.values()}
         for source, committed in self._committed.items():
-            if self.pauses.must_stop(source):
+            if self.pauses.overrules(source):
                 self._backlog.close(source)
+            if self.pauses.must_stop(source):
+                (self._backlog.keep_first if source in self.pauses.waiting else self._backlog.close)(source)
                 self.pauses.stop(source, asyncio.wrap_future(self.poller.stop_partition(source)))
             elif self._commit_task is None and source not in at_work and self.pauses.may_start(source):
                 self._backlog.open(source)
@@ -299,6 +303,9 @@ class Coordinator:
             self._stand_still(rest, again)
             return
         self._backlog.put_back(*again.chunks, pause_s=again.pause_s)
+        if again.pause_s > _WAIT_S:
+            self.pauses.waiting.add(rest.source)
+            self.follow_pauses()
         if again.pause_s:
             self._loop.call_later(again.pause_s + 0.001, self._pump)
         if not again.chunks:
@@ -359,6 +366,7 @@ class Coordinator:
         """Go back to what is committed; chunks of the older epoch are void wherever they are."""
         self._epoch += 1
         self._backlog.clear()
+        self.pauses.waiting.clear()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), backoff_s(self._aborts))
             return  # who reads them next begins at what is committed
@@ -408,62 +416,31 @@ class Coordinator:
     # -- rebalance ------------------------------------------------------------------------------------
 
     def _open(self, sources: Sequence[SourcePartition]) -> None:
-        if self._stopped:
+        for source in () if self._stopped else sources:
+            self._openings.begin(source)
+
+    async def _opened(self, source: SourcePartition, start: int, cancelled: threading.Event) -> None:
+        await self._committed_or_not()  # a unit that commits must not gain a scope
+        if cancelled.is_set():
             return
-        for source in sources:
-            cancelled = threading.Event()
-            task = self._loop.create_task(self._open_one(source, cancelled))
-            self._opening[source] = (task, cancelled)
-
-    async def _open_one(self, source: SourcePartition, cancelled: threading.Event) -> None:
-        try:
-            start = await self._open_patiently(source, cancelled)
-            await self._committed_or_not()  # a unit that commits must not gain a scope
-            if cancelled.is_set() or self._stopped:
-                return
-            self._partitions.ready(source)
-            self._committed[source] = start
-            self._in_flight.passed({source: start})
-            if self.pauses.must_stop(source):
-                self.pauses.stop(source)  # ready, and not read
-            else:
-                self._backlog.open(source)
-                await asyncio.wrap_future(self.poller.start_partition(source, start))
-            self._was_ready = True
-            log.info("partition ready", topic=source.topic, partition=source.partition, offset=start)
-        except Exception as error:  # noqa: BLE001  whatever it is, this partition cannot be read
-            if not (cancelled.is_set() or self._stopped):
-                self.stop_for(error)
-        finally:
-            self._opening.pop(source, None)
-
-    async def _open_patiently(self, source: SourcePartition, cancelled: threading.Event) -> int:
-        """Return where ``source`` begins; a role that has read before waits for what may pass."""
-        while True:
-            try:
-                # First what this worker left open itself: a restore waits for the end of each transaction.
-                await self._loop.run_in_executor(self._unit_thread, self._unit.settle)
-                # A thread each: who waits for a large changelog, or for a transaction, holds up no other.
-                thread = DaemonExecutor(1, "open")
-                return await self._loop.run_in_executor(thread, self._partitions.open, source, cancelled)
-            except Exception as error:
-                if not (self._was_ready and getattr(error, "transient", False)):
-                    raise
-                log.warning("partition waits for what may pass", source=source, cause=str(error))
-                await asyncio.sleep(_OPEN_AGAIN_S)
-                if cancelled.is_set() or self._stopped:
-                    raise
+        self._partitions.ready(source)
+        self._committed[source] = start
+        self._in_flight.passed({source: start})
+        if self.pauses.must_stop(source):
+            self.pauses.stop(source)  # ready, and not read
+        else:
+            self._backlog.open(source)
+            await asyncio.wrap_future(self.poller.start_partition(source, start))
+        log.info("partition ready", topic=source.topic, partition=source.partition, offset=start)
 
     async def _revoke(self, sources: Sequence[SourcePartition], *, lost: bool) -> None:
         """Finish and commit (unless lost), then let go. Runs while the poll thread waits in its callback."""
         self._closed += 1
         held = list(self._leases.values())
         try:
-            opening = [self._opening[source] for source in sources if source in self._opening]
-            for _task, cancelled in opening:
-                cancelled.set()
+            opening = self._openings.cancel(sources)
             await self._end_unit(lost=lost)
-            await asyncio.gather(*(task for task, _ in opening), return_exceptions=True)
+            await asyncio.gather(*opening, return_exceptions=True)
             for source in sources:
                 self._release(source)
             if self._committed and (lost or any(lease.void for lease in held)):

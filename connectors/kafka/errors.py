@@ -12,9 +12,11 @@ KafkaFailure
 ├── AppendFailed          nothing was appended, or nobody knows: repeat it, event ids make that safe
 ├── ReplayFailed          dead letters were not handed in again, or nobody knows: run it again
 ├── NoSuchTopic           there is no topic of that name
+│   └── TopicUndeclared   an agent under test writes to a topic that nothing declares
 ├── TopicMismatch         an existing topic is not as the table says
 ├── TransactionAborted    nothing of the transaction took place; it is done again
 ├── TransactionFenced     another process has this slot; this one must stop
+├── ProducerFailed        a producer cannot keep the order of what it appends any more
 ├── OutcomeUnknown        whether a commit took place is not known, and is not guessed
 └── NotSupported          a part of Faust that is not in use here
 """
@@ -121,7 +123,8 @@ class AppendRefused(KafkaFailure):
     def __init__(self, topic: str, key: bytes | None, size_bytes: int) -> None:
         super().__init__(
             f"record {key!r} of {size_bytes} bytes is too large for {topic}",
-            remedy="Split it, or publish a reference to it.",
+            remedy="Split it, or publish a reference to it. If it is small, the topic refuses whole batches: "
+            "its max.message.bytes was lowered; `sluicegate topics create` tells what differs.",
         )
 
 
@@ -158,6 +161,18 @@ class NoSuchTopic(KafkaFailure):
         )
 
 
+class TopicUndeclared(NoSuchTopic):
+    """An agent under test appends to a topic that nothing creates."""
+
+    fatal = True  # never the fault of an event
+
+    remedy = "Add it to TOPICS of the agent's module, or to `topics` of its Extension."
+
+    def __init__(self, topic: str) -> None:
+        super().__init__(topic)
+        self.remedy = TopicUndeclared.remedy
+
+
 class TopicMismatch(KafkaFailure):
     """An existing topic differs from the table in what cannot be changed."""
 
@@ -176,6 +191,17 @@ class TransactionFenced(KafkaFailure):
     fatal = True
 
     remedy = "If a worker was replaced on purpose: nothing. Else two workers share a slot: stop one."
+
+
+class ProducerFailed(KafkaFailure):
+    """A producer cannot keep the order of what it appends any more: start over from what Kafka has."""
+
+    fatal = True
+
+    remedy = "Start the worker again: it goes on from what is committed. If it repeats: the brokers' logs."
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(f"the producer cannot go on: {cause}")
 
 
 class OutcomeUnknown(KafkaFailure):

@@ -31,8 +31,8 @@ class HandOut:
         self._in_flight = in_flight
         self._attempts_max = attempts_max
         self._alone: str | None = None  # topic of a suspect in an agent's hands: nothing else is, meanwhile
-        self.judges: Callable[[SourcePartition], Judge | None] = lambda _source: None
-        """Gives what says of a partition's records which are set aside; None = none is."""
+        self.judges: Callable[[Chunk], Judge | None] = lambda _chunk: None
+        """Gives what says of a chunk's records which are set aside; None = none is."""
 
     def next(self, topic: str, stopped: Container[SourcePartition], *, at_work: bool) -> Chunk | None:
         """Return the next chunk of a topic; None if there is none, or it must wait for agents ``at_work``."""
@@ -41,7 +41,7 @@ class HandOut:
         chunk = self._backlog.take(topic, stopped)
         if chunk is None:
             return None
-        judge = self.judges(chunk.source)
+        judge = self.judges(chunk)
         if judge is not None:
             chunk = chunk.screened(judge)
         if self._in_flight.is_suspect(chunk):

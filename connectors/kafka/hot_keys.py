@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from connectors.kafka.chunk import Chunk, Chunker, Records, SourcePartition
+    from connectors.kafka.decoding import DecodeGuard
 
 SAMPLES_MAX: Final = 64
 """Keys looked at in a chunk, spread over it: a chunk of thousands costs as much as one of 64."""
@@ -85,9 +86,9 @@ class HotKeys:
     def watching(self, chunker: Chunker) -> Chunker:
         """Return ``chunker`` with each of its chunks' keys looked at."""
 
-        def chunk(epoch: int, records: Records) -> Chunk:
+        def chunk(epoch: int, records: Records, guard: DecodeGuard) -> Chunk:
             self.see(records.source, records)
-            return chunker(epoch, records)
+            return chunker(epoch, records, guard)
 
         return chunk
 

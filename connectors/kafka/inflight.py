@@ -15,7 +15,7 @@ import json
 import os
 import struct
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import structlog
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from connectors.kafka.chunk import Chunk
+    from schemas.record import Record
 
 log = structlog.get_logger(__name__)
 
@@ -52,28 +52,53 @@ class Suspect:
         return SourcePartition(self.topic, self.partition)
 
 
-class InFlight:
-    """One role's notes, in its slot's folder; used on the loop. Without a folder nothing is noted."""
+class Span(Protocol):
+    """Consecutive records of a partition: a chunk, or what is to become one."""
 
-    def __init__(self, folder: Path | None = None) -> None:
+    @property
+    def source(self) -> SourcePartition:
+        """Their partition."""
+
+    @property
+    def first(self) -> Record:
+        """The record with the lowest offset."""
+
+    @property
+    def next_offset(self) -> int:
+        """Where the partition stands after them."""
+
+    def __len__(self) -> int:
+        """How many."""
+
+
+class InFlight:
+    """The notes of one part of a role, in its slot's folder; used on one thread.
+
+    Args:
+        folder: without one nothing is noted.
+        name: of its files.
+        believed: whether what is noted there is to blame for the end of the process before.
+    """
+
+    def __init__(self, folder: Path | None = None, name: str = "IN_FLIGHT", *, believed: bool = True) -> None:
+        self.found = False
+        """The process before ended with a note of this kind."""
         self._suspects: dict[SourcePartition, list[Suspect]] = {}
         self._slots: dict[str, int] = {}  # topic -> where its note stands
         self._held: set[str] = set()
-        self._kept = None if folder is None else folder / "SUSPECTS"
+        self._kept = None if folder is None else folder / f"{name}.suspects"
         self._notes = -1
         if folder is not None:
-            self._open(folder / "IN_FLIGHT")
+            self._open(folder / name, believed=believed)
 
-    def _open(self, file: Path) -> None:
+    def _open(self, file: Path, *, believed: bool) -> None:
         """Suspect what is noted, then begin anew; killed in between, the next start does the same again."""
         assert self._kept is not None
         found = {(one.source, one.first, one.next_offset): one for one in _kept_in(self._kept)}
-        for one in _noted_in(file):
+        for one in _noted_in(file) if believed else ():
             found[one.source, one.first, one.next_offset] = one
-            log.warning(
-                "the process ended with records in an agent's hands, they are handed out one by one",
-                **_words(one),
-            )
+            self.found = True
+            log.warning("the process ended with records in hand, they come one by one", **_words(one))
         for one in list(found.values())[-_SUSPECTS_MAX:]:
             self._suspects.setdefault(one.source, []).append(one)
         self._keep()
@@ -81,7 +106,7 @@ class InFlight:
 
     # -- notes ----------------------------------------------------------------------------------------
 
-    def handed_out(self, chunk: Chunk) -> None:
+    def handed_out(self, chunk: Span) -> None:
         """Note a chunk that an agent is about to be given."""
         if self._notes < 0:
             return
@@ -126,15 +151,15 @@ class InFlight:
 
     # -- suspects -------------------------------------------------------------------------------------
 
-    def is_suspect(self, chunk: Chunk) -> bool:
+    def is_suspect(self, chunk: Span) -> bool:
         """Say whether a chunk holds records with which the process has ended."""
         return bool(self._suspects) and any(self._overlapping(chunk))
 
-    def crashes_alone(self, chunk: Chunk) -> int:
+    def crashes_alone(self, chunk: Span) -> int:
         """Return how often the process has ended with this one record; 0 if it never was alone in hand."""
         return max((one.crashes for one in self._overlapping(chunk) if one.records == 1), default=0)
 
-    def acquit(self, chunk: Chunk) -> None:
+    def acquit(self, chunk: Span) -> None:
         """Begin to count anew for one record: its partition stands before it, and a next start may try it."""
         alone = [one for one in self._overlapping(chunk) if one.records == 1]
         suspects = self._suspects.get(chunk.source, [])
@@ -146,10 +171,10 @@ class InFlight:
             left = [one for one in self._suspects[source] if one.next_offset > positions[source]]
             self._replace(source, left)
 
-    def _crashes_of(self, chunk: Chunk) -> int:
+    def _crashes_of(self, chunk: Span) -> int:
         return max((one.crashes for one in self._overlapping(chunk)), default=0)
 
-    def _overlapping(self, chunk: Chunk) -> Iterator[Suspect]:
+    def _overlapping(self, chunk: Span) -> Iterator[Suspect]:
         first, end = chunk.first.offset, chunk.next_offset
         for suspect in self._suspects.get(chunk.source, ()):
             if suspect.first < end and first < suspect.next_offset:
@@ -168,7 +193,7 @@ class InFlight:
         if self._kept is None:
             return
         suspects = [asdict(one) for of_source in self._suspects.values() for one in of_source]
-        fresh = self._kept.with_suffix(".new")
+        fresh = self._kept.with_name(self._kept.name + ".new")
         try:
             fresh.write_text(json.dumps(suspects))
             fresh.replace(self._kept)

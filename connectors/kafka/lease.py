@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Scope(Protocol):
-    """What the coordinator needs of an agent's scope; see ``state.checkpoint.PartitionScope``."""
+    """What the coordinator needs of an agent's scope; see ``state.effects.PartitionScope``."""
 
     def savepoint(self) -> None:
         """Begin a step that can be undone alone."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from connectors.kafka.clients import Clients
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -20,6 +22,7 @@ class KafkaOptions:
     client_id: str = "sluicegate"
     security: Mapping[str, str] = field(default_factory=dict, repr=False)
     """librdkafka's ``security.*``, ``sasl.*`` and ``ssl.*`` properties; kept out of every repr."""
+    clients: Clients = field(default=Clients(), repr=False)
 
     @property
     def principal(self) -> str:

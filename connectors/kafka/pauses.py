@@ -10,7 +10,7 @@ from connectors.kafka.errors import ConsumerFailed
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
+    from collections.abc import Callable, Container
 
     from connectors.kafka.chunk import SourcePartition
     from connectors.kafka.isolation import Standstill
@@ -26,12 +26,26 @@ class Pauses:
         """Says whether a partition is to be paused; whoever sets it calls ``follow_pauses``."""
         self.standstills: dict[SourcePartition, Standstill] = {}
         """Partitions that stand still at an event, until they are lifted or assigned anew."""
+        self.waiting: set[SourcePartition] = set()
+        """Partitions whose next chunk waits for what may pass: it is tried again, nothing more is read."""
         self.stopped: dict[SourcePartition, asyncio.Future[None] | None] = {}
         """Assigned and not read; done when the poll thread delivers nothing more, None = it never did."""
 
     def must_stop(self, source: SourcePartition) -> bool:
         """Say whether a partition is read and must not be."""
         return source not in self.stopped and self._to_stand(source)
+
+    @property
+    def shut(self) -> Container[SourcePartition]:
+        """Partitions of which nothing is handed out."""
+        return self.stopped.keys() - self.waiting if self.waiting else self.stopped
+
+    def overrules(self, source: SourcePartition) -> bool:
+        """Say, once, whether a partition that waited is to stand for another reason now."""
+        if source not in self.waiting or not (source in self.standstills or self.wanted(source)):
+            return False
+        self.waiting.discard(source)
+        return True
 
     def may_start(self, source: SourcePartition) -> bool:
         """Say whether a partition stands and need not: all that was delivered of it has arrived."""
@@ -70,6 +84,7 @@ class Pauses:
         """Note that a partition is another's, who tries for himself what this one could not pass."""
         self.stopped.pop(source, None)
         self.standstills.pop(source, None)
+        self.waiting.discard(source)
 
     def lift(self, which: Callable[[SourcePartition, Standstill], bool]) -> None:
         """Have the partitions that ``which`` names try again; whoever calls this calls ``follow_pauses``."""
@@ -78,4 +93,4 @@ class Pauses:
                 del self.standstills[source]
 
     def _to_stand(self, source: SourcePartition) -> bool:
-        return source in self.standstills or self.wanted(source)
+        return source in self.standstills or source in self.waiting or self.wanted(source)

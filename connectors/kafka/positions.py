@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import TimeoutError as FutureTimeout
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
 
 from connectors.kafka.errors import KafkaUnavailable, PositionRefused
 
@@ -26,6 +25,8 @@ _REFUSED = {
     KafkaError.INVALID_GROUP_ID,
     KafkaError.UNSUPPORTED_VERSION,
 }
+# A partition that was just made, or whose broker went, has a leader that not every broker knows yet.
+_LEADERLESS = {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE}
 _CALL_S = 10.0
 _TRIES_S = 60.0
 
@@ -59,16 +60,16 @@ class PositionReader:
     def __init__(self, kafka: KafkaOptions, group: str) -> None:
         self._bootstrap = kafka.bootstrap_servers
         self._group = group
-        self._consumer = Consumer(
+        self._consumer = kafka.clients.consumer(
             kafka.client_config()
             | {"group.id": group, "isolation.level": "read_committed", "enable.auto.commit": False}
         )
         # A read-committed client is told the last stable offset where the high watermark is asked for.
-        self._log = Consumer(
+        self._log = kafka.clients.consumer(
             kafka.client_config()
             | {"group.id": group, "isolation.level": "read_uncommitted", "enable.auto.commit": False}
         )
-        self._admin = AdminClient(kafka.client_config())
+        self._admin = kafka.clients.admin(kafka.client_config())
         self._topic_ids: dict[str, str] = {}
 
     def committed(
@@ -108,11 +109,7 @@ class PositionReader:
             PositionRefused: the topic may not be read.
             KafkaUnavailable: no answer.
         """
-        try:
-            low, high = self._log.get_watermark_offsets(TopicPartition(topic, partition), timeout=_CALL_S)
-        except KafkaException as error:
-            raise self._named(f"{topic}[{partition}]", error) from error
-        return low, high
+        return self._bounds(self._log, topic, partition)
 
     def stable_end(self, topic: str, partition: int) -> int:
         """Return the last stable offset: what an open transaction holds back is not there to be read.
@@ -121,13 +118,19 @@ class PositionReader:
             PositionRefused: the topic may not be read.
             KafkaUnavailable: no answer.
         """
-        try:
-            _, stable = self._consumer.get_watermark_offsets(
-                TopicPartition(topic, partition), timeout=_CALL_S
-            )
-        except KafkaException as error:
-            raise self._named(f"{topic}[{partition}]", error) from error
-        return int(stable)
+        return self._bounds(self._consumer, topic, partition)[1]
+
+    def _bounds(self, consumer: Any, topic: str, partition: int) -> tuple[int, int]:
+        deadline = time.monotonic() + _CALL_S
+        while True:
+            try:
+                low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=_CALL_S)
+            except KafkaException as error:
+                if error.args[0].code() not in _LEADERLESS or time.monotonic() > deadline:
+                    raise self._named(f"{topic}[{partition}]", error) from error
+                time.sleep(0.1)
+            else:
+                return int(low), int(high)
 
     def topic_id(self, topic: str) -> str:
         """Return the topic's identity; a topic that was deleted and made anew has another.

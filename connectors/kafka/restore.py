@@ -17,7 +17,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
-from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import KafkaException, Message, TopicPartition
 
 from connectors.kafka.access import REFUSALS, refusal
 from connectors.kafka.errors import KafkaUnavailable, RestoreStalled
@@ -25,7 +25,7 @@ from connectors.kafka.errors import KafkaUnavailable, RestoreStalled
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from confluent_kafka import KafkaError
+    from confluent_kafka import Consumer, KafkaError
 
     from connectors.kafka.errors import KafkaFailure
     from connectors.kafka.options import KafkaOptions
@@ -75,9 +75,11 @@ class Progress:
 
 @dataclass(slots=True)
 class _Task:
-    """One partition on its way from ``progress.position`` to ``progress.end``."""
+    """One partition on its way from ``start`` to ``high``."""
 
     at: _At
+    start: int
+    high: int
     apply: Apply
     cancelled: threading.Event
     progress: Progress
@@ -92,6 +94,11 @@ class _Task:
     @property
     def where(self) -> TopicPartition:
         return TopicPartition(*self.at, self.progress.position)
+
+    def begin(self) -> None:
+        """Show its progress; one at a time does so for a partition."""
+        progress = self.progress
+        progress.position, progress.end, progress.began = self.start, self.high, time.monotonic()
 
     def see(self, messages: Sequence[Message]) -> None:
         """Take messages in, in the order of their offsets; of the changes of a key the last one counts."""
@@ -189,8 +196,7 @@ class Restorer:
         if start >= high:
             return 0
         progress = self._progress.setdefault((topic, partition), Progress())
-        progress.position, progress.end, progress.began = start, high, time.monotonic()
-        task = _Task((topic, partition), apply, cancelled, progress)
+        task = _Task((topic, partition), start, high, apply, cancelled, progress)
         with self._lock:
             self._asked.put(task)
             if not self._running:
@@ -240,6 +246,7 @@ class Restorer:
                 consumer.incremental_unassign([task.where])
                 tasks.pop(task.at).end()
             tasks[task.at] = task
+            task.begin()
             consumer.incremental_assign([task.where])
 
     def _hand(self, messages: Sequence[Message], tasks: Mapping[_At, _Task]) -> None:
@@ -288,7 +295,7 @@ class Restorer:
         return refusal(self._kafka, f"Read {at[0]}[{at[1]}]", error)
 
     def _consumer(self) -> Consumer:
-        return Consumer(
+        return self._kafka.clients.consumer(
             self._kafka.client_config()
             | {
                 "group.id": f"{self._kafka.topic_prefix}{self._kafka.client_id}-restore",  # never joined

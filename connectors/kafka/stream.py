@@ -55,7 +55,9 @@ class Batch:
     """Consecutive records of one partition, in offset order, and the scope for their effects."""
 
     items: Sequence[tuple[Record, Any]]
-    """Each record with what it decodes to: an event, or the ``WireError`` that says why it does not."""
+    """Each record with what the source's ``decode`` gave: an event or a row, None for a tombstone, or the
+    ``WireError`` that says why it does not decode.
+    """
     scope: Any
     topic: str
     partition: int

@@ -6,13 +6,15 @@ import time
 from typing import TYPE_CHECKING
 
 import structlog
-from confluent_kafka import KafkaException, Producer
+from confluent_kafka import KafkaException
 
 from schemas.envelope import Event, new_event_id, stream_key
 from schemas.errors import SluicegateError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
+
+    from confluent_kafka import Producer
 
     from connectors.kafka.chunk import SourcePartition
     from connectors.kafka.options import KafkaOptions
@@ -31,6 +33,7 @@ class Ticker:
 
     def __init__(self, kafka: KafkaOptions, encode: Callable[[Event], bytes]) -> None:
         self._encode = encode
+        self._clients = kafka.clients
         self._config = kafka.client_config() | {"enable.idempotence": True, "linger.ms": 0}
         self._producer: Producer | None = None  # made for the first tick: not every role has any
         self._deadlines: dict[SourcePartition, int] = {}
@@ -56,10 +59,14 @@ class Ticker:
             for source, deadline in self._deadlines.items()
             if deadline <= now_us and self._next.get(source, 0.0) <= now and source not in unread
         ]
+        self._next.update(dict.fromkeys(due, now + 1.0))
+        self._append(due, now_us)
+        return len(due)
+
+    def _append(self, due: Collection[SourcePartition], now_us: int) -> None:
         if due and self._producer is None:
-            self._producer = Producer(self._config)
+            self._producer = self._clients.producer(self._config)
         for source in due:
-            self._next[source] = now + 1.0
             try:
                 assert self._producer is not None
                 self._producer.produce(
@@ -72,7 +79,6 @@ class Ticker:
                 log.warning("tick not appended, the next one will be", source=source, cause=str(error))
         if self._producer is not None:
             self._producer.poll(0)
-        return len(due)
 
     def close(self) -> None:
         """Send what is queued; bounded."""

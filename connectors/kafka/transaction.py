@@ -4,68 +4,39 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
-from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import KafkaError, KafkaException
 
 from connectors.kafka.access import REFUSALS, refusal
+from connectors.kafka.appends import ASK_S, Appends, offsets_of, producer_config
 from connectors.kafka.errors import (
-    AppendRefused,
-    KafkaFailure,
     KafkaUnavailable,
     NotAuthorized,
     OutcomeUnknown,
     TransactionAborted,
     TransactionFenced,
 )
-from connectors.kafka.positions import metadata_of
 from connectors.threads import DaemonExecutor
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
     from concurrent.futures import Future
 
+    from confluent_kafka import Producer
+
     from connectors.kafka.options import KafkaOptions
-    from schemas.topics import TopicSpec
 
 log = structlog.get_logger(__name__)
 
 _FENCED = {KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED}  # noqa: SLF001
 _COMMIT_S = 3  # times the transaction's time-out: after it the broker has ended the transaction
 _OPEN_S = 20.0  # a predecessor's open transaction is ended by the broker meanwhile
-_ASK_S = 1.0  # how often a wait looks whether the worker leaves
-_ROOM_TRIES, _ROOM_S = 50, 0.1
-_BY_KEY = -1  # librdkafka's own partitioner chooses
 _TWIN_S = 60.0  # two processes with one id fence each other within seconds; an outage fences once
 _DISTURBED = {"FAIL", "REQTMOUT"}  # librdkafka's names for a broken connection, for a request unanswered
 _OVERDUE = 0.9  # of the transaction's time-out: from then on it may be the broker that ended it
-
-
-class Append(Protocol):
-    """What is appended: see ``state.checkpoint.Append``."""
-
-    @property
-    def topic(self) -> TopicSpec:
-        """The topic, without prefix."""
-
-    @property
-    def key(self) -> bytes | None:
-        """Key bytes."""
-
-    @property
-    def value(self) -> bytes | None:
-        """Value bytes; None = a tombstone."""
-
-    @property
-    def partition(self) -> int | None:
-        """Number, or None = by key."""
-
-    @property
-    def on_offset(self) -> Callable[[int], None] | None:
-        """Called with the offset, or None."""
 
 
 class SourcePartition(Protocol):
@@ -73,14 +44,14 @@ class SourcePartition(Protocol):
 
     @property
     def topic(self) -> str:
-        """The topic, without prefix."""
+        """The topic's name as it stands in Kafka."""
 
     @property
     def partition(self) -> int:
-        """Number, or None = by key."""
+        """Its number."""
 
 
-class KafkaTransaction:
+class KafkaTransaction(Appends):
     """Satisfies ``state.checkpoint.Transaction``.
 
     A transactional id is stable for a role and slot, so that a restart settles what its predecessor
@@ -107,24 +78,13 @@ class KafkaTransaction:
         timeout_ms: int,
         leaving: threading.Event,
     ) -> None:
-        self._prefix = options.topic_prefix
-        self._kafka = options
+        super().__init__(options, timeout_s=timeout_ms / 1_000, leaving=leaving)
         self._transactional_id = transactional_id
         self._group_metadata = group_metadata
         self._committed_unit = committed_unit
-        self._timeout_s = timeout_ms / 1_000
-        self._leaving = leaving
-        self._config = options.client_config() | {
+        self._config = producer_config(options) | {
             "transactional.id": transactional_id,
             "transaction.timeout.ms": timeout_ms,
-            "enable.idempotence": True,
-            "acks": "all",
-            "linger.ms": 1_000,  # a flush waits for none of it: what a unit appends goes out in full batches
-            "partitioner": "murmur2_random",
-            "compression.type": "lz4",
-            # The unit of work bounds what is queued; librdkafka's own bound must not be met first.
-            "queue.buffering.max.messages": 2_000_000,
-            "queue.buffering.max.kbytes": 512 * 1024,
             "logger": self,
         }
         self._producer: Producer | None = None
@@ -134,10 +94,8 @@ class KafkaTransaction:
         self._sender = DaemonExecutor(1, "send-offsets")
         # To hear of each record costs as much as to append it. One that is refused makes the commit fail;
         # then the unit that is tried next hears of all, and names it.
-        self._doubtful = False
+        self._hears_all = False
         self._disturbed = False
-        self._failed: KafkaFailure | None = None
-        self._offsets: list[tuple[Callable[[int], None], int]] = []
 
     def open(self) -> None:
         """Make the producer and fence whoever used the id before.
@@ -147,7 +105,7 @@ class KafkaTransaction:
             NotAuthorized: the principal may not use the id.
         """
         self._producer = None
-        producer = Producer(self._config)
+        producer = self._kafka.clients.producer(self._config)
         try:
             self._patiently(producer.init_transactions, self._timeout_s + _OPEN_S)
         except KafkaException as error:
@@ -160,7 +118,7 @@ class KafkaTransaction:
     def log(self, level: int, _format: str, facility: str, _name: str, text: str) -> None:
         """Take what librdkafka logs: when a connection breaks or falls silent, it says so here alone."""
         self._disturbed = self._disturbed or facility in _DISTURBED
-        log.log(level if level >= logging.WARNING else logging.DEBUG, "librdkafka", said=text)
+        (log.warning if level >= logging.WARNING else log.debug)("librdkafka", said=text)
 
     def _be_undisturbed(self) -> None:
         """Make the producer anew where it may have asked for something twice.
@@ -184,7 +142,7 @@ class KafkaTransaction:
         deadline = time.monotonic() + limit_s
         while True:
             try:
-                call(min(_ASK_S, limit_s))
+                call(min(ASK_S, limit_s))
             except KafkaException as error:
                 again = error.args[0].retriable() and time.monotonic() < deadline
                 if not again or self._leaving.is_set():
@@ -194,8 +152,8 @@ class KafkaTransaction:
 
     def begin(self) -> None:
         """Open a transaction; see ``state.checkpoint.Transaction``."""
-        self._failed = self._last = None
-        self._offsets.clear()
+        self._last = None
+        self._forget()
         self._be_undisturbed()
         try:
             self._live.begin_transaction()
@@ -203,65 +161,16 @@ class KafkaTransaction:
         except KafkaException as error:
             raise self._named(error) from error
 
-    def append(self, appends: Sequence[Append]) -> None:
-        """Append records; see ``state.checkpoint.Transaction``."""
-        produce = self._live.produce
-        heard = self._delivered if self._doubtful else None
-        for append in appends:
-            on_offset, partition = append.on_offset, append.partition
-            record = (
-                self._prefix + append.topic.name,
-                append.value,
-                append.key,
-                _BY_KEY if partition is None else partition,
-                heard if on_offset is None else self._delivered_to(on_offset),
-            )
-            try:
-                produce(*record)
-            except BufferError:
-                self._wait_for_room(record)
-            except KafkaException as error:
-                if error.args[0].code() == KafkaError.MSG_SIZE_TOO_LARGE:
-                    raise AppendRefused(append.topic.name, append.key, len(append.value or b"")) from error
-                raise self._named(error) from error
-
-    def _wait_for_room(self, record: tuple[Any, ...]) -> None:
-        """Produce into a queue that was full; it is waited for, as the same unit would only meet it again."""
-        for _ in range(_ROOM_TRIES):
-            self._live.poll(_ROOM_S)
-            with suppress(BufferError):
-                self._live.produce(*record)
-                return
-        raise TransactionAborted(f"no room in the queue for {_ROOM_TRIES * _ROOM_S:.0f} s")
-
-    def flush(self) -> None:
-        """Wait for the acknowledgements, then hand out the offsets; see the protocol."""
-        began = time.monotonic()
-        while left := self._live.flush(min(_ASK_S, self._timeout_s)):
-            waited_s = time.monotonic() - began
-            if waited_s > self._timeout_s or self._leaving.is_set():
-                raise TransactionAborted(f"{left} records were not acknowledged in {waited_s:.0f} s")
-        if self._failed is not None:
-            raise self._failed
-        offsets, self._offsets = self._offsets, []
-        for on_offset, offset in offsets:
-            on_offset(offset)
-
     def send_offsets(self, positions: Mapping[Any, int], unit: int, notes: Mapping[Any, str]) -> None:
         """Add the source offsets with the unit's number as metadata; see the protocol."""
-        parts = [
-            TopicPartition(
-                source.topic, source.partition, offset, metadata=metadata_of(unit, notes.get(source, ""))
-            )
-            for source, offset in positions.items()
-        ]
+        parts = offsets_of(positions, unit, notes)
         source = next(iter(positions), None)
         self._last = None if source is None else (source, unit)
         sent = self._sender.submit(
             self._live.send_offsets_to_transaction, parts, self._group_metadata(), self._timeout_s
         )
         try:
-            self._await(sent, self._timeout_s + _ASK_S)
+            self._await(sent, self._timeout_s + ASK_S)
         except KafkaException as error:
             raise self._named(error) from error
 
@@ -274,7 +183,7 @@ class KafkaTransaction:
         deadline = time.monotonic() + limit_s
         while True:
             try:
-                sent.result(min(_ASK_S, limit_s))
+                sent.result(min(ASK_S, limit_s))
             except TimeoutError:
                 if time.monotonic() < deadline and not self._leaving.is_set():
                     continue
@@ -292,7 +201,7 @@ class KafkaTransaction:
             if error.args[0].txn_requires_abort():
                 raise self._named(error) from error
             self._settle(error)
-        self._doubtful = False
+        self._hears_all = False
 
     def abort(self) -> None:
         """Abort; what cannot be aborted now is ended by the producer that is made anew next.
@@ -300,12 +209,12 @@ class KafkaTransaction:
         Raises:
             TransactionFenced: another process uses the id.
         """
-        self._doubtful = True
+        self._hears_all = True
         if self._producer is None:
             return
         try:
             self._patiently(self._producer.abort_transaction, self._timeout_s)
-            self._producer.flush(_ASK_S)  # its delivery reports must not fail the next transaction
+            self._producer.flush(ASK_S)  # its delivery reports must not fail the next transaction
         except KafkaException as error:
             self._give_up(error)
 
@@ -341,7 +250,7 @@ class KafkaTransaction:
                 self.open()
                 settled = self._last is None or self._committed_unit(self._last[0]) == self._last[1]
             except KafkaUnavailable as away:
-                if self._leaving.wait(_ASK_S):
+                if self._leaving.wait(ASK_S):
                     raise OutcomeUnknown(str(away)) from error
                 log.warning("outcome of a commit still unknown", cause=str(away))
             else:
@@ -370,22 +279,6 @@ class KafkaTransaction:
         self.settle()
         assert self._producer is not None
         return self._producer
-
-    def _delivered(self, error: KafkaError | None, message: Any) -> None:
-        if error is None or self._failed is not None:
-            return
-        if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
-            self._failed = AppendRefused(message.topic(), message.key(), len(message.value() or b""))
-        else:
-            self._failed = self._named(KafkaException(error), f"Write topic {message.topic()}")
-
-    def _delivered_to(self, on_offset: Callable[[int], None]) -> Callable[[KafkaError | None, Any], None]:
-        def delivered(error: KafkaError | None, message: Any) -> None:
-            self._delivered(error, message)
-            if error is None:
-                self._offsets.append((on_offset, message.offset()))
-
-        return delivered
 
     def _named(
         self, error: KafkaException, what: str = "Write a topic of its unit of work, or Read its group"

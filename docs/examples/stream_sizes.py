@@ -68,13 +68,14 @@ def add_up(batch: Batch) -> None:
             events[item.key] += 1
             sizes[item.key] += len(item.payload)
             scope.count("counted")
-    keys = list(events)
+    keys, totals = list(events), []
     for key, known in zip(keys, scope.state.multi_get(keys), strict=True):
         count, size = TOTALS.unpack(known or bytes(TOTALS.size))
         count, size = count + events[key], size + sizes[key]
-        scope.state.put(key, TOTALS.pack(count, size))
+        totals.append(TOTALS.pack(count, size))
         total = {"stream": key.decode(), "events": count, "bytes": size}
         scope.emit(SIZES, key, json.dumps(total).encode(), partition=scope.partition)
+    scope.state.put_many(keys, totals)
 
 
 if __name__ == "__main__":

@@ -68,6 +68,11 @@ def _chosen(roles: str, settings: Settings) -> list[str]:
             f"--roles {roles!r}: {', '.join(unknown) or 'nothing'} is no role",
             f"name any of {', '.join(known)}, with commas between them; SLUICEGATE_PIPELINES adds your own",
         )
+    if strangers := [role for role in settings.worker.at_least_once if role not in known]:
+        raise Misused(
+            f"SLUICEGATE_WORKER__AT_LEAST_ONCE names {', '.join(strangers)}, which is no role",
+            f"name any of {', '.join(known)}",
+        )
     # Asked now and not in each child: one message is enough, and nothing is started in vain.
     if "archive" in chosen and not addresses(settings).postgres_dsn:
         if roles != ",".join(ROLES):

@@ -79,10 +79,14 @@ class KafkaService:
         """More words for the formatting; none here, as the local stack knows no users."""
         return ()
 
+    def _cluster_id(self) -> str:
+        """Identity of the cluster; one node is one of its own."""
+        return new_cluster_id()
+
     def _format(self) -> None:
         log = self.folder / "format.log"
         flags = (*common_flags(self.heap_mb, self.folder), "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
-        tool = ("kafka.tools.StorageTool", "format", "-t", new_cluster_id(), "-c", str(self._properties))
+        tool = ("kafka.tools.StorageTool", "format", "-t", self._cluster_id(), "-c", str(self._properties))
         command = (java(), *flags, *LOG_FLAGS, "-cp", self._class_path, *tool, *self._format_options())
         try:
             with log.open("wb") as sink:

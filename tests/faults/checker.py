@@ -198,8 +198,8 @@ def _whole_units(partition: _Partition, by_source: dict[int, list[Outcome]]) -> 
     committed: dict[int, tuple[int, int]] = {}
     start = 0
     for commit in partition.commits:
-        if commit.unit is not None:
-            committed[commit.unit] = (start, commit.offset)
+        if commit.unit is not None:  # one that was asked for twice stands twice, under one marker
+            committed.setdefault(commit.unit, (start, commit.offset))
         start = commit.offset
     for offset, outcomes in by_source.items():
         for unit in {outcome.unit for outcome in outcomes if outcome.unit is not None}:

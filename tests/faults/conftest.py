@@ -1,6 +1,6 @@
 """Runs under fault: each has a seed, and a failure prints the one command that replays it.
 
-SLUICEGATE_FAULT_SEED names the seed; without it CI takes the same each time and a laptop a new one.
+FAULT_SEED names the seed; without it CI takes the same each time and a laptop a new one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SEED = pytest.StashKey[int]()
 @pytest.fixture
 def seed(request: pytest.FixtureRequest) -> int:
     """The number from which all chance of a test comes."""
-    given = os.environ.get("SLUICEGATE_FAULT_SEED")
+    given = os.environ.get("FAULT_SEED")
     chosen = CI_SEED if os.environ.get("CI") else random.SystemRandom().randrange(10**9)
     number = int(given) if given else chosen
     request.node.stash[_SEED] = number
@@ -39,7 +39,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     report: Any = yield
     number = item.stash.get(_SEED, None)
     if report.failed and number is not None:
-        command = f"SLUICEGATE_FAULT_SEED={number} .venv/bin/python -m pytest -m '' {item.nodeid!r}"
+        command = f"FAULT_SEED={number} .venv/bin/python -m pytest -m '' {item.nodeid!r}"
         report.sections.append(("replay", command))
     return report
 

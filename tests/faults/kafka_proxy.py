@@ -1,7 +1,7 @@
 """A TCP proxy before real brokers that understands Kafka's frames: it can hold one request or one answer.
 
-Clients are told of the proxy's ports where brokers tell of their own: an address is host and port side by
-side in every answer, and both hosts are 127.0.0.1, so that a replacement keeps each frame's length.
+Clients are told of the proxy's addresses where brokers tell of their own: an address is host and port side by
+side in every answer, and both hosts are written in nine characters, so that each frame keeps its length.
 """
 
 from __future__ import annotations
@@ -53,9 +53,11 @@ class Hold:
 
 
 class KafkaProxy:
-    """Listens for each broker on a port of its own."""
+    """Listens for each broker on a port of its own, on ``host``."""
 
-    def __init__(self, brokers: Iterable[str]) -> None:
+    def __init__(self, brokers: Iterable[str], host: str = "127.0.0.1") -> None:
+        assert len(host) == len(_HOST)
+        self._host = host
         self._listeners: dict[int, socket.socket] = {}
         self._holds: list[Hold] = []
         self._lock = threading.Lock()
@@ -66,7 +68,7 @@ class KafkaProxy:
         """Bodies of the answers of the APIs of transactions, without the frame's header."""
         for broker in brokers:
             port = int(broker.rpartition(":")[2])
-            self._listeners[port] = socket.create_server(("127.0.0.1", 0))
+            self._listeners[port] = socket.create_server((host, 0))
         for port, listener in self._listeners.items():
             threading.Thread(target=self._accept, args=(listener, port), daemon=True).start()
 
@@ -74,7 +76,7 @@ class KafkaProxy:
     def bootstrap(self) -> str:
         """Where clients come in."""
         ports = [listener.getsockname()[1] for listener in self._listeners.values()]
-        return ",".join(f"127.0.0.1:{port}" for port in ports)
+        return ",".join(f"{self._host}:{port}" for port in ports)
 
     def hold(self, api: int, way: Way) -> Hold:
         """Keep back the next such frame of whichever client."""
@@ -82,6 +84,16 @@ class KafkaProxy:
         with self._lock:
             self._holds.append(held)
         return held
+
+    def reset(self) -> int:
+        """Cut every line by a reset; tells how many."""
+        lines, self._sockets = self._sockets, []
+        for line in lines:
+            with contextlib.suppress(OSError):
+                line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                line.shutdown(socket.SHUT_RD)  # wakes its thread, which closes it
+                line.close()
+        return len(lines)
 
     def close(self) -> None:
         """Stop listening, lose what is held and cut every line."""
@@ -161,7 +173,7 @@ class KafkaProxy:
 
     def _our_addresses(self, frame: bytes) -> bytes:
         for port, listener in self._listeners.items():
-            ours = _HOST + struct.pack(">i", listener.getsockname()[1])
+            ours = self._host.encode() + struct.pack(">i", listener.getsockname()[1])
             frame = frame.replace(_HOST + struct.pack(">i", port), ours)
         return frame
 

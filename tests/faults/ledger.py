@@ -32,6 +32,8 @@ TIME_KEY: Final = b"w"
 """Largest event time that was accepted in the partition, milliseconds."""
 POISON: Final = b"poison"
 """The agent raises whenever it meets this value, after it has staged effects of it."""
+OVERSIZED: Final = b"oversized"
+"""The agent emits an output for it that is larger than the topic takes."""
 
 Kind = Literal["output", "duplicate", "late", "dead"]
 
@@ -69,7 +71,7 @@ def seen_key(event_id: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """A record of the input topic, as it stands in the log; ``entry`` None = it is poison."""
+    """A record of the input topic, as it stands in the log; ``entry`` None = it must become a dead letter."""
 
     partition: int
     offset: int
@@ -125,7 +127,8 @@ def fold(inputs: Iterable[Input]) -> Fold:
 def entries(seed: int, keys: int = 60) -> Iterator[tuple[bytes, bytes]]:
     """Give key and value of record after record, without an end; all chance comes from ``seed``.
 
-    About one in fifty repeats an earlier one, one in fifty is late, one in three thousand is poison.
+    About one in fifty repeats an earlier one, one in fifty is late; in three
+    thousand one is poison, and one becomes too large.
     """
     rng = random.Random(seed)
     seqs = dict.fromkeys(range(keys), 0)
@@ -140,8 +143,8 @@ def entries(seed: int, keys: int = 60) -> Iterator[tuple[bytes, bytes]]:
         if chance < 0.02 and recent:
             yield rng.choice(recent)
             continue
-        if chance < 0.0203:
-            yield key, POISON
+        if chance < 0.0206:
+            yield key, POISON if chance < 0.0203 else OVERSIZED
             continue
         time_ms += rng.randrange(20)
         at_ms = time_ms - (

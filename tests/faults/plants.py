@@ -83,8 +83,8 @@ def swaps_events(app: RoleApp, partition: int) -> None:
     """A chunk's events are handed out the wrong way round."""
 
     def turned(chunker: Callable[..., Any]) -> Callable[..., Any]:
-        def chunk(epoch: int, records: Any) -> Any:
-            made = chunker(epoch, records)
+        def chunk(epoch: int, records: Any, guard: Any) -> Any:
+            made = chunker(epoch, records, guard)
             return replace(made, items=made.items[::-1]) if made.source.partition == partition else made
 
         return chunk
@@ -117,7 +117,7 @@ def commits_go_back(app: RoleApp, partition: int) -> None:
     send = transaction.send_offsets
     reached, done = 0, False
 
-    def planted(positions: Mapping[Any, int], unit: int) -> None:
+    def planted(positions: Mapping[Any, int], unit: int, notes: Mapping[Any, str]) -> None:
         nonlocal reached, done
         sent = dict(positions)
         for source, offset in positions.items():
@@ -126,7 +126,7 @@ def commits_go_back(app: RoleApp, partition: int) -> None:
                     sent[source], done = reached - 1, True
                     log.warning("planted", plant="commits_go_back")
                 reached = offset
-        send(sent, unit)
+        send(sent, unit, notes)
 
     transaction.send_offsets = planted  # type: ignore[method-assign]
 

@@ -9,11 +9,12 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
 from connectors.kafka.admin import ensure_topics
 from connectors.kafka.birth import is_birth
@@ -24,11 +25,11 @@ from state.rocksdb import RocksStore
 from tests.faults.checker import check
 from tests.faults.grouplog import commits_of
 from tests.faults.history import Change, History, Outcome, Recovery, StateCopy
-from tests.faults.ledger import CHANGELOG, INPUT, OUTPUT, POISON, VERDICTS, Entry, Input, entries
+from tests.faults.ledger import CHANGELOG, INPUT, OUTPUT, OVERSIZED, POISON, VERDICTS, Entry, Input, entries
 from tests.faults.worker import ROLE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from confluent_kafka import Message
 
@@ -44,11 +45,13 @@ _LAST_KEY = b"\xff" * 8
 class Worker:
     """One process of the ledger's worker."""
 
-    def __init__(self, given: dict[str, Any], log: Path, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, given: dict[str, Any], log: Path, within: Sequence[str] = (), env: dict[str, str] | None = None
+    ) -> None:
         self.log = log
         with log.open("w") as sink:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.faults.worker", json.dumps(given)],
+                [*within, sys.executable, "-m", "tests.faults.worker", json.dumps(given)],
                 cwd=ROOT,
                 env=os.environ | (env or {}),
                 stdout=sink,
@@ -141,6 +144,7 @@ class Run:
         self.fault_ended_at = 0.0
         self.history = History()
         ensure_topics(kafka, self._topics)
+        self._committed = 0
         self._probe = Consumer(
             kafka.client_config() | {"group.id": self.group, "isolation.level": "read_committed"}
         )
@@ -155,10 +159,14 @@ class Run:
         folder: str = "disk",
         *,
         bootstrap: str = "",
+        within: Sequence[str] = (),
         env: dict[str, str] | None = None,
         **given: Any,
     ) -> Worker:
-        """Start one more worker; those with one ``folder`` share a disk, with a slot each."""
+        """Start one more worker; those with one ``folder`` share a disk, with a slot each.
+
+        ``within`` is a command that runs a command; the rest are options of ``tests.faults.worker``.
+        """
         self._stateful.add(self.folder / folder)
         options = {
             "bootstrap": bootstrap or self.kafka.bootstrap_servers,
@@ -167,7 +175,7 @@ class Run:
             "mode": self.mode,
             **given,
         }
-        worker = Worker(options, self.folder / f"worker-{len(self.workers)}.log", env)
+        worker = Worker(options, self.folder / f"worker-{len(self.workers)}.log", within, env)
         self.workers.append(worker)
         return worker
 
@@ -183,11 +191,19 @@ class Run:
             assert time.monotonic() < deadline, f"never seen: {what}\n{self.logs()}"
             time.sleep(0.05)
 
+    def committed_of(self, partition: int) -> int:
+        """The group's committed offset of one partition."""
+        asked = [TopicPartition(INPUT.named(self.kafka.topic_prefix), partition)]
+        return int(self._probe.committed(asked, timeout=20)[0].offset)
+
     def committed(self) -> int:
-        """How many records the group has committed, over all partitions."""
+        """How many records the group has committed, over all partitions; Kafka away, the last answer."""
         topic = INPUT.named(self.kafka.topic_prefix)
-        parts = self._probe.committed([TopicPartition(topic, p) for p in range(INPUT.partitions)], timeout=20)
-        return sum(max(part.offset, 0) for part in parts)
+        with suppress(KafkaException):
+            asked = [TopicPartition(topic, number) for number in range(INPUT.partitions)]
+            parts = self._probe.committed(asked, timeout=5)
+            self._committed = sum(max(part.offset, 0) for part in parts)
+        return self._committed
 
     def until_committed(self, more: int, within_s: float = 60.0) -> None:
         """Wait until so many records more than now are handled."""
@@ -208,7 +224,7 @@ class Run:
     def settle(self, budget_s: float = RECOVERY_S) -> None:
         """End the load, wait until all of it is handled, and stop the workers; then record the history."""
         self.load.stop()
-        total = sum(high for _low, high in self._ends(INPUT))
+        total = sum(high for _low, high in self.ends(INPUT))
         began = self.fault_ended_at or time.monotonic()
         self.until(lambda: self.committed() >= total, "the end of the input", budget_s + 30.0)
         self.history.recovery = Recovery(time.monotonic() - began, budget_s)
@@ -255,7 +271,8 @@ class Run:
                 worker.kill()
         self._probe.close()
 
-    def _ends(self, topic: TopicSpec) -> list[tuple[int, int]]:
+    def ends(self, topic: TopicSpec) -> list[tuple[int, int]]:
+        """Where each partition's log begins and ends."""
         name = topic.named(self.kafka.topic_prefix)
         return [
             self._probe.get_watermark_offsets(TopicPartition(name, number), timeout=20)
@@ -305,7 +322,7 @@ class Run:
 
 def _input(message: Message) -> Input:
     key, value = message.key() or b"", message.value() or b""
-    entry = None if value == POISON else Entry.decode(key, value)
+    entry = None if value in (POISON, OVERSIZED) else Entry.decode(key, value)
     return Input(message.partition() or 0, message.offset() or 0, entry)
 
 

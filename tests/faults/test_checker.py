@@ -111,6 +111,12 @@ def test_a_history_without_a_mistake_violates_nothing(history):
     assert check(history) == []
 
 
+@given(histories())
+def test_a_commit_that_was_asked_for_twice_and_stands_twice_violates_nothing(history):
+    history.commits.insert(1, history.commits[0])
+    assert check(history) == []
+
+
 def outputs(history: History) -> list[int]:
     return [at for at, outcome in enumerate(history.outcomes) if outcome.kind == "output"]
 

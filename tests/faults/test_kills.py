@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from tests.faults.run import Run, Worker
 
+pytestmark = pytest.mark.timeout(300)
+
 AT_STEPS = {
     "before it sends its offsets": (ADD_OFFSETS_TO_TXN, "request", False),
     "when its offsets are taken": (TXN_OFFSET_COMMIT, "answer", True),

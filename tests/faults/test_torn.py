@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from tests.faults.kafka_proxy import Hold
     from tests.faults.run import Run
 
+pytestmark = [pytest.mark.slow_fault, pytest.mark.timeout(300)]
+
 FENCED = {47, 90}  # INVALID_PRODUCER_EPOCH, PRODUCER_FENCED
 SESSION_S = 6.0
 
 
-@pytest.mark.slow_fault
 @pytest.mark.parametrize("asked_again", ["by the client", "by nobody"])
 def test_a_commit_that_arrives_in_the_next_transaction_does_not_tear_it(run: Run, asked_again):
     run.begin()
@@ -54,7 +55,6 @@ def test_a_commit_that_arrives_in_the_next_transaction_does_not_tear_it(run: Run
         assert end_txn_error(proxy.answers[END_TXN][answered]) in FENCED
 
 
-@pytest.mark.slow_fault
 @pytest.mark.parametrize("moment", ["between units", "as its offsets are on their way"])
 def test_a_worker_that_slept_past_its_session_is_fenced_by_kafka(run: Run, moment):
     run.begin()

@@ -34,6 +34,7 @@ from tests.faults.ledger import (
     GRACE_MS,
     INPUT,
     OUTPUT,
+    OVERSIZED,
     POISON,
     TIME,
     TIME_KEY,
@@ -44,6 +45,8 @@ from tests.faults.ledger import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from schemas.record import Record
     from state.scope import Scope
 
@@ -53,12 +56,13 @@ ROLE = "ledger"
 def book(scope: Scope, record: Record, unit: int) -> None:
     """Handle one record; its outcome says which unit of work it was made in, and for which input."""
     assert record.key is not None
-    entry = None if record.value == POISON else Entry.decode(record.key, record.value or b"")
+    entry = None if record.value in (POISON, OVERSIZED) else Entry.decode(record.key, record.value or b"")
     balance = scope.state.get(state_key(record.key)) or bytes(BALANCE.size)
     count, total = BALANCE.unpack(balance)
     if entry is None:  # effects first: they must be undone
         scope.state.put(state_key(record.key), BALANCE.pack(count + 1, total))
-        scope.emit(OUTPUT, record.key, b"[]", partition=record.partition)
+        size = OUTPUT.max_message_bytes if record.value == OVERSIZED else 10
+        scope.emit(OUTPUT, record.key, bytes(size), partition=record.partition)
         raise ValueError("poison")
     about = [entry.event_id, unit, record.offset]
     seen = seen_key(entry.event_id)
@@ -123,33 +127,32 @@ def build(
 
     @app.agent(source)
     async def agent(stream: Any) -> None:
-        await AGENTS[mode](stream, app)
+        def each(scope: Scope, record: Record) -> None:
+            # The number that the open unit of work will have: it is given when the unit commits.
+            book(scope, record, app.engine.unit.number + 1)
+
+        await AGENTS[mode](stream, each)
 
     plants.install(app, planted or {})
     return app
 
 
-def unit_of(app: RoleApp) -> int:
-    """The number that the open unit of work will have: it is given when the unit commits."""
-    return app.engine.unit.number + 1
-
-
-async def each_event(stream: Any, app: RoleApp) -> None:
+async def each_event(stream: Any, each: Callable[[Scope, Record], None]) -> None:
     async for _value in stream:
-        book(stream.scope, stream.record, unit_of(app))
+        each(stream.scope, stream.record)
 
 
-async def each_batch(stream: Any, app: RoleApp) -> None:
+async def each_batch(stream: Any, each: Callable[[Scope, Record], None]) -> None:
     async for batch in stream.batches():
         for record, _value in batch.items:
-            book(batch.scope, record, unit_of(app))
+            each(batch.scope, record)
 
 
-async def each_columns(stream: Any, app: RoleApp) -> None:
+async def each_columns(stream: Any, each: Callable[[Scope, Record], None]) -> None:
     async for batch in stream.record_batches():
         assert batch.columns.num_rows == len(batch.records)
         for record in batch.records:
-            book(batch.scope, record, unit_of(app))
+            each(batch.scope, record)
 
 
 AGENTS = {"event": each_event, "batch": each_batch, "columns": each_columns}

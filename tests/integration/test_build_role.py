@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from connectors.kafka.at_least_once import AtLeastOnce
+from connectors.kafka.transaction import KafkaTransaction
 from connectors.registry import Registry
 from pipelines.app import build_role
 from pipelines.errors import OptionsRefused
@@ -58,3 +60,14 @@ def test_kinds_that_cannot_be_served_are_refused_before_anything_is_asked(option
     nowhere = replace(options, registry_url="http://127.0.0.1:1")
     with pytest.raises(OptionsRefused, match="mine: doc is empty"):
         build_role("ingest", nowhere, Extension(kinds=(replace(JOB, name="mine", doc=" "),)))
+
+
+def test_a_role_is_at_least_once_if_it_is_named_and_not_where_others_rely_on_more(options, topics):
+    topics(*TOPICS)
+    named = replace(options, at_least_once=("mine", "ingest"))
+    mine = Extension(roles={"mine": [lambda *_: None], "other": [lambda *_: None]})
+
+    assert isinstance(build_role("mine", named, mine).engine.transaction, AtLeastOnce)
+    assert isinstance(build_role("other", named, mine).engine.transaction, KafkaTransaction)
+    with pytest.raises(OptionsRefused, match="ingest is exactly once"):
+        build_role("ingest", named, mine)

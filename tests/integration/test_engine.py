@@ -43,7 +43,7 @@ class Bench:
         self.poisoned = 0
         self.workers = []
 
-    def start(self, identity="", folder="."):
+    def start(self, identity="", folder=".", **more):
         given = {
             "bootstrap": self.kafka.bootstrap_servers,
             "prefix": self.kafka.topic_prefix,
@@ -51,6 +51,7 @@ class Bench:
             "mode": self.mode,
             "identity": identity,
             "assignment": self.assignment,
+            **more,
         }
         log = (self.state_dir / f"worker-{len(self.workers)}.log").open("w")
         worker = subprocess.Popen(

@@ -6,7 +6,9 @@ The output of key k is 1, 2, 3, … in order if, and only if, each event had one
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import struct
 import sys
 from pathlib import Path
@@ -55,7 +57,7 @@ def plain(values):
     return Columns(batch, rows, errors)
 
 
-def build(*, bootstrap, prefix, state_dir, mode, identity="", assignment="range"):
+def build(*, bootstrap, prefix, state_dir, mode, identity="", assignment="range", guarantee="exactly-once"):
     """Build the app; ``mode`` is ``event``, ``batch`` or ``columns``."""
     slot = Slot(state_dir, "counting", identity)
     group = f"{prefix}counting"
@@ -68,6 +70,7 @@ def build(*, bootstrap, prefix, state_dir, mode, identity="", assignment="range"
         state_dir=slot.folder,
         consumer=ConsumerOptions(group, f"counting-{slot.identity}", assignment),
         coordinator=CoordinatorOptions(),
+        guarantee=guarantee,
     )
     tools = Tools(WireCodec(schemas), PayloadCodec(schemas), BUILTIN_KINDS)
     app = RoleApp("counting", Engine(options, tools, WorkerMetrics("counting")), slot=slot, web_enabled=False)
@@ -109,13 +112,28 @@ async def count_columns(stream, count):
             count(batch.scope, record, value)
 
 
+def die_before_commit(transaction, after):
+    """Have the process end when so many units have committed and the next has been acknowledged."""
+    commit, left = transaction.commit, itertools.count(after, -1)
+
+    def dying():
+        if next(left) <= 0:
+            os._exit(137)
+        commit()
+
+    transaction.commit = dying
+
+
 AGENTS = {"event": count_events, "batch": count_batches, "columns": count_columns}
 
 
 if __name__ == "__main__":
     given = json.loads(sys.argv[1])
     given["state_dir"] = Path(given["state_dir"])
+    commits_max = given.pop("commits_max", None)
     counting = build(**given)
+    if commits_max is not None:
+        die_before_commit(counting.engine.transaction, commits_max)
     counting.Worker(
         loglevel="warning", quiet=True, redirect_stdouts=False, override_logging=False
     ).execute_from_commandline()

@@ -2,7 +2,7 @@
 
 It counts events by key, as ``counting_worker`` does, so that its output is 1, 2, 3, … if each event had one
 effect. Values that begin with ``poison`` raise while the file ``MENDED`` is not there; ``exit`` and
-``segfault`` end the process while it is not.
+``segfault`` end the process while it is not, when they are handled; ``unreadable`` when it is decoded.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def register(app, _tools, _options):
     source = app.source(
         INPUT,
         agent=NAME,
-        decode=lambda records: [record.value for record in records],
+        decode=values_of,
         changelog=CHANGELOG,
         on_failure=POLICIES[NAME],
     )
@@ -45,6 +45,16 @@ def register(app, _tools, _options):
                 count(stream.scope, stream.record, value)
 
 
+def values_of(records):
+    if any(record.value.startswith(b"unreadable") for record in records) and not is_mended():
+        os._exit(139)
+    return [record.value for record in records]
+
+
+def is_mended():
+    return Path(os.environ["MENDED"]).exists()
+
+
 def count(scope, record, value):
     fail(value)
     n = COUNT.unpack(scope.state.get(record.key) or bytes(COUNT.size))[0] + 1
@@ -54,7 +64,7 @@ def count(scope, record, value):
 
 
 def fail(value):
-    if Path(os.environ["MENDED"]).exists():
+    if is_mended():
         return
     if value.startswith(b"poison"):
         raise ValueError("cannot be handled, password=hunter2")

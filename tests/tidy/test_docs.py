@@ -36,7 +36,8 @@ def test_a_file_that_a_page_shows_is_that_file(page):
 
 def test_every_example_is_shown_on_a_page():
     shown = {path for page in PAGES for path, _ in _FILE.findall(page.read_text())}
-    assert shown == {str(file.relative_to(ROOT)) for file in (DOCS / "examples").iterdir() if file.is_file()}
+    examples = [file for file in (DOCS / "examples").rglob("*") if file.is_file() and file.suffix != ".pyc"]
+    assert shown == {str(file.relative_to(ROOT)) for file in examples}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -101,9 +102,22 @@ def settings_of(group: str) -> dict[str, object]:
     return {f"{group}.{name}": field.default for name, field in model.model_fields.items()}
 
 
+def shown(default: object) -> str:
+    """A default as a page says it."""
+    return "empty" if default in ("", ()) else str(default)
+
+
 def test_the_data_engineers_page_names_every_setting_of_a_worker_with_its_default():
     rows = dict(re.findall(r"^\| `(worker\.[a-z_]+)` \| (\S+) \|", text("data-engineer.md"), re.MULTILINE))
-    assert rows == {name: str(default) or "empty" for name, default in settings_of("worker").items()}
+    assert rows == {name: shown(default) for name, default in settings_of("worker").items()}
+
+
+def test_the_guarantees_name_what_every_bound_of_a_worker_costs_with_its_default():
+    costs = dict(re.findall(r"^\| `(worker\.[a-z_]+)` \| (\S+) \|", text("guarantees.md"), re.MULTILINE))
+    no_bounds = {"worker.identity", "worker.web_host", "worker.web_port", "worker.web_advertised_host"}
+    bounds = {name: f"{default:,}" if isinstance(default, int) else shown(default)
+              for name, default in settings_of("worker").items() if name not in no_bounds}  # fmt: skip
+    assert costs == bounds
 
 
 @pytest.mark.parametrize("group", ["kafka", "registry", "postgres"])

@@ -15,7 +15,7 @@ from schemas.payloads import PayloadCodec
 from schemas.record import Record
 from schemas.topics import LATE_EVENTS
 from schemas.wire import WireCodec
-from state.checkpoint import Append, PartitionScope
+from state.effects import Append, PartitionScope
 from state.memory import MemoryBackend
 from state.store import Position, StagedView
 

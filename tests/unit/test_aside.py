@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connectors.kafka.aside import SetAside, put_aside
-from connectors.kafka.chunk import EventChunk
+from connectors.kafka.chunk import EventChunk, SourcePartition
 from pipelines.controls import Controls
 from schemas.controls import PAUSE, QUARANTINE, SKIP, KeyTarget, RecordTarget, Target, target_of
 from schemas.errors import BadMagic
@@ -107,8 +107,13 @@ class KafkaStub:
 
 
 def aside(controls, topic, partition, offset, key=b"k"):
-    judge = controls.judge_of((topic, partition))
-    found = None if judge is None else judge(Record(topic, partition, offset, 0, key, b"v"))
+    record = Record(topic, partition, offset, 0, key, b"v")
+    chunk = EventChunk(SourcePartition(topic, partition), 0, [(record, 1)], offset + 1)
+    judge = controls.judge_of(chunk)
+    found = None if judge is None else judge(record)
+    assert found is controls.set_aside(record)
+    skip = controls.skips_of(chunk)
+    assert (None if skip is None else skip(record)) is (found if found and found.cause == "skipped" else None)
     return None if found is None else (found.cause, str(found))
 
 
@@ -130,8 +135,23 @@ def test_what_is_taken_back_holds_no_more_and_nothing_is_looked_at_any_more():
     skip, key = RecordTarget("ingest", "in", 2, 17), KeyTarget("ingest", b"acme/run")
     controls, heard = told((skip, SKIP), (key, QUARANTINE), (skip, None), (key, None))
 
-    assert controls.judge_of(("p.in", 2)) is None
+    assert aside(controls, "p.in", 2, 17, b"acme/run") is None
     assert heard == [[skip, key]]
+
+
+def test_a_chunk_is_looked_through_only_if_it_may_hold_a_record_to_skip():
+    controls, _ = told((RecordTarget("ingest", "in", 2, 17), SKIP))
+
+    def looked_through(partition, first, end):
+        source = SourcePartition("p.in", partition)
+        items = [(Record(*source, offset, 0, b"k", b"v"), offset) for offset in range(first, end)]
+        return controls.judge_of(EventChunk(source, 0, items, end)) is not None
+
+    assert looked_through(2, 10, 18)
+    assert looked_through(2, 17, 18)
+    assert not looked_through(2, 18, 30), "it is passed"
+    assert not looked_through(2, 10, 17)
+    assert not looked_through(1, 10, 18)
 
 
 def test_an_action_of_a_later_version_holds_nothing():
@@ -142,4 +162,4 @@ def test_an_action_of_a_later_version_holds_nothing():
     )
 
     assert not controls.is_paused(1)
-    assert controls.judge_of(("p.in", 2)) is None
+    assert aside(controls, "p.in", 2, 17) is None

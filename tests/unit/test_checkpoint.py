@@ -6,7 +6,8 @@ import pytest
 
 from schemas.record import Record
 from schemas.topics import DEAD_LETTERS, INGEST_STREAMS_CHANGELOG, OUTPUT
-from state.checkpoint import Append, PartitionScope, SourcePartition, UnitOfWork
+from state.checkpoint import SourcePartition, UnitOfWork
+from state.effects import Append, PartitionScope
 from state.errors import EffectTooLarge, StoreUnwritable
 from state.memory import MemoryBackend
 
@@ -255,6 +256,22 @@ def test_a_unit_is_full_by_what_it_appends_in_records_or_in_bytes():
         assert not unit.full
 
 
+def test_a_unit_that_only_keeps_state_is_full_too():
+    bounds = {"transaction_records_max": 3, "transaction_bytes_max": 100}
+    unit = UnitOfWork(Recording(), lambda spec: spec.name, **bounds)
+    scope = PartitionScope("agent", 2, MemoryBackend(), INGEST_STREAMS_CHANGELOG, Letters())
+    unit.add_scope("agent", scope)
+    scope.state.put_many([b"a", b"b"], [b"1", b"2"])
+    assert not unit.full
+    scope.state.put(b"c", b"3")
+    assert unit.full, "three records of the changelog"
+    scope.drop()
+    scope.state.put_many([b"a"], [bytes(98)])
+    assert not unit.full
+    scope.state.delete(b"b")
+    assert unit.full, "a hundred bytes of it"
+
+
 def test_of_updates_of_a_key_a_unit_appends_the_last_that_was_not_undone():
     transaction = Recording()
     unit, scope, _backend = unit_over(transaction)
@@ -270,12 +287,12 @@ def test_of_updates_of_a_key_a_unit_appends_the_last_that_was_not_undone():
     scope.keep()
     scope.update(OUTPUT, b"b", None, partition=2)
     scope.undo()
-    assert scope.append_records == 2
+    assert scope.effect_records == 2
     unit.advance(SOURCE, 43, 1)
 
     unit.commit()
 
     assert [(append.key, append.value) for append in transaction.log] == [(b"a", b"2"), (b"b", b"1")]
-    assert scope.append_records == 0
+    assert scope.effect_records == 0
     with pytest.raises(EffectTooLarge, match=r"streams\.output\.v1"):
         scope.update(OUTPUT, b"key", bytes(OUTPUT.max_message_bytes))

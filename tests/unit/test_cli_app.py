@@ -156,12 +156,14 @@ def test_what_is_no_setting_of_a_group_is_somebody_elses(
         "SLUICEGATE_EDGE_PORT": "tcp://10.0.0.1:80",  # as Kubernetes says where a service is
         "SLUICEGATE_EDGE__ALLOWED_HOSTS": "streams.example, other.example",
         "SLUICEGATE_KAFKA__SECURITY_PROTOCOL": "ssl",
+        "SLUICEGATE_WORKER__AT_LEAST_ONCE": "mine, archive",
     }.items():
         monkeypatch.setenv(name, value)
     settings = Settings()
     assert settings.edge.port == 8700
     assert settings.edge.allowed_hosts == ("streams.example", "other.example")
     assert settings.kafka.security_protocol == "SSL"
+    assert settings.worker.at_least_once == ("mine", "archive")
     monkeypatch.setenv("SLUICEGATE_EDGE__ALLOWED_HOSTS", '["streams.example"]')
     assert Settings().edge.allowed_hosts == ("streams.example",)
 

@@ -15,7 +15,8 @@ from connectors.kafka.errors import AppendRefused, KafkaUnavailable, Transaction
 from connectors.kafka.ports import CoordinatorOptions
 from schemas.record import Record
 from schemas.topics import INGEST_STREAMS_CHANGELOG, OUTPUT
-from state.checkpoint import PartitionScope, UnitOfWork
+from state.checkpoint import UnitOfWork
+from state.effects import PartitionScope
 from state.memory import MemoryBackend
 from tests.unit.test_checkpoint import Letters, Recording
 

@@ -16,7 +16,7 @@ from schemas.payloads import PayloadCodec
 from schemas.record import Record
 from schemas.topics import DEAD_LETTERS
 from schemas.wire import WireCodec
-from state.checkpoint import PartitionScope
+from state.effects import PartitionScope
 from state.memory import MemoryBackend
 
 EXAMPLE = runpy.run_path(str(Path(__file__).parents[2] / "docs" / "examples" / "stream_sizes.py"))

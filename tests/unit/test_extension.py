@@ -36,7 +36,7 @@ def test_a_new_agent_loads_with_all_its_parts_and_passes_its_test(tmp_path):
         cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "1 passed" in done.stdout
+    assert "3 passed" in done.stdout
 
 
 def test_two_agents_of_one_folder_load_together(tmp_path):

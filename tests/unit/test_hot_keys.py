@@ -66,14 +66,14 @@ def test_few_records_say_nothing_and_none_is_missed_by_the_agent():
     hot_keys = HotKeys()
     made = []
 
-    def chunker(epoch, records):
+    def chunker(epoch, records, _guard):
         made.append(len(records))
         return EventChunk(SOURCE, epoch, [], 0)
 
     watching = hot_keys.watching(chunker)
-    watching(7, chunk([None]))
-    watching(7, chunk([b"a"] * 98))
+    watching(7, chunk([None]), None)
+    watching(7, chunk([b"a"] * 98), None)
     assert made == [1, 98]
     assert hot_keys.top() == {SOURCE: []}
-    watching(7, chunk([b"a"]))
+    watching(7, chunk([b"a"]), None)
     assert hot_keys.top()[SOURCE] == [(b"a", pytest.approx(0.99))]

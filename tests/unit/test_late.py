@@ -7,7 +7,7 @@ import pytest
 from pipelines.late import SUBJECT, LateEventMaker
 from schemas.record import Record
 from schemas.topics import LATE_EVENTS, TopicSpec
-from state.checkpoint import PartitionScope
+from state.effects import PartitionScope
 from state.memory import MemoryBackend
 from tests.unit.support_scope import CODEC, LATE, LETTERS
 

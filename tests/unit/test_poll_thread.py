@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import Future
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 from confluent_kafka import TopicPartition
 
+from connectors.kafka import consumer as module
 from connectors.kafka.chunk import Records, SourcePartition, events_of
 from connectors.kafka.consumer import ConsumerOptions, PollThread
-from connectors.kafka.errors import ConsumerFailed
+from connectors.kafka.errors import ConsumerFailed, ConsumerFenced
+from connectors.kafka.memory import MemoryKafka
 from connectors.kafka.options import KafkaOptions
+from schemas.topics import INPUT
 
 SOURCE = SourcePartition("streams.input.v1", 0)
 
@@ -87,6 +92,38 @@ def test_a_partition_is_not_given_up_before_the_listener_has_let_go_of_it():
     assert thread.assignment == frozenset()
 
 
+@pytest.mark.parametrize(
+    ("fenced_after_s", "outage", "joined"),
+    [([40.0, 44.0, 40.0], True, 4), ([40.0, 3.0], True, 2), ([40.0], False, 1)],
+    ids=["outage after outage", "a twin that fences it at once", "no outage"],
+)
+def test_a_member_that_is_fenced_joins_again_after_an_outage_and_not_against_a_twin(
+    monkeypatch, fenced_after_s, outage, joined
+):
+    listener = Listener()
+    thread = poll_thread(listener)
+    now, fences, polls = 1_000.0, list(fenced_after_s), 0
+
+    def poll():
+        nonlocal now, polls
+        polls += 1
+        if not fences:
+            thread.stop()
+            return
+        now += fences.pop(0)
+        if outage:
+            thread._away_at = now
+        raise ConsumerFenced("group", "member")
+
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    monkeypatch.setattr(thread, "_poll", poll)
+    monkeypatch.setattr(thread, "_let_go", lambda _parts, *, lost: None)
+    thread._consumer = SimpleNamespace(close=lambda: None)
+    thread.run()
+    assert polls == joined
+    assert len(listener.failures) == (joined <= len(fenced_after_s))
+
+
 class Message(bytes):
     """A value with librdkafka's accessors; its offset is its first byte."""
 
@@ -112,16 +149,95 @@ def test_records_are_cut_into_pieces_by_their_bytes_and_none_is_left_out():
     assert records.pieces(39) == [records]
 
 
-def test_few_records_of_many_bytes_hold_the_fetching_too():
+def test_few_records_of_many_bytes_hold_the_fetching_too(monkeypatch):
+    monkeypatch.setattr("connectors.kafka.consumer._PATIENCE_S", -1.0)
     thread = poll_thread(Listener(), handover_records_max=100, handover_bytes_max=1_000)
     paused = []
     thread._consumer = SimpleNamespace(
         pause=lambda _parts: paused.append(True), resume=lambda _parts: paused.append(False)
     )
     thread.handled(-1, -1_000)
+    thread._regulate()  # full from now on
     thread._regulate()
     thread.handled(0, 400)
     thread._regulate()
     thread.handled(0, 100)
     thread._regulate()
     assert paused == [True, False]
+
+
+class HandedOver:
+    """A listener that takes all partitions and does nothing with their chunks until it is told to."""
+
+    def __init__(self):
+        self.thread, self.chunks, self.fell_behind = None, [], threading.Event()
+
+    def deliver(self, chunks):
+        self.chunks += chunks
+        if sum(map(len, self.chunks)) >= 100:
+            self.fell_behind.set()
+
+    def assigned(self, sources):
+        for source in sources:
+            self.thread.start_partition(source, 0)
+
+    def revoked(self, _sources, *, lost):
+        done = Future()
+        done.set_result(None)
+        return done
+
+    def failed_for_good(self, error):
+        raise error
+
+
+class Counting:
+    """A consumer that counts what it is asked."""
+
+    def __init__(self, consumer, asked):
+        self._consumer, self._asked = consumer, asked
+
+    def __getattr__(self, name):
+        self._asked.append(name)
+        return getattr(self._consumer, name)
+
+
+@pytest.mark.parametrize(("patience_s", "pauses"), [(60.0, False), (0.0, True)])
+def test_a_hand_over_that_is_full_takes_no_more_and_pauses_only_when_it_lasts(
+    monkeypatch, patience_s, pauses
+):
+    """A pause throws away what was fetched ahead; without one for long, a rebalance would wait."""
+    monkeypatch.setattr("connectors.kafka.consumer._PATIENCE_S", patience_s)
+    kafka, asked, listener = MemoryKafka(lambda: 1_000), [], HandedOver()
+    kafka.create([INPUT])
+    clients = kafka.clients()
+    producer = clients.producer({})
+    for number in range(1_000):
+        producer.produce(INPUT.name, b"%d" % number, b"k", 0)
+    options = KafkaOptions(
+        "memory:0",
+        clients=replace(clients, consumer=lambda config: Counting(clients.consumer(config), asked)),
+    )
+    bounds = ConsumerOptions("group", "member", chunk_records_max=50, handover_records_max=100)
+    thread = listener.thread = PollThread(options, bounds, {INPUT.name: events_of(list)}, listener)
+    thread.start()
+    assert listener.fell_behind.wait(10)
+    assert thread.call(lambda: 7).result(10) == 7, "who asks is answered meanwhile"
+    wait_for(lambda: asked.count("pause") >= pauses)
+    assert sum(map(len, listener.chunks)) == 100
+    assert asked.count("pause") == pauses
+    handled = 0
+    while handled < 1_000:
+        wait_for(lambda: len(listener.chunks) > 0)
+        chunk = listener.chunks.pop(0)
+        handled += len(chunk)
+        thread.handled(len(chunk), chunk.size_bytes)
+    thread.stop()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def wait_for(done):
+    deadline = time.monotonic() + 10
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)

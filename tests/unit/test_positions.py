@@ -70,6 +70,12 @@ def test_what_may_pass_is_asked_again(reader, monkeypatch):
     assert reader.committed("t", 3) == Committed(12, 7)
 
 
+def test_a_partition_without_a_leader_yet_is_asked_again(reader, monkeypatch):
+    leaderless = KafkaError(KafkaError.NOT_LEADER_FOR_PARTITION)
+    monkeypatch.setattr(reader, "_log", Broker(leaderless, leaderless, 12))
+    assert reader.ends("t", 3) == (0, 12)
+
+
 def test_an_answer_that_does_not_come_is_kafka_being_away(reader, monkeypatch):
     monkeypatch.setattr(positions, "_CALL_S", -0.9)
     silent = SimpleNamespace(describe_topics=lambda topics, request_timeout: {"t": Future()})

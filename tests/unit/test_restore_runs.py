@@ -21,8 +21,9 @@ class Applied(list):
 
 def task_of(partition: int, *, start: int = 0) -> tuple[_Task, Applied]:
     applied = Applied()
-    progress = Progress(position=start, end=1_000, began=0.0)
-    return _Task((TOPIC, partition), applied, threading.Event(), progress), applied
+    task = _Task((TOPIC, partition), start, 1_000, applied, threading.Event(), Progress())
+    task.begin()
+    return task, applied
 
 
 def record(partition: int, offset: int, key: bytes, value: bytes | None) -> Message:

@@ -8,8 +8,10 @@ import pytest
 
 from connectors.kafka.chunk import EventChunk, SourcePartition
 from connectors.kafka.errors import TransactionAborted
+from pipelines.role import RoleApp
 from schemas.errors import BadMagic
 from schemas.record import Record
+from schemas.topics import OUTPUT
 from tests.unit.test_checkpoint import Recording
 from tests.unit.test_coordinator import SOURCE, TOPIC, Gate, coordinator, until
 
@@ -194,3 +196,8 @@ def test_an_event_that_does_not_decode_is_not_passed_over_either():
             assert bench.coordinator.pauses.standstills[SOURCE].cause == "BadMagic"
 
     asyncio.run(scenario())
+
+
+def test_a_policy_that_there_is_not_is_refused_where_it_is_declared():
+    with pytest.raises(ValueError, match="source of ledger: on_failure='stop' is none of"):
+        RoleApp.source(None, OUTPUT, agent="ledger", decode=list, on_failure="stop")

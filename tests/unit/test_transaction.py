@@ -9,8 +9,10 @@ from types import SimpleNamespace
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
+from connectors.kafka import appends
 from connectors.kafka import transaction as module
 from connectors.kafka.chunk import SourcePartition
+from connectors.kafka.clients import Clients
 from connectors.kafka.errors import (
     AppendRefused,
     KafkaUnavailable,
@@ -21,7 +23,7 @@ from connectors.kafka.errors import (
 from connectors.kafka.options import KafkaOptions
 from connectors.kafka.transaction import KafkaTransaction
 from schemas.topics import OUTPUT
-from state.checkpoint import Append
+from state.effects import Append
 
 SOURCE = SourcePartition("streams.input.v1", 0)
 UNIT = 7
@@ -80,10 +82,10 @@ def begun(monkeypatch, leaving):
 
     def make(committed_unit=lambda _source: UNIT, **answers):
         producers = Producers(**answers)
-        monkeypatch.setattr(module, "Producer", producers)
-        monkeypatch.setattr(module, "_ASK_S", 0.01)
+        for waits in (module, appends):
+            monkeypatch.setattr(waits, "ASK_S", 0.01)
         transaction = KafkaTransaction(
-            KafkaOptions("kafka:9092"),
+            KafkaOptions("kafka:9092", clients=Clients(producer=producers)),
             transactional_id="id",
             group_metadata=lambda: None,
             committed_unit=committed_unit,

@@ -256,3 +256,30 @@ def test_a_flood_of_foreign_schemas_does_not_grow_the_cache() -> None:
         codec.decode_event(b"\x00" + schema_id.to_bytes(4, "big") + FRAMED[5:])
     assert len(codec._readers) <= 256
     assert len(codec._event_readers) <= 256
+
+
+@given(events, whole)
+def test_an_event_with_another_number_is_the_same_to_the_byte_as_if_written_anew(event, seq):
+    assert CODEC.renumber(CODEC.encode_event(event), event, seq) == CODEC.encode_event(
+        event._replace(seq=seq)
+    )
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_a_value_whose_lengths_or_number_are_written_longer_than_need_be_is_written_anew(at):
+    event = GOOD._replace(event_id="e", tenant="t", stream_id="s", seq=3)
+    value = CODEC.encode_event(event)
+    # Five bytes of the frame, length and text of three names, the number: one of them is made two bytes long.
+    where = (5, 9, 11)[at]
+    longer = value[:where] + bytes((value[where] | 0x80, 0)) + value[where + 1 :]
+    assert CODEC.decode_event(longer) == event
+    assert CODEC.renumber(longer, event, 300) == CODEC.encode_event(event._replace(seq=300))
+
+
+def test_an_event_that_grows_over_the_limit_by_its_number_is_refused():
+    event = GOOD._replace(seq=3)
+    value = CODEC.encode_event(event)
+    codec = WireCodec(SOURCE, value_bytes_max=len(value))
+    assert codec.renumber(value, event, 4) == CODEC.encode_event(event._replace(seq=4))
+    with pytest.raises(TooLarge):
+        codec.renumber(value, event, LONG_MAX)

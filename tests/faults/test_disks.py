@@ -1,0 +1,128 @@
+"""State on a disk that breaks or is full: found, set aside, rebuilt; nothing commits past a failed write."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.faults.worker import ROLE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tests.faults.run import Run, Worker
+
+pytestmark = [pytest.mark.slow_fault, pytest.mark.timeout(300)]
+
+BLOCK = 64
+
+
+def flip_bytes(data: Path) -> None:
+    """Turn a run of bytes in each table over, well inside of its blocks."""
+    tables = list(data.glob("*.sst"))
+    assert tables, "nothing was flushed to tables"
+    for table in tables:
+        damaged = bytearray(table.read_bytes())
+        first = len(damaged) // 4
+        for at in range(first, min(first + BLOCK, len(damaged))):
+            damaged[at] ^= 0xFF
+        table.write_bytes(damaged)
+
+
+def cut_manifest(data: Path) -> None:
+    """Leave the first half of the file that says which tables there are."""
+    (manifest,) = data.glob("MANIFEST-*")
+    manifest.write_bytes(manifest.read_bytes()[: manifest.stat().st_size // 2])
+
+
+def lose_manifest(data: Path) -> None:
+    """Leave none."""
+    (manifest,) = data.glob("MANIFEST-*")
+    manifest.unlink()
+
+
+@pytest.mark.parametrize("damage", [flip_bytes, cut_manifest, lose_manifest])
+def test_broken_files_are_found_set_aside_and_rebuilt(run: Run, damage: Callable[[Path], None]):
+    run.begin()
+    worker = run.worker()
+    run.until_committed(2_000)
+    worker.send(signal.SIGTERM)
+    assert worker.end() == 0
+    slot = run.folder / "disk" / ROLE / "slot-0"
+    damage(slot / ROLE / "data")
+    worker = run.worker()
+    run.until(lambda: not worker.runs or "partition ready" in worker.says, "a worker that looks at its disk")
+    if damage is flip_bytes:  # found by the first read of a broken block
+        assert worker.end() != 0
+        assert "cannot be read" in worker.says
+        worker = run.worker()
+    run.until(lambda: worker.says.count("state restored") == 4, "all partitions rebuilt from the changelog")
+    if damage is not cut_manifest:  # a cut one RocksDB takes for an older, which here is the empty one
+        assert "state set aside" in worker.says
+        assert list((slot / ROLE).glob("unreadable-*"))
+    run.until_committed(1_000)
+    run.settle()
+    run.check()
+
+
+@pytest.fixture
+def small_disk(run: Run) -> Iterator[Path]:
+    """The workers' state on 24 MB of memory; skips where nothing may be mounted."""
+    where = run.folder / "disk"
+    where.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(where)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        pytest.skip(f"no file system may be mounted here: {done.stderr.strip()}")
+    yield where
+    subprocess.run(["umount", "--lazy", str(where)], check=True)
+
+
+def fill(filler: Path) -> None:
+    with filler.open("wb", buffering=0) as sink:
+        while True:
+            sink.write(bytes(1 << 12))
+
+
+def stops_and_commits_nothing_more(run: Run, worker: Worker, said: str) -> None:
+    assert worker.end(60) not in (0, -signal.SIGKILL)
+    assert "cannot be written" in worker.says
+    assert said in worker.says
+    committed = run.committed()
+    run.load.stop()
+    assert run.committed() == committed, "it committed past a write that failed"
+
+
+def test_a_full_disk_stops_the_worker_with_the_reason_and_costs_nothing(run: Run, small_disk: Path):
+    run.begin()
+    worker = run.worker()
+    run.until_committed(1_000)
+    filler = small_disk / "filler"
+    with pytest.raises(OSError, match="No space left"):
+        fill(filler)
+    stops_and_commits_nothing_more(run, worker, "No space left")
+    filler.unlink()
+    run.worker()
+    run.settle()
+    run.check()
+
+
+def test_a_file_that_may_not_grow_stops_the_worker_with_the_reason_and_costs_nothing(run: Run):
+    run.begin()
+    worker = run.worker()
+    run.until_committed(1_000)
+    log_bytes = worker.log.stat().st_size
+    resource.prlimit(worker.process.pid, resource.RLIMIT_FSIZE, (log_bytes + 60_000, resource.RLIM_INFINITY))
+    stops_and_commits_nothing_more(run, worker, "File too large")
+    run.worker()
+    run.settle()
+    run.check()
