@@ -13,8 +13,8 @@ import os
 import re
 import subprocess
 import time
+from contextlib import closing
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -175,19 +175,20 @@ class Race:
     def wait(self, process: subprocess.Popen[bytes], count: int, timeout_s: float) -> str:
         """Wait until its group has committed ``count`` events; says what went wrong if it did not."""
         deadline = time.monotonic() + timeout_s
-        while (committed := self.committed()) < count:
-            if process.poll() is not None:
-                return f"ended by itself (exit code {process.returncode}): {self.last_line()}"
-            if time.monotonic() > deadline:
-                return f"given up: {committed} of {count} committed"
-            time.sleep(POLL_S)
+        with closing(self._progress()) as progress:
+            while (committed := progress.events()) < count:
+                if process.poll() is not None:
+                    return f"ended by itself (exit code {process.returncode}): {self.last_line()}"
+                if time.monotonic() > deadline:
+                    return f"given up: {committed} of {count} committed"
+                time.sleep(POLL_S)
         return ""
 
     def committed(self) -> int:
         """Return how many events its group has committed (the load has no markers among its offsets)."""
-        return self._progress.events()
+        with closing(self._progress()) as progress:
+            return progress.events()
 
-    @cached_property
     def _progress(self) -> GroupProgress:
         name = self.load.input.named(self.load.kafka.topic_prefix)
         return GroupProgress(Topic(self.load.kafka, name, self.load.input.partitions), self._group)

@@ -88,6 +88,10 @@ class GroupProgress:
             return 0
         return sum(max(at.offset, 0) for at in found)
 
+    def close(self) -> None:
+        """Let go of the broker."""
+        self._consumer.close()
+
 
 def ends(topic: Topic) -> dict[int, int]:
     """Return the end of each partition."""
