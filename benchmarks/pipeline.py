@@ -9,9 +9,10 @@ import time
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
+from benchmarks import raw
 from benchmarks.load import append, make_streams, read
 from benchmarks.meter import Meter, stop
-from benchmarks.results import OURS, RAW, Result, with_ratios
+from benchmarks.results import OURS, Result, with_ratios
 from connectors.kafka.admin import ensure_topics
 from connectors.kafka.options import KafkaOptions
 from connectors.registry import Registry
@@ -37,7 +38,7 @@ def run(where: Addresses, data_dir: Path, streams: int, lines: int) -> list[Resu
     records = make_streams(codec, PayloadCodec(registry), streams, lines)
     append(kafka, records)
     work = f"ingest: envelopes of {streams} streams, {INPUT.partitions} partitions"
-    raw_s, raw = read(kafka, INPUT, len(records), TIMEOUT_S)
+    limit = raw.measure(kafka, INPUT, len(records), work)
     worker = start_ingest(where, kafka, data_dir / "ingest")
     meter = Meter(worker.pid)
     try:
@@ -46,10 +47,9 @@ def run(where: Addresses, data_dir: Path, streams: int, lines: int) -> list[Resu
     finally:
         stop(worker)
     per_million = 1_000_000 / len(records)
-    complete = len(raw) == len(records)
     ordered = _in_order(codec, values, streams, lines)
     results = [
-        Result(RAW, work, "none: no work", len(records), int(len(raw) / raw_s), None, None, complete),
+        limit,
         Result(
             f"{OURS} ingest",
             work,

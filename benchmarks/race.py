@@ -13,15 +13,13 @@ import os
 import re
 import subprocess
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException
-from confluent_kafka.admin import AdminClient
-
 from benchmarks.meter import Meter, stop
-from benchmarks.readback import Check, Topic, read_back
+from benchmarks.readback import Check, GroupProgress, Topic, read_back
 from benchmarks.results import Result
 from benchmarks.windows import SCHEMA
 from connectors.kafka.admin import ensure_topics
@@ -176,25 +174,24 @@ class Race:
 
     def wait(self, process: subprocess.Popen[bytes], count: int, timeout_s: float) -> str:
         """Wait until its group has committed ``count`` events; says what went wrong if it did not."""
-        admin = AdminClient(self.load.kafka.client_config() | {"log_level": 0})
         deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
-            if self.committed(admin) >= count:
-                return ""
-            if process.poll() is not None:
-                return f"ended by itself (exit code {process.returncode}): {self.last_line()}"
-            time.sleep(POLL_S)
-        return f"given up: {self.committed(admin)} of {count} committed"
+        with closing(self._progress()) as progress:
+            while (committed := progress.events()) < count:
+                if process.poll() is not None:
+                    return f"ended by itself (exit code {process.returncode}): {self.last_line()}"
+                if time.monotonic() > deadline:
+                    return f"given up: {committed} of {count} committed"
+                time.sleep(POLL_S)
+        return ""
 
-    def committed(self, admin: AdminClient) -> int:
-        """Events whose offsets the group has committed (the load has no markers among its offsets)."""
-        try:
-            future = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(self._group)])
-            offsets = future[self._group].result(10).topic_partitions
-        except (KafkaException, TimeoutError):
-            return 0  # the broker does not know the group yet, or has no time for us: asked again
+    def committed(self) -> int:
+        """Return how many events its group has committed (the load has no markers among its offsets)."""
+        with closing(self._progress()) as progress:
+            return progress.events()
+
+    def _progress(self) -> GroupProgress:
         name = self.load.input.named(self.load.kafka.topic_prefix)
-        return sum(max(at.offset, 0) for at in offsets if at.topic == name)
+        return GroupProgress(Topic(self.load.kafka, name, self.load.input.partitions), self._group)
 
     def _result(self, work: str, seconds: float | None, cpu_s: float, rss_mb: int, *, note: str) -> Result:
         ran = seconds is not None

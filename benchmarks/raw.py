@@ -14,20 +14,21 @@ from confluent_kafka import Consumer, TopicPartition
 
 from benchmarks.load import QUICK
 from benchmarks.results import RAW, RAW_DEFAULTS, Result
-from benchmarks.windows import INPUT
 
 if TYPE_CHECKING:
-    from benchmarks.readings import Load
+    from connectors.kafka.options import KafkaOptions
+    from schemas.topics import TopicSpec
 
 TIMEOUT_S: Final = 300.0
 
 
-def measure(load: Load, work: str, *, quick: bool) -> Result:
-    """Consume a load once, from first record to last; ``quick``: by settings for it, not by defaults."""
+def measure(kafka: KafkaOptions, spec: TopicSpec, count: int, work: str, *, quick: bool = True) -> Result:
+    """Consume a topic once, from first record to last; ``quick``: by settings for it, not by defaults."""
     env = os.environ | {
-        "BENCH_KAFKA": load.kafka.bootstrap_servers,
-        "BENCH_INPUT": INPUT.named(load.kafka.topic_prefix),
-        "BENCH_COUNT": str(load.count),
+        "BENCH_KAFKA": kafka.bootstrap_servers,
+        "BENCH_INPUT": spec.named(kafka.topic_prefix),
+        "BENCH_PARTITIONS": str(spec.partitions),
+        "BENCH_COUNT": str(count),
         "BENCH_QUICK": "1" if quick else "",
     }
     done = subprocess.run(
@@ -39,18 +40,18 @@ def measure(load: Load, work: str, *, quick: bool) -> Result:
         RAW if quick else RAW_DEFAULTS,
         work,
         "none: no work",
-        load.count,
+        count,
         int(found["count"] / found["seconds"]),
-        round(found["cpu_s"] * 1_000_000 / load.count, 1),
+        round(found["cpu_s"] * 1_000_000 / count, 1),
         found["rss_mb"],
-        found["count"] == load.count,
+        found["count"] == count,
     )
 
 
-def consume(config: dict[str, object], topic: str, wanted: int) -> tuple[int, float]:
+def consume(config: dict[str, object], topic: str, partitions: int, wanted: int) -> tuple[int, float]:
     """Return how many records came, and the seconds between the first and the last of them."""
     consumer = Consumer(config | {"group.id": "bench.raw", "enable.auto.commit": False})
-    consumer.assign([TopicPartition(topic, partition, 0) for partition in range(INPUT.partitions)])
+    consumer.assign([TopicPartition(topic, partition, 0) for partition in range(partitions)])
     count, first, last = 0, 0.0, 0.0
     deadline = time.perf_counter() + TIMEOUT_S
     while count < wanted and time.perf_counter() < deadline:
@@ -70,7 +71,8 @@ def main() -> None:
     """Consume what the environment names, and print what was found."""
     config: dict[str, object] = {"bootstrap.servers": os.environ["BENCH_KAFKA"]}
     config |= QUICK if os.environ["BENCH_QUICK"] else {}
-    count, seconds = consume(config, os.environ["BENCH_INPUT"], int(os.environ["BENCH_COUNT"]))
+    topic, partitions = os.environ["BENCH_INPUT"], int(os.environ["BENCH_PARTITIONS"])
+    count, seconds = consume(config, topic, partitions, int(os.environ["BENCH_COUNT"]))
     used = resource.getrusage(resource.RUSAGE_SELF)
     # Linux counts in KiB, macOS in bytes.
     rss_mb = used.ru_maxrss >> (20 if sys.platform == "darwin" else 10)

@@ -101,7 +101,6 @@ class _Run:
 
     race: Race
     workers: Sequence[Mortal]
-    admin: AdminClient
     logs: Path
     """The broker's folder of logs."""
     began: float
@@ -125,7 +124,7 @@ class _Run:
             for path in folder.glob("*.log")
         )
         samples.changelog.append((now_s, float(changelog)))
-        lag = self.race.load.count - self.race.committed(self.admin)
+        lag = self.race.load.count - self.race.committed()
         samples.lag_max = max(samples.lag_max, lag)
         each = "/".join("-" if rss is None else str(rss >> 20) for rss in memory)
         say(
@@ -144,8 +143,7 @@ def run(bench: Bench) -> list[Soaked]:
     races = [Race(CLOSING, load, bench.where, 0, bench.folder, member=number) for number in range(WORKERS)]
     first = races[0]
     ensure_topics(kafka, [output_of(first.tag), changelog_of(first.tag)])
-    admin = AdminClient(kafka.client_config() | {"log_level": 0})
-    _clean_early(admin, changelog_of(first.tag).named(kafka.topic_prefix))
+    _clean_early(kafka, changelog_of(first.tag).named(kafka.topic_prefix))
     say(f"soak: {asked.minutes:g} min at {asked.rate} events/s, SEED={asked.seed}")
     command, chance = first.command(bench.settings), random.Random(asked.seed)
     workers: list[Mortal] = []
@@ -156,7 +154,7 @@ def run(bench: Bench) -> list[Soaked]:
         workers += [Mortal(race, command, chance) for race in races]
         appending.start()
         logs = next(bench.settings.data_dir.rglob(f"{INPUT.named(kafka.topic_prefix)}-0")).parent
-        going = _Run(first, workers, admin, logs, began, Samples())
+        going = _Run(first, workers, logs, began, Samples())
         note = _soak(going, appending)
         took_s = time.monotonic() - began
         stopped.set()
@@ -219,12 +217,13 @@ def _most_mb(samples: Sequence[Sample]) -> int:
     return int(max((figure for _, figure in samples), default=0.0)) >> 20
 
 
-def _clean_early(admin: AdminClient, topic: str) -> None:
+def _clean_early(kafka: KafkaOptions, topic: str) -> None:
     """Give a topic segments so small that the broker cleans them while the run lasts."""
     entries = [
         ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
         for name, value in _SEGMENTS.items()
     ]
     resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=entries)
+    admin = AdminClient(kafka.client_config() | {"log_level": 3})
     for altered in admin.incremental_alter_configs([resource]).values():
         altered.result(_CALL_S)
