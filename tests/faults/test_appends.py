@@ -68,6 +68,7 @@ class Load:
         self.topic = topic
         self.done: set[bytes] = set()
         self.failures: Counter[str] = Counter()
+        self.began = asyncio.Event()
         self.stopping = False
 
     async def caller(self, appender: Appender, number: int) -> None:
@@ -86,6 +87,7 @@ class Load:
                 assert len(offsets) == RECORDS
                 break
             self.done.add(name)
+            self.began.set()
             turn += 1
 
 
@@ -94,8 +96,7 @@ async def under_load(load: Load, options: KafkaOptions, harm: Callable[[], None]
     appender = Appender(options, bounds)
     callers = [asyncio.create_task(load.caller(appender, number)) for number in range(8)]
     async with asyncio.timeout(60):
-        while not load.done:  # a broker that has just started takes its time
-            await asyncio.sleep(0.05)
+        await load.began.wait()  # a broker that has just started takes its time
     await asyncio.sleep(SECONDS / 4)
     before = len(load.done)
     await asyncio.to_thread(harm)
