@@ -30,6 +30,8 @@ COMMANDS = (
     "new",
     "schemas",
     "topics",
+    "topology",
+    "reprocess",
     "lag",
     "dlq",
     "levers",
@@ -38,7 +40,8 @@ COMMANDS = (
 
 EPILOGUE = """\
 Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 something needed cannot be reached, \
-130 Ctrl-C. Settings are environment variables SLUICEGATE_GROUP__NAME. \
+4 code that does not fit what is deployed (starting it again changes nothing), 130 Ctrl-C. \
+Settings are environment variables SLUICEGATE_GROUP__NAME. \
 --debug before the command shows where an error was raised.
 """
 

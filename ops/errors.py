@@ -15,12 +15,16 @@ SluicegateError
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from schemas.errors import SluicegateError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+
+REFUSED: Final = 4
+"""Exit code of a worker whose code does not fit what is deployed: another start changes nothing."""
 
 
 class OpsError(SluicegateError):
@@ -94,6 +98,8 @@ def exit_code_of(error: SluicegateError) -> int:
     """Exit code of an error of any package: 3 if something needed cannot be reached, else 1 or 2."""
     if isinstance(error, OpsError):
         return error.exit_code
+    if "DeployRefused" in {kind.__name__ for kind in type(error).__mro__}:
+        return REFUSED
     unreachable = ("RegistryUnavailable", "KafkaUnavailable", "SinkUnavailable", "SinkTimeout")
     lineage = {kind.__name__ for kind in type(error).__mro__}  # by name: their packages may not be loaded
     return Unreachable.exit_code if lineage.intersection(unreachable) else OpsError.exit_code

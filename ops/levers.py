@@ -12,6 +12,7 @@ from connectors.kafka.committed import CommittedReader
 from connectors.kafka.peek import record_at
 from connectors.kafka.slot import ProducerSlot
 from connectors.registry import Registry
+from ops.extension import extension_of
 from ops.person import who
 from schemas.controls import PAUSE, QUARANTINE, SKIP, AnyTarget, KeyTarget, Target, target_of
 from schemas.errors import WireError
@@ -104,7 +105,7 @@ class Levers:
         Topics have no prefix.
         """
         prefix = self._kafka.topic_prefix
-        found = group_lag(self._kafka, f"{prefix}sluicegate.{role}")
+        found = group_lag(self._kafka, extension_of(self._settings).group(prefix, role))
         return [partition._replace(topic=partition.topic.removeprefix(prefix)) for partition in found]
 
     def bare(self, topic: str) -> str:

@@ -16,11 +16,15 @@ if TYPE_CHECKING:
 # A role ends its last unit of work or leaves it to the next owner within 13 s, and is gone 10 s later at the
 # latest (pipelines/role.py). A process that needs longer hangs; killed, it loses nothing either.
 STOP_WITHIN_S = 25.0
+MADE_WAY = 5  # as pipelines/app.py has it
 _OF_SIGTERM = 128 + signal.SIGTERM
 
 
-async def supervise(roles: Sequence[str]) -> int:
-    """Run each role in a process of its own until a signal comes; 0 if all stopped because of it."""
+async def supervise(roles: Sequence[str], words: Sequence[str] = ()) -> int:
+    """Run each role in a process of its own until a signal comes; 0 if all stopped because of it.
+
+    ``words`` are handed on to each.
+    """
     stopping = asyncio.Event()
     async with Children(stop_within_s=STOP_WITHIN_S) as children:
 
@@ -30,7 +34,7 @@ async def supervise(roles: Sequence[str]) -> int:
 
         with on_stop_signals(stop, lambda _: children.kill_all()):
             for role in roles:
-                child = await children.start(role, sluicegate("worker", "--role-process", role))
+                child = await children.start(role, sluicegate("worker", "--role-process", role, *words))
                 console.note(f"role {role} runs as process {child.pid}")
             failed = await _until_stopping(stopping, children)
             await children.stop(*children)
@@ -47,16 +51,23 @@ async def supervise(roles: Sequence[str]) -> int:
 
 async def _until_stopping(stopping: asyncio.Event, children: Children) -> Child | None:
     """Wait for a signal, or for a process that ends by itself: that one is returned."""
-    told = asyncio.create_task(stopping.wait())
-    ended = asyncio.create_task(children.first_end())
-    try:
-        await asyncio.wait({told, ended}, return_when=asyncio.FIRST_COMPLETED)
-        if stopping.is_set():
+    while True:
+        told = asyncio.create_task(stopping.wait())
+        ended = asyncio.create_task(children.first_end())
+        try:
+            await asyncio.wait({told, ended}, return_when=asyncio.FIRST_COMPLETED)
+            if stopping.is_set():
+                return None
+            failed = ended.result()
+        finally:
+            told.cancel()
+            ended.cancel()
+        if failed.code != MADE_WAY:
+            break
+        console.note(f"role {failed.name} has made way for its next generation, the others go on")
+        children.forget(failed)
+        if not any(True for _ in children):
             return None
-        failed = ended.result()
-    finally:
-        told.cancel()
-        ended.cancel()
     console.fail(
         f"role {failed.name} ended by itself with exit code {failed.code}; the others are stopped",
         "what it wrote last says why; start the worker again when that is mended",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import TYPE_CHECKING
 
 from ops.addresses import addresses, kafka_options
@@ -13,7 +15,9 @@ if TYPE_CHECKING:
     from pipelines.options import WorkerOptions
 
 
-def worker_options(settings: Settings) -> WorkerOptions:
+def worker_options(
+    settings: Settings, *, migrate: str = "", abandon_migration: bool = False
+) -> WorkerOptions:
     """Everything a role is told; raises NoStack if nothing says where Kafka and the registry are."""
     from pipelines.options import WorkerOptions
     from state.budget import StateOptions
@@ -41,14 +45,22 @@ def worker_options(settings: Settings) -> WorkerOptions:
         at_least_once=worker.at_least_once,
         web_advertised_host=worker.web_advertised_host,
         identity=worker.identity,
+        migrate=migrate,
+        abandon_migration=abandon_migration,
         create_topics=settings.kafka.create_topics,
         register_schemas=settings.registry.register_schemas,
     )
 
 
-def run_role_process(role: str, settings: Settings) -> int:
+def run_role_process(
+    role: str, settings: Settings, *, migrate: str = "", abandon_migration: bool = False
+) -> int:
     """Be one role until a signal; the exit code is 0 if it was stopped on purpose."""
-    from pipelines.app import run_role
+    from pipelines.app import AGAIN, run_role
 
     configure_logs()
-    return run_role(role, worker_options(settings), extension_of(settings))
+    options = worker_options(settings, migrate=migrate, abandon_migration=abandon_migration)
+    code = run_role(role, options, extension_of(settings))
+    if code == AGAIN:  # the same process, so that whoever watches it sees no end
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606  # our own words
+    return code

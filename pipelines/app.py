@@ -10,12 +10,16 @@ from connectors.kafka.access import check_topics
 from connectors.kafka.admin import ensure_topics
 from connectors.kafka.consumer import ConsumerOptions
 from connectors.kafka.ports import CoordinatorOptions
+from connectors.kafka.roster import Roster
 from connectors.registry import Registry
-from pipelines import archive, ingest, usage
+from pipelines.blueprint import ROLES, agents_of
+from pipelines.checks import operations_of, register_schemas
 from pipelines.controls import Controls
+from pipelines.deploying import deploy
 from pipelines.engine import Engine, EngineOptions
 from pipelines.errors import OptionsRefused, UnknownRole
 from pipelines.extension import Extension
+from pipelines.generations import folder_of, group_of
 from pipelines.metrics import WorkerMetrics
 from pipelines.partitions import OpenStore, open_rocks
 from pipelines.role import RoleApp
@@ -23,44 +27,38 @@ from pipelines.slots import Slot
 from pipelines.state_page import add_state_page
 from pipelines.tools import Tools
 from pipelines.web import add_pages
-from schemas.access import ROLES as ACCESS
-from schemas.access import Access
 from schemas.payloads import PayloadCodec
 from schemas.preflight import problems_of_all
-from schemas.topics import DEAD_LETTERS, TOPICS
+from schemas.topics import TOPICS
 from schemas.wire import WireCodec
 from state.budget import check_machine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
     from pipelines.engine import Guarantee
-    from pipelines.extension import Register
     from pipelines.options import WorkerOptions
-    from schemas.access import Operation
     from schemas.catalog import SchemaSource
     from schemas.kinds import Kind
 
+MADE_WAY, AGAIN = 5, 6
 # A collection of Faust's heap costs more than the work between two of them: see docs/adr/0002.
 _GC_THRESHOLDS = (100_000, 50, 50)
 # CONTRACT.md promises seq without a hole or a double, and windows that add up. The archive has its own fence.
 _EXACTLY_ONCE = ("ingest", "aggregate")
 
 
-ROLES: Mapping[str, Sequence[Register]] = {
-    "ingest": (ingest.register,),
-    "aggregate": (usage.register,),
-    "archive": (archive.register,),
-}
-
-
 def run_role(name: str, options: WorkerOptions, extension: Extension | None = None) -> int:
     """Run one role until a signal stops it; returns the process's exit code (0 = stopped on purpose).
+
+    ``MADE_WAY``: another generation has its place. ``AGAIN``: it was built, is live now, and has to be
+    started again at once.
 
     The name is that of one of ours, or of an agent of ``extension``, a user's own.
 
     Raises:
         UnknownRole: no such role.
+        DeployRefused: the code does not fit the state or the schemas of what runs.
         OptionsRefused: time-outs under which a unit of work could be lost, kinds that cannot be served, or a
             web port in use.
         BudgetRefused: the stores would be given more memory or files than there are.
@@ -81,8 +79,10 @@ def run_role(name: str, options: WorkerOptions, extension: Extension | None = No
     except SystemExit as end:
         if app.fatal is not None:
             raise app.fatal from None
-        return end.code if isinstance(end.code, int) else 1
-    return 0
+        code = end.code if isinstance(end.code, int) else 1
+        if code:
+            return code
+    return AGAIN if app.runs_again else MADE_WAY if app.makes_way else 0
 
 
 def build_role(name: str, options: WorkerOptions, extension: Extension) -> RoleApp:
@@ -103,16 +103,14 @@ def build_role(name: str, options: WorkerOptions, extension: Extension) -> RoleA
     _guarantee(name, options)  # what it refuses is said before anything is asked of a service
     web = _web(options, list(roles).index(name))  # asked now: a port in use is said before all else
     registry = Registry(options.registry_url)
-    if options.register_schemas:
-        registry.register_all()
-        for subject, text in extension.schemas.items():
-            registry.register(subject, text)
+    register_schemas(registry, extension, may_register=options.register_schemas)
     if options.create_topics:
         ensure_topics(options.kafka, extension.all_topics())
     tools = tools_of(extension, registry)
     app = assemble(name, options, extension, tools, web=web)
     app.controls = Controls(options.kafka, name, tools.codec)
-    check_topics(options.kafka, _needed(app, name))
+    check_topics(options.kafka, operations_of(name, agents_of(app.sources), options.kafka.topic_prefix))
+    deploy(app, Roster(options.kafka, tools.codec), options, extension)
     return app
 
 
@@ -134,8 +132,9 @@ def assemble(
     open_store: OpenStore = open_rocks,
 ) -> RoleApp:
     """Put a role's app together with its engine and agents; no service is asked anything yet."""
-    slot = Slot(options.state_dir, name, options.identity)
-    group = f"{options.kafka.topic_prefix}sluicegate.{name}"
+    generation = extension.generation(name)
+    slot = Slot(options.state_dir, folder_of(name, generation), options.identity)
+    group = group_of(options.kafka.topic_prefix, name, generation)
     engine = Engine(
         EngineOptions(
             kafka=options.kafka,
@@ -180,25 +179,6 @@ def _guarantee(name: str, options: WorkerOptions) -> Guarantee:
             remedy=f"Take {name} out of SLUICEGATE_WORKER__AT_LEAST_ONCE.",
         )
     return "at-least-once"
-
-
-def _needed(app: RoleApp, name: str) -> dict[str, tuple[Operation, ...]]:
-    """What the role does with each topic, by its full name."""
-    prefix = app.engine.options.kafka.topic_prefix
-    if name in ACCESS:
-        access = ACCESS[name]
-    else:  # what it was seen to declare, and not what its module says of itself
-        sources = app.sources.values()
-        access = Access(
-            reads=tuple(source.spec for source in sources),
-            writes=(
-                DEAD_LETTERS,
-                *(source.spec for source in sources if source.open_deadline),
-                *(source.late_to for source in sources if source.late_to is not None),
-            ),
-            changelogs=tuple(source.changelog for source in sources if source.changelog is not None),
-        )
-    return {prefix + topic: operations for topic, operations in access.operations().items()}
 
 
 def check_kinds(kinds: Iterable[Kind]) -> None:

@@ -199,6 +199,7 @@ def register(app: RoleApp, tools: Tools, options: WorkerOptions) -> None:
             decode=tools.decoder(spec.subject),
             on_assigned=archive.assigned,
             on_revoked=lambda partition: archive.revoked(spec.named(prefix), partition),
+            sink="PostgreSQL",
         )
 
     @app.agent(source(RECORDS, "archive_streams"))

@@ -21,7 +21,7 @@ from state.budget import StateOptions
 from state.checkpoint import UnitOfWork
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from concurrent.futures import Future
     from pathlib import Path
 
@@ -67,13 +67,15 @@ class Engine:
         self._tools = tools
         self._reader = PositionReader(options.kafka, options.group)
         self.transaction = self._transaction()
-        self.unit = UnitOfWork(self.transaction, self._topic_id)
+        self.unit = UnitOfWork(self.transaction, self.topic_id)
         self.hot_keys = HotKeys()
         self.owners = Owners(options.kafka, options.group)
         self.ticker = Ticker(options.kafka, tools.codec.encode_event)
         self.partitions: Partitions
         self.in_flight: InFlight
         self.guard: DecodeGuard
+        self.still_deployed: Callable[[], None] = lambda: None
+        """Raises if this code is not what is deployed any more; set by the composition root."""
 
     def open(self, sources: Mapping[str, Source]) -> None:
         """Open the stores and fence a predecessor's producer; blocks.
@@ -92,6 +94,7 @@ class Engine:
             late=lambda topic: LateEventMaker(self._tools.codec, topic),
             state_dir=self.options.state_dir,
             begin_at=self.transaction.begin_at if isinstance(self.transaction, AtLeastOnce) else None,
+            still_deployed=self.still_deployed,
             state=self.options.state,
             open_store=self.options.open_store,
         )
@@ -155,5 +158,6 @@ class Engine:
         committed = self._reader.committed(source.topic, source.partition, self.leaving)
         return None if committed is None else committed.unit
 
-    def _topic_id(self, spec: TopicSpec) -> str:
+    def topic_id(self, spec: TopicSpec) -> str:
+        """Return a topic's identity; raises as ``PositionReader.topic_id``."""
         return self._reader.topic_id(spec.named(self.options.kafka.topic_prefix))

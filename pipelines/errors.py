@@ -4,6 +4,7 @@ WorkerError
 ├── UnknownRole           no such role
 ├── AgentRefused          a user's folder of agents, or one file of it, cannot be used
 ├── OptionsRefused        settings under which events could be lost, or a web port that is in use
+├── DeployRefused         this code does not fit the state or the schemas of what runs
 ├── PartitionReleased     another worker has the partition: hold still until it is assigned again
 └── WorkerStopped         going on could lose or double events
 """
@@ -41,6 +42,12 @@ class OptionsRefused(WorkerError):
     """Settings under which events could be lost, or a web port in use. Operator: change them as it says."""
 
     remedy = "Raise the transaction time-out, or lower the other two."
+
+
+class DeployRefused(WorkerError):
+    """Code that would break what runs: another start changes nothing. Operator: as it says."""
+
+    fatal = True
 
 
 class PartitionReleased(WorkerError):

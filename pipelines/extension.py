@@ -1,10 +1,10 @@
 """Agents from outside of this repository: a folder of modules, each a role of its own.
 
 The folder that ``SLUICEGATE_PIPELINES`` names holds ``<role>.py`` files and ``schemas/<subject>.avsc``. A
-module has ``register(app, tools, options)`` and may have ``TOPICS``, ``KINDS``, and, for the ACLs that it
-needs, ``READS`` (its inputs, if not our output alone), ``TICKS`` (those of them whose source has an
-``open_deadline``) and ``WRITES`` (topics of ours that it writes, such as ``LATE_EVENTS``); ``sluicegate new
-agent`` writes one.
+module has ``register(app, tools, options)`` and may have ``TOPICS``, ``KINDS``, ``MIGRATIONS`` of its state,
+the ``GENERATION`` that it is, and, for the ACLs that it needs, ``READS`` (its inputs, if not our output
+alone), ``TICKS`` (those of them whose source has an ``open_deadline``) and ``WRITES`` (topics of ours that it
+writes, such as ``LATE_EVENTS``); ``sluicegate new agent`` writes one.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from importlib.util import module_from_spec, spec_from_file_location
 from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import AgentRefused
+from pipelines.generations import FIRST, group_of
 from schemas.access import ROLES as OURS
 from schemas.access import Access
 from schemas.catalog import schemas_of, subjects
 from schemas.kinds import BUILTIN_KINDS, Kind, KindTable
 from schemas.topics import DEAD_LETTERS, OUTPUT, TOPICS, TopicSpec
+from state.schema import Migration
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,6 +51,18 @@ class Extension:
     kinds: Sequence[Kind] = ()
     access: Mapping[str, Access] = field(default_factory=dict)
     """Topics by role, for `sluicegate topics acls`."""
+    migrations: Sequence[Migration] = ()
+    """Of the stores of its agents."""
+    generations: Mapping[str, int] = field(default_factory=dict)
+    """By role; one that is not named is of the first."""
+
+    def generation(self, role: str) -> int:
+        """Return which generation of a role this code is."""
+        return self.generations.get(role, FIRST)
+
+    def group(self, prefix: str, role: str) -> str:
+        """Return the full name of a role's consumer group."""
+        return group_of(prefix, role, self.generation(role))
 
     def all_topics(self) -> tuple[TopicSpec, ...]:
         """Return our topics and these."""
@@ -73,10 +87,14 @@ def load(folder: Path | None) -> Extension:
     topics: dict[str, TopicSpec] = {}
     kinds: dict[str, Kind] = {}
     access: dict[str, Access] = {}
+    migrations: list[Migration] = []
+    generations: dict[str, int] = {}
     for file in sorted(folder.glob("[!_]*.py")):
         module = _imported(file)
         roles[file.stem] = (_register(module, file),)
         access[file.stem] = _access(module, file)
+        generations[file.stem] = _generation(module, file)
+        migrations += _declared(module, "MIGRATIONS", Migration, file)
         for spec in _declared(module, "TOPICS", TopicSpec, file):
             if spec.name in {ours.name for ours in TOPICS} or topics.setdefault(spec.name, spec) != spec:
                 raise AgentRefused(file, f"topic {spec.name} is declared elsewhere, and otherwise")
@@ -89,7 +107,15 @@ def load(folder: Path | None) -> Extension:
         raise AgentRefused(folder / "schemas", str(error)) from None
     if taken := schemas.keys() & subjects().keys():
         raise AgentRefused(folder / "schemas", f"{', '.join(sorted(taken))}: a subject of sluicegate's own")
-    return Extension(roles, tuple(topics.values()), schemas, tuple(kinds.values()), access)
+    return Extension(
+        roles,
+        tuple(topics.values()),
+        schemas,
+        tuple(kinds.values()),
+        access,
+        tuple(migrations),
+        generations,
+    )
 
 
 def _imported(file: Path) -> ModuleType:
@@ -118,6 +144,13 @@ def _access(module: ModuleType, file: Path) -> Access:
     )
     # A module does not say which of its topics are changelogs.
     return Access(reads or (OUTPUT,), (*ticks, *writes, DEAD_LETTERS), own)
+
+
+def _generation(module: ModuleType, file: Path) -> int:
+    generation: Any = getattr(module, "GENERATION", FIRST)
+    if not isinstance(generation, int) or not FIRST <= generation < 10_000:
+        raise AgentRefused(file, f"GENERATION is {generation!r}, and must be a number from 1 to 9999")
+    return generation
 
 
 def _register(module: ModuleType, file: Path) -> Register:

@@ -15,7 +15,7 @@ from pipelines.ordering import Ordering
 from pipelines.output import Output
 from pipelines.queries import Query
 from pipelines.streams import STREAM, Status, Stream, read_stream
-from pipelines.turn import DEADLINES, HOLES, SEEN, Turn
+from pipelines.turn import DEADLINES, HOLES, SEEN, STORE, Turn
 from pipelines.verdicts import DEAD_LETTER, FUTURE_DATED, TICK, Rejects, order_of
 from schemas import envelope, topics
 from schemas.envelope import Event
@@ -309,6 +309,8 @@ def register(app: RoleApp, tools: Tools, options: WorkerOptions) -> None:  # noq
         decode=tools.decode_events,
         changelog=topics.INGEST_STREAMS_CHANGELOG,
         open_deadline=step.open_deadline,
+        store=STORE,
+        writes=(topics.OUTPUT, topics.INDEX, topics.RECORDS, topics.REJECTS),
         query=Query(_stream_of),
     )
 

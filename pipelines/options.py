@@ -40,5 +40,9 @@ class WorkerOptions:
     state_queries: Queries = "loopback"
     identity: str = ""
     """Names the slots of this worker; empty = the state folder's own identity (``pipelines/slots.py``)."""
+    migrate: str = ""
+    """Name of the migration of state to apply before the role runs; empty = none."""
+    abandon_migration: bool = False
+    """Give up one that is under way: the state as it was before it holds."""
     create_topics: bool = True
     register_schemas: bool = True

@@ -15,6 +15,7 @@ from state.effects import PartitionScope
 from state.errors import PositionLost, StateWithoutOffset
 from state.memory import MemoryBackend
 from state.rocksdb import RocksMemory, RocksStore
+from state.schema import UNDECLARED
 from state.store import StagedView
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from state.budget import StateOptions
     from state.checkpoint import UnitOfWork
     from state.effects import DeadLetters, LateEvents
+    from state.schema import StoreSchema
     from state.store import Backend, StateView, Store, StoreFigures
 
 log = structlog.get_logger(__name__)
@@ -60,6 +62,12 @@ class Source:
     on_failure: FailurePolicy = "dead-letter"
     query: Query | None = None
     """How the store is read from outside; None = it is not."""
+    writes: tuple[TopicSpec, ...] = ()
+    """Topics that the agent appends to, dead letters and late events apart."""
+    sink: str = ""
+    """What it writes to outside of Kafka; empty = nothing."""
+    store: StoreSchema = UNDECLARED
+    """What stands in the agent's store; see ``state/schema.py``."""
 
 
 def open_rocks(folder: Path, memory: RocksMemory, stores: int) -> Store:
@@ -84,6 +92,7 @@ class Partitions:
         state: StateOptions,
         late: Callable[[TopicSpec], LateEvents],
         open_store: OpenStore = open_rocks,
+        still_deployed: Callable[[], None] = lambda: None,
     ) -> None:
         self._kafka = kafka
         self._sources = sources
@@ -92,6 +101,7 @@ class Partitions:
         self._ticker = ticker
         self._letters = letters
         self._state_dir = state_dir
+        self._still_deployed = still_deployed
         self._begin_at = begin_at
         """Commits where a partition begins, before anything of it is handled. A transaction needs none."""
         self._late = {
@@ -108,15 +118,19 @@ class Partitions:
     def open(self, where: SourcePartition, cancelled: threading.Event) -> int:
         """Restore the state and return the offset to begin at; the order of the questions matters.
 
-        1. the stable committed offset: after it, no open transaction of a predecessor can still commit;
-        2. the changelog's high watermark; 3. the restore up to it; 4. the checks of positions that lie.
+        1. whether this code is still what is deployed: whoever changes that writes it down first and then
+           sees that the group has no member, so a member that asks after it joined hears of it;
+        2. the stable committed offset: after it, no open transaction of a predecessor can still commit;
+        3. the changelog's high watermark; 4. the restore up to it; 5. the checks of positions that lie.
 
         Raises:
+            DeployRefused: the state is being migrated, or is another code's now.
             StateWithoutOffset: state exists, the group's offset does not.
             StateLost: the group's offset exists, the state does not.
             PositionLost: the committed offset is not in the log any more.
             KafkaUnavailable: no answer.
         """
+        self._still_deployed()
         source = self._sources[where.topic]
         committed = self._reader.committed(where.topic, where.partition, cancelled)
         backend = self._backend(source, where.partition)

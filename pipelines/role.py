@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -26,6 +28,7 @@ from pipelines.sensors import Sensors
 from schemas.catalog import EVENT
 from schemas.controls import Target
 from schemas.errors import SluicegateError
+from state.schema import UNDECLARED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -34,19 +37,24 @@ if TYPE_CHECKING:
     from connectors.kafka.chunk import Chunker, SourcePartition
     from connectors.kafka.isolation import Standstill
     from pipelines.controls import Controls
+    from pipelines.deployment import Deployment
     from pipelines.engine import Engine
     from pipelines.queries import Query
+    from pipelines.rebuild import Bounds
     from pipelines.slots import Slot
     from schemas.controls import AnyTarget
     from schemas.record import Record
     from schemas.topics import TopicSpec
     from state.checkpoint import UnitResult
+    from state.schema import StoreSchema
     from state.store import StateView
 
 log = structlog.get_logger(__name__)
 
 _TICK_S = 0.5
 _LAG_S = 5.0
+_DEPLOYED_S, _BOUNDS_S = 2.0, 1.0
+_TURNS = {"makes way": "generation makes way", "is live": "generation is live"}
 _READY_POLL_S = 0.05
 _WAKE_AGAIN_S = 0.005
 # How a stop's time is spent; with Faust's own 3 s it is less than ops/supervisor.py STOP_WITHIN_S. Waits for
@@ -126,6 +134,14 @@ class RoleApp(faust.App):
         self.coordinator_or_none: Coordinator | None = None
         self.controls: Controls | None = None
         """What operators tell this role; set by the composition root before the start."""
+        self.deployment: Deployment | None = None
+        """What is deployed of the role; set by the composition root, too."""
+        self.bounds: Bounds | None = None
+        """Of a generation that is built beside the one that runs: how far it may read."""
+        self.makes_way = False
+        """It stopped because the generation after it takes its place."""
+        self.runs_again = False
+        """It stopped to be started again at once: it is live now."""
         self.sensed = Sensors(self)
         self.reader = StateReader(self.sources, self.held, engine.owners.of)
         self.assigned_once = False
@@ -158,15 +174,19 @@ class RoleApp(faust.App):
         late_to: TopicSpec | None = None,
         on_assigned: Callable[[str, str, int, int], int] | None = None,
         on_revoked: Callable[[int], None] | None = None,
+        store: StoreSchema = UNDECLARED,
+        writes: Sequence[TopicSpec] = (),
+        sink: str = "",
         on_failure: FailurePolicy = "dead-letter",
         query: Query | None = None,
     ) -> Any:
         """Declare an agent's input topic, how it decodes, and the agent's store; returns a Faust topic.
 
         With ``decode`` the agent iterates over events, or over ``stream.batches()`` of them; with ``columns``
-        over ``stream.record_batches()``, Arrow batches. One agent a topic and role. See
-        ``pipelines.partitions.Source`` for the hooks, ``connectors.kafka.ports.FailurePolicy`` for what
-        becomes of an event that cannot be handled.
+        over ``stream.record_batches()``, Arrow batches. One agent a topic and role. ``store`` says what
+        stands in its state: the next deploy is held against it. ``writes`` and ``sink`` are where its effects
+        go, for `sluicegate topology` and the check at a start. ``pipelines.partitions.Source`` says more,
+        ``connectors.kafka.ports.FailurePolicy`` what becomes of an event that cannot be handled.
 
         Raises:
             ValueError: not exactly one of ``decode`` and ``columns``, no such policy, a changelog that has
@@ -201,6 +221,9 @@ class RoleApp(faust.App):
             on_revoked,
             on_failure,
             query,
+            tuple(writes),
+            sink,
+            store,
         )
         return self.topic(name, value_type=bytes)
 
@@ -284,6 +307,7 @@ class RoleApp(faust.App):
             self.engine.guard.judges = controls.skips_of
             await controls.start(self._on_controls)
         self.add_future(self._tick())
+        self.add_future(self._follow_deployment())
         self.add_future(self._watch_lag())
 
     def start_polling(self, topics: frozenset[str]) -> None:
@@ -298,6 +322,7 @@ class RoleApp(faust.App):
             {topic: hot_keys.watching(source.chunker) for topic, source in self.sources.items()},
             _Listener(self),
             self.engine.guard,
+            end_of=(lambda _source: None) if self.bounds is None else self.bounds.end_of,
         )
         self.coordinator.poller = self.engine.poller = poller
         poller.start()
@@ -310,12 +335,19 @@ class RoleApp(faust.App):
             await self.coordinator_or_none.stop(within_s=_ABANDON_S)
         if self.controls is not None:
             await self.controls.stop()
-        closing = loop.run_in_executor(DaemonExecutor(1, "close"), self.engine.close)
+        closing = loop.run_in_executor(DaemonExecutor(1, "close"), self._close)
         _, late = await asyncio.wait([closing], timeout=_CLOSE_S)
         if late:
             log.warning("clients and stores were not closed in time", role=self.role)
         else:
             closing.result()
+
+    def _close(self) -> None:
+        self.engine.close()
+        if self.bounds is not None:
+            self.bounds.close()
+        if self.deployment is not None:
+            self.deployment.close()
 
     async def _on_agent_error(self, agent: Any, exc: BaseException) -> None:
         """Tell the coordinator which agent failed before Faust restarts it."""
@@ -353,6 +385,29 @@ class RoleApp(faust.App):
             self.coordinator.follow_pauses()
             self.sensed.settle()
             self.engine.metrics.ticked(self.engine.ticker.tick(self.coordinator.pauses.stopped))
+
+    async def _follow_deployment(self) -> None:
+        """Stop when it is another generation's turn, or ours; keep to the bounds meanwhile."""
+        if self.deployment is None:
+            return
+        thread = DaemonExecutor(1, "deployment")
+        while not self.should_stop:
+            try:
+                if self.bounds is not None:
+                    await self.loop.run_in_executor(thread, self.bounds.look)
+                turn = await self.loop.run_in_executor(thread, self.deployment.turn)
+            except SluicegateError as error:
+                if getattr(error, "fatal", False):
+                    self.coordinator.stop_for(error)
+                    return
+                log.debug("what is deployed is not known", cause=str(error))
+            else:
+                if turn != "goes on":
+                    self.makes_way, self.runs_again = turn == "makes way", turn == "is live"
+                    log.warning(_TURNS[turn], role=self.role, generation=self.deployment.generation)
+                    os.kill(os.getpid(), signal.SIGTERM)  # the way on which Faust's worker ends in order
+                    return
+            await self.sleep(_DEPLOYED_S if self.bounds is None else _BOUNDS_S)
 
     async def _watch_lag(self) -> None:
         """Ask every few seconds how far each partition is behind; Kafka away, the last answer stands."""

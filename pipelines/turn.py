@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from pipelines.streams import STREAM, read_stream, write_stream
 from state.dedupe import DedupeSet, read_note, write_note
+from state.schema import StoreSchema, kv
 from state.ttl import ExpiryIndex
 from state.watermark import Watermark
 
@@ -18,12 +19,23 @@ if TYPE_CHECKING:
     from state.store import StateView
 
 CLOCK_KEY: Final = b"c"
-"""Key of the watermark. The layout of the store: c watermark, t broker append time, s streams, d event ids,
-a deadlines, h holes, b reorder buffer, i index entries."""
+"""Key of the watermark; the layout of the store is in ``STORE``."""
 ARRIVALS_KEY: Final = b"t"
 SEEN: Final = DedupeSet(b"d")
 DEADLINES: Final = ExpiryIndex(b"a")
 HOLES: Final = ExpiryIndex(b"h")
+STORE: Final = StoreSchema(
+    parts=(
+        kv("c", key="the watermark", value=">q"),
+        kv("t", key="broker append time", value=">q"),
+        kv("s", key="stream", value="pipelines/streams.py, form 2"),
+        kv("d", key="stream 0x00 event id", value="seq >q"),  # forgotten with its stream, by its kind's TTL
+        kv("a", key="deadline >q, stream", value=""),
+        kv("h", key="hole's end >q, stream", value=""),
+        kv("b", key="stream 0x00 seq >q", value=">qqqqq, topic, record"),
+        kv("i", key="stream", value="sluicegate.StreamIndex"),
+    )
+)
 
 
 class Alarms:

@@ -17,6 +17,7 @@ from schemas import envelope, topics
 from schemas.catalog import payload_subject
 from schemas.envelope import Event
 from schemas.errors import ContractError, InvalidEvent, WireError
+from state.schema import StoreSchema, kv, windows
 from state.watermark import AHEAD_US_MAX, Watermark
 from state.windows import TimeWindows, WindowOptions
 
@@ -63,6 +64,12 @@ class UsagePartials:
         self._codec, self._payloads = codec, payloads
         self._options = options or UsageOptions()
         self._windows = TimeWindows(b"w", self._options.windows)
+        self.store = StoreSchema(
+            parts=(
+                windows("w", self._options.windows, key="pipelines.figures.Group", value="Figures, form 1"),
+                kv("c", key="the watermark", value=">q"),
+            )
+        )
 
     def handle(self, scope: Scope, items: Sequence[tuple[Record, Event | WireError | None]]) -> None:
         """Handle records of one partition in offset order.
@@ -203,8 +210,13 @@ class UsageMerge:
         self._codec = codec
         self._options = options or UsageOptions()
         first = self._options.windows
-        self._windows = TimeWindows(
-            b"w", WindowOptions(first.window_ms, first.grace_ms, self._options.merged_ttl_ms)
+        merged = WindowOptions(first.window_ms, first.grace_ms, self._options.merged_ttl_ms)
+        self._windows = TimeWindows(b"w", merged)
+        self.store = StoreSchema(
+            parts=(
+                windows("w", merged, key="Group, source partition >I", value="Figures, form 1"),
+                kv("c", key="the watermark", value=">q"),
+            )
         )
 
     def handle(self, scope: Scope, items: Sequence[tuple[Record, dict[str, Any] | WireError | None]]) -> None:
@@ -299,6 +311,8 @@ def register(app: RoleApp, tools: Tools, options: WorkerOptions) -> None:  # noq
             decode=tools.decode_events,
             changelog=topics.AGGREGATE_PARTIALS_CHANGELOG,
             open_deadline=partials.open_deadline,
+            store=partials.store,
+            writes=(topics.USAGE_PARTIALS,),
             late_to=topics.LATE_EVENTS,
         )
     )
@@ -312,6 +326,8 @@ def register(app: RoleApp, tools: Tools, options: WorkerOptions) -> None:  # noq
             agent="usage_merge",
             decode=tools.decoder(topics.USAGE_PARTIALS.subject),
             changelog=topics.AGGREGATE_WINDOWS_CHANGELOG,
+            store=merge.store,
+            writes=(topics.USAGE_WINDOWS,),
             query=Query(merge.answer),
         )
     )

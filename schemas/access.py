@@ -16,6 +16,7 @@ from schemas.topics import (
     CONTROLS,
     DEAD_LETTERS,
     DEAD_REPLAYS,
+    DEPLOYED,
     INDEX,
     INGEST_STREAMS_CHANGELOG,
     INPUT,
@@ -25,6 +26,7 @@ from schemas.topics import (
     REJECTS,
     USAGE_PARTIALS,
     USAGE_WINDOWS,
+    stem_of,
 )
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 
     from schemas.topics import TopicSpec
 
+ROSTER: Final = "sluicegate.roster"
+"""The transactional id, behind the prefix, of whoever changes what is deployed: one at a time."""
 Resource = Literal["topic", "group", "transactional-id"]
 Operation = Literal["Read", "Write", "Create", "Describe", "DescribeConfigs"]
 
@@ -75,7 +79,8 @@ ROLES: Final[Mapping[str, Access]] = {
     ),
     "archive": Access(reads=(RECORDS, USAGE_WINDOWS), writes=(DEAD_LETTERS,)),
 }
-OF_EVERY_ROLE: Final = Access(reads=(CONTROLS,))  # beside its own: which partitions an operator paused
+OF_EVERY_ROLE: Final = Access(reads=(CONTROLS, DEPLOYED), writes=(DEPLOYED,))
+"""Beside its own: which partitions an operator paused, and what is deployed of it."""
 OF_EDGE: Final = Access(reads=(OUTPUT, INDEX, REJECTS), writes=(INPUT,))
 OF_PRODUCER: Final = Access(writes=(INPUT,))
 OF_RESPONDER: Final = Access(
@@ -112,11 +117,18 @@ def role_grants(role: str, access: Access, prefix: str) -> list[Grant]:
         *_topic_grants(role, OF_EVERY_ROLE, prefix),
         Grant(role, "Read", "group", group),
         Grant(role, "Describe", "group", f"{prefix}sluicegate-tail"),
+        Grant(role, "Describe", "group", f"{prefix}sluicegate-reader"),
     ]
     if access.changelogs:
         grants.append(Grant(role, "Describe", "group", f"{prefix}sluicegate-restore"))
+        # A migration, or the next generation, has a group and topics of its own beside these.
+        grants.append(Grant(role, "Read", "group", f"{group}.", prefixed=True))
+        for spec in access.changelogs:
+            stem = prefix + stem_of(spec.name)
+            grants += [Grant(role, one, "topic", stem, prefixed=True) for one in ("Read", "Write", "Create")]
     # A worker's slot ends the id: two workers of a role have two.
-    return [*grants, Grant(role, "Write", "transactional-id", f"{group}.", prefixed=True)]
+    grants.append(Grant(role, "Write", "transactional-id", f"{group}.", prefixed=True))
+    return [*grants, Grant(role, "Write", "transactional-id", f"{prefix}{ROSTER}")]
 
 
 def edge_grants(prefix: str) -> list[Grant]:
@@ -150,11 +162,11 @@ def operator_grants(
     """Return what `topics create | list | describe | read`, `lag`, `levers`, `dlq list | show` need."""
     operations: tuple[Operation, ...] = ("Create", "Read", "DescribeConfigs")
     groups = [f"{prefix}sluicegate.{role}" for role in roles]
-    asked = [*groups, *(f"{group}.lag" for group in groups)]
-    asked.append(f"{prefix}sluicegate-reader")
     return [
         *(Grant(name, operation, "topic", spec.named(prefix)) for spec in topics for operation in operations),
-        *(Grant(name, "Describe", "group", group) for group in asked),
+        *(Grant(name, "Describe", "group", group) for group in (*groups, f"{prefix}sluicegate-reader")),
+        # What asks for a role's lag, and its later generations.
+        *(Grant(name, "Describe", "group", f"{group}.", prefixed=True) for group in groups),
     ]
 
 

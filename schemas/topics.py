@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final, Literal
 
@@ -156,6 +156,15 @@ CONTROLS: Final = TopicSpec(
     cleanup="compact",
     doc="What operators told the roles, as long as it holds: which partitions are paused.",
 )
+DEPLOYED: Final = TopicSpec(
+    name="ops.roles.v1",
+    key="role",
+    subject="sluicegate.Role",
+    partitions=1,  # a record a role, read whole by each worker at its start
+    retention_ms=-1,
+    cleanup="compact",
+    doc="What is deployed of each role: its generation, and the schema and version of its stores.",
+)
 AUDIT: Final = TopicSpec(
     name="ops.audit.v1",
     key="role or role/partition",
@@ -206,6 +215,7 @@ TOPICS: Final[tuple[TopicSpec, ...]] = (
     LATE_EVENTS,
     DEAD_REPLAYS,
     CONTROLS,
+    DEPLOYED,
     AUDIT,
     INGEST_STREAMS_CHANGELOG,
     AGGREGATE_PARTIALS_CHANGELOG,
@@ -229,6 +239,20 @@ def topic_version(name: str) -> int:
     if found is None:
         raise ValueError(f"topic {name!r} does not end in .v<number>")
     return int(found[1])
+
+
+def stem_of(name: str) -> str:
+    """Return a topic's name up to its version, with the dot; raises ValueError as ``topic_version``."""
+    topic_version(name)
+    return name.rpartition("v")[0]
+
+
+def beside(spec: TopicSpec, mark: str) -> TopicSpec:
+    """Return a topic that stands in for another: of ``a.log.v1`` and the mark ``s2``, ``a.log.s2.v1``.
+
+    The mark stands behind the stem, so who may use all names with that stem may use this one.
+    """
+    return replace(spec, name=f"{stem_of(spec.name)}{mark}.v{topic_version(spec.name)}")
 
 
 def partition_of(key: bytes, partitions: int) -> int:

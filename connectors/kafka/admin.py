@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import ConfigResource, NewTopic, ResourceType
 
 from connectors.kafka.access import REFUSALS, Asking, refusal
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Ensured", "PartitionLag", "TopicState", "delete_topics", "describe_topics", "ensure_topics",
-    "group_lag", "list_topics", "partition_counts",
+    "group_lag", "list_topics", "partition_counts", "topic_ids",
 ]  # fmt: skip
 
 _CALL_S: Final = 10.0
@@ -107,6 +107,28 @@ def partition_counts(options: KafkaOptions) -> dict[str, int]:
     """Return how many partitions each topic of the cluster has, by full name; raises KafkaUnavailable."""
     found = _metadata(Asking(options))
     return {name: len(topic.partitions) for name, topic in found.items()}
+
+
+def topic_ids(options: KafkaOptions, names: Sequence[str]) -> dict[str, str]:
+    """Return the identity of each topic that exists, by full name.
+
+    Raises:
+        KafkaUnavailable: no answer.
+        NotAuthorized: it may not be described.
+    """
+    if not names:
+        return {}
+    asking = Asking(options)
+    asked = asking.client.describe_topics(TopicCollection(list(names)), request_timeout=_CALL_S)
+    asking.wait(asked.values())
+    found = {}
+    for name, future in asked.items():
+        try:
+            found[name] = str(future.result().topic_id)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                raise refusal(options, f"Describe topic {name}", error.args[0]) from error
+    return found
 
 
 def describe_topics(options: KafkaOptions, specs: Iterable[TopicSpec]) -> list[TopicState]:

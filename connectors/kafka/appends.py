@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from confluent_kafka import Producer
 
     from connectors.kafka.options import KafkaOptions
+    from connectors.kafka.outputs import Outputs
     from schemas.topics import TopicSpec
 
 ASK_S = 1.0  # how often a wait looks whether the worker leaves
@@ -84,6 +85,8 @@ class Appends:
         self._prefix = kafka.topic_prefix
         self._timeout_s = timeout_s
         self._leaving = leaving
+        self.outputs: Outputs | None = None
+        """Where records go, None = to the topics that they name; set before the first unit of work."""
         self._failed: KafkaFailure | None = None
         self._offsets: list[tuple[Callable[[int], None], int]] = []
 
@@ -101,12 +104,12 @@ class Appends:
 
     def append(self, appends: Sequence[Append]) -> None:
         """Append records; see ``state.checkpoint.Transaction``."""
-        produce = self._live.produce
+        produce, outputs = self._live.produce, self.outputs
         heard = self._delivered if self._hears_all else None
         for append in appends:
             on_offset, partition = append.on_offset, append.partition
             record = (
-                self._prefix + append.topic.name,
+                self._prefix + (append.topic.name if outputs is None else outputs.name_of(append)),
                 append.value,
                 append.key,
                 _BY_KEY if partition is None else partition,

@@ -27,15 +27,16 @@ class CommittedReader:
     def __init__(self, kafka: KafkaOptions, topic: str) -> None:
         self._kafka = kafka
         self._topic = topic
+        self._group = f"{kafka.topic_prefix}{kafka.client_id}-reader"  # asked for; never joined
         self._consumer = kafka.clients.consumer(
             kafka.client_config()
             | {
-                "group.id": f"{kafka.topic_prefix}{kafka.client_id}-reader",  # asked for; never joined
+                "group.id": self._group,
                 "isolation.level": "read_committed",
                 "enable.auto.commit": False,
                 "enable.auto.offset.store": False,
                 "enable.partition.eof": True,
-                "fetch.wait.max.ms": 50,  # an end is told by an answer without records: half a second later
+                "fetch.wait.max.ms": 20,  # an end is told by an answer without records: half a second later
                 "auto.offset.reset": "earliest",
                 "log_level": 0,
             }
@@ -101,7 +102,10 @@ class CommittedReader:
                 yield from self.read({partition: low}, {partition: high})
 
     def _refusal(self, error: KafkaError) -> KafkaFailure:
-        return refusal(self._kafka, f"Read topic {self._topic}", error)
+        group = error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED
+        return refusal(
+            self._kafka, f"Describe group {self._group}" if group else f"Read topic {self._topic}", error
+        )
 
     def close(self) -> None:
         """Let the connection go."""

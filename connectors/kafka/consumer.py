@@ -95,8 +95,12 @@ class PollThread(threading.Thread):
         chunkers: Mapping[str, Chunker],
         listener: Listener,
         guard: DecodeGuard | None = None,
+        end_of: Callable[[SourcePartition], int | None] = lambda _source: None,
     ) -> None:
+        """``end_of`` says before which offset a partition is read, None = without end; it may only grow."""
         super().__init__(name=f"poll-{options.group}", daemon=True)
+        self._end_of = end_of
+        self._at_end: set[SourcePartition] = set()  # paused, as what comes next is not to be read yet
         self._options = options
         self._chunkers = chunkers
         self._listener = listener
@@ -215,6 +219,7 @@ class PollThread(threading.Thread):
         )
         while not self._stopping.is_set():
             self._serve_commands()
+            self._follow_ends()
             self._regulate()
             self._fetch()
 
@@ -261,9 +266,33 @@ class PollThread(threading.Thread):
                 continue  # a partition that is not ready
             if wanted and wanted[0].offset() < expected:  # fetched before a seek took hold
                 wanted = [message for message in wanted if message.offset() >= expected]
-            if wanted:
+            end = self._end_of(source)
+            if end is not None and wanted and wanted[-1].offset() >= end:
+                wanted = [message for message in wanted if message.offset() < end]
+                self._stop_at(source, end)
+                if wanted:
+                    yield source, wanted
+            elif wanted:
                 self._expected[source] = wanted[-1].offset() + 1
                 yield source, wanted
+
+    def _stop_at(self, source: SourcePartition, end: int) -> None:
+        """Leave a partition at its end: all before it was fetched, and what is behind is fetched again."""
+        self._expected[source] = end
+        self._at_end.add(source)
+        self._consumer.pause(self._parts([source]))
+
+    def _follow_ends(self) -> None:
+        """Read on where an end has moved, or where a rewind went back behind it."""
+        for source in list(self._at_end):
+            end, expected = self._end_of(source), self._expected.get(source)
+            if expected is None:
+                self._at_end.discard(source)
+            elif end is None or end > expected:
+                self._at_end.discard(source)
+                self._seek(source, expected)
+                if not self._held:
+                    self._consumer.resume(self._parts([source]))
 
     def _sound(self, fetched: list[Message]) -> list[Message]:
         """Return those that are records; the others tell of an error."""
@@ -332,7 +361,7 @@ class PollThread(threading.Thread):
         elif filled <= 0.5 and not self._undecoded:
             self._full_since = None
             if self._held:
-                self._consumer.resume(self._parts(self._expected))
+                self._consumer.resume(self._parts(self._expected.keys() - self._at_end))
                 self._held = False
         elif not self._held and now - self._full_since > _PATIENCE_S:
             self._consumer.pause(self._parts(self._expected))
@@ -359,6 +388,7 @@ class PollThread(threading.Thread):
             return  # revoked while its state was restored
         self._seek(source, offset)
         self._expected[source] = offset
+        self._at_end.discard(source)
         self._guard.passed({source: offset})
         if not self._held:
             self._consumer.resume(self._parts([source]))

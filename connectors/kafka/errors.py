@@ -16,6 +16,7 @@ KafkaFailure
 ├── TopicMismatch         an existing topic is not as the table says
 ├── TransactionAborted    nothing of the transaction took place; it is done again
 ├── TransactionFenced     another process has this slot; this one must stop
+├── HeldBack              an agent whose outputs cannot be held back was to be built beside the one that runs
 ├── ProducerFailed        a producer cannot keep the order of what it appends any more
 ├── OutcomeUnknown        whether a commit took place is not known, and is not guessed
 └── NotSupported          a part of Faust that is not in use here
@@ -191,6 +192,20 @@ class TransactionFenced(KafkaFailure):
     fatal = True
 
     remedy = "If a worker was replaced on purpose: nothing. Else two workers share a slot: stop one."
+
+
+class HeldBack(KafkaFailure):
+    """An output of a generation that is not live yet cannot be held back."""
+
+    fatal = True
+
+    remedy = (
+        "Say all topics that it writes in app.source(…, writes=…). One that names offsets of its outputs "
+        "(on_offset) cannot be built beside: give it a new name and topics of its own."
+    )
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"the agent {what}: its outputs cannot be held back")
 
 
 class ProducerFailed(KafkaFailure):

@@ -46,6 +46,20 @@ class PartitionLag(NamedTuple):
     """Why the group does not pass the event at ``committed``; empty = it does."""
 
 
+def committed_offsets(options: KafkaOptions, group: str) -> dict[tuple[str, int], int]:
+    """Return the offsets that a group (its full name) has committed, by topic and partition.
+
+    Raises:
+        KafkaUnavailable: no answer.
+        NotAuthorized: an ACL is missing.
+    """
+    try:
+        found = _committed(AdminClient(options.client_config() | {"log_level": 0}), group)
+    except KafkaException as error:
+        raise refusal(options, f"Describe group {group}", error.args[0]) from error
+    return {at: committed.offset for at, committed in found.items()}
+
+
 def group_lag(options: KafkaOptions, group: str) -> list[PartitionLag]:
     """Return the lag of a group (its full name) on each partition of each topic that it commits, worst first.
 

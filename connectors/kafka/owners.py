@@ -11,7 +11,6 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
 
 from connectors.kafka.access import refusal
 from connectors.kafka.chunk import SourcePartition
@@ -19,6 +18,8 @@ from connectors.kafka.errors import KafkaFailure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from confluent_kafka.admin import AdminClient
 
     from connectors.kafka.options import KafkaOptions
 
@@ -69,7 +70,7 @@ class Owners:
 
     def _ask(self) -> Mapping[SourcePartition, str]:
         if self._admin is None:
-            self._admin = AdminClient(self._kafka.client_config() | {"log_level": 0})
+            self._admin = self._kafka.clients.admin(self._kafka.client_config() | {"log_level": 0})
         asked = self._admin.describe_consumer_groups([self._group], request_timeout=_ANSWER_S)
         try:
             members = asked[self._group].result(_ANSWER_S + 1).members

@@ -12,6 +12,7 @@ from connectors.kafka.errors import KafkaUnavailable, PositionRefused
 
 if TYPE_CHECKING:
     import threading
+    from collections.abc import Callable
 
     from connectors.kafka.options import KafkaOptions
 
@@ -26,7 +27,12 @@ _REFUSED = {
     KafkaError.UNSUPPORTED_VERSION,
 }
 # A partition that was just made, or whose broker went, has a leader that not every broker knows yet.
-_LEADERLESS = {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE}
+_LEADERLESS = {
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001  # librdkafka's name for one that nobody led when it asked
+}
+_TRIES_A_CLIENT = 10
 _CALL_S = 10.0
 _TRIES_S = 60.0
 
@@ -60,17 +66,18 @@ class PositionReader:
     def __init__(self, kafka: KafkaOptions, group: str) -> None:
         self._bootstrap = kafka.bootstrap_servers
         self._group = group
-        self._consumer = kafka.clients.consumer(
-            kafka.client_config()
-            | {"group.id": group, "isolation.level": "read_committed", "enable.auto.commit": False}
-        )
+        self._kafka = kafka
+        self._consumer = self._client("read_committed")
         # A read-committed client is told the last stable offset where the high watermark is asked for.
-        self._log = kafka.clients.consumer(
-            kafka.client_config()
-            | {"group.id": group, "isolation.level": "read_uncommitted", "enable.auto.commit": False}
-        )
+        self._log = self._client("read_uncommitted")
         self._admin = kafka.clients.admin(kafka.client_config())
         self._topic_ids: dict[str, str] = {}
+
+    def _client(self, isolation_level: str) -> Any:
+        return self._kafka.clients.consumer(
+            self._kafka.client_config()
+            | {"group.id": self._group, "isolation.level": isolation_level, "enable.auto.commit": False}
+        )
 
     def committed(
         self, topic: str, partition: int, cancelled: threading.Event | None = None
@@ -109,7 +116,7 @@ class PositionReader:
             PositionRefused: the topic may not be read.
             KafkaUnavailable: no answer.
         """
-        return self._bounds(self._log, topic, partition)
+        return self._bounds(lambda: self._log, topic, partition)
 
     def stable_end(self, topic: str, partition: int) -> int:
         """Return the last stable offset: what an open transaction holds back is not there to be read.
@@ -118,16 +125,23 @@ class PositionReader:
             PositionRefused: the topic may not be read.
             KafkaUnavailable: no answer.
         """
-        return self._bounds(self._consumer, topic, partition)[1]
+        return self._bounds(lambda: self._consumer, topic, partition)[1]
 
-    def _bounds(self, consumer: Any, topic: str, partition: int) -> tuple[int, int]:
+    def _bounds(self, client: Callable[[], Any], topic: str, partition: int) -> tuple[int, int]:
         deadline = time.monotonic() + _CALL_S
+        where, tries = TopicPartition(topic, partition), 0
         while True:
             try:
-                low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=_CALL_S)
+                low, high = client().get_watermark_offsets(where, timeout=_CALL_S)
             except KafkaException as error:
                 if error.args[0].code() not in _LEADERLESS or time.monotonic() > deadline:
                     raise self._named(f"{topic}[{partition}]", error) from error
+                tries += 1
+                if tries % _TRIES_A_CLIENT == 0:  # it may keep for minutes what it was told while nobody led
+                    self._consumer, self._log = (
+                        self._client("read_committed"),
+                        self._client("read_uncommitted"),
+                    )
                 time.sleep(0.1)
             else:
                 return int(low), int(high)

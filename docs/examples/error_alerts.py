@@ -43,7 +43,9 @@ ERRORS_MAX = 3
 
 def register(app: RoleApp, tools: Tools, _options: WorkerOptions) -> None:
     """Add the agent to its role's app."""
-    source = app.source(OUTPUT, agent="error_alerts", decode=tools.decode_events, changelog=CHANGELOG)
+    source = app.source(
+        OUTPUT, agent="error_alerts", decode=tools.decode_events, changelog=CHANGELOG, writes=(ALERTS,)
+    )
 
     @app.agent(source)
     async def error_alerts(stream: Stream) -> None:

@@ -45,7 +45,9 @@ TOTALS = struct.Struct(">qq")  # events, bytes
 
 def register(app: RoleApp, tools: Tools, _options: WorkerOptions) -> None:
     """Add the agent to its role's app."""
-    source = app.source(OUTPUT, agent="stream_sizes", decode=tools.decode_events, changelog=CHANGELOG)
+    source = app.source(
+        OUTPUT, agent="stream_sizes", decode=tools.decode_events, changelog=CHANGELOG, writes=(SIZES,)
+    )
 
     @app.agent(source)
     async def stream_sizes(stream: Stream) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from cyclopts import App
 
@@ -61,15 +61,15 @@ def lag_command(
 
     settings = Settings()
     kafka = kafka_options(settings, addresses(settings).kafka)
-    prefix = f"{kafka.topic_prefix}sluicegate."
-    roles = (*ROLES, *extension_of(settings).roles)
-    groups = [f"{prefix}{role}" for role in roles] if group is None else [_full_name(group, prefix, roles)]
+    extension = extension_of(settings)
+    known = {role: extension.group(kafka.topic_prefix, role) for role in (*ROLES, *extension.roles)}
+    groups = list(known.values()) if group is None else [known.get(group, group)]
     lags = LagWatch(groups, lambda name: group_lag(kafka, name))
     lags.look()
     while True:
         time.sleep(every_s)
         found = lags.look()
-        paused = _paused(kafka, groups)
+        paused = _paused(kafka, groups, known)
         if as_json:
             told = [{**one.as_json(), "paused": paused[one.group]} for one in found]
             console.print_json({"groups": told})
@@ -89,17 +89,13 @@ def lag_command(
     return 0
 
 
-def _full_name(group: str, prefix: str, roles: Sequence[str]) -> str:
-    return f"{prefix}{group}" if group in roles else group
-
-
-def _paused(kafka: KafkaOptions, groups: Sequence[str]) -> dict[str, list[str]]:
+def _paused(kafka: KafkaOptions, groups: Sequence[str], known: Mapping[str, str]) -> dict[str, list[str]]:
     """What is paused of each group: "all", or "partition 2"."""
     from ops.levers import paused_in
 
     found: dict[str, list[str]] = {group: [] for group in groups}
     for target in paused_in(kafka):
-        group = f"{kafka.topic_prefix}sluicegate.{target.role}"
+        group = known.get(target.role)
         if group in found:
             found[group].append("all" if target.partition is None else f"partition {target.partition}")
     return found

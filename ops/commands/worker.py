@@ -9,11 +9,14 @@ from cyclopts import Parameter
 from schemas.access import ROLES as OURS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cyclopts import App
 
     from ops.settings import Settings
 
 ROLES = tuple(OURS)
+Flag = Annotated[bool, Parameter(negative=())]
 
 
 def register(app: App) -> None:
@@ -24,13 +27,21 @@ def register(app: App) -> None:
 def worker_command(
     *,
     roles: str = ",".join(ROLES),
+    check: Flag = False,
+    migrate: str = "",
+    abandon_migration: Flag = False,
+    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
     role_process: Annotated[str, Parameter(show=False)] = "",
+    no_web: Annotated[bool, Parameter(show=False, negative=())] = False,
 ) -> int:
     """Run the agents: a Faust app and a process for each role.
 
     More workers share the partitions. A role whose process ends by itself takes the others down with
     it, and the exit code is not 0: whatever runs the worker (systemd, Kubernetes, you) restarts it as a
     whole and sees that it did. SIGTERM and Ctrl-C stop it after the unit of work at hand.
+
+    A role whose code does not fit the state or the schemas of what runs is refused before it reads anything,
+    with exit code 4: starting it again changes nothing. `--check` says so beforehand.
 
     Example: `sluicegate worker --roles ingest,aggregate`
 
@@ -39,8 +50,19 @@ def worker_command(
     roles
         Which agents, by role: ingest (validates, orders, numbers), aggregate (windows of usage),
         archive (PostgreSQL), and those of the folder SLUICEGATE_PIPELINES.
+    check
+        Look at kinds, schemas, topics, access and state, say what does not fit, and run nothing.
+    migrate
+        Migrations of state to apply before a role runs, by name and in order; those that were applied are
+        passed over.
+    abandon_migration
+        Give up what a migration has begun: the state as it was before holds.
+    as_json
+        With --check, print a JSON document.
     role_process
         The one role that this process is; set by the parent.
+    no_web
+        Serve no pages: the port is another worker's; set by the parent.
     """
     import asyncio
 
@@ -49,9 +71,54 @@ def worker_command(
     from ops.worker import run_role_process
 
     settings = Settings()
+    if no_web:
+        settings.worker.web_port = 0
     if role_process:
-        return run_role_process(role_process, settings)
-    return asyncio.run(supervise(_chosen(roles, settings)))
+        return run_role_process(role_process, settings, migrate=migrate, abandon_migration=abandon_migration)
+    chosen = _chosen(roles, settings)
+    if check:
+        return _check(chosen, settings, as_json=as_json)
+    words = [*_migrations(migrate, settings), *(["--abandon-migration"] if abandon_migration else [])]
+    return asyncio.run(supervise(chosen, words))
+
+
+def _check(chosen: Sequence[str], settings: Settings, *, as_json: bool) -> int:
+    from ops import console
+    from ops.errors import REFUSED
+    from ops.extension import extension_of
+    from ops.worker import worker_options
+    from pipelines.blueprint import blueprint
+    from pipelines.checks import check
+
+    options, extension = worker_options(settings), extension_of(settings)
+    plans = [blueprint(role, extension, options.kafka) for role in chosen]
+    found = []
+    for one in check(plans, extension, options):
+        found.append(one)
+        if not as_json:
+            state = "does not fit" if one.problem else "fits"
+            console.out().print(f"{state:<14}{one.what:<17}{one.role}".rstrip(), markup=False)
+            if one.problem:
+                console.out().print(f"{'':<14}{one.problem}", markup=False)
+    if as_json:
+        console.print_json(
+            {"fits": not any(one.problem for one in found), "found": [one._asdict() for one in found]}
+        )
+    return REFUSED if any(one.problem for one in found) else 0
+
+
+def _migrations(names: str, settings: Settings) -> list[str]:
+    from ops.errors import Misused
+    from ops.extension import extension_of
+
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    known = [migration.name for migration in extension_of(settings).migrations]
+    if unknown := [name for name in wanted if name not in known]:
+        raise Misused(
+            f"--migrate: there is no migration {', '.join(unknown)}",
+            f"name any of {', '.join(known)}" if known else "declare it in the module's MIGRATIONS",
+        )
+    return ["--migrate", ",".join(wanted)] if wanted else []
 
 
 def _chosen(roles: str, settings: Settings) -> list[str]:

@@ -17,7 +17,8 @@ from connectors.kafka.chunk import SourcePartition
 from connectors.kafka.deadletters import DeadLetter, DeadLetterReader
 from connectors.kafka.errors import TopicUndeclared
 from connectors.kafka.stage import Stage
-from pipelines.app import ROLES, assemble, check_kinds, tools_of
+from pipelines.app import assemble, check_kinds, tools_of
+from pipelines.blueprint import ROLES
 from pipelines.errors import UnknownRole
 from pipelines.extension import Extension
 from pipelines.metrics import WorkerMetrics

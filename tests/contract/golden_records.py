@@ -56,6 +56,15 @@ RECORDS: Final[dict[str, dict[str, Any]]] = {
     "sluicegate.Control": {
         "role": "ingest", "partition": 3, "action": "pause", "by": "ann@host-é", "reason": "poison at 17",
     },
+    "sluicegate.Role": {
+        "role": "totals", "generation": 2, "candidate": 3, "attempt": "3c0d1e", "from_ms": _US // 1_000,
+        "switching": True,
+        "stores": [{
+            "changelog": "totals.changelog.v1", "topic": "totals.changelog.s2.0f.v1", "topic_id": "iD-é_",
+            "version": 2, "parts": "[]", "migration": "wider", "target": "totals.changelog.s3.1e.v1",
+        }],
+        "by": "ann@host-é", "reason": "sums were wrong",
+    },
     "sluicegate.Audit": {
         "action": "pause", "target": "ingest/3", "by": "ann@host-é", "reason": "poison at 17",
         "undo": "sluicegate resume ingest 3 --yes",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from confluent_kafka import Consumer, TopicPartition
 
+from connectors.kafka.positions import read_metadata
 from tests.faults.history import Commit
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def _commit(key: bytes, value: bytes | None, group: str, topic: str) -> Commit |
     else:
         metadata, _ = _string(value, 14 if version == 3 else 10)  # from 3 on behind the leader's epoch
     metadata = metadata.rstrip("\0")  # librdkafka sends the end of its string, too
-    return Commit(partition, offset, int(metadata) if metadata.isdigit() else None)
+    return Commit(partition, offset, read_metadata(metadata)[0])
 
 
 def _string(data: bytes, at: int) -> tuple[str, int]:

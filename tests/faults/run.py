@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 RECOVERY_S = 60.0
 """What a take-over waits for at most, session 6 s and transaction 10 s, and then a busy machine."""
+AHEAD = 20_000
+"""Records that are published and not yet handled, at most: some seconds of work."""
 _LAST_KEY = b"\xff" * 8
 
 
@@ -93,6 +95,8 @@ class Load(threading.Thread):
         self._kafka, self._seed, self._rate = kafka, seed, rate
         self._stopping = threading.Event()
         self.acknowledged: set[tuple[int, int]] = set()
+        self.limit = AHEAD
+        """So many are published at most: on a slow machine the load waits for the workers."""
         self.sent = 0
         self.left = -1
 
@@ -114,6 +118,8 @@ class Load(threading.Thread):
             self.sent += 1
             if self.sent % 100 == 0:
                 producer.poll(0)
+                while self.sent >= self.limit and not self._stopping.wait(0.05):
+                    producer.poll(0)
                 self._stopping.wait(max(0.0, began + self.sent / self._rate - time.monotonic()))
             if self._stopping.is_set():
                 break
@@ -203,6 +209,7 @@ class Run:
             asked = [TopicPartition(topic, number) for number in range(INPUT.partitions)]
             parts = self._probe.committed(asked, timeout=5)
             self._committed = sum(max(part.offset, 0) for part in parts)
+            self.load.limit = self._committed + AHEAD
         return self._committed
 
     def until_committed(self, more: int, within_s: float = 60.0) -> None:

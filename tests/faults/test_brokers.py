@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.slow_fault, pytest.mark.timeout(600)]
 
+BUDGET_S = 180.0
+"""Three nodes, of which some have just started, share a small machine with the workers."""
+
 
 @pytest.fixture(scope="module")
 def cluster(stack_settings, stack, tmp_path_factory) -> Iterator[Cluster]:
@@ -57,7 +60,7 @@ def test_leader_controller_and_coordinator_in_turn(cluster: Cluster, cluster_run
         run.until_committed(1_000, within_s=90)  # two of three are enough
         cluster.start(number)
         cluster.until_whole()
-    run.settle()
+    run.settle(BUDGET_S)
     run.check()
 
 
@@ -71,7 +74,7 @@ def test_all_three_are_killed_at_once_and_started_again(cluster: Cluster, cluste
         cluster.start(number)
     cluster.until_whole()
     run.until_committed(1_000, within_s=120)
-    run.settle()
+    run.settle(BUDGET_S)
     run.check()
 
 
@@ -92,5 +95,5 @@ def test_two_and_three_workers_join_and_leave_while_a_broker_is_away(
     third.send(signal.SIGTERM)
     assert third.end() == 0
     run.until_committed(1_000, within_s=90)
-    run.settle()
+    run.settle(BUDGET_S)
     run.check()

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.faults.checker import check
@@ -220,6 +220,7 @@ MUTATIONS: list[tuple[Callable[[History, random.Random], None], str]] = [
 @pytest.mark.parametrize(
     ("mutate", "invariant"), MUTATIONS, ids=lambda given: getattr(given, "__name__", given)
 )
+@settings(max_examples=40)  # of each of the mistakes
 @given(history=histories(), chance=st.integers(0, 2**32))
 def test_a_mistake_in_a_history_is_found_by_its_name(history, chance, mutate, invariant):
     mutate(history, random.Random(chance))

@@ -104,6 +104,11 @@ def test_a_paused_partition_waits_through_a_restart_while_others_flow_and_then_g
     assert len(outputs(kafka_options, registry, 4)) == 4
     lag = told(line, "lag", "ingest")["groups"][0]
     assert lag["paused"] == ["partition 2"]
+    now = told(line, "topology", "ingest", "--live")["live"]["ingest"]
+    assert [(one["partition"], one["paused"], bool(one["owner"])) for one in now["partitions"]] == [
+        (partition, partition == 2, True) for partition in range(4)
+    ]
+    assert now["members"] == [now["partitions"][0]["owner"]]
     assert "paused by an operator, partition 2" in line.run("lag", "ingest")[2]
 
     # Resumed, all that waited is handled, once and in its order

@@ -202,8 +202,16 @@ def test_what_is_not_allowed_is_one_error_that_names_it_and_its_remedy(
 
     secured.allow(row for row in rows if row["resource"] == "topic")
     error = refused(nobody, "worker", "--roles", "ingest")
+    roster = f"{topic_prefix}sluicegate.roster"
+    assert f"User:nobody may not Write transactional id {roster} and topic" in error
+    secured.allow(row for row in rows if row["name"] == roster)
+    error = refused(nobody, "worker", "--roles", "ingest")
     assert f"User:nobody may not Write transactional id {topic_prefix}sluicegate.ingest." in error
     secured.allow(row for row in rows if row["resource"] == "transactional-id")
+    error = refused(nobody, "worker", "--roles", "ingest")
+    reader = f"{topic_prefix}sluicegate-reader"
+    assert f"User:nobody may not Describe group {reader}" in error
+    secured.allow(row for row in rows if row["name"] == reader)
     error = refused(nobody, "worker", "--roles", "ingest")
     assert f"User:nobody may not Read group {topic_prefix}sluicegate.ingest" in error
 

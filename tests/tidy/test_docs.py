@@ -120,7 +120,7 @@ def test_the_guarantees_name_what_every_bound_of_a_worker_costs_with_its_default
     assert costs == bounds
 
 
-@pytest.mark.parametrize("group", ["kafka", "registry", "postgres"])
+@pytest.mark.parametrize("group", ["kafka", "registry", "postgres", "state"])
 def test_the_data_engineers_page_names_every_setting_of_what_a_worker_reaches(group):
     assert not [name for name in settings_of(group) if f"`{name}`" not in text("data-engineer.md")]
 

@@ -15,8 +15,8 @@ from ops.access import as_row, as_script, grants_of
 from ops.errors import Misused
 from ops.scaffold import new_agent
 from ops.settings import KafkaSettings, Settings
-from pipelines.app import ROLES as AGENTS
-from schemas.access import EDGE, OF_RESPONDER, ROLES, Access, Grant
+from pipelines.blueprint import ROLES as AGENTS
+from schemas.access import EDGE, OF_EVERY_ROLE, OF_RESPONDER, ROLES, Access, Grant
 from schemas.topics import INPUT, OUTPUT, TOPICS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,7 +53,7 @@ def test_the_table_reads_what_the_agents_of_a_role_read(role):
 
 
 def test_every_topic_of_the_table_of_topics_has_one_that_writes_and_one_that_reads_it():
-    ours = [*ROLES.values(), OF_RESPONDER, Access(reads=(OUTPUT,))]
+    ours = [*ROLES.values(), OF_EVERY_ROLE, OF_RESPONDER, Access(reads=(OUTPUT,))]
     touched = {spec for access in ours for spec in (*access.writes, *access.changelogs)}
     assert touched == set(TOPICS)
 
@@ -62,13 +62,16 @@ def settings(**kafka):
     return Settings(kafka=KafkaSettings(**kafka))
 
 
-def test_names_have_the_prefix_and_only_transactional_ids_are_open_at_their_end():
+def test_names_have_the_prefix_and_only_what_is_a_roles_own_is_open_at_its_end():
     grants = grants_of(settings(topic_prefix="team-a."), ["ingest", EDGE])
     assert all(grant.name.startswith("team-a.") for grant in grants)
-    assert {grant.resource for grant in grants if grant.prefixed} == {"transactional-id"}
+    assert {grant.name for grant in grants if grant.prefixed} == {
+        "team-a.sluicegate.ingest.", "team-a.ingest.streams.changelog.", "team-a.sluicegate.append.",
+    }  # fmt: skip
     assert Grant("ingest", "Read", "group", "team-a.sluicegate.ingest") in grants
     assert Grant(EDGE, "Write", "topic", INPUT.named("team-a.")) in grants
-    assert not [grant for grant in grants if grant.operation in ("Create", "DescribeConfigs")]
+    makes = [grant for grant in grants if grant.operation in ("Create", "DescribeConfigs")]
+    assert {(grant.name, grant.prefixed) for grant in makes} == {("team-a.ingest.streams.changelog.", True)}
 
 
 def test_one_line_of_the_script_has_all_names_with_which_the_same_may_be_done():
@@ -97,6 +100,13 @@ def test_an_agent_of_ones_own_is_a_role_that_reads_the_output_and_owns_its_topic
         if grant.resource == "topic"
     }
     assert topics == {
+        *(
+            (operation, f"totals.{what}.")
+            for operation in ("Read", "Write", "Create")
+            for what in ("results", "changelog")
+        ),
+        ("Read", "ops.roles.v1"),
+        ("Write", "ops.roles.v1"),
         ("Read", "ops.controls.v1"),
         ("Read", "streams.output.v1"),
         ("Write", "dead.letters.v1"),

@@ -76,6 +76,21 @@ def test_a_partition_without_a_leader_yet_is_asked_again(reader, monkeypatch):
     assert reader.ends("t", 3) == (0, 12)
 
 
+def test_a_client_that_keeps_to_it_that_nobody_leads_is_replaced(reader, monkeypatch):
+    unknown = KafkaError(KafkaError._UNKNOWN_PARTITION)
+    stuck = Broker(unknown)
+    monkeypatch.setattr(reader, "_log", stuck)
+    monkeypatch.setattr(
+        reader,
+        "_client",
+        lambda _isolation_level: SimpleNamespace(
+            get_watermark_offsets=lambda _where, timeout: (0, 12), close=lambda: None
+        ),
+    )
+    assert reader.ends("t", 3) == (0, 12)
+    assert stuck.asked == 10
+
+
 def test_an_answer_that_does_not_come_is_kafka_being_away(reader, monkeypatch):
     monkeypatch.setattr(positions, "_CALL_S", -0.9)
     silent = SimpleNamespace(describe_topics=lambda topics, request_timeout: {"t": Future()})

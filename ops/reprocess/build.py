@@ -1,0 +1,148 @@
+"""Begins and gives up the building of a generation; the record of the role says that it is built.
+
+1. Its topics are made: changelogs, and one beside each output. 2. Each changelog begins with its mark.
+3. Its group begins where the time says, but not behind where the one that runs stands: what that has not
+handled yet is the new one's to handle, and nothing between may be passed over. 4. The record names the
+attempt; only now do its workers run. Killed before 4, nothing was begun: the next attempt has its own topics.
+"""
+
+from __future__ import annotations
+
+from secrets import token_hex
+from typing import TYPE_CHECKING, Any
+
+from connectors.kafka.admin import ensure_topics, topic_ids
+from connectors.kafka.birth import mark_birth
+from connectors.kafka.lag import committed_offsets
+from connectors.kafka.members import groups_of
+from connectors.kafka.starts import begin_at, offsets_from
+from ops.errors import Misused
+from ops.person import who
+from pipelines.deployment import new_row, new_store
+
+if TYPE_CHECKING:
+    from connectors.kafka.roster import Roster, Row
+    from ops.reprocess.plan import Plan
+    from schemas.topics import TopicSpec
+
+
+def begin(plan: Plan, roster: Roster, from_ms: int | None) -> Row:
+    """Begin to build, or go on with what was begun; returns the role's record. Blocks for seconds.
+
+    ``from_ms`` None = go on, from whenever it was begun.
+
+    Raises:
+        Misused: another generation is built, or this one from another time; or it runs already.
+        KafkaUnavailable, NotAuthorized: nothing was begun.
+    """
+    row = roster.read().get(plan.role)
+    if row is not None and row["candidate"]:
+        return _same(plan, row, from_ms)
+    if from_ms is None:
+        raise Misused(
+            f"generation {plan.generation} of {plan.role} is not built yet", "say --from earliest, or a time"
+        )
+    if not (group := groups_of(plan.kafka, [plan.group])[plan.group]).is_empty:
+        raise Misused(
+            f"group {plan.group} has members: {', '.join(member.name for member in group.members)}",
+            "stop them first; a static member is one until its session has timed out",
+        )
+    attempt = token_hex(3)
+    _make_topics(plan, attempt)
+    begin_at(plan.kafka, plan.group, starts_of(plan, from_ms))
+
+    def decide(before: Row | None) -> Row:
+        before = before if before is not None else new_row(plan.role)
+        if before["candidate"]:
+            return _same(plan, before, from_ms)
+        return {
+            **before, "candidate": plan.generation, "attempt": attempt, "from_ms": from_ms,
+            "switching": False,
+            "stores": [*before["stores"], *_stores(plan, attempt)], "by": who(),
+            "reason": f"generation {plan.generation} is built",
+        }  # fmt: skip
+
+    kept = roster.change(plan.role, decide)
+    assert kept is not None
+    return kept
+
+
+def starts_of(plan: Plan, from_ms: int) -> dict[tuple[str, int], int]:
+    """Return where each input partition of the new generation begins."""
+    topics = [spec.named(plan.kafka.topic_prefix) for spec in plan.inputs]
+    by_time = offsets_from(plan.kafka, plan.group, topics, from_ms)
+    low = by_time if from_ms < 0 else offsets_from(plan.kafka, plan.group, topics, -1)
+    live = committed_offsets(plan.kafka, plan.live_group)
+    return {at: max(min(offset, live.get(at, low[at])), low[at]) for at, offset in by_time.items()}
+
+
+def discard(plan: Plan, roster: Roster) -> list[str]:
+    """Give a generation up; the one that runs has its place as before. Returns the topics that are left over.
+
+    Raises:
+        Misused: none is built.
+        KafkaUnavailable, NotAuthorized: nobody knows whether it was done; do it again.
+    """
+    attempt = ""
+
+    def decide(before: Row | None) -> Row:
+        nonlocal attempt
+        if before is None or before["candidate"] != plan.generation:
+            raise Misused(
+                f"generation {plan.generation} of {plan.role} is not built", "there is nothing to give up"
+            )
+        attempt = before["attempt"]
+        gone = {changelog.name for changelog in plan.changelogs(attempt)}
+        return {
+            **before, "candidate": 0, "attempt": "", "from_ms": -1, "switching": False,
+            "stores": [store for store in before["stores"] if store["changelog"] not in gone],
+            "by": who(), "reason": f"generation {plan.generation} is given up",
+        }  # fmt: skip
+
+    roster.change(plan.role, decide)
+    return [spec.named(plan.kafka.topic_prefix) for spec in left_over(plan, attempt)]
+
+
+def left_over(plan: Plan, attempt: str) -> list[TopicSpec]:
+    """Return the topics that are an attempt's alone."""
+    return [*plan.changelogs(attempt).values(), *plan.sides(attempt).values()]
+
+
+def _same(plan: Plan, row: Row, from_ms: int | None) -> Row:
+    if row["candidate"] != plan.generation:
+        raise Misused(
+            f"generation {row['candidate']} of {plan.role} is built already, this code is {plan.generation}",
+            f"give it up first, with its own code: `sluicegate reprocess {plan.role} --discard --yes`",
+        )
+    if from_ms not in (None, row["from_ms"]):
+        raise Misused(
+            f"generation {plan.generation} of {plan.role} is built from another time already",
+            "leave --from out to go on with it, or give it up: "
+            f"`sluicegate reprocess {plan.role} --discard --yes`",
+        )
+    return row
+
+
+def _make_topics(plan: Plan, attempt: str) -> None:
+    changelogs = plan.changelogs(attempt).values()
+    ensure_topics(plan.kafka, [*left_over(plan, attempt), *plan.inner])
+    inner = {spec.name for spec in plan.inner}
+    fed_from_outside = {
+        agent.changelog.name for agent in plan.agents if agent.changelog and agent.reads.name not in inner
+    }
+    bases = [agent.changelog.name for agent in plan.agents if agent.changelog is not None]
+    for base, topic in zip(bases, changelogs, strict=True):
+        if base in fed_from_outside:  # the group of the others has no offset yet: their start marks them
+            for partition in range(topic.partitions):
+                mark_birth(plan.kafka, topic.named(plan.kafka.topic_prefix), partition)
+
+
+def _stores(plan: Plan, attempt: str) -> list[dict[str, Any]]:
+    schemas = [agent.store for agent in plan.agents if agent.changelog is not None]
+    changelogs = plan.changelogs(attempt)
+    ids = topic_ids(plan.kafka, [topic.named(plan.kafka.topic_prefix) for topic in changelogs.values()])
+    stores = []
+    for (changelog, topic), schema in zip(changelogs.items(), schemas, strict=True):
+        store = new_store(changelog.name, topic=topic.name, code=schema)
+        stores.append(store | {"topic_id": ids[topic.named(plan.kafka.topic_prefix)]})
+    return stores

@@ -1,0 +1,205 @@
+"""What a worker finds out at its start, asked for all roles at once and without changing anything."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from connectors.kafka.access import check_topics
+from connectors.kafka.admin import describe_topics
+from connectors.kafka.errors import NotAuthorized
+from connectors.kafka.roster import Roster
+from connectors.registry import Registry
+from pipelines.deployment import Deployment
+from pipelines.errors import DeployRefused
+from pipelines.generations import changelog_of
+from schemas.access import ROLES as ACCESS
+from schemas.access import Access
+from schemas.catalog import subjects
+from schemas.errors import IncompatibleSchema, UnknownType
+from schemas.preflight import problems_of_all
+from schemas.topics import DEAD_LETTERS, TOPICS
+from schemas.wire import WireCodec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from connectors.kafka.admin import TopicState
+    from pipelines.blueprint import Agent, Blueprint
+    from pipelines.extension import Extension
+    from pipelines.options import WorkerOptions
+    from schemas.access import Operation
+    from schemas.topics import TopicSpec
+
+# As `ensure_topics` has it: what differs in these cannot be lived with.
+_BINDING = ("cleanup.policy", "message.timestamp.type")
+
+
+class Finding(NamedTuple):
+    """One thing that was looked at."""
+
+    what: str
+    """``kinds``, ``schemas``, ``topics``, ``co-partitioning``, ``access`` or ``state``."""
+    role: str
+    """Empty = all of them."""
+    problem: str
+    """Empty = none."""
+
+
+def check(blueprints: Sequence[Blueprint], extension: Extension, options: WorkerOptions) -> Iterator[Finding]:
+    """Look at all that would keep a worker from starting, or make it do harm; nothing is changed.
+
+    Raises:
+        KafkaUnavailable, RegistryUnavailable: no answer.
+    """
+    kinds = problems_of_all(extension.all_kinds(), TOPICS)
+    yield Finding("kinds", "", "; ".join(kinds))
+    registry = Registry(options.registry_url)
+    try:
+        yield Finding("schemas", "", "; ".join(_schema_problems(registry, extension, options)))
+        roster = Roster(options.kafka, WireCodec(registry, schemas=extension.schemas))
+        try:
+            for one in blueprints:
+                yield from _role(one, extension, options, roster)
+        finally:
+            roster.close()
+    finally:
+        registry.close()
+
+
+def register_schemas(registry: Registry, extension: Extension, *, may_register: bool) -> None:
+    """Register what is missing; nothing of a user's is registered if one of it cannot be.
+
+    Raises:
+        DeployRefused: a schema would break readers or what is written, or is missing and may not be made.
+        UnknownType: as above, of one of ours, at the first use.
+        RegistryUnavailable: no answer.
+    """
+    problems = [
+        problem
+        for subject, text in extension.schemas.items()
+        for problem in _subject_problems(registry, subject, text, may_register=may_register)
+    ]
+    if problems:
+        raise DeployRefused(f"schemas do not fit what runs: {'; '.join(problems)}", remedy=_SCHEMA_REMEDY)
+    if not may_register:
+        return
+    try:
+        registry.register_all()
+        for subject, text in extension.schemas.items():
+            registry.register(subject, text)
+    except IncompatibleSchema as error:
+        raise DeployRefused(str(error), remedy=error.remedy) from error
+
+
+_SCHEMA_REMEDY = (
+    "Give a new field a default, and let only a field with one go; else write to a new version of the topic "
+    "with a subject of its own. `sluicegate schemas check FILE` tries it."
+)
+
+
+def operations_of(role: str, agents: Sequence[Agent], prefix: str) -> dict[str, tuple[Operation, ...]]:
+    """Return what a role does with each topic, by its full name."""
+    if role in ACCESS:
+        access = ACCESS[role]
+    else:  # what it was seen to declare, and not what its module says of itself
+        access = Access(
+            reads=tuple(agent.reads for agent in agents),
+            writes=(
+                DEAD_LETTERS,
+                *(agent.reads for agent in agents if agent.ticks),
+                *(spec for agent in agents for spec in agent.appends),
+            ),
+            changelogs=tuple(agent.changelog for agent in agents if agent.changelog is not None),
+        )
+    return {prefix + topic: operations for topic, operations in access.operations().items()}
+
+
+def _schema_problems(registry: Registry, extension: Extension, options: WorkerOptions) -> Iterator[str]:
+    for subject, text in {**subjects(), **extension.schemas}.items():
+        yield from _subject_problems(registry, subject, text, may_register=options.register_schemas)
+
+
+def _subject_problems(registry: Registry, subject: str, text: str, *, may_register: bool) -> Iterator[str]:
+    if registry.is_registered(subject, text):
+        return
+    if problems := registry.check(subject, text):
+        yield f"{subject}: {', '.join(problems)}"
+    elif not may_register:
+        yield f"{subject}: this text is not registered, and SLUICEGATE_REGISTRY__REGISTER_SCHEMAS is false"
+
+
+def _role(one: Blueprint, extension: Extension, options: WorkerOptions, roster: Roster) -> Iterator[Finding]:
+    prefix = options.kafka.topic_prefix
+    used = _topics(one)
+    there = {state.name: state for state in describe_topics(options.kafka, used)}
+    problems = [problem for spec in used for problem in _topic_problems(spec, there, options)]
+    yield Finding("topics", one.role, "; ".join(problems))
+    yield Finding("co-partitioning", one.role, "; ".join(_uneven(one, there, options)))
+    try:
+        check_topics(options.kafka, operations_of(one.role, one.agents, prefix))
+    except NotAuthorized as error:
+        yield Finding("access", one.role, f"{error}. {error.remedy}")
+    else:
+        yield Finding("access", one.role, "")
+    generation = extension.generation(one.role)
+    deployment = Deployment(
+        one.role,
+        {
+            changelog_of(agent.changelog, generation): agent.store
+            for agent in one.agents
+            if agent.changelog is not None
+        },
+        kafka=options.kafka,
+        roster=roster,
+        migrations=[
+            replace(each, changelog=changelog_of(each.changelog, generation)) for each in extension.migrations
+        ],
+        generation=generation,
+    )
+    try:
+        state = deployment.problems()
+    except UnknownType:  # of a deployment that never ran: its schema comes with the first start
+        state = []
+    yield Finding("state", one.role, "; ".join(state))
+
+
+def _topics(one: Blueprint) -> list[TopicSpec]:
+    changelogs = [agent.changelog for agent in one.agents if agent.changelog is not None]
+    specs = [spec for agent in one.agents for spec in (agent.reads, *agent.appends)]
+    return list(dict.fromkeys([*specs, *changelogs, DEAD_LETTERS]))
+
+
+def _topic_problems(spec: TopicSpec, there: dict[str, TopicState], options: WorkerOptions) -> Iterator[str]:
+    name = spec.named(options.kafka.topic_prefix)
+    state = there.get(name)
+    if state is None:
+        if not options.create_topics:
+            yield f"{name} is missing, and SLUICEGATE_KAFKA__CREATE_TOPICS is false"
+        return
+    if state.partitions != spec.partitions:
+        yield f"{name} has {state.partitions} partitions, this code says {spec.partitions}"
+    wanted = spec.config()
+    for key in _BINDING:
+        has = state.config.get(key)
+        if has is not None and sorted(has.split(",")) != sorted(wanted[key].split(",")):
+            yield f"{name} has {key}={has}, this code says {wanted[key]}"
+
+
+def _uneven(one: Blueprint, there: dict[str, TopicState], options: WorkerOptions) -> Iterator[str]:
+    """State is found under its input's partition number, and range keeps equal numbers together."""
+    prefix = options.kafka.topic_prefix
+
+    def count(spec: TopicSpec) -> int:
+        state = there.get(spec.named(prefix))
+        return state.partitions if state is not None else spec.partitions
+
+    for agent in one.agents:
+        if agent.changelog is not None and count(agent.changelog) != count(agent.reads):
+            yield (
+                f"{agent.changelog.name} has {count(agent.changelog)} partitions, its input "
+                f"{agent.reads.name} {count(agent.reads)}: state and input have the same numbers"
+            )
+    if len({count(agent.reads) for agent in one.agents}) > 1:
+        counts = ", ".join(f"{agent.reads.name} {count(agent.reads)}" for agent in one.agents)
+        yield f"inputs differ in partitions: {counts}"

@@ -1,0 +1,246 @@
+"""A deploy that does not fit what runs is refused, and a migration is applied once, whoever is killed."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from connectors.kafka.admin import ensure_topics
+from connectors.kafka.roster import Roster, store_of
+from ops.errors import REFUSED
+from pipelines.deployment import Deployment
+from pipelines.errors import DeployRefused
+from schemas.topics import DEPLOYED
+from schemas.wire import WireCodec
+from state.schema import Migration, StoreSchema, kv, windows
+from state.windows import WindowOptions
+from tests.support.totals_agent import CHANGELOG, OUTPUT, write_agent
+from tests.support.totals_user import TotalsUser
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from connectors.kafka.options import KafkaOptions
+    from connectors.registry import Registry
+
+COUNTS = StoreSchema(parts=(kv("n", key="tenant", value=">q"),))
+HOURS = StoreSchema(parts=(windows("n", WindowOptions(3_600_000), key="tenant", value=">q"),))
+
+
+# -- what is on record -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def roster(kafka_options: KafkaOptions, registry: Registry) -> Iterator[Roster]:
+    made = Roster(kafka_options, WireCodec(registry))
+    yield made
+    made.close()
+
+
+def deployment(kafka, roster, store, migrations=()):
+    return Deployment("totals", {CHANGELOG: store}, kafka=kafka, roster=roster, migrations=migrations)
+
+
+def test_a_store_is_on_record_from_its_first_start_and_another_form_of_it_is_refused(
+    kafka_options, roster, topics
+):
+    topics(DEPLOYED, CHANGELOG)
+    assert deployment(kafka_options, roster, COUNTS).admit() == {CHANGELOG: CHANGELOG}
+    assert deployment(kafka_options, roster, COUNTS).admit() == {CHANGELOG: CHANGELOG}
+    kept = store_of(roster.read()["totals"], CHANGELOG.name)
+    assert kept is not None
+    assert (kept["version"], kept["parts"]) == (1, COUNTS.text())
+    with pytest.raises(
+        DeployRefused, match=r"totals\.changelog\.v1 of role totals.*n: kind is 'kv'"
+    ) as caught:
+        deployment(kafka_options, roster, HOURS).admit()
+    assert "another version" in caught.value.remedy
+    wider = Migration("by-hour", CHANGELOG, 1, 2)
+    with pytest.raises(DeployRefused, match="version is 1, this code's 2") as caught:
+        deployment(kafka_options, roster, replace(HOURS, version=2), [wider]).admit()
+    assert "--migrate by-hour" in caught.value.remedy
+    assert (
+        "--migrate" not in deployment(kafka_options, roster, replace(HOURS, version=3), [wider]).problems()[0]
+    )
+    assert store_of(roster.read()["totals"], CHANGELOG.name) == kept, "a refusal changes nothing"
+
+
+def test_of_workers_that_start_at_once_with_different_code_one_kind_is_taken(kafka_options, registry, topics):
+    topics(DEPLOYED, CHANGELOG)
+
+    def start(number: int) -> str:
+        mine = Roster(kafka_options, WireCodec(registry))
+        try:
+            deployment(kafka_options, mine, (COUNTS, HOURS)[number % 2]).admit()
+        except DeployRefused:
+            return "refused"
+        finally:
+            mine.close()
+        return ("counts", "hours")[number % 2]
+
+    with ThreadPoolExecutor(6) as pool:
+        got = Counter(pool.map(start, range(6)))
+    assert got["refused"] == 3
+    assert set(got) in ({"refused", "counts"}, {"refused", "hours"})
+
+
+def test_a_declaration_is_taken_up_later_and_a_changelog_that_was_made_anew_begins_anew(
+    kafka_options, roster, topics
+):
+    topics(DEPLOYED, CHANGELOG)
+    deployment(kafka_options, roster, StoreSchema()).admit()
+    deployment(kafka_options, roster, COUNTS).admit()
+    with pytest.raises(DeployRefused):
+        deployment(kafka_options, roster, HOURS).admit()
+    admin = AdminClient(kafka_options.client_config() | {"log_level": 0})
+    name = CHANGELOG.named(kafka_options.topic_prefix)
+    admin.delete_topics([name])[name].result(20)
+    ensure_topics_anew(kafka_options)
+    deployment(kafka_options, roster, HOURS).admit()
+    kept = store_of(roster.read()["totals"], CHANGELOG.name)
+    assert kept is not None
+    assert kept["parts"] == HOURS.text()
+
+
+def ensure_topics_anew(kafka: KafkaOptions) -> None:
+    """Make the changelog again; the broker may still be at its deletion."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            if ensure_topics(kafka, [CHANGELOG]).created:
+                return
+        except Exception:  # noqa: BLE001  whatever it is while the topic goes
+            assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def test_a_worker_that_runs_hears_at_its_next_partition_that_another_code_is_deployed(
+    kafka_options, roster, topics
+):
+    topics(DEPLOYED, CHANGELOG)
+    mine = deployment(kafka_options, roster, COUNTS)
+    mine.admit()
+    mine.still_holds()
+
+    def migrated(row):
+        return {**row, "stores": [{**row["stores"][0], "migration": "wider", "target": "x.v1"}]}
+
+    roster.change("totals", migrated)
+    with pytest.raises(DeployRefused, match="being migrated by wider") as caught:
+        mine.still_holds()
+    assert caught.value.fatal
+    assert "--abandon-migration" in caught.value.remedy
+
+
+def test_where_nobody_made_the_topic_a_role_starts_unchecked(kafka_options, roster, topics):
+    topics(CHANGELOG)
+    assert deployment(kafka_options, roster, COUNTS).admit() == {CHANGELOG: CHANGELOG}
+    assert deployment(kafka_options, roster, HOURS).admit() == {CHANGELOG: CHANGELOG}
+
+
+# -- whole deploys ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def user(tmp_path, stack, kafka_options, registry, topics) -> Iterator[TotalsUser]:
+    topics(OUTPUT)
+    with TotalsUser(tmp_path, stack, kafka_options, WireCodec(registry), keys=6_000) as running:
+        yield running
+
+
+def changelog_ends(kafka: KafkaOptions) -> list[tuple[int, int]]:
+    consumer = Consumer(kafka.client_config() | {"group.id": "ends"})
+    topic = CHANGELOG.named(kafka.topic_prefix)
+    ends = [consumer.get_watermark_offsets(TopicPartition(topic, number), 10) for number in range(4)]
+    consumer.close()
+    return ends
+
+
+@pytest.mark.timeout(240)
+def test_a_migration_killed_in_its_middle_goes_on_and_no_event_is_lost_or_doubled(
+    user: TotalsUser, kafka_options: KafkaOptions
+) -> None:
+    keys = user.keys  # a partition has more than one batch of the migration
+    old, new = write_agent(user.folder / "old"), write_agent(user.folder / "new", version=2)
+    worker = user.start_worker(old, log="first")
+    user.until_ready("first")
+    user.publish(keys)
+    check(user)
+    user.stop(worker)
+
+    # Code of another version is refused, and nothing was read
+    user.publish(keys)
+    assert user.start_worker(new, log="refused").wait(60) == REFUSED
+    assert "its version is 1, this code's 2" in user.log("refused")
+    assert "--migrate wider" in user.log("refused")
+    assert "partition ready" not in user.log("refused")
+
+    # With the migration named it begins; it is killed in the middle
+    before = changelog_ends(kafka_options)
+    (new / "kill.txt").write_text("4500")
+    assert user.start_worker(new, "--migrate", "wider", log="killed").wait(90) == 137
+    assert calls(new) == 4_500
+    assert changelog_ends(kafka_options) == before, "the old state is as it was"
+
+    # Neither code runs on what is half done
+    assert user.start_worker(old, log="half").wait(60) == REFUSED
+    assert "is being migrated by wider" in user.log("half")
+
+    # The next goes on where it stood, and then the role reads
+    (new / "kill.txt").unlink()
+    worker = user.start_worker(new, "--migrate", "wider", log="second")
+    user.until_ready("second")
+    assert keys <= calls(new) < 2 * keys - 2_000, "what was carried over was not carried over again"
+    user.publish(keys)
+    check(user)
+    assert changelog_ends(kafka_options) == before
+    user.stop(worker)
+
+    # The code before it is refused from now on
+    assert user.start_worker(old, log="old").wait(60) == REFUSED
+    assert "its version is 2, this code's 1" in user.log("old")
+
+
+def check(user: TotalsUser) -> None:
+    """Each key's counts are 1, 2, 3, … up to its events."""
+    right = user.right_sums()
+    assert user.sums(user.published) == {key: list(range(1, last + 1)) for key, last in right.items()}
+
+
+def calls(folder: Path) -> int:
+    """How often the migration's function was called."""
+    file = folder / "calls.txt"
+    return file.stat().st_size if file.exists() else 0
+
+
+def test_a_schema_that_would_break_a_reader_is_refused_before_anything_is_read(user: TotalsUser) -> None:
+    agents = write_agent(user.folder / "agents")
+    (agents / "schemas").mkdir()
+    file = agents / "schemas" / f"t{user.kafka.topic_prefix[:-1]}.Total.avsc"
+    schema = {
+        "type": "record", "namespace": file.stem.partition(".")[0], "name": "Total",
+        "fields": [{"name": "count", "type": "long"}],
+    }  # fmt: skip
+    file.write_text(json.dumps(schema))
+    worker = user.start_worker(agents, log="first")
+    user.until_ready("first")
+    user.stop(worker)
+    schema["fields"].append({"name": "bytes", "type": "long"})  # type: ignore[attr-defined]  # no default
+    file.write_text(json.dumps(schema))
+    assert user.start_worker(agents, log="refused").wait(60) == REFUSED
+    assert "Total: version 1: " in user.log("refused")
+    assert "partition ready" not in user.log("refused")
+    code, out, _ = user.run("worker", "--check", "--roles", "totals")
+    assert code == REFUSED
+    assert re.search(r"does not fit\s+schemas", out)
+    assert re.search(r"fits\s+state\s+totals", out)
