@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
 ROLE = "closing"
 OPTIONS = WindowOptions(window_ms=WINDOW_US // 1_000, grace_ms=5_000, ttl_ms=30_000)
-KEPT_S = (OPTIONS.window_ms + OPTIONS.grace_ms + OPTIONS.ttl_ms) / 1_000
-"""From the start of a window to the end of its state."""
 _WINDOWS = TimeWindows(b"w", OPTIONS)
 _WATERMARK_KEY = b"m"
 _AT_ONCE = 1_000

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-GROWTH_MAX: Final = 0.2
-"""Over the time that is judged, of the middle figure."""
 SAMPLES_MIN: Final = 12
 
 Sample = tuple[float, float]
@@ -35,6 +33,6 @@ def growth(samples: Sequence[Sample]) -> float | None:
     return round(median(slopes) * span_s / middle, 3) if middle and slopes else 0.0
 
 
-def flat(share: float | None) -> bool | None:
-    """Tell whether that is flat; to shrink is. None = it cannot be told."""
-    return None if share is None else share <= GROWTH_MAX
+def flat(share: float | None, most: float) -> bool | None:
+    """Tell whether it grew by at most this share; to shrink is flat too. None = it cannot be told."""
+    return None if share is None else share <= most

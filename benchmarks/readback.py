@@ -39,8 +39,10 @@ class Topic:
     partitions: int
 
 
-def read_back(topic: Topic, check: Check, start: Mapping[int, int] | None = None) -> tuple[int, str]:
-    """Read until all is right, or until nothing comes any more; from ``start``, or from the beginning.
+def read_back(
+    topic: Topic, check: Check, start: Mapping[int, int] | None = None, quiet_s: float = LAST_OUTPUT_S
+) -> tuple[int, str]:
+    """Read until all is right, or nothing comes for a while; from ``start``, or from the beginning.
 
     Returns when the last record was appended (milliseconds, by the broker's clock), and what is wrong.
     """
@@ -51,7 +53,7 @@ def read_back(topic: Topic, check: Check, start: Mapping[int, int] | None = None
     quiet_since = time.monotonic()
     difference = "nothing was read back"
     try:
-        while difference and time.monotonic() - quiet_since < LAST_OUTPUT_S:
+        while difference and time.monotonic() - quiet_since < quiet_s:
             messages = [message for message in consumer.consume(10_000, 0.5) if message.error() is None]
             for message in messages:
                 check.see(message.key() or b"", message.value())

@@ -19,7 +19,7 @@ from benchmarks.peers.jars import COMPILER, KAFKA_STREAMS, LOCK_FILE
 from benchmarks.readings import EVEN, Load, Shape
 from benchmarks.results import KAFKA_STREAMS as PEER
 from benchmarks.results import RAW, Result, failed, median, with_ratios
-from benchmarks.soak import Soaked
+from benchmarks.soak import GROWTH_MAX, Soaked
 from benchmarks.steady import EachOnce
 from benchmarks.windows import FIGURES
 from benchmarks.works import WORKS
@@ -188,14 +188,20 @@ def test_what_stays_where_it_is_is_flat_saw_teeth_and_all_and_what_rises_is_not(
     assert growth(saw) == pytest.approx(0, abs=0.05)
     rising = [(at, figure + at / 4) for at, figure in saw]  # by 148 over the whole
     assert growth(rising) == pytest.approx(0.66, abs=0.1)
-    assert [flat(growth(saw)), flat(growth(rising)), flat(growth(saw[::-1]))] == [True, False, True]
+    assert [flat(growth(each), 0.2) for each in (saw, rising)] == [True, False]
+    assert flat(growth([(at, 300 - figure) for at, figure in rising]), 0.2) is True, "it shrank"
+
+
+def test_windows_that_are_never_forgotten_are_no_flat_state_however_the_teeth_fall():
+    kept = [(10.0 * number, 20.0 * number + number % 5 * 400) for number in range(60, 180)]
+    assert flat(growth(kept), GROWTH_MAX["state on disk"]) is False
 
 
 def test_a_single_spike_is_no_growth_and_a_few_samples_tell_nothing():
     still = [(10.0 * number, 100.0) for number in range(20)]
     assert growth([*still[:-1], (190.0, 900.0)]) == 0
     assert growth(still[:5]) is None
-    assert flat(None) is None
+    assert flat(None, 0.2) is None
 
 
 def test_a_window_that_closed_twice_or_never_or_with_another_sum_is_found():
