@@ -2,8 +2,8 @@
 
 1. A chunk is noted when it is handed out and taken off when the agent is done: two small writes to a file,
    which survive a kill, a crash of native code and a lack of memory, as the kernel has them.
-2. A start that finds notes suspects their records. Suspects are handed out one by one, alone in the role, so
-   that the next crash names the event.
+2. A start that finds notes remembers their records. A process may be killed for many reasons; records with
+   which it ended twice are suspects, and handed out one by one, alone in the role: the next crash names one.
 3. An event with which, alone, the process has ended is tried as often as one that raises, then given up.
 
 What a process was asked to stop with is not suspected, nor what was committed since.
@@ -31,6 +31,7 @@ log = structlog.get_logger(__name__)
 
 _NOTE: Final = struct.Struct(">?iqqqiH249s")  # held, partition, first, next, records, crashes, topic's name
 _NOTHING: Final = b"\x00"
+_CRASHES_SUSPICIOUS: Final = 2  # one by one takes many times as long: no way to come back from any kill
 _SUSPECTS_MAX: Final = 256  # ranges: a note a topic and crash, and each goes when it is passed
 
 
@@ -98,7 +99,7 @@ class InFlight:
         for one in _noted_in(file) if believed else ():
             found[one.source, one.first, one.next_offset] = one
             self.found = True
-            log.warning("the process ended with records in hand, they come one by one", **_words(one))
+            log.warning("the process ended with records in hand", **_words(one))
         for one in list(found.values())[-_SUSPECTS_MAX:]:
             self._suspects.setdefault(one.source, []).append(one)
         self._keep()
@@ -152,8 +153,8 @@ class InFlight:
     # -- suspects -------------------------------------------------------------------------------------
 
     def is_suspect(self, chunk: Span) -> bool:
-        """Say whether a chunk holds records with which the process has ended."""
-        return bool(self._suspects) and any(self._overlapping(chunk))
+        """Say whether a chunk holds records with which the process has ended again."""
+        return any(one.crashes >= _CRASHES_SUSPICIOUS for one in self._overlapping(chunk))
 
     def crashes_alone(self, chunk: Span) -> int:
         """Return how often the process has ended with this one record; 0 if it never was alone in hand."""
