@@ -161,7 +161,9 @@ class Deployment:
                 )
             if kept is None or kept["topic_id"] != ids.get(topic):
                 # Of a changelog that was made anew nothing is left to fit; that it is, the restore tells.
-                stores[changelog.name] = new_store(changelog.name, topic=changelog.name, code=code)
+                stores[changelog.name] = new_store(
+                    changelog.name, topic=self._now(row, changelog).name, code=code
+                )
                 stores[changelog.name]["topic_id"] = ids.get(topic, "")
             else:
                 self._check(changelog, kept, code)

@@ -76,7 +76,7 @@ def open_rocks(folder: Path, memory: RocksMemory, stores: int) -> Store:
 
 
 class Partitions:
-    """Implements ``connectors.kafka.coordinator.Partitions`` for one role."""
+    """Implements ``connectors.kafka.ports.Partitions`` for one role."""
 
     def __init__(
         self,
@@ -141,7 +141,7 @@ class Partitions:
             log.info("first start of partition", topic=where.topic, partition=where.partition, offset=low)
         start = low if committed is None else committed.offset
         whose = "the group's committed offset"
-        if source.on_assigned is not None:
+        if source.on_assigned is not None and not cancelled.is_set():  # it would shut out who has it now
             topic_id = self._reader.topic_id(where.topic)
             begin = source.on_assigned(where.topic, topic_id, where.partition, start)
             if begin != start:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import quote, urlencode
 
 from connectors.kafka.chunk import SourcePartition
+from schemas.envelope import LONG_MAX
 from schemas.topics import partition_of
 from state.store import StagedView
 
@@ -81,12 +82,10 @@ def window_query(
 def starts_in(windows: TimeWindows, span: Span) -> range:
     """Return the starts of the windows that begin within a span; ValueError if there are over 1,000."""
     first = -(-max(span.from_us, 0) // windows.step_us) * windows.step_us
-    starts = range(first, span.to_us, windows.step_us)
-    if len(starts) > WINDOWS_MAX:
-        raise ValueError(
-            f"from {span.from_us} to {span.to_us} are {len(starts)} windows, at most {WINDOWS_MAX}"
-        )
-    return starts
+    count = -(-(span.to_us - first) // windows.step_us)
+    if count > WINDOWS_MAX:
+        raise ValueError(f"from {span.from_us} to {span.to_us} are {count} windows, at most {WINDOWS_MAX}")
+    return range(first, span.to_us, windows.step_us)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +174,8 @@ def span_of(query: Mapping[str, str], now_us: int) -> Span:
     """Return what ``from`` and ``to`` say, µs since 1970; without them the last hour. Raises ValueError."""
     to_us = int(query["to"]) if "to" in query else now_us
     from_us = int(query["from"]) if "from" in query else to_us - _HOUR_US
-    if not 0 <= from_us <= to_us:
-        raise ValueError(f"from {from_us} must be at least 0 and not after to {to_us}")
+    if not 0 <= from_us <= to_us <= LONG_MAX:
+        raise ValueError(f"from {from_us} must be at least 0 and not after to {to_us}, of 63 bits at most")
     return Span(from_us, to_us)
 
 

@@ -308,6 +308,8 @@ class RoleApp(faust.App):
             await controls.start(self._on_controls)
         self.add_future(self._tick())
         self.add_future(self._follow_deployment())
+        if self.bounds is not None:
+            self.add_future(self._follow_bounds(self.bounds))
         self.add_future(self._watch_lag())
 
     def start_polling(self, topics: frozenset[str]) -> None:
@@ -386,15 +388,23 @@ class RoleApp(faust.App):
             self.sensed.settle()
             self.engine.metrics.ticked(self.engine.ticker.tick(self.coordinator.pauses.stopped))
 
+    async def _follow_bounds(self, bounds: Bounds) -> None:
+        """Ask how far the generation that runs is; on a thread of its own, for it may wait long."""
+        thread = DaemonExecutor(1, "bounds")
+        while not self.should_stop:
+            try:
+                await self.loop.run_in_executor(thread, bounds.look)
+            except SluicegateError as error:
+                log.debug("how far the running generation is is not known", cause=str(error))
+            await self.sleep(_BOUNDS_S)
+
     async def _follow_deployment(self) -> None:
-        """Stop when it is another generation's turn, or ours; keep to the bounds meanwhile."""
+        """Stop when it is another generation's turn, or ours."""
         if self.deployment is None:
             return
         thread = DaemonExecutor(1, "deployment")
         while not self.should_stop:
             try:
-                if self.bounds is not None:
-                    await self.loop.run_in_executor(thread, self.bounds.look)
                 turn = await self.loop.run_in_executor(thread, self.deployment.turn)
             except SluicegateError as error:
                 if getattr(error, "fatal", False):

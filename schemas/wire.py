@@ -52,7 +52,7 @@ class WireCodec:
 
     def limited(self, value_bytes_max: int) -> WireCodec:
         """Return a codec of the same schemas whose values may have so many bytes."""
-        return WireCodec(self._source, value_bytes_max=value_bytes_max)
+        return WireCodec(self._source, value_bytes_max=value_bytes_max, schemas=self._texts)
 
     def warm(self, names: Iterable[str]) -> None:
         """Fetch and parse what writing and reading our own records of these subjects takes; blocks.

@@ -55,18 +55,22 @@ class Backlog:
         else:
             queue.append(chunk)
 
-    def put_back(self, *chunks: Chunk, pause_s: float = 0.0) -> None:
-        """Have chunks of one partition, in this order, come before all others of it; after ``pause_s``."""
+    def put_back(self, *chunks: Chunk, pause_s: float = 0.0) -> bool:
+        """Have chunks of one partition, in this order, come before all others of it; after ``pause_s``.
+
+        Returns whether they were kept: they are void if their partition takes none, paused meanwhile say.
+        """
         if not chunks:
-            return
+            return False
         source = chunks[0].source
         if source not in self._queues:
             for chunk in chunks:
                 self._on_void(chunk)
-            return
+            return False
         self._queues[source].extendleft(reversed(chunks))
         if pause_s:
             self._held_until[source] = time.monotonic() + pause_s
+        return True
 
     def take(self, topic: str, stopped: Container[SourcePartition]) -> Chunk | None:
         """Take the next chunk of the topic's partition that waited longest: they take turns."""

@@ -81,14 +81,15 @@ class ColumnChunk:
         """See ``Chunk``; they are no rows any more."""
         found = [(row, record, judge(record)) for row, record in enumerate(self.records)]
         asides = [(record, why) for _, record, why in found if why is not None]
-        if not asides:
+        errors = [(record, judge(record) or error) for record, error in self.errors]
+        if not asides and errors == list(self.errors):
             return self
         rows = [row for row, _, why in found if why is None]
         return replace(
             self,
             batch=self.batch.take(pa.array(rows, pa.int64())),
             records=[self.records[row] for row in rows],
-            errors=sorted([*self.errors, *asides], key=lambda error: error[0].offset),
+            errors=sorted([*errors, *asides], key=lambda error: error[0].offset),
         )
 
     def _boundary(self, at: int) -> int:

@@ -277,8 +277,11 @@ class PollThread(threading.Thread):
                 yield source, wanted
 
     def _stop_at(self, source: SourcePartition, end: int) -> None:
-        """Leave a partition at its end: all before it was fetched, and what is behind is fetched again."""
-        self._expected[source] = end
+        """Leave a partition at its end: all before it was fetched, and what is behind is fetched again.
+
+        An end that is not known yet is 0: it does not take the partition back to what was handled.
+        """
+        self._expected[source] = max(end, self._expected[source])
         self._at_end.add(source)
         self._consumer.pause(self._parts([source]))
 

@@ -302,8 +302,8 @@ class Coordinator:
         if isinstance(again, Standstill):
             self._stand_still(rest, again)
             return
-        self._backlog.put_back(*again.chunks, pause_s=again.pause_s)
-        if again.pause_s > _WAIT_S:
+        kept = self._backlog.put_back(*again.chunks, pause_s=again.pause_s)
+        if kept and again.pause_s > _WAIT_S:
             self.pauses.waiting.add(rest.source)
             self.follow_pauses()
         if again.pause_s:
@@ -409,9 +409,13 @@ class Coordinator:
             lease.void = True
             self.handout.returned(lease.chunk.source.topic)
             self._void_chunk(lease.chunk)
+        voided = [lease.chunk.source for lease in self._leases.values()]
         self._leases.clear()
         self._forget_standstills(self._unit.positions)
         self._unit.drop()
+        for source in voided:  # an agent that wakes up late has a scope that is part of no unit any more
+            if source in self._committed:
+                self._partitions.ready(source)
 
     # -- rebalance ------------------------------------------------------------------------------------
 

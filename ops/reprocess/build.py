@@ -19,6 +19,7 @@ from connectors.kafka.starts import begin_at, offsets_from
 from ops.errors import Misused
 from ops.person import who
 from pipelines.deployment import new_row, new_store
+from schemas.envelope import TIME_MAX
 
 if TYPE_CHECKING:
     from connectors.kafka.roster import Roster, Row
@@ -47,9 +48,15 @@ def begin(plan: Plan, roster: Roster, from_ms: int | None) -> Row:
             f"group {plan.group} has members: {', '.join(member.name for member in group.members)}",
             "stop them first; a static member is one until its session has timed out",
         )
+    live = {topic for topic, _partition in committed_offsets(plan.kafka, plan.live_group)}
+    if shared := [spec.name for spec in plan.inner if spec.named(plan.kafka.topic_prefix) in live]:
+        raise Misused(
+            f"{shared[0]}, a topic between agents of {plan.role}, is that of the generation that runs",
+            "give it a new version in its name in the mended module: else what runs handles what is built",
+        )
     attempt = token_hex(3)
     _make_topics(plan, attempt)
-    begin_at(plan.kafka, plan.group, starts_of(plan, from_ms))
+    begin_at(plan.kafka, plan.group, starts_of(plan, from_ms) | _ends_between(plan))
 
     def decide(before: Row | None) -> Row:
         before = before if before is not None else new_row(plan.role)
@@ -74,6 +81,12 @@ def starts_of(plan: Plan, from_ms: int) -> dict[tuple[str, int], int]:
     low = by_time if from_ms < 0 else offsets_from(plan.kafka, plan.group, topics, -1)
     live = committed_offsets(plan.kafka, plan.live_group)
     return {at: max(min(offset, live.get(at, low[at])), low[at]) for at, offset in by_time.items()}
+
+
+def _ends_between(plan: Plan) -> dict[tuple[str, int], int]:
+    """Return the ends of the topics between the agents: what an earlier attempt left there is not its own."""
+    topics = [spec.named(plan.kafka.topic_prefix) for spec in plan.inner]
+    return offsets_from(plan.kafka, plan.group, topics, TIME_MAX // 1_000)
 
 
 def discard(plan: Plan, roster: Roster) -> list[str]:
@@ -126,15 +139,9 @@ def _same(plan: Plan, row: Row, from_ms: int | None) -> Row:
 def _make_topics(plan: Plan, attempt: str) -> None:
     changelogs = plan.changelogs(attempt).values()
     ensure_topics(plan.kafka, [*left_over(plan, attempt), *plan.inner])
-    inner = {spec.name for spec in plan.inner}
-    fed_from_outside = {
-        agent.changelog.name for agent in plan.agents if agent.changelog and agent.reads.name not in inner
-    }
-    bases = [agent.changelog.name for agent in plan.agents if agent.changelog is not None]
-    for base, topic in zip(bases, changelogs, strict=True):
-        if base in fed_from_outside:  # the group of the others has no offset yet: their start marks them
-            for partition in range(topic.partitions):
-                mark_birth(plan.kafka, topic.named(plan.kafka.topic_prefix), partition)
+    for topic in changelogs:
+        for partition in range(topic.partitions):
+            mark_birth(plan.kafka, topic.named(plan.kafka.topic_prefix), partition)
 
 
 def _stores(plan: Plan, attempt: str) -> list[dict[str, Any]]:
