@@ -72,3 +72,14 @@ def test_what_nobody_will_handle_is_told():
 
     assert void == [first, second, late, failed]
     assert taken(made) == []
+
+
+def test_what_is_put_back_to_a_partition_that_takes_none_is_void_and_said_to_be():
+    made, void = backlog()
+    given = chunk(ONE, 5)
+    assert not made.put_back(given, pause_s=1.0)
+    assert void == [given]
+
+    made.open(ONE)
+    assert made.put_back(given)
+    assert taken(made) == [(1, 5)]

@@ -241,3 +241,13 @@ def wait_for(done):
     while not done():
         assert time.monotonic() < deadline
         time.sleep(0.001)
+
+
+def test_an_end_that_is_not_known_yet_takes_no_partition_back_to_what_was_handled():
+    thread = poll_thread(Listener())
+    thread._consumer = SimpleNamespace(pause=lambda _parts: None)
+    thread._expected[SOURCE] = 50
+
+    thread._stop_at(SOURCE, 0)
+
+    assert thread._expected[SOURCE] == 50

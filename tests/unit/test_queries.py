@@ -16,7 +16,17 @@ from connectors.kafka.options import KafkaOptions
 from connectors.kafka.owners import Owners, advertised_in, client_id
 from connectors.kafka.restore import Progress
 from pipelines.partitions import Source
-from pipelines.queries import Answer, Held, Query, Span, StateReader, span_of, value_query, window_query
+from pipelines.queries import (
+    Answer,
+    Held,
+    Query,
+    Span,
+    StateReader,
+    span_of,
+    starts_in,
+    value_query,
+    window_query,
+)
 from pipelines.state_page import _refusal, _stranger, is_loopback
 from schemas.topics import TopicSpec, partition_of
 from state.memory import MemoryBackend
@@ -212,3 +222,10 @@ def test_the_address_of_a_web_travels_in_the_client_id():
     assert advertised_in(client_id("team@sluicegate", "[::1]:8700")) == "[::1]:8700"
     assert client_id("sluicegate", "") == "sluicegate"
     assert advertised_in("sluicegate") == ""
+
+
+def test_numbers_that_no_time_has_are_refused_and_not_computed_with():
+    with pytest.raises(ValueError, match="63 bits"):
+        span_of({"from": "0", "to": str(10**30)}, 0)
+    with pytest.raises(ValueError, match="at most 1000"):
+        starts_in(MINUTES, span_of({"from": "0", "to": str(2**63 - 1)}, 0))
