@@ -13,6 +13,8 @@ from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Self
 
+import structlog
+
 from connectors.kafka.chunk import SourcePartition
 from connectors.kafka.deadletters import DeadLetter, DeadLetterReader
 from connectors.kafka.errors import TopicUndeclared
@@ -44,7 +46,10 @@ if TYPE_CHECKING:
 
 START_US: Final = 1_700_000_000_000_000
 """Where a test's clock begins, microseconds since the epoch: 2023-11-14 22:13:20 UTC."""
+log = structlog.get_logger(__name__)
+
 _READY_S: Final = 60.0
+_STOP_S: Final = 20.0
 _PAUSE_S: Final = 0.002
 
 
@@ -382,7 +387,10 @@ class AgentDriver:
         app, self._app = self._app, None
         if app is None:
             return
-        self._loop.run_until_complete(app.stop())
+        try:
+            self._loop.run_until_complete(asyncio.wait_for(app.stop(), _STOP_S))
+        except TimeoutError:  # seen under load, after a role that crashed: a task of Faust's does not end
+            log.warning("the role did not stop in time, it is let go of", role=app.role)
         if app.slot is not None:
             app.slot.close()
 
