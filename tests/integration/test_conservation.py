@@ -236,7 +236,7 @@ class Publisher(threading.Thread):
                 producer.poll(0.1)
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_every_input_has_one_outcome_and_every_accepted_event_one_effect(
     stack, kafka_options, topics, registry, scenario, tmp_path
 ):
@@ -258,7 +258,7 @@ def test_every_input_has_one_outcome_and_every_accepted_event_one_effect(
         publisher.join(120)
         assert publisher.left == 0
         accepted = sum(len(ids) for ids in scenario.accepted.values())
-        outputs = read_committed(kafka_options, OUTPUT, accepted, deadline_s=150)
+        outputs = read_committed(kafka_options, OUTPUT, accepted, deadline_s=300)
         rejects = read_committed(kafka_options, REJECTS, scenario.rejects.total())
         letters = read_committed(kafka_options, DEAD_LETTERS, scenario.broken.total())
         check_outputs(scenario, WireCodec(registry), outputs)
