@@ -14,6 +14,7 @@ from connectors.kafka.positions import metadata_of
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Mapping, Sequence
+    from concurrent.futures import Future
 
     from confluent_kafka import Producer
 
@@ -75,7 +76,7 @@ def offsets_of(positions: Mapping[Any, int], unit: int, notes: Mapping[Any, str]
 
 
 class Appends:
-    """The appends of one open unit; ``_live`` is the producer, ``_named`` names its errors."""
+    """A producer and the appends of one open unit; ``open`` makes it, ``_named`` names its errors."""
 
     _hears_all = True
     """Whether each record is heard of, or those with an ``on_offset`` alone."""
@@ -85,14 +86,44 @@ class Appends:
         self._prefix = kafka.topic_prefix
         self._timeout_s = timeout_s
         self._leaving = leaving
+        self._producer: Producer | None = None
         self.outputs: Outputs | None = None
         """Where records go, None = to the topics that they name; set before the first unit of work."""
         self._failed: KafkaFailure | None = None
         self._offsets: list[tuple[Callable[[int], None], int]] = []
 
+    def open(self) -> None:
+        """Make the producer."""
+        raise NotImplementedError
+
+    def settle(self) -> None:
+        """Make a producer if there is none, which ends what the one before had open. Raises as ``open``."""
+        if self._producer is None:
+            self.open()
+
+    def close(self) -> None:
+        """Give the producer up; an open transaction is aborted."""
+        if self._producer is not None:
+            self._producer.purge()
+            self._producer = None
+
     @property
     def _live(self) -> Producer:
-        raise NotImplementedError
+        self.settle()
+        assert self._producer is not None
+        return self._producer
+
+    def _is_answered(self, asked: Future[Any], limit_s: float) -> bool:
+        """Wait for an answer, and raise what it raises; False = none came in time, or the worker leaves."""
+        deadline = time.monotonic() + limit_s
+        while True:
+            try:
+                asked.result(min(ASK_S, limit_s))
+            except TimeoutError:
+                if time.monotonic() > deadline or self._leaving.is_set():
+                    return False
+            else:
+                return True
 
     def _named(self, error: KafkaException, what: str = "") -> KafkaFailure:
         raise NotImplementedError

@@ -15,15 +15,13 @@ from typing import TYPE_CHECKING, Any
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from connectors.kafka.access import REFUSALS, refusal
-from connectors.kafka.appends import ASK_S, Appends, offsets_of, producer_config
+from connectors.kafka.appends import Appends, offsets_of, producer_config
 from connectors.kafka.errors import NotAuthorized, ProducerFailed, TransactionAborted
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Mapping, Sequence
     from concurrent.futures import Future
-
-    from confluent_kafka import Producer
 
     from connectors.kafka.errors import KafkaFailure
     from connectors.kafka.options import KafkaOptions
@@ -55,7 +53,6 @@ class AtLeastOnce(Appends):
     ) -> None:
         super().__init__(kafka, timeout_s=timeout_ms / 1_000, leaving=leaving)
         self._commit_offsets = commit_offsets
-        self._producer: Producer | None = None
         self._parts: list[TopicPartition] = []
 
     def open(self) -> None:
@@ -105,38 +102,15 @@ class AtLeastOnce(Appends):
         self._commit(self._parts)
 
     def _commit(self, parts: Sequence[TopicPartition]) -> None:
-        committed = self._commit_offsets(parts)
-        deadline = time.monotonic() + self._timeout_s
-        while True:
-            try:
-                committed.result(min(ASK_S, self._timeout_s))
-            except TimeoutError:
-                if time.monotonic() > deadline or self._leaving.is_set():
-                    raise TransactionAborted("the group's coordinator does not take the offsets") from None
-            except KafkaException as error:
-                raise self._named(error, "Read its group") from error
-            else:
-                return
+        try:
+            committed = self._is_answered(self._commit_offsets(parts), self._timeout_s)
+        except KafkaException as error:
+            raise self._named(error, "Read its group") from error
+        if not committed:
+            raise TransactionAborted("the group's coordinator does not take the offsets")
 
     def abort(self) -> None:
         """Nothing is taken back: what was appended stands, and what is queued will."""
-
-    def settle(self) -> None:
-        """Make the producer if there is none. Raises as ``open``."""
-        if self._producer is None:
-            self.open()
-
-    def close(self) -> None:
-        """Give the producer up."""
-        if self._producer is not None:
-            self._producer.purge()
-            self._producer = None
-
-    @property
-    def _live(self) -> Producer:
-        self.settle()
-        assert self._producer is not None
-        return self._producer
 
     def _named(self, error: KafkaException, what: str = "Write a topic of its unit of work") -> KafkaFailure:
         cause: KafkaError = error.args[0]

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from concurrent.futures import Future
 
-    from confluent_kafka import Producer
-
     from connectors.kafka.options import KafkaOptions
 
 log = structlog.get_logger(__name__)
@@ -87,7 +85,6 @@ class KafkaTransaction(Appends):
             "transaction.timeout.ms": timeout_ms,
             "logger": self,
         }
-        self._producer: Producer | None = None
         self._last: tuple[SourcePartition, int] | None = None
         self._fenced_at = -_TWIN_S
         self._began_at = 0.0
@@ -180,18 +177,12 @@ class KafkaTransaction(Appends):
         While the group's coordinator is away librdkafka waits without an end (its issue 5456, in 2.16 too).
         The commit was not asked for yet, and the next producer fences this one: nothing can take place.
         """
-        deadline = time.monotonic() + limit_s
-        while True:
-            try:
-                sent.result(min(ASK_S, limit_s))
-            except TimeoutError:
-                if time.monotonic() < deadline and not self._leaving.is_set():
-                    continue
-                self._producer = None
-                self._sender.shutdown()
-                self._sender = DaemonExecutor(1, "send-offsets")
-                raise TransactionAborted("the group's coordinator does not take the offsets") from None
+        if self._is_answered(sent, limit_s):
             return
+        self._producer = None
+        self._sender.shutdown()
+        self._sender = DaemonExecutor(1, "send-offsets")
+        raise TransactionAborted("the group's coordinator does not take the offsets")
 
     def commit(self) -> None:
         """Commit, and find out what happened when the answer is missing; see the protocol."""
@@ -217,21 +208,6 @@ class KafkaTransaction(Appends):
             self._producer.flush(ASK_S)  # its delivery reports must not fail the next transaction
         except KafkaException as error:
             self._give_up(error)
-
-    def settle(self) -> None:
-        """Make a producer if there is none, which ends what the one before had open.
-
-        Raises:
-            KafkaUnavailable: Kafka cannot be reached.
-        """
-        if self._producer is None:
-            self.open()
-
-    def close(self) -> None:
-        """Give the producer up; an open transaction is aborted."""
-        if self._producer is not None:
-            self._producer.purge()
-            self._producer = None
 
     def _settle(self, error: KafkaException) -> None:
         """Learn the outcome of an unanswered commit: init_transactions ends it, the metadata tells how.
@@ -273,12 +249,6 @@ class KafkaTransaction(Appends):
                 ) from error
             self._fenced_at = now
         log.warning("producer is made anew", cause=str(error))
-
-    @property
-    def _live(self) -> Producer:
-        self.settle()
-        assert self._producer is not None
-        return self._producer
 
     def _named(
         self, error: KafkaException, what: str = "Write a topic of its unit of work, or Read its group"

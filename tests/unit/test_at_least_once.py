@@ -9,7 +9,6 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from connectors.kafka import appends as waits
-from connectors.kafka import at_least_once as module
 from connectors.kafka.at_least_once import AtLeastOnce
 from connectors.kafka.chunk import SourcePartition
 from connectors.kafka.clients import Clients
@@ -118,8 +117,7 @@ class Bench:
 
 @pytest.fixture
 def bench(monkeypatch):
-    for where in (module, waits):
-        monkeypatch.setattr(where, "ASK_S", 0.01)
+    monkeypatch.setattr(waits, "ASK_S", 0.01)
     return Bench()
 
 
