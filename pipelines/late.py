@@ -5,17 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from pipelines.tools import cut_letter, framed_schema_id, short_text
-from state.effects import Append
-from state.store import RECORD_OVERHEAD_BYTES
+from pipelines.tools import fitting, short_text
 
 if TYPE_CHECKING:
     from schemas.record import Record
     from schemas.topics import TopicSpec
     from schemas.wire import WireCodec
+    from state.effects import Append
 
 SUBJECT: Final = "sluicegate.LateEvent"
-_KEY_BYTES_MAX: Final = 1_024
 _NAME_CHARACTERS_MAX: Final = 256
 _DETAIL_CHARACTERS_MAX: Final = 1_024
 # What an event holds besides key and value: texts, at most four bytes a character, a topic's name, numbers.
@@ -40,23 +38,10 @@ class LateEventMaker:
 
     def event(self, record: Record, *, agent: str, time_us: int, watermark_us: int, detail: str) -> Append:
         """Return what to append for ``record``: bytes, coordinates, event time and watermark."""
-        value = record.value or b""
         late = {
-            "topic": record.topic,
-            "partition": record.partition,
-            "offset": record.offset,
-            "key": record.key,
-            "value": value,
-            "schema_id": framed_schema_id(value),
             "agent": short_text(agent, _NAME_CHARACTERS_MAX),
             "detail": short_text(detail, _DETAIL_CHARACTERS_MAX),
             "event_time_us": time_us,
             "watermark_us": watermark_us,
-            "time_us": record.timestamp_us,
         }
-        key = None if record.key is None else record.key[:_KEY_BYTES_MAX]
-        room = self.topic.max_message_bytes - RECORD_OVERHEAD_BYTES - len(key or b"") - _REST_BYTES_MAX
-        if len(record.key or b"") + len(value) > room:
-            late |= cut_letter(late, max(room - len(key or b""), 0))
-        partition = record.partition % self.topic.partitions
-        return Append(self.topic, key, self.codec.encode(SUBJECT, late), partition)
+        return fitting(self.codec, self.topic, SUBJECT, record, late, _REST_BYTES_MAX)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from connectors.kafka.chunk import Chunker
     from schemas.kinds import KindTable
     from schemas.payloads import PayloadCodec
+    from schemas.topics import TopicSpec
     from schemas.wire import WireCodec
 
 _KEY_BYTES_MAX: Final = 1_024  # far above any key of ours, far below what a topic takes
@@ -119,35 +120,49 @@ class DeadLetterMaker:
         Bytes that the topic does not take are cut, and ``detail`` says so: the record is read whole at its
         coordinates, for as long as its own topic keeps it.
         """
-        value = record.value or b""
         letter = {
-            "topic": record.topic,
-            "partition": record.partition,
-            "offset": record.offset,
-            "key": record.key,
-            "value": value,
-            "schema_id": framed_schema_id(value),
             "cause": short_text(cause, _NAME_CHARACTERS_MAX),
             "detail": short_text(detail, _DETAIL_CHARACTERS_MAX),
             "agent": short_text(agent, _NAME_CHARACTERS_MAX),
             "code_version": self._code_version,
             "attempts": attempts,
-            "time_us": record.timestamp_us,
         }
-        # The partition is said, so the key is for people; it stands whole in the value.
-        key = None if record.key is None else record.key[:_KEY_BYTES_MAX]
-        room = DEAD_LETTERS.max_message_bytes - RECORD_OVERHEAD_BYTES - len(key or b"")
-        if len(record.key or b"") + len(value) + _REST_BYTES_MAX > room:
-            letter |= cut_letter(letter, room - _REST_BYTES_MAX - len(key or b""))
-        return Append(
-            DEAD_LETTERS,
-            key,
-            self._codec.encode(DEAD_LETTERS.subject, letter),
-            record.partition % DEAD_LETTERS.partitions,  # an agent's own topic may have more
-        )
+        return fitting(self._codec, DEAD_LETTERS, DEAD_LETTERS.subject, record, letter, _REST_BYTES_MAX)
 
 
-def cut_letter(letter: Mapping[str, Any], room: int) -> dict[str, Any]:
+def fitting(
+    codec: WireCodec,
+    topic: TopicSpec,
+    subject: str,
+    record: Record,
+    letter: Mapping[str, Any],
+    rest_bytes_max: int,
+) -> Append:
+    """Return what to append for ``record``: its bytes and coordinates beside the fields of ``letter``.
+
+    Key and value are cut to what the topic takes, less ``rest_bytes_max`` for all else; ``detail`` says so.
+    """
+    value = record.value or b""
+    whole = {
+        "topic": record.topic,
+        "partition": record.partition,
+        "offset": record.offset,
+        "key": record.key,
+        "value": value,
+        "schema_id": _framed_schema_id(value),
+        "time_us": record.timestamp_us,
+        **letter,
+    }
+    # The partition is said, so the key is for people; it stands whole in the value.
+    key = None if record.key is None else record.key[:_KEY_BYTES_MAX]
+    room = topic.max_message_bytes - RECORD_OVERHEAD_BYTES - len(key or b"") - rest_bytes_max
+    if len(record.key or b"") + len(value) > room:
+        whole |= _cut(whole, max(room - len(key or b""), 0))
+    # An agent's own topic may have more partitions.
+    return Append(topic, key, codec.encode(subject, whole), record.partition % topic.partitions)
+
+
+def _cut(letter: Mapping[str, Any], room: int) -> dict[str, Any]:
     """Return a letter's key and value cut to fit into ``room`` bytes, and the detail that says so."""
     key, value = letter["key"], letter["value"]
     cut = cut_note(len(key or b""), len(value))
@@ -163,7 +178,7 @@ def short_text(text: str, characters_max: int) -> str:
     return text[:characters_max].encode("utf-8", "replace").decode()
 
 
-def framed_schema_id(value: bytes) -> int:
+def _framed_schema_id(value: bytes) -> int:
     """Return the id of a value's frame, -1 if it has none or one that no registry gives."""
     try:
         schema_id = schema_id_of(value)
