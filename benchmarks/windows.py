@@ -108,29 +108,15 @@ def sums(known: Sequence[bytes | None], *more: Sequence[float]) -> list[bytes]:
     return list(map(FIGURES.pack, *(map(operator.add, *columns) for columns in zip(old, more, strict=True))))
 
 
-def register_events(app: RoleApp, tools: Tools, _options: WorkerOptions, tag: str) -> None:
-    """Add the event agent whose updates supersede each other within a unit of work."""
-    output, source = output_of(tag), _events(app, tools, tag)
+def register_events(app: RoleApp, tools: Tools, _options: WorkerOptions, tag: str, *, each: bool) -> None:
+    """Add the event agent: updates supersede each other within a unit of work, or each is an output."""
+    output, decode = output_of(tag), noted(tools.decoder(SUBJECT))
+    source = app.source(INPUT, agent="windows", decode=decode, changelog=changelog_of(tag))
 
     @app.agent(source)
     async def windows(stream: Stream) -> None:
         async for reading in stream:
-            count(stream.scope, reading, stream.scope.update, output)
-
-
-def register_each(app: RoleApp, tools: Tools, _options: WorkerOptions, tag: str) -> None:
-    """Add the event agent whose every event is an output."""
-    output, source = output_of(tag), _events(app, tools, tag)
-
-    @app.agent(source)
-    async def windows(stream: Stream) -> None:
-        async for reading in stream:
-            count(stream.scope, reading, stream.scope.emit, output)
-
-
-def _events(app: RoleApp, tools: Tools, tag: str) -> Any:
-    decode = noted(tools.decoder(SUBJECT))
-    return app.source(INPUT, agent="windows", decode=decode, changelog=changelog_of(tag))
+            count(stream.scope, reading, stream.scope.emit if each else stream.scope.update, output)
 
 
 def count(scope: Scope, reading: Mapping[str, Any], write: Callable[..., None], output: TopicSpec) -> None:
@@ -141,17 +127,6 @@ def count(scope: Scope, reading: Mapping[str, Any], write: Callable[..., None], 
     scope.state.put(key, value)
     write(output, key, value, partition=scope.partition)
     scope.count("counted")
-
-
-def add(
-    scope: Scope, keys: Sequence[bytes], figures: Sequence[tuple[Any, ...]], write: Callable[..., None]
-) -> None:
-    """Add figures to what the store has, and say the new values."""
-    for key, known, (count, amount, cost) in zip(keys, scope.state.multi_get(keys), figures, strict=True):
-        n, amounts, costs = FIGURES.unpack(known or _EMPTY)
-        value = FIGURES.pack(n + count, amounts + amount, costs + cost)
-        scope.state.put(key, value)
-        write(key, value, partition=scope.partition)
 
 
 def noted(decode: Callable[..., Any]) -> Callable[..., Any]:
@@ -172,7 +147,11 @@ def main(mode: str, partitions: int, tag: str) -> int:
     """Be the worker of one mode until a signal; ``tag`` names its topics and its group."""
     configure_logs()
     worker = worker_options(Settings())
-    agents = {"columns": register_columns, "events": register_events, "each": register_each}
+    agents = {
+        "columns": register_columns,
+        "events": partial(register_events, each=False),
+        "each": partial(register_events, each=True),
+    }
     agent, role = partial(agents[mode], tag=tag), f"windows-{tag}"
     topics = [replace(spec, partitions=partitions) for spec in (INPUT, output_of(tag), changelog_of(tag))]
     return run_role(role, worker, Extension({role: [agent]}, topics, {SUBJECT: SCHEMA}))
