@@ -11,14 +11,18 @@ import sys
 import tempfile
 import traceback
 from pathlib import Path
+from typing import Final
 
 from benchmarks.asked import Misspelt, asked
 from benchmarks.bench import Bench, say
 from benchmarks.results import failed, show
 from benchmarks.works import WORKS
-from ops.settings import Settings
+from ops.settings import Settings, StackSettings
 from ops.stack.down import down
 from ops.stack.up import ensure_up
+
+GROUP_WAIT_MS: Final = 1_000
+"""So that processes, and threads, that are started together share the work from its first record on."""
 
 
 def main() -> int:
@@ -30,7 +34,7 @@ def main() -> int:
         return 2
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is stopped then too
     with tempfile.TemporaryDirectory(prefix="sluicegate-bench-", ignore_cleanup_errors=True) as name:
-        settings = Settings(data_dir=Path(name))
+        settings = Settings(data_dir=Path(name), stack=StackSettings(kafka_group_wait_ms=GROUP_WAIT_MS))
         try:
             say("starting Kafka, registry and PostgreSQL")
             bench = Bench(ensure_up(settings), settings, wanted)

@@ -35,6 +35,8 @@ class Contender:
     """By which ``PEERS=`` selects it; empty = ours, which always runs."""
     events_max: int = sys.maxsize
     """Slow ones read the beginning of the load: the rate is what is compared."""
+    workers: int = 1
+    """Processes that share the work, a slot each: a Python process is busy on one core, a JVM on all."""
     rate_min: int = 5_000
     """Events a second below which it is given up, after its start."""
     env: Mapping[str, str] = field(default_factory=dict)
@@ -60,6 +62,14 @@ CONTENDERS: Final = (
     Contender("columns", "sluicegate batch agent", "exactly once", partial(_ours, "columns")),
     Contender("events", "sluicegate event agent", "exactly once", partial(_ours, "events")),
     Contender("each", "sluicegate event agent, an output each", "exactly once", partial(_ours, "each")),
+    *(
+        Contender(f"{slug}-two", f"{name}, two workers", "exactly once", partial(_ours, slug), workers=2)
+        for slug, name in (
+            ("columns", "sluicegate batch agent"),
+            ("events", "sluicegate event agent"),
+            ("each", "sluicegate event agent, an output each"),
+        )
+    ),
     Contender(
         slug="streams",
         name=KAFKA_STREAMS,

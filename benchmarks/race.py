@@ -14,7 +14,7 @@ import re
 import subprocess
 import time
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -86,19 +86,22 @@ class Race:
         except (StackError, OSError, subprocess.SubprocessError) as error:
             return self._result(work, None, 0.0, 0, note=f"not to be had: {_last_words(error)}")
         ensure_topics(self.load.kafka, [self._output])
-        self.folder.mkdir(parents=True)
-        process = self.start(command)
-        meter = Meter(process.pid)
+        members = [replace(self, member=member) for member in range(self.contender.workers)]
+        processes = [member.begin(command) for member in members]
+        meters = [Meter(process.pid) for process in processes]
         try:
-            note = self.wait(process, self.load.count, START_S + self.load.count / self.contender.rate_min)
-            cpu_s, rss_mb = meter.stop()
+            timeout_s = START_S + self.load.count / self.contender.rate_min
+            note = self.wait(processes, self.load.count, timeout_s)
+            taken = [meter.stop() for meter in meters]
             last_ms, difference = read_back(self.output, self.load.check())
         finally:
-            stop(process)
-        first = _FIRST.search(self.log.read_text(errors="replace"))
-        if not first:
-            difference = difference or "it did not tell when it began"
-        seconds = (last_ms - int(first[1])) / 1_000 if first and not difference else None
+            for process in processes:
+                stop(process)
+        began = [int(first[1]) for first in map(_FIRST.search, (each.said for each in members)) if first]
+        if len(began) < len(members):
+            difference = difference or f"{len(began)} of {len(members)} processes told when they began"
+        seconds = (last_ms - min(began)) / 1_000 if began and not difference else None
+        cpu_s, rss_mb = sum(cpu_s for cpu_s, _ in taken), sum(rss_mb for _, rss_mb in taken)
         return self._result(work, seconds, cpu_s, rss_mb, note="; ".join(filter(None, (note, difference))))
 
     def command(self, settings: Settings) -> list[str]:
@@ -109,6 +112,11 @@ class Race:
         """
         command = list(self.contender.command(settings))
         return command if self.contender.peer else [*command, str(self.load.input.partitions), self.tag]
+
+    def begin(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
+        """Start it on a folder made for it."""
+        self.folder.mkdir(parents=True)
+        return self.start(command)
 
     def start(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
         """Start it on its folder; what it says goes on in its log."""
@@ -133,6 +141,11 @@ class Race:
         return Topic(
             self.load.kafka, self._output.named(self.load.kafka.topic_prefix), self._output.partitions
         )
+
+    @property
+    def said(self) -> str:
+        """All that it said."""
+        return self.log.read_text(errors="replace")
 
     @property
     def log(self) -> Path:
@@ -172,13 +185,14 @@ class Race:
         }
         return dict(os.environ | (peers if self.contender.peer else ours) | dict(self.contender.env))
 
-    def wait(self, process: subprocess.Popen[bytes], count: int, timeout_s: float) -> str:
+    def wait(self, processes: Sequence[subprocess.Popen[bytes]], count: int, timeout_s: float) -> str:
         """Wait until its group has committed ``count`` events; says what went wrong if it did not."""
         deadline = time.monotonic() + timeout_s
         with closing(self._progress()) as progress:
             while (committed := progress.events()) < count:
-                if process.poll() is not None:
-                    return f"ended by itself (exit code {process.returncode}): {self.last_line()}"
+                for process in processes:
+                    if process.poll() is not None:
+                        return f"ended by itself (exit code {process.returncode}): {self.last_line()}"
                 if time.monotonic() > deadline:
                     return f"given up: {committed} of {count} committed"
                 time.sleep(POLL_S)
@@ -209,7 +223,7 @@ class Race:
 
     def last_line(self) -> str:
         """Return the last that it said."""
-        lines = self.log.read_text(errors="replace").split("\n")
+        lines = self.said.split("\n")
         return next((line.strip()[:160] for line in reversed(lines) if line.strip()), "no word")
 
 

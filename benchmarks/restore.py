@@ -117,7 +117,7 @@ class _Worker:
     def wait_committed(self, count: int) -> str:
         """Wait until so many readings are committed; says what went wrong if they are not."""
         assert self._process is not None
-        return self._race.wait(self._process, count, READY_S)
+        return self._race.wait([self._process], count, READY_S)
 
     def kill(self) -> None:
         """Kill it and its children at once: nobody can finish anything."""

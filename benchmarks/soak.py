@@ -165,7 +165,7 @@ def run(bench: Bench) -> list[Soaked]:
         appending.join()
         left = [worker.live() for worker in workers]
         load.end()
-        note = note or load.failed or first.wait(left[0], load.count, LAST_S)
+        note = note or load.failed or first.wait([left[0]], load.count, LAST_S)
         _, difference = read_back(first.output, load.check())
     finally:
         stopped.set()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from edge.group import Group
 from edge.ring import Ring
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
+    from edge.delivery import Delivery
     from edge.frame import Frame
+    from edge.group import Encoder
     from edge.subscriber import Subscriber
 
 
@@ -17,12 +18,15 @@ class Channel:
     """A stream that somebody follows, or that had events not long ago."""
 
     __slots__ = (
-        "_joined",
-        "_joined_span",
+        "cost_s",
         "end_offset",
         "end_seq",
+        "flush_due",
+        "flushed_s",
+        "groups",
         "key",
         "kind",
+        "laggards",
         "ring",
         "stream_id",
         "subscribers",
@@ -42,8 +46,14 @@ class Channel:
         """Who has everything and waits for the next; woken together, once a batch."""
         self.end_seq = -1
         self.end_offset = -1
-        self._joined_span = (-1, -1)
-        self._joined = b""
+        self.groups: dict[str, Group] = {}
+        """Who has everything and takes more at once, by how they are written to."""
+        self.laggards: set[Delivery] = set()
+        """Who takes nothing now: the ring may pass them by."""
+        self.flush_due = False
+        self.flushed_s = 0.0
+        self.cost_s = 0.0
+        """What its last flush took."""
 
     def append(self, frame: Frame) -> bool:
         """Take a frame of the output topic; give whether it was new."""
@@ -62,12 +72,18 @@ class Channel:
         for subscriber in waiting:
             subscriber.wake()
 
-    def joined(self, frames: Sequence[Frame]) -> bytes:
-        """Join encoded frames of the ring into one write, shared by all who stand at the same place."""
-        if len(frames) == 1:
-            return frames[0].sse or b""
-        span = (frames[0].offset, frames[-1].offset)
-        if span != self._joined_span:
-            self._joined = b"".join(frame.sse or b"" for frame in frames)
-            self._joined_span = span
-        return self._joined
+    @property
+    def followed(self) -> bool:
+        """Whether anybody is to be told when something comes."""
+        return bool(self.waiting) or any(group.members for group in self.groups.values())
+
+    def is_unwritten(self, seq: int) -> bool:
+        """Whether somebody who takes all at once has not been written an event yet."""
+        return any(group.members and group.position <= seq for group in self.groups.values())
+
+    def group(self, encoder: Encoder) -> Group:
+        """The group of a way to be written to."""
+        group = self.groups.get(encoder.name)
+        if group is None:
+            group = self.groups[encoder.name] = Group(self, encoder)
+        return group

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from edge.encode import FrameJson
 from edge.errors import HistoryUnavailable
+from edge.flush import Flusher
 from edge.hub import Hub, HubBounds
 from edge.index import IndexEntry, StreamIndex
 from edge.join import Joiner
@@ -18,15 +19,16 @@ from edge.rejects import RejectBook
 from edge.replay import Replay
 from edge.sse import SseEncoder
 from edge.waiters import Waiters
+from edge.wheel import TimingWheel
 from schemas.kinds import BUILTIN_KINDS
 from schemas.topics import STREAM_PARTITIONS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from edge.connection import Connection, Leaving
     from edge.history import SharedHistory
     from edge.options import EdgeOptions
-    from edge.subscriber import Closing
     from schemas.cursor import Cursor
     from schemas.kinds import KindTable
     from schemas.payloads import PayloadCodec
@@ -82,13 +84,19 @@ class EdgeCore:
     ) -> None:
         self.options = options
         self.kinds = kinds
+        self.metrics = EdgeMetrics()
+        self.wheel = TimingWheel()
+        self.flusher = Flusher(self.metrics, options.write_bytes_max)
+        self.clients: set[Connection] = set()
+        """All open connections of the data plane."""
         self.hub = Hub(
             HubBounds(
                 options.ring_events_max,
                 options.ring_bytes_max,
                 options.ring_age_ms_max,
                 options.rings_bytes_max,
-            )
+            ),
+            self.flusher,
         )
         self.index = StreamIndex(options.index_entries_max)
         self.rejects = RejectBook(
@@ -97,9 +105,9 @@ class EdgeCore:
             ttl_ms=options.rejects_ttl_ms,
         )
         self.waiters = Waiters(options.waiting_events_max)
-        self.metrics = EdgeMetrics()
         self.json = FrameJson(payloads)
         self.sse = SseEncoder(self.json)
+        self.sse_chunked = SseEncoder(self.json, chunked=True)
         self.draining = False
         self.cold = ""
         """Why events cannot be read or written yet, if so."""
@@ -119,11 +127,17 @@ class EdgeCore:
         self.metrics.registry.register(LevelCollector(self))
 
     def start(self) -> None:
-        """Begin to let go of what is too old."""
-        self._sweeper = asyncio.get_running_loop().create_task(self._sweep())
+        """Begin to let go of what is too old, and to look after connections."""
+        loop = asyncio.get_running_loop()
+        self.wheel.start(loop)
+        self.flusher.start(loop)
+        self._sweeper = loop.create_task(self._sweep())
 
     async def stop(self) -> None:
-        """End the sweeping."""
+        """End the sweeping, and what connections are left."""
+        for client in tuple(self.clients):
+            client.abort("drain")
+        self.wheel.stop()
         if self._sweeper is not None:
             self._sweeper.cancel()
             await asyncio.gather(self._sweeper, return_exceptions=True)
@@ -135,8 +149,24 @@ class EdgeCore:
 
     @property
     def connections(self) -> int:
-        """Open connections."""
-        return self.hub.followers
+        """Open connections that stream."""
+        return len(self.clients)
+
+    @staticmethod
+    def now_s() -> float:
+        """The clock of the event loop, by which all waits are counted."""
+        return asyncio.get_running_loop().time()
+
+    def opened(self, client: Connection) -> None:
+        """Take note of a connection that begins to stream."""
+        self.clients.add(client)
+        self.metrics.connections.labels(client.transport_name).inc()
+
+    def closed(self, client: Connection, reason: str) -> None:
+        """Take note of its end."""
+        self.clients.discard(client)
+        self.metrics.connections.labels(client.transport_name).dec()
+        self.metrics.closed.labels(client.transport_name, reason).inc()
 
     async def find(self, key: bytes) -> IndexEntry | None:
         """The entry of a stream, from memory, or from the index topic if not all fit there.
@@ -193,7 +223,7 @@ class EdgeCore:
             causes.append(("catching_up", "the topics have not been read to their present yet"))
         return causes
 
-    async def drain(self, reason: Closing = "drain") -> None:
+    async def drain(self, reason: Leaving = "drain") -> None:
         """Send all clients away; they come back with their cursors.
 
         They are spread over their kind's ``drain_ms``, or the edge's own where that is shorter.
@@ -201,14 +231,12 @@ class EdgeCore:
         self.draining = True
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.options.drain_ms / 1_000
-        for subscriber in self.hub.subscribers:
-            kind = self.joiner.kind_of(subscriber.channel.key)
-            own_ms = self.options.drain_ms
-            window_ms = own_ms if kind is None else min(own_ms, kind.connection.drain_ms)
+        for client in self.clients:
+            window_ms = min(self.options.drain_ms, client.drain_ms)
             # The rest of the time is for those that are slow to take it.
             after_s = random.random() * window_ms / 1_000 * 0.6  # noqa: S311
-            loop.call_later(after_s, subscriber.close, reason)
-        while self.hub.followers and loop.time() < deadline:  # noqa: ASYNC110  # it happens once, at the end
+            loop.call_later(after_s, client.send_away, reason)
+        while self.clients and loop.time() < deadline:  # noqa: ASYNC110  # it happens once, at the end
             await asyncio.sleep(0.02)
 
     async def _sweep(self) -> None:

@@ -12,6 +12,7 @@ from schemas.envelope import split_key
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from edge.flush import Flusher
     from edge.frame import Frame
     from edge.subscriber import Subscriber
 
@@ -29,8 +30,9 @@ class HubBounds:
 class Hub:
     """The channels, the one that was silent longest first."""
 
-    def __init__(self, bounds: HubBounds) -> None:
+    def __init__(self, bounds: HubBounds, flusher: Flusher) -> None:
         self._bounds = bounds
+        self._flusher = flusher
         self._channels: OrderedDict[bytes, Channel] = OrderedDict()
         self.bytes = 0
         self.evicted_events = 0
@@ -49,7 +51,7 @@ class Hub:
         return [one for channel in self._channels.values() for one in channel.subscribers]
 
     def publish(self, frames: Iterable[tuple[bytes, Frame]]) -> None:
-        """Take a batch of (stream key, frame) in the order of the log, then wake who waits for any of it."""
+        """Take a batch of (stream key, frame) in the order of the log, and have followers written to."""
         touched: dict[bytes, Channel] = {}
         for key, frame in frames:
             channel = touched.get(key)
@@ -59,7 +61,7 @@ class Hub:
             self._append(channel, frame)
         self._shrink()
         for channel in touched.values():
-            channel.wake()
+            self._flusher.touch(channel)
 
     def attach(self, subscriber: Subscriber) -> None:
         """Have a subscriber follow its channel; from here on nothing that comes is missed unnoticed."""
@@ -100,6 +102,8 @@ class Hub:
         channel.append(frame)
         self.bytes += ring.bytes - before
         while len(ring) > 1 and (len(ring) > bounds.ring_events_max or ring.bytes > bounds.ring_bytes_max):
+            if channel.is_unwritten(ring.first_seq):
+                self._flusher.flush(channel)  # a burst larger than the ring, within one tick
             self._evict(channel)
 
     def _shrink(self) -> None:
@@ -108,6 +112,8 @@ class Hub:
             return
         for channel in list(self._channels.values()):
             while len(channel.ring) and self.bytes > self._bounds.rings_bytes_max:
+                if channel.is_unwritten(channel.ring.first_seq):
+                    self._flusher.flush(channel)
                 self._evict(channel)
             self._drop_if_unused(channel)
             if self.bytes <= self._bounds.rings_bytes_max:

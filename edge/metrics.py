@@ -83,6 +83,12 @@ class EdgeMetrics:
         self._from_ring = self.events.labels("ring")
         self._from_history = self.events.labels("history")
 
+    def flushed(self, frames: Sequence[Frame], size_bytes: int, members: int) -> None:
+        """Count one write of frames out of the ring to each of so many clients."""
+        self._from_ring.inc(len(frames) * members)
+        self.bytes.inc(size_bytes * members)
+        self.writes.inc(members)
+
     def delivered(self, frames: Sequence[Frame], size_bytes: int, *, from_ring: bool) -> None:
         """Count one write of frames."""
         (self._from_ring if from_ring else self._from_history).inc(len(frames))

@@ -60,6 +60,10 @@ class EdgeOptions:
     """Records a partition that are read again at start: clients of a killed edge resume from memory."""
     rejects_recent_records: int = 25_000
 
+    header_bytes_max: int = 16_384
+    """Of a request's head: its address, names and values. Browsers and proxies keep under 8 KiB."""
+    header_read_ms_max: int = 10_000
+    """Longest that a request's head may take to come."""
     write_bytes_max: int = 262_144
     """Most that is joined for one write: it is what a client that stops reading pins."""
     write_stall_ms_max: int = 30_000

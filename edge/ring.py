@@ -79,14 +79,18 @@ class Ring:
         self._head = 0
         self.bytes = 0
 
-    def span(self, seq: int, bytes_max: int) -> Sequence[Frame]:
-        """Give the frames from ``seq`` on, at least one and then up to ``bytes_max``; none if not held."""
-        if not self.first_seq <= seq < self.next_seq:
+    def span(self, seq: int, bytes_max: int, limit_seq: int | None = None) -> Sequence[Frame]:
+        """Give the frames from ``seq`` on, at least one and then up to ``bytes_max``; none if not held.
+
+        None of ``limit_seq`` or after it.
+        """
+        limit = self.next_seq if limit_seq is None else min(limit_seq, self.next_seq)
+        if not self.first_seq <= seq < limit:
             return ()
         start = self._head + seq - self.first_seq
         frames: list[Frame] = []
         total = 0
-        for index in range(start, len(self._frames)):
+        for index in range(start, start + limit - seq):
             frame = self._frames[index]
             assert frame is not None  # only places before the head are empty
             total += frame.size_bytes

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import signal
 import socket
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -13,7 +14,7 @@ import uvicorn
 import uvloop
 
 from edge.errors import PortInUse
-from edge.protocol import giving_up_after
+from edge.protocol import EdgeProtocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -73,7 +74,7 @@ async def serve(
         uvicorn.Config(
             app,
             loop="none",  # it runs on the one that is there: see ``run``
-            http=giving_up_after(app.core.options.write_stall_ms_max),
+            http=partial(EdgeProtocol, options=app.core.options),  # type: ignore[arg-type]  # it makes one
             ws="none",
             lifespan="on",
             log_config=None,

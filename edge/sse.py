@@ -1,4 +1,4 @@
-"""Frames as Server-Sent Events: each is encoded once, and joined once for all who stand at the same place."""
+"""Server-Sent Events: frames as text, encoded once for all who are given them, and the connection."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+from edge.connection import Connection, Leaving
+from edge.delivery import Delivery
 
-    from edge.channel import Channel
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from edge.core import EdgeCore
     from edge.encode import FrameJson
     from edge.frame import Frame
+    from edge.join import Joined
 
 HEADERS: Final = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -28,30 +32,101 @@ REFUSED_ID: Final = "refused"
 class SseEncoder:
     """Makes the bytes of frames; there is no ``event:`` line, for a native client's onmessage gets all."""
 
-    def __init__(self, frame_json: FrameJson) -> None:
+    def __init__(self, frame_json: FrameJson, *, chunked: bool = False) -> None:
         self._json = frame_json
+        self.name = "sse-chunked" if chunked else "sse"
+        self._framed = chunk if chunked else bytes
 
-    def ring_bytes(self, channel: Channel, frames: Sequence[Frame]) -> bytes:
-        """Encode frames that came from a channel's ring: one result for all who stand at the same place."""
-        for frame in frames:
-            if frame.sse is None:
-                frame.sse = self._encode(frame)
-        return channel.joined(frames)
+    def encode(self, frames: Sequence[Frame]) -> bytes:
+        """See Encoder."""
+        return self._framed(b"".join([frame.sse or self._encode(frame) for frame in frames]))
 
-    def bytes_of(self, frames: Sequence[Frame]) -> bytes:
-        """Encode frames of the past."""
-        for frame in frames:
-            if frame.sse is None:
-                frame.sse = self._encode(frame)
-        return b"".join(frame.sse for frame in frames if frame.sse is not None)
+    def framed(self, text: bytes) -> bytes:
+        """Give text that is no event as it goes over the wire."""
+        return self._framed(text)
+
+    @property
+    def last(self) -> bytes:
+        """What ends the answer."""
+        return b"0\r\n\r\n" if self._framed is chunk else b""
 
     def _encode(self, frame: Frame) -> bytes:
-        return b"id: %b\ndata: %b\n\n" % (frame.cursor.encode("ascii"), self._json.json(frame))
+        frame.sse = b"id: %b\ndata: %b\n\n" % (frame.cursor.encode("ascii"), self._json.json(frame))
+        return frame.sse
+
+
+class SseConnection(Connection):
+    """One stream to one client, from the head of the answer to its end."""
+
+    transport_name = "sse"
+    __slots__ = ("_delivery", "_encoder", "_head", "_retry_ms")
+
+    def __init__(
+        self,
+        core: EdgeCore,
+        joined: Joined,
+        *,
+        head: Sequence[tuple[bytes, bytes]],
+        chunked: bool,
+        heartbeat_ms: int,
+        retry_ms: int,
+        life_ms_max: int,
+        drain_ms: int,
+    ) -> None:
+        super().__init__(
+            core,
+            joined.subscriber.name,
+            heartbeat_ms=heartbeat_ms,
+            life_ms_max=life_ms_max,
+            drain_ms=drain_ms,
+        )
+        self._encoder = core.sse_chunked if chunked else core.sse
+        self._delivery = Delivery(core, joined, self._encoder, self)
+        self._head = head
+        self._retry_ms = retry_ms
+
+    @property
+    def deliveries(self) -> Collection[Delivery]:
+        """See Connection."""
+        return (self._delivery,)
+
+    def begin(self) -> None:
+        """See Connection."""
+        self.write(_head_of(self._head, chunked=bool(self._encoder.last)))
+        self._head = ()
+        self.write(self._encoder.framed(preamble(self._retry_ms)))
+        self._delivery.start()
+
+    def beat(self) -> None:
+        """See Connection."""
+        self.write(self._encoder.framed(HEARTBEAT))
+
+    def say_goodbye(self, reason: Leaving) -> None:
+        """See Connection."""
+        self.write(self._encoder.framed(come_back(reason, jittered(self._retry_ms))) + self._encoder.last)
+
+    def delivered_end(self, delivery: Delivery) -> None:
+        """See Outlet."""
+        delivery.stop()
+        if self._encoder.last:
+            self.write(self._encoder.last)
+        self.finish("end")
+
+
+def chunk(data: bytes) -> bytes:
+    """Frame bytes as one chunk of HTTP/1.1 (RFC 9112, section 7.1): a cut connection is told from an end."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 def preamble(retry_ms: int) -> bytes:
     """What a connection starts with: the hint when to come back, and enough to flush the headers."""
     return b"retry: %d\n\n" % jittered(retry_ms)
+
+
+def come_back(reason: str, retry_ms: int) -> bytes:
+    """Say that the edge closes now, and when the client is to come back."""
+    said_so = said({"type": "reconnect", "reason": reason, "retry_ms": retry_ms})
+    return b"retry: %d\n%b" % (retry_ms, said_so)
 
 
 def said(fields: Mapping[str, object], *, last_id: str | None = None) -> bytes:
@@ -63,3 +138,10 @@ def said(fields: Mapping[str, object], *, last_id: str | None = None) -> bytes:
 def jittered(base_ms: int) -> int:
     """Spread a delay between one and two times its base, so that clients cut off together part ways."""
     return base_ms + int(random.random() * base_ms)  # noqa: S311  # nobody gains by guessing it
+
+
+def _head_of(headers: Sequence[tuple[bytes, bytes]], *, chunked: bool) -> bytes:
+    lines = [b"HTTP/1.1 200 OK", *(b"%b: %b" % header for header in headers), b"connection: close"]
+    if chunked:
+        lines.append(b"transfer-encoding: chunked")
+    return b"\r\n".join([*lines, b"", b""])

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from edge.channel import Channel
     from edge.frame import Frame
-
-Closing = Literal["drain", "overload", "gone"]
 
 
 class Subscriber:
@@ -24,7 +22,6 @@ class Subscriber:
         "_wake",
         "aged",
         "channel",
-        "closing",
         "delivered",
         "expect",
         "finished",
@@ -61,8 +58,6 @@ class Subscriber:
         """The topic no longer holds what it asked for first."""
         self.finished = False
         """``end`` was given: the connection is to close."""
-        self.closing: Closing | None = None
-        """Why the edge asks it to come back later; set from outside."""
         self.name = name
         self.delivered = 0
         self.gaps = 0
@@ -76,9 +71,12 @@ class Subscriber:
             return not self.settled
         return self.expect < ring.first_seq
 
-    def take(self, bytes_max: int) -> Sequence[Frame]:
-        """Give the next frames out of the ring and move on past them; none if it has all, or is behind."""
-        frames = self.channel.ring.span(self.expect, bytes_max)
+    def take(self, bytes_max: int, limit_seq: int | None = None) -> Sequence[Frame]:
+        """Give the next frames out of the ring and move on past them; none if it has all, or is behind.
+
+        None from ``limit_seq`` on, if there is a limit.
+        """
+        frames = self.channel.ring.span(self.expect, bytes_max, limit_seq)
         if frames:
             self.passed(frames[-1])
             self.delivered += len(frames)
@@ -91,7 +89,7 @@ class Subscriber:
         self.finished = frame.type == "end"
 
     def on_next(self, wake: Callable[[], None]) -> None:
-        """Have ``wake`` called once when there may be something to do: new frames, or a reason to close."""
+        """Have ``wake`` called once when new frames came."""
         self._wake = wake
         self.channel.waiting.add(self)
 
@@ -105,8 +103,3 @@ class Subscriber:
         if self._wake is not None:
             wake, self._wake = self._wake, None
             wake()
-
-    def close(self, reason: Closing) -> None:
-        """Ask the connection to send its client away; it may come back with its cursor."""
-        self.closing = reason
-        self.wake()

@@ -122,6 +122,9 @@ class StackSettings(Group):
     registry_port: int = Field(0, ge=0, le=65535)
     postgres_port: int = Field(0, ge=0, le=65535)
     kafka_heap_mb: int = Field(512, ge=256)
+    kafka_group_wait_ms: int = Field(
+        0, ge=0, le=60_000, description="how long a new group's first member waits for others"
+    )
     registry_heap_mb: int = Field(256, ge=128)
     start_timeout_ms: int = Field(120_000, ge=5_000, description="longest that one part may take to answer")
     maven_repository: str | None = Field(

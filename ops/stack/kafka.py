@@ -41,6 +41,7 @@ class KafkaService:
     port: int
     controller_port: int
     heap_mb: int
+    group_wait_ms: int = 0
     part: Part = KAFKA
 
     @property
@@ -73,6 +74,7 @@ class KafkaService:
             "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
             "controller.quorum.voters": f"1@{LOOPBACK}:{self.controller_port}",
             "log.dirs": str(self.folder / "logs"),
+            "group.initial.rebalance.delay.ms": str(self.group_wait_ms),
         }
 
     def _format_options(self) -> tuple[str, ...]:

@@ -36,6 +36,7 @@ def make_services(settings: Settings, data_dir: Path, cache: Cache, parts: tuple
                 port=ports[KAFKA.name],
                 controller_port=ports[CONTROLLER],
                 heap_mb=stack.kafka_heap_mb,
+                group_wait_ms=stack.kafka_group_wait_ms,
             )
         )
     if REGISTRY.name in parts:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import pytest
 
 from connectors.kafka.options import KafkaOptions
+from edge.admission import Admission
 from edge.app import create_app
 from edge.core import EdgeCore
 from edge.errors import HistoryUnavailable, KindsRefused
@@ -16,13 +16,12 @@ from edge.history import SharedHistory
 from edge.join import Joined
 from edge.options import EdgeOptions
 from edge.recorded import MemoryLog
+from edge.sse import SseConnection
 from schemas.catalog import LocalSchemas
 from schemas.cursor import Cursor
 from schemas.kinds import BUILTIN_KINDS, JOB, KindTable
 from schemas.payloads import PayloadCodec
-
-if TYPE_CHECKING:
-    from edge.subscriber import Subscriber
+from tests.support.fake_transport import FakeTransport
 
 
 @dataclass
@@ -97,16 +96,13 @@ def test_clients_are_sent_away_over_the_drain_of_their_kind_or_of_the_edge_which
 
     async def play() -> None:
         core = core_over(Tail(), drain_ms=edges_ms, kinds=KindTable([quick]))
-
-        def follow() -> None:
+        for _ in range(50):
             joined = core.joiner.join("default", "s", None, "t")
             assert isinstance(joined, Joined)
-            subscriber: Subscriber = joined.subscriber
-            subscriber.channel.kind = "job"
-            subscriber.on_next(lambda: core.hub.detach(subscriber))
-
-        for _ in range(50):
-            follow()
+            joined.subscriber.channel.kind = "job"
+            limits = Admission(core).limits(core.joiner.kind_of(b"default/s"))
+            FakeTransport().serve(SseConnection(core, joined, head=(), chunked=True, **limits))
+        assert core.connections == 50
         # Over ten minutes, fifty clients would not all be gone in one.
         await asyncio.wait_for(core.drain(), 60)
         assert core.connections == 0

@@ -55,7 +55,7 @@ def event(line: str = "hello", seq: int = 7) -> Event:
 @given(st.text())
 def test_whatever_a_line_holds_it_is_one_frame_with_one_data_line_and_the_same_text(line):
     frame = frame_of(event(line), topic_version=1, partition=2, offset=3, read_ms=0)
-    text = SseEncoder(FrameJson(PAYLOADS)).bytes_of([frame])
+    text = SseEncoder(FrameJson(PAYLOADS)).encode([frame])
     lines = text.split(b"\n")
     assert [part.partition(b": ")[0] for part in lines] == [b"id", b"data", b"", b""]
     shown = orjson.loads(lines[1].removeprefix(b"data: "))
@@ -74,7 +74,7 @@ def test_an_event_is_encoded_once_for_all_who_are_given_it():
 
     encoder = SseEncoder(FrameJson(Counting(LocalSchemas())))
     frame = frame_of(event(), topic_version=1, partition=2, offset=3, read_ms=0)
-    assert {encoder.bytes_of([frame]) for _ in range(10)} == {frame.sse}
+    assert {encoder.encode([frame]) for _ in range(10)} == {frame.sse}
     assert len(calls) == 1
 
 

@@ -12,11 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge.errors import HistoryUnavailable
+from edge.flush import Flusher
 from edge.frame import Frame, declared
 from edge.history import SharedHistory, Span, SpanAsked
 from edge.hub import Hub, HubBounds
 from edge.index import IndexEntry, StreamIndex
 from edge.join import Joined, Joiner, Over
+from edge.metrics import EdgeMetrics
 from edge.options import EdgeOptions
 from edge.replay import Replay
 from schemas.cursor import Cursor, decode_cursor
@@ -68,7 +70,7 @@ class Edge:
 
     def __init__(self, ring_events_max: int = 4, kinds: KindTable = BUILTIN_KINDS) -> None:
         self.log = Log()
-        self.hub = Hub(HubBounds(ring_events_max, 1 << 20, 1_000, 1 << 20))
+        self.hub = Hub(HubBounds(ring_events_max, 1 << 20, 1_000, 1 << 20), Flusher(EdgeMetrics(), 1 << 20))
         self.index = StreamIndex(100)
         self.history = SharedHistory(self.log.read, 1 << 20)
         self.replay = Replay(self.history, self.index, self.log, topic_version=1, partitions=4)
@@ -419,7 +421,8 @@ def test_one_read_serves_all_who_ask_for_the_same_span_and_a_client_that_leaves_
 
 def test_the_rings_together_stay_within_their_bound_and_the_longest_silent_gives_way():
     options = EdgeOptions()
-    hub = Hub(HubBounds(1_000, 1 << 20, options.ring_age_ms_max, 50_000))
+    bounds = HubBounds(1_000, 1 << 20, options.ring_age_ms_max, 50_000)
+    hub = Hub(bounds, Flusher(EdgeMetrics(), 1 << 20))
     for stream in range(20):
         for seq in range(10):
             frame = declared("log", {"seq": seq}, cursor="c", seq=seq, offset=stream * 10 + seq)

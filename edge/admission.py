@@ -1,0 +1,104 @@
+"""Whether a client can be taken, and from where it is served: the same for every transport."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from edge.errors import RequestError
+from edge.problems import code_of
+from schemas.envelope import stream_key
+from schemas.errors import CursorError
+
+if TYPE_CHECKING:
+    from edge.core import EdgeCore
+    from edge.join import Joined, Over
+    from schemas.cursor import Cursor
+    from schemas.kinds import Kind
+
+_LOOK_S = 0.05
+_UNKNOWN_LIFE_MS = 3_600_000
+
+
+class Admission:
+    """Decides for one edge."""
+
+    def __init__(self, core: EdgeCore) -> None:
+        self._core = core
+
+    async def busy(self) -> str:
+        """Say why no client can be taken now, after waiting a little for an edge that has just started."""
+        core, loop = self._core, asyncio.get_running_loop()
+        if core.draining:
+            return "drain"
+        if core.connections >= core.options.connections_max:
+            return "overload"
+        deadline = loop.time() + core.options.unready_wait_ms / 1_000
+        while not core.caught_up:
+            if loop.time() >= deadline:
+                return "unready"
+            await asyncio.sleep(_LOOK_S)
+        return ""
+
+    def cursor(self, text: str, tenant: str, stream_id: str) -> Cursor:
+        """Read a cursor and count one that is refused. Raises MalformedCursor or ForeignCursor."""
+        try:
+            return self._core.joiner.cursor(text, tenant, stream_id)
+        except CursorError as error:
+            self._core.metrics.refused.labels(code_of(error)).inc()
+            raise
+
+    def cursor_still_held(self, text: str, tenant: str, stream_id: str) -> Cursor:
+        """Read a cursor of a client that is told by status what is wrong with it, and does not repeat it.
+
+        Raises:
+            CursorError: it is malformed or foreign.
+            RequestError: 410, what follows it is gone.
+        """
+        core, cursor = self._core, self.cursor(text, tenant, stream_id)
+        low = core.low_offset(cursor.partition)
+        lost = core.joiner.lost(stream_key(tenant, stream_id), cursor, low)
+        if lost is not None:
+            core.metrics.refused.labels(lost.reason).inc()
+            raise RequestError(
+                410,
+                "Cursor is too old",
+                lost.detail,
+                remedy="Join without a cursor: you are given what is left, and told of the gap.",
+                extra={"code": lost.reason},
+            )
+        return cursor
+
+    async def join(
+        self, transport: str, tenant: str, stream_id: str, cursor: Cursor | None, name: str
+    ) -> Joined | Over:
+        """Attach a client; whoever gets ``Joined`` detaches it from the hub in the end.
+
+        Raises:
+            HistoryUnavailable: it cannot be said now where the stream stands.
+        """
+        core = self._core
+        await core.find(stream_key(tenant, stream_id))
+        beyond = cursor is not None and await core.is_beyond_the_log(cursor)
+        joined = core.joiner.join(tenant, stream_id, cursor, name=name, beyond=beyond)
+        start = "open" if cursor is None else "resume"
+        core.metrics.joins.labels(transport, start).inc()
+        return joined
+
+    def limits(self, kind: Kind | None) -> dict[str, int]:
+        """How long a connection to streams of a kind may be silent and live, and when it comes back."""
+        if kind is None:
+            options = self._core.options
+            return {
+                "heartbeat_ms": options.idle_heartbeat_ms,
+                "retry_ms": options.retry_ms,
+                "life_ms_max": _UNKNOWN_LIFE_MS,
+                "drain_ms": options.drain_ms,
+            }
+        policy = kind.connection
+        return {
+            "heartbeat_ms": policy.heartbeat_ms,
+            "retry_ms": policy.retry_ms,
+            "life_ms_max": policy.connection_life_ms_max,
+            "drain_ms": policy.drain_ms,
+        }

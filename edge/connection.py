@@ -1,0 +1,186 @@
+"""One client's connection on the data plane: no task and no queue, a place on the wheel and its deliveries.
+
+What is never taken pins at most one write. A connection that takes nothing for ``write_stall_ms_max`` is
+aborted: closing it would wait for its buffer to empty.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import TYPE_CHECKING, Literal, cast
+
+import structlog
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from edge.core import EdgeCore
+    from edge.delivery import Delivery
+
+log = structlog.get_logger(__name__)
+Leaving = Literal["drain", "overload", "life", "unready", "expired", "revoked", "slow"]
+"""Why the edge closes a connection whose client is to come back."""
+
+
+class Connection(asyncio.Protocol):
+    """What all transports of the data plane have; each says its own heartbeat, goodbye and end."""
+
+    transport_name = ""
+    __slots__ = (
+        "_core",
+        "_ends_s",
+        "_heartbeat_s",
+        "_leaving",
+        "_reason",
+        "_unsent_bytes",
+        "_written_s",
+        "drain_ms",
+        "due_slot",
+        "name",
+        "opened_s",
+        "paused",
+        "paused_s",
+        "transport",
+        "write",
+    )
+
+    def __init__(
+        self, core: EdgeCore, name: str, *, heartbeat_ms: int, life_ms_max: int, drain_ms: int
+    ) -> None:
+        self._core = core
+        self.name = name
+        """The client's address, for whoever looks for slow ones."""
+        self.drain_ms = drain_ms
+        self.due_slot = -1
+        self.paused = False
+        self.paused_s = 0.0
+        """When it stopped to take what it is given, by the loop's clock."""
+        self.opened_s = core.now_s()
+        self._heartbeat_s = heartbeat_ms / 1_000
+        # Spread over a fifth, so that what was opened together does not end together.
+        self._ends_s = self.opened_s + life_ms_max / 1_000 * (0.8 + 0.2 * random.random())  # noqa: S311
+        self._written_s = self.opened_s
+        self._leaving: Leaving | None = None
+        self._reason = "gone"
+        self._unsent_bytes = 0
+        self.transport: asyncio.Transport
+        self.write: Callable[[bytes], None]
+
+    # -- what a transport says in its own way -----------------------------------------------------------
+
+    @property
+    def deliveries(self) -> Collection[Delivery]:
+        """The streams that it is given."""
+        raise NotImplementedError
+
+    def begin(self) -> None:
+        """Write what a connection starts with, and begin to deliver."""
+        raise NotImplementedError
+
+    def beat(self) -> None:
+        """Write a sign of life."""
+        raise NotImplementedError
+
+    def say_goodbye(self, reason: Leaving) -> None:
+        """Write that the client is to come back, and the end of the answer."""
+        raise NotImplementedError
+
+    def delivered_end(self, delivery: Delivery) -> None:
+        """See Outlet."""
+        raise NotImplementedError
+
+    # -- asyncio.Protocol -------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See asyncio."""
+        self.transport = cast("asyncio.Transport", transport)
+        self.transport.set_write_buffer_limits(high=0)  # any byte that is not taken counts as a pause
+        self.write = self.transport.write
+        self._core.opened(self)
+        self._core.wheel.put(self, self._next_look(self.opened_s))
+        self.begin()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's name
+        """See asyncio."""
+        self._core.wheel.take_out(self)
+        for delivery in tuple(self.deliveries):
+            delivery.stop()
+        self._core.closed(self, self._reason)
+
+    def data_received(self, data: bytes) -> None:
+        """Whatever a client says on a connection that only tells is not listened to."""
+
+    def pause_writing(self) -> None:
+        """See asyncio."""
+        if self.paused:
+            return
+        self.paused, self.paused_s = True, self._core.now_s()
+        self._unsent_bytes = self.transport.get_write_buffer_size()
+        for delivery in tuple(self.deliveries):
+            delivery.pause()
+        self._core.wheel.put(self, self.paused_s + self._core.options.write_stall_ms_max / 1_000)
+
+    def resume_writing(self) -> None:
+        """See asyncio."""
+        self.paused, self.paused_s = False, 0.0
+        self._written_s = self._core.now_s()
+        if self._leaving is not None:
+            self.send_away(self._leaving)
+            return
+        for delivery in tuple(self.deliveries):
+            if self.paused:
+                return
+            delivery.resume()
+
+    # -- its end ----------------------------------------------------------------------------------------
+
+    def send_away(self, reason: Leaving) -> None:
+        """Have the client come back with its cursor; as soon as it takes what it was given before."""
+        if self.transport.is_closing():
+            return
+        self._leaving = self._leaving or reason
+        if not self.paused:
+            for delivery in tuple(self.deliveries):
+                delivery.stop()
+            self.say_goodbye(reason)
+            self.finish(reason)
+
+    def finish(self, reason: str) -> None:
+        """Close once all is taken that was written."""
+        self._reason = reason
+        self.transport.close()
+
+    def abort(self, reason: str) -> None:
+        """Close now; what was not taken is lost, and the client resumes from its cursor."""
+        self._reason = reason
+        self.transport.abort()
+
+    # -- its time ---------------------------------------------------------------------------------------
+
+    def on_time(self, now_s: float) -> float:
+        """See Timed."""
+        if self.paused:
+            return self._look_at_stall(now_s)
+        if now_s >= self._ends_s:
+            self.send_away("life")
+            return now_s + self._core.options.write_stall_ms_max / 1_000
+        if now_s - self._idle_since() >= 0.95 * self._heartbeat_s:
+            self._written_s = now_s
+            self._core.metrics.heartbeats.inc()
+            self.beat()
+        return self._next_look(now_s)
+
+    def _idle_since(self) -> float:
+        return max(self._written_s, *(delivery.flushed_s for delivery in self.deliveries), 0.0)
+
+    def _next_look(self, now_s: float) -> float:
+        return min(max(self._idle_since() + self._heartbeat_s, now_s), self._ends_s)
+
+    def _look_at_stall(self, now_s: float) -> float:
+        unsent_bytes = self.transport.get_write_buffer_size()
+        if unsent_bytes >= self._unsent_bytes:
+            log.warning("client_stalled", peer=self.name, unsent_bytes=unsent_bytes)
+            self.abort("stalled")
+        self._unsent_bytes = unsent_bytes  # slow, but it reads
+        return now_s + self._core.options.write_stall_ms_max / 1_000

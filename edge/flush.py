@@ -1,0 +1,123 @@
+"""When followers are written to: at once while there is little to do, in larger writes while there is much.
+
+1. The hub has put frames into a stream's ring. 2. If its followers were last written to longer ago than the
+stream's tick, they are written to now, else when the tick is over. 3. The tick is four times what the last
+flush took, so that one stream takes a fifth of a core, but 5 ms at least and 100 ms at most; when all
+streams together take more than half of the core, the shortest tick grows.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Sequence
+
+    from edge.channel import Channel
+    from edge.frame import Frame
+    from edge.group import Group
+    from edge.metrics import EdgeMetrics
+
+TICK_S_MIN: Final = 0.005
+TICK_S_MAX: Final = 0.1
+_COST_TICKS: Final = 4.0
+_LOOK_S: Final = 0.25
+_BUSY, _IDLE = 0.5, 0.25
+
+
+class Flusher:
+    """Writes what came to whoever has all before it."""
+
+    def __init__(self, metrics: EdgeMetrics, write_bytes_max: int) -> None:
+        self._metrics = metrics
+        self._write_bytes_max = write_bytes_max
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._tick_s = TICK_S_MIN
+        self._busy_s = 0.0
+        self._looked_s = 0.0
+        self.flushes = 0
+
+    @property
+    def tick_s(self) -> float:
+        """The shortest time between two flushes of a stream, at the load of now."""
+        return self._tick_s
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Flush by this loop's clock; without it all is flushed at once."""
+        self._loop = loop
+
+    def touch(self, channel: Channel) -> None:
+        """Frames came into a stream: have its followers written to, now or soon."""
+        if channel.flush_due or not channel.followed:
+            return
+        loop = self._loop
+        if loop is None:
+            self.flush(channel)
+            return
+        due_s = channel.flushed_s + min(max(self._tick_s, channel.cost_s * _COST_TICKS), TICK_S_MAX)
+        if due_s <= loop.time():
+            self.flush(channel)
+        else:
+            channel.flush_due = True
+            loop.call_at(due_s, self._flush_due, channel)
+
+    def flush(self, channel: Channel) -> None:
+        """Write all that the ring holds beyond where each group stands, and wake whoever waits."""
+        began_s = time.perf_counter()
+        if self._loop is not None:
+            channel.flushed_s = self._loop.time()
+        self.flushes += 1
+        for group in tuple(channel.groups.values()):
+            if group.members:
+                self._flush_group(group)
+        channel.wake()
+        self._took(channel, time.perf_counter() - began_s)
+
+    def _flush_due(self, channel: Channel) -> None:
+        channel.flush_due = False
+        self.flush(channel)
+
+    def _flush_group(self, group: Group) -> None:
+        """Write span after span; a member that takes no more leaves the group while it is written to."""
+        ring = group.channel.ring
+        group.flushed_s = group.channel.flushed_s
+        while group.members and group.position < ring.next_seq:
+            frames = ring.span(group.position, self._write_bytes_max)
+            if not frames:  # the ring starts behind a hole, or lost what was not written yet
+                _see_to_themselves(group)
+                return
+            data = group.encoded(frames)
+            writes = list(group.members.values())
+            group.position, group.next_offset = frames[-1].seq + 1, frames[-1].offset + 1
+            for write in writes:
+                write(data)
+            self._metrics.flushed(frames, len(data), len(writes))
+            if _ends(frames):
+                _see_to_themselves(group)
+                return
+
+    def _took(self, channel: Channel, cost_s: float) -> None:
+        channel.cost_s = cost_s
+        self._busy_s += cost_s
+        if self._loop is None:
+            return
+        now_s = self._loop.time()
+        passed_s = now_s - self._looked_s
+        if passed_s >= _LOOK_S:
+            share = self._busy_s / passed_s
+            if share > _BUSY:
+                self._tick_s = min(self._tick_s * 1.5, TICK_S_MAX)
+            elif share < _IDLE:
+                self._tick_s = max(self._tick_s / 1.5, TICK_S_MIN)
+            self._busy_s, self._looked_s = 0.0, now_s
+
+
+def _see_to_themselves(group: Group) -> None:
+    for member in list(group.members):
+        member.is_passed()
+
+
+def _ends(frames: Sequence[Frame]) -> bool:
+    return frames[-1].type == "end"

@@ -1,0 +1,68 @@
+"""Connections that stand at the same place of a stream: one write's bytes are made once for all of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from edge.channel import Channel
+    from edge.frame import Frame
+
+
+class Encoder(Protocol):
+    """How one transport writes events."""
+
+    @property
+    def name(self) -> str:
+        """Tells it from the others: who shares it shares bytes."""
+        ...
+
+    def encode(self, frames: Sequence[Frame]) -> bytes:
+        """Give one write of these frames."""
+        ...
+
+
+class Member(Protocol):
+    """Who stands in a group: written to by ``write`` alone, while it takes what it is given."""
+
+    def is_passed(self) -> None:
+        """The group was written ``end``, or the ring has gone on without it: see to yourself."""
+        ...
+
+
+class Group:
+    """Followers of one stream over one transport who all have what is before ``position``."""
+
+    __slots__ = ("_bytes", "_encoder", "_span", "channel", "flushed_s", "members", "next_offset", "position")
+
+    def __init__(self, channel: Channel, encoder: Encoder) -> None:
+        self.channel = channel
+        self.members: dict[Member, Callable[[bytes], None]] = {}
+        """Each with its transport's own ``write``: the loop over them is the edge's hottest."""
+        self.position = 0
+        """Seq that comes next for all of them; means nothing while there are none."""
+        self.next_offset = -1
+        self.flushed_s = 0.0
+        """When they were written to last, by the loop's clock."""
+        self._encoder = encoder
+        self._span = (-1, -1)
+        self._bytes = b""
+
+    def encoded(self, frames: Sequence[Frame]) -> bytes:
+        """Give the bytes of a span of the ring; asked again for the same one, the same object."""
+        span = (frames[0].offset, frames[-1].offset)
+        if span != self._span:
+            self._bytes, self._span = self._encoder.encode(frames), span
+        return self._bytes
+
+    def can_take(self, expect: int) -> bool:
+        """Whether one that expects this seq stands where the others do."""
+        return not self.members or expect == self.position
+
+    def add(self, member: Member, write: Callable[[bytes], None], expect: int, next_offset: int) -> None:
+        """Take one in that stands where the others do."""
+        if not self.members:
+            self.position, self.next_offset = expect, next_offset
+        self.members[member] = write

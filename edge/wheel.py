@@ -1,0 +1,79 @@
+"""One clock for all connections: heartbeats, the end of a life, stalls. A timer each would be dear."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Protocol
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+PERIOD_S: Final = 0.1
+"""How exact the clock is: what is due is done up to so much later."""
+
+
+class Timed(Protocol):
+    """Who wants to be looked at later."""
+
+    due_slot: int
+    """Kept by the wheel; -1 = not on it."""
+
+    def on_time(self, now_s: float) -> float:
+        """Do what is due; give when to be looked at again, in seconds of the loop's clock."""
+        ...
+
+
+class TimingWheel:
+    """Holds each at the period in which it is due: to put in, move and take out costs a set's price.
+
+    A hashed wheel after Varghese and Lauck (SOSP 1987), with a dictionary in place of a ring of slots: a
+    life of four hours needs no slots in between.
+    """
+
+    def __init__(self, period_s: float = PERIOD_S) -> None:
+        self._period_s = period_s
+        self._slots: dict[int, set[Timed]] = {}
+        self._next_slot = 0
+        self._handle: asyncio.TimerHandle | None = None
+        self._clock: Callable[[], float] | None = None
+
+    def __len__(self) -> int:
+        return sum(map(len, self._slots.values()))
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin to turn."""
+        self._clock = loop.time
+        self._next_slot = int(loop.time() / self._period_s)
+        self._handle = loop.call_later(self._period_s, self._turn, loop)
+
+    def stop(self) -> None:
+        """Turn no more."""
+        if self._handle is not None:
+            self._handle.cancel()
+        self._slots.clear()
+
+    def put(self, timed: Timed, due_s: float) -> None:
+        """Have one looked at when it is due, and no longer when it was to be before."""
+        self.take_out(timed)
+        slot = max(int(due_s / self._period_s) + 1, self._next_slot)
+        timed.due_slot = slot
+        self._slots.setdefault(slot, set()).add(timed)
+
+    def take_out(self, timed: Timed) -> None:
+        """Look at one no more."""
+        slot, timed.due_slot = timed.due_slot, -1
+        if (there := self._slots.get(slot)) is not None:
+            there.discard(timed)
+            if not there:
+                del self._slots[slot]
+
+    def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        now_s = loop.time()
+        self._handle = loop.call_later(self._period_s, self._turn, loop)
+        past = int(now_s / self._period_s)
+        while self._next_slot <= past:
+            slot, self._next_slot = self._next_slot, self._next_slot + 1
+            for timed in self._slots.pop(slot, ()):
+                if timed.due_slot == slot:  # one before it may have taken it out
+                    timed.due_slot = -1
+                    self.put(timed, timed.on_time(now_s))

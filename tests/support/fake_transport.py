@@ -1,0 +1,58 @@
+"""A transport in memory: takes what is written, or nothing of it while it is told to be full."""
+
+from __future__ import annotations
+
+import asyncio
+
+
+class FakeTransport(asyncio.Transport):
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: list[bytes] = []
+        self.at_s: list[float] = []
+        self.full = False
+        self.aborted = False
+        self._unsent = 0
+        self._closing = False
+        self._protocol: asyncio.Protocol
+
+    def serve(self, protocol: asyncio.Protocol) -> FakeTransport:
+        self._protocol = protocol
+        protocol.connection_made(self)
+        return self
+
+    def write(self, data: bytes) -> None:
+        assert not self._closing, "written to after it was closed"
+        self.written.append(data)
+        self.at_s.append(asyncio.get_running_loop().time())
+        if self.full:
+            self._unsent += len(data)
+            self._protocol.pause_writing()
+
+    def drain(self) -> None:
+        """Take all that waits, and more from now on."""
+        self.full, unsent, self._unsent = False, self._unsent, 0
+        if unsent:
+            self._protocol.resume_writing()
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        assert high == 0
+
+    def get_write_buffer_size(self) -> int:
+        return self._unsent
+
+    def is_closing(self) -> bool:
+        return self._closing
+
+    def close(self) -> None:
+        if not self._closing:
+            self._closing = True
+            asyncio.get_running_loop().call_soon(self._protocol.connection_lost, None)
+
+    def abort(self) -> None:
+        self.aborted = True
+        self.close()
+
+    @property
+    def data(self) -> bytes:
+        return b"".join(self.written)
