@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from ipaddress import ip_address
+from typing import TYPE_CHECKING
 
 from edge.errors import NetworkRefused
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MIB = 1_048_576
 
@@ -21,6 +25,11 @@ class EdgeOptions:
     """Bind an address that is not loopback: right only where something else keeps strangers out."""
     allowed_hosts: tuple[str, ...] = ()
     """Host names besides the loopback ones that a request may be addressed to (without port)."""
+
+    siblings: Path | None = None
+    """Folder of the sockets of all processes that share the address; none = it is the only one."""
+    process: int = 0
+    """Which of them this is."""
 
     ring_events_max: int = 10_000
     """Recent events that one stream keeps in memory: ten seconds at a thousand a second."""
