@@ -44,6 +44,7 @@ def edge_options(
         allow_network=edge.allow_network,
         allowed_hosts=edge.allowed_hosts,
         drain_ms=edge.drain_ms,
+        connections_max=edge.connections_max,
         process=process,
         siblings=siblings,
     )

@@ -139,6 +139,9 @@ class EdgeSettings(Group):
     port: int = Field(8600, ge=0, le=65535, description="0 takes a free port")
     url: str | None = Field(default=None, description="a running edge; none = this folder's")
     processes: int = Field(1, ge=1, le=64, description="how many share the address, a core each")
+    connections_max: int = Field(
+        10_000, ge=1, le=1_000_000, description="clients of one process; needs as many open files"
+    )
     allow_network: bool = Field(default=False, description="bind an address that strangers may reach")
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="names besides loopback's that it answers to, with commas or as a JSON list"
