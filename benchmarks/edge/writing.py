@@ -51,7 +51,7 @@ class Writer:
         self._prefix = kafka.topic_prefix
         self._producer = Producer(
             kafka.client_config()
-            | {"partitioner": "murmur2_random", "linger.ms": 1, "enable.idempotence": True}
+            | {"partitioner": "murmur2_random", "linger.ms": 5, "enable.idempotence": True}
         )
 
     def open(self, stream: int, topic: TopicSpec) -> None:
