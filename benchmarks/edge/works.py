@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from benchmarks.bench import say
-from benchmarks.edge import fanout
+from benchmarks.edge import fanout, idle, latency, resume, stalled, streams
 from benchmarks.edge.results import not_had
 from benchmarks.edge.servers import CONTENDERS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from benchmarks.edge.bench import EdgeBench
     from benchmarks.edge.results import Served
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 FANOUT: Final = 1_000
 CROWD: Final = 10_000
+CROWD_RATE: Final = 50
+NCHAN_CROWD_RATE: Final = 4.0
 
 
 def among(bench: EdgeBench, *slugs: str) -> list[Contender]:
@@ -51,6 +53,38 @@ def fan_out(bench: EdgeBench) -> Iterator[Served]:
     )
 
 
+def crowd(bench: EdgeBench) -> Iterator[Served]:
+    """One stream, ten thousand clients: ours at the goal's rate, nchan at the highest that it holds."""
+    count = bench.asked.sized(CROWD)
+    work = f"crowd: 1 stream, {count} subscribers: ours at {CROWD_RATE} events/s, nchan at its highest rate"
+
+    def measure(contender: Contender) -> Served:
+        if contender.peer:
+            return fanout.highest(bench, contender, work, count, NCHAN_CROWD_RATE)
+        with contender.make(bench, contender.name, contender.slug) as server:
+            return fanout.at(bench, server, work, count, CROWD_RATE)
+
+    return each(among(bench, "edge", "edge-two", "nchan"), work, count, measure)
+
+
+def idle_connections(bench: EdgeBench) -> Iterator[Served]:
+    """As many connections as the limit of open files gives, and nothing happens on them."""
+    count = idle.connections(bench)
+    work = f"idle: {count} connections"
+    slugs = ("edge", "fastapi", "sse-starlette", "nchan", "pushpin")
+    return each(among(bench, *slugs), work, count, lambda one: idle.measure(bench, one, work))
+
+
+def _ours(measure: Callable[[EdgeBench], Iterable[Served]]) -> Callable[[EdgeBench], Iterator[Served]]:
+    return lambda bench: iter(measure(bench))
+
+
 WORKS: Final[Mapping[str, Callable[[EdgeBench], Iterator[Served]]]] = {
     "fanout": fan_out,
+    "crowd": crowd,
+    "streams": _ours(lambda bench: [streams.measure(bench)]),
+    "idle": idle_connections,
+    "stalled": _ours(stalled.measure),
+    "resume": _ours(lambda bench: [resume.measure(bench)]),
+    "latency": _ours(latency.measure),
 }

@@ -91,7 +91,6 @@ class Writer:
 
             return delivered
 
-        topic = OUTPUT.named(self._prefix)
         body, schema_id = self._payloads.encode("log", {"line": line_now()})
         first, first_schema = self._payloads.encode("open", {"title": "bench"})
         for seq in range(events):
@@ -101,7 +100,7 @@ class Writer:
                 task_id="", upstream_id="", traceparent="", epoch=0, attempt=0,
                 payload=body if seq else first, payload_schema=schema_id if seq else first_schema,
             )  # fmt: skip
-            self._produce(topic, event.key, self._codec.encode_event(event), note(seq))
+            self._produce(OUTPUT, event.key, self._codec.encode_event(event), note(seq))
         self.flush()
         if -1 in offsets or len(partitions) != 1:
             raise RuntimeError(f"Kafka did not take all {events} events of the history on one partition")
