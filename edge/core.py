@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Protocol
 
+from edge.access.gate import Gate
 from edge.encode import FrameJson
 from edge.errors import HistoryUnavailable
 from edge.flush import Flusher
@@ -85,6 +86,7 @@ class EdgeCore:
         self.options = options
         self.kinds = kinds
         self.metrics = EdgeMetrics()
+        self.gate = Gate(options.access, self.metrics, cors_origins=options.cors_origins)
         self.wheel = TimingWheel()
         self.flusher = Flusher(self.metrics, options.write_bytes_max)
         self.clients: set[Connection] = set()
@@ -129,6 +131,7 @@ class EdgeCore:
     def start(self) -> None:
         """Begin to let go of what is too old, and to look after connections."""
         loop = asyncio.get_running_loop()
+        self.gate.start()
         self.wheel.start(loop)
         self.flusher.start(loop)
         self._sweeper = loop.create_task(self._sweep())
@@ -138,6 +141,7 @@ class EdgeCore:
         for client in tuple(self.clients):
             client.abort("drain")
         self.wheel.stop()
+        await self.gate.stop()
         if self._sweeper is not None:
             self._sweeper.cancel()
             await asyncio.gather(self._sweeper, return_exceptions=True)

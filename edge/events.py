@@ -12,7 +12,7 @@ from urllib.parse import parse_qs
 from starlette.responses import Response
 
 from edge.admission import Admission
-from edge.errors import HistoryUnavailable, RequestError
+from edge.errors import HistoryUnavailable, KeysUnavailable, RequestError
 from edge.join import Over
 from edge.problems import code_of, problem_of
 from edge.sse import HEADERS, REFUSED_ID, SseConnection, come_back, jittered, said
@@ -56,10 +56,15 @@ class EventsEndpoint:
         tenant = query.get("tenant", [DEFAULT_TENANT])[0]
         stream_id = scope["path_params"]["stream_id"]
         check_stream_name(tenant, stream_id)
-        if scope["method"] == "HEAD":
-            return Response(headers=_SSE_HEADERS)
         if busy := await admission.busy():
             return self._come_back(busy)
+        try:
+            identity = await self._core.gate.identify(scope["headers"], query, method=scope["method"])
+        except KeysUnavailable:
+            return self._come_back("unready")
+        admission.check_read(identity, tenant, stream_id, "")
+        if scope["method"] == "HEAD":
+            return Response(headers=_SSE_HEADERS)
         in_header = _header(scope, b"last-event-id")
         if in_header == REFUSED_ID:
             return self._nothing_more()
@@ -70,7 +75,7 @@ class EventsEndpoint:
                 raise
             return self._refuse(error)
         try:
-            joined = await admission.join("sse", tenant, stream_id, cursor, _peer(scope))
+            joined = await admission.join("sse", tenant, stream_id, cursor, _peer(scope), identity=identity)
         except HistoryUnavailable:
             return self._come_back("unready")
         if isinstance(joined, Over):

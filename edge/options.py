@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 
+from edge.access.options import AccessOptions
 from edge.errors import NetworkRefused
 
 MIB = 1_048_576
@@ -18,9 +19,13 @@ class EdgeOptions:
     port: int = 8600
     """0 takes a free port."""
     allow_network: bool = False
-    """Bind an address that is not loopback: right only where something else keeps strangers out."""
+    """Bind an address that is not loopback without keys: right only where something in front keeps
+    strangers out."""
     allowed_hosts: tuple[str, ...] = ()
     """Host names besides the loopback ones that a request may be addressed to (without port)."""
+    access: AccessOptions = field(default_factory=AccessOptions)
+    cors_origins: tuple[str, ...] = ()
+    """Other sites whose pages may use the edge, as ``https://app.example``; ``*`` = all, without cookies."""
 
     ring_events_max: int = 10_000
     """Recent events that one stream keeps in memory: ten seconds at a thousand a second."""
@@ -81,8 +86,8 @@ class EdgeOptions:
     Kafka tells its end once a second, so it was told after the client came, twice."""
 
     def checked(self) -> EdgeOptions:
-        """Return self, or raise NetworkRefused for an address that is not loopback and not allowed."""
-        if not self.allow_network and not is_loopback(self.host):
+        """Return self, or raise NetworkRefused for an address that is not loopback if nobody is asked for a token."""
+        if not self.allow_network and not self.access.configured and not is_loopback(self.host):
             raise NetworkRefused(self.host)
         return self
 
