@@ -35,6 +35,7 @@ class Admission:
         if core.draining:
             return "drain"
         if core.connections >= core.options.connections_max:
+            core.quotas.hit("connections", "")
             return "overload"
         deadline = loop.time() + core.options.unready_wait_ms / 1_000
         while not core.caught_up:
@@ -42,6 +43,10 @@ class Admission:
                 return "unready"
             await asyncio.sleep(_LOOK_S)
         return ""
+
+    def is_full(self, tenant: str) -> bool:
+        """Whether a tenant has all the connections that it may have; it may come again later, as if busy."""
+        return self._core.quotas.is_full(tenant)
 
     def cursor(self, text: str, tenant: str, stream_id: str) -> Cursor:
         """Read a cursor and count one that is refused. Raises MalformedCursor or ForeignCursor."""

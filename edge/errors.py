@@ -2,6 +2,7 @@
 
 EdgeError
 ├── NetworkRefused        an address that strangers reach, and no keys are configured
+├── OriginsRefused        every site's pages are let in, and nothing tells them apart
 ├── PortInUse             something else listens there
 ├── KindsRefused          a kind's policies cannot be kept
 ├── RequestError          the request is wrong (status, title, field, index)
@@ -40,6 +41,18 @@ class NetworkRefused(EdgeError):
             "SLUICEGATE_ACCESS__JWKS_URL (docs/access.md); or bind 127.0.0.1. Only where something in front "
             "keeps strangers out (a container whose port is published on loopback): "
             "SLUICEGATE_EDGE__ALLOW_NETWORK=true.",
+        )
+
+
+class OriginsRefused(EdgeError):
+    """``*`` among the CORS origins where any page could act for whoever looks at it."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the edge does not let in the pages of all sites: without tokens, or with tokens in cookies, any "
+            "page could read and write what whoever looks at it may",
+            remedy="Name the sites in SLUICEGATE_EDGE__CORS_ORIGINS; or have tokens sent in the header alone "
+            "(keys, and no SLUICEGATE_ACCESS__COOKIE).",
         )
 
 

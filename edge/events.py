@@ -11,6 +11,7 @@ from urllib.parse import parse_qs
 
 from starlette.responses import Response
 
+from edge.access.cors import cors_head
 from edge.admission import Admission
 from edge.errors import HistoryUnavailable, KeysUnavailable, RequestError
 from edge.join import Over
@@ -63,6 +64,8 @@ class EventsEndpoint:
         except KeysUnavailable:
             return self._come_back("unready")
         admission.check_read(identity, tenant, stream_id, "")
+        if admission.is_full(tenant):
+            return self._come_back("overload")
         if scope["method"] == "HEAD":
             return Response(headers=_SSE_HEADERS)
         in_header = _header(scope, b"last-event-id")
@@ -95,7 +98,8 @@ class EventsEndpoint:
     def _hand_on(self, scope: Scope, joined: Joined, tenant: str, stream_id: str) -> None:
         limits = self._admission.limits(self._core.joiner.kind_of(stream_key(tenant, stream_id)))
         chunked = scope["http_version"] == "1.1"
-        connection = SseConnection(self._core, joined, head=HEADERS, chunked=chunked, **limits)
+        head = (*HEADERS, *cors_head(scope))
+        connection = SseConnection(self._core, joined, head=head, chunked=chunked, **limits)
         if not scope["extensions"][TAKE_OVER](connection):
             self._core.hub.detach(joined.subscriber)  # it left while it was looked after
 

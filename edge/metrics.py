@@ -49,6 +49,12 @@ class EdgeMetrics:
             ["code"],
             registry=self.registry,
         )
+        self.limited = Counter(
+            f"{_P}limited_total",
+            "Requests and clients that met a limit, by it and by tenant.",
+            ["limit", "tenant"],
+            registry=self.registry,
+        )
         self.events = Counter(
             f"{_P}delivered_events_total",
             "Events given to clients, out of ring or history.",

@@ -10,7 +10,7 @@ from edge.access.keyring import KeyRing
 from edge.access.origins import Origins
 from edge.access.revocations import Revocations
 from edge.access.tokens import Verifier
-from edge.errors import Forbidden, Unauthenticated
+from edge.errors import Forbidden, KeysUnavailable, Unauthenticated
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -87,7 +87,34 @@ class Gate:
         """Count one who was turned away."""
         self._metrics.denied.labels(error.code).inc()
 
+    @property
+    def unready(self) -> list[tuple[str, str]]:
+        """Why nobody, or somebody too many, would be let in: (cause, detail)."""
+        causes = []
+        if self.ring is not None and not self.ring.keys:
+            causes.append(("keys", self.ring.problem))
+        if self.revocations.overflown:
+            causes.append(
+                (
+                    "revocations",
+                    f"there are more than {self.options.revocations_max} revocations: not all are held",
+                )
+            )
+        return causes
+
+    @property
+    def keys(self) -> int:
+        """How many keys there are."""
+        return len(self.ring.keys) if self.ring is not None else 0
+
+    @property
+    def keys_stale(self) -> bool:
+        """Whether the issuer's keys are not of now."""
+        return self.ring is not None and bool(self.ring.problem)
+
     async def _identity(self, token: str) -> Identity:
+        if not self.revocations.complete:
+            raise KeysUnavailable("it has not been read yet which tokens were revoked")
         identity = await self._verifier.verify(token)
         if self.revocations.holds(identity):
             raise Unauthenticated("token_revoked", "the token was revoked")

@@ -52,7 +52,7 @@ class Identity:
     """Seconds since 1970 from which on it is worth nothing, leeway included."""
 
     def may_subscribe(self, tenant: str, stream_id: str, kind: str) -> Forbidden | None:
-        """Say why a stream may not be read, if so; an empty kind is unknown, and to be judged when it is not."""
+        """Say why a stream may not be read, if so; an empty kind is unknown, and judged later."""
         return self._judged(("subscribe",), "read", tenant, stream_id, kind)
 
     def may_publish(self, tenant: str, stream_id: str, kind: str) -> Forbidden | None:
@@ -63,9 +63,9 @@ class Identity:
         """Say why a stream may not be asked to stop, if so."""
         return self._judged(("cancel", "publish"), "cancel", tenant, stream_id, kind)
 
-    def may_see_rejects(self, tenant: str, stream_id: str, kind: str) -> Forbidden | None:
-        """Say why the verdicts on a stream's events may not be read, if so."""
-        return self._judged(("publish", "subscribe"), "see the verdicts of", tenant, stream_id, kind)
+    def may_see(self, tenant: str, stream_id: str, kind: str) -> Forbidden | None:
+        """Say why somebody may not know how a stream stands, if so: who reads it may, and who writes it."""
+        return self._judged(("subscribe", "publish"), "see", tenant, stream_id, kind)
 
     def may_operate(self) -> Forbidden | None:
         """Say why metrics and console may not be had, if so."""
@@ -73,14 +73,15 @@ class Identity:
             return None
         return _forbidden("this token may not see how the edge does", "scope", "operate")
 
+    def may_list(self) -> Forbidden | None:
+        """Say why somebody may not ask which streams there are, if so; they are shown those they may read."""
+        if "subscribe" in self.scopes:
+            return None
+        return _forbidden("this token may not list streams", "scope", "subscribe")
+
     def lists(self, tenant: str, stream_id: str, kind: str) -> bool:
-        """Whether a stream is shown in lists: it must be one that may be read."""
-        return (
-            "subscribe" in self.scopes
-            and tenant in self.tenants
-            and stream_id in self.streams
-            and kind in self.kinds
-        )
+        """Whether a stream is shown to somebody who may list: said for each of many, so in few words."""
+        return tenant in self.tenants and stream_id in self.streams and kind in self.kinds
 
     def _judged(
         self, scopes: tuple[Scope, ...], verb: str, tenant: str, stream_id: str, kind: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -33,6 +34,14 @@ def revocation_of(fields: Mapping[str, Any]) -> Revocation | None:
     )
 
 
+def unreadable(key: bytes) -> Revocation | None:
+    """Make one of a record of which only its key can be read: it holds for ever, for all there is."""
+    what, _, name = key.decode("utf-8", "replace").partition(":")
+    if what not in ("jti", "sub"):
+        return None
+    return Revocation("jti" if what == "jti" else "sub", name, inf, 0.0)
+
+
 class Revocations:
     """All that hold now."""
 
@@ -41,6 +50,8 @@ class Revocations:
         self._entries: dict[bytes, Revocation] = {}
         self.overflown = False
         """Not all could be held: a token may be taken here that was revoked."""
+        self.complete = False
+        """All that stood in the topic was read: before, nobody can be let in."""
 
     def __len__(self) -> int:
         return len(self._entries)
