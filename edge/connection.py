@@ -120,7 +120,8 @@ class Connection(asyncio.Protocol):
         Streams that the new one does not allow are refused.
         """
         self.identity = identity
-        self.tenant = self.tenant or identity.tenants.only
+        if self not in self._core.clients:  # who is counted already stays counted to the same tenant
+            self.tenant = self.tenant or identity.tenants.only
         # The token's clock is the world's, the wheel's is the loop's.
         left_s, now_s = identity.expires_s - time.time(), self._core.now_s()
         # Spread over half as much again: tokens that were issued together are not renewed together.

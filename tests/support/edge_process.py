@@ -18,6 +18,7 @@ import structlog
 
 from connectors.kafka.options import KafkaOptions
 from connectors.registry import Registry
+from edge.access.options import AccessOptions
 from edge.app import create_app
 from edge.options import EdgeOptions
 from edge.server import bind, run
@@ -118,7 +119,9 @@ def main() -> None:
     """Be the process."""
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     given = json.loads(sys.argv[1])
-    options = EdgeOptions(**given["options"])
+    access = {name: Path(value) if name.endswith("_file") else value
+              for name, value in given["options"].pop("access", {}).items()}  # fmt: skip
+    options = EdgeOptions(**given["options"], access=AccessOptions(**access)).checked()
     kafka = KafkaOptions(bootstrap_servers=given["bootstrap"], topic_prefix=given["prefix"])
     listening = bind(options.host, options.port)
     run(create_app(options, kafka, Registry(given["registry"])), listening)
