@@ -42,6 +42,8 @@ class EdgeProcess:
     options: dict[str, Any] = field(default_factory=dict)
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
+    token: str = ""
+    """Brought along where the edge itself is looked at."""
 
     @property
     def url(self) -> str:
@@ -109,7 +111,8 @@ class EdgeProcess:
 
     def metric(self, name: str) -> float:
         """Sum of a metric over its labels."""
-        text = httpx2.get(f"{self.url}/metrics", trust_env=False).text
+        headers = {"authorization": f"Bearer {self.token}"} if self.token else {}
+        text = httpx2.get(f"{self.url}/metrics", trust_env=False, headers=headers).text
         found = [line for line in text.splitlines() if line.startswith((f"{name} ", f"{name}{{"))]
         assert found, f"no metric {name}"
         return sum(float(line.rpartition(" ")[2]) for line in found)
