@@ -19,6 +19,7 @@ from edge.join import Joiner
 from edge.metrics import EdgeMetrics, LevelCollector
 from edge.rejects import RejectBook
 from edge.replay import Replay
+from edge.siblings import Siblings
 from edge.sse import SseEncoder
 from edge.waiters import Waiters
 from edge.wheel import TimingWheel
@@ -118,6 +119,8 @@ class EdgeCore:
         self.json = FrameJson(payloads)
         self.sse = SseEncoder(self.json)
         self.sse_chunked = SseEncoder(self.json, chunked=True)
+        self.siblings = Siblings(options.siblings, options.process) if options.siblings else None
+        """The other processes of this address, if there may be any."""
         self.draining = False
         self.cold = ""
         """Why events cannot be read or written yet, if so."""

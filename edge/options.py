@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from ipaddress import ip_address
+from typing import TYPE_CHECKING
 
 from edge.access.options import AccessOptions
 from edge.errors import NetworkRefused, OriginsRefused
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MIB = 1_048_576
 
@@ -26,6 +30,11 @@ class EdgeOptions:
     access: AccessOptions = field(default_factory=AccessOptions)
     cors_origins: tuple[str, ...] = ()
     """Other sites whose pages may use the edge, as ``https://app.example``; ``*`` = all, without cookies."""
+
+    siblings: Path | None = None
+    """Folder of the sockets of all processes that share the address; none = it is the only one."""
+    process: int = 0
+    """Which of them this is."""
 
     ring_events_max: int = 10_000
     """Recent events that one stream keeps in memory: ten seconds at a thousand a second."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from importlib.resources import files
 from typing import TYPE_CHECKING, Final
 
@@ -9,6 +10,8 @@ import orjson
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
+
+from edge.siblings import merged
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -66,8 +69,12 @@ def page_routes(core: EdgeCore) -> list[Route]:
             return _json({"status": "ready", "connections": core.connections})
         return _json({"status": "not ready", "causes": causes}, status=503)
 
-    async def metrics(_request: Request) -> Response:
-        return Response(generate_latest(core.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+    async def metrics(request: Request) -> Response:
+        text = generate_latest(core.metrics.registry)
+        if core.siblings is not None and "own" not in request.query_params:
+            others = await core.siblings.ask("/metrics?own", request.headers.get("authorization", ""))
+            text = await asyncio.to_thread(merged, {core.siblings.name: text, **others})
+        return Response(text, media_type=CONTENT_TYPE_LATEST)
 
     return [
         Route("/", home),

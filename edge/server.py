@@ -7,7 +7,7 @@ import contextlib
 import signal
 import socket
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import structlog
 import uvicorn
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
 
     from edge.app import EdgeApp
+    from edge.siblings import Siblings
 
 log = structlog.get_logger(__name__)
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
@@ -28,8 +29,10 @@ _FINISH_S = 5
 """For requests that are under way when the drain is over; an append is bounded by its transaction."""
 
 
-def bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int, *, shared: bool = False, listens: bool = True) -> socket.socket:
     """Take the address now, so that a port in use is told before anything is started.
+
+    ``shared``: other processes of this user may take it too, and each gets a share of the connections.
 
     Raises:
         PortInUse: something else listens there, or the address is not this machine's.
@@ -38,9 +41,12 @@ def bind(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in name else socket.AF_INET
     taken = socket.socket(family, socket.SOCK_STREAM)
     taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a restart must not wait for TIME_WAIT
+    if shared:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         taken.bind((name, port))
-        taken.listen(_BACKLOG)
+        if listens:  # one that does not only keeps the address for those who do
+            taken.listen(_BACKLOG)
     except OSError as error:
         taken.close()
         raise PortInUse(host, port, error.strerror or str(error)) from None
@@ -67,8 +73,9 @@ async def serve(
 ) -> None:
     """Serve until SIGTERM or SIGINT, and then drain.
 
-    1. Say that no traffic should come. 2. Send the clients away, spread over ``drain_ms``. 3. Finish what
-    is under way. 4. Let go of Kafka. A second signal skips what is left of it.
+    1. Say that no traffic should come; one of several processes leaves new clients to the others. 2. Send
+    the clients away, spread over ``drain_ms``. 3. Finish what is under way. 4. Let go of Kafka. A second
+    signal skips what is left of it.
     """
     server = _Server(
         uvicorn.Config(
@@ -84,6 +91,7 @@ async def serve(
             timeout_graceful_shutdown=_FINISH_S,
         ),
         on_listening,
+        app.core.siblings,
     )
     loop = asyncio.get_running_loop()
     stopping, hurrying = asyncio.Event(), asyncio.Event()
@@ -100,6 +108,8 @@ async def serve(
     await _first(serving, stopping.wait())
     if not serving.done():
         log.info("draining", connections=app.core.connections)
+        if app.core.siblings is not None:
+            server.stop_listening()
         await _first(serving, app.core.drain(), hurrying.wait())
         server.should_exit = True
     await serving
@@ -120,17 +130,41 @@ async def _first(serving: asyncio.Task[None], *others: Coroutine[Any, Any, objec
 class _Server(uvicorn.Server):
     """Leaves the signals to us, as the drain comes before the server's own shutdown."""
 
-    def __init__(self, config: uvicorn.Config, on_listening: Callable[[], None] | None) -> None:
+    def __init__(
+        self, config: uvicorn.Config, on_listening: Callable[[], None] | None, siblings: Siblings | None
+    ) -> None:
         super().__init__(config)
         self._on_listening = on_listening
+        self._siblings = siblings
+        self._private: asyncio.AbstractServer | None = None
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let go of the siblings' socket too."""
+        if self._private is not None:
+            self._private.close()
+        await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Do nothing."""
         yield
 
+    def stop_listening(self) -> None:
+        """Take no new connection; those that are there go on."""
+        for server in self.servers:
+            server.close()
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Say when requests are answered."""
+        """Say when requests are answered; by its siblings, over a socket of its own."""
         await super().startup(sockets)
+        if self.started and self._siblings is not None:
+            make: Callable[[], asyncio.Protocol] = partial(
+                cast("Callable[..., asyncio.Protocol]", self.config.http_protocol_class),
+                config=self.config,
+                server_state=self.server_state,
+                app_state=self.lifespan.state,
+            )
+            loop = asyncio.get_running_loop()
+            self._private = await loop.create_unix_server(make, sock=self._siblings.bind())
         if self.started and self._on_listening is not None:
             self._on_listening()

@@ -29,7 +29,14 @@ if TYPE_CHECKING:
     from ops.settings import Settings
 
 
-def edge_options(settings: Settings, host: str | None = None, port: int | None = None) -> EdgeOptions:
+def edge_options(
+    settings: Settings,
+    host: str | None = None,
+    port: int | None = None,
+    *,
+    process: int = 0,
+    siblings: Path | None = None,
+) -> EdgeOptions:
     """What an edge is told; the command line's words go before the settings."""
     edge = settings.edge
     return EdgeOptions(
@@ -45,11 +52,22 @@ def edge_options(settings: Settings, host: str | None = None, port: int | None =
         tenant_events_per_s_max=edge.tenant_events_per_s_max,
         header_bytes_max=edge.header_bytes_max,
         headers_max=edge.headers_max,
+        process=process,
+        siblings=siblings,
     )
 
 
-def run_edge(settings: Settings, host: str | None, port: int | None) -> int:
+def run_edge(
+    settings: Settings,
+    host: str | None,
+    port: int | None,
+    *,
+    process: int = 0,
+    siblings: Path | None = None,
+) -> int:
     """Serve until a signal; 0 if it was stopped on purpose.
+
+    ``siblings``: it is one of several processes, whose parent says where they are.
 
     Raises:
         NetworkRefused, PortInUse: the address.
@@ -58,14 +76,14 @@ def run_edge(settings: Settings, host: str | None, port: int | None) -> int:
         RegistryUnavailable, KafkaUnavailable: they do not answer at the start.
         NotAuthorized: an ACL is missing.
     """
-    options = edge_options(settings, host, port).checked()
+    options = edge_options(settings, host, port, process=process, siblings=siblings).checked()
     kinds = extension_of(settings).all_kinds()
     where = addresses(settings)
     kafka = kafka_options(settings, where.kafka)
     configure_logs()
     # The port first: it is the mistake that is made most, and nothing needs to be asked to find it.
     with (
-        closing(bind(options.host, options.port)) as listening,
+        closing(bind(options.host, options.port, shared=siblings is not None)) as listening,
         closing(Registry(where.registry_url)) as registry,
     ):
         if settings.registry.register_schemas:
@@ -74,9 +92,12 @@ def run_edge(settings: Settings, host: str | None, port: int | None) -> int:
             ensure_topics(kafka, TOPICS)
         needed = {kafka.topic_prefix + name: what for name, what in OF_EDGE.operations().items()}
         check_topics(kafka, needed)
+        app = create_app(options, kafka, registry, kinds)
+        if siblings is not None:  # the parent says where it is
+            run(app, listening)
+            return 0
         url = url_of(listening)
         with address_left(edge_file(settings), url):
-            app = create_app(options, kafka, registry, kinds)
             run(app, listening, on_listening=lambda: console.note(f"edge at {url}/console"))
     return 0
 

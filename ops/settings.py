@@ -148,6 +148,7 @@ class EdgeSettings(Group):
         default=False,
         description="bind any address without keys: only where something in front keeps strangers out",
     )
+    processes: int = Field(1, ge=1, le=64, description="how many share the address, a core each")
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="names besides loopback's that it answers to, with commas or as a JSON list"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path  # noqa: TC003  # the command line is read by its types
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -19,6 +20,9 @@ def edge_command(
     *,
     host: Annotated[str | None, Parameter(help="Address to bind; loopback only, unless allowed.")] = None,
     port: Annotated[int | None, Parameter(help="Port to bind; 0 takes a free one.")] = None,
+    processes: Annotated[int | None, Parameter(help="How many share the address; a core each.")] = None,
+    process: Annotated[int, Parameter(show=False)] = 0,
+    siblings: Annotated[Path | None, Parameter(show=False)] = None,
 ) -> int:
     """Serve streams to clients, and take events by POST.
 
@@ -26,9 +30,22 @@ def edge_command(
     send the clients away, spread over a few seconds, and end it with exit code 0. Its address is printed,
     and left in the data folder for `exec`, `publish`, `tail` and `record` to find.
 
-    Example: `sluicegate edge --port 8600`
+    With `--processes 4` the kernel spreads clients over four processes, each of which reads all streams;
+    their metrics are told together. SIGUSR1 restarts them one after the other: a client of one that goes
+    comes back to another.
+
+    Examples: `sluicegate edge --port 8600`, `sluicegate edge --processes 4`
     """
-    from ops.edge import run_edge
     from ops.settings import Settings
 
-    return run_edge(Settings(), host, port)
+    settings = Settings()
+    count = settings.edge.processes if processes is None else processes
+    if count > 1 and siblings is None:
+        import asyncio
+
+        from ops.edge_processes import EdgeProcesses
+
+        return asyncio.run(EdgeProcesses(settings, host, port, count).run())
+    from ops.edge import run_edge
+
+    return run_edge(settings, host, port, process=process, siblings=siblings)
