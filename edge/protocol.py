@@ -84,7 +84,7 @@ class EdgeProtocol(HttpToolsProtocol):
         if (
             sum(len(name) + len(value) for name, value in self.headers) + len(self.url)
             > self._options.header_bytes_max
-        ):
+        ) or len(self.headers) > self._options.headers_max:
             self._refuse(_TOO_LARGE)
             return
         super().on_headers_complete()
