@@ -67,7 +67,7 @@ class Report:
         }
 
 
-async def check(url: str, *, silent_ms: int, token: str = "") -> Report:
+async def check(url: str, silent_ms: int, *, token: str = "") -> Report:
     """Ask the edge at ``url`` for its self-test, with a silence of ``silent_ms`` in it, and judge the answer.
 
     Raises:

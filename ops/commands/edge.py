@@ -77,7 +77,7 @@ def check_command(
     if not 0 <= silent_s <= SILENT_S_MAX:
         raise Misused(f"--silent-s {silent_s:g}: an edge is silent for 0 to {SILENT_S_MAX} seconds")
     token = token_file.read_text(encoding="utf-8").strip() if token_file is not None else ""
-    report = asyncio.run(check(url, silent_ms=round(silent_s * 1_000), token=token))
+    report = asyncio.run(check(url, round(silent_s * 1_000), token=token))
     if as_json:
         console.print_json(report.shown())
     elif not report.findings:

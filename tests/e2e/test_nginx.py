@@ -16,13 +16,14 @@ import pytest
 import websockets
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from ops import proxy_check
 from schemas.recording import RecordedEvent, RecordingHeader
 from tests.support.edge_process import free_port
 from tests.support.nginx import Nginx
 from tests.support.sse_client import Seen, read_stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Coroutine, Iterator
 
     from playwright.sync_api import Browser
 
@@ -52,6 +53,12 @@ def check(url: str, *words: str) -> tuple[int, dict[str, Any]]:
         timeout=60,
     )
     return done.returncode, json.loads(done.stdout) if done.stdout else {"said": done.stderr}
+
+
+def in_a_thread(scene: Coroutine[Any, Any, Any]) -> Any:
+    """Run it: while a browser is open, its own loop runs in the tests' thread."""
+    with futures.ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, scene).result(60)
 
 
 # -- the configuration ----------------------------------------------------------------------------------
@@ -122,7 +129,7 @@ def test_a_browser_follows_more_streams_at_once_than_six_over_http_2(
 
 
 def test_a_websocket_is_upgraded(nginx):
-    async def scene() -> list[object]:  # in a thread: a browser's test leaves a loop on this one
+    async def scene() -> list[object]:
         async def echo(connection: Any) -> None:
             async for message in connection:
                 await connection.send(message)
@@ -136,8 +143,7 @@ def test_a_websocket_is_upgraded(nginx):
                     answers.append(await client.recv())
                 return answers
 
-    with futures.ThreadPoolExecutor(1) as thread:
-        assert thread.submit(asyncio.run, scene()).result(60) == ["text", b"bytes"]
+    assert in_a_thread(scene()) == ["text", b"bytes"]
 
 
 def test_grpc_streams_come_message_by_message(nginx):
@@ -192,7 +198,7 @@ def test_the_documented_proxy_is_found_fine(nginx, shown_edge):
 
 
 _IGNORED = "proxy_buffering on; proxy_ignore_headers X-Accel-Buffering;"
-_BY_HTTP_1_0 = {"proxy_http_version 1.1;": "", "proxy_set_header Connection $sluicegate_connection;": ""}
+_BY_HTTP_1_0 = {"proxy_http_version 1.1;": "", "proxy_set_header Connection $connection_to_edge;": ""}
 # What of the example is changed to what, and what is found then. nginx 1.22 passes the chunks of HTTP/1.1 on
 # as they come though it buffers; an answer without chunks it holds until 4 KiB are together.
 WRONG = [
@@ -214,12 +220,23 @@ WRONG = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("changes", "codes"), WRONG, ids=["-".join(codes) for _, codes in WRONG])
-def test_a_proxy_that_is_set_up_wrong_is_found_with_what_to_do(nginx, shown_edge, changes, codes):
-    silent_s = "3" if codes == ["idle_cut_off"] else "0"
-    exit_code, said = check(nginx(shown_edge, changes).url, "--silent-s", silent_s)
-    assert (exit_code, [finding["code"] for finding in said["findings"]]) == (1, codes)
-    assert all(finding["remedy"] for finding in said["findings"])
+def test_a_proxy_that_is_set_up_wrong_is_found_with_what_to_do(nginx, shown_edge):
+    async def scene() -> list[proxy_check.Report]:
+        urls = [nginx(shown_edge, changes).url for changes, _ in WRONG]
+        silences = [3_000 if codes == ["idle_cut_off"] else 0 for _, codes in WRONG]
+        checks = [proxy_check.check(*one) for one in zip(urls, silences, strict=True)]
+        return await asyncio.gather(*checks)
+
+    reports = in_a_thread(scene())
+    found = [[finding.code for finding in report.findings] for report in reports]
+    assert found == [codes for _, codes in WRONG]
+    assert all(finding.remedy for report in reports for finding in report.findings)
+
+
+def test_what_is_wrong_is_an_exit_code_and_words(nginx, shown_edge):
+    url = nginx(shown_edge, _BY_HTTP_1_0).url
+    exit_code, said = check(url, "--silent-s", "0")
+    assert (exit_code, said["ok"], said["findings"][0]["code"]) == (1, False, "http_1_0")
 
 
 def test_an_edge_that_is_away_and_an_address_where_nothing_is_are_told_apart(nginx):
