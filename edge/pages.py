@@ -77,7 +77,11 @@ def _asked_by_machines(core: EdgeCore) -> list[Route]:
         return _json({"status": "alive"})
 
     async def readyz(_request: Request) -> Response:
-        causes = [{"cause": cause, "detail": detail} for cause, detail in core.unready]
+        # Who asks shows no token: what is wrong here is told in words to who works here, in the log.
+        causes = [
+            {"cause": cause, "detail": detail if core.gate.open else "see the edge's log and metrics"}
+            for cause, detail in core.unready
+        ]
         if not causes:
             return _json({"status": "ready", "connections": core.connections})
         return _json({"status": "not ready", "causes": causes}, status=503)
