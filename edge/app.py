@@ -25,6 +25,7 @@ from edge.kafka_history import KafkaHistory
 from edge.pages import page_routes
 from edge.problems import on_error, on_http_error, on_invalid_query
 from edge.publish import AppendedAt, Publisher
+from edge.selftest import selftest_route
 from edge.tail import Decoder, Tail
 from edge.warm import keep_warming
 from schemas.errors import SluicegateError
@@ -144,6 +145,7 @@ def compose(
     app.router.routes.append(
         Route("/v1/streams/{stream_id}/events", EventsEndpoint(core), methods=["GET"], name="events")
     )
+    app.router.routes.append(selftest_route())
     app.router.routes.extend(page_routes(core))
     return EdgeApp(core, app)
 
