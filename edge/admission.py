@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from edge.errors import RequestError
 from edge.problems import code_of
@@ -11,6 +11,7 @@ from schemas.envelope import stream_key
 from schemas.errors import CursorError
 
 if TYPE_CHECKING:
+    from edge.connection import Leaving
     from edge.core import EdgeCore
     from edge.join import Joined, Over
     from schemas.cursor import Cursor
@@ -26,7 +27,7 @@ class Admission:
     def __init__(self, core: EdgeCore) -> None:
         self._core = core
 
-    async def busy(self) -> str:
+    async def busy(self) -> Leaving | Literal[""]:
         """Say why no client can be taken now, after waiting a little for an edge that has just started."""
         core, loop = self._core, asyncio.get_running_loop()
         if core.draining:

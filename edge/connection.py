@@ -128,6 +128,7 @@ class Connection(asyncio.Protocol):
         if self._leaving is not None:
             self.send_away(self._leaving)
             return
+        self._core.wheel.put(self, self._next_look(self._written_s))
         for delivery in tuple(self.deliveries):
             if self.paused:
                 return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import orjson
 from fastapi import APIRouter, Query, Request
@@ -10,9 +10,8 @@ from starlette.responses import Response
 
 from edge.bodies import read_body
 from edge.errors import HistoryUnavailable, RequestError
-from edge.publish import Publisher, PublishRequest
+from edge.publish import Publisher, PublishRequest, counted
 from schemas.envelope import DEFAULT_TENANT, check_stream_name, stream_key
-from schemas.errors import InvalidEvent
 from schemas.published import time_text
 
 if TYPE_CHECKING:
@@ -86,37 +85,29 @@ def _writing_routes(routes: APIRouter, core: EdgeCore, publisher: Publisher) -> 
         asked = PublishRequest(
             tenant, stream_id, kind or (entry.kind if entry is not None else None), wait is not None
         )
-        return await _counted(core, publisher.publish(asked, request.stream(), request.headers))
+        publishing = publisher.publish(asked, request.stream(), request.headers)
+        return _json(await counted(core.metrics, publishing), status=202)
 
     @routes.post("/streams/{stream_id}/cancel", status_code=202, summary="Ask that a stream be stopped")
     async def cancel(request: Request, stream_id: str, tenant: Tenant = DEFAULT_TENANT) -> Response:
-        entry = await _entry(core, tenant, stream_id)
-        if entry.ended:
-            raise RequestError(
-                409,
-                "Stream has ended",
-                f"stream {tenant}/{stream_id} ended as {entry.end_reason}",
-                remedy="There is nothing left to cancel.",
-            )
+        entry = await cancellable(core, tenant, stream_id)
         fields = await _cancel_fields(request)
         asked = PublishRequest(tenant, stream_id, entry.kind, wait=False)
-        return await _counted(core, publisher.publish_one(asked, "cancel", fields))
+        publishing = publisher.publish_one(asked, "cancel", fields)
+        return _json(await counted(core.metrics, publishing), status=202)
 
 
-async def _counted(core: EdgeCore, publishing: Any) -> Response:
-    status = 500
-    try:
-        answer = await publishing
-        status = 202
-        return _json(answer, status=202)
-    except RequestError as error:
-        status = error.status
-        raise
-    except InvalidEvent:
-        status = 400
-        raise
-    finally:
-        core.metrics.publishes.labels(str(status)).inc()
+async def cancellable(core: EdgeCore, tenant: str, stream_id: str) -> IndexEntry:
+    """The entry of a stream that can be asked to stop. Raises InvalidEvent; RequestError 404, 409 or 503."""
+    entry = await _entry(core, tenant, stream_id)
+    if entry.ended:
+        raise RequestError(
+            409,
+            "Stream has ended",
+            f"stream {tenant}/{stream_id} ended as {entry.end_reason}",
+            remedy="There is nothing left to cancel.",
+        )
+    return entry
 
 
 async def _entry(core: EdgeCore, tenant: str, stream_id: str) -> IndexEntry:

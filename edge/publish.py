@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import structlog
 
 from connectors.kafka.errors import AppendFailed, AppendRefused
-from edge.bodies import read_body, split_body
+from edge.bodies import check_count, read_body, split_body
 from edge.errors import RequestError
 from schemas.envelope import check_stream_name
 from schemas.errors import ContractError, InvalidEvent, RegistryUnavailable, SluicegateError, WireError
@@ -19,7 +19,7 @@ from schemas.published import event_from_json
 from schemas.topics import INPUT
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterable, Awaitable, Iterator, Mapping, Sequence
     from concurrent.futures import Executor
 
     from edge.bodies import Placed
@@ -114,6 +114,16 @@ class Publisher:
             events, records = await self._build_on_thread(request, placed)
         return await self.append(request, events, records)
 
+    async def publish_values(self, request: PublishRequest, placed: Placed) -> Answer:
+        """Publish events that are parsed, each with its place in the request; raises as ``publish``."""
+        check_count(placed, self._options.request_events_max)
+        check_stream_name(request.tenant, request.stream_id)
+        if request.kind is not None:
+            self._check_kind(request.kind)
+        with self._place():
+            events, records = await self._build_on_thread(request, placed)
+        return await self.append(request, events, records)
+
     async def publish_one(
         self, request: PublishRequest, type_name: str, fields: Mapping[str, object]
     ) -> Answer:
@@ -129,7 +139,7 @@ class Publisher:
         """Append events that were checked; raises as ``publish``."""
         key, ids = records[0][0], [event.event_id for event in events]
         if request.wait and not self._waiters.room_for(len(events)):
-            raise _later("Too many wait", "too many events are waited for already; nothing was appended")
+            raise _overloaded("Too many wait", "too many events are waited for already")
         wait = self._waiters.add(key, ids) if request.wait else None
         try:
             started = time.perf_counter()
@@ -159,9 +169,7 @@ class Publisher:
         Beyond them nothing is read: while the registry hangs, bodies would pile up without a bound.
         """
         if self._under_way >= self._options.publishing_max:
-            raise _later(
-                "Overloaded", f"{self._under_way} requests are under way already; nothing was appended"
-            )
+            raise _overloaded("Overloaded", f"{self._under_way} requests are under way already")
         self._under_way += 1
         try:
             yield
@@ -224,7 +232,7 @@ class Publisher:
         except SluicegateError as error:
             log.warning("append_failed", cause=str(error))
             if isinstance(error, AppendFailed) and error.overloaded:
-                raise _later("Overloaded", f"{error}; nothing was appended") from None
+                raise _overloaded("Overloaded", str(error)) from None
             raise _later(
                 "Append failed",
                 f"{error}; whether the events were appended is not known",
@@ -250,6 +258,23 @@ class Publisher:
             self._kinds.named(kind)
         except ContractError as error:
             raise RequestError(422, "Kind unknown", str(error), remedy=error.remedy) from None
+
+
+async def counted(metrics: EdgeMetrics, publishing: Awaitable[Answer]) -> Answer:
+    """Wait for the answer to a request, and count how it went."""
+    status = 500
+    try:
+        answer = await publishing
+        status = 202
+    except RequestError as error:
+        status = error.status
+        raise
+    except InvalidEvent:
+        status = 400
+        raise
+    finally:
+        metrics.publishes.labels(str(status)).inc()
+    return answer
 
 
 def _addressed(value: object, request: PublishRequest) -> object:
@@ -279,3 +304,15 @@ def _refusal(error: SluicegateError, place: Mapping[str, int]) -> RequestError:
 
 def _later(title: str, detail: str, remedy: str = "Send the same request again.") -> RequestError:
     return RequestError(503, title, detail, remedy=remedy, headers={"retry-after": "1"})
+
+
+def _overloaded(title: str, detail: str) -> RequestError:
+    """As ``_later``, and nothing was appended: the edge has too much to do."""
+    return RequestError(
+        503,
+        title,
+        f"{detail}; nothing was appended",
+        remedy="Send the same request again.",
+        extra={"code": "overloaded"},
+        headers={"retry-after": "1"},
+    )

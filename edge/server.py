@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
 
     from edge.app import EdgeApp
-    from edge.siblings import Siblings
 
 log = structlog.get_logger(__name__)
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
@@ -91,7 +90,7 @@ async def serve(
             timeout_graceful_shutdown=_FINISH_S,
         ),
         on_listening,
-        app.core.siblings,
+        app,
     )
     loop = asyncio.get_running_loop()
     stopping, hurrying = asyncio.Event(), asyncio.Event()
@@ -102,12 +101,16 @@ async def serve(
             hurrying.set()
         stopping.set()
 
+    if app.grpc is not None:
+        app.grpc.bind()
     for number in _STOPPING:
         loop.add_signal_handler(number, stop)
     serving = asyncio.create_task(server.serve(sockets=[listening]))
     await _first(serving, stopping.wait())
     if not serving.done():
         log.info("draining", connections=app.core.connections)
+        if app.grpc is not None:
+            await app.grpc.drain()
         if app.core.siblings is not None:
             server.stop_listening()
         await _first(serving, app.core.drain(), hurrying.wait())
@@ -130,18 +133,19 @@ async def _first(serving: asyncio.Task[None], *others: Coroutine[Any, Any, objec
 class _Server(uvicorn.Server):
     """Leaves the signals to us, as the drain comes before the server's own shutdown."""
 
-    def __init__(
-        self, config: uvicorn.Config, on_listening: Callable[[], None] | None, siblings: Siblings | None
-    ) -> None:
+    def __init__(self, config: uvicorn.Config, on_listening: Callable[[], None] | None, app: EdgeApp) -> None:
         super().__init__(config)
         self._on_listening = on_listening
-        self._siblings = siblings
+        self._siblings = app.core.siblings
+        self._grpc = app.grpc
         self._private: asyncio.AbstractServer | None = None
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Let go of the siblings' socket too."""
+        """Let go of the siblings' socket too, and of gRPC, before what their requests need is let go."""
         if self._private is not None:
             self._private.close()
+        if self._grpc is not None:
+            await self._grpc.stop(0 if self.force_exit else _FINISH_S)
         await super().shutdown(sockets)
 
     @contextlib.contextmanager
@@ -166,5 +170,7 @@ class _Server(uvicorn.Server):
             )
             loop = asyncio.get_running_loop()
             self._private = await loop.create_unix_server(make, sock=self._siblings.bind())
+        if self.started and self._grpc is not None:
+            await self._grpc.start()
         if self.started and self._on_listening is not None:
             self._on_listening()
