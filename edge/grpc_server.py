@@ -41,6 +41,7 @@ class GrpcServer:
         self._calls = StreamCalls(core, publisher)
         self._health = health.aio.HealthServicer()
         self._looking: asyncio.Task[None] | None = None
+        self._stopping: asyncio.Task[None] | None = None
 
     def bind(self) -> int:
         """Take the port and give its number; on the loop that serves it. Raises PortInUse."""
@@ -65,9 +66,14 @@ class GrpcServer:
         await self._server.start()
         self._looking = asyncio.get_running_loop().create_task(self._look())
 
-    async def drain(self) -> None:
-        """Say that no traffic should come here; watches are sent away by the core, as all clients are."""
+    async def drain(self, within_s: float) -> None:
+        """Say that no traffic should come here; watches are sent away by the core, as all clients are.
+
+        One of several processes listens no more, and tells its clients to make new calls elsewhere.
+        """
         await self._health.enter_graceful_shutdown()
+        if self._core.siblings is not None:
+            self._stopping = asyncio.get_running_loop().create_task(self._server.stop(within_s))
 
     async def stop(self, grace_s: float) -> None:
         """Take no new call, wait so long for those that are there, and end what is left."""

@@ -28,10 +28,13 @@ _FINISH_S = 5
 """For requests that are under way when the drain is over; an append is bounded by its transaction."""
 
 
-def bind(host: str, port: int, *, shared: bool = False, listens: bool = True) -> socket.socket:
+def bind(
+    host: str, port: int, *, shared: bool = False, listens: bool = True, option: str = "port"
+) -> socket.socket:
     """Take the address now, so that a port in use is told before anything is started.
 
     ``shared``: other processes of this user may take it too, and each gets a share of the connections.
+    ``option`` names the setting in an error.
 
     Raises:
         PortInUse: something else listens there, or the address is not this machine's.
@@ -48,17 +51,38 @@ def bind(host: str, port: int, *, shared: bool = False, listens: bool = True) ->
             taken.listen(_BACKLOG)
     except OSError as error:
         taken.close()
-        raise PortInUse(host, port, error.strerror or str(error)) from None
+        raise PortInUse(host, port, error.strerror or str(error), option) from None
     taken.setblocking(False)  # noqa: FBT003  # the standard library's signature
     return taken
+
+
+def hold_for_grpc(host: str, port: int | None, *, beside: int) -> socket.socket:
+    """Keep a port for the gRPC servers of this process or its children, which bind it anew.
+
+    None: the one after HTTP's, which is ``beside``, or any if somebody has that. Raises PortInUse.
+    """
+    if port is None:
+        try:
+            return hold_for_grpc(host, beside + 1, beside=beside)
+        except (PortInUse, OverflowError):  # nobody asked for that one
+            return hold_for_grpc(host, 0, beside=beside)
+    if port > 0:  # the one that is kept could be shared with another edge: nobody may have it yet
+        bind(host, port, option="grpc_port").close()
+    return bind(host, port, shared=True, listens=False, option="grpc_port")
 
 
 def url_of(listening: socket.socket) -> str:
     """The address of a bound socket as a browser takes it."""
     host, port = listening.getsockname()[:2]
-    if host in ("0.0.0.0", "::"):  # noqa: S104  # told apart, not bound
-        host = "127.0.0.1"
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"http://{address_of(host, port)}"
+
+
+def address_of(host: str, port: int) -> str:
+    """Host and port as whoever connects says them."""
+    name = host.strip("[]")
+    if name in ("0.0.0.0", "::"):  # noqa: S104  # told apart, not bound
+        name = "127.0.0.1"
+    return f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
 
 
 def run(app: EdgeApp, listening: socket.socket, *, on_listening: Callable[[], None] | None = None) -> None:
@@ -110,7 +134,7 @@ async def serve(
     if not serving.done():
         log.info("draining", connections=app.core.connections)
         if app.grpc is not None:
-            await app.grpc.drain()
+            await app.grpc.drain(app.core.options.drain_ms / 1_000 + _FINISH_S)
         if app.core.siblings is not None:
             server.stop_listening()
         await _first(serving, app.core.drain(), hurrying.wait())

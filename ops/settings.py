@@ -137,6 +137,12 @@ class EdgeSettings(Group):
 
     host: str = "127.0.0.1"
     port: int = Field(8600, ge=0, le=65535, description="0 takes a free port")
+    grpc_port: int | None = Field(
+        default=None,
+        ge=-1,
+        le=65535,
+        description="0 takes a free port, -1 = no gRPC; none = the one after HTTP's, or a free one",
+    )
     url: str | None = Field(default=None, description="a running edge; none = this folder's")
     processes: int = Field(1, ge=1, le=64, description="how many share the address, a core each")
     allow_network: bool = Field(default=False, description="bind an address that strangers may reach")
