@@ -9,7 +9,7 @@ import orjson
 from edge.errors import RequestError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Mapping
+    from collections.abc import AsyncIterable, Mapping, Sequence
 
 JSON: Final = ("application/json", "application/cloudevents+json", "application/cloudevents-batch+json")
 NDJSON: Final = ("application/x-ndjson", "application/ndjson", "application/jsonl")
@@ -61,7 +61,7 @@ def split_body(body: bytes, content_type: str, events_max: int) -> Placed:
     return values
 
 
-def check_count(values: Placed, events_max: int) -> None:
+def check_count(values: Sequence[object], events_max: int) -> None:
     """Raise RequestError for a request of no events, or of too many."""
     if not values:
         raise RequestError(400, "Nothing to publish", "the request holds no event")

@@ -14,16 +14,19 @@ from typing import TYPE_CHECKING, NoReturn, Protocol
 from edge.connection import Connection, Leaving
 from edge.delivery import Delivery
 from edge.group import Encoder
+from edge.grpc_errors import Status, sent_away, status_of
 from edge.sse import jittered
-from schemas.proto.sluicegate.v1.stream_pb2 import Reconnect, WatchResponse
+from schemas.proto.sluicegate.v1.stream_pb2 import Expiring, Reconnect, Refused, WatchResponse
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from grpc import StatusCode
 
     from edge.core import EdgeCore
+    from edge.errors import Forbidden
     from edge.join import Joined
+    from schemas.errors import SluicegateError
 
 
 class Call(Protocol):
@@ -37,6 +40,10 @@ class Call(Protocol):
         self, code: StatusCode, details: str, trailing_metadata: tuple[tuple[str, str | bytes], ...]
     ) -> NoReturn:
         """End the call with an error; raises ``AbortError``."""
+        ...
+
+    def invocation_metadata(self) -> Iterable[tuple[str, str | bytes]]:
+        """What the client said beside its messages; names in small letters."""
         ...
 
     def peer(self) -> str:
@@ -56,7 +63,7 @@ class CallConnection(Connection):
     """One stream to one client, over a call that only the server writes to."""
 
     transport_name = "grpc"
-    __slots__ = ("_delivery", "_retry_ms", "encoder", "left_because", "left_retry_ms")
+    __slots__ = ("_delivery", "_retry_ms", "encoder", "status")
 
     def __init__(
         self,
@@ -79,9 +86,10 @@ class CallConnection(Connection):
         self.encoder = encoder
         self._delivery = Delivery(core, joined, encoder, self)
         self._retry_ms = retry_ms
-        self.left_because: Leaving | None = None
-        """Why the client is to come back; None = it has all."""
-        self.left_retry_ms = 0
+        self.status: Status | None = None
+        """How the call is to end; None = well."""
+        self.tenant = joined.subscriber.channel.tenant
+        self.authorise(joined.identity)
 
     @property
     def deliveries(self) -> Collection[Delivery]:
@@ -97,7 +105,16 @@ class CallConnection(Connection):
 
     def say_goodbye(self, reason: Leaving) -> None:
         """See Connection; the call's status says it, once all is sent."""
-        self.left_because, self.left_retry_ms = reason, jittered(self._retry_ms)
+        self.status = sent_away(reason, jittered(self._retry_ms))
+
+    def say_expiring(self, expires_in_ms: int) -> None:
+        """See Connection."""
+
+    def refuse(self, delivery: Delivery, denied: Forbidden) -> None:
+        """See Outlet."""
+        delivery.stop()
+        self.status = status_of(denied)
+        self.finish("refused")
 
     def delivered_end(self, delivery: Delivery) -> None:
         """See Outlet."""
@@ -116,9 +133,25 @@ class WatchConnection(CallConnection):
 
     def say_goodbye(self, reason: Leaving) -> None:
         """See Connection."""
-        super().say_goodbye(reason)
-        reconnect = Reconnect(reason=reason, retry_ms=self.left_retry_ms)
-        self.write(WatchResponse(reconnect=reconnect).SerializeToString())
+        self.status = sent_away(reason, jittered(self._retry_ms))
+        self._tell(WatchResponse(reconnect=Reconnect(reason=reason, retry_ms=self.status.problem.retry_ms)))
+
+    def say_expiring(self, expires_in_ms: int) -> None:
+        """See Connection."""
+        self._tell(WatchResponse(expiring=Expiring(expires_in_ms=max(expires_in_ms, 0))))
+
+    def refuse(self, delivery: Delivery, denied: Forbidden) -> None:
+        """See Outlet."""
+        self._tell(refusal(denied.code, denied))
+        super().refuse(delivery, denied)
+
+    def _tell(self, said: WatchResponse) -> None:
+        self.write(said.SerializeToString())
+
+
+def refusal(code: str, error: SluicegateError) -> WatchResponse:
+    """What is told before a watch ends that would be refused again."""
+    return WatchResponse(refused=Refused(code=code, detail=str(error), remedy=error.remedy))
 
 
 class CallTransport(asyncio.Transport):

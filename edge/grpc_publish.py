@@ -13,7 +13,6 @@ from schemas.proto.sluicegate.v1.stream_pb2 import Appended, PublishResponse, Ve
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from edge.bodies import Placed
     from schemas.proto.sluicegate.v1.stream_pb2 import NewEvent
 
 _TEXTS: Final = (
@@ -21,13 +20,13 @@ _TEXTS: Final = (
 )  # fmt: skip
 
 
-def placed_of(events: Sequence[NewEvent]) -> Placed:
-    """Give the events in the form of a JSON body, each with its place.
+def values_of(events: Sequence[NewEvent]) -> list[object]:
+    """Give the events as JSON values.
 
     Raises:
         RequestError: a payload is no JSON; nothing was appended.
     """
-    return [({"index": index}, _plain(event, index)) for index, event in enumerate(events)]
+    return [_plain(event, index) for index, event in enumerate(events)]
 
 
 def _plain(event: NewEvent, index: int) -> dict[str, Any]:

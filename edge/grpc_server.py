@@ -13,7 +13,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from edge.errors import PortInUse
-from edge.grpc_service import LOG_SERVICE, STREAM_SERVICE, StreamCalls, guarded
+from edge.grpc_service import LOG_SERVICE, STREAM_SERVICE, StreamCalls, answered
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +38,7 @@ class GrpcServer:
 
     def __init__(self, core: EdgeCore, publisher: Publisher | None) -> None:
         self._core = core
-        self._calls = StreamCalls(core, publisher)
+        self._methods = _Methods(core, publisher)
         self._health = health.aio.HealthServicer()
         self._looking: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
@@ -50,7 +50,7 @@ class GrpcServer:
             options=_channel_options(options),
             maximum_concurrent_rpcs=options.connections_max + _OTHER_CALLS_MAX,
         )
-        self._server.add_generic_rpc_handlers((_Methods(self._calls),))
+        self._server.add_generic_rpc_handlers((self._methods,))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((*_SERVICES, _HEALTH, _REFLECTION), self._server)
         host = options.host.strip("[]")
@@ -96,15 +96,16 @@ class GrpcServer:
 class _Methods(grpc.GenericRpcHandler):  # type: ignore[misc]  # gRPC carries no types
     """Finds a call's method. Messages stay bytes: an event is encoded once for all who watch it."""
 
-    def __init__(self, calls: StreamCalls) -> None:
+    def __init__(self, core: EdgeCore, publisher: Publisher | None) -> None:
+        calls = StreamCalls(core, publisher)
         unary, stream = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler
         both = grpc.stream_stream_rpc_method_handler
-        self._logs = stream(guarded(calls.watch_logs))
+        self._logs = stream(answered(core, calls.watch_logs))
         self._methods = {
-            f"/{STREAM_SERVICE}/Watch": stream(guarded(calls.watch)),
-            f"/{STREAM_SERVICE}/Publish": unary(guarded(calls.publish)),
-            f"/{STREAM_SERVICE}/PublishMany": both(guarded(calls.publish_many)),
-            f"/{STREAM_SERVICE}/Cancel": unary(guarded(calls.cancel)),
+            f"/{STREAM_SERVICE}/Watch": stream(answered(core, calls.watch)),
+            f"/{STREAM_SERVICE}/Publish": unary(answered(core, calls.publish)),
+            f"/{STREAM_SERVICE}/PublishMany": both(answered(core, calls.publish_many)),
+            f"/{STREAM_SERVICE}/Cancel": unary(answered(core, calls.cancel)),
         }
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:

@@ -11,17 +11,17 @@ import grpc
 import structlog
 from google.protobuf.message import DecodeError, Message
 
+from edge.access.identity import Identity
 from edge.admission import Admission
-from edge.control import cancellable
+from edge.control import counted, stream_to_cancel
 from edge.errors import HistoryUnavailable, RequestError
-from edge.grpc_call import Call, CallConnection, CallTransport, WatchConnection
+from edge.grpc_call import Call, CallConnection, CallTransport, WatchConnection, refusal
 from edge.grpc_errors import Status, failed, sent_away, status_of
 from edge.grpc_messages import LogEncoder, WatchEncoder
-from edge.grpc_publish import answer_of, placed_of
+from edge.grpc_publish import answer_of, values_of
 from edge.join import Over
 from edge.problems import code_of
 from edge.publish import PublishRequest as Asked
-from edge.publish import counted
 from edge.sse import jittered
 from schemas.envelope import DEFAULT_TENANT, check_stream_name, stream_key
 from schemas.errors import CursorError, SluicegateError
@@ -30,9 +30,7 @@ from schemas.proto.sluicegate.v1.stream_pb2 import (
     CancelRequest,
     CancelResponse,
     PublishRequest,
-    Refused,
     WatchRequest,
-    WatchResponse,
 )
 
 if TYPE_CHECKING:
@@ -45,7 +43,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 M = TypeVar("M", bound=Message)
-Method = Callable[[Any, Call], Awaitable[Any]]
+Method = Callable[[Any, Call, Identity], Awaitable[Any]]
+Behaviour = Callable[[Any, Call], Awaitable[Any]]
 STREAM_SERVICE: Final = "sluicegate.v1.StreamService"
 LOG_SERVICE: Final = "sluicegate.v1.LogStream"
 
@@ -62,36 +61,46 @@ class StreamCalls:
 
     # -- reading ----------------------------------------------------------------------------------------
 
-    async def watch(self, request: bytes, call: Call) -> None:
+    async def watch(self, request: bytes, call: Call, identity: Identity) -> None:
         """``StreamService.Watch``."""
         asked = _parsed(WatchRequest, request)
         tenant, stream_id = asked.tenant or DEFAULT_TENANT, asked.stream_id
         check_stream_name(tenant, stream_id)
+        self._admission.check_read(identity, tenant, stream_id, "")
         try:
             cursor = self._admission.cursor(asked.cursor, tenant, stream_id) if asked.cursor else None
         except CursorError as error:
             self._core.metrics.joins.labels("grpc", "refused").inc()
-            refused = Refused(code=code_of(error), detail=str(error), remedy=error.remedy)
-            await call.write(WatchResponse(refused=refused).SerializeToString())
+            await call.write(refusal(code_of(error), error).SerializeToString())
             raise
-        await self._follow(call, tenant, stream_id, cursor)
+        await self._follow(call, identity, tenant, stream_id, cursor)
 
-    async def watch_logs(self, request: bytes, call: Call) -> None:
-        """``LogStream.WatchLogs``."""
-        stream_id = _parsed(LogRequest, request).job_id
-        check_stream_name(DEFAULT_TENANT, stream_id)
-        await self._follow(call, DEFAULT_TENANT, stream_id, None, lines=True)
+    async def watch_logs(self, request: bytes, call: Call, identity: Identity) -> None:
+        """``LogStream.WatchLogs``; its shape names no tenant: it is the token's, if that allows but one."""
+        stream_id, tenant = _parsed(LogRequest, request).job_id, identity.tenants.only or DEFAULT_TENANT
+        check_stream_name(tenant, stream_id)
+        await self._follow(call, identity, tenant, stream_id, None, lines=True)
 
     async def _follow(
-        self, call: Call, tenant: str, stream_id: str, cursor: Cursor | None, *, lines: bool = False
+        self,
+        call: Call,
+        identity: Identity,
+        tenant: str,
+        stream_id: str,
+        cursor: Cursor | None,
+        *,
+        lines: bool = False,
     ) -> None:
         """Give a stream from a place on, until its end or the call's."""
         core, admission = self._core, self._admission
-        if busy := await admission.busy():
+        busy = await admission.busy()
+        if not busy and admission.is_full(tenant):
+            busy = "overload"
+        if busy:
             core.metrics.joins.labels("grpc", busy).inc()
             await _end(call, sent_away(busy, jittered(2 * core.options.retry_ms)))
         try:
-            joined = await admission.join("grpc", tenant, stream_id, cursor, _peer(call))
+            joined = await admission.join("grpc", tenant, stream_id, cursor, _peer(call), identity=identity)
         except HistoryUnavailable:
             await _end(call, sent_away("unready", jittered(2 * core.options.retry_ms)))
         if isinstance(joined, Over):
@@ -103,38 +112,37 @@ class StreamCalls:
         else:
             connection = WatchConnection(core, joined, self._events, **limits)
         await CallTransport(call, connection).carry()
-        if connection.left_because is not None:
-            await _end(call, sent_away(connection.left_because, connection.left_retry_ms))
+        if connection.status is not None:
+            await _end(call, connection.status)
 
     # -- writing ----------------------------------------------------------------------------------------
 
-    async def publish(self, request: bytes, _call: Call) -> bytes:
+    async def publish(self, request: bytes, _call: Call, identity: Identity) -> bytes:
         """``StreamService.Publish``."""
         publisher = self._writer()
         asked = _parsed(PublishRequest, request)
         tenant = asked.tenant or DEFAULT_TENANT
-        check_stream_name(tenant, asked.stream_id)
         entry = self._core.index.get(stream_key(tenant, asked.stream_id))
         kind = asked.kind or (entry.kind if entry is not None else None)
-        to = Asked(tenant, asked.stream_id, kind, wait=asked.wait_committed)
-        publishing = publisher.publish_values(to, placed_of(asked.events))
-        answer = answer_of(await counted(self._core.metrics, publishing))
+        to = Asked(tenant, asked.stream_id, kind, asked.wait_committed, identity)
+        publishing = publisher.publish_values(to, values_of(asked.events))
+        answer = answer_of(await counted(self._core, publishing))
         return answer.SerializeToString()
 
-    async def publish_many(self, requests: AsyncIterable[bytes], call: Call) -> None:
+    async def publish_many(self, requests: AsyncIterable[bytes], call: Call, identity: Identity) -> None:
         """``StreamService.PublishMany``: one at a time, so what is ahead of the edge waits at its client."""
         async for request in requests:
-            await call.write(await self.publish(request, call))
+            await call.write(await self.publish(request, call, identity))
 
-    async def cancel(self, request: bytes, _call: Call) -> bytes:
+    async def cancel(self, request: bytes, _call: Call, identity: Identity) -> bytes:
         """``StreamService.Cancel``."""
         publisher = self._writer()
         asked = _parsed(CancelRequest, request)
         tenant = asked.tenant or DEFAULT_TENANT
-        entry = await cancellable(self._core, tenant, asked.stream_id)
+        entry = await stream_to_cancel(self._core, tenant, asked.stream_id, identity)
         fields = {name: value for name in ("reason", "by") if (value := getattr(asked, name))}
-        to = Asked(tenant, asked.stream_id, entry.kind, wait=False)
-        await counted(self._core.metrics, publisher.publish_one(to, "cancel", fields))
+        to = Asked(tenant, asked.stream_id, entry.kind, wait=False, identity=identity)
+        await counted(self._core, publisher.publish_one(to, "cancel", fields))
         return CancelResponse().SerializeToString()
 
     def _writer(self) -> Publisher:
@@ -143,12 +151,16 @@ class StreamCalls:
         return self._publisher
 
 
-def guarded(method: Method) -> Method:
-    """Have errors end a call with their status; what ought not to happen is told in the log alone."""
+def answered(core: EdgeCore, method: Method) -> Behaviour:
+    """Ask who calls, and have errors end the call with their status.
+
+    What ought not to happen is told in the log alone.
+    """
 
     async def answer(request: Any, call: Call) -> Any:
         try:
-            return await method(request, call)
+            identity = await core.gate.identify(_headers(call))
+            return await method(request, call, identity)
         except (grpc.aio.AbortError, asyncio.CancelledError):
             raise
         except SluicegateError as error:
@@ -173,6 +185,14 @@ def _parsed(kind: type[M], data: bytes) -> M:
         raise RequestError(
             400, "Not a message", f"the request is no {name}", remedy="Use the .proto of this edge."
         ) from None
+
+
+def _headers(call: Call) -> list[tuple[bytes, bytes]]:
+    """Metadata as HTTP's headers are."""
+    return [
+        (name.encode(), value if isinstance(value, bytes) else value.encode("latin-1"))
+        for name, value in call.invocation_metadata()
+    ]
 
 
 def _peer(call: Call) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from edge.access.origins import SAFE, Origins
 from edge.options import is_loopback
 from edge.problems import problem
 
@@ -13,14 +14,13 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-_SAFE = ("GET", "HEAD", "OPTIONS")
-
 
 class Guard:
     """Refuses a foreign Host (DNS rebinding) with 421 and a foreign Origin on what changes something, 403."""
 
-    def __init__(self, app: ASGIApp, *, allowed_hosts: Iterable[str]) -> None:
+    def __init__(self, app: ASGIApp, *, allowed_hosts: Iterable[str], origins: Origins | None = None) -> None:
         self._app = app
+        self._origins = origins or Origins(())
         self._hosts = frozenset(host.lower() for host in allowed_hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -39,9 +39,12 @@ class Guard:
             )
             await response(scope, receive, send)
             return
-        if scope["method"] not in _SAFE and not self._same_origin(headers.get(b"origin"), host):
+        if scope["method"] not in SAFE and not self._may_change(headers.get(b"origin"), host):
             response = problem(
-                403, "Foreign origin", "a page of another site may not publish or cancel through this edge"
+                403,
+                "Foreign origin",
+                "a page of another site may not publish or cancel through this edge",
+                remedy="Add the page's origin to SLUICEGATE_EDGE__CORS_ORIGINS, if it may.",
             )
             await response(scope, receive, send)
             return
@@ -54,7 +57,6 @@ class Guard:
             return False
         return is_loopback(name) or name.endswith(".localhost") or name in self._hosts
 
-    @staticmethod
-    def _same_origin(origin: str | None, host: str) -> bool:
+    def _may_change(self, origin: str | None, host: str) -> bool:
         # No Origin: not a browser's request across sites, which always carries one.
-        return origin is None or urlsplit(origin).netloc.lower() == host.lower()
+        return origin is None or self._origins.admits(origin, host)

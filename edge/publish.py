@@ -6,6 +6,7 @@ import asyncio
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import ceil
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
@@ -19,9 +20,11 @@ from schemas.published import event_from_json
 from schemas.topics import INPUT
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Awaitable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterable, Iterator, Mapping, Sequence
     from concurrent.futures import Executor
 
+    from edge.access.identity import Identity
+    from edge.access.quotas import Quotas
     from edge.bodies import Placed
     from edge.metrics import EdgeMetrics
     from edge.options import EdgeOptions
@@ -67,6 +70,7 @@ class PublishRequest:
     stream_id: str
     kind: str | None
     wait: bool
+    identity: Identity
 
 
 class Publisher:
@@ -81,6 +85,7 @@ class Publisher:
         waiters: Waiters,
         metrics: EdgeMetrics,
         options: EdgeOptions,
+        quotas: Quotas,
         threads: Executor,
         *,
         topic_prefix: str,
@@ -92,6 +97,7 @@ class Publisher:
         self._waiters = waiters
         self._metrics = metrics
         self._options = options
+        self._quotas = quotas
         self._threads = threads
         self._topic = INPUT.named(topic_prefix)
         self._under_way = 0
@@ -105,29 +111,27 @@ class Publisher:
             InvalidEvent: a name in the address breaks the contract.
             RequestError: nothing was appended (4xx), or it is not known and may be repeated (503).
         """
-        check_stream_name(request.tenant, request.stream_id)
-        if request.kind is not None:
-            self._check_kind(request.kind)
+        self._check_address(request)
         with self._place():
             body = await self._read(chunks, headers)
             placed = split_body(body, headers.get("content-type", ""), self._options.request_events_max)
-            events, records = await self._build_on_thread(request, placed)
+            events, records = await self._checked(request, placed)
         return await self.append(request, events, records)
 
-    async def publish_values(self, request: PublishRequest, placed: Placed) -> Answer:
-        """Publish events that are parsed, each with its place in the request; raises as ``publish``."""
-        check_count(placed, self._options.request_events_max)
-        check_stream_name(request.tenant, request.stream_id)
-        if request.kind is not None:
-            self._check_kind(request.kind)
+    async def publish_values(self, request: PublishRequest, values: Sequence[object]) -> Answer:
+        """Publish events that are JSON values already; raises as ``publish``."""
+        self._check_address(request)
+        check_count(values, self._options.request_events_max)
+        placed: Placed = [({"index": index}, value) for index, value in enumerate(values)]
         with self._place():
-            events, records = await self._build_on_thread(request, placed)
+            events, records = await self._checked(request, placed)
         return await self.append(request, events, records)
 
     async def publish_one(
         self, request: PublishRequest, type_name: str, fields: Mapping[str, object]
     ) -> Answer:
-        """Publish one event that the edge makes itself; raises as ``publish``."""
+        """Publish one event that the edge makes itself, for somebody who may; raises as ``publish``."""
+        self._count(request.tenant, 1)
         placed: Placed = [({"index": 0}, {"type": type_name, "source": "edge", "payload": dict(fields)})]
         with self._place():
             events, records = await self._build_on_thread(request, placed)
@@ -188,6 +192,15 @@ class Publisher:
                 remedy="Send the same request again, or split it over several.",
                 headers={"connection": "close"},
             ) from None
+
+    async def _checked(
+        self, request: PublishRequest, placed: Placed
+    ) -> tuple[list[Event], list[tuple[bytes, bytes]]]:
+        self._count(request.tenant, len(placed))
+        events, records = await self._build_on_thread(request, placed)
+        for kind in {event.kind for event in events}:
+            self._check_may(request, kind)
+        return events, records
 
     async def _build_on_thread(
         self, request: PublishRequest, placed: Placed
@@ -253,28 +266,33 @@ class Publisher:
         pending: Answer = {"verdict": "pending", "detail": f"no verdict within {waited_ms} ms"}
         return [{"event_id": each, **wait.answers.get(each, pending)} for each in ids]
 
-    def _check_kind(self, kind: str) -> None:
+    def _check_may(self, request: PublishRequest, kind: str) -> None:
+        denied = request.identity.may_publish(request.tenant, request.stream_id, kind)
+        if denied is not None:
+            self._metrics.denied.labels(denied.code).inc()
+            raise denied
+
+    def _count(self, tenant: str, events: int) -> None:
+        wait_s = self._quotas.take(tenant, events, time.monotonic())
+        if wait_s > 0:
+            rate = self._options.tenant_events_per_s_max
+            raise RequestError(
+                429,
+                "Too many events",
+                f"tenant {tenant} may publish {rate} events a second through this process",
+                remedy="Nothing was appended. Send the same request again after Retry-After.",
+                headers={"retry-after": str(ceil(wait_s))},
+            )
+
+    def _check_address(self, request: PublishRequest) -> None:
+        check_stream_name(request.tenant, request.stream_id)
+        self._check_may(request, request.kind or "")
+        if request.kind is None:
+            return
         try:
-            self._kinds.named(kind)
+            self._kinds.named(request.kind)
         except ContractError as error:
             raise RequestError(422, "Kind unknown", str(error), remedy=error.remedy) from None
-
-
-async def counted(metrics: EdgeMetrics, publishing: Awaitable[Answer]) -> Answer:
-    """Wait for the answer to a request, and count how it went."""
-    status = 500
-    try:
-        answer = await publishing
-        status = 202
-    except RequestError as error:
-        status = error.status
-        raise
-    except InvalidEvent:
-        status = 400
-        raise
-    finally:
-        metrics.publishes.labels(str(status)).inc()
-    return answer
 
 
 def _addressed(value: object, request: PublishRequest) -> object:

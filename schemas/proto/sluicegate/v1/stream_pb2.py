@@ -26,7 +26,7 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(schemas/proto/sluicegate/v1/stream.proto\x12\rsluicegate.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"A\n\x0cWatchRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x11\n\tstream_id\x18\x02 \x01(\t\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\t\"\x99\x01\n\rWatchResponse\x12$\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x14.sluicegate.v1.Event\x12-\n\treconnect\x18\x02 \x01(\x0b\x32\x18.sluicegate.v1.ReconnectH\x00\x12)\n\x07refused\x18\x03 \x01(\x0b\x32\x16.sluicegate.v1.RefusedH\x00\x42\x08\n\x06notice\"\xcd\x01\n\x05\x45vent\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\t\x12\x0b\n\x03seq\x18\x02 \x01(\x03\x12\x0c\n\x04type\x18\x03 \x01(\t\x12(\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x65vent_id\x18\x05 \x01(\t\x12\x0c\n\x04json\x18\x06 \x01(\t\x12!\n\x03gap\x18\x07 \x01(\x0b\x32\x12.sluicegate.v1.GapH\x00\x12!\n\x03\x65nd\x18\x08 \x01(\x0b\x32\x12.sluicegate.v1.EndH\x00\x42\t\n\x07\x63ontrol\"W\n\x03Gap\x12\x10\n\x08\x66rom_seq\x18\x01 \x01(\x03\x12\x0e\n\x06to_seq\x18\x02 \x01(\x03\x12\r\n\x05\x63ount\x18\x03 \x01(\x03\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0f\n\x07of_type\x18\x05 \x01(\t\"\x7f\n\x03\x45nd\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x16\n\texit_code\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12\x0e\n\x06\x65vents\x18\x04 \x01(\x03\x12\r\n\x05\x62ytes\x18\x05 \x01(\x03\x12\x12\n\nfrom_index\x18\x06 \x01(\x08\x42\x0c\n\n_exit_code\"-\n\tReconnect\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x10\n\x08retry_ms\x18\x02 \x01(\r\"7\n\x07Refused\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\x12\x0e\n\x06remedy\x18\x03 \x01(\t\"\x82\x01\n\x0ePublishRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x11\n\tstream_id\x18\x02 \x01(\t\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\'\n\x06\x65vents\x18\x04 \x03(\x0b\x32\x17.sluicegate.v1.NewEvent\x12\x16\n\x0ewait_committed\x18\x05 \x01(\x08\"\xc1\x02\n\x08NewEvent\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0e\n\x04json\x18\x02 \x01(\tH\x00\x12)\n\x06\x66ields\x18\x03 \x01(\x0b\x32\x17.google.protobuf.StructH\x00\x12\x10\n\x08\x65vent_id\x18\x04 \x01(\t\x12\x10\n\x03seq\x18\x05 \x01(\x03H\x01\x88\x01\x01\x12(\n\x04time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04kind\x18\x07 \x01(\t\x12\x0e\n\x06source\x18\x08 \x01(\t\x12\x12\n\nrequest_id\x18\t \x01(\t\x12\x0f\n\x07task_id\x18\n \x01(\t\x12\x13\n\x0bupstream_id\x18\x0b \x01(\t\x12\x13\n\x0btraceparent\x18\x0c \x01(\t\x12\r\n\x05\x65poch\x18\r \x01(\x05\x12\x0f\n\x07\x61ttempt\x18\x0e \x01(\x05\x42\t\n\x07payloadB\x06\n\x04_seq\"]\n\x0fPublishResponse\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x11\n\tstream_id\x18\x02 \x01(\t\x12\'\n\x06\x65vents\x18\x03 \x03(\x0b\x32\x17.sluicegate.v1.Appended\"h\n\x08\x41ppended\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x11\n\tpartition\x18\x02 \x01(\x05\x12\x0e\n\x06offset\x18\x03 \x01(\x03\x12\'\n\x07verdict\x18\x04 \x01(\x0b\x32\x16.sluicegate.v1.Verdict\"T\n\x07Verdict\x12\x0f\n\x07verdict\x18\x01 \x01(\t\x12\x10\n\x03seq\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\tB\x06\n\x04_seq\"N\n\rCancelRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x11\n\tstream_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\n\n\x02\x62y\x18\x04 \x01(\t\"\x10\n\x0e\x43\x61ncelResponse\"\x85\x01\n\x07Problem\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12\x0e\n\x06remedy\x18\x04 \x01(\t\x12\r\n\x05\x66ield\x18\x05 \x01(\t\x12\x12\n\x05index\x18\x06 \x01(\x05H\x00\x88\x01\x01\x12\x10\n\x08retry_ms\x18\x07 \x01(\rB\x08\n\x06_index2\xb8\x02\n\rStreamService\x12\x44\n\x05Watch\x12\x1b.sluicegate.v1.WatchRequest\x1a\x1c.sluicegate.v1.WatchResponse0\x01\x12H\n\x07Publish\x12\x1d.sluicegate.v1.PublishRequest\x1a\x1e.sluicegate.v1.PublishResponse\x12P\n\x0bPublishMany\x12\x1d.sluicegate.v1.PublishRequest\x1a\x1e.sluicegate.v1.PublishResponse(\x01\x30\x01\x12\x45\n\x06\x43\x61ncel\x12\x1c.sluicegate.v1.CancelRequest\x1a\x1d.sluicegate.v1.CancelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(schemas/proto/sluicegate/v1/stream.proto\x12\rsluicegate.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"A\n\x0cWatchRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x11\n\tstream_id\x18\x02 \x01(\t\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\t\"\xc6\x01\n\rWatchResponse\x12$\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x14.sluicegate.v1.Event\x12-\n\treconnect\x18\x02 \x01(\x0b\x32\x18.sluicegate.v1.ReconnectH\x00\x12)\n\x07refused\x18\x03 \x01(\x0b\x32\x16.sluicegate.v1.RefusedH\x00\x12+\n\x08\x65xpiring\x18\x04 \x01(\x0b\x32\x17.sluicegate.v1.ExpiringH\x00\x42\x08\n\x06notice\"\xcd\x01\n\x05\x45vent\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\t\x12\x0b\n\x03seq\x18\x02 \x01(\x03\x12\x0c\n\x04type\x18\x03 \x01(\t\x12(\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x65vent_id\x18\x05 \x01(\t\x12\x0c\n\x04json\x18\x06 \x01(\t\x12!\n\x03gap\x18\x07 \x01(\x0b\x32\x12.sluicegate.v1.GapH\x00\x12!\n\x03\x65nd\x18\x08 \x01(\x0b\x32\x12.sluicegate.v1.EndH\x00\x42\t\n\x07\x63ontrol\"W\n\x03Gap\x12\x10\n\x08\x66rom_seq\x18\x01 \x01(\x03\x12\x0e\n\x06to_seq\x18\x02 \x01(\x03\x12\r\n\x05\x63ount\x18\x03 \x01(\x03\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0f\n\x07of_type\x18\x05 \x01(\t\"\x7f\n\x03\x45nd\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x16\n\texit_code\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12\x0e\n\x06\x65vents\x18\x04 \x01(\x03\x12\r\n\x05\x62ytes\x18\x05 \x01(\x03\x12\x12\n\nfrom_index\x18\x06 \x01(\x08\x42\x0c\n\n_exit_code\"-\n\tReconnect\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x10\n\x08retry_ms\x18\x02 \x01(\r\"7\n\x07Refused\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\x12\x0e\n\x06remedy\x18\x03 \x01(\t\"!\n\x08\x45xpiring\x12\x15\n\rexpires_in_ms\x18\x01 \x01(\x04\"\x82\x01\n\x0ePublishRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x11\n\tstream_id\x18\x02 \x01(\t\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\'\n\x06\x65vents\x18\x04 \x03(\x0b\x32\x17.sluicegate.v1.NewEvent\x12\x16\n\x0ewait_committed\x18\x05 \x01(\x08\"\xc1\x02\n\x08NewEvent\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0e\n\x04json\x18\x02 \x01(\tH\x00\x12)\n\x06\x66ields\x18\x03 \x01(\x0b\x32\x17.google.protobuf.StructH\x00\x12\x10\n\x08\x65vent_id\x18\x04 \x01(\t\x12\x10\n\x03seq\x18\x05 \x01(\x03H\x01\x88\x01\x01\x12(\n\x04time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04kind\x18\x07 \x01(\t\x12\x0e\n\x06source\x18\x08 \x01(\t\x12\x12\n\nrequest_id\x18\t \x01(\t\x12\x0f\n\x07task_id\x18\n \x01(\t\x12\x13\n\x0bupstream_id\x18\x0b \x01(\t\x12\x13\n\x0btraceparent\x18\x0c \x01(\t\x12\r\n\x05\x65poch\x18\r \x01(\x05\x12\x0f\n\x07\x61ttempt\x18\x0e \x01(\x05\x42\t\n\x07payloadB\x06\n\x04_seq\"]\n\x0fPublishResponse\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x11\n\tstream_id\x18\x02 \x01(\t\x12\'\n\x06\x65vents\x18\x03 \x03(\x0b\x32\x17.sluicegate.v1.Appended\"h\n\x08\x41ppended\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x11\n\tpartition\x18\x02 \x01(\x05\x12\x0e\n\x06offset\x18\x03 \x01(\x03\x12\'\n\x07verdict\x18\x04 \x01(\x0b\x32\x16.sluicegate.v1.Verdict\"T\n\x07Verdict\x12\x0f\n\x07verdict\x18\x01 \x01(\t\x12\x10\n\x03seq\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\tB\x06\n\x04_seq\"N\n\rCancelRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x11\n\tstream_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\n\n\x02\x62y\x18\x04 \x01(\t\"\x10\n\x0e\x43\x61ncelResponse\"\x85\x01\n\x07Problem\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12\x0e\n\x06remedy\x18\x04 \x01(\t\x12\r\n\x05\x66ield\x18\x05 \x01(\t\x12\x12\n\x05index\x18\x06 \x01(\x05H\x00\x88\x01\x01\x12\x10\n\x08retry_ms\x18\x07 \x01(\rB\x08\n\x06_index2\xb8\x02\n\rStreamService\x12\x44\n\x05Watch\x12\x1b.sluicegate.v1.WatchRequest\x1a\x1c.sluicegate.v1.WatchResponse0\x01\x12H\n\x07Publish\x12\x1d.sluicegate.v1.PublishRequest\x1a\x1e.sluicegate.v1.PublishResponse\x12P\n\x0bPublishMany\x12\x1d.sluicegate.v1.PublishRequest\x1a\x1e.sluicegate.v1.PublishResponse(\x01\x30\x01\x12\x45\n\x06\x43\x61ncel\x12\x1c.sluicegate.v1.CancelRequest\x1a\x1d.sluicegate.v1.CancelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,33 +36,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHREQUEST']._serialized_start=122
   _globals['_WATCHREQUEST']._serialized_end=187
   _globals['_WATCHRESPONSE']._serialized_start=190
-  _globals['_WATCHRESPONSE']._serialized_end=343
-  _globals['_EVENT']._serialized_start=346
-  _globals['_EVENT']._serialized_end=551
-  _globals['_GAP']._serialized_start=553
-  _globals['_GAP']._serialized_end=640
-  _globals['_END']._serialized_start=642
-  _globals['_END']._serialized_end=769
-  _globals['_RECONNECT']._serialized_start=771
-  _globals['_RECONNECT']._serialized_end=816
-  _globals['_REFUSED']._serialized_start=818
-  _globals['_REFUSED']._serialized_end=873
-  _globals['_PUBLISHREQUEST']._serialized_start=876
-  _globals['_PUBLISHREQUEST']._serialized_end=1006
-  _globals['_NEWEVENT']._serialized_start=1009
-  _globals['_NEWEVENT']._serialized_end=1330
-  _globals['_PUBLISHRESPONSE']._serialized_start=1332
-  _globals['_PUBLISHRESPONSE']._serialized_end=1425
-  _globals['_APPENDED']._serialized_start=1427
-  _globals['_APPENDED']._serialized_end=1531
-  _globals['_VERDICT']._serialized_start=1533
-  _globals['_VERDICT']._serialized_end=1617
-  _globals['_CANCELREQUEST']._serialized_start=1619
-  _globals['_CANCELREQUEST']._serialized_end=1697
-  _globals['_CANCELRESPONSE']._serialized_start=1699
-  _globals['_CANCELRESPONSE']._serialized_end=1715
-  _globals['_PROBLEM']._serialized_start=1718
-  _globals['_PROBLEM']._serialized_end=1851
-  _globals['_STREAMSERVICE']._serialized_start=1854
-  _globals['_STREAMSERVICE']._serialized_end=2166
+  _globals['_WATCHRESPONSE']._serialized_end=388
+  _globals['_EVENT']._serialized_start=391
+  _globals['_EVENT']._serialized_end=596
+  _globals['_GAP']._serialized_start=598
+  _globals['_GAP']._serialized_end=685
+  _globals['_END']._serialized_start=687
+  _globals['_END']._serialized_end=814
+  _globals['_RECONNECT']._serialized_start=816
+  _globals['_RECONNECT']._serialized_end=861
+  _globals['_REFUSED']._serialized_start=863
+  _globals['_REFUSED']._serialized_end=918
+  _globals['_EXPIRING']._serialized_start=920
+  _globals['_EXPIRING']._serialized_end=953
+  _globals['_PUBLISHREQUEST']._serialized_start=956
+  _globals['_PUBLISHREQUEST']._serialized_end=1086
+  _globals['_NEWEVENT']._serialized_start=1089
+  _globals['_NEWEVENT']._serialized_end=1410
+  _globals['_PUBLISHRESPONSE']._serialized_start=1412
+  _globals['_PUBLISHRESPONSE']._serialized_end=1505
+  _globals['_APPENDED']._serialized_start=1507
+  _globals['_APPENDED']._serialized_end=1611
+  _globals['_VERDICT']._serialized_start=1613
+  _globals['_VERDICT']._serialized_end=1697
+  _globals['_CANCELREQUEST']._serialized_start=1699
+  _globals['_CANCELREQUEST']._serialized_end=1777
+  _globals['_CANCELRESPONSE']._serialized_start=1779
+  _globals['_CANCELRESPONSE']._serialized_end=1795
+  _globals['_PROBLEM']._serialized_start=1798
+  _globals['_PROBLEM']._serialized_end=1931
+  _globals['_STREAMSERVICE']._serialized_start=1934
+  _globals['_STREAMSERVICE']._serialized_end=2246
 # @@protoc_insertion_point(module_scope)

@@ -21,14 +21,16 @@ class WatchRequest(_message.Message):
     def __init__(self, tenant: _Optional[str] = ..., stream_id: _Optional[str] = ..., cursor: _Optional[str] = ...) -> None: ...
 
 class WatchResponse(_message.Message):
-    __slots__ = ("events", "reconnect", "refused")
+    __slots__ = ("events", "reconnect", "refused", "expiring")
     EVENTS_FIELD_NUMBER: _ClassVar[int]
     RECONNECT_FIELD_NUMBER: _ClassVar[int]
     REFUSED_FIELD_NUMBER: _ClassVar[int]
+    EXPIRING_FIELD_NUMBER: _ClassVar[int]
     events: _containers.RepeatedCompositeFieldContainer[Event]
     reconnect: Reconnect
     refused: Refused
-    def __init__(self, events: _Optional[_Iterable[_Union[Event, _Mapping]]] = ..., reconnect: _Optional[_Union[Reconnect, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ...) -> None: ...
+    expiring: Expiring
+    def __init__(self, events: _Optional[_Iterable[_Union[Event, _Mapping]]] = ..., reconnect: _Optional[_Union[Reconnect, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., expiring: _Optional[_Union[Expiring, _Mapping]] = ...) -> None: ...
 
 class Event(_message.Message):
     __slots__ = ("cursor", "seq", "type", "time", "event_id", "json", "gap", "end")
@@ -97,6 +99,12 @@ class Refused(_message.Message):
     detail: str
     remedy: str
     def __init__(self, code: _Optional[str] = ..., detail: _Optional[str] = ..., remedy: _Optional[str] = ...) -> None: ...
+
+class Expiring(_message.Message):
+    __slots__ = ("expires_in_ms",)
+    EXPIRES_IN_MS_FIELD_NUMBER: _ClassVar[int]
+    expires_in_ms: int
+    def __init__(self, expires_in_ms: _Optional[int] = ...) -> None: ...
 
 class PublishRequest(_message.Message):
     __slots__ = ("tenant", "stream_id", "kind", "events", "wait_committed")
