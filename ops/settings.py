@@ -140,6 +140,12 @@ class EdgeSettings(Group):
 
     host: str = "127.0.0.1"
     port: int = Field(8600, ge=0, le=65535, description="0 takes a free port")
+    grpc_port: int | None = Field(
+        default=None,
+        ge=-1,
+        le=65535,
+        description="0 takes a free port, -1 = no gRPC; none = the one after HTTP's, or a free one",
+    )
     url: str | None = Field(default=None, description="a running edge; none = this folder's")
     token: SecretStr | None = Field(
         default=None, description="what `tail`, `publish`, `exec` and `record` bring to an edge with keys"
