@@ -24,6 +24,7 @@ from edge.pages import page_routes
 from edge.problems import on_error, on_http_error, on_invalid_query
 from edge.publish import AppendedAt, Publisher
 from edge.tail import Decoder, Tail
+from edge.upgrade import UpgradeEndpoint
 from edge.warm import keep_warming
 from schemas.errors import SluicegateError
 from schemas.kinds import BUILTIN_KINDS
@@ -136,6 +137,9 @@ def compose(
     app.include_router(control_routes(core, publisher))
     app.router.routes.append(
         Route("/v1/streams/{stream_id}/events", EventsEndpoint(core), methods=["GET"], name="events")
+    )
+    app.router.routes.append(
+        Route("/v1/ws", UpgradeEndpoint(core, publisher), methods=["GET"], name="websocket")
     )
     app.router.routes.extend(page_routes(core))
     return EdgeApp(core, app)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import TYPE_CHECKING, Literal, cast
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Final, Literal, cast
 
 import structlog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
+    from contextlib import AbstractAsyncContextManager
 
     from edge.core import EdgeCore
     from edge.delivery import Delivery
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 Leaving = Literal["drain", "overload", "life", "unready", "expired", "revoked", "slow"]
 """Why the edge closes a connection whose client is to come back."""
+_ALWAYS: Final = nullcontext()
 
 
 class Connection(asyncio.Protocol):
@@ -90,6 +93,14 @@ class Connection(asyncio.Protocol):
         """See Outlet."""
         raise NotImplementedError
 
+    @property
+    def turn(self) -> AbstractAsyncContextManager[None]:
+        """See Outlet; one delivery alone needs no turns."""
+        return _ALWAYS
+
+    def had_turn(self, delivery: Delivery) -> None:
+        """A delivery was written to after a pause: the next time others go first."""
+
     # -- asyncio.Protocol -------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -131,6 +142,7 @@ class Connection(asyncio.Protocol):
         for delivery in tuple(self.deliveries):
             if self.paused:
                 return
+            self.had_turn(delivery)
             delivery.resume()
 
     # -- its end ----------------------------------------------------------------------------------------

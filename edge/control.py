@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import orjson
 from fastapi import APIRouter, Query, Request
@@ -10,12 +10,14 @@ from starlette.responses import Response
 
 from edge.bodies import read_body
 from edge.errors import HistoryUnavailable, RequestError
-from edge.publish import Publisher, PublishRequest
+from edge.publish import Answer, Publisher, PublishRequest
 from schemas.envelope import DEFAULT_TENANT, check_stream_name, stream_key
 from schemas.errors import InvalidEvent
 from schemas.published import time_text
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from edge.core import EdgeCore
     from edge.index import IndexEntry
 
@@ -37,7 +39,7 @@ def control_routes(core: EdgeCore, publisher: Publisher | None) -> APIRouter:
 
     @routes.get("/streams/{stream_id}", summary="Where one stream stands")
     async def stream(stream_id: str, tenant: Tenant = DEFAULT_TENANT) -> Response:
-        entry = await _entry(core, tenant, stream_id)
+        entry = await known_stream(core, tenant, stream_id)
         marks = [
             {"seq": seq, "offset": offset}
             for seq, offset in zip(entry.mark_seqs, entry.mark_offsets, strict=True)
@@ -86,40 +88,51 @@ def _writing_routes(routes: APIRouter, core: EdgeCore, publisher: Publisher) -> 
         asked = PublishRequest(
             tenant, stream_id, kind or (entry.kind if entry is not None else None), wait is not None
         )
-        return await _counted(core, publisher.publish(asked, request.stream(), request.headers))
+        answer = await counted(core, publisher.publish(asked, request.stream(), request.headers))
+        return _json(answer, status=202)
 
     @routes.post("/streams/{stream_id}/cancel", status_code=202, summary="Ask that a stream be stopped")
     async def cancel(request: Request, stream_id: str, tenant: Tenant = DEFAULT_TENANT) -> Response:
-        entry = await _entry(core, tenant, stream_id)
-        if entry.ended:
-            raise RequestError(
-                409,
-                "Stream has ended",
-                f"stream {tenant}/{stream_id} ended as {entry.end_reason}",
-                remedy="There is nothing left to cancel.",
-            )
+        entry = await stream_to_cancel(core, tenant, stream_id)
         fields = await _cancel_fields(request)
         asked = PublishRequest(tenant, stream_id, entry.kind, wait=False)
-        return await _counted(core, publisher.publish_one(asked, "cancel", fields))
+        answer = await counted(core, publisher.publish_one(asked, "cancel", fields))
+        return _json(answer, status=202)
 
 
-async def _counted(core: EdgeCore, publishing: Any) -> Response:
+async def counted(core: EdgeCore, publishing: Awaitable[Answer]) -> Answer:
+    """Give the answer of a request that publishes, and count how it ended."""
     status = 500
     try:
         answer = await publishing
-        status = 202
-        return _json(answer, status=202)
     except RequestError as error:
         status = error.status
         raise
     except InvalidEvent:
         status = 400
         raise
+    else:
+        status = 202
+        return answer
     finally:
         core.metrics.publishes.labels(str(status)).inc()
 
 
-async def _entry(core: EdgeCore, tenant: str, stream_id: str) -> IndexEntry:
+async def stream_to_cancel(core: EdgeCore, tenant: str, stream_id: str) -> IndexEntry:
+    """Give the entry of a stream that may be asked to stop. Raises RequestError: 404, 409 or 503."""
+    entry = await known_stream(core, tenant, stream_id)
+    if entry.ended:
+        raise RequestError(
+            409,
+            "Stream has ended",
+            f"stream {tenant}/{stream_id} ended as {entry.end_reason}",
+            remedy="There is nothing left to cancel.",
+        )
+    return entry
+
+
+async def known_stream(core: EdgeCore, tenant: str, stream_id: str) -> IndexEntry:
+    """Give the entry of a stream. Raises RequestError: 404, or 503 while it cannot be said."""
     check_stream_name(tenant, stream_id)
     try:
         entry = await core.find(stream_key(tenant, stream_id))

@@ -17,7 +17,10 @@ _SAFE = ("GET", "HEAD", "OPTIONS")
 
 
 class Guard:
-    """Refuses a foreign Host (DNS rebinding) with 421 and a foreign Origin on what changes something, 403."""
+    """Refuses a foreign Host (DNS rebinding) with 421.
+
+    With 403 a foreign Origin, on what changes something or opens a WebSocket.
+    """
 
     def __init__(self, app: ASGIApp, *, allowed_hosts: Iterable[str]) -> None:
         self._app = app
@@ -39,9 +42,13 @@ class Guard:
             )
             await response(scope, receive, send)
             return
-        if scope["method"] not in _SAFE and not self._same_origin(headers.get(b"origin"), host):
+        # A page may open a WebSocket to any site, and is not held to what CORS says: RFC 6455, section 10.2.
+        changes = scope["method"] not in _SAFE or headers.get(b"upgrade", "").lower() == "websocket"
+        if changes and not self._same_origin(headers.get(b"origin"), host):
             response = problem(
-                403, "Foreign origin", "a page of another site may not publish or cancel through this edge"
+                403,
+                "Foreign origin",
+                "a page of another site may not publish, cancel or open a WebSocket through this edge",
             )
             await response(scope, receive, send)
             return

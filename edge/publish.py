@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import structlog
 
 from connectors.kafka.errors import AppendFailed, AppendRefused
-from edge.bodies import read_body, split_body
+from edge.bodies import check_count, read_body, split_body
 from edge.errors import RequestError
 from schemas.envelope import check_stream_name
 from schemas.errors import ContractError, InvalidEvent, RegistryUnavailable, SluicegateError, WireError
@@ -105,12 +105,19 @@ class Publisher:
             InvalidEvent: a name in the address breaks the contract.
             RequestError: nothing was appended (4xx), or it is not known and may be repeated (503).
         """
-        check_stream_name(request.tenant, request.stream_id)
-        if request.kind is not None:
-            self._check_kind(request.kind)
+        self._check_address(request)
         with self._place():
             body = await self._read(chunks, headers)
             placed = split_body(body, headers.get("content-type", ""), self._options.request_events_max)
+            events, records = await self._build_on_thread(request, placed)
+        return await self.append(request, events, records)
+
+    async def publish_values(self, request: PublishRequest, values: Sequence[object]) -> Answer:
+        """Publish events that are JSON values already; raises as ``publish``."""
+        self._check_address(request)
+        check_count(values, self._options.request_events_max)
+        placed: Placed = [({"index": index}, value) for index, value in enumerate(values)]
+        with self._place():
             events, records = await self._build_on_thread(request, placed)
         return await self.append(request, events, records)
 
@@ -245,9 +252,12 @@ class Publisher:
         pending: Answer = {"verdict": "pending", "detail": f"no verdict within {waited_ms} ms"}
         return [{"event_id": each, **wait.answers.get(each, pending)} for each in ids]
 
-    def _check_kind(self, kind: str) -> None:
+    def _check_address(self, request: PublishRequest) -> None:
+        check_stream_name(request.tenant, request.stream_id)
+        if request.kind is None:
+            return
         try:
-            self._kinds.named(kind)
+            self._kinds.named(request.kind)
         except ContractError as error:
             raise RequestError(422, "Kind unknown", str(error), remedy=error.remedy) from None
 

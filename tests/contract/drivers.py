@@ -176,7 +176,7 @@ class WebSocketDriver:
 class _WebSocketReading(Reading):
     def __init__(self, address: str, asked: dict[str, str]) -> None:
         super().__init__()
-        self._socket = connect(address, proxy=None, compression=None, open_timeout=TIMEOUT_S)
+        self._socket = connect(address, proxy=None, compression=None, open_timeout=TIMEOUT_S).__enter__()
         assert self._message()["type"] == "connected"
         self._socket.send(json.dumps({"type": "subscribe", **asked}))
         answer = self._message()
