@@ -20,6 +20,8 @@ from websockets.sync.client import connect
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.support.edge_process import EdgeProcess
+
 TIMEOUT_S = 30.0
 """Longest that a client waits for the next event: generous, for the machine may be busy."""
 
@@ -97,8 +99,8 @@ class SseDriver:
 
     name = "sse"
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+    def __init__(self, edge: EdgeProcess) -> None:
+        self._url = edge.url
 
     def open(self, stream_id: str, cursor: str = "", *, tenant: str = "default") -> Reading:
         """See Driver."""
@@ -165,8 +167,8 @@ class WebSocketDriver:
 
     name = "websocket"
 
-    def __init__(self, url: str) -> None:
-        self._url = url.replace("http://", "ws://") + "/v1/ws"
+    def __init__(self, edge: EdgeProcess) -> None:
+        self._url = edge.url.replace("http://", "ws://") + "/v1/ws"
 
     def open(self, stream_id: str, cursor: str = "", *, tenant: str = "default") -> Reading:
         """See Driver."""
@@ -176,7 +178,11 @@ class WebSocketDriver:
 class _WebSocketReading(Reading):
     def __init__(self, address: str, asked: dict[str, str]) -> None:
         super().__init__()
-        self._socket = connect(address, proxy=None, compression=None, open_timeout=TIMEOUT_S).__enter__()
+        self._socket = (
+            connect(  # one that reads no further ahead than some bound does not see the server close
+                address, proxy=None, compression=None, open_timeout=TIMEOUT_S, max_queue=None
+            ).__enter__()
+        )
         assert self._message()["type"] == "connected"
         self._socket.send(json.dumps({"type": "subscribe", **asked}))
         answer = self._message()
@@ -217,4 +223,4 @@ class _WebSocketReading(Reading):
 DRIVERS: dict[str, type[SseDriver | WebSocketDriver]] = {
     driver.name: driver for driver in (SseDriver, WebSocketDriver)
 }
-"""By name; each is made with an edge's address."""
+"""By name; each is made with the edge that it is to connect to."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
@@ -20,11 +20,11 @@ class Talk:
 
     def __init__(self, url: str, **options: Any) -> None:
         address = url.replace("http://", "ws://") + "/v1/ws"
-        self.socket = connect(address, proxy=None, compression=None, **options).__enter__()
+        self.socket = connect(address, proxy=None, compression=None, max_queue=None, **options).__enter__()
         self.heard: list[Message] = []
         self.connected = self.hear("connected")
 
-    def __enter__(self) -> Talk:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -65,8 +65,9 @@ class Talk:
             while True:
                 self.next(timeout_s)
         except ConnectionClosed as error:
-            assert error.rcvd is not None, "cut without a close frame"
-            return error.rcvd.code, error.rcvd.reason
+            close = error.rcvd
+        assert close is not None, "cut without a close frame"
+        return close.code, close.reason
 
     def seqs(self, stream_id: str) -> list[int]:
         return [
