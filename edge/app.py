@@ -13,6 +13,8 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
 from connectors.kafka.producer import Appender
+from edge.access.cors import Cors
+from edge.access.doorkeeper import Doorkeeper
 from edge.control import control_routes
 from edge.core import EdgeCore
 from edge.errors import KindsRefused
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from starlette.types import Receive, Scope, Send
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
     from connectors.kafka.options import KafkaOptions
     from edge.options import EdgeOptions
@@ -53,7 +55,11 @@ class EdgeApp:
 
     def __init__(self, core: EdgeCore, app: FastAPI) -> None:
         self.core = core
-        self._app = Guard(app, allowed_hosts=core.options.allowed_hosts)
+        options, kept = core.options, Doorkeeper(app, core.gate)
+        shared: ASGIApp = kept
+        if options.cors_origins:  # before the doorkeeper: a preflight never carries a token
+            shared = Cors(kept, options.cors_origins, cookies=bool(options.access.cookie))
+        self._app = Guard(shared, allowed_hosts=options.allowed_hosts, origins=core.gate.origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
@@ -74,7 +80,7 @@ def create_app(
     wire, payloads = WireCodec(registry), PayloadCodec(registry)
     core = EdgeCore(options, payloads, topic_version=topic_version(OUTPUT.name), kinds=kinds)
     decoder = Decoder(wire, payloads, kafka.topic_prefix)
-    tail = Tail(core.hub, core.index, core.rejects, core.waiters, decoder)
+    tail = Tail(core.hub, core.index, core.rejects, core.waiters, decoder, revoked=core)
     history = KafkaHistory(kafka, options, decoder)
     core.feed_from(tail, SharedHistory(history.read, options.history_cache_bytes_max), history.look_up)
     appender = LateAppender(kafka)
@@ -87,6 +93,7 @@ def create_app(
         core.waiters,
         core.metrics,
         options,
+        core.quotas,
         threads,
         topic_prefix=kafka.topic_prefix,
     )

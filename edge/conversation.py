@@ -6,6 +6,8 @@ Writes to one stream are done in the order in which they were asked for; all els
 from __future__ import annotations
 
 import asyncio
+import time
+from math import isfinite
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Coroutine
     from typing import Any
 
+    from edge.errors import Forbidden
     from edge.messages import Asked
     from edge.upgrade import WebSocketShare
     from edge.websocket import WebSocketConnection
@@ -105,10 +108,12 @@ class Conversation:
 
     def _do(self, asked: Asked) -> None:
         if asked.type == "ping":
-            self._connection.say({"type": "pong", **({} if asked.id is None else {"id": asked.id})})
+            self._connection.say({"type": "pong", **asked.place})
+            return
+        if asked.type == "auth":
+            self._start(asked, self._renew(asked))
             return
         check_stream_name(asked.tenant, asked.stream_id)
-        self._judge(asked)
         if asked.type == "unsubscribe":
             self._unsubscribe(asked)
             return
@@ -126,11 +131,23 @@ class Conversation:
             "chat": self._chat,
         }[asked.type](asked)
 
-    def _judge(self, asked: Asked) -> None:
-        """Raise RequestError for what this client may not do: the place where its claims are looked at.
+    async def _renew(self, asked: Asked) -> Message:
+        """Go on as whom a new token says; streams that it does not allow are refused."""
+        identity = await self._share.core.gate.identify_token(asked.text("token"))
+        self._connection.authorise(identity)
+        left_s = identity.expires_s - time.time()
+        expires = {"expires_in_ms": int(left_s * 1_000)} if isfinite(left_s) else {}
+        return {"type": "auth_ack", **asked.place, **expires}
 
-        Without keys the edge answers this machine alone, and whoever reaches it may do all.
-        """
+    def refuse(self, delivery: Delivery, denied: Forbidden) -> None:
+        """Stop a stream that its client may not have, or no longer; the connection stays."""
+        channel = delivery.subscriber.channel
+        delivery.stop()
+        self._deliveries.pop(channel.key, None)
+        where = {"tenant": channel.tenant, "stream": channel.stream_id}
+        self._connection.say(
+            {"type": "refused", **where, "code": denied.code, "detail": str(denied), "remedy": denied.remedy}
+        )
 
     # -- reading ----------------------------------------------------------------------------------------
 
@@ -167,7 +184,14 @@ class Conversation:
         tenant, stream_id, text = asked.tenant, asked.stream_id, asked.text("cursor")
         try:
             cursor = admission.cursor(text, tenant, stream_id) if text else None
-            joined = await admission.join("websocket", tenant, stream_id, cursor, self._connection.name)
+            joined = await admission.join(
+                "websocket",
+                tenant,
+                stream_id,
+                cursor,
+                self._connection.name,
+                identity=self._connection.identity,
+            )
         except CursorError as error:
             self._share.core.metrics.joins.labels("websocket", "refused").inc()
             self._joining.discard(key)
@@ -205,7 +229,7 @@ class Conversation:
             raise RequestError(400, "Bad member", f"wait is 'committed' or absent, not {wait[:40]!r}")
         entry = core.index.get(asked.key)
         kind = asked.text("kind") or (entry.kind if entry is not None else None)
-        request = PublishRequest(asked.tenant, asked.stream_id, kind, wait=bool(wait))
+        request = self._request(asked, kind, wait=bool(wait))
 
         async def publish() -> Message:
             answer = await publisher.publish_values(request, asked.events)
@@ -214,11 +238,11 @@ class Conversation:
         self._start(asked, counted(core, publish()), in_order=True)
 
     def _cancel(self, asked: Asked) -> None:
-        publisher, core = self._publisher(), self._share.core
+        publisher, core, identity = self._publisher(), self._share.core, self._connection.identity
 
         async def cancel() -> Message:
-            entry = await stream_to_cancel(core, asked.tenant, asked.stream_id)
-            request = PublishRequest(asked.tenant, asked.stream_id, entry.kind, wait=False)
+            entry = await stream_to_cancel(core, asked.tenant, asked.stream_id, identity)
+            request = self._request(asked, entry.kind, wait=False)
             fields = {name: asked.text(name) for name in ("reason", "by") if asked.text(name)}
             answer = await publisher.publish_one(request, "cancel", fields)
             return {"type": "cancel_ack", **asked.place, **_without_address(answer)}
@@ -226,7 +250,8 @@ class Conversation:
         self._start(asked, counted(core, cancel()), in_order=True)
 
     def _chat(self, asked: Asked) -> None:
-        publisher, core, event_id = self._publisher(), self._share.core, asked.id
+        publisher, core, identity = self._publisher(), self._share.core, self._connection.identity
+        event_id = asked.id
         if not isinstance(event_id, str) or len(event_id) < _CHAT_ID_CHARACTERS_MIN:
             raise RequestError(
                 400,
@@ -240,7 +265,7 @@ class Conversation:
         event = {"type": "message", "event_id": event_id, "payload": fields}
 
         async def chat() -> Message:
-            entry = await known_stream(core, asked.tenant, asked.stream_id)
+            entry = await known_stream(core, asked.tenant, asked.stream_id, identity.may_publish)
             if entry.kind != _CHAT:
                 raise RequestError(
                     422,
@@ -248,11 +273,14 @@ class Conversation:
                     f"stream {asked.tenant}/{asked.stream_id} is of kind {entry.kind!r}, not of {_CHAT!r}",
                     remedy="Use publish for streams of other kinds.",
                 )
-            request = PublishRequest(asked.tenant, asked.stream_id, _CHAT, wait=False)
+            request = self._request(asked, _CHAT, wait=False)
             await publisher.publish_values(request, [event])
             return {"type": "chat_ack", **asked.place, "event_id": event_id}
 
         self._start(asked, counted(core, chat()), in_order=True)
+
+    def _request(self, asked: Asked, kind: str | None, *, wait: bool) -> PublishRequest:
+        return PublishRequest(asked.tenant, asked.stream_id, kind, wait, self._connection.identity)
 
     def _publisher(self) -> Publisher:
         if self._share.publisher is None:

@@ -27,10 +27,11 @@ MEMBERS: Final[Mapping[str, Mapping[str, type | tuple[type, ...]]]] = {
     "publish": {**_STREAM, "events": (list, dict), "kind": str, "wait": str},
     "cancel": {**_STREAM, "reason": str, "by": str},
     "chat": {**_STREAM, "text": str, "from": str},
+    "auth": {"token": str},
     "ping": {},
 }
 """What a client may say: its members by type, beside ``type`` and ``id``."""
-_REQUIRED: Final = {"publish": ("events",), "chat": ("id", "text")}
+_REQUIRED: Final = {"publish": ("events",), "chat": ("id", "text"), "auth": ("token",)}
 _REMEDY: Final = "Send it as CONTRACT.md says under Delivery over WebSocket."
 MessageId = str | int | None
 
@@ -88,6 +89,8 @@ class Asked:
     @property
     def place(self) -> dict[str, object]:
         """What an answer starts with."""
+        if "stream" not in MEMBERS[self.type]:
+            return _with_id(self.id)
         return {**_with_id(self.id), "tenant": self.tenant, "stream": self.stream_id}
 
     def text(self, name: str) -> str:

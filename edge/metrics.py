@@ -29,7 +29,7 @@ class EdgeMetrics:
         self.closed = Counter(
             f"{_P}connections_closed_total",
             "Connections that ended, by reason: end, left, gone, stalled, dead, drain, overload, life, "
-            "protocol, unsupported, slow_message.",
+            "expired, revoked, refused, protocol, unsupported, slow_message.",
             ["transport", "reason"],
             registry=self.registry,
         )
@@ -42,6 +42,19 @@ class EdgeMetrics:
         )
         self.refused = Counter(
             f"{_P}cursors_refused_total", "Cursors that were refused.", ["code"], registry=self.registry
+        )
+        self.denied = Counter(
+            f"{_P}denied_total",
+            "Requests that were turned away, by why: no_token, token_refused, token_expired, token_revoked, "
+            "forbidden.",
+            ["code"],
+            registry=self.registry,
+        )
+        self.limited = Counter(
+            f"{_P}limited_total",
+            "Requests and clients that met a limit, by it and by tenant.",
+            ["limit", "tenant"],
+            registry=self.registry,
         )
         self.events = Counter(
             f"{_P}delivered_events_total",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
-from edge.errors import NetworkRefused
+from edge.access.options import AccessOptions
+from edge.errors import NetworkRefused, OriginsRefused
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,9 +23,13 @@ class EdgeOptions:
     port: int = 8600
     """0 takes a free port."""
     allow_network: bool = False
-    """Bind an address that is not loopback: right only where something else keeps strangers out."""
+    """Bind an address that is not loopback without keys: right only where something in front keeps
+    strangers out."""
     allowed_hosts: tuple[str, ...] = ()
     """Host names besides the loopback ones that a request may be addressed to (without port)."""
+    access: AccessOptions = field(default_factory=AccessOptions)
+    cors_origins: tuple[str, ...] = ()
+    """Other sites whose pages may use the edge, as ``https://app.example``; ``*`` = all, without cookies."""
 
     siblings: Path | None = None
     """Folder of the sockets of all processes that share the address; none = it is the only one."""
@@ -71,6 +76,8 @@ class EdgeOptions:
 
     header_bytes_max: int = 16_384
     """Of a request's head: its address, names and values. Browsers and proxies keep under 8 KiB."""
+    headers_max: int = 100
+    """Headers of a request: browsers send some twenty, a chain of proxies some more."""
     header_read_ms_max: int = 10_000
     """Longest that a request's head may take to come."""
     write_bytes_max: int = 262_144
@@ -91,6 +98,10 @@ class EdgeOptions:
     """How long a ping may go unanswered: it waits behind what the network still holds for a slow client."""
     retry_ms: int = 1_000
     connections_max: int = 10_000
+    tenant_connections_max: int = 0
+    """Of one tenant in this process; 0 = as many as there are at all."""
+    tenant_events_per_s_max: int = 0
+    """Events that one tenant may publish through this process; 0 = as many as it takes."""
     drain_ms: int = 5_000
     """Over how long the connections are sent away at a stop, so that they do not all come back at once."""
     unready_wait_ms: int = 5_000
@@ -100,9 +111,16 @@ class EdgeOptions:
     Kafka tells its end once a second, so it was told after the client came, twice."""
 
     def checked(self) -> EdgeOptions:
-        """Return self, or raise NetworkRefused for an address that is not loopback and not allowed."""
-        if not self.allow_network and not is_loopback(self.host):
+        """Return self.
+
+        Raises:
+            NetworkRefused: an address that is not loopback, and no keys.
+            OriginsRefused: every page is let in where nobody is asked who they are, or is by cookie.
+        """
+        if not self.allow_network and not self.access.configured and not is_loopback(self.host):
             raise NetworkRefused(self.host)
+        if "*" in self.cors_origins and (self.access.cookie or not self.access.configured):
+            raise OriginsRefused
         return self
 
 

@@ -163,6 +163,7 @@ class _Server(uvicorn.Server):
                 config=self.config,
                 server_state=self.server_state,
                 app_state=self.lifespan.state,
+                private=True,
             )
             loop = asyncio.get_running_loop()
             self._private = await loop.create_unix_server(make, sock=self._siblings.bind())

@@ -10,6 +10,7 @@ from websockets.http11 import Request
 from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 
+from edge.access.doorkeeper import identity_of
 from edge.admission import Admission
 from edge.events import TAKE_OVER, peer_of
 from edge.problems import problem
@@ -77,7 +78,9 @@ class UpgradeEndpoint:
                 headers=headers,
             )
         admission = self._share.admission
-        if busy := await admission.busy():
+        identity = identity_of(scope)
+        busy = await admission.busy() or ("overload" if admission.is_full(identity.tenants.only) else "")
+        if busy:
             self._core.metrics.joins.labels("websocket", busy).inc()
             return problem(
                 503,
@@ -88,6 +91,7 @@ class UpgradeEndpoint:
             )
         head = accepted.serialize()
         connection = WebSocketConnection(self._share, ws, peer_of(scope), head=head, **admission.limits(None))
+        connection.authorise(identity)
         scope["extensions"][TAKE_OVER](connection)
         return None
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from websockets.server import ServerProtocol
 
     from edge.delivery import Delivery
+    from edge.errors import Forbidden
     from edge.upgrade import WebSocketShare
 
 log = structlog.get_logger(__name__)
@@ -157,6 +158,14 @@ class WebSocketConnection(Connection):
     def say_goodbye(self, reason: Leaving) -> None:
         """See Connection."""
         self.say({"type": "reconnect", "reason": reason, "retry_ms": jittered(self.retry_ms)})
+
+    def say_expiring(self, expires_in_ms: int) -> None:
+        """See Connection."""
+        self.say({"type": "expiring", "expires_in_ms": expires_in_ms})
+
+    def refuse(self, delivery: Delivery, denied: Forbidden) -> None:
+        """See Outlet."""
+        self._conversation.refuse(delivery, denied)
 
     def delivered_end(self, delivery: Delivery) -> None:
         """See Outlet."""

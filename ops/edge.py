@@ -11,6 +11,7 @@ import orjson
 from connectors.kafka.access import check_topics
 from connectors.kafka.admin import ensure_topics
 from connectors.registry import Registry
+from edge.access.options import AccessOptions
 from edge.app import create_app
 from edge.options import EdgeOptions
 from edge.server import bind, run, url_of
@@ -46,6 +47,13 @@ def edge_options(
         drain_ms=edge.drain_ms,
         process=process,
         siblings=siblings,
+        access=AccessOptions(**settings.access.model_dump()),
+        cors_origins=edge.cors_origins,
+        connections_max=edge.connections_max,
+        tenant_connections_max=edge.tenant_connections_max,
+        tenant_events_per_s_max=edge.tenant_events_per_s_max,
+        header_bytes_max=edge.header_bytes_max,
+        headers_max=edge.headers_max,
     )
 
 
@@ -63,6 +71,7 @@ def run_edge(
 
     Raises:
         NetworkRefused, PortInUse: the address.
+        KeysRefused, OriginsRefused: whom it is to let in.
         NoStack: nothing says where Kafka and the registry are.
         RegistryUnavailable, KafkaUnavailable: they do not answer at the start.
         NotAuthorized: an ACL is missing.
