@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
 from connectors.kafka.tailer import Followed, Place, Tailer, TailState
+from edge.access.revocations import Revocation, revocation_of, unreadable
 from edge.frame import Frame, frame_of
 from edge.index import IndexEntry, entry_of
 from edge.rejects import Verdict, verdict_of
 from schemas.envelope import TICK
 from schemas.errors import WireError
-from schemas.topics import INDEX, OUTPUT, REJECTS, topic_version
+from schemas.topics import INDEX, OUTPUT, REJECTS, REVOCATIONS, topic_version
 
 if TYPE_CHECKING:
     import asyncio
@@ -44,6 +45,8 @@ class TailBatch:
     entries: list[tuple[bytes, IndexEntry | None]] = field(default_factory=list)
     """None: the stream's history is over."""
     verdicts: list[tuple[bytes, Verdict]] = field(default_factory=list)
+    revocations: list[tuple[bytes, Revocation | None]] = field(default_factory=list)
+    """None: a token is good again."""
     undecodable: int = 0
 
 
@@ -57,10 +60,11 @@ class Decoder:
         self.output = OUTPUT.named(topic_prefix)
         self.index = INDEX.named(topic_prefix)
         self.rejects = REJECTS.named(topic_prefix)
+        self.revocations = REVOCATIONS.named(topic_prefix)
         self.topic_version = topic_version(self.output)
 
     def batch(self, records: Sequence[Record]) -> TailBatch:
-        """Decode records of the three topics. Raises RegistryUnavailable: do it again, nothing is lost."""
+        """Decode records of the topics. Raises RegistryUnavailable: do it again, nothing is lost."""
         batch = TailBatch()
         for record in records:
             try:
@@ -110,6 +114,18 @@ class Decoder:
                 self._wire.decode(record.value or b"", REJECTS.subject), read_s=time.monotonic()
             )
             batch.verdicts.append((key, verdict))
+        elif record.topic == self.revocations:
+            batch.revocations.append((key, self._revocation(key, record)))
+
+    def _revocation(self, key: bytes, record: Record) -> Revocation | None:
+        if record.value is None:
+            return None
+        try:
+            return revocation_of(self._wire.decode(record.value, REVOCATIONS.subject))
+        except WireError as error:
+            # Passed over, it would leave a token good that somebody has taken back.
+            log.error("unreadable_revocation", offset=record.offset, cause=str(error))  # noqa: TRY400  # data
+            return unreadable(key)
 
     def _warm_up(self, schema_id: int) -> None:
         """Have a payload's schema at hand: the event loop must never wait for the registry."""
@@ -124,17 +140,37 @@ class Decoder:
         self._warm.add(schema_id)
 
 
+class Revoked(Protocol):
+    """Who is told of tokens that were taken back."""
+
+    def revoked(self, found: Sequence[tuple[bytes, Revocation | None]]) -> None:
+        """Take revocations, and None for what is good again, in the order of the log."""
+        ...
+
+    def all_revoked(self) -> None:
+        """All that stood in the topic was told."""
+        ...
+
+
 class Tail:
     """Runs the tailer and hands what it brings to those whom it concerns; lives on the event loop."""
 
     def __init__(
-        self, hub: Hub, index: StreamIndex, rejects: RejectBook, waiters: Waiters, decoder: Decoder
+        self,
+        hub: Hub,
+        index: StreamIndex,
+        rejects: RejectBook,
+        waiters: Waiters,
+        decoder: Decoder,
+        *,
+        revoked: Revoked,
     ) -> None:
         self._hub = hub
         self._index = index
         self._rejects = rejects
         self._waiters = waiters
         self._decoder = decoder
+        self._revoked = revoked
         self._positions: dict[Place, int] = {}
         self._caught_up: set[Place] = set()
         self._state = TailState()
@@ -150,6 +186,8 @@ class Tail:
             Followed(self._decoder.output, options.tail_recent_records),
             Followed(self._decoder.rejects, options.rejects_recent_records),
         ]
+        if options.access.configured:
+            followed.append(Followed(self._decoder.revocations, -1))
         self._tailer = Tailer(kafka, followed, self._decoder.batch, self, loop)
         self._tailer.start()
 
@@ -162,8 +200,10 @@ class Tail:
     # -- the tailer's listener --------------------------------------------------------------------------
 
     def tail_batch(self, batch: TailBatch, positions: Mapping[Place, int]) -> None:
-        """Take a batch: index before frames, so that whoever is woken finds it."""
+        """Take a batch: index before frames, so that whoever is woken finds it; revocations first."""
         self._positions.update(positions)
+        if batch.revocations:
+            self._revoked.revoked(batch.revocations)
         for key, entry in batch.entries:
             if entry is None:
                 self._index.remove(key)
@@ -184,6 +224,8 @@ class Tail:
     def tail_caught_up(self, place: Place) -> None:
         """Note that a partition was read to its end once."""
         self._caught_up.add(place)
+        if place[0] == self._decoder.revocations:
+            self._revoked.all_revoked()
 
     def tail_state(self, state: TailState) -> None:
         """Take the state of the connection; what only the statistics know is kept when they are missing."""

@@ -24,6 +24,7 @@ from schemas.topics import (
     OUTPUT,
     RECORDS,
     REJECTS,
+    REVOCATIONS,
     USAGE_PARTIALS,
     USAGE_WINDOWS,
     stem_of,
@@ -81,13 +82,14 @@ ROLES: Final[Mapping[str, Access]] = {
 }
 OF_EVERY_ROLE: Final = Access(reads=(CONTROLS, DEPLOYED), writes=(DEPLOYED,))
 """Beside its own: which partitions an operator paused, and what is deployed of it."""
-OF_EDGE: Final = Access(reads=(OUTPUT, INDEX, REJECTS), writes=(INPUT,))
+OF_EDGE: Final = Access(reads=(OUTPUT, INDEX, REJECTS, REVOCATIONS), writes=(INPUT,))
 OF_PRODUCER: Final = Access(writes=(INPUT,))
 OF_RESPONDER: Final = Access(
     # Dead letters are handed in again to where they came from: any topic that a role reads.
     writes=(
         CONTROLS,
         AUDIT,
+        REVOCATIONS,
         DEAD_REPLAYS,
         *dict.fromkeys(spec for role in ROLES.values() for spec in role.reads),
     ),

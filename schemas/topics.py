@@ -174,6 +174,15 @@ AUDIT: Final = TopicSpec(
     cleanup="delete",
     doc="Each lever that was moved: who, on what, why, and how it is taken back.",
 )
+REVOCATIONS: Final = TopicSpec(
+    name="edge.revocations.v1",
+    key="jti:ID or sub:NAME",
+    subject="sluicegate.Revocation",
+    partitions=1,  # what people do by hand; read whole by each edge before it lets anybody in
+    retention_ms=-1,
+    cleanup="compact",
+    doc="Tokens that were taken back before they expired.",
+)
 INGEST_STREAMS_CHANGELOG: Final = TopicSpec(
     name="ingest.streams.changelog.v1",
     key="state key",
@@ -217,6 +226,7 @@ TOPICS: Final[tuple[TopicSpec, ...]] = (
     CONTROLS,
     DEPLOYED,
     AUDIT,
+    REVOCATIONS,
     INGEST_STREAMS_CHANGELOG,
     AGGREGATE_PARTIALS_CHANGELOG,
     AGGREGATE_WINDOWS_CHANGELOG,

@@ -163,6 +163,9 @@ class Edge(Server):
             "SLUICEGATE_REGISTRY__URL": self.bench.where.registry_url,
             "SLUICEGATE_DATA_DIR": str(self.folder),
             "SLUICEGATE_EDGE__CONNECTIONS_MAX": "20000",
+            "SLUICEGATE_EDGE__TENANT_CONNECTIONS_MAX": "20000",
+            "SLUICEGATE_EDGE__TENANT_EVENTS_PER_S_MAX": "1000000",
+            "SLUICEGATE_EDGE__GRPC_PORT": "-1",
             "PYTHONPATH": str(Path(__file__).parents[2]),
         }
 

@@ -69,6 +69,10 @@ RECORDS: Final[dict[str, dict[str, Any]]] = {
         "action": "pause", "target": "ingest/3", "by": "ann@host-é", "reason": "poison at 17",
         "undo": "sluicegate resume ingest 3 --yes",
     },
+    "sluicegate.Revocation": {
+        "what": "sub", "name": "ann-é", "issued_until_us": _US, "until_us": _US + 3_600_000_000,
+        "by": "ann@host-é", "reason": "laptop lost",
+    },
     "sluicegate.UsagePartial": {**_USAGE, "source_partition": 2, "final": True, "revision": 4},
     "sluicegate.UsageWindow": {**_USAGE, "final": True, "revision": 4},
     "sluicegate.payload.open": {
