@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from edge.errors import RequestError
 from edge.join import Joined
@@ -14,6 +14,7 @@ from schemas.errors import CursorError
 
 if TYPE_CHECKING:
     from edge.access.identity import Identity
+    from edge.connection import Leaving
     from edge.core import EdgeCore
     from edge.join import Over
     from schemas.cursor import Cursor
@@ -29,7 +30,7 @@ class Admission:
     def __init__(self, core: EdgeCore) -> None:
         self._core = core
 
-    async def busy(self) -> str:
+    async def busy(self) -> Leaving | Literal[""]:
         """Say why no client can be taken now, after waiting a little for an edge that has just started."""
         core, loop = self._core, asyncio.get_running_loop()
         if core.draining:

@@ -19,6 +19,7 @@ from edge.control import control_routes
 from edge.core import EdgeCore
 from edge.errors import KindsRefused
 from edge.events import EventsEndpoint
+from edge.grpc_server import GrpcServer
 from edge.guard import Guard
 from edge.history import SharedHistory
 from edge.kafka_history import KafkaHistory
@@ -53,8 +54,10 @@ _BUILD_THREADS = 2
 class EdgeApp:
     """An ASGI app with its core at hand: the server drains it, tests look into it."""
 
-    def __init__(self, core: EdgeCore, app: FastAPI) -> None:
+    def __init__(self, core: EdgeCore, app: FastAPI, grpc: GrpcServer | None) -> None:
         self.core = core
+        self.grpc = grpc
+        """Served beside it, if at all."""
         options, kept = core.options, Doorkeeper(app, core.gate)
         shared: ASGIApp = kept
         if options.cors_origins:  # before the doorkeeper: a preflight never carries a token
@@ -147,7 +150,8 @@ def compose(
     )
     app.router.routes.append(selftest_route())
     app.router.routes.extend(page_routes(core))
-    return EdgeApp(core, app)
+    grpc = GrpcServer(core, publisher) if core.options.grpc_port >= 0 else None
+    return EdgeApp(core, app, grpc)
 
 
 class LateAppender:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import orjson
 from fastapi import APIRouter, Query, Request
@@ -11,14 +11,15 @@ from starlette.responses import Response
 from edge.access.doorkeeper import identity_of
 from edge.bodies import read_body
 from edge.errors import HistoryUnavailable, RequestError
-from edge.publish import Publisher, PublishRequest
+from edge.publish import Answer, Publisher, PublishRequest
 from schemas.envelope import DEFAULT_TENANT, check_stream_name, stream_key
 from schemas.errors import InvalidEvent
 from schemas.published import time_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
+    from edge.access.identity import Identity
     from edge.core import EdgeCore
     from edge.errors import Forbidden
     from edge.index import IndexEntry
@@ -50,7 +51,7 @@ def control_routes(core: EdgeCore, publisher: Publisher | None) -> APIRouter:
 
     @routes.get("/streams/{stream_id}", summary="Where one stream stands")
     async def stream(request: Request, stream_id: str, tenant: Tenant = DEFAULT_TENANT) -> Response:
-        entry = await _entry(core, tenant, stream_id, identity_of(request.scope).may_see)
+        entry = await known_stream(core, tenant, stream_id, identity_of(request.scope).may_see)
         marks = [
             {"seq": seq, "offset": offset}
             for seq, offset in zip(entry.mark_seqs, entry.mark_offsets, strict=True)
@@ -107,38 +108,48 @@ def _writing_routes(routes: APIRouter, core: EdgeCore, publisher: Publisher) -> 
             wait is not None,
             identity_of(request.scope),
         )
-        return await _counted(core, publisher.publish(asked, request.stream(), request.headers))
+        answer = await counted(core, publisher.publish(asked, request.stream(), request.headers))
+        return _json(answer, status=202)
 
     @routes.post("/streams/{stream_id}/cancel", status_code=202, summary="Ask that a stream be stopped")
     async def cancel(request: Request, stream_id: str, tenant: Tenant = DEFAULT_TENANT) -> Response:
         identity = identity_of(request.scope)
-        entry = await _entry(core, tenant, stream_id, identity.may_cancel)
-        if entry.ended:
-            raise RequestError(
-                409,
-                "Stream has ended",
-                f"stream {tenant}/{stream_id} ended as {entry.end_reason}",
-                remedy="There is nothing left to cancel.",
-            )
+        entry = await stream_to_cancel(core, tenant, stream_id, identity)
         fields = await _cancel_fields(request)
         asked = PublishRequest(tenant, stream_id, entry.kind, wait=False, identity=identity)
-        return await _counted(core, publisher.publish_one(asked, "cancel", fields))
+        answer = await counted(core, publisher.publish_one(asked, "cancel", fields))
+        return _json(answer, status=202)
 
 
-async def _counted(core: EdgeCore, publishing: Any) -> Response:
+async def counted(core: EdgeCore, publishing: Awaitable[Answer]) -> Answer:
+    """Give the answer of a request that publishes, and count how it ended."""
     status = 500
     try:
         answer = await publishing
-        status = 202
-        return _json(answer, status=202)
     except RequestError as error:
         status = error.status
         raise
     except InvalidEvent:
         status = 400
         raise
+    else:
+        status = 202
+        return answer
     finally:
         core.metrics.publishes.labels(str(status)).inc()
+
+
+async def stream_to_cancel(core: EdgeCore, tenant: str, stream_id: str, identity: Identity) -> IndexEntry:
+    """Give the entry of a stream that may be asked to stop. Raises RequestError: 403, 404, 409 or 503."""
+    entry = await known_stream(core, tenant, stream_id, identity.may_cancel)
+    if entry.ended:
+        raise RequestError(
+            409,
+            "Stream has ended",
+            f"stream {tenant}/{stream_id} ended as {entry.end_reason}",
+            remedy="There is nothing left to cancel.",
+        )
+    return entry
 
 
 def _check(core: EdgeCore, denied: Forbidden | None) -> None:
@@ -147,7 +158,7 @@ def _check(core: EdgeCore, denied: Forbidden | None) -> None:
         raise denied
 
 
-async def _entry(
+async def known_stream(
     core: EdgeCore, tenant: str, stream_id: str, judge: Callable[[str, str, str], Forbidden | None]
 ) -> IndexEntry:
     """Find a stream; one whose kind its asker may not see is answered as one that does not exist."""

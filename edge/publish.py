@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import structlog
 
 from connectors.kafka.errors import AppendFailed, AppendRefused
-from edge.bodies import read_body, split_body
+from edge.bodies import check_count, read_body, split_body
 from edge.errors import RequestError
 from schemas.envelope import check_stream_name
 from schemas.errors import ContractError, InvalidEvent, RegistryUnavailable, SluicegateError, WireError
@@ -111,17 +111,20 @@ class Publisher:
             InvalidEvent: a name in the address breaks the contract.
             RequestError: nothing was appended (4xx), or it is not known and may be repeated (503).
         """
-        check_stream_name(request.tenant, request.stream_id)
-        self._check_may(request, request.kind or "")
-        if request.kind is not None:
-            self._check_kind(request.kind)
+        self._check_address(request)
         with self._place():
             body = await self._read(chunks, headers)
             placed = split_body(body, headers.get("content-type", ""), self._options.request_events_max)
-            self._count(request.tenant, len(placed))
-            events, records = await self._build_on_thread(request, placed)
-        for kind in {event.kind for event in events}:
-            self._check_may(request, kind)
+            events, records = await self._checked(request, placed)
+        return await self.append(request, events, records)
+
+    async def publish_values(self, request: PublishRequest, values: Sequence[object]) -> Answer:
+        """Publish events that are JSON values already; raises as ``publish``."""
+        self._check_address(request)
+        check_count(values, self._options.request_events_max)
+        placed: Placed = [({"index": index}, value) for index, value in enumerate(values)]
+        with self._place():
+            events, records = await self._checked(request, placed)
         return await self.append(request, events, records)
 
     async def publish_one(
@@ -140,7 +143,7 @@ class Publisher:
         """Append events that were checked; raises as ``publish``."""
         key, ids = records[0][0], [event.event_id for event in events]
         if request.wait and not self._waiters.room_for(len(events)):
-            raise _later("Too many wait", "too many events are waited for already; nothing was appended")
+            raise _overloaded("Too many wait", "too many events are waited for already")
         wait = self._waiters.add(key, ids) if request.wait else None
         try:
             started = time.perf_counter()
@@ -170,9 +173,7 @@ class Publisher:
         Beyond them nothing is read: while the registry hangs, bodies would pile up without a bound.
         """
         if self._under_way >= self._options.publishing_max:
-            raise _later(
-                "Overloaded", f"{self._under_way} requests are under way already; nothing was appended"
-            )
+            raise _overloaded("Overloaded", f"{self._under_way} requests are under way already")
         self._under_way += 1
         try:
             yield
@@ -191,6 +192,15 @@ class Publisher:
                 remedy="Send the same request again, or split it over several.",
                 headers={"connection": "close"},
             ) from None
+
+    async def _checked(
+        self, request: PublishRequest, placed: Placed
+    ) -> tuple[list[Event], list[tuple[bytes, bytes]]]:
+        self._count(request.tenant, len(placed))
+        events, records = await self._build_on_thread(request, placed)
+        for kind in {event.kind for event in events}:
+            self._check_may(request, kind)
+        return events, records
 
     async def _build_on_thread(
         self, request: PublishRequest, placed: Placed
@@ -235,7 +245,7 @@ class Publisher:
         except SluicegateError as error:
             log.warning("append_failed", cause=str(error))
             if isinstance(error, AppendFailed) and error.overloaded:
-                raise _later("Overloaded", f"{error}; nothing was appended") from None
+                raise _overloaded("Overloaded", str(error)) from None
             raise _later(
                 "Append failed",
                 f"{error}; whether the events were appended is not known",
@@ -274,9 +284,13 @@ class Publisher:
                 headers={"retry-after": str(ceil(wait_s))},
             )
 
-    def _check_kind(self, kind: str) -> None:
+    def _check_address(self, request: PublishRequest) -> None:
+        check_stream_name(request.tenant, request.stream_id)
+        self._check_may(request, request.kind or "")
+        if request.kind is None:
+            return
         try:
-            self._kinds.named(kind)
+            self._kinds.named(request.kind)
         except ContractError as error:
             raise RequestError(422, "Kind unknown", str(error), remedy=error.remedy) from None
 
@@ -308,3 +322,15 @@ def _refusal(error: SluicegateError, place: Mapping[str, int]) -> RequestError:
 
 def _later(title: str, detail: str, remedy: str = "Send the same request again.") -> RequestError:
     return RequestError(503, title, detail, remedy=remedy, headers={"retry-after": "1"})
+
+
+def _overloaded(title: str, detail: str) -> RequestError:
+    """As ``_later``, and nothing was appended: the edge has too much to do."""
+    return RequestError(
+        503,
+        title,
+        f"{detail}; nothing was appended",
+        remedy="Send the same request again.",
+        extra={"code": "overloaded"},
+        headers={"retry-after": "1"},
+    )

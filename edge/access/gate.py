@@ -94,13 +94,12 @@ class Gate:
         if self.ring is not None and not self.ring.keys:
             causes.append(("keys", self.ring.problem))
         if self.revocations.overflown:
-            causes.append(
-                (
-                    "revocations",
-                    f"there are more than {self.options.revocations_max} revocations: not all are held",
-                )
-            )
+            causes.append(("revocations", self._overflown))
         return causes
+
+    @property
+    def _overflown(self) -> str:
+        return f"there are more than {self.options.revocations_max} revocations"
 
     @property
     def keys(self) -> int:
@@ -115,6 +114,8 @@ class Gate:
     async def _identity(self, token: str) -> Identity:
         if not self.revocations.complete:
             raise KeysUnavailable("it has not been read yet which tokens were revoked")
+        if self.revocations.overflown:
+            raise KeysUnavailable(self._overflown)
         identity = await self._verifier.verify(token)
         if self.revocations.holds(identity):
             raise Unauthenticated("token_revoked", "the token was revoked")
