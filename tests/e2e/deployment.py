@@ -67,7 +67,8 @@ class Deployment:
         left = [  # what a page's commands left running
             process
             for process in psutil.process_iter(["cwd", "cmdline"])
-            if process.info["cwd"] == str(self.folder) and {"worker", "edge"}.intersection(process.info["cmdline"] or ())
+            if process.info["cwd"] == str(self.folder)
+            and {"worker", "edge"}.intersection(process.info["cmdline"] or ())
         ]
         for process in left:
             process.kill()

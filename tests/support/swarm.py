@@ -1,4 +1,4 @@
-"""Thousands of plain clients in one loop: each follows a stream, comes back as it is told, and checks what it sees."""
+"""Thousands of plain clients in one loop: each follows a stream, comes back as told, checks what it sees."""
 
 from __future__ import annotations
 
