@@ -1,4 +1,4 @@
-"""A rolling restart of two edges under 2,000 clients: nothing lost, nothing doubled, and they come back spread."""
+"""A rolling restart of two edges under 2,000 clients: nothing lost or doubled, and they come back spread."""
 
 from __future__ import annotations
 
