@@ -67,7 +67,7 @@ class Report:
         }
 
 
-async def check(url: str, silent_ms: int, *, token: str = "") -> Report:
+async def check(url: str, silent_ms: int, *, token: str | None = None) -> Report:
     """Ask the edge at ``url`` for its self-test, with a silence of ``silent_ms`` in it, and judge the answer.
 
     Raises:
@@ -171,8 +171,8 @@ def judge(seen: Seen, silent_ms: int) -> list[Finding]:
 def _no_stream(seen: Seen) -> Finding:
     what = f"status {seen.status}, {seen.headers.get('content-type', 'no content type')}"
     remedies = {
-        401: "Give a token: --token-file.",
-        403: "Give a token that may read: --token-file.",
+        401: "Set SLUICEGATE_EDGE__TOKEN: the edge asks who comes.",
+        403: "Set SLUICEGATE_EDGE__TOKEN to a token that may read.",
         421: "Add the proxy's host name to SLUICEGATE_EDGE__ALLOWED_HOSTS.",
         404: "Pass /v1/ on to the edge, with its path as it is.",
         502: "The proxy does not reach the edge: see whether it runs, and the proxy's address of it.",

@@ -60,27 +60,28 @@ def check_command(
     url: str,
     *,
     silent_s: Annotated[float, Parameter(help="Silence that it must bear: a heartbeat and a bit.")] = 16.0,
-    token_file: Annotated[Path | None, Parameter(help="File with a bearer token.")] = None,
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
 ) -> int:
     """Find what a proxy in front of an edge does to its streams.
 
     Asks the edge behind URL for a short stream of timed frames and tells what came of it: held back,
     compressed, cut off while idle, asked for by HTTP/1.0, without its headers. It publishes and reads
-    nothing. Exit code 1 if anything was found, 3 if nothing answers.
+    nothing; SLUICEGATE_EDGE__TOKEN is shown if it is set. Exit code 1 if anything was found, 3 if nothing
+    answers.
 
     Example: `sluicegate edge check https://streams.example`
     """
     import asyncio
 
     from ops import console
+    from ops.addresses import edge_token
     from ops.errors import Misused
     from ops.proxy_check import check
+    from ops.settings import Settings
 
     if not 0 <= silent_s <= SILENT_S_MAX:
         raise Misused(f"--silent-s {silent_s:g}: an edge is silent for 0 to {SILENT_S_MAX} seconds")
-    token = token_file.read_text(encoding="utf-8").strip() if token_file is not None else ""
-    report = asyncio.run(check(url, round(silent_s * 1_000), token=token))
+    report = asyncio.run(check(url, round(silent_s * 1_000), token=edge_token(Settings())))
     if as_json:
         console.print_json(report.shown())
     elif not report.findings:
