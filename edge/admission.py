@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from edge.errors import RequestError
 from edge.join import Joined
@@ -14,6 +14,7 @@ from schemas.errors import CursorError
 
 if TYPE_CHECKING:
     from edge.access.identity import Identity
+    from edge.connection import Leaving
     from edge.core import EdgeCore
     from edge.join import Over
     from schemas.cursor import Cursor
@@ -29,20 +30,28 @@ class Admission:
     def __init__(self, core: EdgeCore) -> None:
         self._core = core
 
-    async def busy(self) -> str:
+    async def busy(self) -> Leaving | Literal[""]:
         """Say why no client can be taken now, after waiting a little for an edge that has just started."""
         core, loop = self._core, asyncio.get_running_loop()
         if core.draining:
             return "drain"
-        if core.connections >= core.options.connections_max:
-            core.quotas.hit("connections", "")
+        if self.has_no_room():
             return "overload"
         deadline = loop.time() + core.options.unready_wait_ms / 1_000
         while not core.caught_up:
             if loop.time() >= deadline:
                 return "unready"
             await asyncio.sleep(_LOOK_S)
-        return ""
+        # All who waited go on at one moment: whoever looked before has not seen the others.
+        return "overload" if self.has_no_room() else ""
+
+    def has_no_room(self) -> bool:
+        """Whether this process has all the connections that it may have; to be asked before each is made."""
+        core = self._core
+        if core.connections < core.options.connections_max:
+            return False
+        core.quotas.hit("connections", "")
+        return True
 
     def is_full(self, tenant: str) -> bool:
         """Whether a tenant has all the connections that it may have; it may come again later, as if busy."""

@@ -19,12 +19,14 @@ from edge.control import control_routes
 from edge.core import EdgeCore
 from edge.errors import KindsRefused
 from edge.events import EventsEndpoint
+from edge.grpc_server import GrpcServer
 from edge.guard import Guard
 from edge.history import SharedHistory
 from edge.kafka_history import KafkaHistory
 from edge.pages import page_routes
 from edge.problems import on_error, on_http_error, on_invalid_query
 from edge.publish import AppendedAt, Publisher
+from edge.selftest import selftest_route
 from edge.tail import Decoder, Tail
 from edge.upgrade import UpgradeEndpoint
 from edge.warm import keep_warming
@@ -53,8 +55,10 @@ _BUILD_THREADS = 2
 class EdgeApp:
     """An ASGI app with its core at hand: the server drains it, tests look into it."""
 
-    def __init__(self, core: EdgeCore, app: FastAPI) -> None:
+    def __init__(self, core: EdgeCore, app: FastAPI, grpc: GrpcServer | None) -> None:
         self.core = core
+        self.grpc = grpc
+        """Served beside it, if at all."""
         options, kept = core.options, Doorkeeper(app, core.gate)
         shared: ASGIApp = kept
         if options.cors_origins:  # before the doorkeeper: a preflight never carries a token
@@ -145,11 +149,13 @@ def compose(
     app.router.routes.append(
         Route("/v1/streams/{stream_id}/events", EventsEndpoint(core), methods=["GET"], name="events")
     )
+    app.router.routes.append(selftest_route())
     app.router.routes.append(
         Route("/v1/ws", UpgradeEndpoint(core, publisher), methods=["GET"], name="websocket")
     )
     app.router.routes.extend(page_routes(core))
-    return EdgeApp(core, app)
+    grpc = GrpcServer(core, publisher) if core.options.grpc_port >= 0 else None
+    return EdgeApp(core, app, grpc)
 
 
 class LateAppender:

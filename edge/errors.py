@@ -59,10 +59,12 @@ class OriginsRefused(EdgeError):
 class PortInUse(EdgeError):
     """The port is taken."""
 
-    def __init__(self, host: str, port: int, problem: str) -> None:
+    def __init__(self, host: str, port: int, problem: str, option: str = "port") -> None:
+        """``option`` is the setting that says the port."""
+        switch, variable = f"--{option.replace('_', '-')}", f"SLUICEGATE_EDGE__{option.upper()}"
         super().__init__(
             f"the edge cannot listen on {host}:{port}: {problem}",
-            remedy="Stop what listens there, or choose another (--port, SLUICEGATE_EDGE__PORT; 0 = any).",
+            remedy=f"Stop what listens there, or choose another ({switch}, {variable}; 0 = any).",
         )
 
 

@@ -24,7 +24,7 @@ class Frame:
     carries the seq that a client has reached with it.
     """
 
-    __slots__ = ("cursor", "event", "json", "offset", "read_ms", "seq", "size_bytes", "sse", "type")
+    __slots__ = ("cursor", "event", "json", "offset", "proto", "read_ms", "seq", "size_bytes", "sse", "type")
 
     def __init__(
         self,
@@ -49,6 +49,7 @@ class Frame:
         """When the edge read it: milliseconds of the loop's monotonic clock."""
         self.json = json
         self.sse: bytes | None = None
+        self.proto: bytes | None = None
 
     def __repr__(self) -> str:
         return f"Frame(seq={self.seq}, type={self.type!r}, offset={self.offset})"
@@ -63,7 +64,8 @@ def frame_of(event: Event, *, topic_version: int, partition: int, offset: int, r
         offset=offset,
         type_name=event.type,
         event=event,
-        # The payload is held as Avro, as JSON and as SSE; JSON is seldom twice as long as Avro.
+        # The payload is held as Avro, as JSON and as one transport writes it, seldom two; JSON is seldom
+        # twice as long as Avro.
         size_bytes=OVERHEAD_BYTES + 5 * len(event.payload),
         read_ms=read_ms,
     )

@@ -31,6 +31,16 @@ class EdgeOptions:
     cors_origins: tuple[str, ...] = ()
     """Other sites whose pages may use the edge, as ``https://app.example``; ``*`` = all, without cookies."""
 
+    grpc_port: int = -1
+    """0 takes a free port; -1 = no gRPC."""
+    grpc_streams_max: int = 1_000
+    """Calls that one connection may have open; further ones wait at the client."""
+    grpc_keepalive_ms: int = 30_000
+    """How often a silent connection is asked whether it still is there."""
+    grpc_keepalive_timeout_ms: int = 10_000
+    grpc_connection_age_ms: int = 3_600_000
+    """How old a connection grows before its client is told to make new calls over another."""
+
     siblings: Path | None = None
     """Folder of the sockets of all processes that share the address; none = it is the only one."""
     process: int = 0

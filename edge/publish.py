@@ -143,7 +143,7 @@ class Publisher:
         """Append events that were checked; raises as ``publish``."""
         key, ids = records[0][0], [event.event_id for event in events]
         if request.wait and not self._waiters.room_for(len(events)):
-            raise _later("Too many wait", "too many events are waited for already; nothing was appended")
+            raise _overloaded("Too many wait", "too many events are waited for already")
         wait = self._waiters.add(key, ids) if request.wait else None
         try:
             started = time.perf_counter()
@@ -173,9 +173,7 @@ class Publisher:
         Beyond them nothing is read: while the registry hangs, bodies would pile up without a bound.
         """
         if self._under_way >= self._options.publishing_max:
-            raise _later(
-                "Overloaded", f"{self._under_way} requests are under way already; nothing was appended"
-            )
+            raise _overloaded("Overloaded", f"{self._under_way} requests are under way already")
         self._under_way += 1
         try:
             yield
@@ -247,7 +245,7 @@ class Publisher:
         except SluicegateError as error:
             log.warning("append_failed", cause=str(error))
             if isinstance(error, AppendFailed) and error.overloaded:
-                raise _later("Overloaded", f"{error}; nothing was appended") from None
+                raise _overloaded("Overloaded", str(error)) from None
             raise _later(
                 "Append failed",
                 f"{error}; whether the events were appended is not known",
@@ -324,3 +322,15 @@ def _refusal(error: SluicegateError, place: Mapping[str, int]) -> RequestError:
 
 def _later(title: str, detail: str, remedy: str = "Send the same request again.") -> RequestError:
     return RequestError(503, title, detail, remedy=remedy, headers={"retry-after": "1"})
+
+
+def _overloaded(title: str, detail: str) -> RequestError:
+    """As ``_later``, and nothing was appended: the edge has too much to do."""
+    return RequestError(
+        503,
+        title,
+        f"{detail}; nothing was appended",
+        remedy="Send the same request again.",
+        extra={"code": "overloaded"},
+        headers={"retry-after": "1"},
+    )
