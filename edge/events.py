@@ -78,13 +78,12 @@ class EventsEndpoint:
                 raise
             return self._refuse(error)
         try:
-            joined = await admission.join("sse", tenant, stream_id, cursor, _peer(scope), identity=identity)
+            joined = await admission.join("sse", tenant, stream_id, cursor, peer_of(scope), identity=identity)
         except HistoryUnavailable:
             return self._come_back("unready")
         if isinstance(joined, Over):
             return self._nothing_more()
-        self._hand_on(scope, joined, tenant, stream_id)
-        return None
+        return self._hand_on(scope, joined, tenant, stream_id)
 
     def _cursor(
         self, in_header: str, query: Mapping[str, list[str]], tenant: str, stream_id: str
@@ -95,13 +94,17 @@ class EventsEndpoint:
         in_query = (query.get("last_event_id") or query.get("lastEventId") or [""])[0]
         return self._admission.cursor_still_held(in_query, tenant, stream_id) if in_query else None
 
-    def _hand_on(self, scope: Scope, joined: Joined, tenant: str, stream_id: str) -> None:
+    def _hand_on(self, scope: Scope, joined: Joined, tenant: str, stream_id: str) -> Response | None:
+        if self._admission.has_no_room() or self._admission.is_full(tenant):  # others came meanwhile
+            self._core.hub.detach(joined.subscriber)
+            return self._come_back("overload")
         limits = self._admission.limits(self._core.joiner.kind_of(stream_key(tenant, stream_id)))
         chunked = scope["http_version"] == "1.1"
         head = (*HEADERS, *cors_head(scope))
         connection = SseConnection(self._core, joined, head=head, chunked=chunked, **limits)
         if not scope["extensions"][TAKE_OVER](connection):
             self._core.hub.detach(joined.subscriber)  # it left while it was looked after
+        return None
 
     def _come_back(self, reason: str) -> Response:
         """Any final status but 200 would close a native client for good: say 200, and when to come back."""
@@ -130,6 +133,7 @@ def _header(scope: Scope, name: bytes) -> str:
     return ""
 
 
-def _peer(scope: Scope) -> str:
+def peer_of(scope: Scope) -> str:
+    """The client's address."""
     client = scope.get("client")
     return f"{client[0]}:{client[1]}" if client else "unknown"

@@ -164,6 +164,7 @@ class StreamCalls:
     async def publish_many(self, requests: AsyncIterable[bytes], call: Call, identity: Identity) -> None:
         """``StreamService.PublishMany``: one at a time, so what is ahead of the edge waits at its client."""
         async for request in requests:
+            self._core.gate.check_still(identity)
             await call.write(await self.publish(request, call, identity))
 
     async def cancel(self, request: bytes, _call: Call, identity: Identity) -> bytes:

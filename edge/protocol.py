@@ -93,6 +93,9 @@ class EdgeProtocol(HttpToolsProtocol):
             return
         super().on_headers_complete()
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """Say nothing: the request was handed on as it is, and ``upgrade.py`` answers it."""
+
     def on_body(self, body: bytes) -> None:
         """See httptools."""
         if self.cycle is not None:

@@ -95,7 +95,7 @@ class SseConnection(Connection):
 
     def begin(self) -> None:
         """See Connection."""
-        self.write(_head_of(self._head, chunked=bool(self._encoder.last)))
+        self.write(head_of(self._head, chunked=bool(self._encoder.last)))
         self._head = ()
         self.write(self._encoder.framed(preamble(self._retry_ms)))
         self._delivery.start()
@@ -154,7 +154,8 @@ def jittered(base_ms: int) -> int:
     return base_ms + int(random.random() * base_ms)  # noqa: S311  # nobody gains by guessing it
 
 
-def _head_of(headers: Sequence[tuple[bytes, bytes]], *, chunked: bool) -> bytes:
+def head_of(headers: Sequence[tuple[bytes, bytes]], *, chunked: bool) -> bytes:
+    """Make the head of an answer that is a stream; without chunks it ends with the connection."""
     lines = [b"HTTP/1.1 200 OK", *(b"%b: %b" % header for header in headers), b"connection: close"]
     if chunked:
         lines.append(b"transfer-encoding: chunked")

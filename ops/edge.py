@@ -46,15 +46,16 @@ def edge_options(
         allow_network=edge.allow_network,
         allowed_hosts=edge.allowed_hosts,
         drain_ms=edge.drain_ms,
-        process=process,
-        siblings=siblings,
         access=AccessOptions(**settings.access.model_dump()),
         cors_origins=edge.cors_origins,
         connections_max=edge.connections_max,
+        retry_ms=edge.retry_ms,
         tenant_connections_max=edge.tenant_connections_max,
         tenant_events_per_s_max=edge.tenant_events_per_s_max,
         header_bytes_max=edge.header_bytes_max,
         headers_max=edge.headers_max,
+        process=process,
+        siblings=siblings,
     )
 
 

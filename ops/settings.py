@@ -147,7 +147,6 @@ class EdgeSettings(Group):
         description="0 takes a free port, -1 = no gRPC; none = the one after HTTP's, or a free one",
     )
     url: str | None = Field(default=None, description="a running edge; none = this folder's")
-    processes: int = Field(1, ge=1, le=64, description="how many share the address, a core each")
     token: SecretStr | None = Field(
         default=None, description="what `tail`, `publish`, `exec` and `record` bring to an edge with keys"
     )
@@ -155,6 +154,7 @@ class EdgeSettings(Group):
         default=False,
         description="bind any address without keys: only where something in front keeps strangers out",
     )
+    processes: int = Field(1, ge=1, le=64, description="how many share the address, a core each")
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="names besides loopback's that it answers to, with commas or as a JSON list"
     )
@@ -163,6 +163,9 @@ class EdgeSettings(Group):
         (), description="sites whose pages may use it (https://app.example), with commas; * = all"
     )
     connections_max: int = Field(10_000, ge=1, description="connections that stream, of one process")
+    retry_ms: int = Field(
+        1_000, ge=100, le=60_000, description="twice to four times that is told to clients it cannot take"
+    )
     tenant_connections_max: int = Field(0, ge=0, description="of one tenant, of one process; 0 = all of them")
     tenant_events_per_s_max: int = Field(
         0, ge=0, description="events that a tenant may publish by one process; 0 = as many as it takes"

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from edge.access.gate import Gate
     from edge.access.identity import Identity
 
-_OPEN: Final = ("/healthz", "/readyz")
-"""What is asked by machines that hold no token; it tells nothing of anybody's streams."""
+_OPEN: Final = ("/healthz", "/readyz", "/client/sluicegate.js")
+"""What is asked by machines that hold no token, and by a page's import; it tells of nobody's streams."""
 PRIVATE: Final = "sluicegate.private"
 """Extension of a scope: it came by a socket that only this user may open (``edge/siblings.py``)."""
 _KEY: Final = "sluicegate.identity"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Final
 
 from edge.access.identity import ANYBODY
@@ -83,6 +84,12 @@ class Gate:
             self.denied(error)
             raise
 
+    def check_still(self, identity: Identity) -> None:
+        """Raise Unauthenticated if a token has ended or was revoked since: for calls that go on for long."""
+        if identity.expires_s <= time.time():
+            raise Unauthenticated("token_expired", "the token has expired")
+        self._check_not_revoked(identity)
+
     def denied(self, error: Unauthenticated | Forbidden) -> None:
         """Count one who was turned away."""
         self._metrics.denied.labels(error.code).inc()
@@ -94,13 +101,12 @@ class Gate:
         if self.ring is not None and not self.ring.keys:
             causes.append(("keys", self.ring.problem))
         if self.revocations.overflown:
-            causes.append(
-                (
-                    "revocations",
-                    f"there are more than {self.options.revocations_max} revocations: not all are held",
-                )
-            )
+            causes.append(("revocations", self._overflown))
         return causes
+
+    @property
+    def _overflown(self) -> str:
+        return f"there are more than {self.options.revocations_max} revocations"
 
     @property
     def keys(self) -> int:
@@ -115,10 +121,15 @@ class Gate:
     async def _identity(self, token: str) -> Identity:
         if not self.revocations.complete:
             raise KeysUnavailable("it has not been read yet which tokens were revoked")
+        if self.revocations.overflown:
+            raise KeysUnavailable(self._overflown)
         identity = await self._verifier.verify(token)
+        self._check_not_revoked(identity)
+        return identity
+
+    def _check_not_revoked(self, identity: Identity) -> None:
         if self.revocations.holds(identity):
             raise Unauthenticated("token_revoked", "the token was revoked")
-        return identity
 
     def _token(
         self, headers: Iterable[tuple[bytes, bytes]], query: Mapping[str, Sequence[str]], method: str

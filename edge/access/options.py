@@ -41,7 +41,7 @@ class AccessOptions:
     expiry_warning_ms: int = 60_000
     """How long before its token ends a connection is told; up to half as much earlier, to spread them."""
     revocations_max: int = 100_000
-    """Revocations held, about 300 bytes each; beyond them the edge says so and takes no traffic."""
+    """Revocations held, about 300 bytes each; beyond them nobody new is let in, for theirs may be missing."""
 
     @property
     def configured(self) -> bool:

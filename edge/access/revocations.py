@@ -7,10 +7,17 @@ from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Any, Literal
 
+import structlog
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from edge.access.identity import Identity
+
+log = structlog.get_logger(__name__)
+_REMEDY = (
+    "Raise SLUICEGATE_ACCESS__REVOCATIONS_MAX, and give revocations an --until; then start the edge again."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +56,7 @@ class Revocations:
         self._entries_max = entries_max
         self._entries: dict[bytes, Revocation] = {}
         self.overflown = False
-        """Not all could be held: a token may be taken here that was revoked."""
+        """One found no room: from then on nobody is let in, for it could be theirs."""
         self.complete = False
         """All that stood in the topic was read: before, nobody can be let in."""
 
@@ -63,9 +70,11 @@ class Revocations:
             return
         if key not in self._entries and len(self._entries) >= self._entries_max:
             self._forget_ended()
-            self.overflown = len(self._entries) >= self._entries_max
-        if not self.overflown or key in self._entries:
-            self._entries[key] = revocation
+            if len(self._entries) >= self._entries_max:
+                log.error("too_many_revocations", held=len(self._entries), remedy=_REMEDY)
+                self.overflown = True
+                return
+        self._entries[key] = revocation
 
     def holds(self, identity: Identity) -> bool:
         """Whether an identity's token was taken back."""

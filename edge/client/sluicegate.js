@@ -119,6 +119,7 @@ function take({ id, data, retryMs }, options, place, seen) {
   if (event.type === "refused") {
     throw new StreamRefused(`the cursor was refused: ${event.detail ?? event.code}`, 200, event.code ?? "");
   }
+  if (event.seq === undefined) return; // about the connection: `expiring`, say, as the token is asked for anew
   const own = { gap: options.onGap, reset: options.onReset, end: options.onEnd }[event.type];
   const cursor = id ?? place.cursor;
   (own ?? options.onEvent)?.(event, cursor);

@@ -3,24 +3,71 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import httpx2
 import pytest
 
+from connectors.kafka.admin import ensure_topics
+from connectors.kafka.options import KafkaOptions
+from connectors.registry import Registry
+from schemas.topics import AUDIT, REVOCATIONS
+from schemas.wire import WireCodec
+from tests.support.command_line import CommandLine
+from tests.support.edge_fixtures import EDGE_TOPICS
+from tests.support.edge_process import EdgeProcess
+from tests.support.ingest_twin import IngestTwin
+from tests.support.read_topic import read_committed
 from tests.support.sse_client import Seen, read_stream
 from tests.support.tokens import ALL, ISSUER, Issuer, confused, jwks_server, keys_file, unsigned
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from tests.support.edge_process import EdgeProcess
+    from ops.stack.addresses import Addresses
 
 pytestmark = pytest.mark.timeout(120)
+
+
+@dataclass
+class World:
+    """One edge with keys, for all tests that need no other: each has streams and tenants of its own."""
+
+    edge: EdgeProcess
+    twin: IngestTwin
+    issuer: Issuer
+    kafka: KafkaOptions
+
+
+@pytest.fixture(scope="module")
+def world(
+    stack: Addresses, registered_schemas: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[World]:
+    kafka = KafkaOptions(stack.kafka, topic_prefix=f"t{uuid4().hex[:10]}.", client_id="test-access")
+    ensure_topics(kafka, (*EDGE_TOPICS, AUDIT))
+    issuer, folder = Issuer(), tmp_path_factory.mktemp("access")
+    with closing(IngestTwin(kafka, Registry(registered_schemas))) as twin:
+        access = {
+            "keys_file": str(keys_file(folder, issuer)),
+            "issuer": ISSUER,
+            "leeway_ms": 0,
+            "expiry_warning_ms": 1_500,
+            "cookie": "sluice",
+        }
+        options = {"access": access, "cors_origins": ["https://app.test"], "header_read_ms_max": 1_500}
+        edge = EdgeProcess(kafka, registered_schemas, folder / "edge.log", options, token=issuer.token(**ALL))
+        try:
+            yield World(edge.start(), twin, issuer, kafka)
+        finally:
+            edge.stop()
 
 
 @pytest.fixture
@@ -58,24 +105,25 @@ def post(edge: EdgeProcess, path: str, token: str = "", **headers: str) -> httpx
     return httpx2.post(edge.url + path, content=body, headers=sent, trust_env=False)
 
 
-def test_without_a_token_nothing_is_had_but_health_and_the_answer_says_how_to_bring_one(guarded, twin):
-    twin.open("s", kind="job")
-    edge = guarded()
+def test_without_a_token_nothing_is_had_but_health_and_the_answer_says_how_to_bring_one(world):
+    edge, twin = world.edge, world.twin
+    twin.open("w", kind="job")
     pages = ("/", "/console", "/console/console.js", "/metrics", "/openapi.json", "/none")
-    streams = ("", "/s", "/s/rejects", "/s/events", "/none/events")
+    streams = ("", "/w", "/w/rejects", "/w/events", "/none/events")
     for path in (*pages, *(f"/v1/streams{each}" for each in streams)):
         answer = get(edge, path)
         assert (answer.status_code, answer.json()["code"]) == (401, "no_token"), path
         assert answer.headers["www-authenticate"] == 'Bearer realm="sluicegate"'
         assert "Authorization: Bearer" in answer.json()["remedy"]
-    for path in ("/v1/streams/s/events?kind=job", "/v1/streams/s/cancel"):
+    for path in ("/v1/streams/w/events?kind=job", "/v1/streams/w/cancel"):
         assert post(edge, path).status_code == 401
-    assert get(edge, "/healthz").status_code == get(edge, "/readyz").status_code == 200
+    for path in ("/healthz", "/readyz", "/client/sluicegate.js"):
+        assert get(edge, path).status_code == 200
 
 
-def test_a_token_that_is_worth_nothing_is_refused_by_name_and_never_told(guarded, issuer, twin):
-    twin.open("s", kind="job")
-    edge = guarded()
+def test_a_token_that_is_worth_nothing_is_refused_by_name_and_never_told(world):
+    edge, twin, issuer = world.edge, world.twin, world.issuer
+    twin.open("bad", kind="job")
     stranger = Issuer()
     claims = issuer.claims(**ALL)
     bad = {
@@ -97,7 +145,7 @@ def test_a_token_that_is_worth_nothing_is_refused_by_name_and_never_told(guarded
         "long": ("token_refused", "a." * 5_000),
     }
     for name, (code, token) in bad.items():
-        for answer in (get(edge, "/v1/streams/s/events", token), get(edge, "/metrics", token)):
+        for answer in (get(edge, "/v1/streams/bad/events", token), get(edge, "/metrics", token)):
             assert (answer.status_code, answer.json()["code"]) == (401, code), name
             assert "invalid_token" in answer.headers["www-authenticate"]
             assert token not in answer.text
@@ -109,11 +157,11 @@ def test_a_token_that_is_worth_nothing_is_refused_by_name_and_never_told(guarded
     assert not [part for part in parts if part in log]
 
 
-def test_a_token_opens_what_its_claims_name_and_nothing_else(guarded, issuer, twin):
+def test_a_token_opens_what_its_claims_name_and_nothing_else(world):
+    edge, twin, issuer = world.edge, world.twin, world.issuer
     for name, kind in (("build-1", "job"), ("chat-1", "job"), ("build-2", "llm")):
         twin.end(twin.open(name, kind=kind, tenant="acme"))
     twin.end(twin.open("build-1", kind="job", tenant="umbrella"))
-    edge = guarded()
     token = issuer.token(tenant="acme", streams=["build-*"], kinds=["job"], scope="subscribe")
     assert read_stream(f"{edge.url}/v1/streams/build-1/events?tenant=acme", headers=bearer(token)).seqs == [
         0,
@@ -140,9 +188,9 @@ def test_a_token_opens_what_its_claims_name_and_nothing_else(guarded, issuer, tw
     assert post(edge, "/v1/streams/build-1/cancel?tenant=acme", token).status_code == 403
 
 
-def test_who_may_publish_may_only_where_and_what_the_claims_say(guarded, issuer, twin):
+def test_who_may_publish_may_only_where_and_what_the_claims_say(world):
+    edge, twin, issuer = world.edge, world.twin, world.issuer
     twin.open("mine", kind="job")
-    edge = guarded()
     token = issuer.token(tenant="default", streams=["mine"], kinds=["job"], scope="publish")
     assert post(edge, "/v1/streams/mine/events", token).status_code == 202
     assert post(edge, "/v1/streams/mine/events?kind=llm", token).status_code == 403
@@ -160,26 +208,27 @@ def test_who_may_publish_may_only_where_and_what_the_claims_say(guarded, issuer,
     assert post(edge, "/v1/streams/mine/events", canceller).status_code == 403
 
 
-def test_a_cursor_of_another_tenant_opens_nothing(guarded, issuer, twin):
+def test_a_cursor_of_another_tenant_opens_nothing(world):
+    edge, twin, issuer = world.edge, world.twin, world.issuer
     for tenant in ("acme", "umbrella"):
-        twin.end(twin.open("s", kind="job", tenant=tenant))
-    edge = guarded()
-    theirs = read_stream(f"{edge.url}/v1/streams/s/events?tenant=umbrella", headers=bearer(edge.token))
+        twin.end(twin.open("cur", kind="job", tenant=tenant))
+    theirs = read_stream(f"{edge.url}/v1/streams/cur/events?tenant=umbrella", headers=bearer(edge.token))
     token = issuer.token(**{**ALL, "tenants": ["acme"]})
     refused = read_stream(
-        f"{edge.url}/v1/streams/s/events?tenant=acme", headers=bearer(token), last_id=theirs.ids[0]
+        f"{edge.url}/v1/streams/cur/events?tenant=acme", headers=bearer(token), last_id=theirs.ids[0]
     )
     assert [event["code"] for event in refused.events] == ["foreign_cursor"]
     for cursor in (theirs.ids[0], theirs.last_id):
-        answer = get(edge, f"/v1/streams/s/events?tenant=umbrella&last_event_id={cursor}", token)
+        answer = get(edge, f"/v1/streams/cur/events?tenant=umbrella&last_event_id={cursor}", token)
         assert answer.status_code == 403
         assert (
-            get(edge, "/v1/streams/s/events?tenant=umbrella", token, last_event_id=cursor).status_code == 403
+            get(edge, "/v1/streams/cur/events?tenant=umbrella", token, last_event_id=cursor).status_code
+            == 403
         )
 
 
-def test_a_stream_that_opens_later_is_judged_by_its_kind_before_its_first_event(guarded, issuer, twin):
-    edge = guarded()
+def test_a_stream_that_opens_later_is_judged_by_its_kind_before_its_first_event(world):
+    edge, twin, issuer = world.edge, world.twin, world.issuer
     token = issuer.token(**{**ALL, "kinds": ["job"]})
 
     def follow(name: str) -> Seen:
@@ -208,22 +257,20 @@ def _wait_for_connections(edge: EdgeProcess, count: int) -> None:
         time.sleep(0.05)
 
 
-def test_a_token_that_ends_is_warned_of_then_the_client_is_sent_for_a_new_one_and_loses_nothing(
-    guarded, issuer, twin
-):
-    stream = twin.open("s", kind="job")
-    edge = guarded(access={"leeway_ms": 0, "expiry_warning_ms": 1_500})
+def test_a_token_that_ends_is_warned_of_then_the_client_is_sent_for_a_new_one_and_loses_nothing(world):
+    edge, twin, issuer = world.edge, world.twin, world.issuer
+    stream = twin.open("exp", kind="job")
     token = issuer.token(life_s=4, **ALL)
-    seen = read_stream(f"{edge.url}/v1/streams/s/events", headers=bearer(token))
+    seen = read_stream(f"{edge.url}/v1/streams/exp/events", headers=bearer(token))
     types = [event["type"] for event in seen.events]
     assert types == ["open", "expiring", "reconnect"]
     assert 0 < seen.events[1]["expires_in_ms"] <= 2_500
     assert (seen.events[2]["reason"], seen.closed, seen.ids[1:]) == ("expired", True, ["", ""])
-    assert get(edge, "/v1/streams/s/events", token).json()["code"] == "token_expired"
+    assert get(edge, "/v1/streams/exp/events", token).json()["code"] == "token_expired"
     twin.logs(stream, 2)
     twin.end(stream)
     again = read_stream(
-        f"{edge.url}/v1/streams/s/events", headers=bearer(issuer.token(**ALL)), last_id=seen.last_id
+        f"{edge.url}/v1/streams/exp/events", headers=bearer(issuer.token(**ALL)), last_id=seen.last_id
     )
     assert again.seqs == [1, 2, 3]
 
@@ -233,11 +280,11 @@ def test_keys_of_an_issuer_are_rotated_and_those_that_are_known_outlive_its_abse
     with jwks_server(old) as served:
         edge = make_edge(access={"jwks_url": served.url, "issuer": ISSUER, "keys_retry_ms": 300})
         assert get(edge, "/v1/streams", old.token(**ALL)).status_code == 200
-        # Hundreds of tokens with made-up keys are a handful of questions.
-        asked = served.asked
-        for number in range(100):
+        # However many tokens with made-up keys come, the issuer is asked once in a while.
+        asked, began_s = served.asked, time.monotonic()
+        for number in range(40):
             assert get(edge, "/v1/streams", Issuer(f"x{number}", old.private).token(**ALL)).status_code == 401
-        assert served.asked - asked < 50
+        assert served.asked - asked <= (time.monotonic() - began_s) / 0.3 + 2
         assert get(edge, "/v1/streams", new.token(**ALL)).status_code == 401
         served.keys.append(new.jwk)
         _until(lambda: get(edge, "/v1/streams", new.token(**ALL)).status_code == 200)
@@ -294,11 +341,11 @@ def test_a_keys_file_is_read_again_when_it_changes_and_a_broken_one_changes_noth
     assert get(edge, "/v1/streams", issuer.token(**ALL)).status_code == 401
 
 
-def test_a_cookie_counts_only_with_an_origin_that_is_ours(guarded, issuer, twin):
-    twin.end(twin.open("s", kind="job"))
-    edge = guarded(access={"cookie": "sluice"}, cors_origins=["https://app.test"])
+def test_a_cookie_counts_only_with_an_origin_that_is_ours(world):
+    edge, twin, issuer = world.edge, world.twin, world.issuer
+    twin.end(twin.open("coo", kind="job"))
     cookie = {"cookie": f"theme=dark; sluice={issuer.token(**ALL)}"}
-    events = f"{edge.url}/v1/streams/s/events"
+    events = f"{edge.url}/v1/streams/coo/events"
 
     def status(**headers: str) -> int:
         return httpx2.get(
@@ -314,7 +361,7 @@ def test_a_cookie_counts_only_with_an_origin_that_is_ours(guarded, issuer, twin)
     assert status(origin="https://evil.test") == 403
     assert status(origin="null") == 403
     assert status(sec_fetch_site="cross-site") == status(sec_fetch_site="same-site") == 403
-    publish = "/v1/streams/s2/events?kind=job"
+    publish = "/v1/streams/coo2/events?kind=job"
     assert post(edge, publish, **cookie).status_code == 403
     assert post(edge, publish, **cookie, **{"sec-fetch-site": "same-origin"}).status_code == 403
     assert post(edge, publish, **cookie, origin=edge.url).status_code == 202
@@ -322,30 +369,31 @@ def test_a_cookie_counts_only_with_an_origin_that_is_ours(guarded, issuer, twin)
     assert get(edge, "/v1/streams", "no-token", **cookie).status_code == 401
 
 
-def test_a_token_in_the_query_is_taken_only_if_it_is_switched_on_and_stands_in_no_log(guarded, issuer, twin):
+def test_a_token_in_the_query_is_taken_only_if_it_is_switched_on_and_stands_in_no_log(
+    world, guarded, issuer, twin
+):
+    off = world.issuer.token(**ALL)
+    assert get(world.edge, f"/v1/streams?access_token={off}").json()["code"] == "no_token"
     twin.end(twin.open("s", kind="job"))
-    token = issuer.token(**ALL)
-    closed = guarded()
-    assert get(closed, f"/v1/streams/s/events?access_token={token}").status_code == 401
-    edge = guarded(access={"query_token": True})
+    edge, token = guarded(access={"query_token": True}), issuer.token(**ALL)
     assert read_stream(f"{edge.url}/v1/streams/s/events?access_token={token}").seqs == [0, 1]
     assert get(edge, f"/v1/nothing/here?access_token={token}").status_code == 404
     assert token not in get(edge, f"/v1/streams?limit=x&access_token={token}").text
     assert token not in edge.log.read_text()
 
 
-def test_pages_of_the_sites_that_are_named_may_use_the_edge_and_others_may_not(guarded, issuer, twin):
-    twin.end(twin.open("s", kind="job"))
-    edge = guarded(cors_origins=["https://app.test"])
+def test_pages_of_the_sites_that_are_named_may_use_the_edge_and_others_may_not(world):
+    edge, twin = world.edge, world.twin
+    twin.end(twin.open("page", kind="job"))
 
     def preflight(path: str, method: str, headers: str, origin: str = "https://app.test") -> httpx2.Response:
         asked = {"access-control-request-method": method, "access-control-request-headers": headers}
         return httpx2.options(edge.url + path, headers={"origin": origin, **asked}, trust_env=False)
 
     for path, method, headers in (
-        ("/v1/streams/s/events", "GET", "authorization,last-event-id,cache-control"),
-        ("/v1/streams/s/events", "POST", "authorization,content-type"),
-        ("/v1/streams/s/cancel", "POST", "authorization,content-type"),
+        ("/v1/streams/page/events", "GET", "authorization,last-event-id,cache-control"),
+        ("/v1/streams/page/events", "POST", "authorization,content-type"),
+        ("/v1/streams/page/cancel", "POST", "authorization,content-type"),
     ):
         answer = preflight(path, method, headers)
         assert answer.status_code == 200
@@ -353,26 +401,26 @@ def test_pages_of_the_sites_that_are_named_may_use_the_edge_and_others_may_not(g
         allowed = answer.headers["access-control-allow-headers"].lower().split(", ")
         assert set(headers.split(",")) <= set(allowed)
         assert method in answer.headers["access-control-allow-methods"]
-    assert preflight("/v1/streams/s/events", "DELETE", "").status_code == 400
-    evil = preflight("/v1/streams/s/events", "GET", "authorization", "https://evil.test")
+    assert preflight("/v1/streams/page/events", "DELETE", "").status_code == 400
+    evil = preflight("/v1/streams/page/events", "GET", "authorization", "https://evil.test")
     assert "access-control-allow-origin" not in evil.headers
 
     origin = {"origin": "https://app.test"}
-    seen = read_stream(f"{edge.url}/v1/streams/s/events", headers={**bearer(edge.token), **origin})
+    seen = read_stream(f"{edge.url}/v1/streams/page/events", headers={**bearer(edge.token), **origin})
     assert seen.headers["access-control-allow-origin"] == "https://app.test"
     assert (seen.headers["vary"], seen.seqs) == ("Origin", [0, 1])
-    assert "access-control-allow-credentials" not in seen.headers
+    assert seen.headers["access-control-allow-credentials"] == "true"  # this edge takes cookies
     over = read_stream(
-        f"{edge.url}/v1/streams/s/events", headers={**bearer(edge.token), **origin}, last_id=seen.last_id
+        f"{edge.url}/v1/streams/page/events", headers={**bearer(edge.token), **origin}, last_id=seen.last_id
     )
     assert (over.status, over.headers["access-control-allow-origin"]) == (204, "https://app.test")
     # A page must be able to read why it is not let in.
     assert get(edge, "/v1/streams", **origin).headers["access-control-allow-origin"] == "https://app.test"
-    assert post(edge, "/v1/streams/s2/events?kind=job", edge.token, **origin).status_code == 202
-    strange = post(edge, "/v1/streams/s2/events?kind=job", edge.token, origin="https://evil.test")
+    assert post(edge, "/v1/streams/page2/events?kind=job", edge.token, **origin).status_code == 202
+    strange = post(edge, "/v1/streams/page2/events?kind=job", edge.token, origin="https://evil.test")
     assert strange.status_code == 403
     seen = read_stream(
-        f"{edge.url}/v1/streams/s/events", headers={**bearer(edge.token), "origin": "https://evil.test"}
+        f"{edge.url}/v1/streams/page/events", headers={**bearer(edge.token), "origin": "https://evil.test"}
     )
     assert "access-control-allow-origin" not in seen.headers
 
@@ -422,3 +470,128 @@ def test_a_tenant_has_its_share_of_connections_and_events_and_others_have_theirs
     for limit in ("tenant_connections", "tenant_events"):
         assert f'sluicegate_edge_limited_total{{limit="{limit}",tenant="acme"}} 1.0' in text
     assert 'tenant="umbrella"' not in text
+
+
+# ------------------------------------------------------------------ taken back
+
+
+@pytest.fixture
+def command(world: World, stack: Addresses, tmp_path: Path) -> Iterator[CommandLine]:
+    with CommandLine(tmp_path, stack, world.kafka) as line:
+        yield line
+
+
+def test_a_token_that_is_revoked_is_closed_at_once_wherever_it_is_in_use_and_taken_nowhere(world, command):
+    edge, twin, issuer = world.edge, world.twin, world.issuer
+    stream = twin.open("taken", kind="job")
+    stolen, good = (issuer.token(**ALL, jti=jti) for jti in ("j-stolen", "j-good"))
+    url = f"{edge.url}/v1/streams/taken/events"
+    with ThreadPoolExecutor(2) as pool:
+        closed = pool.submit(read_stream, url, headers=bearer(stolen))
+        kept = pool.submit(read_stream, url, headers=bearer(good))
+        _wait_for_connections(edge, 2)
+        code, out, err = command.run("tokens", "revoke", "j-stolen", "--reason", "laptop lost")
+        assert (code, "would be revoked" in out, "dry run" in err) == (0, True, True)
+        assert get(edge, "/v1/streams", stolen).status_code == 200
+        code, out, err = command.run("tokens", "revoke", "j-stolen", "--yes")
+        assert (code, "--reason" in err) == (2, True)
+        code, out, err = command.run("tokens", "revoke", "j-stolen", "--reason", "laptop lost", "--yes")
+        assert (code, "jti:j-stolen: revoked" in out) == (0, True), err
+        seen = closed.result()
+        assert (seen.events[-1]["type"], seen.events[-1]["reason"]) == ("reconnect", "revoked")
+        assert get(edge, "/v1/streams/taken/events", stolen).json()["code"] == "token_revoked"
+        assert post(edge, "/v1/streams/taken/events", stolen).status_code == 401
+        twin.end(stream)
+        assert kept.result().seqs == [0, 1]
+    assert 'reason="revoked",transport="sse"} 1.0' in get(edge, "/metrics", edge.token).text
+
+    code, out, _ = command.run("tokens", "list", "--json")
+    (row,) = json.loads(out)["revoked"]
+    assert (row["what"], row["why"]) == ("jti:j-stolen", "laptop lost")
+    code, out, err = command.run("tokens", "revoke", "j-stolen", "--undo", "--yes")
+    assert (code, "made good again" in out) == (0, True), err
+    _until(lambda: get(edge, "/v1/streams", stolen).status_code == 200)
+    audit = [message.value() for message in read_committed(world.kafka, AUDIT, 2)]
+    assert [b"undo tokens revoke" in (value or b"") for value in audit] == [False, True]
+
+
+def test_all_that_a_subject_was_given_until_now_is_revoked_and_what_it_is_given_later_is_good(world, command):
+    edge, issuer = world.edge, world.issuer
+    before = issuer.token(**ALL, sub="bob", iat=time.time() - 5)
+    assert get(edge, "/v1/streams", before).status_code == 200
+    words = (
+        "tokens",
+        "revoke",
+        "bob",
+        "--subject",
+        "--reason",
+        "left",
+        "--until",
+        "2099-01-01T00:00:00Z",
+        "--yes",
+    )
+    code, _, err = command.run(*words)
+    assert code == 0, err
+    _until(lambda: get(edge, "/v1/streams", before).status_code == 401)
+    assert get(edge, "/v1/streams", issuer.token(**ALL, sub="bob", iat=None)).status_code == 401
+    assert get(edge, "/v1/streams", issuer.token(**ALL, sub="ann")).status_code == 200
+    time.sleep(1.1)  # iat counts whole seconds
+    assert get(edge, "/v1/streams", issuer.token(**ALL, sub="bob")).status_code == 200
+
+
+def test_an_edge_that_starts_knows_what_was_revoked_before_it_lets_anybody_in(world):
+    edge, issuer = world.edge, world.issuer
+    token = issuer.token(**ALL, jti="j-before")
+    with closing(Registry(edge.registry_url)) as registry:
+        value = WireCodec(registry).encode(REVOCATIONS.subject, {"what": "jti", "name": "j-before"})
+    world.twin.raw(REVOCATIONS.name, b"jti:j-before", value)
+    world.twin.raw(REVOCATIONS.name, b"jti:j-broken", b"\x00\x00\x00\x00\x09")
+    _until(lambda: get(edge, "/v1/streams", token).status_code == 401)
+    edge.kill()
+    edge.start(ready=False)
+    statuses = {get(edge, "/v1/streams", token).status_code for _ in range(20)}
+    edge.wait_for("/readyz")
+    statuses.add(get(edge, "/v1/streams", token).status_code)
+    assert statuses <= {401, 503}
+    # What cannot be read is taken to hold.
+    assert get(edge, "/v1/streams", issuer.token(**ALL, jti="j-broken")).status_code == 401
+
+
+# ------------------------------------------------------------------ heads
+
+
+def test_a_head_that_is_too_large_or_has_too_many_lines_is_refused_before_it_is_all_there(world):
+    head = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
+    many = head + "".join(f"x-{number}: y\r\n" for number in range(200)) + "\r\n"
+    endless = head + f"authorization: Bearer {'a' * 100_000}"
+    folded = head + "x: " + "y" * 20_000 + "\r\n\r\n"
+    for text in (many, endless, folded):
+        with socket.create_connection(("127.0.0.1", world.edge.port)) as client:
+            client.sendall(text.encode())
+            assert _all_of(client).startswith(b"HTTP/1.1 431 ")
+    assert "aaaaaaaaaa" not in world.edge.log.read_text()
+    assert httpx2.get(f"{world.edge.url}/healthz", trust_env=False).status_code == 200
+
+
+def test_a_head_that_drips_in_is_given_up(world):
+    with socket.create_connection(("127.0.0.1", world.edge.port)) as client:
+        client.settimeout(30)
+        client.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n")
+        answer = b""
+        while not answer:
+            with suppress(OSError):
+                client.sendall(b"x: y\r\n")
+            time.sleep(0.2)
+            with suppress(TimeoutError):
+                client.settimeout(0.05)
+                answer = client.recv(1_000)
+        assert answer.startswith(b"HTTP/1.1 408 ")
+
+
+def _all_of(client: socket.socket) -> bytes:
+    client.settimeout(30)
+    answer = b""
+    with suppress(ConnectionResetError):  # it does not read on while we send
+        while part := client.recv(4_096):
+            answer += part
+    return answer

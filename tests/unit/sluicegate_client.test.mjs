@@ -77,6 +77,14 @@ test("each event is told once, over a broken and over a clean end, and the end i
   assert.deepEqual(waits[1], { reason: "drain", delayMs: 5 });
 });
 
+test("what is said of the connection is no event, and takes no place", async () => {
+  const aside = 'data: {"type":"expiring","expires_in_ms":5000}\n\ndata: {"type":"of a later edge"}\n\n';
+  answers = [says(RETRY, frame(0), aside), says(frame(1, "end"))];
+  const { told } = await followed();
+  assert.deepEqual(told, [["event", 0, "c0"], ["event", 1, "c1"]]);
+  assert.equal(requests[1]["last-event-id"], "c0");
+});
+
 test("a cursor that is past the end is answered 204, and that is the end", async () => {
   answers = [status(204)];
   assert.equal((await followed({ cursor: "c9" })).end, null);
