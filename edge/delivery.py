@@ -88,6 +88,7 @@ class Delivery:
         self._outlet = outlet
         self._partition = joined.partition
         self._first: Sequence[Frame] = joined.first
+        """What is to be written before all else."""
         self._group: Group | None = None
         self._task: asyncio.Task[None] | None = None
         self.subscriber: Subscriber = joined.subscriber
@@ -99,15 +100,15 @@ class Delivery:
 
     def start(self) -> None:
         """Begin: write what is to be told first, and what there is."""
-        if self._first:
-            self._write(self._first, from_ring=False)
-            self._first = ()
         self.advance()
 
     def advance(self) -> None:
         """Go on from its place, as far as the connection takes it."""
         subscriber, channel = self.subscriber, self.subscriber.channel
         group = channel.group(self._encoder)
+        if self._first and not (self.over or self._outlet.paused):
+            first, self._first = self._first, ()
+            self._write(first, from_ring=False)
         while not (self.over or self._outlet.paused or self._task or self._group):
             if subscriber.finished:
                 self._outlet.delivered_end(self)
@@ -212,7 +213,9 @@ class Delivery:
         frames = await self._core.replay.next_frames(self.subscriber, self._partition)
         if self._unjudged and frames and not self._may_have(frames):
             return
-        if frames and not self.over:
+        if self._outlet.paused:
+            self._first = frames  # it has its turn when the connection takes more
+        elif frames and not self.over:
             self._write(frames, from_ring=False)
 
     async def _read_the_past(self) -> None:
