@@ -11,7 +11,6 @@ import orjson
 from schemas.proto.sluicegate.v1.logs_pb2_grpc import LogStreamStub
 from schemas.proto.sluicegate.v1.stream_pb2 import Event, Problem, WatchRequest, WatchResponse
 from schemas.proto.sluicegate.v1.stream_pb2_grpc import StreamServiceStub
-from tests.support.edge_process import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,8 +25,7 @@ class GrpcEdge:
     """An edge in a process of its own, and a channel to it."""
 
     def __init__(self, make_edge: Callable[..., EdgeProcess], **options: Any) -> None:
-        self.port = free_port()
-        self.process = make_edge(grpc_port=self.port, **options)
+        self.process = make_edge(**options)
         self.channel = grpc.insecure_channel(self.address, options=[("grpc.enable_retries", 0)])
         self.streams = StreamServiceStub(self.channel)
         self.lines = LogStreamStub(self.channel)
@@ -35,7 +33,7 @@ class GrpcEdge:
     @property
     def address(self) -> str:
         """Host and port."""
-        return f"127.0.0.1:{self.port}"
+        return self.process.grpc_address
 
     @property
     def open_watches(self) -> int:
