@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import subprocess
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -18,6 +20,7 @@ from schemas.cursor import decode_cursor
 from schemas.proto.sluicegate.v1 import logs_pb2, stream_pb2
 from schemas.proto.sluicegate.v1.stream_pb2_grpc import StreamServiceStub
 from schemas.topics import OUTPUT, partition_of
+from tests.support.edge_process import ROOT
 from tests.support.grpc_client import GrpcEdge, Watched, read_call
 from tests.support.sse_client import read_stream
 
@@ -282,6 +285,29 @@ def test_clients_that_do_not_read_pin_a_write_each_and_are_given_up_while_others
 
 def memory_mb(edge: GrpcEdge) -> float:
     return psutil.Process(edge.process.process.pid).memory_info().rss / 1e6
+
+
+def test_the_client_of_the_documentation_shows_every_line_once_though_its_edge_is_killed(
+    edge_with_grpc, twin, tmp_path
+):
+    stream = twin.open("build-42")
+    twin.logs(stream, 5)
+    edge = edge_with_grpc(**NO_MEMORY)
+    shown = tmp_path / "shown"
+    with shown.open("wb") as out:
+        client = subprocess.Popen(
+            [sys.executable, ROOT / "docs/examples/grpc_watch.py", edge.address, "build-42"],
+            stdout=out,
+            stderr=subprocess.STDOUT,
+        )
+    wait_until(lambda: "line 5" in shown.read_text(), "it shows what there is")
+    edge.process.kill()
+    twin.logs(stream, 5)
+    edge.process.start()
+    twin.end(stream)
+    assert client.wait(60) == 0
+    lines = [f"line {number}" for number in range(1, 11)]
+    assert shown.read_text().splitlines() == [*lines, "--- ended: completed"]
 
 
 def test_json_of_an_event_is_what_its_message_says(edge_with_grpc, twin):
