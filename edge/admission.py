@@ -35,15 +35,23 @@ class Admission:
         core, loop = self._core, asyncio.get_running_loop()
         if core.draining:
             return "drain"
-        if core.connections >= core.options.connections_max:
-            core.quotas.hit("connections", "")
+        if self.has_no_room():
             return "overload"
         deadline = loop.time() + core.options.unready_wait_ms / 1_000
         while not core.caught_up:
             if loop.time() >= deadline:
                 return "unready"
             await asyncio.sleep(_LOOK_S)
-        return ""
+        # All who waited go on at one moment: whoever looked before has not seen the others.
+        return "overload" if self.has_no_room() else ""
+
+    def has_no_room(self) -> bool:
+        """Whether this process has all the connections that it may have; to be asked before each is made."""
+        core = self._core
+        if core.connections < core.options.connections_max:
+            return False
+        core.quotas.hit("connections", "")
+        return True
 
     def is_full(self, tenant: str) -> bool:
         """Whether a tenant has all the connections that it may have; it may come again later, as if busy."""
