@@ -14,6 +14,8 @@ import httpx2
 import pytest
 
 from tests.support.access_world import bearer, get, post, until, wait_for_connections, world
+from tests.support.command_line import CommandLine
+from tests.support.edge_fixtures import EDGE_TOPICS
 from tests.support.sse_client import read_stream
 from tests.support.tokens import ALL, ISSUER, Issuer, confused, jwks_server, keys_file, unsigned
 
@@ -398,3 +400,57 @@ def _all_of(client: socket.socket) -> bytes:
         while part := client.recv(4_096):
             answer += part
     return answer
+
+
+# ------------------------------------------------------------------ as a newcomer does it
+
+
+def test_the_first_day_of_the_page_works_as_it_is_written(stack, kafka_options, topics, tmp_path):
+    topics(*EDGE_TOPICS)
+    with CommandLine(tmp_path, stack, kafka_options) as line:
+        code, out, err = line.run("tokens", "issue", "--scope", "publish", "--scope", "subscribe")
+        assert (code, len(out.split())) == (0, 1), err
+        token, keys = out.strip(), tmp_path / "data" / "access" / "keys.json"
+        assert str(keys) in err
+        assert (keys.with_name("signing.pem").stat().st_mode & 0o777) == 0o600
+        line.environment |= {"SLUICEGATE_ACCESS__KEYS_FILE": str(keys), "SLUICEGATE_EDGE__HOST": "0.0.0.0"}
+        process = line.start("edge", log="edge")
+        address = tmp_path / "data" / "edge.json"
+        until(lambda: address.exists() or process.poll() is not None)
+        assert process.poll() is None, (tmp_path / "edge.log").read_text()
+        url = json.loads(address.read_text())["url"]
+        until(lambda: httpx2.get(f"{url}/readyz", trust_env=False).status_code == 200)
+
+        events = tmp_path / "events.ndjson"
+        events.write_text('{"type": "open", "kind": "job", "payload": {}}\n')
+        code, _, err = line.run("publish", "--stream", "mine", str(events))
+        assert (code, "Authorization: Bearer" in err) == (1, True)
+        line.environment["SLUICEGATE_EDGE__TOKEN"] = token
+        code, out, err = line.run("publish", "--stream", "mine", str(events))
+        assert code == 0, err
+        assert token not in out + err + (tmp_path / "edge.log").read_text()
+        # Another of the same key; what it does not name is not allowed.
+        code, out, err = line.run("tokens", "issue", "--streams", "other-*", "--json")
+        line.environment["SLUICEGATE_EDGE__TOKEN"] = json.loads(out)["token"]
+        code, _, err = line.run("publish", "--stream", "mine", str(events))
+        assert (code, "may not publish to default/mine" in err) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("ACCESS__JWKS_URL", "https://issuer.test/jwks", "needs access.issuer"),
+        ("ACCESS__KEYS_FILE", "/nowhere/keys.pem", "cannot be read"),
+        ("EDGE__HOST", "0.0.0.0", "without keys"),
+        ("EDGE__CORS_ORIGINS", "https://app.test/path", "is no origin"),
+        ("EDGE__CORS_ORIGINS", "*", "pages of all sites"),
+    ],
+)
+def test_an_edge_that_could_not_be_kept_does_not_start_and_says_why(
+    stack, kafka_options, tmp_path, name, value, told
+):
+    with CommandLine(tmp_path, stack, kafka_options) as line:
+        line.environment[f"SLUICEGATE_{name}"] = value
+        code, _, err = line.run("edge")
+        assert code in (1, 2)
+        assert told in " ".join(err.split())
