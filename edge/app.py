@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
+from connectors.kafka.notices import Notices
 from connectors.kafka.producer import Appender
 from edge.control import control_routes
 from edge.core import EdgeCore
@@ -73,10 +74,11 @@ def create_app(
     wire, payloads = WireCodec(registry), PayloadCodec(registry)
     core = EdgeCore(options, payloads, topic_version=topic_version(OUTPUT.name), kinds=kinds)
     decoder = Decoder(wire, payloads, kafka.topic_prefix)
-    tail = Tail(core.hub, core.index, core.rejects, core.waiters, decoder)
+    tail = Tail(core.hub, core.index, core.rejects, core.waiters, decoder, slowing=core.slowing)
     history = KafkaHistory(kafka, options, decoder)
     core.feed_from(tail, SharedHistory(history.read, options.history_cache_bytes_max), history.look_up)
     appender = LateAppender(kafka)
+    core.notices = notices = Notices(kafka, wire)
     threads = ThreadPoolExecutor(_BUILD_THREADS, thread_name_prefix="publish")
     publisher = Publisher(
         appender,
@@ -88,11 +90,13 @@ def create_app(
         options,
         threads,
         topic_prefix=kafka.topic_prefix,
+        pressure=core.slowing,
     )
 
     @asynccontextmanager
     async def life(_app: FastAPI) -> AsyncIterator[None]:
         appender.start()
+        notices.start()
         tail.start(kafka, options, asyncio.get_running_loop())
         core.start()
         core.cold = "the schemas of our own types have not been fetched yet"
@@ -104,6 +108,7 @@ def create_app(
             await core.stop()
             await asyncio.to_thread(tail.stop)
             await appender.close()
+            await asyncio.to_thread(notices.close)
             await asyncio.to_thread(history.close)
             threads.shutdown(wait=False, cancel_futures=True)
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 import time
 from collections.abc import Awaitable, Callable
+from secrets import token_hex
 from typing import TYPE_CHECKING, Protocol
 
 from edge.encode import FrameJson
@@ -14,10 +16,13 @@ from edge.flush import Flusher
 from edge.hub import Hub, HubBounds
 from edge.index import IndexEntry, StreamIndex
 from edge.join import Joiner
+from edge.journal import Journal, NoNotices
 from edge.metrics import EdgeMetrics, LevelCollector
+from edge.pressure import Pressure
 from edge.rejects import RejectBook
 from edge.replay import Replay
 from edge.siblings import Siblings
+from edge.slowing import Slowing
 from edge.sse import SseEncoder
 from edge.waiters import Waiters
 from edge.wheel import TimingWheel
@@ -29,6 +34,7 @@ if TYPE_CHECKING:
 
     from edge.connection import Connection, Leaving
     from edge.history import SharedHistory
+    from edge.journal import Notices
     from edge.options import EdgeOptions
     from schemas.cursor import Cursor
     from schemas.kinds import KindTable
@@ -106,6 +112,13 @@ class EdgeCore:
             ttl_ms=options.rejects_ttl_ms,
         )
         self.waiters = Waiters(options.waiting_events_max)
+        self.edge_id = f"{socket.gethostname()[:64]}-{token_hex(4)}"
+        """This run of this process, in what it tells others."""
+        self.notices: Notices = NoNotices()
+        self.journal = Journal(self)
+        self.slowing = Slowing(self)
+        self.pressure = Pressure(self, self.slowing)
+        self.hub.look = self.pressure.look
         self.json = FrameJson(payloads)
         self.sse = SseEncoder(self.json)
         self.sse_chunked = SseEncoder(self.json, chunked=True)
@@ -134,6 +147,7 @@ class EdgeCore:
         loop = asyncio.get_running_loop()
         self.wheel.start(loop)
         self.flusher.start(loop)
+        self.slowing.start(loop)
         self._sweeper = loop.create_task(self._sweep())
 
     async def stop(self) -> None:
@@ -141,6 +155,7 @@ class EdgeCore:
         for client in tuple(self.clients):
             client.abort("drain")
         self.wheel.stop()
+        self.slowing.stop()
         if self._sweeper is not None:
             self._sweeper.cancel()
             await asyncio.gather(self._sweeper, return_exceptions=True)
@@ -271,6 +286,16 @@ class EdgeCore:
             "tail_low_offset": (
                 "Sum of the oldest offsets that the output topic still has.",
                 sum(self.source.low_offset(partition) for partition in range(self._partitions)),
+            ),
+            "slowed_producers": ("Streams whose producers are held back now.", self.slowing.slowed),
+            "notices_told_total": ("Records about connections and slow streams.", self.notices.told),
+            "notices_dropped_total": (
+                "Records about connections and slow streams that were never told.",
+                self.notices.dropped,
+            ),
+            "slow_connections": (
+                "Connections that take nothing now.",
+                sum(client.paused for client in self.clients),
             ),
             "ready": ("1 while traffic may come here.", not self.unready),
         }

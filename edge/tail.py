@@ -12,9 +12,10 @@ from connectors.kafka.tailer import Followed, Place, Tailer, TailState
 from edge.frame import Frame, frame_of
 from edge.index import IndexEntry, entry_of
 from edge.rejects import Verdict, verdict_of
+from edge.slowing import SILENT_S, Counts, Said
 from schemas.envelope import TICK
 from schemas.errors import WireError
-from schemas.topics import INDEX, OUTPUT, REJECTS, topic_version
+from schemas.topics import INDEX, OUTPUT, PRESSURE, REJECTS, topic_version
 
 if TYPE_CHECKING:
     import asyncio
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from edge.index import StreamIndex
     from edge.options import EdgeOptions
     from edge.rejects import RejectBook
+    from edge.slowing import Slowing
     from edge.waiters import Waiters
     from schemas.payloads import PayloadCodec
     from schemas.record import Record
@@ -44,6 +46,8 @@ class TailBatch:
     entries: list[tuple[bytes, IndexEntry | None]] = field(default_factory=list)
     """None: the stream's history is over."""
     verdicts: list[tuple[bytes, Verdict]] = field(default_factory=list)
+    words: list[tuple[bytes, str, Said | None]] = field(default_factory=list)
+    """Stream key, edge, and what it says of its clients there; None: nothing any more."""
     undecodable: int = 0
 
 
@@ -57,10 +61,11 @@ class Decoder:
         self.output = OUTPUT.named(topic_prefix)
         self.index = INDEX.named(topic_prefix)
         self.rejects = REJECTS.named(topic_prefix)
+        self.pressure = PRESSURE.named(topic_prefix)
         self.topic_version = topic_version(self.output)
 
     def batch(self, records: Sequence[Record]) -> TailBatch:
-        """Decode records of the three topics. Raises RegistryUnavailable: do it again, nothing is lost."""
+        """Decode records of the four topics. Raises RegistryUnavailable: do it again, nothing is lost."""
         batch = TailBatch()
         for record in records:
             try:
@@ -110,6 +115,19 @@ class Decoder:
                 self._wire.decode(record.value or b"", REJECTS.subject), read_s=time.monotonic()
             )
             batch.verdicts.append((key, verdict))
+        elif record.topic == self.pressure:
+            self._add_words(batch, key, record)
+
+    def _add_words(self, batch: TailBatch, key: bytes, record: Record) -> None:
+        stream_key, _, edge = key.rpartition(b"/")
+        if record.value is None:
+            batch.words.append((stream_key, edge.decode("utf-8", "replace"), None))
+            return
+        if time.time() - record.timestamp_us / 1_000_000 > SILENT_S:
+            return  # read again at a start; whoever said so has said it anew, or is gone
+        said = self._wire.decode(record.value, PRESSURE.subject)
+        counts = Counts(said["subscribers"], said["behind"])
+        batch.words.append((stream_key, said["edge"], Said(said["edge"], said["kind"], counts)))
 
     def _warm_up(self, schema_id: int) -> None:
         """Have a payload's schema at hand: the event loop must never wait for the registry."""
@@ -128,13 +146,21 @@ class Tail:
     """Runs the tailer and hands what it brings to those whom it concerns; lives on the event loop."""
 
     def __init__(
-        self, hub: Hub, index: StreamIndex, rejects: RejectBook, waiters: Waiters, decoder: Decoder
+        self,
+        hub: Hub,
+        index: StreamIndex,
+        rejects: RejectBook,
+        waiters: Waiters,
+        decoder: Decoder,
+        *,
+        slowing: Slowing,
     ) -> None:
         self._hub = hub
         self._index = index
         self._rejects = rejects
         self._waiters = waiters
         self._decoder = decoder
+        self._slowing = slowing
         self._positions: dict[Place, int] = {}
         self._caught_up: set[Place] = set()
         self._state = TailState()
@@ -149,6 +175,7 @@ class Tail:
             Followed(self._decoder.index, -1),
             Followed(self._decoder.output, options.tail_recent_records),
             Followed(self._decoder.rejects, options.rejects_recent_records),
+            Followed(self._decoder.pressure, options.pressure_recent_records),
         ]
         self._tailer = Tailer(kafka, followed, self._decoder.batch, self, loop)
         self._tailer.start()
@@ -175,6 +202,8 @@ class Tail:
         for key, verdict in batch.verdicts:
             self._rejects.add(key, verdict)
             self._waiters.rejected(key, verdict)
+        if batch.words:
+            self._slowing.heard(batch.words)
         if self._waiters.any:
             for key, partition, frame in batch.frames:
                 self._waiters.accepted(key, partition, frame)
