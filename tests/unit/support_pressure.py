@@ -161,7 +161,7 @@ class Scene:
 
 
 def play(scene: Coroutine[Any, Any, Any]) -> Any:
-    return asyncio.run(asyncio.wait_for(scene, 6))
+    return asyncio.run(asyncio.wait_for(scene, 30))
 
 
 async def until(done: Any) -> None:

@@ -157,17 +157,16 @@ def test_what_a_stalled_client_pins_is_one_write_however_much_comes(policy):
 @pytest.mark.parametrize("policy", POLICIES)
 def test_one_that_still_reads_its_history_is_not_held_to_the_bound(policy):
     async def scene() -> None:
-        edge = Scene(backpressure(policy), ring_events_max=4, write_bytes_max=5_000)
-        edge.emit(200)
+        edge = Scene(backpressure(policy), ring_events_max=4)
+        edge.emit(2_500)
         late = edge.connect()
         assert late is not None
         late.full = True
-        for _ in range(30):
+        for _ in range(2):  # it is given a thousand at a time
             await until(lambda: late.get_write_buffer_size() > 0)
-            edge.emit(2)
+            edge.emit(2 * BOUND)
             late.drain()
             late.full = True
-        late.full = False
         late.drain()
         await until(lambda: edge.next_seq - 1 in seqs_of(late.data))
         assert seqs_of(late.data) == list(range(edge.next_seq))
