@@ -14,6 +14,7 @@ from starlette.routing import Route
 
 from connectors.kafka.notices import Notices
 from connectors.kafka.producer import Appender
+from edge.connections import connection_routes
 from edge.control import control_routes
 from edge.core import EdgeCore
 from edge.errors import KindsRefused
@@ -139,6 +140,7 @@ def compose(
         },
     )
     app.include_router(control_routes(core, publisher))
+    app.include_router(connection_routes(core))
     app.router.routes.append(
         Route("/v1/streams/{stream_id}/events", EventsEndpoint(core), methods=["GET"], name="events")
     )

@@ -12,7 +12,7 @@ connection takes nothing: when it does again, it goes on from its own place.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import structlog
 
@@ -167,6 +167,15 @@ class Delivery:
         self.subscriber.channel.laggards.discard(self)
         self._core.hub.detach(self.subscriber)
         self._core.journal.closed(self, reason or ("end" if self.subscriber.finished else "gone"))
+
+    @property
+    def state(self) -> Literal["paused", "catching_up", "history", "abreast"]:
+        """How it stands to its stream."""
+        if self.paused:
+            return "paused"
+        if self in self.subscriber.channel.laggards:
+            return "catching_up"
+        return "history" if self._task is not None else "abreast"
 
     @property
     def paused(self) -> bool:
