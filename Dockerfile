@@ -28,7 +28,7 @@ ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 SLUICE
 WORKDIR /app
 USER 10001:10001
 VOLUME /var/lib/sluicegate
-EXPOSE 8600 8700 8701 8702
+EXPOSE 8600 8601 8700 8701 8702
 STOPSIGNAL SIGTERM
 # Of the edge, which is the default command; docker-compose.yml has the worker's.
 HEALTHCHECK --interval=10s --timeout=5s --retries=6 --start-period=30s \

@@ -88,6 +88,11 @@ docs: $(STAMP) ## check that the documentation is what the code is
 compose: $(STAMP) ## write docker-compose.yml from the table of parts
 	@$(BIN)/python -m ops.stack.compose
 
+.PHONY: proto
+proto: $(STAMP) ## write the Python of schemas/proto
+	@$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. \
+		$$(find schemas/proto -name '*.proto')
+
 .PHONY: clean
 clean: ## stop the stack, remove the environment and the caches of tools (data and downloads stay)
 	@if [ -x $(BIN)/sluicegate ]; then $(BIN)/sluicegate down || true; fi

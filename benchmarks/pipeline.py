@@ -1,4 +1,4 @@
-"""``ingest`` from Kafka to committed output, exactly once, beside plain consumption of the same records."""
+"""``ingest`` from Kafka to committed output, exactly once, beside plain consumption and Kafka Streams."""
 
 from __future__ import annotations
 
@@ -7,66 +7,82 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
 
 from benchmarks import raw
+from benchmarks.bench import say
 from benchmarks.load import append, make_streams, read
 from benchmarks.meter import Meter, stop
-from benchmarks.results import OURS, Result, with_ratios
+from benchmarks.peers import kafka_streams
+from benchmarks.results import KAFKA_STREAMS, OURS, Result, median, with_ratios
 from connectors.kafka.admin import ensure_topics
 from connectors.kafka.options import KafkaOptions
-from connectors.registry import Registry
+from ops.stack.errors import StackError
+from schemas.catalog import EVENT, subjects
 from schemas.payloads import PayloadCodec
-from schemas.topics import INPUT, OUTPUT, TOPICS
+from schemas.topics import INDEX, INPUT, OUTPUT, TOPICS
 from schemas.wire import WireCodec
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from benchmarks.bench import Bench
     from ops.stack.addresses import Addresses
 
-TIMEOUT_S = 300.0
+    _Start = Callable[[Bench, "_Load", Path], list[subprocess.Popen[bytes]]]
+
+TIMEOUT_S: Final = 300.0
+_CACHE_BYTES: Final = 50 * 1_048_576
 
 
-def run(where: Addresses, data_dir: Path, streams: int, lines: int) -> list[Result]:
-    """Measure once; what was put in is read back, counted and checked for order."""
-    kafka = KafkaOptions(where.kafka, f"bench{time.time_ns()}.")
-    registry = Registry(where.registry_url)
-    registry.register_all()
-    ensure_topics(kafka, TOPICS)
-    codec = WireCodec(registry)
-    records = make_streams(codec, PayloadCodec(registry), streams, lines)
-    append(kafka, records)
-    work = f"ingest: envelopes of {streams} streams, {INPUT.partitions} partitions"
-    limit = raw.measure(kafka, INPUT, len(records), work)
-    worker = start_ingest(where, kafka, data_dir / "ingest")
-    meter = Meter(worker.pid)
-    try:
-        seconds, values = read(kafka, OUTPUT, len(records), TIMEOUT_S)
-        cpu_s, rss_mb = meter.stop()
-    finally:
-        stop(worker)
-    per_million = 1_000_000 / len(records)
-    ordered = _in_order(codec, values, streams, lines)
-    results = [
-        limit,
-        Result(
-            f"{OURS} ingest",
-            work,
-            "exactly once",
-            len(records),
-            int(len(values) / seconds),
-            round(cpu_s * per_million, 1),
-            rss_mb,
-            ordered,
-        ),
+@dataclass(frozen=True)
+class _Load:
+    """Whole streams on topics of their own, so that each contender has an output that nobody else writes."""
+
+    kafka: KafkaOptions
+    codec: WireCodec
+    streams: int
+    lines: int
+
+    @property
+    def count(self) -> int:
+        return self.streams * (self.lines + 2)
+
+
+def run(bench: Bench, streams: int, lines: int) -> list[Result]:
+    """Measure; what was put in is read back, counted and checked for order."""
+    work = f"ingest: envelopes of {streams} streams, {INPUT.partitions} partitions, {bench.runs()}"
+    contenders: list[tuple[str, str, _Start]] = [
+        (f"{OURS} ingest", "exactly once", _ours(1)),
+        (f"{OURS} ingest, two workers", "exactly once", _ours(2)),
     ]
-    return with_ratios(results)
+    if "kafka-streams" in bench.asked.peers:
+        contenders.append((KAFKA_STREAMS, "exactly once v2", _streams))
+    limits, found = [], defaultdict[str, list[Result]](list)
+    for number in range(bench.asked.runs):
+        for name, guarantee, start in contenders:
+            say(f"ingest: {name}, run {number + 1} of {bench.asked.runs}")
+            load = _make_load(bench, streams, lines)
+            if len(limits) <= number:
+                limits.append(raw.measure(load.kafka, INPUT, load.count, work))
+            folder = bench.settings.data_dir / "ingest" / f"{len(found[name])}-{len(found)}"
+            found[name].append(
+                _race(
+                    bench,
+                    load,
+                    folder,
+                    start,
+                    Result(name, work, guarantee, load.count, None, None, None, verified=False),
+                )
+            )
+    return with_ratios([median(limits), *map(median, found.values())])
 
 
 def start_ingest(where: Addresses, kafka: KafkaOptions, data_dir: Path) -> subprocess.Popen[bytes]:
     """Start a worker of the role on a folder of its own."""
-    data_dir.mkdir()
+    data_dir.mkdir(parents=True)
     env = os.environ | {
         "SLUICEGATE_KAFKA__BOOTSTRAP_SERVERS": where.kafka,
         "SLUICEGATE_KAFKA__TOPIC_PREFIX": kafka.topic_prefix,
@@ -78,9 +94,74 @@ def start_ingest(where: Addresses, kafka: KafkaOptions, data_dir: Path) -> subpr
         return subprocess.Popen(command, env=env, stdout=log, stderr=log)
 
 
-def _in_order(codec: WireCodec, values: list[bytes], streams: int, lines: int) -> bool:
+def _make_load(bench: Bench, streams: int, lines: int) -> _Load:
+    kafka = KafkaOptions(bench.where.kafka, f"bench{time.time_ns()}.")
+    registry = bench.registry()
+    registry.register_all()
+    ensure_topics(kafka, TOPICS)
+    codec = WireCodec(registry)
+    append(kafka, make_streams(codec, PayloadCodec(registry), streams, lines))
+    return _Load(kafka, codec, streams, lines)
+
+
+def _race(
+    bench: Bench,
+    load: _Load,
+    folder: Path,
+    start: _Start,
+    result: Result,
+) -> Result:
+    try:
+        processes = start(bench, load, folder)
+    except (StackError, OSError, subprocess.SubprocessError) as error:
+        return replace(result, note=f"not to be had: {' '.join(str(error).split())[-160:]}")
+    meters = [Meter(process.pid) for process in processes]
+    try:
+        seconds, values = read(load.kafka, OUTPUT, load.count, TIMEOUT_S)
+        taken = [meter.stop() for meter in meters]
+    finally:
+        for process in processes:
+            stop(process)
+    whole = len(values) == load.count and _in_order(load, values)
+    return replace(
+        result,
+        records_per_s=int(len(values) / seconds) if seconds else None,
+        cpu_s_per_million=round(sum(cpu_s for cpu_s, _ in taken) * 1_000_000 / load.count, 1),
+        peak_rss_mb=sum(rss_mb for _, rss_mb in taken),
+        verified=whole,
+        note="" if whole else f"{len(values)} of {load.count} came out, or not in their order",
+    )
+
+
+def _ours(workers: int) -> _Start:
+    def start(bench: Bench, load: _Load, folder: Path) -> list[subprocess.Popen[bytes]]:
+        return [start_ingest(bench.where, load.kafka, folder / str(number)) for number in range(workers)]
+
+    return start
+
+
+def _streams(bench: Bench, load: _Load, folder: Path) -> list[subprocess.Popen[bytes]]:
+    folder.mkdir(parents=True)
+    prefix = load.kafka.topic_prefix
+    env = os.environ | {
+        "BENCH_KAFKA": bench.where.kafka,
+        "BENCH_INPUT": INPUT.named(prefix),
+        "BENCH_OUTPUT": OUTPUT.named(prefix),
+        "BENCH_INDEX": INDEX.named(prefix),
+        "BENCH_GROUP": f"{prefix}ordering",
+        "BENCH_STATE": str(folder / "state"),
+        "BENCH_SCHEMA": subjects()[EVENT],
+        "BENCH_CACHE_BYTES": str(_CACHE_BYTES),
+        "BENCH_COMMIT_MS": "100",  # as ours; the clock runs from the first committed output
+    }
+    command = kafka_streams.command(bench.settings, kafka_streams.ORDERING)
+    with (folder / "log").open("wb") as log:
+        return [subprocess.Popen(command, env=env, stdout=log, stderr=log)]
+
+
+def _in_order(load: _Load, values: Sequence[bytes]) -> bool:
     seqs: dict[bytes, list[int]] = defaultdict(list)
     for value in values:
-        event = codec.decode_event(value)
+        event = load.codec.decode_event(value)
         seqs[event.key].append(event.seq)
-    return len(seqs) == streams and all(found == list(range(lines + 2)) for found in seqs.values())
+    return len(seqs) == load.streams and all(found == list(range(load.lines + 2)) for found in seqs.values())

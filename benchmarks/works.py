@@ -52,8 +52,7 @@ def windows(bench: Bench) -> Sequence[Result]:
 
 def ingest(bench: Bench) -> Sequence[Result]:
     """Have the product's own envelopes go through its own pipeline."""
-    say("ingest: throughput")
-    return pipeline.run(bench.where, bench.settings.data_dir, STREAMS, LINES)
+    return pipeline.run(bench, STREAMS, LINES)
 
 
 def from_publish_to_commit(bench: Bench) -> Sequence[Line]:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
 
 from edge.errors import RequestError
+from edge.join import Joined
 from edge.problems import code_of
 from schemas.envelope import stream_key
 from schemas.errors import CursorError
 
 if TYPE_CHECKING:
+    from edge.access.identity import Identity
+    from edge.connection import Leaving
     from edge.core import EdgeCore
-    from edge.join import Joined, Over
+    from edge.join import Over
     from schemas.cursor import Cursor
     from schemas.kinds import Kind
 
@@ -26,19 +30,32 @@ class Admission:
     def __init__(self, core: EdgeCore) -> None:
         self._core = core
 
-    async def busy(self) -> str:
+    async def busy(self) -> Leaving | Literal[""]:
         """Say why no client can be taken now, after waiting a little for an edge that has just started."""
         core, loop = self._core, asyncio.get_running_loop()
         if core.draining:
             return "drain"
-        if core.connections >= core.options.connections_max:
+        if self.has_no_room():
             return "overload"
         deadline = loop.time() + core.options.unready_wait_ms / 1_000
         while not core.caught_up:
             if loop.time() >= deadline:
                 return "unready"
             await asyncio.sleep(_LOOK_S)
-        return ""
+        # All who waited go on at one moment: whoever looked before has not seen the others.
+        return "overload" if self.has_no_room() else ""
+
+    def has_no_room(self) -> bool:
+        """Whether this process has all the connections that it may have; to be asked before each is made."""
+        core = self._core
+        if core.connections < core.options.connections_max:
+            return False
+        core.quotas.hit("connections", "")
+        return True
+
+    def is_full(self, tenant: str) -> bool:
+        """Whether a tenant has all the connections that it may have; it may come again later, as if busy."""
+        return self._core.quotas.is_full(tenant)
 
     def cursor(self, text: str, tenant: str, stream_id: str) -> Cursor:
         """Read a cursor and count one that is refused. Raises MalformedCursor or ForeignCursor."""
@@ -70,20 +87,39 @@ class Admission:
         return cursor
 
     async def join(
-        self, transport: str, tenant: str, stream_id: str, cursor: Cursor | None, name: str
+        self,
+        transport: str,
+        tenant: str,
+        stream_id: str,
+        cursor: Cursor | None,
+        name: str,
+        *,
+        identity: Identity,
     ) -> Joined | Over:
         """Attach a client; whoever gets ``Joined`` detaches it from the hub in the end.
 
+        Where nothing is known of the stream yet, its kind is judged by ``Delivery`` once it is.
+
         Raises:
+            Forbidden: the client may not read the stream.
             HistoryUnavailable: it cannot be said now where the stream stands.
         """
-        core = self._core
-        await core.find(stream_key(tenant, stream_id))
+        core, key = self._core, stream_key(tenant, stream_id)
+        self.check_read(identity, tenant, stream_id, "")  # before anybody else's stream is looked for
+        await core.find(key)
+        self.check_read(identity, tenant, stream_id, core.joiner.kind_name(key))
         beyond = cursor is not None and await core.is_beyond_the_log(cursor)
         joined = core.joiner.join(tenant, stream_id, cursor, name=name, beyond=beyond)
         start = "open" if cursor is None else "resume"
         core.metrics.joins.labels(transport, start).inc()
-        return joined
+        return replace(joined, identity=identity) if isinstance(joined, Joined) else joined
+
+    def check_read(self, identity: Identity, tenant: str, stream_id: str, kind: str) -> None:
+        """Raise Forbidden, counted, if somebody may not read a stream; ``kind`` is empty if not known."""
+        denied = identity.may_subscribe(tenant, stream_id, kind)
+        if denied is not None:
+            self._core.gate.denied(denied)
+            raise denied
 
     def limits(self, kind: Kind | None) -> dict[str, int]:
         """How long a connection to streams of a kind may be silent and live, and when it comes back."""

@@ -14,18 +14,23 @@ from starlette.routing import Route
 
 from connectors.kafka.notices import Notices
 from connectors.kafka.producer import Appender
+from edge.access.cors import Cors
+from edge.access.doorkeeper import Doorkeeper
 from edge.connections import connection_routes
 from edge.control import control_routes
 from edge.core import EdgeCore
 from edge.errors import KindsRefused
 from edge.events import EventsEndpoint
+from edge.grpc_server import GrpcServer
 from edge.guard import Guard
 from edge.history import SharedHistory
 from edge.kafka_history import KafkaHistory
 from edge.pages import page_routes
 from edge.problems import on_error, on_http_error, on_invalid_query
 from edge.publish import AppendedAt, Publisher
+from edge.selftest import selftest_route
 from edge.tail import Decoder, Tail
+from edge.upgrade import UpgradeEndpoint
 from edge.warm import keep_warming
 from schemas.errors import SluicegateError
 from schemas.kinds import BUILTIN_KINDS
@@ -38,7 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from starlette.types import Receive, Scope, Send
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
     from connectors.kafka.options import KafkaOptions
     from edge.options import EdgeOptions
@@ -52,9 +57,15 @@ _BUILD_THREADS = 2
 class EdgeApp:
     """An ASGI app with its core at hand: the server drains it, tests look into it."""
 
-    def __init__(self, core: EdgeCore, app: FastAPI) -> None:
+    def __init__(self, core: EdgeCore, app: FastAPI, grpc: GrpcServer | None) -> None:
         self.core = core
-        self._app = Guard(app, allowed_hosts=core.options.allowed_hosts)
+        self.grpc = grpc
+        """Served beside it, if at all."""
+        options, kept = core.options, Doorkeeper(app, core.gate)
+        shared: ASGIApp = kept
+        if options.cors_origins:  # before the doorkeeper: a preflight never carries a token
+            shared = Cors(kept, options.cors_origins, cookies=bool(options.access.cookie))
+        self._app = Guard(shared, allowed_hosts=options.allowed_hosts, origins=core.gate.origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
@@ -75,7 +86,7 @@ def create_app(
     wire, payloads = WireCodec(registry), PayloadCodec(registry)
     core = EdgeCore(options, payloads, topic_version=topic_version(OUTPUT.name), kinds=kinds)
     decoder = Decoder(wire, payloads, kafka.topic_prefix)
-    tail = Tail(core.hub, core.index, core.rejects, core.waiters, decoder, slowing=core.slowing)
+    tail = Tail(core.hub, core.index, core.rejects, core.waiters, decoder, revoked=core, slowing=core.slowing)
     history = KafkaHistory(kafka, options, decoder)
     core.feed_from(tail, SharedHistory(history.read, options.history_cache_bytes_max), history.look_up)
     appender = LateAppender(kafka)
@@ -89,6 +100,7 @@ def create_app(
         core.waiters,
         core.metrics,
         options,
+        core.quotas,
         threads,
         topic_prefix=kafka.topic_prefix,
         pressure=core.slowing,
@@ -144,8 +156,13 @@ def compose(
     app.router.routes.append(
         Route("/v1/streams/{stream_id}/events", EventsEndpoint(core), methods=["GET"], name="events")
     )
+    app.router.routes.append(selftest_route())
+    app.router.routes.append(
+        Route("/v1/ws", UpgradeEndpoint(core, publisher), methods=["GET"], name="websocket")
+    )
     app.router.routes.extend(page_routes(core))
-    return EdgeApp(core, app)
+    grpc = GrpcServer(core, publisher) if core.options.grpc_port >= 0 else None
+    return EdgeApp(core, app, grpc)
 
 
 class LateAppender:

@@ -9,7 +9,7 @@ import orjson
 from edge.errors import RequestError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Mapping
+    from collections.abc import AsyncIterable, Mapping, Sequence
 
 JSON: Final = ("application/json", "application/cloudevents+json", "application/cloudevents-batch+json")
 NDJSON: Final = ("application/x-ndjson", "application/ndjson", "application/jsonl")
@@ -57,8 +57,14 @@ def split_body(body: bytes, content_type: str, events_max: int) -> Placed:
             remedy=f"Send one of: {ACCEPTED} (in UTF-8).",
         )
     values = _lines(body) if media in NDJSON else _values(body, batch=media == JSON[2], one=media == JSON[1])
+    check_count(values, events_max)
+    return values
+
+
+def check_count(values: Sequence[object], events_max: int) -> None:
+    """Raise RequestError for a request of no events, or of too many."""
     if not values:
-        raise RequestError(400, "Nothing to publish", "the body holds no event")
+        raise RequestError(400, "Nothing to publish", "the request holds no event")
     if len(values) > events_max:
         raise RequestError(
             413,
@@ -66,7 +72,6 @@ def split_body(body: bytes, content_type: str, events_max: int) -> Placed:
             f"{len(values)} events in one request, at most {events_max}",
             remedy="Split them over several requests; each is appended as one transaction.",
         )
-    return values
 
 
 def _values(body: bytes, *, batch: bool, one: bool) -> Placed:

@@ -8,19 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import TYPE_CHECKING, Literal, cast
+import time
+from contextlib import nullcontext
+from math import inf
+from typing import TYPE_CHECKING, Final, Literal, cast
 
 import structlog
 
+from edge.access.identity import ANYBODY
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
+    from contextlib import AbstractAsyncContextManager
 
+    from edge.access.identity import Identity
     from edge.core import EdgeCore
     from edge.delivery import Delivery
+    from edge.errors import Forbidden
 
 log = structlog.get_logger(__name__)
 Leaving = Literal["drain", "overload", "life", "unready", "expired", "revoked", "slow"]
 """Why the edge closes a connection whose client is to come back."""
+_ALWAYS: Final = nullcontext()
 
 
 class Connection(asyncio.Protocol):
@@ -30,17 +39,21 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_core",
         "_ends_s",
+        "_expires_s",
         "_heartbeat_s",
         "_leaving",
         "_reason",
         "_unsent_bytes",
+        "_warn_s",
         "_written_s",
         "drain_ms",
         "due_slot",
+        "identity",
         "name",
         "opened_s",
         "paused",
         "paused_s",
+        "tenant",
         "transport",
         "write",
     )
@@ -61,6 +74,10 @@ class Connection(asyncio.Protocol):
         # Spread over a fifth, so that what was opened together does not end together.
         self._ends_s = self.opened_s + life_ms_max / 1_000 * (0.8 + 0.2 * random.random())  # noqa: S311
         self._written_s = self.opened_s
+        self.identity = ANYBODY
+        self.tenant = ""
+        """To whom it is counted."""
+        self._expires_s = self._warn_s = inf
         self._leaving: Leaving | None = None
         self._reason = "gone"
         self._unsent_bytes = 0
@@ -89,6 +106,43 @@ class Connection(asyncio.Protocol):
     def delivered_end(self, delivery: Delivery) -> None:
         """See Outlet."""
         raise NotImplementedError
+
+    @property
+    def turn(self) -> AbstractAsyncContextManager[None]:
+        """See Outlet; one delivery alone needs no turns."""
+        return _ALWAYS
+
+    def had_turn(self, delivery: Delivery) -> None:
+        """A delivery was written to after a pause: the next time others go first."""
+
+    def say_expiring(self, expires_in_ms: int) -> None:
+        """Write that the token ends soon: who can, brings a new one; the others come back with one."""
+        raise NotImplementedError
+
+    def refuse(self, delivery: Delivery, denied: Forbidden) -> None:
+        """See Outlet."""
+        raise NotImplementedError
+
+    # -- who it is for ----------------------------------------------------------------------------------
+
+    def authorise(self, identity: Identity) -> None:
+        """Act for somebody from now on, until their token ends; again, when they bring a new one in time.
+
+        Streams that the new one does not allow are refused.
+        """
+        self.identity = identity
+        if self not in self._core.clients:  # who is counted already stays counted to the same tenant
+            self.tenant = self.tenant or identity.tenants.only
+        # The token's clock is the world's, the wheel's is the loop's.
+        left_s, now_s = identity.expires_s - time.time(), self._core.now_s()
+        # Spread over half as much again: tokens that were issued together are not renewed together.
+        warning_s = self._core.options.access.expiry_warning_ms / 1_000 * (1 + random.random() / 2)  # noqa: S311
+        self._expires_s, self._warn_s = now_s + left_s, now_s + max(left_s - warning_s, 0)
+        if self.due_slot >= 0:
+            self._core.wheel.put(self, now_s)
+        for delivery in tuple(self.deliveries):
+            if (denied := delivery.denied(identity)) is not None:
+                self.refuse(delivery, denied)
 
     # -- asyncio.Protocol -------------------------------------------------------------------------------
 
@@ -128,9 +182,14 @@ class Connection(asyncio.Protocol):
         if self._leaving is not None:
             self.send_away(self._leaving)
             return
+        self._core.wheel.put(self, self._next_look(self._written_s))
+        if self._written_s >= self._expires_s:
+            self.send_away("expired")
+            return
         for delivery in tuple(self.deliveries):
             if self.paused:
                 return
+            self.had_turn(delivery)
             delivery.resume()
 
     # -- its end ----------------------------------------------------------------------------------------
@@ -138,6 +197,9 @@ class Connection(asyncio.Protocol):
     def send_away(self, reason: Leaving) -> None:
         """Have the client come back with its cursor; as soon as it takes what it was given before."""
         if self.transport.is_closing():
+            return
+        if self.paused and reason == "revoked":
+            self.abort(reason)  # not when it likes to
             return
         self._leaving = self._leaving or reason
         if not self.paused:
@@ -162,9 +224,13 @@ class Connection(asyncio.Protocol):
         """See Timed."""
         if self.paused:
             return self._look_at_stall(now_s)
-        if now_s >= self._ends_s:
-            self.send_away("life")
+        if now_s >= min(self._ends_s, self._expires_s):
+            self.send_away("life" if now_s >= self._ends_s else "expired")
             return now_s + self._core.options.write_stall_ms_max / 1_000
+        if now_s >= self._warn_s:
+            self._warn_s = inf
+            self._written_s = now_s
+            self.say_expiring(int((self._expires_s - now_s) * 1_000))
         if now_s - self._idle_since() >= 0.95 * self._heartbeat_s:
             self._written_s = now_s
             self._core.metrics.heartbeats.inc()
@@ -175,7 +241,8 @@ class Connection(asyncio.Protocol):
         return max(self._written_s, *(delivery.flushed_s for delivery in self.deliveries), 0.0)
 
     def _next_look(self, now_s: float) -> float:
-        return min(max(self._idle_since() + self._heartbeat_s, now_s), self._ends_s)
+        beat_s = max(self._idle_since() + self._heartbeat_s, now_s)
+        return min(beat_s, self._ends_s, self._expires_s, self._warn_s)
 
     def _look_at_stall(self, now_s: float) -> float:
         unsent_bytes = self.transport.get_write_buffer_size()

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
+
+from edge.access.doorkeeper import identity_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,11 +26,16 @@ def connection_routes(core: EdgeCore) -> APIRouter:
 
     @routes.get("/connections", summary="Who is connected, the slowest first")
     async def connections(
+        request: Request,
         *,
         slow: Annotated[bool, Query(description="Only those that take nothing, or fell behind.")] = False,
         limit: Annotated[int, Query(ge=1, le=_SHOWN_MAX)] = 100,
         own: Annotated[bool, Query(description="Of this process alone.")] = False,
     ) -> Response:
+        denied = identity_of(request.scope).may_operate()
+        if denied is not None:
+            core.gate.denied(denied)
+            raise denied
         found = [shown(core, client, one) for client, one in _deliveries(core) if not slow or _is_slow(one)]
         total = len(found)
         if core.siblings is not None and not own:

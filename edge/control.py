@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import orjson
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
+from edge.access.doorkeeper import identity_of
 from edge.bodies import read_body
 from edge.errors import HistoryUnavailable, RequestError
-from edge.publish import Publisher, PublishRequest
+from edge.publish import Answer, Publisher, PublishRequest
 from schemas.envelope import DEFAULT_TENANT, check_stream_name, stream_key
 from schemas.errors import InvalidEvent
 from schemas.published import time_text
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from edge.access.identity import Identity
     from edge.core import EdgeCore
+    from edge.errors import Forbidden
     from edge.index import IndexEntry
 
 _CANCEL_BYTES_MAX = 8_192
@@ -29,15 +34,24 @@ def control_routes(core: EdgeCore, publisher: Publisher | None) -> APIRouter:
 
     @routes.get("/streams", summary="Streams, newest first")
     async def streams(
+        request: Request,
         limit: Annotated[int, Query(ge=1, le=1_000)] = 100,
         tenant: Annotated[str | None, Query(description="Only this tenant's.")] = None,
     ) -> Response:
-        found = core.index.newest(limit, tenant)
+        identity = identity_of(request.scope)
+        _check(core, identity.may_list())
+
+        def shown(entry: IndexEntry) -> bool:
+            if tenant is not None and entry.tenant != tenant:
+                return False
+            return identity.lists(entry.tenant, entry.stream_id, entry.kind)
+
+        found = core.index.newest(limit, shown)
         return _json({"streams": [shown_stream(entry) for entry in found], "complete": core.index.complete})
 
     @routes.get("/streams/{stream_id}", summary="Where one stream stands")
-    async def stream(stream_id: str, tenant: Tenant = DEFAULT_TENANT) -> Response:
-        entry = await _entry(core, tenant, stream_id)
+    async def stream(request: Request, stream_id: str, tenant: Tenant = DEFAULT_TENANT) -> Response:
+        entry = await known_stream(core, tenant, stream_id, identity_of(request.scope).may_see)
         marks = [
             {"seq": seq, "offset": offset}
             for seq, offset in zip(entry.mark_seqs, entry.mark_offsets, strict=True)
@@ -56,9 +70,13 @@ def control_routes(core: EdgeCore, publisher: Publisher | None) -> APIRouter:
         )
 
     @routes.get("/streams/{stream_id}/rejects", summary="Events that were not accepted, newest first")
-    async def rejects(stream_id: str, tenant: Tenant = DEFAULT_TENANT) -> Response:
+    async def rejects(request: Request, stream_id: str, tenant: Tenant = DEFAULT_TENANT) -> Response:
         check_stream_name(tenant, stream_id)
-        found = core.rejects.of(stream_key(tenant, stream_id))
+        key = stream_key(tenant, stream_id)
+        may_see = identity_of(request.scope).may_see
+        _check(core, may_see(tenant, stream_id, ""))
+        # Of a kind that may not be seen there are none, as of a stream that does not exist.
+        found = core.rejects.of(key) if may_see(tenant, stream_id, core.joiner.kind_name(key)) is None else []
         return _json(
             {
                 "tenant": tenant,
@@ -84,50 +102,79 @@ def _writing_routes(routes: APIRouter, core: EdgeCore, publisher: Publisher) -> 
     ) -> Response:
         entry = core.index.get(stream_key(tenant, stream_id))
         asked = PublishRequest(
-            tenant, stream_id, kind or (entry.kind if entry is not None else None), wait is not None
+            tenant,
+            stream_id,
+            kind or (entry.kind if entry is not None else None),
+            wait is not None,
+            identity_of(request.scope),
         )
-        return await _counted(core, publisher.publish(asked, request.stream(), request.headers))
+        answer = await counted(core, publisher.publish(asked, request.stream(), request.headers))
+        return _json(answer, status=202)
 
     @routes.post("/streams/{stream_id}/cancel", status_code=202, summary="Ask that a stream be stopped")
     async def cancel(request: Request, stream_id: str, tenant: Tenant = DEFAULT_TENANT) -> Response:
-        entry = await _entry(core, tenant, stream_id)
-        if entry.ended:
-            raise RequestError(
-                409,
-                "Stream has ended",
-                f"stream {tenant}/{stream_id} ended as {entry.end_reason}",
-                remedy="There is nothing left to cancel.",
-            )
+        identity = identity_of(request.scope)
+        entry = await stream_to_cancel(core, tenant, stream_id, identity)
         fields = await _cancel_fields(request)
-        asked = PublishRequest(tenant, stream_id, entry.kind, wait=False)
-        return await _counted(core, publisher.publish_one(asked, "cancel", fields))
+        asked = PublishRequest(tenant, stream_id, entry.kind, wait=False, identity=identity)
+        answer = await counted(core, publisher.publish_one(asked, "cancel", fields))
+        return _json(answer, status=202)
 
 
-async def _counted(core: EdgeCore, publishing: Any) -> Response:
+async def counted(core: EdgeCore, publishing: Awaitable[Answer]) -> Answer:
+    """Give the answer of a request that publishes, and count how it ended."""
     status = 500
     try:
         answer = await publishing
-        status = 202
-        return _json(answer, status=202)
     except RequestError as error:
         status = error.status
         raise
     except InvalidEvent:
         status = 400
         raise
+    else:
+        status = 202
+        return answer
     finally:
         core.metrics.publishes.labels(str(status)).inc()
 
 
-async def _entry(core: EdgeCore, tenant: str, stream_id: str) -> IndexEntry:
+async def stream_to_cancel(core: EdgeCore, tenant: str, stream_id: str, identity: Identity) -> IndexEntry:
+    """Give the entry of a stream that may be asked to stop. Raises RequestError: 403, 404, 409 or 503."""
+    entry = await known_stream(core, tenant, stream_id, identity.may_cancel)
+    if entry.ended:
+        raise RequestError(
+            409,
+            "Stream has ended",
+            f"stream {tenant}/{stream_id} ended as {entry.end_reason}",
+            remedy="There is nothing left to cancel.",
+        )
+    return entry
+
+
+def _check(core: EdgeCore, denied: Forbidden | None) -> None:
+    if denied is not None:
+        core.gate.denied(denied)
+        raise denied
+
+
+async def known_stream(
+    core: EdgeCore, tenant: str, stream_id: str, judge: Callable[[str, str, str], Forbidden | None]
+) -> IndexEntry:
+    """Give the entry of a stream; one whose kind its asker may not see is as one that does not exist.
+
+    Raises:
+        RequestError: 403, 404, or 503 while it cannot be said.
+    """
     check_stream_name(tenant, stream_id)
+    _check(core, judge(tenant, stream_id, ""))
     try:
         entry = await core.find(stream_key(tenant, stream_id))
     except HistoryUnavailable as error:
         raise RequestError(
             503, "Index unavailable", str(error), remedy=error.remedy, headers={"retry-after": "2"}
         ) from None
-    if entry is None:
+    if entry is None or judge(tenant, stream_id, entry.kind) is not None:
         raise RequestError(
             404,
             "No such stream",

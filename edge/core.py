@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Callable
 from secrets import token_hex
 from typing import TYPE_CHECKING, Protocol
 
+from edge.access.gate import Gate
+from edge.access.quotas import Quotas
 from edge.encode import FrameJson
 from edge.errors import HistoryUnavailable
 from edge.flush import Flusher
@@ -30,8 +32,9 @@ from schemas.kinds import BUILTIN_KINDS
 from schemas.topics import STREAM_PARTITIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
+    from edge.access.revocations import Revocation
     from edge.connection import Connection, Leaving
     from edge.history import SharedHistory
     from edge.journal import Notices
@@ -92,6 +95,13 @@ class EdgeCore:
         self.options = options
         self.kinds = kinds
         self.metrics = EdgeMetrics()
+        self.gate = Gate(options.access, self.metrics, cors_origins=options.cors_origins)
+        self.quotas = Quotas(
+            self.metrics,
+            connections_max=options.tenant_connections_max,
+            events_per_s_max=options.tenant_events_per_s_max,
+            burst_events=options.request_events_max,
+        )
         self.wheel = TimingWheel()
         self.flusher = Flusher(self.metrics, options.write_bytes_max)
         self.clients: set[Connection] = set()
@@ -145,6 +155,7 @@ class EdgeCore:
     def start(self) -> None:
         """Begin to let go of what is too old, and to look after connections."""
         loop = asyncio.get_running_loop()
+        self.gate.start()
         self.wheel.start(loop)
         self.flusher.start(loop)
         self.slowing.start(loop)
@@ -156,6 +167,7 @@ class EdgeCore:
             client.abort("drain")
         self.wheel.stop()
         self.slowing.stop()
+        await self.gate.stop()
         if self._sweeper is not None:
             self._sweeper.cancel()
             await asyncio.gather(self._sweeper, return_exceptions=True)
@@ -178,13 +190,28 @@ class EdgeCore:
     def opened(self, client: Connection) -> None:
         """Take note of a connection that begins to stream."""
         self.clients.add(client)
+        self.quotas.opened(client.tenant)
         self.metrics.connections.labels(client.transport_name).inc()
 
     def closed(self, client: Connection, reason: str) -> None:
         """Take note of its end."""
         self.clients.discard(client)
+        self.quotas.closed(client.tenant)
         self.metrics.connections.labels(client.transport_name).dec()
         self.metrics.closed.labels(client.transport_name, reason).inc()
+
+    def revoked(self, found: Sequence[tuple[bytes, Revocation | None]]) -> None:
+        """Take revocations, and close at once what is open under the tokens that they are about."""
+        revocations = self.gate.revocations
+        for key, revocation in found:
+            revocations.put(key, revocation)
+        for client in tuple(self.clients):
+            if revocations.holds(client.identity):
+                client.send_away("revoked")
+
+    def all_revoked(self) -> None:
+        """See Revoked."""
+        self.gate.revocations.complete = True
 
     async def find(self, key: bytes) -> IndexEntry | None:
         """The entry of a stream, from memory, or from the index topic if not all fit there.
@@ -239,7 +266,7 @@ class EdgeCore:
             causes.append(("source", self.source.problem))
         if not self.source.caught_up:
             causes.append(("catching_up", "the topics have not been read to their present yet"))
-        return causes
+        return causes + self.gate.unready
 
     async def drain(self, reason: Leaving = "drain") -> None:
         """Send all clients away; they come back with their cursors.
@@ -296,6 +323,12 @@ class EdgeCore:
             "slow_connections": (
                 "Connections that take nothing now.",
                 sum(client.paused for client in self.clients),
+            ),
+            "revocations": ("Revoked tokens and subjects held.", len(self.gate.revocations)),
+            "token_keys": ("Keys that tokens are checked with.", self.gate.keys),
+            "token_keys_stale": (
+                "1 while the issuer's keys could not be fetched; those that are known are used.",
+                self.gate.keys_stale,
             ),
             "ready": ("1 while traffic may come here.", not self.unready),
         }

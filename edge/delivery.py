@@ -20,9 +20,12 @@ from edge.errors import HistoryUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from contextlib import AbstractAsyncContextManager
 
+    from edge.access.identity import Identity
     from edge.connection import Leaving
     from edge.core import EdgeCore
+    from edge.errors import Forbidden
     from edge.frame import Frame
     from edge.group import Encoder, Group
     from edge.join import Joined
@@ -51,12 +54,21 @@ class Outlet(Protocol):
         """How it is written to."""
         ...
 
+    @property
+    def turn(self) -> AbstractAsyncContextManager[None]:
+        """Held while a span of the past is read and written: it is one at a time, and fair."""
+        ...
+
     def send_away(self, reason: Leaving) -> None:
         """Have the client come back with its cursor."""
         ...
 
     def delivered_end(self, delivery: Delivery) -> None:
         """All of a stream was written."""
+        ...
+
+    def refuse(self, delivery: Delivery, denied: Forbidden) -> None:
+        """Stop a delivery, and say for good that its client may not have the stream."""
         ...
 
 
@@ -72,6 +84,7 @@ class Delivery:
         "_outlet",
         "_own_bytes",
         "_task",
+        "_unjudged",
         "number",
         "over",
         "partition",
@@ -94,6 +107,9 @@ class Delivery:
         self.started_s = 0.0
         self.over = False
         """Nothing more is written."""
+        # Nothing was known of the stream when its client came: its kind is judged before its first event.
+        known = self.subscriber.channel.kind or joined.identity.kinds.all
+        self._unjudged: Identity | None = None if known else joined.identity
 
     def start(self) -> None:
         """Begin: write what is to be told first, and what there is."""
@@ -120,15 +136,17 @@ class Delivery:
                 limit = min(limit, subscriber.drop_from)
             frames = subscriber.take(self._core.options.write_bytes_max, limit)
             if frames:
+                if self._unjudged and not self._may_have(frames):
+                    return
                 data = group.encoded(frames)
                 self._outlet.write(data)
                 self._own_bytes += len(data)
                 self._core.metrics.delivered(frames, len(data), from_ring=True)
             elif subscriber.behind:
                 self._task = asyncio.get_running_loop().create_task(self._read_the_past())
-            elif group.can_take(subscriber.expect):
+            elif group.can_take(subscriber.expect) and self._unjudged is None:
                 self._join(group)
-            else:  # ahead of the others, or of this edge
+            else:  # ahead of the others, or of this edge, or not to be written to unseen
                 subscriber.on_next(self.advance)
                 return
 
@@ -198,6 +216,15 @@ class Delivery:
         in_group = self._group.written_bytes - self._group_bytes if self._group is not None else 0
         return self._own_bytes + in_group
 
+    def denied(self, identity: Identity) -> Forbidden | None:
+        """Say why somebody may not be given this stream any more, if so."""
+        channel = self.subscriber.channel
+        if not (channel.kind or identity.kinds.all):
+            self._unjudged = identity
+            if self._group is not None:  # a group is written to without a look at each
+                self.is_passed()
+        return identity.may_subscribe(channel.tenant, channel.stream_id, channel.kind)
+
     @property
     def flushed_s(self) -> float:
         """When the group that it stands in was written to last; 0 if it stands in none."""
@@ -221,6 +248,20 @@ class Delivery:
         subscriber.expect, subscriber.next_offset = group.position, group.next_offset
         subscriber.finished = subscriber.channel.end_seq >= 0 and group.position > subscriber.channel.end_seq
 
+    def _may_have(self, frames: Sequence[Frame]) -> bool:
+        """Judge a stream whose kind is told by its events; gaps alone tell none, and are let pass."""
+        assert self._unjudged is not None
+        channel = self.subscriber.channel
+        kind = channel.kind or next((frame.event.kind for frame in frames if frame.event is not None), "")
+        if not kind:
+            return True
+        denied = self._unjudged.may_subscribe(channel.tenant, channel.stream_id, kind)
+        self._unjudged = None
+        if denied is not None:
+            self._core.gate.denied(denied)
+            self._outlet.refuse(self, denied)
+        return denied is None
+
     def _write(self, frames: Sequence[Frame], *, from_ring: bool) -> None:
         data = self._encoder.encode(frames)
         self._outlet.write(data)
@@ -234,22 +275,33 @@ class Delivery:
         if gap is not None and not self.over:
             self._write((gap,), from_ring=False)
 
-    async def _read_the_past(self) -> None:
+    @property
+    def _reads_the_past(self) -> bool:
         subscriber = self.subscriber
+        return subscriber.behind and not (
+            self.over or self._outlet.paused or subscriber.finished or subscriber.at_bound
+        )
+
+    async def _write_a_span(self) -> None:
+        if self._outlet.paused:
+            return  # another delivery of the connection was written to while this one waited for its turn
+        frames = await self._core.replay.next_frames(self.subscriber, self.partition)
+        if self._unjudged and frames and not self._may_have(frames):
+            return
+        if frames and not self.over:
+            self._write(frames, from_ring=False)
+
+    async def _read_the_past(self) -> None:
         try:
-            while subscriber.behind and not (
-                self._outlet.paused or subscriber.finished or subscriber.at_bound
-            ):
+            while self._reads_the_past:
                 try:
-                    frames = await self._core.replay.next_frames(subscriber, self.partition)
+                    async with self._outlet.turn:
+                        await self._write_a_span()
                 except HistoryUnavailable:
                     await asyncio.sleep(_AGAIN_S)
-                    continue
-                if frames and not self.over:
-                    self._write(frames, from_ring=False)
         except Exception as error:
             # Whatever it was: this client must not wait for ever for events that it was never written.
-            log.exception("replay_broke", stream=subscriber.channel.key.decode(), cause=str(error))
+            log.exception("replay_broke", stream=self.subscriber.channel.key.decode(), cause=str(error))
             self._outlet.send_away("overload")
             return
         finally:

@@ -11,8 +11,9 @@ from urllib.parse import parse_qs
 
 from starlette.responses import Response
 
+from edge.access.cors import cors_head
 from edge.admission import Admission
-from edge.errors import HistoryUnavailable, RequestError
+from edge.errors import HistoryUnavailable, KeysUnavailable, RequestError
 from edge.join import Over
 from edge.problems import code_of, problem_of
 from edge.sse import HEADERS, REFUSED_ID, SseConnection, come_back, jittered, said
@@ -56,10 +57,17 @@ class EventsEndpoint:
         tenant = query.get("tenant", [DEFAULT_TENANT])[0]
         stream_id = scope["path_params"]["stream_id"]
         check_stream_name(tenant, stream_id)
-        if scope["method"] == "HEAD":
-            return Response(headers=_SSE_HEADERS)
         if busy := await admission.busy():
             return self._come_back(busy)
+        try:
+            identity = await self._core.gate.identify(scope["headers"], query, method=scope["method"])
+        except KeysUnavailable:
+            return self._come_back("unready")
+        admission.check_read(identity, tenant, stream_id, "")
+        if admission.is_full(tenant):
+            return self._come_back("overload")
+        if scope["method"] == "HEAD":
+            return Response(headers=_SSE_HEADERS)
         in_header = _header(scope, b"last-event-id")
         if in_header == REFUSED_ID:
             return self._nothing_more()
@@ -70,13 +78,12 @@ class EventsEndpoint:
                 raise
             return self._refuse(error)
         try:
-            joined = await admission.join("sse", tenant, stream_id, cursor, _peer(scope))
+            joined = await admission.join("sse", tenant, stream_id, cursor, peer_of(scope), identity=identity)
         except HistoryUnavailable:
             return self._come_back("unready")
         if isinstance(joined, Over):
             return self._nothing_more()
-        self._hand_on(scope, joined, tenant, stream_id)
-        return None
+        return self._hand_on(scope, joined, tenant, stream_id)
 
     def _cursor(
         self, in_header: str, query: Mapping[str, list[str]], tenant: str, stream_id: str
@@ -87,12 +94,17 @@ class EventsEndpoint:
         in_query = (query.get("last_event_id") or query.get("lastEventId") or [""])[0]
         return self._admission.cursor_still_held(in_query, tenant, stream_id) if in_query else None
 
-    def _hand_on(self, scope: Scope, joined: Joined, tenant: str, stream_id: str) -> None:
+    def _hand_on(self, scope: Scope, joined: Joined, tenant: str, stream_id: str) -> Response | None:
+        if self._admission.has_no_room() or self._admission.is_full(tenant):  # others came meanwhile
+            self._core.hub.detach(joined.subscriber)
+            return self._come_back("overload")
         limits = self._admission.limits(self._core.joiner.kind_of(stream_key(tenant, stream_id)))
         chunked = scope["http_version"] == "1.1"
-        connection = SseConnection(self._core, joined, head=HEADERS, chunked=chunked, **limits)
+        head = (*HEADERS, *cors_head(scope))
+        connection = SseConnection(self._core, joined, head=head, chunked=chunked, **limits)
         if not scope["extensions"][TAKE_OVER](connection):
             self._core.hub.detach(joined.subscriber)  # it left while it was looked after
+        return None
 
     def _come_back(self, reason: str) -> Response:
         """Any final status but 200 would close a native client for good: say 200, and when to come back."""
@@ -121,6 +133,7 @@ def _header(scope: Scope, name: bytes) -> str:
     return ""
 
 
-def _peer(scope: Scope) -> str:
+def peer_of(scope: Scope) -> str:
+    """The client's address."""
     client = scope.get("client")
     return f"{client[0]}:{client[1]}" if client else "unknown"

@@ -30,6 +30,7 @@ class Frame:
         "event",
         "json",
         "offset",
+        "proto",
         "read_ms",
         "seq",
         "size_bytes",
@@ -60,6 +61,7 @@ class Frame:
         """When the edge read it: milliseconds of the loop's monotonic clock."""
         self.json = json
         self.sse: bytes | None = None
+        self.proto: bytes | None = None
         self.came_before = 0
         """Bytes of payloads that came to its stream before it; set by the ring."""
 
@@ -76,7 +78,8 @@ def frame_of(event: Event, *, topic_version: int, partition: int, offset: int, r
         offset=offset,
         type_name=event.type,
         event=event,
-        # The payload is held as Avro, as JSON and as SSE; JSON is seldom twice as long as Avro.
+        # The payload is held as Avro, as JSON and as one transport writes it, seldom two; JSON is seldom
+        # twice as long as Avro.
         size_bytes=OVERHEAD_BYTES + 5 * len(event.payload),
         read_ms=read_ms,
     )

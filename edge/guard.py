@@ -5,22 +5,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from edge.access.origins import SAFE, Origins
 from edge.options import is_loopback
 from edge.problems import problem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-_SAFE = ("GET", "HEAD", "OPTIONS")
-
 
 class Guard:
-    """Refuses a foreign Host (DNS rebinding) with 421 and a foreign Origin on what changes something, 403."""
+    """Refuses a foreign Host (DNS rebinding) with 421.
 
-    def __init__(self, app: ASGIApp, *, allowed_hosts: Iterable[str]) -> None:
+    With 403 a foreign Origin, on what changes something or opens a WebSocket.
+    """
+
+    def __init__(self, app: ASGIApp, *, allowed_hosts: Iterable[str], origins: Origins | None = None) -> None:
         self._app = app
+        self._origins = origins or Origins(())
         self._hosts = frozenset(host.lower() for host in allowed_hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -39,9 +42,12 @@ class Guard:
             )
             await response(scope, receive, send)
             return
-        if scope["method"] not in _SAFE and not self._same_origin(headers.get(b"origin"), host):
+        if self._changes(scope["method"], headers) and not self._may_change(headers.get(b"origin"), host):
             response = problem(
-                403, "Foreign origin", "a page of another site may not publish or cancel through this edge"
+                403,
+                "Foreign origin",
+                "a page of another site may not publish, cancel or open a WebSocket through this edge",
+                remedy="Add the page's origin to SLUICEGATE_EDGE__CORS_ORIGINS, if it may.",
             )
             await response(scope, receive, send)
             return
@@ -55,6 +61,10 @@ class Guard:
         return is_loopback(name) or name.endswith(".localhost") or name in self._hosts
 
     @staticmethod
-    def _same_origin(origin: str | None, host: str) -> bool:
+    def _changes(method: str, headers: Mapping[bytes, str]) -> bool:
+        # A page may open a WebSocket to any site, and is not held to what CORS says: RFC 6455, section 10.2.
+        return method not in SAFE or headers.get(b"upgrade", "").lower() == "websocket"
+
+    def _may_change(self, origin: str | None, host: str) -> bool:
         # No Origin: not a browser's request across sites, which always carries one.
-        return origin is None or urlsplit(origin).netloc.lower() == host.lower()
+        return origin is None or self._origins.admits(origin, host)

@@ -9,7 +9,7 @@ from heapq import nlargest
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from edge.frame import Frame
 
@@ -128,9 +128,9 @@ class StreamIndex:
         if entry is not None:
             entry.saw(frame, partition)
 
-    def newest(self, limit: int, tenant: str | None = None) -> list[IndexEntry]:
-        """The streams opened last, newest first."""
-        chosen = (one for one in self._entries.values() if tenant is None or one.tenant == tenant)
+    def newest(self, limit: int, shown: Callable[[IndexEntry], bool]) -> list[IndexEntry]:
+        """Of the streams that are to be shown, those opened last, newest first."""
+        chosen = filter(shown, self._entries.values())
         return nlargest(limit, chosen, key=lambda one: one.opened_us)
 
     @property

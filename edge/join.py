@@ -6,12 +6,14 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from edge.access.identity import ANYBODY
 from edge.subscriber import Subscriber
 from schemas.cursor import Cursor, decode_cursor
 from schemas.envelope import stream_key
 from schemas.errors import UnknownKind
 
 if TYPE_CHECKING:
+    from edge.access.identity import Identity
     from edge.channel import Channel
     from edge.frame import Frame
     from edge.hub import Hub
@@ -27,6 +29,8 @@ class Joined:
     subscriber: Subscriber
     partition: int
     first: tuple[Frame, ...] = ()
+    identity: Identity = ANYBODY
+    """For whom; ``Admission`` puts it in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +55,15 @@ class Joiner:
         self._replay = replay
         self._kinds = kinds
 
+    def kind_name(self, key: bytes) -> str:
+        """What kind a stream is of; empty if nothing is known of it here."""
+        channel, entry = self._hub.get(key), self._index.get(key)
+        return (channel.kind if channel is not None else "") or (entry.kind if entry is not None else "")
+
     def kind_of(self, key: bytes) -> Kind | None:
         """The declared kind of a stream; None if the stream or its kind is not known here."""
-        channel, entry = self._hub.get(key), self._index.get(key)
-        name = (channel.kind if channel is not None else "") or (entry.kind if entry is not None else "")
         try:
-            return self._kinds.named(name)
+            return self._kinds.named(self.kind_name(key))
         except UnknownKind:
             return None
 

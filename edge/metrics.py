@@ -28,18 +28,33 @@ class EdgeMetrics:
         )
         self.closed = Counter(
             f"{_P}connections_closed_total",
-            "Connections that ended, by reason: end, gone, stalled, slow, drain, overload, life.",
+            "Connections that ended, by reason: end, left, gone, stalled, slow, dead, drain, overload, life, "
+            "expired, revoked, refused, protocol, unsupported, slow_message.",
             ["transport", "reason"],
             registry=self.registry,
         )
         self.joins = Counter(
             f"{_P}joins_total",
-            "Clients that came, by where they start: open (no cursor), resume, over, refused, unready.",
+            "Streams that clients came for, by where they start: open (no cursor), resume, over, refused; or "
+            "why no client was taken: unready, overload, drain.",
             ["transport", "start"],
             registry=self.registry,
         )
         self.refused = Counter(
             f"{_P}cursors_refused_total", "Cursors that were refused.", ["code"], registry=self.registry
+        )
+        self.denied = Counter(
+            f"{_P}denied_total",
+            "Requests that were turned away, by why: no_token, token_refused, token_expired, token_revoked, "
+            "forbidden.",
+            ["code"],
+            registry=self.registry,
+        )
+        self.limited = Counter(
+            f"{_P}limited_total",
+            "Requests and clients that met a limit, by it and by tenant.",
+            ["limit", "tenant"],
+            registry=self.registry,
         )
         self.events = Counter(
             f"{_P}delivered_events_total",
@@ -82,6 +97,12 @@ class EdgeMetrics:
         self.heartbeats = Counter(
             f"{_P}heartbeats_total", "Comments on idle connections.", registry=self.registry
         )
+        self.messages = Counter(
+            f"{_P}websocket_messages_total",
+            "Messages of WebSocket clients, by type; malformed: of none.",
+            ["type"],
+            registry=self.registry,
+        )
         self.publishes = Counter(
             f"{_P}publish_requests_total",
             "Publish requests, by status of the answer.",
@@ -103,7 +124,8 @@ class EdgeMetrics:
             buckets=(0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10),
             registry=self.registry,
         )
-        self.connections.labels("sse").set(0)  # there before the first client, for who watches it
+        for transport in ("sse", "websocket", "grpc"):
+            self.connections.labels(transport).set(0)  # there before the first client, for who watches it
         # Children are looked up once: the label lookup costs more than the count.
         self._from_ring = self.events.labels("ring")
         self._from_history = self.events.labels("history")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
-from edge.errors import NetworkRefused
+from edge.access.options import AccessOptions
+from edge.errors import NetworkRefused, OriginsRefused
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,9 +23,23 @@ class EdgeOptions:
     port: int = 8600
     """0 takes a free port."""
     allow_network: bool = False
-    """Bind an address that is not loopback: right only where something else keeps strangers out."""
+    """Bind an address that is not loopback without keys: right only where something in front keeps
+    strangers out."""
     allowed_hosts: tuple[str, ...] = ()
     """Host names besides the loopback ones that a request may be addressed to (without port)."""
+    access: AccessOptions = field(default_factory=AccessOptions)
+    cors_origins: tuple[str, ...] = ()
+    """Other sites whose pages may use the edge, as ``https://app.example``; ``*`` = all, without cookies."""
+
+    grpc_port: int = -1
+    """0 takes a free port; -1 = no gRPC."""
+    grpc_streams_max: int = 1_000
+    """Calls that one connection may have open; further ones wait at the client."""
+    grpc_keepalive_ms: int = 30_000
+    """How often a silent connection is asked whether it still is there."""
+    grpc_keepalive_timeout_ms: int = 10_000
+    grpc_connection_age_ms: int = 3_600_000
+    """How old a connection grows before its client is told to make new calls over another."""
 
     siblings: Path | None = None
     """Folder of the sockets of all processes that share the address; none = it is the only one."""
@@ -72,6 +87,8 @@ class EdgeOptions:
 
     header_bytes_max: int = 16_384
     """Of a request's head: its address, names and values. Browsers and proxies keep under 8 KiB."""
+    headers_max: int = 100
+    """Headers of a request: browsers send some twenty, a chain of proxies some more."""
     header_read_ms_max: int = 10_000
     """Longest that a request's head may take to come."""
     write_bytes_max: int = 262_144
@@ -80,8 +97,22 @@ class EdgeOptions:
     """A client that takes nothing for so long is gone."""
     idle_heartbeat_ms: int = 15_000
     """For a stream of which nothing is known yet, and so no kind; under the 30 s of common proxies."""
+    websocket_subscriptions_max: int = 100
+    """Streams that one connection follows: each costs what an SSE connection costs, less its socket."""
+    websocket_requests_max: int = 16
+    """Requests of one connection that are under way; more are not read until one is answered."""
+    websocket_messages_per_s_max: int = 100
+    """Messages and pings of one connection; more are not read until their time. Events go many in one."""
+    websocket_held_bytes_max: int = 64 * MIB
+    """What all clients together may have sent that is not dealt with, beside 16 KiB each."""
+    websocket_pong_ms_max: int = 45_000
+    """How long a ping may go unanswered: it waits behind what the network still holds for a slow client."""
     retry_ms: int = 1_000
     connections_max: int = 10_000
+    tenant_connections_max: int = 0
+    """Of one tenant in this process; 0 = as many as there are at all."""
+    tenant_events_per_s_max: int = 0
+    """Events that one tenant may publish through this process; 0 = as many as it takes."""
     drain_ms: int = 5_000
     """Over how long the connections are sent away at a stop, so that they do not all come back at once."""
     unready_wait_ms: int = 5_000
@@ -91,9 +122,16 @@ class EdgeOptions:
     Kafka tells its end once a second, so it was told after the client came, twice."""
 
     def checked(self) -> EdgeOptions:
-        """Return self, or raise NetworkRefused for an address that is not loopback and not allowed."""
-        if not self.allow_network and not is_loopback(self.host):
+        """Return self.
+
+        Raises:
+            NetworkRefused: an address that is not loopback, and no keys.
+            OriginsRefused: every page is let in where nobody is asked who they are, or is by cookie.
+        """
+        if not self.allow_network and not self.access.configured and not is_loopback(self.host):
             raise NetworkRefused(self.host)
+        if "*" in self.cors_origins and (self.access.cookie or not self.access.configured):
+            raise OriginsRefused
         return self
 
 

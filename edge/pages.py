@@ -41,7 +41,12 @@ _HEADERS: Final = {
 
 def page_routes(core: EdgeCore) -> list[Route]:
     """Make the routes."""
+    return [*_file_routes(), *_asked_by_machines(core)]
+
+
+def _file_routes() -> list[Route]:
     pages = {name: files("edge.console").joinpath(name).read_bytes() for name in _FILES}
+    browser_client = files("edge.client").joinpath("sluicegate.js").read_bytes()
 
     def page(name: str) -> Response:
         return Response(pages[name], media_type=_FILES[name], headers=_HEADERS)
@@ -53,14 +58,30 @@ def page_routes(core: EdgeCore) -> list[Route]:
         name = request.path_params["name"]
         return page(name) if name in pages else Response(status_code=404)
 
+    async def client(_request: Request) -> Response:
+        return Response(browser_client, media_type=_FILES["console.js"], headers=_HEADERS)
+
     async def home(_request: Request) -> Response:
         return RedirectResponse("/console", status_code=307)
 
+    return [
+        Route("/", home),
+        Route("/console", console),
+        Route("/console/{name}", asset),
+        Route("/client/sluicegate.js", client),
+    ]
+
+
+def _asked_by_machines(core: EdgeCore) -> list[Route]:
     async def healthz(_request: Request) -> Response:
         return _json({"status": "alive"})
 
     async def readyz(_request: Request) -> Response:
-        causes = [{"cause": cause, "detail": detail} for cause, detail in core.unready]
+        # Who asks shows no token: what is wrong here is told in words to who works here, in the log.
+        causes = [
+            {"cause": cause, "detail": detail if core.gate.open else "see the edge's log and metrics"}
+            for cause, detail in core.unready
+        ]
         if not causes:
             return _json({"status": "ready", "connections": core.connections})
         return _json({"status": "not ready", "causes": causes}, status=503)
@@ -73,9 +94,6 @@ def page_routes(core: EdgeCore) -> list[Route]:
         return Response(text, media_type=CONTENT_TYPE_LATEST)
 
     return [
-        Route("/", home),
-        Route("/console", console),
-        Route("/console/{name}", asset),
         Route("/healthz", healthz),
         Route("/readyz", readyz),
         Route("/metrics", metrics),

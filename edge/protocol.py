@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from edge.access.doorkeeper import PRIVATE
 from edge.events import TAKE_OVER
 
 if TYPE_CHECKING:
@@ -33,8 +34,9 @@ class EdgeProtocol(HttpToolsProtocol):
     reads nor leaves would keep its socket for ever.
     """
 
-    def __init__(self, *args: Any, options: EdgeOptions, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, options: EdgeOptions, private: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._private = private
         self._options = options
         self._stall_s = 2 * options.write_stall_ms_max / 1_000
         self._head_s = options.header_read_ms_max / 1_000
@@ -74,6 +76,8 @@ class EdgeProtocol(HttpToolsProtocol):
         """See httptools."""
         super().on_message_begin()
         self.scope["extensions"] = {TAKE_OVER: self._take_over}  # type: ignore[dict-item]  # theirs are dicts
+        if self._private:
+            self.scope["extensions"][PRIVATE] = {}
 
     def on_headers_complete(self) -> None:
         """See httptools."""
@@ -84,10 +88,13 @@ class EdgeProtocol(HttpToolsProtocol):
         if (
             sum(len(name) + len(value) for name, value in self.headers) + len(self.url)
             > self._options.header_bytes_max
-        ):
+        ) or len(self.headers) > self._options.headers_max:
             self._refuse(_TOO_LARGE)
             return
         super().on_headers_complete()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Say nothing: the request was handed on as it is, and ``upgrade.py`` answers it."""
 
     def on_body(self, body: bytes) -> None:
         """See httptools."""

@@ -6,12 +6,13 @@ import asyncio
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import ceil
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
 from connectors.kafka.errors import AppendFailed, AppendRefused
-from edge.bodies import read_body, split_body
+from edge.bodies import check_count, read_body, split_body
 from edge.errors import RequestError
 from schemas.envelope import check_stream_name
 from schemas.errors import ContractError, InvalidEvent, RegistryUnavailable, SluicegateError, WireError
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Iterator, Mapping, Sequence
     from concurrent.futures import Executor
 
+    from edge.access.identity import Identity
+    from edge.access.quotas import Quotas
     from edge.bodies import Placed
     from edge.metrics import EdgeMetrics
     from edge.options import EdgeOptions
@@ -68,6 +71,7 @@ class PublishRequest:
     stream_id: str
     kind: str | None
     wait: bool
+    identity: Identity
 
 
 class Publisher:
@@ -82,6 +86,7 @@ class Publisher:
         waiters: Waiters,
         metrics: EdgeMetrics,
         options: EdgeOptions,
+        quotas: Quotas,
         threads: Executor,
         *,
         topic_prefix: str,
@@ -94,6 +99,7 @@ class Publisher:
         self._waiters = waiters
         self._metrics = metrics
         self._options = options
+        self._quotas = quotas
         self._threads = threads
         self._topic = INPUT.named(topic_prefix)
         self.pressure = pressure
@@ -109,19 +115,27 @@ class Publisher:
             InvalidEvent: a name in the address breaks the contract.
             RequestError: nothing was appended (4xx), or it is not known and may be repeated (503).
         """
-        check_stream_name(request.tenant, request.stream_id)
-        if request.kind is not None:
-            self._check_kind(request.kind)
+        self._check_address(request)
         with self._place():
             body = await self._read(chunks, headers)
             placed = split_body(body, headers.get("content-type", ""), self._options.request_events_max)
-            events, records = await self._build_on_thread(request, placed)
+            events, records = await self._checked(request, placed)
+        return await self.append(request, events, records)
+
+    async def publish_values(self, request: PublishRequest, values: Sequence[object]) -> Answer:
+        """Publish events that are JSON values already; raises as ``publish``."""
+        self._check_address(request)
+        check_count(values, self._options.request_events_max)
+        placed: Placed = [({"index": index}, value) for index, value in enumerate(values)]
+        with self._place():
+            events, records = await self._checked(request, placed)
         return await self.append(request, events, records)
 
     async def publish_one(
         self, request: PublishRequest, type_name: str, fields: Mapping[str, object]
     ) -> Answer:
-        """Publish one event that the edge makes itself; raises as ``publish``."""
+        """Publish one event that the edge makes itself, for somebody who may; raises as ``publish``."""
+        self._count(request.tenant, 1)
         placed: Placed = [({"index": 0}, {"type": type_name, "source": "edge", "payload": dict(fields)})]
         with self._place():
             events, records = await self._build_on_thread(request, placed)
@@ -134,7 +148,7 @@ class Publisher:
         key, ids = records[0][0], [event.event_id for event in events]
         self._refuse_if_slowed(key, events)
         if request.wait and not self._waiters.room_for(len(events)):
-            raise _later("Too many wait", "too many events are waited for already; nothing was appended")
+            raise _overloaded("Too many wait", "too many events are waited for already")
         wait = self._waiters.add(key, ids) if request.wait else None
         try:
             started = time.perf_counter()
@@ -164,9 +178,7 @@ class Publisher:
         Beyond them nothing is read: while the registry hangs, bodies would pile up without a bound.
         """
         if self._under_way >= self._options.publishing_max:
-            raise _later(
-                "Overloaded", f"{self._under_way} requests are under way already; nothing was appended"
-            )
+            raise _overloaded("Overloaded", f"{self._under_way} requests are under way already")
         self._under_way += 1
         try:
             yield
@@ -185,6 +197,15 @@ class Publisher:
                 remedy="Send the same request again, or split it over several.",
                 headers={"connection": "close"},
             ) from None
+
+    async def _checked(
+        self, request: PublishRequest, placed: Placed
+    ) -> tuple[list[Event], list[tuple[bytes, bytes]]]:
+        self._count(request.tenant, len(placed))
+        events, records = await self._build_on_thread(request, placed)
+        for kind in {event.kind for event in events}:
+            self._check_may(request, kind)
+        return events, records
 
     async def _build_on_thread(
         self, request: PublishRequest, placed: Placed
@@ -229,7 +250,7 @@ class Publisher:
         except SluicegateError as error:
             log.warning("append_failed", cause=str(error))
             if isinstance(error, AppendFailed) and error.overloaded:
-                raise _later("Overloaded", f"{error}; nothing was appended") from None
+                raise _overloaded("Overloaded", str(error)) from None
             raise _later(
                 "Append failed",
                 f"{error}; whether the events were appended is not known",
@@ -266,9 +287,31 @@ class Publisher:
         pending: Answer = {"verdict": "pending", "detail": f"no verdict within {waited_ms} ms"}
         return [{"event_id": each, **wait.answers.get(each, pending)} for each in ids]
 
-    def _check_kind(self, kind: str) -> None:
+    def _check_may(self, request: PublishRequest, kind: str) -> None:
+        denied = request.identity.may_publish(request.tenant, request.stream_id, kind)
+        if denied is not None:
+            self._metrics.denied.labels(denied.code).inc()
+            raise denied
+
+    def _count(self, tenant: str, events: int) -> None:
+        wait_s = self._quotas.take(tenant, events, time.monotonic())
+        if wait_s > 0:
+            rate = self._options.tenant_events_per_s_max
+            raise RequestError(
+                429,
+                "Too many events",
+                f"tenant {tenant} may publish {rate} events a second through this process",
+                remedy="Nothing was appended. Send the same request again after Retry-After.",
+                headers={"retry-after": str(ceil(wait_s))},
+            )
+
+    def _check_address(self, request: PublishRequest) -> None:
+        check_stream_name(request.tenant, request.stream_id)
+        self._check_may(request, request.kind or "")
+        if request.kind is None:
+            return
         try:
-            self._kinds.named(kind)
+            self._kinds.named(request.kind)
         except ContractError as error:
             raise RequestError(422, "Kind unknown", str(error), remedy=error.remedy) from None
 
@@ -300,3 +343,15 @@ def _refusal(error: SluicegateError, place: Mapping[str, int]) -> RequestError:
 
 def _later(title: str, detail: str, remedy: str = "Send the same request again.") -> RequestError:
     return RequestError(503, title, detail, remedy=remedy, headers={"retry-after": "1"})
+
+
+def _overloaded(title: str, detail: str) -> RequestError:
+    """As ``_later``, and nothing was appended: the edge has too much to do."""
+    return RequestError(
+        503,
+        title,
+        f"{detail}; nothing was appended",
+        remedy="Send the same request again.",
+        extra={"code": "overloaded"},
+        headers={"retry-after": "1"},
+    )

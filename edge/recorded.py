@@ -237,6 +237,7 @@ def create_replay_app(
     @asynccontextmanager
     async def life(_app: FastAPI) -> AsyncIterator[None]:
         core.start()
+        core.all_revoked()  # there is no topic that could tell
         task = asyncio.create_task(player.run())
         task.add_done_callback(_tell)
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 from functools import partial
@@ -20,19 +21,28 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
 
     from edge.app import EdgeApp
-    from edge.siblings import Siblings
 
 log = structlog.get_logger(__name__)
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
 _BACKLOG = 4_096
+_SEND_BUFFER_BYTES = 131_072
+"""Asked of the kernel for each client, which takes twice that. Its own choice grows to 4 MiB for one that stops
+reading, out of sight of whoever watches this process: 2,000 of them would hold 8 GB. It bounds what is on the
+way to one client: at 200 ms to it and back, 1.3 MB a second."""
+# Frames, events and connections come by the thousand and hold no cycles: with Python's own thresholds a
+# twentieth of the time went into collections that found nothing. A request's leftovers wait a little longer.
+_GC_THRESHOLDS = (20_000, 50, 50)
 _FINISH_S = 5
 """For requests that are under way when the drain is over; an append is bounded by its transaction."""
 
 
-def bind(host: str, port: int, *, shared: bool = False, listens: bool = True) -> socket.socket:
+def bind(
+    host: str, port: int, *, shared: bool = False, listens: bool = True, option: str = "port"
+) -> socket.socket:
     """Take the address now, so that a port in use is told before anything is started.
 
     ``shared``: other processes of this user may take it too, and each gets a share of the connections.
+    ``option`` names the setting in an error.
 
     Raises:
         PortInUse: something else listens there, or the address is not this machine's.
@@ -43,27 +53,53 @@ def bind(host: str, port: int, *, shared: bool = False, listens: bool = True) ->
     taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a restart must not wait for TIME_WAIT
     if shared:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    # What is accepted inherits it.
+    taken.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
     try:
         taken.bind((name, port))
         if listens:  # one that does not only keeps the address for those who do
             taken.listen(_BACKLOG)
     except OSError as error:
         taken.close()
-        raise PortInUse(host, port, error.strerror or str(error)) from None
+        raise PortInUse(host, port, error.strerror or str(error), option) from None
     taken.setblocking(False)  # noqa: FBT003  # the standard library's signature
     return taken
+
+
+def hold_for_grpc(host: str, port: int | None, *, beside: int) -> socket.socket:
+    """Keep a port for the gRPC servers of this process or its children, which bind it anew.
+
+    None: the one after HTTP's, which is ``beside``, or any if somebody has that. Raises PortInUse.
+    """
+    if port is None:
+        try:
+            return hold_for_grpc(host, beside + 1, beside=beside)
+        except (PortInUse, OverflowError):  # nobody asked for that one
+            return hold_for_grpc(host, 0, beside=beside)
+    if port > 0:  # the one that is kept could be shared with another edge: nobody may have it yet
+        bind(host, port, option="grpc_port").close()
+    return bind(host, port, shared=True, listens=False, option="grpc_port")
 
 
 def url_of(listening: socket.socket) -> str:
     """The address of a bound socket as a browser takes it."""
     host, port = listening.getsockname()[:2]
-    if host in ("0.0.0.0", "::"):  # noqa: S104  # told apart, not bound
-        host = "127.0.0.1"
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"http://{address_of(host, port)}"
+
+
+def address_of(host: str, port: int) -> str:
+    """Host and port as whoever connects says them."""
+    name = host.strip("[]")
+    if name in ("0.0.0.0", "::"):  # noqa: S104  # told apart, not bound
+        name = "127.0.0.1"
+    return f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
 
 
 def run(app: EdgeApp, listening: socket.socket, *, on_listening: Callable[[], None] | None = None) -> None:
     """``serve`` on a loop of its own: uvloop's, which writes to many clients for less."""
+    gc.collect()
+    gc.freeze()  # what is there now stays: no collection needs to look at it again
+    gc.set_threshold(*_GC_THRESHOLDS)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(app, listening, on_listening=on_listening))
 
@@ -91,7 +127,7 @@ async def serve(
             timeout_graceful_shutdown=_FINISH_S,
         ),
         on_listening,
-        app.core.siblings,
+        app,
     )
     loop = asyncio.get_running_loop()
     stopping, hurrying = asyncio.Event(), asyncio.Event()
@@ -102,12 +138,16 @@ async def serve(
             hurrying.set()
         stopping.set()
 
+    if app.grpc is not None:
+        app.grpc.bind()
     for number in _STOPPING:
         loop.add_signal_handler(number, stop)
     serving = asyncio.create_task(server.serve(sockets=[listening]))
     await _first(serving, stopping.wait())
     if not serving.done():
         log.info("draining", connections=app.core.connections)
+        if app.grpc is not None:
+            await app.grpc.drain(app.core.options.drain_ms / 1_000 + _FINISH_S)
         if app.core.siblings is not None:
             server.stop_listening()
         await _first(serving, app.core.drain(), hurrying.wait())
@@ -130,18 +170,19 @@ async def _first(serving: asyncio.Task[None], *others: Coroutine[Any, Any, objec
 class _Server(uvicorn.Server):
     """Leaves the signals to us, as the drain comes before the server's own shutdown."""
 
-    def __init__(
-        self, config: uvicorn.Config, on_listening: Callable[[], None] | None, siblings: Siblings | None
-    ) -> None:
+    def __init__(self, config: uvicorn.Config, on_listening: Callable[[], None] | None, app: EdgeApp) -> None:
         super().__init__(config)
         self._on_listening = on_listening
-        self._siblings = siblings
+        self._siblings = app.core.siblings
+        self._grpc = app.grpc
         self._private: asyncio.AbstractServer | None = None
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Let go of the siblings' socket too."""
+        """Let go of the siblings' socket too, and of gRPC, before what their requests need is let go."""
         if self._private is not None:
             self._private.close()
+        if self._grpc is not None:
+            await self._grpc.stop(0 if self.force_exit else _FINISH_S)
         await super().shutdown(sockets)
 
     @contextlib.contextmanager
@@ -163,8 +204,11 @@ class _Server(uvicorn.Server):
                 config=self.config,
                 server_state=self.server_state,
                 app_state=self.lifespan.state,
+                private=True,
             )
             loop = asyncio.get_running_loop()
             self._private = await loop.create_unix_server(make, sock=self._siblings.bind())
+        if self.started and self._grpc is not None:
+            await self._grpc.start()
         if self.started and self._on_listening is not None:
             self._on_listening()

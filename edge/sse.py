@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from edge.core import EdgeCore
     from edge.encode import FrameJson
+    from edge.errors import Forbidden
     from edge.frame import Frame
     from edge.join import Joined
 
@@ -84,6 +85,8 @@ class SseConnection(Connection):
         self._delivery = Delivery(core, joined, self._encoder, self)
         self._head = head
         self._retry_ms = retry_ms
+        self.tenant = joined.subscriber.channel.tenant
+        self.authorise(joined.identity)
 
     @property
     def deliveries(self) -> Collection[Delivery]:
@@ -92,7 +95,7 @@ class SseConnection(Connection):
 
     def begin(self) -> None:
         """See Connection."""
-        self.write(_head_of(self._head, chunked=bool(self._encoder.last)))
+        self.write(head_of(self._head, chunked=bool(self._encoder.last)))
         self._head = ()
         self.write(self._encoder.framed(preamble(self._retry_ms)))
         self._delivery.start()
@@ -104,6 +107,17 @@ class SseConnection(Connection):
     def say_goodbye(self, reason: Leaving) -> None:
         """See Connection."""
         self.write(self._encoder.framed(come_back(reason, jittered(self._retry_ms))) + self._encoder.last)
+
+    def say_expiring(self, expires_in_ms: int) -> None:
+        """See Connection."""
+        self.write(self._encoder.framed(said({"type": "expiring", "expires_in_ms": expires_in_ms})))
+
+    def refuse(self, delivery: Delivery, denied: Forbidden) -> None:
+        """See Outlet."""
+        delivery.stop()
+        fields = {"type": "refused", "code": denied.code, "detail": str(denied), "remedy": denied.remedy}
+        self.write(self._encoder.framed(said(fields, last_id=REFUSED_ID)) + self._encoder.last)
+        self.finish("refused")
 
     def delivered_end(self, delivery: Delivery) -> None:
         """See Outlet."""
@@ -140,7 +154,8 @@ def jittered(base_ms: int) -> int:
     return base_ms + int(random.random() * base_ms)  # noqa: S311  # nobody gains by guessing it
 
 
-def _head_of(headers: Sequence[tuple[bytes, bytes]], *, chunked: bool) -> bytes:
+def head_of(headers: Sequence[tuple[bytes, bytes]], *, chunked: bool) -> bytes:
+    """Make the head of an answer that is a stream; without chunks it ends with the connection."""
     lines = [b"HTTP/1.1 200 OK", *(b"%b: %b" % header for header in headers), b"connection: close"]
     if chunked:
         lines.append(b"transfer-encoding: chunked")

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
 from connectors.kafka.tailer import Followed, Place, Tailer, TailState
+from edge.access.revocations import Revocation, revocation_of, unreadable
 from edge.frame import Frame, frame_of
 from edge.index import IndexEntry, entry_of
 from edge.rejects import Verdict, verdict_of
 from edge.slowing import SILENT_S, Counts, Said
 from schemas.envelope import TICK
 from schemas.errors import WireError
-from schemas.topics import INDEX, OUTPUT, PRESSURE, REJECTS, topic_version
+from schemas.topics import INDEX, OUTPUT, PRESSURE, REJECTS, REVOCATIONS, topic_version
 
 if TYPE_CHECKING:
     import asyncio
@@ -48,6 +49,8 @@ class TailBatch:
     verdicts: list[tuple[bytes, Verdict]] = field(default_factory=list)
     words: list[tuple[bytes, str, Said | None]] = field(default_factory=list)
     """Stream key, edge, and what it says of its clients there; None: nothing any more."""
+    revocations: list[tuple[bytes, Revocation | None]] = field(default_factory=list)
+    """None: a token is good again."""
     undecodable: int = 0
 
 
@@ -62,10 +65,11 @@ class Decoder:
         self.index = INDEX.named(topic_prefix)
         self.rejects = REJECTS.named(topic_prefix)
         self.pressure = PRESSURE.named(topic_prefix)
+        self.revocations = REVOCATIONS.named(topic_prefix)
         self.topic_version = topic_version(self.output)
 
     def batch(self, records: Sequence[Record]) -> TailBatch:
-        """Decode records of the four topics. Raises RegistryUnavailable: do it again, nothing is lost."""
+        """Decode records of the topics. Raises RegistryUnavailable: do it again, nothing is lost."""
         batch = TailBatch()
         for record in records:
             try:
@@ -117,6 +121,8 @@ class Decoder:
             batch.verdicts.append((key, verdict))
         elif record.topic == self.pressure:
             self._add_words(batch, key, record)
+        elif record.topic == self.revocations:
+            batch.revocations.append((key, self._revocation(key, record)))
 
     def _add_words(self, batch: TailBatch, key: bytes, record: Record) -> None:
         stream_key, _, edge = key.rpartition(b"/")
@@ -128,6 +134,16 @@ class Decoder:
         said = self._wire.decode(record.value, PRESSURE.subject)
         counts = Counts(said["subscribers"], said["behind"])
         batch.words.append((stream_key, said["edge"], Said(said["edge"], said["kind"], counts)))
+
+    def _revocation(self, key: bytes, record: Record) -> Revocation | None:
+        if record.value is None:
+            return None
+        try:
+            return revocation_of(self._wire.decode(record.value, REVOCATIONS.subject))
+        except WireError as error:
+            # Passed over, it would leave a token good that somebody has taken back.
+            log.error("unreadable_revocation", offset=record.offset, cause=str(error))  # noqa: TRY400  # data
+            return unreadable(key)
 
     def _warm_up(self, schema_id: int) -> None:
         """Have a payload's schema at hand: the event loop must never wait for the registry."""
@@ -142,6 +158,18 @@ class Decoder:
         self._warm.add(schema_id)
 
 
+class Revoked(Protocol):
+    """Who is told of tokens that were taken back."""
+
+    def revoked(self, found: Sequence[tuple[bytes, Revocation | None]]) -> None:
+        """Take revocations, and None for what is good again, in the order of the log."""
+        ...
+
+    def all_revoked(self) -> None:
+        """All that stood in the topic was told."""
+        ...
+
+
 class Tail:
     """Runs the tailer and hands what it brings to those whom it concerns; lives on the event loop."""
 
@@ -153,6 +181,7 @@ class Tail:
         waiters: Waiters,
         decoder: Decoder,
         *,
+        revoked: Revoked,
         slowing: Slowing,
     ) -> None:
         self._hub = hub
@@ -160,6 +189,7 @@ class Tail:
         self._rejects = rejects
         self._waiters = waiters
         self._decoder = decoder
+        self._revoked = revoked
         self._slowing = slowing
         self._positions: dict[Place, int] = {}
         self._caught_up: set[Place] = set()
@@ -177,6 +207,8 @@ class Tail:
             Followed(self._decoder.rejects, options.rejects_recent_records),
             Followed(self._decoder.pressure, options.pressure_recent_records),
         ]
+        if options.access.configured:
+            followed.append(Followed(self._decoder.revocations, -1))
         self._tailer = Tailer(kafka, followed, self._decoder.batch, self, loop)
         self._tailer.start()
 
@@ -189,8 +221,10 @@ class Tail:
     # -- the tailer's listener --------------------------------------------------------------------------
 
     def tail_batch(self, batch: TailBatch, positions: Mapping[Place, int]) -> None:
-        """Take a batch: index before frames, so that whoever is woken finds it."""
+        """Take a batch: index before frames, so that whoever is woken finds it; revocations first."""
         self._positions.update(positions)
+        if batch.revocations:
+            self._revoked.revoked(batch.revocations)
         for key, entry in batch.entries:
             if entry is None:
                 self._index.remove(key)
@@ -213,6 +247,8 @@ class Tail:
     def tail_caught_up(self, place: Place) -> None:
         """Note that a partition was read to its end once."""
         self._caught_up.add(place)
+        if place[0] == self._decoder.revocations:
+            self._revoked.all_revoked()
 
     def tail_state(self, state: TailState) -> None:
         """Take the state of the connection; what only the statistics know is kept when they are missing."""

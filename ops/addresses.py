@@ -45,6 +45,12 @@ def edge_url(settings: Settings, *, pid: int | None = None) -> str:
     return url.rstrip("/")
 
 
+def edge_token(settings: Settings) -> str | None:
+    """The token that a command brings to an edge with keys, if one is set."""
+    token = settings.edge.token
+    return token.get_secret_value() if token is not None else None
+
+
 def console_page(url: str, tenant: str, stream_id: str) -> str:
     """Where a person sees one stream: the page reads its name behind the ``#``, and nothing of the query."""
     return f"{url}/console#{quote(tenant, safe='')}/{quote(stream_id, safe='')}"

@@ -36,6 +36,7 @@ COMMANDS = (
     "dlq",
     "levers",
     "asides",
+    "tokens",
     "connections",
 )
 

@@ -31,6 +31,7 @@ class EdgeClient:
         url: str,
         *,
         tenant: str = "default",
+        token: str | None = None,
         patience_s: float = 60.0,
         on_trouble: Callable[[str], None] | None = None,
     ) -> None:
@@ -40,7 +41,10 @@ class EdgeClient:
         self._on_trouble = on_trouble or (lambda _: None)
         # A proxy of the environment is for the world outside; an edge is found by its own address.
         self._http = httpx.AsyncClient(
-            base_url=self.url, timeout=httpx.Timeout(10.0, read=40.0), trust_env=False
+            base_url=self.url,
+            timeout=httpx.Timeout(10.0, read=40.0),
+            trust_env=False,
+            headers={} if token is None else {"authorization": f"Bearer {token}"},
         )
 
     async def __aenter__(self) -> Self:

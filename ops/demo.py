@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ops import console
-from ops.addresses import edge_url, kafka_options
+from ops.addresses import edge_token, edge_url, kafka_options
 from ops.children import Child, Children, sluicegate
 from ops.client import EdgeClient
 from ops.commands.execute import default_stream_id
@@ -169,7 +169,7 @@ class Demo:
             await command.wait()
             console.note(f"the command ended with exit code {command.code}; its stream can still be read")
             await asyncio.Event().wait()
-        async with EdgeClient(url, on_trouble=console.note) as client:
+        async with EdgeClient(url, token=edge_token(self._settings), on_trouble=console.note) as client:
             completed = await follow(client, stream)
         await command.wait()
         if command.code:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import orjson
@@ -11,9 +12,10 @@ import orjson
 from connectors.kafka.access import check_topics
 from connectors.kafka.admin import ensure_topics
 from connectors.registry import Registry
+from edge.access.options import AccessOptions
 from edge.app import create_app
 from edge.options import EdgeOptions
-from edge.server import bind, run, url_of
+from edge.server import address_of, bind, hold_for_grpc, run, url_of
 from ops import console
 from ops.addresses import addresses, edge_file, kafka_options
 from ops.extension import extension_of
@@ -44,15 +46,37 @@ def edge_options(
         allow_network=edge.allow_network,
         allowed_hosts=edge.allowed_hosts,
         drain_ms=edge.drain_ms,
+        access=AccessOptions(**settings.access.model_dump()),
+        cors_origins=edge.cors_origins,
+        connections_max=edge.connections_max,
+        retry_ms=edge.retry_ms,
+        tenant_connections_max=edge.tenant_connections_max,
+        tenant_events_per_s_max=edge.tenant_events_per_s_max,
+        header_bytes_max=edge.header_bytes_max,
+        headers_max=edge.headers_max,
         process=process,
         siblings=siblings,
     )
+
+
+@contextmanager
+def grpc_port_held(settings: Settings, asked: int | None, options: EdgeOptions, http: int) -> Iterator[int]:
+    """Keep the port that gRPC is to have beside HTTP's, and give it; -1 = none. Raises PortInUse."""
+    port = settings.edge.grpc_port if asked is None else asked
+    if port == -1:
+        yield port
+    elif port is not None and options.siblings is not None:
+        yield port  # the parent keeps it
+    else:
+        with closing(hold_for_grpc(options.host, port, beside=http)) as held:
+            yield held.getsockname()[1]
 
 
 def run_edge(
     settings: Settings,
     host: str | None,
     port: int | None,
+    grpc_port: int | None,
     *,
     process: int = 0,
     siblings: Path | None = None,
@@ -63,6 +87,7 @@ def run_edge(
 
     Raises:
         NetworkRefused, PortInUse: the address.
+        KeysRefused, OriginsRefused: whom it is to let in.
         NoStack: nothing says where Kafka and the registry are.
         RegistryUnavailable, KafkaUnavailable: they do not answer at the start.
         NotAuthorized: an ACL is missing.
@@ -75,6 +100,7 @@ def run_edge(
     # The port first: it is the mistake that is made most, and nothing needs to be asked to find it.
     with (
         closing(bind(options.host, options.port, shared=siblings is not None)) as listening,
+        grpc_port_held(settings, grpc_port, options, listening.getsockname()[1]) as for_grpc,
         closing(Registry(where.registry_url)) as registry,
     ):
         if settings.registry.register_schemas:
@@ -83,22 +109,34 @@ def run_edge(
             ensure_topics(kafka, TOPICS)
         needed = {kafka.topic_prefix + name: what for name, what in OF_EDGE.operations().items()}
         check_topics(kafka, needed)
-        app = create_app(options, kafka, registry, kinds)
+        app = create_app(replace(options, grpc_port=for_grpc), kafka, registry, kinds)
         if siblings is not None:  # the parent says where it is
             run(app, listening)
             return 0
-        url = url_of(listening)
-        with address_left(edge_file(settings), url):
-            run(app, listening, on_listening=lambda: console.note(f"edge at {url}/console"))
+        where_it_is = Listening(url_of(listening), options.host, for_grpc)
+        with address_left(edge_file(settings), where_it_is):
+            run(app, listening, on_listening=lambda: console.note(f"edge at {where_it_is}"))
     return 0
 
 
+class Listening:
+    """Where an edge listens, for people and for commands."""
+
+    def __init__(self, url: str, host: str, grpc_port: int) -> None:
+        self.url = url
+        self.grpc = address_of(host, grpc_port) if grpc_port >= 0 else ""
+        """Host and port of its gRPC; empty if it has none."""
+
+    def __str__(self) -> str:
+        return f"{self.url}/console" + (f", gRPC at {self.grpc}" if self.grpc else "")
+
+
 @contextmanager
-def address_left(file: Path, url: str) -> Iterator[None]:
+def address_left(file: Path, where: Listening) -> Iterator[None]:
     """Leave the address where commands of the same folder look for it; take it away in the end."""
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_suffix(f".{os.getpid()}.tmp")
-    mine = orjson.dumps({"url": url, "pid": os.getpid()})
+    mine = orjson.dumps({"url": where.url, "grpc": where.grpc, "pid": os.getpid()})
     draft.write_bytes(mine)
     draft.replace(file)  # at once: nobody reads half of it
     try:

@@ -15,7 +15,7 @@ from edge.siblings import Siblings
 from ops import console
 from ops.addresses import edge_file
 from ops.children import Child, Children, sluicegate
-from ops.edge import address_left, edge_options
+from ops.edge import Listening, address_left, edge_options, grpc_port_held
 from ops.signals import on_stop_signals
 
 if TYPE_CHECKING:
@@ -34,11 +34,15 @@ _SHORT_LIVES_MAX: Final = 3
 class EdgeProcesses:
     """``count`` edges on one address; SIGUSR1 restarts them in turn."""
 
-    def __init__(self, settings: Settings, host: str | None, port: int | None, count: int) -> None:
+    def __init__(
+        self, settings: Settings, host: str | None, port: int | None, grpc_port: int | None, count: int
+    ) -> None:
         self._settings = settings
         self._options = edge_options(settings, host, port).checked()
         self._count = count
         self._port = 0
+        self._asked_grpc_port = grpc_port
+        self._grpc_port = -1
         self._folder = Path()
         self._rolling = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -50,15 +54,16 @@ class EdgeProcesses:
         stop_s = options.drain_ms / 1_000 + _FINISH_S
         with (
             closing(bind(options.host, options.port, shared=True, listens=False)) as held,
+            grpc_port_held(self._settings, self._asked_grpc_port, options, held.getsockname()[1]) as for_grpc,
             tempfile.TemporaryDirectory(prefix="sluicegate-edge-") as folder,
         ):
-            self._folder, self._port = Path(folder), held.getsockname()[1]
-            url = url_of(held)
-            with address_left(edge_file(self._settings), url):
+            self._folder, self._port, self._grpc_port = Path(folder), held.getsockname()[1], for_grpc
+            where = Listening(url_of(held), options.host, for_grpc)
+            with address_left(edge_file(self._settings), where):
                 async with Children(stop_within_s=stop_s) as children:
-                    return await self._serve(children, url)
+                    return await self._serve(children, where)
 
-    async def _serve(self, children: Children, url: str) -> int:
+    async def _serve(self, children: Children, where: Listening) -> int:
         def stop(number: signal.Signals) -> None:
             self._stopping.set()
             console.note(f"{number.name}: sending the clients away")
@@ -70,7 +75,7 @@ class EdgeProcesses:
                 await self._start(children, number)
             for child in children:
                 await self._ready(child)
-            console.note(f"edge at {url}/console, {self._count} processes; SIGUSR1 restarts them in turn")
+            console.note(f"edge at {where}; {self._count} processes, SIGUSR1 restarts them in turn")
             failed = await self._watch(children)
             await children.stop(*children)
         return 1 if failed or any(child.code not in (0, _OF_SIGTERM) for child in children) else 0
@@ -121,7 +126,7 @@ class EdgeProcesses:
         return True
 
     async def _start(self, children: Children, number: int) -> Child:
-        words = ["--host", self._options.host, "--port", str(self._port)]
+        words = ["--host", self._options.host, "--port", str(self._port), f"--grpc-port={self._grpc_port}"]
         words += ["--process", str(number), "--siblings", str(self._folder)]
         return await children.start(str(number), sluicegate("edge", *words))
 

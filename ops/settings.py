@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,9 +11,11 @@ import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from edge.access.options import AUDIENCE
 from state.budget import StateOptions
 
 _STATE = StateOptions()
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9.-]+|\[[0-9a-f:]+\])(?::[0-9]{1,5})?")
 
 
 def _listed(value: object) -> object:
@@ -137,18 +140,78 @@ class EdgeSettings(Group):
 
     host: str = "127.0.0.1"
     port: int = Field(8600, ge=0, le=65535, description="0 takes a free port")
+    grpc_port: int | None = Field(
+        default=None,
+        ge=-1,
+        le=65535,
+        description="0 takes a free port, -1 = no gRPC; none = the one after HTTP's, or a free one",
+    )
     url: str | None = Field(default=None, description="a running edge; none = this folder's")
+    token: SecretStr | None = Field(
+        default=None, description="what `tail`, `publish`, `exec` and `record` bring to an edge with keys"
+    )
+    allow_network: bool = Field(
+        default=False,
+        description="bind any address without keys: only where something in front keeps strangers out",
+    )
     processes: int = Field(1, ge=1, le=64, description="how many share the address, a core each")
-    allow_network: bool = Field(default=False, description="bind an address that strangers may reach")
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="names besides loopback's that it answers to, with commas or as a JSON list"
     )
     drain_ms: int = Field(5_000, ge=0, le=300_000, description="over how long a stop sends clients away")
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="sites whose pages may use it (https://app.example), with commas; * = all"
+    )
+    connections_max: int = Field(10_000, ge=1, description="connections that stream, of one process")
+    retry_ms: int = Field(
+        1_000, ge=100, le=60_000, description="twice to four times that is told to clients it cannot take"
+    )
+    tenant_connections_max: int = Field(0, ge=0, description="of one tenant, of one process; 0 = all of them")
+    tenant_events_per_s_max: int = Field(
+        0, ge=0, description="events that a tenant may publish by one process; 0 = as many as it takes"
+    )
+    header_bytes_max: int = Field(16_384, ge=1_024, le=65_536, description="of a request's head")
+    headers_max: int = Field(100, ge=10, le=1_000, description="headers of a request")
 
-    @field_validator("allowed_hosts", mode="before")
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                msg = f"{origin} is no origin: scheme://host, or scheme://host:port, in small letters"
+                raise ValueError(msg)
+        return value
+
+    @field_validator("allowed_hosts", "cors_origins", mode="before")
     @classmethod
     def _listed(cls, value: object) -> object:
         return _listed(value)
+
+
+class AccessSettings(Group):
+    """By which tokens the edge knows who asks; without keys it binds this machine alone."""
+
+    keys_file: Path | None = Field(default=None, description="public keys, PEM or JWKS; read again on change")
+    jwks_url: str = Field("", pattern="^(https?://.+)?$", description="where an issuer publishes its keys")
+    secret_file: Path | None = Field(default=None, description="secret of HS256, 32 bytes or more")
+    issuer: str = Field("", description="what a token's iss must be; needed with jwks_url")
+    audience: str = Field(AUDIENCE, min_length=1, description="what a token's aud must hold")
+    leeway_ms: int = Field(5_000, ge=0, le=300_000, description="by how much clocks may differ")
+    keys_refresh_ms: int = Field(
+        300_000, ge=1_000, le=86_400_000, description="how often the JWKS is fetched"
+    )
+    keys_retry_ms: int = Field(10_000, ge=100, le=600_000, description="shortest time between two fetches")
+    cookie: str = Field("", pattern="^[A-Za-z0-9_-]*$", description="cookie that may hold a token; none = no")
+    query_token: bool = Field(default=False, description="take ?access_token=, which ends in others' logs")
+    expiry_warning_ms: int = Field(60_000, ge=0, description="how long before its end a client is told")
+    revocations_max: int = Field(100_000, ge=1, description="revocations that an edge holds")
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> AccessSettings:
+        if self.jwks_url and not self.issuer:
+            msg = "access.jwks_url needs access.issuer: the same keys may sign for others"
+            raise ValueError(msg)
+        return self
 
 
 class WorkerSettings(Group):
@@ -245,5 +308,6 @@ class Settings(BaseSettings):
     postgres: PostgresSettings = PostgresSettings()
     stack: StackSettings = StackSettings()
     edge: EdgeSettings = EdgeSettings()
+    access: AccessSettings = AccessSettings()
     worker: WorkerSettings = WorkerSettings()
     state: StateSettings = StateSettings()

@@ -115,6 +115,8 @@ class Subscription:
                     raise _cursor_refused(event)
                 if event.type == "reconnect":
                     raise _ComeBackError("the edge asks to connect anew")
+                if event.type == "expiring":
+                    continue  # a command has one token: when that ends, it is told so by the status
                 patience.succeeded()
                 self._last_id = frame.id or self._last_id
                 yield event

@@ -26,6 +26,7 @@ from schemas.topics import (
     PRESSURE,
     RECORDS,
     REJECTS,
+    REVOCATIONS,
     USAGE_PARTIALS,
     USAGE_WINDOWS,
     stem_of,
@@ -83,13 +84,16 @@ ROLES: Final[Mapping[str, Access]] = {
 }
 OF_EVERY_ROLE: Final = Access(reads=(CONTROLS, DEPLOYED), writes=(DEPLOYED,))
 """Beside its own: which partitions an operator paused, and what is deployed of it."""
-OF_EDGE: Final = Access(reads=(OUTPUT, INDEX, REJECTS, PRESSURE), writes=(INPUT, PRESSURE, CONNECTIONS))
+OF_EDGE: Final = Access(
+    reads=(OUTPUT, INDEX, REJECTS, REVOCATIONS, PRESSURE), writes=(INPUT, PRESSURE, CONNECTIONS)
+)
 OF_PRODUCER: Final = Access(writes=(INPUT,))
 OF_RESPONDER: Final = Access(
     # Dead letters are handed in again to where they came from: any topic that a role reads.
     writes=(
         CONTROLS,
         AUDIT,
+        REVOCATIONS,
         DEAD_REPLAYS,
         *dict.fromkeys(spec for role in ROLES.values() for spec in role.reads),
     ),

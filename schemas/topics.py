@@ -192,6 +192,15 @@ CONNECTIONS: Final = TopicSpec(
     cleanup="delete",
     doc="How streams were delivered: opened, resumed, gap, closed, as edges saw it; best effort.",
 )
+REVOCATIONS: Final = TopicSpec(
+    name="edge.revocations.v1",
+    key="jti:ID or sub:NAME",
+    subject="sluicegate.Revocation",
+    partitions=1,  # what people do by hand; read whole by each edge before it lets anybody in
+    retention_ms=-1,
+    cleanup="compact",
+    doc="Tokens that were taken back before they expired.",
+)
 INGEST_STREAMS_CHANGELOG: Final = TopicSpec(
     name="ingest.streams.changelog.v1",
     key="state key",
@@ -235,6 +244,7 @@ TOPICS: Final[tuple[TopicSpec, ...]] = (
     CONTROLS,
     DEPLOYED,
     AUDIT,
+    REVOCATIONS,
     PRESSURE,
     CONNECTIONS,
     INGEST_STREAMS_CHANGELOG,

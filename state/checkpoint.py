@@ -4,7 +4,7 @@ The steps (the numbers are those of ARCHITECTURE.md, "The unit of work"):
 
 1. stop intake; 2. wait until the agents are done with what was handed out (both by the caller);
 3. append outputs and dead letters, then what depends on their offsets, then the changelog;
-4. send the source offsets with the group's metadata; 5. commit the transaction;
+4. send the source offsets with the group's metadata, then wait for what 3 appended; 5. commit;
 6. one write to each partition's backend: data and changelog position.
 
 A failure before 5 aborts: nothing took place. A crash between 5 and 6 is healed from the changelog.
@@ -207,8 +207,9 @@ class UnitOfWork:
             self._transaction.begin()
             self._append(result)
             changes = self._append_changelog(result)
-            self._transaction.flush()
+            # Before the changelog is waited for: its partitions join the transaction meanwhile (1 ms a unit).
             self._transaction.send_offsets(self._positions, self.number, self._notes)
+            self._transaction.flush()
             result.append_s = time.perf_counter() - started
             self._transaction.commit()
         except BaseException:

@@ -22,7 +22,16 @@ final class Readings {
     static final Map<String, String> ENV = System.getenv();
     private static final Schema SCHEMA = new Schema.Parser().parse(ENV.get("BENCH_SCHEMA"));
 
+    private static final AtomicBoolean FIRST = new AtomicBoolean(true);
+
     private Readings() {}
+
+    /** Tells when the first record is read, from where the benchmark's clock runs. */
+    static void tellFirst() {
+        if (FIRST.get() && FIRST.compareAndSet(true, false)) {
+            System.out.println("first record at " + System.currentTimeMillis());
+        }
+    }
 
     /** The position of a field in a record of {@link #serde}. */
     static int field(String name) {
@@ -55,15 +64,14 @@ final class Readings {
         config.put(StreamsConfig.STATE_DIR_CONFIG, ENV.get("BENCH_STATE"));
         config.put(StreamsConfig.PROCESSING_GUARANTEE_CONFIG, StreamsConfig.EXACTLY_ONCE_V2);
         config.put(StreamsConfig.NUM_STREAM_THREADS_CONFIG, 2);
-        config.put(StreamsConfig.COMMIT_INTERVAL_MS_CONFIG, 1_000);
+        config.put(StreamsConfig.COMMIT_INTERVAL_MS_CONFIG,
+                Long.parseLong(ENV.getOrDefault("BENCH_COMMIT_MS", "1000")));
         config.put(StreamsConfig.STATESTORE_CACHE_MAX_BYTES_CONFIG, Long.parseLong(ENV.get("BENCH_CACHE_BYTES")));
         return config;
     }
 
     /** Confluent's frame and Apache Avro, record and decoder reused: one a thread, as Kafka Streams asks for. */
     private static final class ReadingDeserializer<T> implements Deserializer<T> {
-        private static final AtomicBoolean FIRST = new AtomicBoolean(true);
-
         private static final class Decoder {
             final GenericDatumReader<GenericRecord> reader = new GenericDatumReader<>(SCHEMA);
             BinaryDecoder bytes;
@@ -79,9 +87,7 @@ final class Readings {
 
         @Override
         public T deserialize(String topic, byte[] data) {
-            if (FIRST.get() && FIRST.compareAndSet(true, false)) {
-                System.out.println("first record at " + System.currentTimeMillis());
-            }
+            tellFirst();
             Decoder decoder = decoders.get();
             try {
                 decoder.bytes = DecoderFactory.get().binaryDecoder(data, 5, data.length - 5, decoder.bytes);

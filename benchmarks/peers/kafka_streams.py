@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 WINDOWS: Final = "WindowCounts"
 KEYED: Final = "KeyedCounts"
-SOURCES: Final = tuple(Path(__file__).with_name(f"{name}.java") for name in ("Readings", WINDOWS, KEYED))
+ORDERING: Final = "Ordering"
+SOURCES: Final = tuple(
+    Path(__file__).with_name(f"{name}.java") for name in ("Readings", WINDOWS, KEYED, ORDERING)
+)
 # Heap and collector as Kafka's own start scripts set them; G1 would not be the default on a small machine.
 FLAGS: Final = ("-Xmx1g", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20", "-XX:-UsePerfData")
 QUIET: Final = ("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "--enable-native-access=ALL-UNNAMED")

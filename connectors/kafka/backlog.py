@@ -52,8 +52,13 @@ class Backlog:
         queue = self._queues.get(chunk.source)
         if queue is None or chunk.source in self._full:
             self._on_void(chunk)
-        else:
+            return
+        # What trickled in while a unit was committed is handed out at once, not event by event.
+        joined = queue[-1].joined(chunk) if queue else None
+        if joined is None:
             queue.append(chunk)
+        else:
+            queue[-1] = joined
 
     def put_back(self, *chunks: Chunk, pause_s: float = 0.0) -> bool:
         """Have chunks of one partition, in this order, come before all others of it; after ``pause_s``.

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     """Makes a chunk of an epoch and its records, none left out; called on the poll thread."""
 
 
+_JOINED_MAX = 256
+"""Records up to which chunks that wait are handed out as one: to hand out costs as much as twenty events."""
+
+
 class SourcePartition(NamedTuple):
     """A partition of an input topic, the topic's name as it stands in Kafka."""
 
@@ -54,6 +58,9 @@ class Chunk(Protocol):
 
     def screened(self, judge: Judge) -> Chunk:
         """Return the chunk with the records set aside that ``judge`` says so of."""
+
+    def joined(self, later: Chunk) -> Chunk | None:
+        """Return one chunk of this one and what follows it, if that is as cheap as to hand out one."""
 
 
 class Records:
@@ -162,6 +169,22 @@ class EventChunk:
         rest = EventChunk(self.source, self.epoch, tail, self.next_offset, rest_bytes, self.append_us)
         first.has_asides = rest.has_asides = self.has_asides
         return first, rest
+
+    def joined(self, later: Chunk) -> EventChunk | None:
+        """See ``Chunk``; small ones are, that nobody has handled yet."""
+        if not isinstance(later, EventChunk) or self.epoch != later.epoch or self.attempts or later.attempts:
+            return None
+        if len(self) + len(later) > _JOINED_MAX:
+            return None
+        return EventChunk(
+            self.source,
+            self.epoch,
+            [*self.items, *later.items],
+            later.next_offset,
+            self.size_bytes + later.size_bytes,
+            later.append_us,
+            has_asides=self.has_asides or later.has_asides,
+        )
 
     def screened(self, judge: Judge) -> EventChunk:
         """See ``Chunk``; they keep their places."""

@@ -13,7 +13,7 @@ from connectors.kafka.chunk import is_no_fault_of_a_record
 
 if TYPE_CHECKING:
     from connectors.kafka.aside import Judge
-    from connectors.kafka.chunk import Chunker, Records, SourcePartition
+    from connectors.kafka.chunk import Chunk, Chunker, Records, SourcePartition
     from connectors.kafka.decoding import DecodeGuard
     from schemas.record import Record
 
@@ -76,6 +76,9 @@ class ColumnChunk:
             self.next_offset, self.size_bytes - head_bytes, self.append_us,
         )  # fmt: skip
         return first, rest
+
+    def joined(self, later: Chunk) -> None:
+        """See ``Chunk``: to join columns would be to copy them."""
 
     def screened(self, judge: Judge) -> ColumnChunk:
         """See ``Chunk``; they are no rows any more."""

@@ -69,6 +69,7 @@ class StreamView {
   take(message) {
     const event = JSON.parse(message.data);
     if (event.type === "reconnect") return; // the edge is about to stop: EventSource comes back by itself
+    if (event.type === "expiring") return; // whoever set the cookie renews it
     if (event.type === "refused") {
       this.state("broken", "cursor refused");
       $("over").textContent = `The edge refused the cursor: ${event.detail}`;

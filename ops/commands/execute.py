@@ -13,6 +13,7 @@ from cyclopts import Parameter
 if TYPE_CHECKING:
     from cyclopts import App
 
+    from ops.client import EdgeClient
     from ops.execution.run import ExecutionOptions, Outcome
 
 
@@ -74,7 +75,8 @@ def exec_command(
     import shlex
 
     from ops import console
-    from ops.addresses import edge_url
+    from ops.addresses import edge_token, edge_url
+    from ops.client import EdgeClient
     from ops.execution.run import ExecutionOptions
     from ops.redaction import redacted
     from ops.settings import Settings
@@ -98,22 +100,21 @@ def exec_command(
         pty=pty,
         strict=strict,
     )
-    url = edge_url(Settings())
+    settings = Settings()
+    url = edge_url(settings)
     console.note(f"stream {options.stream_id} on {redacted(url)}")
-    outcome = asyncio.run(_run(options, url, tenant, patience_s, quiet=quiet))
+    client = EdgeClient(url, tenant=tenant, token=edge_token(settings), patience_s=patience_s)
+    outcome = asyncio.run(_run(options, client, quiet=quiet))
     return _conclude(outcome)
 
 
-async def _run(
-    options: ExecutionOptions, url: str, tenant: str, patience_s: float, *, quiet: bool
-) -> Outcome:
-    from ops.client import EdgeClient
+async def _run(options: ExecutionOptions, client: EdgeClient, *, quiet: bool) -> Outcome:
     from ops.execution.run import Execution
     from ops.execution.terminal import Terminal
 
     terminal = Terminal(quiet=quiet)
     try:
-        async with EdgeClient(url, tenant=tenant, patience_s=patience_s) as client:
+        async with client:
             return await Execution(options, client, terminal).run()
     finally:
         terminal.close()

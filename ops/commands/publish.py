@@ -63,7 +63,7 @@ def publish_command(
     import asyncio
 
     from ops import console
-    from ops.addresses import edge_url
+    from ops.addresses import edge_token, edge_url
     from ops.client import EdgeClient
     from ops.errors import BadFile
     from ops.publication import FileReader, Publication
@@ -71,7 +71,8 @@ def publish_command(
     from schemas.catalog import LocalSchemas
     from schemas.payloads import PayloadCodec
 
-    url = edge_url(Settings())
+    settings = Settings()
+    url, token = edge_url(settings), edge_token(settings)
     try:
         source = Path(file).open("rb")  # noqa: SIM115  # closed below
     except OSError as error:
@@ -87,7 +88,7 @@ def publish_command(
         )
         if source.seekable():
             _check_all(source, reader)
-        client = EdgeClient(url, tenant=tenant, patience_s=patience_s, on_trouble=console.note)
+        client = EdgeClient(url, tenant=tenant, token=token, patience_s=patience_s, on_trouble=console.note)
         publication = Publication(client, reader, kind=kind, wait=wait)
         _publish(source, publication, runner)
         runner.run(client.close())

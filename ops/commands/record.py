@@ -35,16 +35,24 @@ def record_command(stream: str, *, tenant: str = "default", patience_s: float = 
     import asyncio
 
     from ops import console
-    from ops.addresses import edge_url
+    from ops.addresses import edge_token, edge_url
     from ops.client import EdgeClient
     from ops.settings import Settings
 
+    settings = Settings()
+
     async def run(url: str) -> int:
-        client = EdgeClient(url, tenant=tenant, patience_s=patience_s, on_trouble=console.note)
+        client = EdgeClient(
+            url,
+            tenant=tenant,
+            token=edge_token(settings),
+            patience_s=patience_s,
+            on_trouble=console.note,
+        )
         async with client:
             return await _record(client, stream)
 
-    return asyncio.run(run(edge_url(Settings())))
+    return asyncio.run(run(edge_url(settings)))
 
 
 async def _record(client: EdgeClient, stream: str) -> int:

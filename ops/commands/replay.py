@@ -102,7 +102,7 @@ def _replay(
     import asyncio
 
     from ops import console
-    from ops.addresses import edge_url
+    from ops.addresses import edge_token, edge_url
     from ops.client import EdgeClient
     from ops.commands.execute import default_stream_id
     from ops.player import Player
@@ -112,12 +112,17 @@ def _replay(
     recording = _checked(source, name)
     header = recording.header
     stream_id = as_id or default_stream_id(f"{header.stream_id[:90]}-replay")
-    url = edge_url(Settings())
+    settings = Settings()
+    url, token = edge_url(settings), edge_token(settings)
     console.note(f"stream {stream_id} on {redacted(url)}")
 
     async def run() -> Player:
         client = EdgeClient(
-            url, tenant=tenant or header.tenant, patience_s=patience_s, on_trouble=console.note
+            url,
+            tenant=tenant or header.tenant,
+            token=token,
+            patience_s=patience_s,
+            on_trouble=console.note,
         )
         async with client:
             player = Player(client, stream_id, header.kind)

@@ -48,18 +48,26 @@ def tail_command(
     import asyncio
 
     from ops import console
-    from ops.addresses import edge_url
+    from ops.addresses import edge_token, edge_url
     from ops.client import EdgeClient
     from ops.settings import Settings
 
+    settings = Settings()
+
     async def run(url: str) -> int:
-        client = EdgeClient(url, tenant=tenant, patience_s=patience_s, on_trouble=console.note)
+        client = EdgeClient(
+            url,
+            tenant=tenant,
+            token=edge_token(settings),
+            patience_s=patience_s,
+            on_trouble=console.note,
+        )
         async with client:
             if not await client.knows(stream):
                 console.note(f"no stream {tenant}/{stream} is known yet; waiting until it opens")
             return await follow(client, stream, from_cursor, as_json=as_json)
 
-    return asyncio.run(run(edge_url(Settings())))
+    return asyncio.run(run(edge_url(settings)))
 
 
 async def follow(client: EdgeClient, stream: str, cursor: str | None = None, *, as_json: bool = False) -> int:

@@ -221,8 +221,9 @@ EDGE = Part(
         "SLUICEGATE_EDGE__ALLOW_NETWORK": "true",
         "SLUICEGATE_EDGE__ALLOWED_HOSTS": '["edge"]',  # by which Prometheus asks it
         "SLUICEGATE_EDGE__PORT": "8600",
+        "SLUICEGATE_EDGE__GRPC_PORT": "8601",
     },
-    published={8600: 8600},
+    published={8600: 8600, 8601: 8601},
     volumes=("edge:/var/lib/sluicegate",),
     needs=("kafka", "registry"),
 )

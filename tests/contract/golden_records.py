@@ -78,6 +78,10 @@ RECORDS: Final[dict[str, dict[str, Any]]] = {
         "connection": 2**40, "transport": "sse", "peer": "127.0.0.1:5000", "time_us": _US, "reason": "slow",
         "seq": 12, "from_seq": 7, "to_seq": 12, "count": 6, "events": 7, "bytes": 2**33, "duration_ms": 99,
     },
+    "sluicegate.Revocation": {
+        "what": "sub", "name": "ann-é", "issued_until_us": _US, "until_us": _US + 3_600_000_000,
+        "by": "ann@host-é", "reason": "laptop lost",
+    },
     "sluicegate.UsagePartial": {**_USAGE, "source_partition": 2, "final": True, "revision": 4},
     "sluicegate.UsageWindow": {**_USAGE, "final": True, "revision": 4},
     "sluicegate.payload.open": {

@@ -40,7 +40,7 @@ def until_shown(page: Page, text: str, where: str = "#out") -> None:
         page.wait_for_timeout(30)
 
 
-@pytest.mark.parametrize("name", ["page.html", "page_whole.html"])
+@pytest.mark.parametrize("name", ["page.html", "page_whole.html", "page_client.html"])
 def test_every_line_is_shown_once_though_the_edge_is_killed(make_edge, twin, page, name):
     edge = make_edge()
     stream = twin.open("build-42")
@@ -54,7 +54,28 @@ def test_every_line_is_shown_once_though_the_edge_is_killed(make_edge, twin, pag
     twin.end(stream)
     if name == "page_whole.html":
         until_shown(page, "ended: completed", "#state")
-    assert page.text_content("#out") == "".join(f"line {n}\n" for n in range(1, 61))
+    lines = "".join(f"line {n}\n" for n in range(1, 61))
+    if name == "page_client.html":
+        lines += "--- ended: completed ---\n"
+        until_shown(page, "ended: completed")
+    assert page.text_content("#out") == lines
+
+
+def test_the_page_with_a_client_sends_its_token_shows_what_is_missing_and_is_served_its_module(
+    make_edge, twin, page
+):
+    edge = make_edge()
+    stream = twin.open("build-42")
+    twin.write(stream, [("gap", {"from_seq": 1, "to_seq": 3, "count": 3, "reason": "missing_input"})])
+    twin.end(stream)
+    tokens: list[str | None] = []
+    page.on("request", lambda request: tokens.append(request.headers.get("authorization")))
+    page.add_init_script("localStorage.setItem('token', 'abc.def')")
+    with page.expect_response("**/client/sluicegate.js") as served:
+        show(page, edge, "page_client.html")
+    assert served.value.headers["content-type"] == "text/javascript; charset=utf-8"
+    until_shown(page, "--- missing: 3 events (missing_input) ---\n--- ended: completed ---\n")
+    assert [token for token in tokens if token] == ["Bearer abc.def"]
 
 
 def test_the_whole_page_comes_back_from_an_error_that_ends_a_native_client(make_edge, twin, page):

@@ -69,13 +69,15 @@ def edge(environment, tmp_path) -> Iterator[tuple[subprocess.Popen[str], str]]:
 def test_it_leaves_its_address_where_commands_find_it_and_takes_it_away(edge, environment, tmp_path):
     process, url = edge
     file = tmp_path / "data" / "edge.json"
-    assert json.loads(file.read_text()) == {"url": url, "pid": process.pid}
+    left = json.loads(file.read_text())
+    grpc_address = left.pop("grpc")
+    assert left == {"url": url, "pid": process.pid}
     assert url.startswith("http://127.0.0.1:")
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 0
     assert not file.exists()
     _, said = process.communicate()
-    assert f"edge at {url}/console" in said
+    assert f"edge at {url}/console, gRPC at {grpc_address}" in said
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ import structlog
 
 from connectors.kafka.options import KafkaOptions
 from connectors.registry import Registry
+from edge.access.options import AccessOptions
 from edge.app import create_app
 from edge.options import EdgeOptions
 from edge.server import bind, run
@@ -41,6 +42,8 @@ class EdgeProcess:
     options: dict[str, Any] = field(default_factory=dict)
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
+    token: str = ""
+    """Brought along where the edge itself is looked at."""
 
     @property
     def url(self) -> str:
@@ -108,7 +111,8 @@ class EdgeProcess:
 
     def metric(self, name: str) -> float:
         """Sum of a metric over its labels."""
-        text = httpx2.get(f"{self.url}/metrics", trust_env=False).text
+        headers = {"authorization": f"Bearer {self.token}"} if self.token else {}
+        text = httpx2.get(f"{self.url}/metrics", trust_env=False, headers=headers).text
         found = [line for line in text.splitlines() if line.startswith((f"{name} ", f"{name}{{"))]
         assert found, f"no metric {name}"
         return sum(float(line.rpartition(" ")[2]) for line in found)
@@ -118,7 +122,9 @@ def main() -> None:
     """Be the process."""
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     given = json.loads(sys.argv[1])
-    options = EdgeOptions(**given["options"])
+    access = {name: Path(value) if name.endswith("_file") else value
+              for name, value in given["options"].pop("access", {}).items()}  # fmt: skip
+    options = EdgeOptions(**given["options"], access=AccessOptions(**access)).checked()
     kafka = KafkaOptions(bootstrap_servers=given["bootstrap"], topic_prefix=given["prefix"])
     listening = bind(options.host, options.port)
     run(create_app(options, kafka, Registry(given["registry"])), listening)

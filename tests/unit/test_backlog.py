@@ -9,8 +9,11 @@ from schemas.record import Record
 ONE, TWO = SourcePartition("input", 1), SourcePartition("input", 2)
 
 
-def chunk(source, offset):
-    return EventChunk(source, 0, [(Record(*source, offset, 0, None, b""), offset)], offset + 1)
+def chunk(source, offset, records=1, epoch=None):
+    """A chunk; unless told otherwise of an epoch of its own, so that none is joined with another."""
+    offsets = range(offset, offset + records)
+    items = [(Record(*source, at, 0, None, b""), at) for at in offsets]
+    return EventChunk(source, offset if epoch is None else epoch, items, offset + records, 10 * records)
 
 
 def backlog(*sources):
@@ -36,6 +39,33 @@ def test_partitions_take_turns_and_each_keeps_its_order():
 
     assert taken(made, topic="another") == []
     assert taken(made) == [(1, 5), (2, 1), (1, 6), (1, 7)]
+
+
+def test_what_trickled_in_is_handed_out_as_one_and_what_is_large_as_it_came():
+    made, _ = backlog(ONE)
+    for offset in range(3):
+        made.add(chunk(ONE, offset, epoch=7))
+    made.add(chunk(ONE, 3, records=300, epoch=7))
+    made.add(chunk(ONE, 303, epoch=7))
+    found = []
+    while (one := made.take("input", ())) is not None:
+        found.append(([at for _, at in one.items], one.next_offset, one.size_bytes, one.epoch))
+
+    assert found == [
+        ([0, 1, 2], 3, 30, 7),
+        (list(range(3, 303)), 303, 3_000, 7),
+        ([303], 304, 10, 7),
+    ]
+
+
+def test_what_failed_before_is_not_joined_with_what_comes_after_it():
+    made, _ = backlog(ONE)
+    failed = chunk(ONE, 0, epoch=7)
+    failed.attempts = 1
+    made.put_back(failed)
+    made.add(chunk(ONE, 1, epoch=7))
+
+    assert taken(made) == [(1, 0), (1, 1)]
 
 
 def test_what_is_put_back_comes_first_and_in_its_order():

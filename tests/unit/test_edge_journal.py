@@ -30,7 +30,8 @@ def test_a_delivery_is_told_from_its_opening_to_its_close(left):
         }
         assert shared.items() <= closed.items()
         assert shared | {"edge": ""} == {
-            "edge": "", "connection": 1, "transport": "sse", "peer": "a client", "kind": "job", "stream_id": "s",
+            "edge": "", "connection": 1, "transport": "sse", "peer": "a client", "kind": "job",
+            "stream_id": "s",
         }  # fmt: skip
         assert (opened["action"], opened["seq"]) == ("opened", -1)
         assert (closed["reason"], closed["seq"]) == (left, edge.next_seq - 1)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from edge import slowing
+from edge.access.identity import ANYBODY
 from edge.errors import RequestError
 from edge.publish import Publisher, PublishRequest
 from edge.slowing import Counts, Said, is_enough
@@ -212,11 +213,12 @@ def test_a_publish_to_a_slowed_stream_is_429_with_when_to_come_back_and_a_cancel
                 edge.core.waiters,
                 edge.core.metrics,
                 edge.core.options,
+                edge.core.quotas,
                 threads,
                 topic_prefix="",
                 pressure=edge.core.slowing,
             )
-            request = PublishRequest("default", "s", "job", wait=False)
+            request = PublishRequest("default", "s", "job", wait=False, identity=ANYBODY)
             body = b'{"type": "log", "payload": {"line": "a"}}'
             headers = {"content-type": "application/json"}
             said = Said("other", "job", Counts(1, 1))
@@ -228,7 +230,7 @@ def test_a_publish_to_a_slowed_stream_is_429_with_when_to_come_back_and_a_cancel
             assert kept.records == []
             assert edge.counted("slowed_publishes_total") == 1
             await publisher.publish_one(request, "cancel", {"by": "ann"})
-            other = PublishRequest("default", "other", "job", wait=False)
+            other = PublishRequest("default", "other", "job", wait=False, identity=ANYBODY)
             await publisher.publish(other, _body(body), headers)
             edge.core.slowing.heard([(KEY, "other", None)])
             await until(lambda: edge.core.slowing.of(KEY) is None)

@@ -146,7 +146,7 @@ def test_suspects_are_handed_out_one_by_one_and_what_comes_after_them_as_it_is(t
         given.append([record.offset for record, _ in one.items])
         handout.returned("input")
 
-    assert given == [[0], [1], [2], [3], [4], [5, 6, 7], [8, 9, 10, 11]]
+    assert given == [[0], [1], [2], [3], [4], [5, 6, 7, 8, 9, 10, 11]]
 
 
 def test_a_suspect_is_alone_in_the_role(tmp_path):

@@ -1,0 +1,66 @@
+"""Asks whoever comes over HTTP who they are: a route that nobody thought of is closed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+from urllib.parse import parse_qs
+
+from edge.access.identity import ANYBODY
+from edge.errors import RequestError
+from edge.problems import problem_of
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from edge.access.gate import Gate
+    from edge.access.identity import Identity
+
+_OPEN: Final = ("/healthz", "/readyz", "/client/sluicegate.js")
+"""What is asked by machines that hold no token, and by a page's import; it tells of nobody's streams."""
+PRIVATE: Final = "sluicegate.private"
+"""Extension of a scope: it came by a socket that only this user may open (``edge/siblings.py``)."""
+_KEY: Final = "sluicegate.identity"
+
+
+class Doorkeeper:
+    """Lets in who may come in: below ``/v1`` anybody who is known, whom each route judges; else operators.
+
+    The endpoint of events asks by itself: it must not say to a browser, for good, what is so for a moment.
+    """
+
+    def __init__(self, app: ASGIApp, gate: Gate) -> None:
+        self._app = app
+        self._gate = gate
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] == "http" and not _asks_by_itself(scope):
+            try:
+                scope[_KEY] = await self._identity(scope)
+            except RequestError as error:
+                await problem_of(error)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    async def _identity(self, scope: Scope) -> Identity:
+        if PRIVATE in scope.get("extensions", {}):
+            return ANYBODY
+        query = parse_qs(scope["query_string"].decode("latin-1"))
+        identity = await self._gate.identify(scope["headers"], query, method=scope["method"])
+        if not scope["path"].startswith("/v1/") and (denied := identity.may_operate()) is not None:
+            self._gate.denied(denied)
+            raise denied
+        return identity
+
+
+def identity_of(scope: Scope) -> Identity:
+    """Who asks, as the doorkeeper found out; a request that went past it is answered 500, not served."""
+    identity: Identity = scope[_KEY]
+    return identity
+
+
+def _asks_by_itself(scope: Scope) -> bool:
+    path, method = scope["path"], scope["method"]
+    return path in _OPEN or (
+        method in ("GET", "HEAD") and path.startswith("/v1/streams/") and path.endswith("/events")
+    )

@@ -1,0 +1,42 @@
+"""Fetches an issuer's keys: bounded in bytes and time, never led elsewhere."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+import httpx2 as httpx
+
+from edge.access.keys import KEYS_BYTES_MAX
+from edge.errors import KeysRefused
+from edge.options import is_loopback
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+_TIMEOUT_S: Final = 5.0
+
+
+def jwks_from(url: str) -> Callable[[], Awaitable[bytes]]:
+    """Make what fetches a JWKS. Raises KeysRefused for an address that somebody on the way could answer."""
+    parts = urlsplit(url)
+    local = is_loopback(parts.hostname or "")
+    if parts.scheme != "https" and not (parts.scheme == "http" and local):
+        raise KeysRefused(f"keys are fetched over https, or from this machine, not from {url}")
+
+    async def fetch() -> bytes:
+        async with (
+            # A redirect could leave https; a proxy of the environment is for the world outside alone.
+            httpx.AsyncClient(timeout=_TIMEOUT_S, follow_redirects=False, trust_env=not local) as client,
+            client.stream("GET", url, headers={"accept": "application/json"}) as response,
+        ):
+            if response.status_code != 200:
+                raise KeysRefused(f"{url} answered {response.status_code}")
+            body = bytearray()
+            async for part in response.aiter_bytes():
+                body += part
+                if len(body) > KEYS_BYTES_MAX:
+                    raise KeysRefused(f"{url} answers with more than {KEYS_BYTES_MAX} bytes")
+            return bytes(body)
+
+    return fetch

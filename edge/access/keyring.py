@@ -1,0 +1,150 @@
+"""The keys of now: of a file that may change, and of an issuer that rotates them and is sometimes away."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from edge.access.keys import KEYS_BYTES_MAX, Key, keys_of, secret_of
+from edge.errors import KeysRefused, KeysUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+    from edge.access.options import AccessOptions
+
+log = structlog.get_logger(__name__)
+_CANDIDATES_MAX: Final = 4
+"""Keys that one token is tried with: a token that names none must not cost a signature a key."""
+
+
+class KeyRing:
+    """Finds the keys that a token may be signed with. Keys that are known stay when their source is away."""
+
+    def __init__(self, options: AccessOptions, fetch: Callable[[], Awaitable[bytes]] | None) -> None:
+        """Take what fetches the JWKS. The files are read now: raises KeysRefused."""
+        self._options = options
+        self._fetch = fetch
+        self._fetching: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self._tried_s = float("-inf")
+        self._fetched: tuple[Key, ...] = ()
+        self._from_files: dict[Path, tuple[Key, ...]] = {}
+        self._stamps: dict[Path, tuple[int, int]] = {}
+        self.fetched_s = 0.0
+        """When the JWKS was had last, by the monotonic clock; 0 = never."""
+        self.problem = "the JWKS has not been fetched yet" if fetch is not None else ""
+        """Why the JWKS is not of now; empty while it is, or if there is none."""
+        for file, read in self._files():
+            self._stamps[file] = _stamp(file)
+            self._from_files[file] = read(_bytes_of(file), str(file))
+
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        """All keys."""
+        return tuple(key for keys in self._from_files.values() for key in keys) + self._fetched
+
+    def start(self) -> None:
+        """Fetch the JWKS, and look for changes from now on."""
+        self._watching = asyncio.get_running_loop().create_task(self._watch())
+
+    async def stop(self) -> None:
+        """Look no more."""
+        tasks = [task for task in (self._watching, self._fetching) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def find(self, kid: str, algorithm: str) -> list[Key]:
+        """Give the keys that a token may be signed with; one that is not known is asked for, but not often.
+
+        Raises:
+            KeysUnavailable: there is no key at all yet.
+        """
+        found = self._matching(kid, algorithm)
+        if not found and self._fetch is not None:
+            await self._fetch_soon()
+            found = self._matching(kid, algorithm)
+        if not found and not self.keys:
+            raise KeysUnavailable("no key has been fetched yet that tokens could be checked with")
+        return found
+
+    def _matching(self, kid: str, algorithm: str) -> list[Key]:
+        named = [
+            key for key in self.keys if algorithm in key.algorithms and (not kid or key.kid in ("", kid))
+        ]
+        named.sort(key=lambda key: key.kid != kid)
+        return named[:_CANDIDATES_MAX]
+
+    # -- the issuer's -----------------------------------------------------------------------------------
+
+    async def _fetch_soon(self) -> None:
+        """Fetch, together with whoever else wants to; not at all if it was tried a moment ago."""
+        if self._fetching is None:
+            if time.monotonic() - self._tried_s < self._options.keys_retry_ms / 1_000:
+                return
+            self._fetching = asyncio.get_running_loop().create_task(self._fetch_now())
+        # One client that leaves must not end it for the others.
+        await asyncio.shield(self._fetching)
+
+    async def _fetch_now(self) -> None:
+        assert self._fetch is not None
+        self._tried_s = time.monotonic()
+        try:
+            self._fetched = keys_of(await self._fetch(), self._options.jwks_url)
+        except Exception as error:  # noqa: BLE001  # whatever it is: the keys that are known stay
+            self.problem = f"{type(error).__name__}: {error}"
+            log.warning("jwks_not_fetched", url=self._options.jwks_url, cause=self.problem)
+        else:
+            if self.problem:
+                log.info("jwks_fetched", url=self._options.jwks_url, keys=len(self._fetched))
+            self.fetched_s, self.problem = time.monotonic(), ""
+        finally:
+            self._fetching = None
+
+    # -- as time goes by --------------------------------------------------------------------------------
+
+    async def _watch(self) -> None:
+        while True:
+            every_ms = self._options.keys_retry_ms if self.problem else self._options.keys_refresh_ms
+            if self._fetch is not None and time.monotonic() - self._tried_s >= every_ms / 1_000:
+                await self._fetch_soon()
+            await asyncio.to_thread(self._look_at_files)
+            await asyncio.sleep(min(every_ms, self._options.file_look_ms) / 1_000)
+
+    def _look_at_files(self) -> None:
+        for file, read in self._files():
+            try:
+                stamp = _stamp(file)
+                if stamp == self._stamps[file]:
+                    continue
+                self._from_files[file] = read(_bytes_of(file), str(file))
+                self._stamps[file] = stamp
+                log.info("keys_read", file=str(file), keys=len(self._from_files[file]))
+            except KeysRefused as error:  # half written, or wrong: what was there holds on
+                log.warning("keys_not_read", file=str(file), cause=str(error), remedy=error.remedy)
+
+    def _files(self) -> list[tuple[Path, Callable[[bytes, str], tuple[Key, ...]]]]:
+        options = self._options
+        files = ((options.keys_file, keys_of), (options.secret_file, secret_of))
+        return [(file, read) for file, read in files if file is not None]
+
+
+def _bytes_of(file: Path) -> bytes:
+    try:
+        with file.open("rb") as opened:
+            return opened.read(KEYS_BYTES_MAX + 1)
+    except OSError as error:
+        raise KeysRefused(f"{file} cannot be read: {error.strerror}") from None
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    try:
+        status = file.stat()
+    except OSError as error:
+        raise KeysRefused(f"{file} cannot be read: {error.strerror}") from None
+    return status.st_mtime_ns, status.st_ino

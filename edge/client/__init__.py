@@ -1,0 +1,1 @@
+"""What the edge gives browsers to follow streams with."""

@@ -1,0 +1,232 @@
+/**
+ * Follows one stream of a sluicegate edge over fetch: what a native EventSource cannot do, and no more.
+ * One file without dependencies, for browsers and Node.js 18 or later.
+ *
+ *   import { follow } from "/client/sluicegate.js";
+ *   const end = await follow("/v1/streams/build-42/events", { token, onEvent: (event) => show(event) });
+ */
+
+const RETRY_MS = 1_000; // until the edge says otherwise
+const RETRY_MS_MAX = 30_000;
+const FRAME_CHARS_MAX = 8_388_608; // an event is at most 1 MiB before it is JSON
+
+/** The stream cannot be followed, and asking again would change nothing. */
+export class StreamRefused extends Error {
+  /**
+   * @param {string} message
+   * @param {number} status of the answer; 200 if the edge refused the cursor in the stream
+   * @param {string} code `malformed_cursor`, `foreign_cursor`, …; empty if none was given
+   */
+  constructor(message, status, code) {
+    super(message);
+    this.name = "StreamRefused";
+    this.status = status;
+    this.code = code;
+  }
+}
+
+/**
+ * Follow a stream to its end, over as many connections as that takes.
+ *
+ * Each event is given to one callback: `gap`, `reset` and `end` to their own if there is one, all else to
+ * `onEvent`. The cursor moves on when the callback has returned; one that throws ends it all.
+ *
+ * @param {string | URL} url
+ * @param {object} [options]
+ * @param {string | (() => string | Promise<string>)} [options.token] bearer token; a function is asked
+ *   before each connection, so that a token may be renewed without losing the place
+ * @param {string} [options.cursor] go on after the event that had it
+ * @param {AbortSignal} [options.signal] rejects with its reason
+ * @param {(event: object, cursor: string) => void} [options.onEvent]
+ * @param {(event: object, cursor: string) => void} [options.onGap] events are missing: `count`, `reason`
+ * @param {(event: object, cursor: string) => void} [options.onReset] what came from `from_seq` on is superseded
+ * @param {(event: object, cursor: string) => void} [options.onEnd]
+ * @param {(about: {reason: string, delayMs: number}) => void} [options.onReconnect] before each wait;
+ *   `reason` is the edge's own word (`drain`, `overload`, …), or what went wrong
+ * @returns {Promise<object | null>} the stream's `end`; null if the cursor was already past it
+ * @throws {StreamRefused} the edge refuses the request or the cursor
+ */
+export async function follow(url, options = {}) {
+  const { signal, onReconnect } = options;
+  const place = { cursor: options.cursor ?? "", retryMs: RETRY_MS };
+  for (let failures = 0; ; ) {
+    signal?.throwIfAborted();
+    const seen = await connection(url, options, place);
+    if (seen.over) return seen.end;
+    failures = seen.frames > 0 ? 0 : failures + 1;
+    const delayMs = backoffMs(place.retryMs, failures);
+    onReconnect?.({ reason: seen.reconnect || seen.problem || "closed", delayMs });
+    await sleep(delayMs, signal);
+  }
+}
+
+/** The edge spreads its hints already; what it cannot see, its own absence, is spread here. */
+function backoffMs(retryMs, failures) {
+  if (failures === 0) return retryMs;
+  return Math.min(retryMs * 2 ** failures, RETRY_MS_MAX) * (0.5 + Math.random() / 2);
+}
+
+/** Follow until the connection ends; say how it did. Only what is final is thrown. */
+async function connection(url, options, place) {
+  const seen = { frames: 0, over: false, end: null, reconnect: "", problem: "" };
+  const stop = new AbortController();
+  const signal = options.signal ? eitherSignal(options.signal, stop) : stop.signal;
+  try {
+    const response = await fetch(url, {
+      headers: await headersOf(options.token, place.cursor),
+      cache: "no-store",
+      credentials: "same-origin",
+      signal,
+    }).catch(network);
+    if (response.status === 204) return { ...seen, over: true };
+    if (response.status !== 200) {
+      await refuseIfFinal(response);
+      return { ...seen, problem: `status ${response.status}` };
+    }
+    const type = response.headers.get("content-type") ?? "none";
+    if (!type.startsWith("text/event-stream")) {
+      throw new StreamRefused(`the answer is ${type}: something else than the edge gave it`, 200, "");
+    }
+    const reader = response.body.getReader();
+    const parser = new Parser();
+    for (;;) {
+      const { done, value } = await reader.read().catch(network);
+      if (done) return seen;
+      for (const frame of parser.take(value)) {
+        seen.frames += 1;
+        take(frame, options, place, seen);
+        if (seen.over) return seen;
+      }
+    }
+  } catch (error) {
+    options.signal?.throwIfAborted();
+    if (!(error instanceof NetworkProblem)) throw error;
+    return { ...seen, problem: error.message };
+  } finally {
+    stop.abort();
+  }
+}
+
+/** Give one frame to whom it is for. */
+function take({ id, data, retryMs }, options, place, seen) {
+  if (retryMs !== undefined) place.retryMs = retryMs;
+  if (data === undefined) return;
+  const event = JSON.parse(data);
+  if (event.type === "reconnect") {
+    seen.reconnect = event.reason;
+    return;
+  }
+  if (event.type === "refused") {
+    throw new StreamRefused(`the cursor was refused: ${event.detail ?? event.code}`, 200, event.code ?? "");
+  }
+  if (event.seq === undefined) return; // about the connection: `expiring`, say, as the token is asked for anew
+  const own = { gap: options.onGap, reset: options.onReset, end: options.onEnd }[event.type];
+  const cursor = id ?? place.cursor;
+  (own ?? options.onEvent)?.(event, cursor);
+  place.cursor = cursor;
+  if (event.type === "end") {
+    seen.over = true;
+    seen.end = event;
+  }
+}
+
+async function headersOf(token, cursor) {
+  const headers = { accept: "text/event-stream" };
+  const given = typeof token === "function" ? await token() : token;
+  if (given) headers.authorization = `Bearer ${given}`;
+  if (cursor) headers["last-event-id"] = cursor;
+  return headers;
+}
+
+/** 4xx says that the request is wrong, but for those that say it came at the wrong time. */
+async function refuseIfFinal(response) {
+  const { status } = response;
+  const text = await response.text().catch(network);
+  if (status >= 500 || [408, 425, 429].includes(status)) return;
+  let problem = {};
+  try {
+    problem = JSON.parse(text);
+  } catch {
+    // a proxy's own page: its status says enough
+  }
+  throw new StreamRefused(problem.detail ?? `the edge answered ${status}`, status, problem.code ?? "");
+}
+
+class NetworkProblem extends Error {}
+
+function network(error) {
+  throw new NetworkProblem(error.message || error.name);
+}
+
+/** Server-Sent Events out of bytes, as the HTML standard reads them; an unfinished frame is never given. */
+class Parser {
+  #decoder = new TextDecoder("utf-8"); // takes a byte order mark away
+  #text = "";
+  #frame = {};
+
+  /** @returns {Generator<{id?: string, data?: string, retryMs?: number}>} */
+  *take(bytes) {
+    this.#text += this.#decoder.decode(bytes, { stream: true });
+    let from = 0;
+    for (;;) {
+      const line = nextLine(this.#text, from);
+      if (line === null) break;
+      from = line.next;
+      if (line.text === "") {
+        const frame = this.#frame;
+        this.#frame = {};
+        yield frame;
+      } else {
+        this.#field(line.text);
+      }
+    }
+    this.#text = this.#text.slice(from);
+    if (this.#text.length + (this.#frame.data?.length ?? 0) > FRAME_CHARS_MAX) {
+      throw new Error(`an event is longer than ${FRAME_CHARS_MAX} characters: is this a sluicegate edge?`);
+    }
+  }
+
+  #field(line) {
+    const colon = line.indexOf(":");
+    const name = colon < 0 ? line : line.slice(0, colon);
+    const value = colon < 0 ? "" : line.slice(line[colon + 1] === " " ? colon + 2 : colon + 1);
+    const frame = this.#frame;
+    if (name === "data") frame.data = frame.data === undefined ? value : `${frame.data}\n${value}`;
+    else if (name === "id" && !value.includes("\0")) frame.id = value;
+    else if (name === "retry" && /^\d{1,9}$/.test(value)) frame.retryMs = Number(value);
+  }
+}
+
+/** The line that begins at `from`; null if its end is not there yet. A last "\r" may be half of "\r\n". */
+function nextLine(text, from) {
+  const lineEnd = /\r\n|[\n\r]/g;
+  lineEnd.lastIndex = from;
+  const found = lineEnd.exec(text);
+  if (found === null || (found[0] === "\r" && lineEnd.lastIndex === text.length)) return null;
+  return { text: text.slice(from, found.index), next: lineEnd.lastIndex };
+}
+
+/** `AbortSignal.any`, which browsers of 2023 and Node.js 18 do not have. */
+function eitherSignal(outer, inner) {
+  const abort = () => inner.abort(outer.reason);
+  if (outer.aborted) abort();
+  outer.addEventListener("abort", abort, { once: true });
+  inner.signal.addEventListener("abort", () => outer.removeEventListener("abort", abort), { once: true });
+  return inner.signal;
+}
+
+function sleep(delayMs, signal) {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(done, delayMs);
+    const abort = () => {
+      clearTimeout(timer);
+      reject(signal.reason);
+    };
+    function done() {
+      signal?.removeEventListener("abort", abort);
+      resolve();
+    }
+    signal?.addEventListener("abort", abort, { once: true });
+    if (signal?.aborted) abort();
+  });
+}

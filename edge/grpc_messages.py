@@ -1,0 +1,122 @@
+"""Events as protocol buffers, encoded once for all who are given them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+
+from schemas.proto.sluicegate.v1.logs_pb2 import LogEvent
+from schemas.proto.sluicegate.v1.stream_pb2 import End, Event, Gap, WatchResponse
+from schemas.published import time_from_text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from edge.encode import FrameJson
+    from edge.frame import Frame
+
+_LENGTH_BYTES: Final = 4
+
+
+class WatchEncoder:
+    """Responses of ``StreamService.Watch``."""
+
+    name = "grpc"
+
+    def __init__(self, frame_json: FrameJson) -> None:
+        self._json = frame_json
+
+    def encode(self, frames: Sequence[Frame]) -> bytes:
+        """See Encoder. Protocol buffers that are put together are one message with the events of all."""
+        return b"".join([frame.proto or self._encode(frame) for frame in frames])
+
+    def messages(self, data: bytes) -> Sequence[bytes]:
+        """See CallEncoder."""
+        return (data,)
+
+    def _encode(self, frame: Frame) -> bytes:
+        frame.proto = WatchResponse(
+            events=[event_of(frame.cursor, self._json.json(frame))]
+        ).SerializeToString()
+        return frame.proto
+
+
+class LogEncoder:
+    """Responses of ``LogStream.WatchLogs``: a message a line, so that one write is several."""
+
+    name = "grpc-logs"
+
+    def __init__(self, frame_json: FrameJson) -> None:
+        self._json = frame_json
+
+    def encode(self, frames: Sequence[Frame]) -> bytes:
+        """See Encoder. Events that are no lines are not shown."""
+        parts = []
+        for frame in frames:
+            said = _log_event(orjson.loads(self._json.json(frame)))
+            if said is not None:
+                message = said.SerializeToString()
+                parts += [len(message).to_bytes(_LENGTH_BYTES, "big"), message]
+        return b"".join(parts)
+
+    def messages(self, data: bytes) -> Sequence[bytes]:
+        """See CallEncoder."""
+        found, at = [], 0
+        while at < len(data):
+            start = at + _LENGTH_BYTES
+            at = start + int.from_bytes(data[at:start], "big")
+            found.append(data[start:at])
+        return found
+
+
+def event_of(cursor: str, shown: bytes) -> Event:
+    """Give an event as a message, from the JSON that all transports show."""
+    fields = orjson.loads(shown)
+    event = Event(
+        cursor=cursor,
+        seq=fields["seq"],
+        type=fields["type"],
+        event_id=fields.get("event_id", ""),
+        json=shown.decode(),
+    )
+    if "time" in fields:
+        event.time.FromMicroseconds(time_from_text(fields["time"]))
+    if event.type == "gap":
+        event.gap.CopyFrom(_gap(fields))
+    elif event.type == "end":
+        event.end.CopyFrom(_end(fields))
+    return event
+
+
+def _gap(fields: Mapping[str, Any]) -> Gap:
+    return Gap(
+        from_seq=fields["from_seq"],
+        to_seq=fields["to_seq"],
+        count=fields["count"],
+        reason=fields["reason"],
+        of_type=fields.get("of_type", ""),
+    )
+
+
+def _end(fields: Mapping[str, Any]) -> End:
+    return End(
+        reason=fields["reason"],
+        message=fields.get("message", ""),
+        exit_code=fields.get("exit_code"),
+        events=fields.get("events", 0),
+        bytes=fields.get("bytes", 0),
+        from_index=fields.get("from_index", False),
+    )
+
+
+def _log_event(fields: Mapping[str, Any]) -> LogEvent | None:
+    """A line, the end, or a gap in words: this shape has no other place for one, and none is passed over."""
+    if fields["type"] == "log":
+        return LogEvent(line=fields["line"])
+    if fields["type"] == "end":
+        return LogEvent(done=True)
+    if fields["type"] == "gap":
+        count = "some" if fields["count"] < 0 else str(fields["count"])
+        return LogEvent(line=f"[sluicegate: {count} events are missing here ({fields['reason']})]")
+    return None

@@ -1,0 +1,141 @@
+"""The gRPC server beside the HTTP one: same process, same loop, a port of its own.
+
+It needs no guard against other sites' pages: no browser speaks HTTP/2 without TLS.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from edge.errors import PortInUse
+from edge.grpc_service import LOG_SERVICE, STREAM_SERVICE, StreamCalls, answered
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from edge.core import EdgeCore
+    from edge.options import EdgeOptions
+    from edge.publish import Publisher
+
+_REFLECTION: Final = reflection.SERVICE_NAME
+_HEALTH: Final = health.SERVICE_NAME
+_SERVICES: Final = (STREAM_SERVICE, LOG_SERVICE)
+_LOOK_S: Final = 0.25
+"""How late the health service may be in telling what the edge has found out."""
+_OTHER_CALLS_MAX: Final = 1_000
+"""Beside as many watches as there may be: publishing, health checks, reflection."""
+_MESSAGE_ROOM: Final = 65_536
+"""Envelope and framing of a request whose events come to as much as a body over HTTP may."""
+
+
+class GrpcServer:
+    """To be bound first, so that a port in use is told before anything starts; then started and stopped."""
+
+    def __init__(self, core: EdgeCore, publisher: Publisher | None) -> None:
+        self._core = core
+        self._methods = _Methods(core, publisher)
+        self._health = health.aio.HealthServicer()
+        self._looking: asyncio.Task[None] | None = None
+        self._stopping: asyncio.Task[None] | None = None
+
+    def bind(self) -> int:
+        """Take the port and give its number; on the loop that serves it. Raises PortInUse."""
+        options = self._core.options
+        self._server = grpc.aio.server(
+            options=_channel_options(options),
+            maximum_concurrent_rpcs=options.connections_max + _OTHER_CALLS_MAX,
+        )
+        self._server.add_generic_rpc_handlers((self._methods,))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection((*_SERVICES, _HEALTH, _REFLECTION), self._server)
+        host = options.host.strip("[]")
+        address = f"[{host}]:{options.grpc_port}" if ":" in host else f"{host}:{options.grpc_port}"
+        try:
+            return int(self._server.add_insecure_port(address))
+        except RuntimeError:
+            raise PortInUse(host, options.grpc_port, "address already in use", "grpc_port") from None
+
+    async def start(self) -> None:
+        """Answer calls."""
+        await self._tell_health()
+        await self._server.start()
+        self._looking = asyncio.get_running_loop().create_task(self._look())
+
+    async def drain(self, within_s: float) -> None:
+        """Say that no traffic should come here; watches are sent away by the core, as all clients are.
+
+        One of several processes listens no more, and tells its clients to make new calls elsewhere.
+        """
+        await self._health.enter_graceful_shutdown()
+        if self._core.siblings is not None:
+            self._stopping = asyncio.get_running_loop().create_task(self._server.stop(within_s))
+
+    async def stop(self, grace_s: float) -> None:
+        """Take no new call, wait so long for those that are there, and end what is left."""
+        if self._looking is not None:
+            self._looking.cancel()
+        await self._server.stop(grace_s)
+
+    async def _look(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            await self._tell_health()
+
+    async def _tell_health(self) -> None:
+        status = health_pb2.HealthCheckResponse
+        serving = status.NOT_SERVING if self._core.unready else status.SERVING
+        for service in ("", *_SERVICES):
+            await self._health.set(service, serving)
+
+
+class _Methods(grpc.GenericRpcHandler):  # type: ignore[misc]  # gRPC carries no types
+    """Finds a call's method. Messages stay bytes: an event is encoded once for all who watch it."""
+
+    def __init__(self, core: EdgeCore, publisher: Publisher | None) -> None:
+        calls = StreamCalls(core, publisher)
+        unary, stream = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler
+        both = grpc.stream_stream_rpc_method_handler
+        self._logs = stream(answered(core, calls.watch_logs))
+        self._methods = {
+            f"/{STREAM_SERVICE}/Watch": stream(answered(core, calls.watch)),
+            f"/{STREAM_SERVICE}/Publish": unary(answered(core, calls.publish)),
+            f"/{STREAM_SERVICE}/PublishMany": both(answered(core, calls.publish_many)),
+            f"/{STREAM_SERVICE}/Cancel": unary(answered(core, calls.cancel)),
+        }
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        """See grpc."""
+        service, _, method = details.method.removeprefix("/").partition("/")
+        # The shape is older than this edge: its users' .proto say other packages, or none.
+        if method == "WatchLogs" and service.rpartition(".")[2] == "LogStream":
+            return self._logs
+        return self._methods.get(details.method)
+
+
+def _channel_options(options: EdgeOptions) -> Sequence[tuple[str, int]]:
+    """What HTTP/2 is told; names are gRPC core's channel arguments."""
+    return (
+        # Processes that share the address each bind it; `sluicegate edge` finds out if a stranger has it.
+        ("grpc.so_reuseport", 1),
+        ("grpc.max_receive_message_length", options.request_bytes_max + _MESSAGE_ROOM),
+        ("grpc.max_send_message_length", -1),  # a write is bounded by ``write_bytes_max``, or is one event
+        ("grpc.max_metadata_size", options.header_bytes_max),
+        ("grpc.absolute_max_metadata_size", options.header_bytes_max),
+        ("grpc.max_concurrent_streams", options.grpc_streams_max),
+        ("grpc.max_allowed_incoming_connections", options.connections_max),
+        ("grpc.server_handshake_timeout_ms", options.header_read_ms_max),
+        # A peer that is gone without a word (a cable, a suspended laptop) is found by a ping.
+        ("grpc.keepalive_time_ms", options.grpc_keepalive_ms),
+        ("grpc.keepalive_timeout_ms", options.grpc_keepalive_timeout_ms),
+        ("grpc.keepalive_permit_without_calls", 1),
+        # A client may look as often, and one that pings much oftener is cut off.
+        ("grpc.http2.min_ping_interval_without_data_ms", options.grpc_keepalive_ms // 2),
+        ("grpc.http2.max_ping_strikes", 2),
+        # So that new calls find their way to other edges in the end; those under way go on.
+        ("grpc.max_connection_age_ms", options.grpc_connection_age_ms),
+    )

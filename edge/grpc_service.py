@@ -1,0 +1,201 @@
+"""``StreamService`` and ``LogStream``: the same admission, places and publisher as over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
+from urllib.parse import unquote
+
+import grpc
+import structlog
+from google.protobuf.message import DecodeError, Message
+
+from edge.access.identity import Identity
+from edge.admission import Admission
+from edge.control import counted, stream_to_cancel
+from edge.errors import HistoryUnavailable, RequestError
+from edge.grpc_call import Call, CallConnection, CallTransport, WatchConnection, refusal
+from edge.grpc_errors import Status, failed, sent_away, status_of
+from edge.grpc_messages import LogEncoder, WatchEncoder
+from edge.grpc_publish import answer_of, values_of
+from edge.join import Over
+from edge.problems import code_of
+from edge.publish import PublishRequest as Asked
+from edge.sse import jittered
+from schemas.envelope import DEFAULT_TENANT, check_stream_name, stream_key
+from schemas.errors import CursorError, SluicegateError
+from schemas.proto.sluicegate.v1.logs_pb2 import LogRequest
+from schemas.proto.sluicegate.v1.stream_pb2 import (
+    CancelRequest,
+    CancelResponse,
+    PublishRequest,
+    WatchRequest,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterable
+
+    from edge.core import EdgeCore
+    from edge.publish import Publisher
+    from schemas.cursor import Cursor
+
+
+log = structlog.get_logger(__name__)
+M = TypeVar("M", bound=Message)
+Method = Callable[[Any, Call, Identity], Awaitable[Any]]
+Behaviour = Callable[[Any, Call], Awaitable[Any]]
+STREAM_SERVICE: Final = "sluicegate.v1.StreamService"
+LOG_SERVICE: Final = "sluicegate.v1.LogStream"
+
+
+class StreamCalls:
+    """The methods, each from the bytes of a request to those of its answers."""
+
+    def __init__(self, core: EdgeCore, publisher: Publisher | None) -> None:
+        self._core = core
+        self._publisher = publisher
+        self._admission = Admission(core)
+        self._events = WatchEncoder(core.json)
+        self._lines = LogEncoder(core.json)
+
+    # -- reading ----------------------------------------------------------------------------------------
+
+    async def watch(self, request: bytes, call: Call, identity: Identity) -> None:
+        """``StreamService.Watch``."""
+        asked = _parsed(WatchRequest, request)
+        tenant, stream_id = asked.tenant or DEFAULT_TENANT, asked.stream_id
+        check_stream_name(tenant, stream_id)
+        self._admission.check_read(identity, tenant, stream_id, "")
+        try:
+            cursor = self._admission.cursor(asked.cursor, tenant, stream_id) if asked.cursor else None
+        except CursorError as error:
+            self._core.metrics.joins.labels("grpc", "refused").inc()
+            await call.write(refusal(code_of(error), error).SerializeToString())
+            raise
+        await self._follow(call, identity, tenant, stream_id, cursor)
+
+    async def watch_logs(self, request: bytes, call: Call, identity: Identity) -> None:
+        """``LogStream.WatchLogs``; its shape names no tenant: it is the token's, if that allows but one."""
+        stream_id, tenant = _parsed(LogRequest, request).job_id, identity.tenants.only or DEFAULT_TENANT
+        check_stream_name(tenant, stream_id)
+        await self._follow(call, identity, tenant, stream_id, None, lines=True)
+
+    async def _follow(
+        self,
+        call: Call,
+        identity: Identity,
+        tenant: str,
+        stream_id: str,
+        cursor: Cursor | None,
+        *,
+        lines: bool = False,
+    ) -> None:
+        """Give a stream from a place on, until its end or the call's."""
+        core, admission = self._core, self._admission
+        busy = await admission.busy()
+        if not busy and admission.is_full(tenant):
+            busy = "overload"
+        if busy:
+            core.metrics.joins.labels("grpc", busy).inc()
+            await _end(call, sent_away(busy, jittered(2 * core.options.retry_ms)))
+        try:
+            joined = await admission.join("grpc", tenant, stream_id, cursor, _peer(call), identity=identity)
+        except HistoryUnavailable:
+            await _end(call, sent_away("unready", jittered(2 * core.options.retry_ms)))
+        if isinstance(joined, Over):
+            core.metrics.joins.labels("grpc", "over").inc()
+            return
+        limits = admission.limits(core.joiner.kind_of(stream_key(tenant, stream_id)))
+        if lines:
+            connection = CallConnection(core, joined, self._lines, **limits)
+        else:
+            connection = WatchConnection(core, joined, self._events, **limits)
+        await CallTransport(call, connection).carry()
+        if connection.status is not None:
+            await _end(call, connection.status)
+
+    # -- writing ----------------------------------------------------------------------------------------
+
+    async def publish(self, request: bytes, _call: Call, identity: Identity) -> bytes:
+        """``StreamService.Publish``."""
+        publisher = self._writer()
+        asked = _parsed(PublishRequest, request)
+        tenant = asked.tenant or DEFAULT_TENANT
+        entry = self._core.index.get(stream_key(tenant, asked.stream_id))
+        kind = asked.kind or (entry.kind if entry is not None else None)
+        to = Asked(tenant, asked.stream_id, kind, asked.wait_committed, identity)
+        publishing = publisher.publish_values(to, values_of(asked.events))
+        answer = answer_of(await counted(self._core, publishing))
+        return answer.SerializeToString()
+
+    async def publish_many(self, requests: AsyncIterable[bytes], call: Call, identity: Identity) -> None:
+        """``StreamService.PublishMany``: one at a time, so what is ahead of the edge waits at its client."""
+        async for request in requests:
+            self._core.gate.check_still(identity)
+            await call.write(await self.publish(request, call, identity))
+
+    async def cancel(self, request: bytes, _call: Call, identity: Identity) -> bytes:
+        """``StreamService.Cancel``."""
+        publisher = self._writer()
+        asked = _parsed(CancelRequest, request)
+        tenant = asked.tenant or DEFAULT_TENANT
+        entry = await stream_to_cancel(self._core, tenant, asked.stream_id, identity)
+        fields = {name: value for name in ("reason", "by") if (value := getattr(asked, name))}
+        to = Asked(tenant, asked.stream_id, entry.kind, wait=False, identity=identity)
+        await counted(self._core, publisher.publish_one(to, "cancel", fields))
+        return CancelResponse().SerializeToString()
+
+    def _writer(self) -> Publisher:
+        if self._publisher is None:
+            raise RequestError(404, "Nothing to publish to", "this edge plays a recording: it only shows")
+        return self._publisher
+
+
+def answered(core: EdgeCore, method: Method) -> Behaviour:
+    """Ask who calls, and have errors end the call with their status.
+
+    What ought not to happen is told in the log alone.
+    """
+
+    async def answer(request: Any, call: Call) -> Any:
+        try:
+            identity = await core.gate.identify(_headers(call))
+            return await method(request, call, identity)
+        except (grpc.aio.AbortError, asyncio.CancelledError):
+            raise
+        except SluicegateError as error:
+            await _end(call, status_of(error))
+        except Exception as error:
+            log.exception("call_failed", cause=str(error))
+            await _end(call, failed())
+
+    return answer
+
+
+async def _end(call: Call, status: Status) -> NoReturn:
+    """End a call with an error."""
+    await call.abort(status.code, status.problem.detail, status.metadata)
+
+
+def _parsed(kind: type[M], data: bytes) -> M:
+    try:
+        return kind.FromString(data)
+    except DecodeError:
+        name = kind.DESCRIPTOR.full_name
+        raise RequestError(
+            400, "Not a message", f"the request is no {name}", remedy="Use the .proto of this edge."
+        ) from None
+
+
+def _headers(call: Call) -> list[tuple[bytes, bytes]]:
+    """Metadata as HTTP's headers are."""
+    return [
+        (name.encode(), value if isinstance(value, bytes) else value.encode("latin-1"))
+        for name, value in call.invocation_metadata()
+    ]
+
+
+def _peer(call: Call) -> str:
+    """The client's address, as over HTTP: gRPC says ``ipv4:127.0.0.1:5000`` and ``ipv6:%5B::1%5D:5000``."""
+    return unquote(call.peer().partition(":")[2])

@@ -1,0 +1,247 @@
+"""Debian's nginx before a real edge, as docs/nginx.md has it; and the check that finds one set up wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from concurrent import futures
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import httpx2
+import pytest
+import websockets
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from ops import proxy_check
+from schemas.recording import RecordedEvent, RecordingHeader
+from tests.support.edge_process import free_port
+from tests.support.nginx import Nginx
+from tests.support.sse_client import Seen, read_stream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterator
+
+    from playwright.sync_api import Browser
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture
+def nginx(tmp_path) -> Iterator[Callable[..., Nginx]]:
+    running: list[Nginx] = []
+
+    def start(edge_port: int, changes: dict[str, str] | None = None, **more: Any) -> Nginx:
+        one = Nginx(tmp_path / f"nginx-{len(running)}", edge_port, changes or {}, **more)
+        running.append(one.__enter__())
+        return one
+
+    yield start
+    for one in running:
+        one.__exit__()
+
+
+def check(url: str, *words: str) -> tuple[int, dict[str, Any]]:
+    done = subprocess.run(
+        [sys.executable, "-m", "ops", "edge", "check", url, "--json", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    return done.returncode, json.loads(done.stdout) if done.stdout else {"said": done.stderr}
+
+
+def in_a_thread(scene: Coroutine[Any, Any, Any]) -> Any:
+    """Run it: while a browser is open, its own loop runs in the tests' thread."""
+    with futures.ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, scene).result(60)
+
+
+# -- the configuration ----------------------------------------------------------------------------------
+
+
+def test_events_come_one_by_one_and_a_stream_survives_the_edge_behind_the_proxy(make_edge, twin, nginx):
+    edge = make_edge()
+    proxy = nginx(edge.port)
+    stream = twin.open("build")
+    url = f"{proxy.url}/v1/streams/build/events"
+
+    def write_the_next(seen: Seen) -> bool:
+        """An event is written when the one before it was seen: nothing is held back."""
+        twin.logs(stream, 1)
+        return len(seen.events) == 5
+
+    seen = read_stream(url, until=write_the_next)
+    assert seen.seqs == list(range(5))
+    assert seen.headers["cache-control"] == "no-store, no-transform"
+
+    edge.kill()
+    away = httpx2.get(url, headers={"last-event-id": seen.last_id}, trust_env=False)
+    assert away.status_code == 502
+    edge.start()
+    twin.end(stream)
+    rest = read_stream(url, last_id=seen.last_id)
+    assert rest.seqs == list(range(5, stream.next_seq))
+    assert (rest.closed, rest.broken) == (True, False)
+    answer = httpx2.post(
+        f"{proxy.url}/v1/streams/other/events?kind=log", json={"type": "open"}, trust_env=False
+    )
+    assert answer.status_code == 202
+
+
+def test_a_connection_that_is_cut_behind_the_proxy_is_told_from_one_that_ended(make_edge, twin, nginx):
+    edge = make_edge()
+    proxy = nginx(edge.port)
+    twin.open("build")
+
+    def kill(_: Seen) -> bool:
+        edge.kill()
+        return False
+
+    seen = read_stream(f"{proxy.url}/v1/streams/build/events", until=kill)
+    assert (seen.broken, seen.closed) == (True, False)
+
+
+def test_a_browser_follows_more_streams_at_once_than_six_over_http_2(
+    make_edge, twin, nginx, browser: Browser
+):
+    edge = make_edge()
+    proxy = nginx(edge.port, {"server_name streams.example;": "server_name 127.0.0.1;"})
+    for number in range(10):
+        twin.open(f"s-{number}")
+    context = browser.new_context(ignore_https_errors=True)
+    page = context.new_page()
+    page.goto(f"https://127.0.0.1:{proxy.tls_port}/healthz")
+    page.evaluate(
+        """() => {
+            window.seen = [];
+            for (let n = 0; n < 10; n++) {
+                new EventSource(`/v1/streams/s-${n}/events`).onmessage = () => window.seen.push(n);
+            }
+        }"""
+    )
+    page.wait_for_function("window.seen.length === 10", timeout=30_000)
+    context.close()
+
+
+def test_a_websocket_is_upgraded(nginx):
+    async def scene() -> list[object]:
+        async def echo(connection: Any) -> None:
+            async for message in connection:
+                await connection.send(message)
+
+        async with websockets.serve(echo, "127.0.0.1", 0) as server:
+            proxy = nginx(server.sockets[0].getsockname()[1])
+            async with websockets.connect(f"ws://127.0.0.1:{proxy.port}/v1/ws", proxy=None) as client:
+                answers: list[object] = []
+                for message in ("text", b"bytes"):
+                    await client.send(message)
+                    answers.append(await client.recv())
+                return answers
+
+    assert in_a_thread(scene()) == ["text", b"bytes"]
+
+
+def test_grpc_streams_come_message_by_message(nginx):
+    server = grpc.server(futures.ThreadPoolExecutor(4))
+    servicer = health.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    proxy = nginx(free_port(), grpc_port=port)
+    with grpc.insecure_channel(f"127.0.0.1:{proxy.h2_port}") as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=30)
+        for status in (1, 2, 1):  # each is set when the one before it was seen
+            servicer.set("", status)
+            while next(watch).status != status:
+                pass
+        watch.cancel()
+    server.stop(None)
+
+
+# -- the check ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def shown_edge(tmp_path_factory) -> Iterator[int]:
+    """An edge that needs no Kafka: it plays a recording."""
+    recording = tmp_path_factory.mktemp("recording") / "one.stream.jsonl"
+    event = RecordedEvent(0, "e-0", "open", 0, "2026-01-01T00:00:00Z", {})
+    header = RecordingHeader("default", "one", "log", "2026-01-01T00:00:00Z")
+    recording.write_bytes(header.line() + event.line())
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ops", "replay", str(recording), "--serve", str(port)],
+        stderr=subprocess.PIPE,
+    )
+    deadline = time.monotonic() + 30
+    while True:
+        assert process.poll() is None, process.communicate()[1].decode()
+        try:
+            httpx2.get(f"http://127.0.0.1:{port}/healthz", trust_env=False)
+            break
+        except httpx2.TransportError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    yield port
+    process.kill()
+    process.communicate()
+
+
+def test_the_documented_proxy_is_found_fine(nginx, shown_edge):
+    code, said = check(nginx(shown_edge).url, "--silent-s", "0.2")
+    assert (code, said["ok"], said["findings"]) == (0, True, [])
+
+
+_IGNORED = "proxy_buffering on; proxy_ignore_headers X-Accel-Buffering;"
+_BY_HTTP_1_0 = {"proxy_http_version 1.1;": "", "proxy_set_header Connection $connection_to_edge;": ""}
+# What of the example is changed to what, and what is found then. nginx 1.22 passes the chunks of HTTP/1.1 on
+# as they come though it buffers; an answer without chunks it holds until 4 KiB are together.
+WRONG = [
+    ({"proxy_buffering off;": _IGNORED, **_BY_HTTP_1_0}, ["buffered", "http_1_0"]),
+    (
+        {"proxy_buffering off;": _IGNORED, "gzip off;": "gzip on; gzip_types text/event-stream;"
+         " gzip_proxied any; gzip_http_version 1.0;"},
+        ["buffered", "compressed"],
+    ),
+    (_BY_HTTP_1_0, ["http_1_0"]),
+    ({"gzip off;": "gzip on; gzip_types text/event-stream; gzip_proxied any;"}, ["compressed"]),
+    ({"proxy_read_timeout 60s;": "proxy_read_timeout 1s;"}, ["idle_cut_off"]),
+    ({"gzip off;": "gzip off; proxy_hide_header Cache-Control;"}, ["cache_control"]),
+    (
+        {"gzip off;": "gzip off; proxy_hide_header Content-Type; add_header Content-Type text/plain;"},
+        ["content_type"],
+    ),
+    ({"gzip off;": 'gzip off; proxy_set_header Last-Event-ID "";'}, ["last_event_id"]),
+]  # fmt: skip
+
+
+def test_a_proxy_that_is_set_up_wrong_is_found_with_what_to_do(nginx, shown_edge):
+    async def scene() -> list[proxy_check.Report]:
+        urls = [nginx(shown_edge, changes).url for changes, _ in WRONG]
+        silences = [3_000 if codes == ["idle_cut_off"] else 0 for _, codes in WRONG]
+        checks = [proxy_check.check(*one) for one in zip(urls, silences, strict=True)]
+        return await asyncio.gather(*checks)
+
+    reports = in_a_thread(scene())
+    found = [[finding.code for finding in report.findings] for report in reports]
+    assert found == [codes for _, codes in WRONG]
+    assert all(finding.remedy for report in reports for finding in report.findings)
+
+
+def test_what_is_wrong_is_an_exit_code_and_words(nginx, shown_edge):
+    url = nginx(shown_edge, _BY_HTTP_1_0).url
+    exit_code, said = check(url, "--silent-s", "0")
+    assert (exit_code, said["ok"], said["findings"][0]["code"]) == (1, False, "http_1_0")
+
+
+def test_an_edge_that_is_away_and_an_address_where_nothing_is_are_told_apart(nginx):
+    exit_code, said = check(nginx(free_port()).url)
+    assert (exit_code, [finding["code"] for finding in said["findings"]]) == (1, ["no_stream"])
+    assert "502" in said["findings"][0]["problem"]
+    exit_code, said = check(f"http://127.0.0.1:{free_port()}")
+    assert (exit_code, "no answer from" in said["said"], "→" in said["said"]) == (3, True, True)
