@@ -129,7 +129,7 @@ def test_who_stops_reading_is_named_costs_no_memory_and_is_told_what_it_missed(
     assert [one["seq"] for one in seen[:-1]] == list(range(gap["from_seq"]))
     assert (gap["type"], gap["reason"], gap["to_seq"]) == ("gap", "slow", 1_600)
     assert edge.metric("sluicegate_edge_slow_dropped_events_total") == gap["count"]
-    write(twin, stream, 50)
+    write(twin, stream, 50, quick)
     assert [one["seq"] for one in late.read_until(1_650)[len(seen) :]] == list(range(1_601, 1_651))
 
     quick.socket.close()
@@ -166,12 +166,9 @@ def test_a_producer_gets_429_while_all_clients_of_all_edges_are_behind_and_flows
     stream = twin.open("build", kind="job")  # slow_producer, at most 10,000 events or 8 MiB behind
     here, there = make_edge(**PATIENT), make_edge(**PATIENT)
     slow, other = readers(here, "build"), readers(there, "build")
-    write(twin, stream, 500)
-    other.read_until(500)
-    write(twin, stream, 500)
+    write(twin, stream, 1_000, other)
     until(lambda: slow_at(here) and slow_at(here)[0]["bytes_behind"] > 8 << 20)
     until(lambda: there.metric("sluicegate_edge_tail_lag_records") == 0)
-    other.read_until(1_000)
     assert post(here, "build").status_code == 202  # one of two keeps up
 
     write(twin, stream, 800)
