@@ -1,4 +1,4 @@
-"""An edge in a process of its own that needs no Kafka, as it plays a recording: for what is sent to its port."""
+"""An edge in a process of its own that needs no Kafka: it plays a recording. For what is sent to its port."""
 
 from __future__ import annotations
 
