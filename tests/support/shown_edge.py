@@ -71,7 +71,7 @@ class ShownEdge:
         return socket.create_connection(("127.0.0.1", self.port), timeout_s)
 
     def said(self, *parts: bytes, half_close: bool = False, until: bytes | None = None) -> bytes:
-        """All that it answers to these parts until it closes, or ``until`` is among it; nothing if it is away."""
+        """All that it answers to these parts until it closes or said ``until``; nothing if it is away."""
         answer = b""
         with suppress(ConnectionError), self.connect() as client:
             for part in parts:
