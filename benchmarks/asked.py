@@ -52,29 +52,31 @@ def asked(env: Mapping[str, str]) -> Asked:
     Raises:
         Misspelt: a name that is in no table, or a number that is none.
     """
-    works = _names("WORKS", env, (*BY_DEFAULT, *ON_DEMAND)) or set(BY_DEFAULT)
-    peers = _names("PEERS", env, (*PEERS, "none")) or set(PEERS)
+    works = names("WORKS", env, (*BY_DEFAULT, *ON_DEMAND)) or set(BY_DEFAULT)
+    peers = names("PEERS", env, (*PEERS, "none")) or set(PEERS)
     return Asked(
         works=tuple(work for work in (*BY_DEFAULT, *ON_DEMAND) if work in works),
         peers=frozenset(peers - {"none"}),
-        events=int(_number("EVENTS", env, EVENTS)),
-        runs=int(_number("RUNS", env, 1)),
-        keys=int(_number("KEYS", env, KEYS)),
-        minutes=_number("MINUTES", env, MINUTES, least=0.1),
-        rate=int(_number("RATE", env, RATE)),
-        seed=int(_number("SEED", env, 0, least=0)),
+        events=int(number("EVENTS", env, EVENTS)),
+        runs=int(number("RUNS", env, 1)),
+        keys=int(number("KEYS", env, KEYS)),
+        minutes=number("MINUTES", env, MINUTES, least=0.1),
+        rate=int(number("RATE", env, RATE)),
+        seed=int(number("SEED", env, 0, least=0)),
         as_json=env.get("JSON", "") not in ("", "0", "no", "false"),
     )
 
 
-def _names(name: str, env: Mapping[str, str], known: Iterable[str]) -> set[str]:
+def names(name: str, env: Mapping[str, str], known: Iterable[str]) -> set[str]:
+    """Return the names that a variable has, with commas; raises Misspelt for one that is not known."""
     named = set(filter(None, env.get(name, "").replace(" ", "").split(",")))
     if unknown := named - set(known):
         raise Misspelt(f"{name}={','.join(sorted(unknown))}: there are {', '.join(known)}")
     return named
 
 
-def _number(name: str, env: Mapping[str, str], default: float, *, least: float = 1) -> float:
+def number(name: str, env: Mapping[str, str], default: float, *, least: float = 1) -> float:
+    """Return the number that a variable has, else the default; raises Misspelt for any other text."""
     text = env.get(name, "").replace("_", "")
     try:
         number = float(text) if text else default

@@ -28,6 +28,7 @@ from edge.problems import on_error, on_http_error, on_invalid_query
 from edge.publish import AppendedAt, Publisher
 from edge.selftest import selftest_route
 from edge.tail import Decoder, Tail
+from edge.upgrade import UpgradeEndpoint
 from edge.warm import keep_warming
 from schemas.errors import SluicegateError
 from schemas.kinds import BUILTIN_KINDS
@@ -149,6 +150,9 @@ def compose(
         Route("/v1/streams/{stream_id}/events", EventsEndpoint(core), methods=["GET"], name="events")
     )
     app.router.routes.append(selftest_route())
+    app.router.routes.append(
+        Route("/v1/ws", UpgradeEndpoint(core, publisher), methods=["GET"], name="websocket")
+    )
     app.router.routes.extend(page_routes(core))
     grpc = GrpcServer(core, publisher) if core.options.grpc_port >= 0 else None
     return EdgeApp(core, app, grpc)

@@ -73,6 +73,11 @@ class Channel:
             subscriber.wake()
 
     @property
+    def abreast(self) -> int:
+        """How many take all that comes at once."""
+        return sum([len(group.members) for group in self.groups.values()])
+
+    @property
     def followed(self) -> bool:
         """Whether anybody is to be told when something comes."""
         return bool(self.waiting) or any(group.members for group in self.groups.values())

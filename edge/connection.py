@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from contextlib import nullcontext
 from math import inf
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Final, Literal, cast
 
 import structlog
 
@@ -18,6 +19,7 @@ from edge.access.identity import ANYBODY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
+    from contextlib import AbstractAsyncContextManager
 
     from edge.access.identity import Identity
     from edge.core import EdgeCore
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 Leaving = Literal["drain", "overload", "life", "unready", "expired", "revoked", "slow"]
 """Why the edge closes a connection whose client is to come back."""
+_ALWAYS: Final = nullcontext()
 
 
 class Connection(asyncio.Protocol):
@@ -104,6 +107,14 @@ class Connection(asyncio.Protocol):
         """See Outlet."""
         raise NotImplementedError
 
+    @property
+    def turn(self) -> AbstractAsyncContextManager[None]:
+        """See Outlet; one delivery alone needs no turns."""
+        return _ALWAYS
+
+    def had_turn(self, delivery: Delivery) -> None:
+        """A delivery was written to after a pause: the next time others go first."""
+
     def say_expiring(self, expires_in_ms: int) -> None:
         """Write that the token ends soon: who can, brings a new one; the others come back with one."""
         raise NotImplementedError
@@ -122,16 +133,22 @@ class Connection(asyncio.Protocol):
         self.identity = identity
         if self not in self._core.clients:  # who is counted already stays counted to the same tenant
             self.tenant = self.tenant or identity.tenants.only
+        if identity.expires_s == inf:
+            self._expires_s = self._warn_s = inf
+        else:
+            self._keep_time(identity.expires_s)
+        for delivery in tuple(self.deliveries):
+            if (denied := delivery.denied(identity)) is not None:
+                self.refuse(delivery, denied)
+
+    def _keep_time(self, expires_s: float) -> None:
         # The token's clock is the world's, the wheel's is the loop's.
-        left_s, now_s = identity.expires_s - time.time(), self._core.now_s()
+        left_s, now_s = expires_s - time.time(), self._core.now_s()
         # Spread over half as much again: tokens that were issued together are not renewed together.
         warning_s = self._core.options.access.expiry_warning_ms / 1_000 * (1 + random.random() / 2)  # noqa: S311
         self._expires_s, self._warn_s = now_s + left_s, now_s + max(left_s - warning_s, 0)
         if self.due_slot >= 0:
             self._core.wheel.put(self, now_s)
-        for delivery in tuple(self.deliveries):
-            if (denied := delivery.denied(identity)) is not None:
-                self.refuse(delivery, denied)
 
     # -- asyncio.Protocol -------------------------------------------------------------------------------
 
@@ -178,6 +195,7 @@ class Connection(asyncio.Protocol):
         for delivery in tuple(self.deliveries):
             if self.paused:
                 return
+            self.had_turn(delivery)
             delivery.resume()
 
     # -- its end ----------------------------------------------------------------------------------------

@@ -161,7 +161,11 @@ def _check(core: EdgeCore, denied: Forbidden | None) -> None:
 async def known_stream(
     core: EdgeCore, tenant: str, stream_id: str, judge: Callable[[str, str, str], Forbidden | None]
 ) -> IndexEntry:
-    """Find a stream; one whose kind its asker may not see is answered as one that does not exist."""
+    """Give the entry of a stream; one whose kind its asker may not see is as one that does not exist.
+
+    Raises:
+        RequestError: 403, 404, or 503 while it cannot be said.
+    """
     check_stream_name(tenant, stream_id)
     _check(core, judge(tenant, stream_id, ""))
     try:

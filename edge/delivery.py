@@ -19,6 +19,7 @@ from edge.errors import HistoryUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from edge.access.identity import Identity
     from edge.connection import Leaving
@@ -45,6 +46,11 @@ class Outlet(Protocol):
     @property
     def write(self) -> Callable[[bytes], None]:
         """Write; never waits."""
+        ...
+
+    @property
+    def turn(self) -> AbstractAsyncContextManager[None]:
+        """Held while a span of the past is read and written: it is one at a time, and fair."""
         ...
 
     def send_away(self, reason: Leaving) -> None:
@@ -82,6 +88,7 @@ class Delivery:
         self._outlet = outlet
         self._partition = joined.partition
         self._first: Sequence[Frame] = joined.first
+        """What is to be written before all else."""
         self._group: Group | None = None
         self._task: asyncio.Task[None] | None = None
         self.subscriber: Subscriber = joined.subscriber
@@ -93,15 +100,15 @@ class Delivery:
 
     def start(self) -> None:
         """Begin: write what is to be told first, and what there is."""
-        if self._first:
-            self._write(self._first, from_ring=False)
-            self._first = ()
         self.advance()
 
     def advance(self) -> None:
         """Go on from its place, as far as the connection takes it."""
         subscriber, channel = self.subscriber, self.subscriber.channel
         group = channel.group(self._encoder)
+        if self._first and not (self.over or self._outlet.paused):
+            first, self._first = self._first, ()
+            self._write(first, from_ring=False)
         while not (self.over or self._outlet.paused or self._task or self._group):
             if subscriber.finished:
                 self._outlet.delivered_end(self)
@@ -195,18 +202,30 @@ class Delivery:
         self._outlet.write(data)
         self._core.metrics.delivered(frames, len(data), from_ring=from_ring)
 
+    @property
+    def _reads_the_past(self) -> bool:
+        subscriber = self.subscriber
+        return subscriber.behind and not (self.over or self._outlet.paused or subscriber.finished)
+
+    async def _write_a_span(self) -> None:
+        if self._outlet.paused:
+            return  # another delivery of the connection was written to while this one waited for its turn
+        frames = await self._core.replay.next_frames(self.subscriber, self._partition)
+        if self._unjudged and frames and not self._may_have(frames):
+            return
+        if self._outlet.paused:
+            self._first = frames  # it has its turn when the connection takes more
+        elif frames and not self.over:
+            self._write(frames, from_ring=False)
+
     async def _read_the_past(self) -> None:
         try:
-            while self.subscriber.behind and not (self._outlet.paused or self.subscriber.finished):
+            while self._reads_the_past:
                 try:
-                    frames = await self._core.replay.next_frames(self.subscriber, self._partition)
+                    async with self._outlet.turn:
+                        await self._write_a_span()
                 except HistoryUnavailable:
                     await asyncio.sleep(_AGAIN_S)
-                    continue
-                if self._unjudged and frames and not self._may_have(frames):
-                    return
-                if frames and not self.over:
-                    self._write(frames, from_ring=False)
         except Exception as error:
             # Whatever it was: this client must not wait for ever for events that it was never written.
             log.exception("replay_broke", stream=self.subscriber.channel.key.decode(), cause=str(error))

@@ -78,7 +78,7 @@ class EventsEndpoint:
                 raise
             return self._refuse(error)
         try:
-            joined = await admission.join("sse", tenant, stream_id, cursor, _peer(scope), identity=identity)
+            joined = await admission.join("sse", tenant, stream_id, cursor, peer_of(scope), identity=identity)
         except HistoryUnavailable:
             return self._come_back("unready")
         if isinstance(joined, Over):
@@ -133,6 +133,7 @@ def _header(scope: Scope, name: bytes) -> str:
     return ""
 
 
-def _peer(scope: Scope) -> str:
+def peer_of(scope: Scope) -> str:
+    """The client's address."""
     client = scope.get("client")
     return f"{client[0]}:{client[1]}" if client else "unknown"

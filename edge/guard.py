@@ -10,13 +10,16 @@ from edge.options import is_loopback
 from edge.problems import problem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 class Guard:
-    """Refuses a foreign Host (DNS rebinding) with 421 and a foreign Origin on what changes something, 403."""
+    """Refuses a foreign Host (DNS rebinding) with 421.
+
+    With 403 a foreign Origin, on what changes something or opens a WebSocket.
+    """
 
     def __init__(self, app: ASGIApp, *, allowed_hosts: Iterable[str], origins: Origins | None = None) -> None:
         self._app = app
@@ -39,11 +42,11 @@ class Guard:
             )
             await response(scope, receive, send)
             return
-        if scope["method"] not in SAFE and not self._may_change(headers.get(b"origin"), host):
+        if self._changes(scope["method"], headers) and not self._may_change(headers.get(b"origin"), host):
             response = problem(
                 403,
                 "Foreign origin",
-                "a page of another site may not publish or cancel through this edge",
+                "a page of another site may not publish, cancel or open a WebSocket through this edge",
                 remedy="Add the page's origin to SLUICEGATE_EDGE__CORS_ORIGINS, if it may.",
             )
             await response(scope, receive, send)
@@ -56,6 +59,11 @@ class Guard:
         except ValueError:
             return False
         return is_loopback(name) or name.endswith(".localhost") or name in self._hosts
+
+    @staticmethod
+    def _changes(method: str, headers: Mapping[bytes, str]) -> bool:
+        # A page may open a WebSocket to any site, and is not held to what CORS says: RFC 6455, section 10.2.
+        return method not in SAFE or headers.get(b"upgrade", "").lower() == "websocket"
 
     def _may_change(self, origin: str | None, host: str) -> bool:
         # No Origin: not a browser's request across sites, which always carries one.

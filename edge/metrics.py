@@ -28,14 +28,15 @@ class EdgeMetrics:
         )
         self.closed = Counter(
             f"{_P}connections_closed_total",
-            "Connections that ended, by reason: end, gone, stalled, drain, overload, life, expired, revoked, "
-            "refused.",
+            "Connections that ended, by reason: end, left, gone, stalled, dead, drain, overload, life, "
+            "expired, revoked, refused, protocol, unsupported, slow_message.",
             ["transport", "reason"],
             registry=self.registry,
         )
         self.joins = Counter(
             f"{_P}joins_total",
-            "Clients that came, by where they start: open (no cursor), resume, over, refused, unready.",
+            "Streams that clients came for, by where they start: open (no cursor), resume, over, refused; or "
+            "why no client was taken: unready, overload, drain.",
             ["transport", "start"],
             registry=self.registry,
         )
@@ -71,6 +72,12 @@ class EdgeMetrics:
         self.heartbeats = Counter(
             f"{_P}heartbeats_total", "Comments on idle connections.", registry=self.registry
         )
+        self.messages = Counter(
+            f"{_P}websocket_messages_total",
+            "Messages of WebSocket clients, by type; malformed: of none.",
+            ["type"],
+            registry=self.registry,
+        )
         self.publishes = Counter(
             f"{_P}publish_requests_total",
             "Publish requests, by status of the answer.",
@@ -92,7 +99,7 @@ class EdgeMetrics:
             buckets=(0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10),
             registry=self.registry,
         )
-        for transport in ("sse", "grpc"):
+        for transport in ("sse", "websocket", "grpc"):
             self.connections.labels(transport).set(0)  # there before the first client, for who watches it
         # Children are looked up once: the label lookup costs more than the count.
         self._from_ring = self.events.labels("ring")

@@ -96,6 +96,16 @@ class EdgeOptions:
     """A client that takes nothing for so long is gone."""
     idle_heartbeat_ms: int = 15_000
     """For a stream of which nothing is known yet, and so no kind; under the 30 s of common proxies."""
+    websocket_subscriptions_max: int = 100
+    """Streams that one connection follows: each costs what an SSE connection costs, less its socket."""
+    websocket_requests_max: int = 16
+    """Requests of one connection that are under way; more are not read until one is answered."""
+    websocket_messages_per_s_max: int = 100
+    """Messages and pings of one connection; more are not read until their time. Events go many in one."""
+    websocket_held_bytes_max: int = 64 * MIB
+    """What all clients together may have sent that is not dealt with, beside 16 KiB each."""
+    websocket_pong_ms_max: int = 45_000
+    """How long a ping may go unanswered: it waits behind what the network still holds for a slow client."""
     retry_ms: int = 1_000
     connections_max: int = 10_000
     tenant_connections_max: int = 0

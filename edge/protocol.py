@@ -114,6 +114,9 @@ class EdgeProtocol(HttpToolsProtocol):
         # Its own: when it is called, another request may have been read behind it.
         self.scope["extensions"][TAKE_OVER] = partial(self._take_over, self.cycle)  # type: ignore[assignment]
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """Say nothing: the request was handed on as it is, and ``upgrade.py`` answers it."""
+
     def on_body(self, body: bytes) -> None:
         """See httptools."""
         self._body_bytes += len(body)

@@ -130,4 +130,4 @@ def test_policies_are_those_of_the_code() -> None:
 
 
 def test_what_is_not_served_yet_is_said() -> None:
-    assert "**Not yet served:** WebSocket and gRPC" in PAGE
+    assert "**Not yet served:** WebSocket;" in PAGE

@@ -1,0 +1,1 @@
+"""The edge beside other servers of Server-Sent Events: ``make bench-edge``; see ``README.md``."""

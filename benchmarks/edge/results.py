@@ -1,0 +1,50 @@
+"""One line of what was measured at an edge: the fields that every work has, and those of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+P99_MS_MAX: Final = 100.0
+"""A rate is held only while the slowest hundredth comes within this."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """One server at one work; None = not measured, and ``note`` says why."""
+
+    name: str
+    work: str
+    subscribers: int
+    delivered_per_s: int | None
+    """Events that clients had read and checked, a second."""
+    writes_per_s: int | None
+    """Reads that clients needed for them: a server's writes, less those that were read with the next."""
+    p50_ms: float | None
+    """From the publisher's clock just before it hands an event over, to the client's read of it."""
+    p99_ms: float | None
+    rss_kb_per_connection: float | None
+    """Resident memory of the server with all clients, less that before the first, by clients."""
+    cpu_s_per_million: float | None
+    """Processor seconds of the server's processes for a million delivered events."""
+    verified: bool
+    """Each client was given each event that it had to be given, once, in order: counted one by one."""
+    more: Mapping[str, object] = field(default_factory=dict)
+    """What the work has besides."""
+    note: str = ""
+
+    def row(self) -> dict[str, object]:
+        """Return the fields, for JSON or a table."""
+        common = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "more"}
+        note = common.pop("note")
+        return common | dict(self.more) | ({"note": note} if note else {})
+
+
+def not_had(name: str, work: str, subscribers: int, why: str) -> Served:
+    """Return the line of a server that cannot be had, or that broke."""
+    return Served(
+        name, work, subscribers, None, None, None, None, None, None, verified=False, note=why[-300:]
+    )

@@ -1,0 +1,74 @@
+"""A thousand streams of ten clients each, all the way through Kafka and the agents, and where that breaks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from benchmarks.bench import say
+from benchmarks.edge.agents import EdgeWithAgents
+from benchmarks.edge.fanout import CONNECT_S, served
+from benchmarks.edge.generator import Clients, NotServed
+from benchmarks.edge.steady import Held, Load
+from benchmarks.results import OURS
+
+if TYPE_CHECKING:
+    from benchmarks.edge.bench import EdgeBench
+    from benchmarks.edge.results import Served
+
+STREAMS: Final = 1_000
+EACH: Final = 10
+RATE: Final = 5.0
+P99_MS_MAX: Final = 150.0
+OPENED_S: Final = 60.0
+STEPS_MAX: Final = 4
+STEP: Final = 1.5
+STEP_S: Final = 8.0
+
+
+def measure(bench: EdgeBench) -> Served:
+    """Hold the rate of the goal, then raise it until it is held no more."""
+    streams = bench.asked.sized(STREAMS)
+    subscribers = streams * EACH
+    work = (
+        f"streams: {streams} streams, {EACH} subscribers each, {RATE:.0f} events/s each, by Kafka and ingest"
+    )
+    with EdgeWithAgents(bench, f"{OURS} edge", "agents", streams=streams) as server:
+        before = server.usage()
+        with Clients(
+            bench.settings, server.port, server.path, subscribers, streams=streams, first_seq=0
+        ) as clients:
+            clients.ready(CONNECT_S)
+            load = Load(server, clients, streams=streams)
+            if not load.settle(OPENED_S):
+                raise NotServed(f"not all streams were opened in {OPENED_S:.0f} s: {clients.snapshot()}")
+            connected = server.usage()
+            worker_s = server.worker_cpu_s()
+            held = load.hold(RATE, bench.asked.seconds)
+            worker_s = server.worker_cpu_s() - worker_s
+            broke_at = _raised(load, streams) if held.kept(streams, P99_MS_MAX) else RATE
+    line = served(server.name, work, subscribers, held, streams=streams)
+    return replace(
+        line,
+        rss_kb_per_connection=round((connected.rss_kb - before.rss_kb) / subscribers, 1),
+        more={
+            **line.more,
+            "held": held.kept(streams, P99_MS_MAX),
+            "ingest_cpu_s_per_million_events": round(worker_s * 1e6 / held.published, 1),
+            "breaks_at_events_per_s": broke_at,
+        },
+    )
+
+
+def _raised(load: Load, streams: int) -> float | None:
+    """Return the first rate a stream that was not held for some seconds; None if all were that were tried."""
+    rate = RATE
+    for _ in range(STEPS_MAX):
+        rate *= STEP
+        held: Held = load.hold(rate, STEP_S)
+        kept = held.kept(streams, P99_MS_MAX)
+        outcome = "held" if kept else "not held"
+        say(f"streams: {rate:.1f} events/s a stream {outcome}: p99 {held.found.p99_ms:.0f} ms")
+        if not kept:
+            return round(rate, 1)
+    return None

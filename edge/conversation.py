@@ -1,0 +1,347 @@
+"""What is said over one WebSocket: streams subscribed to, and requests that are under way.
+
+Writes to one stream are done in the order in which they were asked for; all else goes side by side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from math import isfinite
+from typing import TYPE_CHECKING, Final
+
+import structlog
+from websockets.frames import CloseCode
+
+from edge.control import counted, known_stream, stream_to_cancel
+from edge.delivery import Delivery
+from edge.errors import HistoryUnavailable, RequestError
+from edge.join import Joined
+from edge.messages import WebSocketEncoder, error_of, malformed, read_message
+from edge.problems import code_of
+from edge.publish import Publisher, PublishRequest
+from schemas.envelope import check_stream_name
+from schemas.errors import CursorError, InvalidEvent, SluicegateError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Coroutine
+    from typing import Any
+
+    from edge.errors import Forbidden
+    from edge.messages import Asked
+    from edge.upgrade import WebSocketShare
+    from edge.websocket import WebSocketConnection
+
+log = structlog.get_logger(__name__)
+_CHAT: Final = "chat"
+_CHAT_ID_CHARACTERS_MIN: Final = 16
+Message = dict[str, object]
+
+
+class Conversation:
+    """Of one connection."""
+
+    __slots__ = (
+        "_connection",
+        "_deliveries",
+        "_joining",
+        "_last_writes",
+        "_requests",
+        "_share",
+        "held_bytes",
+    )
+
+    def __init__(self, share: WebSocketShare, connection: WebSocketConnection) -> None:
+        self._share = share
+        self._connection = connection
+        self._deliveries: dict[bytes, Delivery] = {}
+        """By stream; who was written to longest ago first."""
+        self._joining: set[bytes] = set()
+        self._requests: set[asyncio.Task[None]] = set()
+        self._last_writes: dict[bytes, asyncio.Task[None]] = {}
+        self.held_bytes = 0
+        """Of the messages whose requests are under way."""
+
+    @property
+    def deliveries(self) -> Collection[Delivery]:
+        """The streams subscribed to."""
+        return self._deliveries.values()
+
+    @property
+    def under_way(self) -> bool:
+        """Whether a request was not answered yet."""
+        return bool(self._requests)
+
+    @property
+    def busy(self) -> bool:
+        """Whether no further request can be taken now."""
+        return len(self._requests) >= self._share.core.options.websocket_requests_max
+
+    def take(self, data: bytes) -> None:
+        """Take a client's message; what is wrong with it is answered, and the connection goes on."""
+        try:
+            data.decode()
+        except UnicodeDecodeError:
+            self._connection.fail(CloseCode.INVALID_DATA, "a text message is UTF-8", "protocol")
+            return
+        asked = None
+        try:
+            asked = read_message(data)
+            self._do(asked)
+        except SluicegateError as error:
+            self._connection.say(error_of(error, asked))
+        finally:
+            self._share.core.metrics.messages.labels(asked.type if asked is not None else "malformed").inc()
+
+    def delivered_end(self, delivery: Delivery) -> None:
+        """Say that a stream has ended; the connection stays."""
+        channel = delivery.subscriber.channel
+        delivery.stop()
+        del self._deliveries[channel.key]
+        self._connection.say({"type": "ended", "tenant": channel.tenant, "stream": channel.stream_id})
+
+    def had_turn(self, delivery: Delivery) -> None:
+        """Let the others go first the next time."""
+        key = delivery.subscriber.channel.key
+        if key in self._deliveries:
+            self._deliveries[key] = self._deliveries.pop(key)
+
+    def _do(self, asked: Asked) -> None:
+        if asked.type == "ping":
+            self._connection.say({"type": "pong", **asked.place})
+            return
+        if asked.type == "auth":
+            self._start(asked, self._renew(asked))
+            return
+        check_stream_name(asked.tenant, asked.stream_id)
+        if asked.type == "unsubscribe":
+            self._unsubscribe(asked)
+            return
+        if self._connection.leaving is not None:
+            raise RequestError(
+                503,
+                "Leaving",
+                f"this edge is about to close the connection ({self._connection.leaving}); nothing was done",
+                remedy="Ask again over the next connection.",
+            )
+        {
+            "subscribe": self._subscribe,
+            "publish": self._publish,
+            "cancel": self._cancel,
+            "chat": self._chat,
+        }[asked.type](asked)
+
+    async def _renew(self, asked: Asked) -> Message:
+        """Go on as whom a new token says; streams that it does not allow are refused."""
+        identity = await self._share.core.gate.identify_token(asked.text("token"))
+        self._connection.authorise(identity)
+        left_s = identity.expires_s - time.time()
+        expires = {"expires_in_ms": int(left_s * 1_000)} if isfinite(left_s) else {}
+        return {"type": "auth_ack", **asked.place, **expires}
+
+    def refuse(self, delivery: Delivery, denied: Forbidden) -> None:
+        """Stop a stream that its client may not have, or no longer; the connection stays."""
+        channel = delivery.subscriber.channel
+        delivery.stop()
+        self._deliveries.pop(channel.key, None)
+        where = {"tenant": channel.tenant, "stream": channel.stream_id}
+        self._connection.say(
+            {"type": "refused", **where, "code": denied.code, "detail": str(denied), "remedy": denied.remedy}
+        )
+
+    # -- reading ----------------------------------------------------------------------------------------
+
+    def _unsubscribe(self, asked: Asked) -> None:
+        delivery = self._deliveries.pop(asked.key, None)
+        if delivery is not None:
+            delivery.stop()
+        elif asked.key not in self._joining:
+            raise _not_subscribed(asked)
+        self._joining.discard(asked.key)
+        self._connection.say({"type": "unsubscribed", **asked.place})
+
+    def _subscribe(self, asked: Asked) -> None:
+        key, most = asked.key, self._share.core.options.websocket_subscriptions_max
+        if key in self._deliveries or key in self._joining:
+            raise RequestError(
+                409,
+                "Already subscribed",
+                f"this connection follows {asked.tenant}/{asked.stream_id} already",
+                remedy="Unsubscribe first, to begin elsewhere in it.",
+            )
+        if len(self._deliveries) + len(self._joining) >= most:
+            raise RequestError(
+                429,
+                "Too many subscriptions",
+                f"one connection follows at most {most} streams",
+                remedy="Unsubscribe from one, or open another connection.",
+            )
+        self._joining.add(key)
+        self._start(asked, self._join(asked))
+
+    async def _join(self, asked: Asked) -> Message | None:
+        admission, key = self._share.admission, asked.key
+        tenant, stream_id, text = asked.tenant, asked.stream_id, asked.text("cursor")
+        try:
+            cursor = admission.cursor(text, tenant, stream_id) if text else None
+            joined = await admission.join(
+                "websocket",
+                tenant,
+                stream_id,
+                cursor,
+                self._connection.name,
+                identity=self._connection.identity,
+            )
+        except CursorError as error:
+            self._share.core.metrics.joins.labels("websocket", "refused").inc()
+            self._joining.discard(key)
+            refused = {"type": "refused", **asked.place, "code": code_of(error)}
+            return {**refused, "detail": str(error), "remedy": error.remedy}
+        except BaseException:
+            self._joining.discard(key)
+            raise
+        wanted = key in self._joining and not self._connection.over
+        self._joining.discard(key)
+        if not isinstance(joined, Joined):
+            self._share.core.metrics.joins.labels("websocket", "over").inc()
+            return {"type": "ended", **asked.place} if wanted else None
+        if not wanted:
+            self._share.core.hub.detach(joined.subscriber)
+            return None
+        self._deliver(asked, joined)
+        return None
+
+    def _deliver(self, asked: Asked, joined: Joined) -> None:
+        core, connection = self._share.core, self._connection
+        encoder = WebSocketEncoder(core.json, asked.tenant, asked.stream_id)
+        delivery = self._deliveries[asked.key] = Delivery(core, joined, encoder, connection)
+        kind = core.joiner.kind_of(asked.key)
+        if kind is not None:
+            connection.shorten(**self._share.admission.limits(kind))
+        connection.say({"type": "subscribed", **asked.place})
+        delivery.start()
+
+    # -- writing ----------------------------------------------------------------------------------------
+
+    def _publish(self, asked: Asked) -> None:
+        publisher, core, wait = self._publisher(), self._share.core, asked.text("wait")
+        if wait not in ("", "committed"):
+            detail = f"publish: wait is 'committed' or absent, not {wait[:40]!r}"
+            raise malformed("Bad member", detail, field="wait")
+        entry = core.index.get(asked.key)
+        kind = asked.text("kind") or (entry.kind if entry is not None else None)
+        request = self._request(asked, kind, wait=bool(wait))
+
+        async def publish() -> Message:
+            answer = await publisher.publish_values(request, asked.events)
+            return {"type": "publish_ack", **asked.place, **_without_address(answer)}
+
+        self._start(asked, counted(core, publish()), in_order=True)
+
+    def _cancel(self, asked: Asked) -> None:
+        publisher, core, identity = self._publisher(), self._share.core, self._connection.identity
+
+        async def cancel() -> Message:
+            entry = await stream_to_cancel(core, asked.tenant, asked.stream_id, identity)
+            request = self._request(asked, entry.kind, wait=False)
+            fields = {name: asked.text(name) for name in ("reason", "by") if asked.text(name)}
+            answer = await publisher.publish_one(request, "cancel", fields)
+            return {"type": "cancel_ack", **asked.place, **_without_address(answer)}
+
+        self._start(asked, counted(core, cancel()), in_order=True)
+
+    def _chat(self, asked: Asked) -> None:
+        publisher, core, identity = self._publisher(), self._share.core, self._connection.identity
+        event_id = asked.id
+        if not isinstance(event_id, str) or len(event_id) < _CHAT_ID_CHARACTERS_MIN:
+            raise RequestError(
+                400,
+                "Bad id",
+                f"the id of a chat is a text of at least {_CHAT_ID_CHARACTERS_MIN} characters: it becomes "
+                "the event's, and two people's '1' would be one message",
+                remedy="Use a UUID, and the same one when you repeat the message.",
+                extra={"field": "id"},
+            )
+        fields = {"text": asked.text("text"), "from": asked.text("from")}
+        event = {"type": "message", "event_id": event_id, "payload": fields}
+
+        async def chat() -> Message:
+            entry = await known_stream(core, asked.tenant, asked.stream_id, identity.may_publish)
+            if entry.kind != _CHAT:
+                raise RequestError(
+                    422,
+                    "Wrong kind",
+                    f"stream {asked.tenant}/{asked.stream_id} is of kind {entry.kind!r}, not of {_CHAT!r}",
+                    remedy="Use publish for streams of other kinds.",
+                )
+            request = self._request(asked, _CHAT, wait=False)
+            await publisher.publish_values(request, [event])
+            return {"type": "chat_ack", **asked.place, "event_id": event_id}
+
+        self._start(asked, counted(core, chat()), in_order=True)
+
+    def _request(self, asked: Asked, kind: str | None, *, wait: bool) -> PublishRequest:
+        return PublishRequest(asked.tenant, asked.stream_id, kind, wait, self._connection.identity)
+
+    def _publisher(self) -> Publisher:
+        if self._share.publisher is None:
+            raise RequestError(
+                404,
+                "Not served",
+                "this edge plays a recording: it takes no events",
+                remedy="Publish to an edge on Kafka.",
+            )
+        return self._share.publisher
+
+    # -- requests under way -----------------------------------------------------------------------------
+
+    def _start(
+        self, asked: Asked, request: Coroutine[Any, Any, Message | None], *, in_order: bool = False
+    ) -> None:
+        before = self._last_writes.get(asked.key) if in_order else None
+        task = asyncio.get_running_loop().create_task(self._answer(asked, request, before))
+        self._requests.add(task)
+        self.held_bytes += asked.size_bytes
+        if in_order:
+            self._last_writes[asked.key] = task
+        task.add_done_callback(self._done(asked))
+
+    async def _answer(
+        self, asked: Asked, request: Coroutine[Any, Any, Message | None], before: asyncio.Task[None] | None
+    ) -> None:
+        if before is not None:
+            await asyncio.wait({before})
+        try:
+            answer = await request
+        except (RequestError, InvalidEvent, HistoryUnavailable) as error:
+            answer = error_of(error, asked)
+        except Exception as error:
+            log.exception("request_broke", type=asked.type, cause=str(error))
+            hidden = RequestError(500, "Internal error", "the edge failed; its log says why")
+            answer = error_of(hidden, asked)
+        if answer is not None:
+            self._connection.say(answer)
+
+    def _done(self, asked: Asked) -> Callable[[asyncio.Task[None]], None]:
+        def done(task: asyncio.Task[None]) -> None:
+            self._requests.discard(task)
+            self.held_bytes -= asked.size_bytes
+            if self._last_writes.get(asked.key) is task:
+                del self._last_writes[asked.key]
+            self._connection.request_done()
+
+        return done
+
+
+def _not_subscribed(asked: Asked) -> RequestError:
+    return RequestError(
+        404,
+        "Not subscribed",
+        f"this connection does not follow {asked.tenant}/{asked.stream_id}",
+        remedy="Nothing is to be done: no event of it comes.",
+    )
+
+
+def _without_address(answer: Message) -> Message:
+    """Leave out what the message's own address says already."""
+    return {name: value for name, value in answer.items() if name not in ("tenant", "stream_id")}
