@@ -35,15 +35,23 @@ class Admission:
         core, loop = self._core, asyncio.get_running_loop()
         if core.draining:
             return "drain"
-        if core.connections >= core.options.connections_max:
-            core.quotas.hit("connections", "")
+        if self.has_no_room():
             return "overload"
         deadline = loop.time() + core.options.unready_wait_ms / 1_000
         while not core.caught_up:
             if loop.time() >= deadline:
                 return "unready"
             await asyncio.sleep(_LOOK_S)
-        return ""
+        # All who waited go on at one moment: whoever looked before has not seen the others.
+        return "overload" if self.has_no_room() else ""
+
+    def has_no_room(self) -> bool:
+        """Whether this process has all the connections that it may have; to be asked before each is made."""
+        core = self._core
+        if core.connections < core.options.connections_max:
+            return False
+        core.quotas.hit("connections", "")
+        return True
 
     def is_full(self, tenant: str) -> bool:
         """Whether a tenant has all the connections that it may have; it may come again later, as if busy."""
@@ -94,6 +102,7 @@ class Admission:
 
         Raises:
             Forbidden: the client may not read the stream.
+            Unauthenticated: its token has ended, or was revoked, a moment ago.
             HistoryUnavailable: it cannot be said now where the stream stands.
         """
         core, key = self._core, stream_key(tenant, stream_id)
@@ -101,6 +110,7 @@ class Admission:
         await core.find(key)
         self.check_read(identity, tenant, stream_id, core.joiner.kind_name(key))
         beyond = cursor is not None and await core.is_beyond_the_log(cursor)
+        core.gate.check_still(identity)  # it may have been revoked while we waited, before it can be closed
         joined = core.joiner.join(tenant, stream_id, cursor, name=name, beyond=beyond)
         start = "open" if cursor is None else "resume"
         core.metrics.joins.labels(transport, start).inc()

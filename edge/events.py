@@ -83,8 +83,7 @@ class EventsEndpoint:
             return self._come_back("unready")
         if isinstance(joined, Over):
             return self._nothing_more()
-        self._hand_on(scope, joined, tenant, stream_id)
-        return None
+        return self._hand_on(scope, joined, tenant, stream_id)
 
     def _cursor(
         self, in_header: str, query: Mapping[str, list[str]], tenant: str, stream_id: str
@@ -95,13 +94,17 @@ class EventsEndpoint:
         in_query = (query.get("last_event_id") or query.get("lastEventId") or [""])[0]
         return self._admission.cursor_still_held(in_query, tenant, stream_id) if in_query else None
 
-    def _hand_on(self, scope: Scope, joined: Joined, tenant: str, stream_id: str) -> None:
+    def _hand_on(self, scope: Scope, joined: Joined, tenant: str, stream_id: str) -> Response | None:
+        if self._admission.has_no_room() or self._admission.is_full(tenant):  # others came meanwhile
+            self._core.hub.detach(joined.subscriber)
+            return self._come_back("overload")
         limits = self._admission.limits(self._core.joiner.kind_of(stream_key(tenant, stream_id)))
         chunked = scope["http_version"] == "1.1"
         head = (*HEADERS, *cors_head(scope))
         connection = SseConnection(self._core, joined, head=head, chunked=chunked, **limits)
         if not scope["extensions"][TAKE_OVER](connection):
             self._core.hub.detach(joined.subscriber)  # it left while it was looked after
+        return None
 
     def _come_back(self, reason: str) -> Response:
         """Any final status but 200 would close a native client for good: say 200, and when to come back."""

@@ -89,7 +89,7 @@ def _asked_by_machines(core: EdgeCore) -> list[Route]:
     async def metrics(request: Request) -> Response:
         text = generate_latest(core.metrics.registry)
         if core.siblings is not None and "own" not in request.query_params:
-            others = await core.siblings.ask("/metrics?own", request.headers.get("authorization", ""))
+            others = await core.siblings.ask("/metrics?own")
             text = await asyncio.to_thread(merged, {core.siblings.name: text, **others})
         return Response(text, media_type=CONTENT_TYPE_LATEST)
 

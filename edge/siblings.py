@@ -45,28 +45,22 @@ class Siblings:
         own.setblocking(False)  # noqa: FBT003  # the standard library's signature
         return own
 
-    async def ask(self, path: str, authorization: str = "") -> dict[str, bytes]:
-        """What each of the others that is there answers to a request of ``path``; by process.
-
-        They ask who wants to know as this one did, so it passes the header on.
-        """
+    async def ask(self, path: str) -> dict[str, bytes]:
+        """What each of the others that is there answers to a request of ``path``; by process."""
         others = sorted(self._folder.glob(f"*{_SUFFIX}"))
         names = [one.stem for one in others if one.stem != self.name]
-        answers = await asyncio.gather(*(self._ask(name, path, authorization) for name in names))
+        answers = await asyncio.gather(*(self._ask(name, path) for name in names))
         return {name: body for name, body in zip(names, answers, strict=True) if body is not None}
 
     async def is_ready(self, name: str) -> bool:
         """Whether one of the others can take clients."""
         return await self._ask(name, "/readyz", quiet=True) is not None
 
-    async def _ask(
-        self, name: str, path: str, authorization: str = "", *, quiet: bool = False
-    ) -> bytes | None:
-        headers = {"authorization": authorization} if authorization else {}
+    async def _ask(self, name: str, path: str, *, quiet: bool = False) -> bytes | None:
         transport = httpx2.AsyncHTTPTransport(uds=str(self._folder / f"{name}{_SUFFIX}"))
         try:
             async with httpx2.AsyncClient(transport=transport, timeout=_ASK_S, trust_env=False) as client:
-                response = await client.get(f"http://localhost{path}", headers=headers)
+                response = await client.get(f"http://localhost{path}")
                 response.raise_for_status()
                 return bytes(response.content)
         except httpx2.HTTPError as error:

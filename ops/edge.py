@@ -49,6 +49,7 @@ def edge_options(
         access=AccessOptions(**settings.access.model_dump()),
         cors_origins=edge.cors_origins,
         connections_max=edge.connections_max,
+        retry_ms=edge.retry_ms,
         tenant_connections_max=edge.tenant_connections_max,
         tenant_events_per_s_max=edge.tenant_events_per_s_max,
         header_bytes_max=edge.header_bytes_max,

@@ -163,6 +163,9 @@ class EdgeSettings(Group):
         (), description="sites whose pages may use it (https://app.example), with commas; * = all"
     )
     connections_max: int = Field(10_000, ge=1, description="connections that stream, of one process")
+    retry_ms: int = Field(
+        1_000, ge=100, le=60_000, description="twice to four times that is told to clients it cannot take"
+    )
     tenant_connections_max: int = Field(0, ge=0, description="of one tenant, of one process; 0 = all of them")
     tenant_events_per_s_max: int = Field(
         0, ge=0, description="events that a tenant may publish by one process; 0 = as many as it takes"

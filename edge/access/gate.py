@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Final
 
 from edge.access.identity import ANYBODY
@@ -83,6 +84,12 @@ class Gate:
             self.denied(error)
             raise
 
+    def check_still(self, identity: Identity) -> None:
+        """Raise Unauthenticated if a token has ended or was revoked since: for calls that go on for long."""
+        if identity.expires_s <= time.time():
+            raise Unauthenticated("token_expired", "the token has expired")
+        self._check_not_revoked(identity)
+
     def denied(self, error: Unauthenticated | Forbidden) -> None:
         """Count one who was turned away."""
         self._metrics.denied.labels(error.code).inc()
@@ -117,9 +124,12 @@ class Gate:
         if self.revocations.overflown:
             raise KeysUnavailable(self._overflown)
         identity = await self._verifier.verify(token)
+        self._check_not_revoked(identity)
+        return identity
+
+    def _check_not_revoked(self, identity: Identity) -> None:
         if self.revocations.holds(identity):
             raise Unauthenticated("token_revoked", "the token was revoked")
-        return identity
 
     def _token(
         self, headers: Iterable[tuple[bytes, bytes]], query: Mapping[str, Sequence[str]], method: str

@@ -67,7 +67,8 @@ class Deployment:
         left = [  # what a page's commands left running
             process
             for process in psutil.process_iter(["cwd", "cmdline"])
-            if process.info["cwd"] == str(self.folder) and "worker" in (process.info["cmdline"] or ())
+            if process.info["cwd"] == str(self.folder)
+            and {"worker", "edge"}.intersection(process.info["cmdline"] or ())
         ]
         for process in left:
             process.kill()
@@ -127,6 +128,27 @@ class Deployment:
         """Stop a worker as an operator does; give its exit code."""
         process.send_signal(signal.SIGTERM)
         return process.wait(60)
+
+    # -- edges ----------------------------------------------------------------------------------------
+
+    @property
+    def edge_log(self) -> Path:
+        """Where an edge's output is kept."""
+        return self.folder / ".sluicegate" / "logs" / "edge.log"
+
+    def start_edge(self, port: int) -> subprocess.Popen[bytes]:
+        """Start an edge; its output is appended to its log."""
+        self.edge_log.parent.mkdir(parents=True, exist_ok=True)
+        with self.edge_log.open("ab") as log:
+            process = subprocess.Popen(
+                ["sluicegate", "edge", "--port", str(port)],
+                cwd=self.folder,
+                env=self.environment,
+                stdout=log,
+                stderr=log,
+            )
+        self._processes.append(process)
+        return process
 
     # -- load -----------------------------------------------------------------------------------------
 

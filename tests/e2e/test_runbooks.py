@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ from confluent_kafka.admin import AdminClient
 from schemas.topics import INPUT
 from tests.e2e.deployment import Deployment
 from tests.e2e.runbook_page import PARTS, RUNBOOKS, page, pages
+from tests.support.edge_process import free_port
+from tests.support.swarm import Swarm
 from tests.tidy.test_docs import headings
 
 if TYPE_CHECKING:
@@ -34,10 +37,12 @@ def run(deployment: Deployment, page_name: str, block_name: str, *shown: str) ->
     ``shown`` is what must be seen in this fault beyond what the page says.
     """
     block = page(page_name).blocks[block_name]
-    settings = {"WORKER_LOG": str(deployment.log)}
+    settings = {"WORKER_LOG": str(deployment.log), "EDGE_LOG": str(deployment.edge_log)}
     if "psql" in block.script:  # else the local stack's own address is found, as it is for a user
         settings["SLUICEGATE_POSTGRES__DSN"] = deployment.postgres_dsn
-    with (deployment.folder / "output").open("w+b") as output:  # not a pipe: a block may start a worker
+    with (deployment.folder / f"output-{block_name}").open(
+        "w+b"
+    ) as output:  # not a pipe: a block may start a worker
         done = subprocess.run(
             ["bash", "-eu", "-o", "pipefail", "-c", block.script],
             check=False,
@@ -319,3 +324,41 @@ def test_checkpoint_failure_a_position_that_is_gone(busy: Deployment):
     again = busy.start()
     assert again.wait(60) != 0
     run(busy, "checkpoint-failure", "which-position")
+
+
+# -- reconnect-storm ------------------------------------------------------------------------------------
+
+
+def test_reconnect_storm_of_two_thousand_clients_of_an_edge_that_was_killed(deployment: Deployment, twin):
+    clients, port = 2_000, free_port()
+    deployment.environment["EDGE"] = f"http://127.0.0.1:{port}"
+    streams = [twin.open(f"s-{number}") for number in range(10)]
+    edge = deployment.start_edge(port)
+    paths = [f"/v1/streams/{stream.stream_id}/events" for stream in streams]
+    with Swarm([port], paths, clients) as swarm:
+        swarm.until(lambda: swarm.have(1) == clients, "all of them connected")
+        run(deployment, "reconnect-storm", "is-it-ready", f'"connections":{clients}')
+        edge.kill()
+        edge.wait(10)
+        for stream in streams:
+            twin.logs(stream, 20)
+        swarm.until(lambda: swarm.connected == 0, "all of them dropped")
+        run(deployment, "reconnect-storm", "is-it-ready", "nobody answers at")
+        run(deployment, "reconnect-storm", "start-with-fewer")
+        swarm.until(lambda: swarm.connected == 500, "as many taken as may be")
+        told = run(deployment, "reconnect-storm", "who-comes-and-goes", 'connections{transport="sse"} 500.0')
+        assert 'start="overload"' in told
+        assert int(run(deployment, "reconnect-storm", "joins-a-second").split()[0]) > 0
+        run(deployment, "reconnect-storm", "the-process")
+        run(deployment, "reconnect-storm", "reads-of-history")
+        run(deployment, "reconnect-storm", "what-the-edge-says")
+        run(deployment, "reconnect-storm", "let-all-in")
+        with ThreadPoolExecutor(1) as beside:  # most of it is silence
+            asked = beside.submit(lambda: run(deployment, "reconnect-storm", "ask-the-proxy"))
+            run(deployment, "reconnect-storm", "all-are-back", f'"connections":{clients}')
+            asked.result()
+        for stream in streams:
+            twin.logs(stream, 1)
+        swarm.until(lambda: swarm.have(22) == clients, "every event seen by all of them")
+        assert swarm.wrong() == {"holes": 0, "doubles": 0}
+        assert sum(client.gaps for client in swarm.clients) == 0

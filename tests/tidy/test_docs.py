@@ -112,6 +112,11 @@ def test_the_data_engineers_page_names_every_setting_of_a_worker_with_its_defaul
     assert rows == {name: shown(default) for name, default in settings_of("worker").items()}
 
 
+def test_the_page_of_access_names_every_setting_of_it_with_its_default():
+    rows = dict(re.findall(r"^\| `(access\.[a-z_]+)` \| (\S+) \|", text("access.md"), re.MULTILINE))
+    assert rows == {name: shown(default) for name, default in settings_of("access").items()}
+
+
 def test_the_guarantees_name_what_every_bound_of_a_worker_costs_with_its_default():
     costs = dict(re.findall(r"^\| `(worker\.[a-z_]+)` \| (\S+) \|", text("guarantees.md"), re.MULTILINE))
     no_bounds = {"worker.identity", "worker.web_host", "worker.web_port", "worker.web_advertised_host"}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from connectors.kafka.options import KafkaOptions
+from edge.access.identity import ANYBODY
 from edge.admission import Admission
 from edge.app import create_app
 from edge.core import EdgeCore
@@ -108,3 +109,30 @@ def test_clients_are_sent_away_over_the_drain_of_their_kind_or_of_the_edge_which
         assert core.connections == 0
 
     asyncio.run(play())
+
+
+def test_clients_that_waited_for_an_edge_to_be_ready_do_not_all_go_in_beyond_its_bound():
+    class Late(Tail):
+        caught_up = False  # type: ignore[assignment]  # a property there
+
+    async def play() -> list[str]:
+        tail = Late()
+        core = core_over(tail)
+        core.options = replace(core.options, connections_max=2)
+        admission = Admission(core)
+
+        async def come() -> str:
+            if busy := await admission.busy():
+                return busy
+            joined = await admission.join("sse", "default", "s", None, "t", identity=ANYBODY)
+            assert isinstance(joined, Joined)
+            limits = admission.limits(None)
+            FakeTransport().serve(SseConnection(core, joined, head=(), chunked=True, **limits))
+            return "in"
+
+        waiting = [asyncio.create_task(come()) for _ in range(5)]
+        await asyncio.sleep(0.1)
+        tail.caught_up = True
+        return sorted(await asyncio.gather(*waiting))
+
+    assert asyncio.run(play()) == ["in", "in", "overload", "overload", "overload"]
