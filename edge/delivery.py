@@ -122,9 +122,7 @@ class Delivery:
         """Go on from its place, as far as the connection takes it."""
         subscriber, channel = self.subscriber, self.subscriber.channel
         group = channel.group(self._encoder)
-        if self._first and not (self.over or self._outlet.paused):
-            first, self._first = self._first, ()
-            self._write(first, from_ring=False)
+        self._write_first()
         while not (self.over or self._outlet.paused or self._task or self._group):
             if subscriber.finished:
                 self._outlet.delivered_end(self)
@@ -160,8 +158,10 @@ class Delivery:
 
     def resume(self) -> None:
         """The connection takes more."""
-        self._tell(self._core.pressure.resumed(self))
-        self.advance()
+        self._write_first()  # it was read before what the gap may stand for
+        if not self._outlet.paused:
+            self._tell(self._core.pressure.resumed(self))
+            self.advance()
 
     def let_go(self) -> None:
         """Its client is too slow: give it nothing more, and have it come back."""
@@ -262,6 +262,11 @@ class Delivery:
             self._core.gate.denied(denied)
             self._outlet.refuse(self, denied)
         return denied is None
+
+    def _write_first(self) -> None:
+        if self._first and not (self.over or self._outlet.paused):
+            first, self._first = self._first, ()
+            self._write(first, from_ring=False)
 
     def _write(self, frames: Sequence[Frame], *, from_ring: bool) -> None:
         data = self._encoder.encode(frames)

@@ -179,7 +179,7 @@ PRESSURE: Final = TopicSpec(
     key="tenant/stream_id/edge",
     subject="sluicegate.Pressure",
     partitions=1,  # a record an edge and slow stream, each read by every edge
-    retention_ms=3_600_000,  # what was not said again for seconds counts no more
+    retention_ms=DAY_MS,  # what was not said again for seconds counts no more; a day to look at it
     cleanup="compact,delete",
     doc="How many of a stream's clients are behind, by edge, while any is: what slows its producer.",
 )
