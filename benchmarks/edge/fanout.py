@@ -107,7 +107,7 @@ def _search(load: Load, name: str, first_rate: float) -> float:
 
 
 def _probe(load: Load, name: str, rate: float) -> bool:
-    """Whether a rate is held for a moment; tried twice, for a hiccup of the machine is more than a hundredth."""
+    """Whether a rate is held for a moment; tried twice, for one hiccup is more than a hundredth."""
     return _tried(load, name, rate) or _tried(load, name, rate)
 
 
