@@ -142,4 +142,4 @@ def test_what_is_said_over_a_websocket_is_what_the_code_takes() -> None:
 
 
 def test_what_is_not_served_yet_is_said() -> None:
-    assert "**Not yet served:** slowing a producer down" in PAGE
+    assert "**Not yet served:** slowing a producer down (`429`)" in PAGE
