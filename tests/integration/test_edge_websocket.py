@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
+import time
 import uuid
 from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx2
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
     from tests.support.ingest_twin import IngestTwin, TwinStream
 
 pytestmark = pytest.mark.timeout(240)
+EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "follow_streams.py"
 _NUMBERS = count()
 
 
@@ -308,3 +313,43 @@ def test_a_client_is_whom_its_token_says_and_goes_on_with_a_new_one(stage, tmp_p
         assert talk.until_type("expiring")["expires_in_ms"] > 0
         assert talk.until_type("reconnect")["reason"] == "expired"
         assert talk.closed() == (1008, "expired")
+
+
+def test_the_client_of_the_page_follows_two_streams_and_shows_each_line_once_though_the_edge_is_killed(
+    edge, twin, tmp_path
+):
+    one, two = opened(twin), opened(twin)
+    shown = tmp_path / "shown"
+
+    def until_shown(text: str) -> None:
+        deadline = time.monotonic() + 60
+        while text not in shown.read_text():
+            assert time.monotonic() < deadline, shown.read_text()
+            time.sleep(0.05)
+
+    url = edge.url.replace("http", "ws") + "/v1/ws"
+    with shown.open("wb") as out:
+        client = subprocess.Popen(
+            [sys.executable, EXAMPLE, url, one.stream_id, two.stream_id],
+            stdout=out,
+            stderr=subprocess.DEVNULL,
+        )
+    try:
+        twin.logs(one, 20)
+        twin.logs(two, 10)
+        until_shown(f"{one.stream_id}: line 20\n")
+        until_shown(f"{two.stream_id}: line 10\n")
+        edge.kill()
+        twin.end(two)
+        twin.logs(one, 20)
+        edge.start()
+        until_shown(f"{one.stream_id}: line 40\n")
+        twin.end(one)
+        assert client.wait(60) == 0
+    finally:
+        client.kill()
+        client.wait()
+    lines = shown.read_text().splitlines()
+    for stream, count_ in ((one, 40), (two, 10)):
+        mine = [line.partition(": ")[2] for line in lines if line.startswith(f"{stream.stream_id}: ")]
+        assert mine == [*(f"line {n}" for n in range(1, count_ + 1)), "--- completed ---"]
