@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 Said = dict[str, Any]
 """An event, flat, as the client gave it; or ``{"state": …}``: ``again`` (it comes back by itself),
-``returned`` or ``raised`` (it ended, and the program called it again), ``over`` (it has stopped for good, ``by``
-the program if that had to see to it)."""
+``returned`` or ``raised`` (it ended, and the program called it again), ``over`` (it has stopped for good,
+``by`` the program if that had to see to it)."""
 
 
 class Follower(Protocol):
