@@ -61,8 +61,12 @@ format: $(STAMP) ## lay the code out
 bench-engine: $(STAMP) ## measure the engine beside others (JSON=1, WORKS=windows,state,…; benchmarks/README.md)
 	@$(BIN)/python -m benchmarks
 
+.PHONY: bench-edge
+bench-edge: $(STAMP) ## measure the edge beside others (JSON=1, WORKS=fanout,resume,…; benchmarks/edge/README.md)
+	@$(BIN)/python -m benchmarks.edge
+
 .PHONY: bench
-bench: bench-engine ## every benchmark that there is
+bench: bench-engine bench-edge ## every benchmark that there is
 
 .PHONY: soak
 soak: $(STAMP) ## half an hour of load with workers killed at random (MINUTES=, RATE=, SEED=)

@@ -76,7 +76,7 @@ def names(name: str, env: Mapping[str, str], known: Iterable[str]) -> set[str]:
 
 
 def number(name: str, env: Mapping[str, str], default: float, *, least: float = 1) -> float:
-    """Return the number that a variable has, else the default; raises Misspelt if it is none, or too small."""
+    """Return the number that a variable has, else the default; raises Misspelt for any other text."""
     text = env.get(name, "").replace("_", "")
     try:
         number = float(text) if text else default

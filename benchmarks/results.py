@@ -132,12 +132,11 @@ def show(results: Sequence[Line], *, as_json: bool) -> None:
         return
     for work in dict.fromkeys(result.work for result in results):
         rows = [result.row() for result in results if result.work == work]
-        names = [
-            name for name in rows[0] if name != "work" and any(row[name] not in (None, "") for row in rows)
-        ]
+        named = dict.fromkeys(name for row in rows for name in row if name != "work")
+        names = [name for name in named if any(row.get(name) not in (None, "") for row in rows)]
         table = Table(*names, title=work)
         for row in rows:
-            table.add_row(*("-" if row[name] is None else str(row[name]) for name in names))
+            table.add_row(*("-" if row.get(name) is None else str(row[name]) for name in names))
         Console(width=None if Console().is_terminal else 160).print(table)
 
 

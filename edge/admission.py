@@ -102,6 +102,7 @@ class Admission:
 
         Raises:
             Forbidden: the client may not read the stream.
+            Unauthenticated: its token has ended, or was revoked, a moment ago.
             HistoryUnavailable: it cannot be said now where the stream stands.
         """
         core, key = self._core, stream_key(tenant, stream_id)
@@ -109,6 +110,7 @@ class Admission:
         await core.find(key)
         self.check_read(identity, tenant, stream_id, core.joiner.kind_name(key))
         beyond = cursor is not None and await core.is_beyond_the_log(cursor)
+        core.gate.check_still(identity)  # it may have been revoked while we waited, before it can be closed
         joined = core.joiner.join(tenant, stream_id, cursor, name=name, beyond=beyond)
         start = "open" if cursor is None else "resume"
         core.metrics.joins.labels(transport, start).inc()

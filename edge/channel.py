@@ -95,7 +95,7 @@ class Channel:
     @property
     def abreast(self) -> int:
         """How many take all that comes at once."""
-        return sum(len(group.members) for group in self.groups.values())
+        return sum([len(group.members) for group in self.groups.values()])
 
     @property
     def followed(self) -> bool:

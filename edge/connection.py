@@ -133,16 +133,22 @@ class Connection(asyncio.Protocol):
         self.identity = identity
         if self not in self._core.clients:  # who is counted already stays counted to the same tenant
             self.tenant = self.tenant or identity.tenants.only
+        if identity.expires_s == inf:
+            self._expires_s = self._warn_s = inf
+        else:
+            self._keep_time(identity.expires_s)
+        for delivery in tuple(self.deliveries):
+            if (denied := delivery.denied(identity)) is not None:
+                self.refuse(delivery, denied)
+
+    def _keep_time(self, expires_s: float) -> None:
         # The token's clock is the world's, the wheel's is the loop's.
-        left_s, now_s = identity.expires_s - time.time(), self._core.now_s()
+        left_s, now_s = expires_s - time.time(), self._core.now_s()
         # Spread over half as much again: tokens that were issued together are not renewed together.
         warning_s = self._core.options.access.expiry_warning_ms / 1_000 * (1 + random.random() / 2)  # noqa: S311
         self._expires_s, self._warn_s = now_s + left_s, now_s + max(left_s - warning_s, 0)
         if self.due_slot >= 0:
             self._core.wheel.put(self, now_s)
-        for delivery in tuple(self.deliveries):
-            if (denied := delivery.denied(identity)) is not None:
-                self.refuse(delivery, denied)
 
     # -- asyncio.Protocol -------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from edge.control import counted, known_stream, stream_to_cancel
 from edge.delivery import Delivery
 from edge.errors import HistoryUnavailable, RequestError
 from edge.join import Joined
-from edge.messages import WebSocketEncoder, error_of, read_message
+from edge.messages import WebSocketEncoder, error_of, malformed, read_message
 from edge.problems import code_of
 from edge.publish import Publisher, PublishRequest
 from schemas.envelope import check_stream_name
@@ -226,7 +226,8 @@ class Conversation:
     def _publish(self, asked: Asked) -> None:
         publisher, core, wait = self._publisher(), self._share.core, asked.text("wait")
         if wait not in ("", "committed"):
-            raise RequestError(400, "Bad member", f"wait is 'committed' or absent, not {wait[:40]!r}")
+            detail = f"publish: wait is 'committed' or absent, not {wait[:40]!r}"
+            raise malformed("Bad member", detail, field="wait")
         entry = core.index.get(asked.key)
         kind = asked.text("kind") or (entry.kind if entry is not None else None)
         request = self._request(asked, kind, wait=bool(wait))

@@ -98,6 +98,7 @@ class Delivery:
         self._outlet = outlet
         self.partition = joined.partition
         self._first: Sequence[Frame] = joined.first
+        """What is to be written before all else."""
         self._group: Group | None = None
         self._group_bytes = self._own_bytes = 0
         self._task: asyncio.Task[None] | None = None
@@ -115,15 +116,13 @@ class Delivery:
         """Begin: write what is to be told first, and what there is."""
         self.started_s = self._core.now_s()
         self._core.journal.opened(self)
-        if self._first:
-            self._write(self._first, from_ring=False)
-            self._first = ()
         self.advance()
 
     def advance(self) -> None:
         """Go on from its place, as far as the connection takes it."""
         subscriber, channel = self.subscriber, self.subscriber.channel
         group = channel.group(self._encoder)
+        self._write_first()
         while not (self.over or self._outlet.paused or self._task or self._group):
             if subscriber.finished:
                 self._outlet.delivered_end(self)
@@ -159,8 +158,10 @@ class Delivery:
 
     def resume(self) -> None:
         """The connection takes more."""
-        self._tell(self._core.pressure.resumed(self))
-        self.advance()
+        self._write_first()  # it was read before what the gap may stand for
+        if not self._outlet.paused:
+            self._tell(self._core.pressure.resumed(self))
+            self.advance()
 
     def let_go(self) -> None:
         """Its client is too slow: give it nothing more, and have it come back."""
@@ -262,6 +263,11 @@ class Delivery:
             self._outlet.refuse(self, denied)
         return denied is None
 
+    def _write_first(self) -> None:
+        if self._first and not (self.over or self._outlet.paused):
+            first, self._first = self._first, ()
+            self._write(first, from_ring=False)
+
     def _write(self, frames: Sequence[Frame], *, from_ring: bool) -> None:
         data = self._encoder.encode(frames)
         self._outlet.write(data)
@@ -288,7 +294,9 @@ class Delivery:
         frames = await self._core.replay.next_frames(self.subscriber, self.partition)
         if self._unjudged and frames and not self._may_have(frames):
             return
-        if frames and not self.over:
+        if self._outlet.paused:
+            self._first = frames  # it has its turn when the connection takes more
+        elif frames and not self.over:
             self._write(frames, from_ring=False)
 
     async def _read_the_past(self) -> None:

@@ -2,9 +2,9 @@
 
 1. The hub has put frames into a stream's ring. 2. If its followers were last written to longer ago than the
 stream's tick, they are written to now, else when the tick is over. 3. The tick is four times the processor
-time of the last flush, so that one stream takes a fourth of a core, but 5 ms at least, and 100 ms at most while
-it takes no more than half of a core by that; when the loop's thread takes more than half of a core for all it
-does, the shortest tick grows.
+time of the last flush, so that one stream takes a fourth of a core, but 5 ms at least, and 100 ms at most
+while the stream takes no more than half of a core by that; when the loop's thread takes more than half of a
+core for all it does, the shortest tick grows.
 
 What a flush costs is the kernel's work for each write, nine tenths of it for a thousand clients: the fewer
 writes, the more events can be delivered. It is processor time that counts: the time that passes, on a machine

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, NoReturn, Protocol
+from typing import TYPE_CHECKING, NoReturn, Protocol, cast
 
 from edge.connection import Connection, Leaving
 from edge.delivery import Delivery
@@ -116,6 +116,11 @@ class CallConnection(Connection):
         self.status = status_of(denied)
         self.finish("refused")
 
+    def abort(self, reason: str) -> None:
+        """See Connection."""
+        self.status = sent_away(reason, jittered(self._retry_ms))
+        super().abort(reason)
+
     def delivered_end(self, delivery: Delivery) -> None:
         """See Outlet."""
         delivery.stop()
@@ -163,18 +168,18 @@ class CallTransport(asyncio.Transport):
         self._connection = connection
         self._unsent: deque[bytes] = deque()
         self._unsent_bytes = 0
-        self._closing = False
+        self._closing = self._aborted = False
         self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     async def carry(self) -> None:
-        """Be the connection: send what it writes until it is closed. Ends with the call, whoever ends that.
+        """Be the connection: send what it writes until it is closed, or aborted.
 
         Raises:
-            asyncio.CancelledError: the client has left, or the connection was aborted.
+            asyncio.CancelledError: the client has left.
         """
         connection, messages = self._connection, self._connection.encoder.messages
-        self._task = asyncio.current_task()
+        self._task = task = cast("asyncio.Task[None]", asyncio.current_task())
         connection.connection_made(self)
         try:
             while True:
@@ -188,6 +193,10 @@ class CallTransport(asyncio.Transport):
                 if connection.paused:
                     connection.resume_writing()
                 await self._woken.wait()
+        except asyncio.CancelledError:
+            if not self._aborted:
+                raise
+            task.uncancel()
         finally:
             self._closing = True
             connection.connection_lost(None)
@@ -220,8 +229,9 @@ class CallTransport(asyncio.Transport):
         self._woken.set()
 
     def abort(self) -> None:
-        """End the call now."""
-        self._closing = True
+        """Send no more. gRPC cannot take back what it has: the client reads that, and then the status."""
+        if self._aborted or self._task is None:
+            return
+        self._closing = self._aborted = True
         self._unsent.clear()
-        if self._task is not None:
-            self._task.cancel()
+        self._task.cancel()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from grpc import StatusCode
 
@@ -12,9 +12,6 @@ from edge.problems import code_of
 from edge.sse import jittered
 from schemas.errors import CursorError, ForeignCursor, InvalidEvent, SluicegateError
 from schemas.proto.sluicegate.v1.stream_pb2 import Problem
-
-if TYPE_CHECKING:
-    from edge.connection import Leaving
 
 PROBLEM_KEY: Final = "sluicegate-problem-bin"
 PUSHBACK_KEY: Final = "grpc-retry-pushback-ms"
@@ -82,7 +79,7 @@ def status_of(error: SluicegateError) -> Status:
     return Status(StatusCode.INTERNAL, problem)
 
 
-def sent_away(reason: Leaving, retry_ms: int) -> Status:
+def sent_away(reason: str, retry_ms: int) -> Status:
     """The status of a watch whose client is to come back."""
     code = StatusCode.RESOURCE_EXHAUSTED if reason in ("overload", "slow") else StatusCode.UNAVAILABLE
     problem = Problem(

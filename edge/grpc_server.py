@@ -13,7 +13,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from edge.errors import PortInUse
-from edge.grpc_service import LOG_SERVICE, STREAM_SERVICE, StreamCalls, answered
+from edge.grpc_service import LOG_SERVICE, STREAM_SERVICE, StreamCalls
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,6 +27,7 @@ _HEALTH: Final = health.SERVICE_NAME
 _SERVICES: Final = (STREAM_SERVICE, LOG_SERVICE)
 _LOOK_S: Final = 0.25
 """How late the health service may be in telling what the edge has found out."""
+_LOOK_AT_CALLS_S: Final = 0.02
 _OTHER_CALLS_MAX: Final = 1_000
 """Beside as many watches as there may be: publishing, health checks, reflection."""
 _MESSAGE_ROOM: Final = 65_536
@@ -38,7 +39,7 @@ class GrpcServer:
 
     def __init__(self, core: EdgeCore, publisher: Publisher | None) -> None:
         self._core = core
-        self._methods = _Methods(core, publisher)
+        self._calls = StreamCalls(core, publisher)
         self._health = health.aio.HealthServicer()
         self._looking: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
@@ -50,7 +51,7 @@ class GrpcServer:
             options=_channel_options(options),
             maximum_concurrent_rpcs=options.connections_max + _OTHER_CALLS_MAX,
         )
-        self._server.add_generic_rpc_handlers((self._methods,))
+        self._server.add_generic_rpc_handlers((_Methods(self._calls),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((*_SERVICES, _HEALTH, _REFLECTION), self._server)
         host = options.host.strip("[]")
@@ -76,10 +77,18 @@ class GrpcServer:
             self._stopping = asyncio.get_running_loop().create_task(self._server.stop(within_s))
 
     async def stop(self, grace_s: float) -> None:
-        """Take no new call, wait so long for those that are there, and end what is left."""
+        """Take no new call, wait so long for those that are there, and end what is left.
+
+        Whoever watches the health is not waited for: such a call has no end.
+        """
+        loop = asyncio.get_running_loop()
         if self._looking is not None:
             self._looking.cancel()
-        await self._server.stop(grace_s)
+        self._stopping = loop.create_task(self._server.stop(grace_s))
+        deadline_s = loop.time() + grace_s
+        while self._calls.under_way and loop.time() < deadline_s:  # noqa: ASYNC110  # once, at the end
+            await asyncio.sleep(_LOOK_AT_CALLS_S)
+        await self._server.stop(0)
 
     async def _look(self) -> None:
         while True:
@@ -96,16 +105,15 @@ class GrpcServer:
 class _Methods(grpc.GenericRpcHandler):  # type: ignore[misc]  # gRPC carries no types
     """Finds a call's method. Messages stay bytes: an event is encoded once for all who watch it."""
 
-    def __init__(self, core: EdgeCore, publisher: Publisher | None) -> None:
-        calls = StreamCalls(core, publisher)
+    def __init__(self, calls: StreamCalls) -> None:
         unary, stream = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler
         both = grpc.stream_stream_rpc_method_handler
-        self._logs = stream(answered(core, calls.watch_logs))
+        self._logs = stream(calls.answered(calls.watch_logs))
         self._methods = {
-            f"/{STREAM_SERVICE}/Watch": stream(answered(core, calls.watch)),
-            f"/{STREAM_SERVICE}/Publish": unary(answered(core, calls.publish)),
-            f"/{STREAM_SERVICE}/PublishMany": both(answered(core, calls.publish_many)),
-            f"/{STREAM_SERVICE}/Cancel": unary(answered(core, calls.cancel)),
+            f"/{STREAM_SERVICE}/Watch": stream(calls.answered(calls.watch)),
+            f"/{STREAM_SERVICE}/Publish": unary(calls.answered(calls.publish)),
+            f"/{STREAM_SERVICE}/PublishMany": both(calls.answered(calls.publish_many)),
+            f"/{STREAM_SERVICE}/Cancel": unary(calls.answered(calls.cancel)),
         }
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:

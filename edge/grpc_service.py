@@ -58,6 +58,33 @@ class StreamCalls:
         self._admission = Admission(core)
         self._events = WatchEncoder(core.json)
         self._lines = LogEncoder(core.json)
+        self.under_way = 0
+        """Calls that have not ended."""
+        self._ending = 0
+        """Calls that are over for us, and whose clients do not read what they were written before."""
+
+    def answered(self, method: Method) -> Behaviour:
+        """Ask who calls, and have errors end the call with their status.
+
+        What ought not to happen is told in the log alone.
+        """
+
+        async def answer(request: Any, call: Call) -> Any:
+            self.under_way += 1
+            try:
+                identity = await self._core.gate.identify(_headers(call))
+                return await method(request, call, identity)
+            except (grpc.aio.AbortError, asyncio.CancelledError):
+                raise
+            except SluicegateError as error:
+                await _end(call, status_of(error))
+            except Exception as error:
+                log.exception("call_failed", cause=str(error))
+                await _end(call, failed())
+            finally:
+                self.under_way -= 1
+
+        return answer
 
     # -- reading ----------------------------------------------------------------------------------------
 
@@ -94,7 +121,8 @@ class StreamCalls:
         """Give a stream from a place on, until its end or the call's."""
         core, admission = self._core, self._admission
         busy = await admission.busy()
-        if not busy and admission.is_full(tenant):
+        crowded = core.connections + self._ending >= core.options.connections_max
+        if not busy and (crowded or admission.is_full(tenant)):
             busy = "overload"
         if busy:
             core.metrics.joins.labels("grpc", busy).inc()
@@ -113,7 +141,11 @@ class StreamCalls:
             connection = WatchConnection(core, joined, self._events, **limits)
         await CallTransport(call, connection).carry()
         if connection.status is not None:
-            await _end(call, connection.status)
+            self._ending += 1
+            try:
+                await _end(call, connection.status)
+            finally:
+                self._ending -= 1
 
     # -- writing ----------------------------------------------------------------------------------------
 
@@ -150,27 +182,6 @@ class StreamCalls:
         if self._publisher is None:
             raise RequestError(404, "Nothing to publish to", "this edge plays a recording: it only shows")
         return self._publisher
-
-
-def answered(core: EdgeCore, method: Method) -> Behaviour:
-    """Ask who calls, and have errors end the call with their status.
-
-    What ought not to happen is told in the log alone.
-    """
-
-    async def answer(request: Any, call: Call) -> Any:
-        try:
-            identity = await core.gate.identify(_headers(call))
-            return await method(request, call, identity)
-        except (grpc.aio.AbortError, asyncio.CancelledError):
-            raise
-        except SluicegateError as error:
-            await _end(call, status_of(error))
-        except Exception as error:
-            log.exception("call_failed", cause=str(error))
-            await _end(call, failed())
-
-    return answer
 
 
 async def _end(call: Call, status: Status) -> NoReturn:

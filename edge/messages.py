@@ -113,16 +113,16 @@ def read_message(data: bytes) -> Asked:
     try:
         message = orjson.loads(data)
     except orjson.JSONDecodeError as error:
-        raise _malformed("Not JSON", f"the message is not JSON: {error}") from None
+        raise malformed("Not JSON", f"the message is not JSON: {error}") from None
     if not isinstance(message, dict):
-        raise _malformed("Not an object", "a message is a JSON object")
+        raise malformed("Not an object", "a message is a JSON object")
     message_id = message.pop("id", None)
     if not _is_id(message_id):
-        raise _malformed("Bad id", f"id is a text of 1 to {_ID_CHARACTERS_MAX} characters, or a number")
+        raise malformed("Bad id", f"id is a text of 1 to {_ID_CHARACTERS_MAX} characters, or a number")
     type_name = message.pop("type", None)
     if not isinstance(type_name, str) or type_name not in MEMBERS:
         detail = f"type {str(type_name)[:40]!r} is none of {', '.join(MEMBERS)}"
-        raise _malformed("Unknown type", detail, **_with_id(message_id))
+        raise malformed("Unknown type", detail, **_with_id(message_id))
     _check_members(type_name, message_id, message)
     return Asked(type_name, message_id, message, len(data))
 
@@ -132,15 +132,15 @@ def _check_members(type_name: str, message_id: MessageId, message: Mapping[str, 
     required = (*(("stream",) if "stream" in members else ()), *_REQUIRED.get(type_name, ()))
     for name in required:
         if name not in message and name not in found:
-            raise _malformed("Missing member", f"{type_name}: {name} is missing", field=name, **found)
+            raise malformed("Missing member", f"{type_name}: {name} is missing", field=name, **found)
     for name, value in message.items():
         if name not in members:
             known = ", ".join(("type", "id", *members))
             detail = f"{type_name}: {name[:40]!r} is none of {known}"
-            raise _malformed("Unknown member", detail, field=name[:40], **found)
+            raise malformed("Unknown member", detail, field=name[:40], **found)
         if not isinstance(value, members[name]):
             wanted = "a text" if members[name] is str else "an event or an array of events"
-            raise _malformed("Bad member", f"{type_name}: {name} is not {wanted}", field=name, **found)
+            raise malformed("Bad member", f"{type_name}: {name} is not {wanted}", field=name, **found)
 
 
 def _is_id(value: object) -> bool:
@@ -149,7 +149,8 @@ def _is_id(value: object) -> bool:
     return value is None or (isinstance(value, int) and not isinstance(value, bool))
 
 
-def _malformed(title: str, detail: str, **extra: object) -> RequestError:
+def malformed(title: str, detail: str, **extra: object) -> RequestError:
+    """Make the error for a message that is not as the contract says."""
     return RequestError(400, title, detail, remedy=_REMEDY, extra=extra)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -13,6 +14,8 @@ from edge.events import TAKE_OVER
 if TYPE_CHECKING:
     import asyncio
 
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
     from edge.options import EdgeOptions
 
 log = structlog.get_logger(__name__)
@@ -20,6 +23,12 @@ _TOO_LARGE: Final = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: text/plain; charset=utf-8\r\n"
     b"content-length: 22\r\nconnection: close\r\n\r\nheaders are too large\n"
 )
+_MALFORMED: Final = (
+    b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\n"
+    b"content-length: 26\r\nconnection: close\r\n\r\nthis is no HTTP/1 request\n"
+)
+_FRAMING_SHARE: Final = 16
+"""Bytes of framing that a byte of a body may have: a chunk of one byte has five."""
 _TOO_SLOW: Final = (
     b"HTTP/1.1 408 Request Timeout\r\ncontent-type: text/plain; charset=utf-8\r\n"
     b"content-length: 36\r\nconnection: close\r\n\r\nthe request did not come in its time\n"
@@ -29,9 +38,10 @@ _TOO_SLOW: Final = (
 class EdgeProtocol(HttpToolsProtocol):
     """A client's connection until it streams.
 
-    A request's head is bounded in bytes and in time. A client may take nothing of an answer for twice as
-    long as a stream's client may: closing a transport waits for its buffer to empty, so one that neither
-    reads nor leaves would keep its socket for ever.
+    A request's head is bounded in bytes and in time, and so is what frames a body: sizes of chunks and their
+    extensions, trailers, and what still comes of it once it is answered. A client may take nothing of an
+    answer for twice as long as a stream's client may: closing a transport waits for its buffer to empty, so
+    one that neither reads nor leaves would keep its socket for ever.
     """
 
     def __init__(self, *args: Any, options: EdgeOptions, private: bool = False, **kwargs: Any) -> None:
@@ -45,6 +55,8 @@ class EdgeProtocol(HttpToolsProtocol):
         self._unsent_bytes = 0
         self._head_bytes = 0
         self._in_head = True
+        self._wire_bytes = self._body_bytes = 0
+        """What came since the head, and how much of that was a body's own."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as theirs
         """See asyncio."""
@@ -64,24 +76,28 @@ class EdgeProtocol(HttpToolsProtocol):
             self._head_bytes += len(data)
             if self._reading is None:
                 self._reading = self.loop.call_later(self._head_s, self._is_too_slow)
+        else:
+            self._wire_bytes += len(data)
         super().data_received(data)
-        if (
-            self._in_head
-            and self._head_bytes > self._options.header_bytes_max
-            and not self.transport.is_closing()
+        if not self.transport.is_closing() and (
+            self._head_bytes > self._options.header_bytes_max if self._in_head else self._frames_too_much()
         ):
             self._refuse(_TOO_LARGE)
 
     def on_message_begin(self) -> None:
         """See httptools."""
         super().on_message_begin()
-        self.scope["extensions"] = {TAKE_OVER: self._take_over}  # type: ignore[dict-item]  # theirs are dicts
-        if self._private:
-            self.scope["extensions"][PRIVATE] = {}
+        self.scope["extensions"] = {PRIVATE: {}} if self._private else {}
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """See httptools; of a trailer, too, which nobody here reads: a list of them would have no bound."""
+        if self._in_head:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """See httptools."""
         self._in_head, self._head_bytes = False, 0
+        self._wire_bytes = self._body_bytes = 0
         if self._reading is not None:
             self._reading.cancel()
             self._reading = None
@@ -91,21 +107,40 @@ class EdgeProtocol(HttpToolsProtocol):
         ) or len(self.headers) > self._options.headers_max:
             self._refuse(_TOO_LARGE)
             return
+        if sum(name == b"host" for name, _ in self.headers) > 1:  # which one counts is each reader's guess
+            self._refuse(_MALFORMED)
+            return
         super().on_headers_complete()
+        # Its own: when it is called, another request may have been read behind it.
+        self.scope["extensions"][TAKE_OVER] = partial(self._take_over, self.cycle)  # type: ignore[assignment]
 
     def _unsupported_upgrade_warning(self) -> None:
         """Say nothing: the request was handed on as it is, and ``upgrade.py`` answers it."""
 
     def on_body(self, body: bytes) -> None:
         """See httptools."""
+        self._body_bytes += len(body)
         if self.cycle is not None:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         """See httptools."""
         self._in_head = True
+        if self._reading is not None:
+            self._reading.cancel()
+            self._reading = None
         if self.cycle is not None:
             super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """See uvicorn; a body that nobody reads any more may not go on for ever."""
+        super().on_response_complete()
+        if not self._in_head and self._reading is None and self.cycle.response_complete:
+            self._reading = self.loop.call_later(self._head_s, self.transport.close)
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002  # ours says it
+        """See uvicorn."""
+        self._refuse(_MALFORMED)
 
     def pause_writing(self) -> None:
         """See asyncio."""
@@ -119,10 +154,18 @@ class EdgeProtocol(HttpToolsProtocol):
             self._watching = None
         super().resume_writing()
 
-    def _take_over(self, connection: asyncio.Protocol) -> bool:
-        """Put another protocol in place of this one; False if the client has left."""
-        cycle, transport = self.cycle, self.transport
+    def _frames_too_much(self) -> bool:
+        framing_bytes = self._wire_bytes - self._body_bytes
+        return framing_bytes > self._options.header_bytes_max + _FRAMING_SHARE * self._body_bytes
+
+    def _take_over(self, cycle: RequestResponseCycle, connection: asyncio.Protocol) -> bool:
+        """Put another protocol in place of this one; False if the client has left.
+
+        What else it asked for on this connection is not answered: the stream is its last answer.
+        """
+        transport = self.transport
         if cycle.disconnected or transport.is_closing():
+            cycle.disconnected = True  # it may not have been told yet: an answer is not missed then
             return False
         self._watch_no_more()
         self._unset_keepalive_if_required()
@@ -138,9 +181,15 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def _refuse(self, answer: bytes) -> None:
         self._watch_no_more()
-        if not self.transport.is_closing():
-            self.transport.write(answer)
-            self.transport.close()
+        if self.transport.is_closing():
+            return
+        cycle = self.cycle
+        under_way = cycle is not None and not cycle.response_complete
+        if under_way and (cycle.response_started or cycle.scope is not self.scope):
+            self.transport.abort()  # it would be taken for a part of another answer, or for that answer
+            return
+        self.transport.write(answer)
+        self.transport.close()
 
     def _is_too_slow(self) -> None:
         self._reading = None

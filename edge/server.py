@@ -26,9 +26,9 @@ log = structlog.get_logger(__name__)
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
 _BACKLOG = 4_096
 _SEND_BUFFER_BYTES = 131_072
-"""Asked of the kernel for each client, which takes twice that. Its own choice grows to 4 MiB for one that stops
-reading, out of sight of whoever watches this process: 2,000 of them would hold 8 GB. It bounds what is on the
-way to one client: at 200 ms to it and back, 1.3 MB a second."""
+"""Asked of the kernel for each client, which takes twice that. Its own choice grows to 4 MiB for one that
+stops reading, out of sight of whoever watches this process: 2,000 of them would hold 8 GB. It bounds what is
+on the way to one client: at 200 ms to it and back, 1.3 MB a second."""
 # Frames, events and connections come by the thousand and hold no cycles: with Python's own thresholds a
 # twentieth of the time went into collections that found nothing. A request's leftovers wait a little longer.
 _GC_THRESHOLDS = (20_000, 50, 50)

@@ -89,6 +89,7 @@ class UpgradeEndpoint:
                 remedy="Come again after Retry-After.",
                 headers={"retry-after": str(max(2 * self._core.options.retry_ms // 1_000, 1))},
             )
+        self._core.gate.check_still(identity)  # it may have been revoked while we waited
         head = accepted.serialize()
         connection = WebSocketConnection(self._share, ws, peer_of(scope), head=head, **admission.limits(None))
         connection.authorise(identity)

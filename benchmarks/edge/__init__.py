@@ -1,1 +1,1 @@
-"""The edge beside other servers of Server-Sent Events: ``make bench-edge``, told in ``README.md`` beside this."""
+"""The edge beside other servers of Server-Sent Events: ``make bench-edge``; see ``README.md``."""

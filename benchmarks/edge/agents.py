@@ -1,4 +1,4 @@
-"""The whole way: events enter the input topic, a worker's ``ingest`` judges and numbers them, the edge shows them."""
+"""The whole way: events enter the input topic, ``ingest`` numbers them, the edge shows them."""
 
 from __future__ import annotations
 
@@ -35,9 +35,7 @@ class EdgeWithAgents(Edge):
     def worker_cpu_s(self) -> float:
         """Return what the worker's processes have taken of the processors so far."""
         parent = psutil.Process(self._worker.pid)
-        return float(
-            sum(sum(each.cpu_times()[:2]) for each in (parent, *parent.children(recursive=True)))
-        )
+        return float(sum(sum(each.cpu_times()[:2]) for each in (parent, *parent.children(recursive=True))))
 
     def _stop(self) -> None:
         super()._stop()

@@ -140,4 +140,6 @@ def _note(held: Held) -> str:
             f"not all delivered: {found.gaps} lost, {found.doubles} twice, {found.lost} connections cut off, "
             f"the last client at seq {found.next_min}"
         )
-    return f"not held: p99 {found.p99_ms:.0f} ms (bound {P99_MS_MAX:.0f}), {held.taken_per_s:.0f} events/s taken"
+    return (
+        f"not held: p99 {found.p99_ms:.0f} ms (bound {P99_MS_MAX:.0f}), {held.taken_per_s:.0f} events/s taken"
+    )

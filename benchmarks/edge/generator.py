@@ -9,7 +9,7 @@ import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from benchmarks.meter import stop
 
@@ -46,7 +46,7 @@ def program(settings: Settings) -> Path:
         NoGo: see there.
         CalledProcessError: the compiler's own words are in it.
     """
-    sources = sorted(SOURCE.glob("*.go")) + [SOURCE / "go.mod"]
+    sources = [*sorted(SOURCE.glob("*.go")), SOURCE / "go.mod"]
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
     built = settings.cache_dir.absolute() / "bench-edge" / f"load-{digest[:8]}"
     if built.exists():
@@ -66,7 +66,10 @@ def program(settings: Settings) -> Path:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What all clients were given since the last reset; ``next`` and ``each`` are of those that read. As ``load/main.go`` has it."""
+    """What all clients were given since the last reset, as ``load/main.go`` has it.
+
+    ``next`` and ``each`` are of those that read.
+    """
 
     seconds: float
     opened: int
@@ -104,7 +107,7 @@ class Snapshot:
 class Clients:
     """So many connections in a process of their own; leave it to close them."""
 
-    def __init__(  # noqa: PLR0913  # the flags of a program
+    def __init__(  # the flags of a program
         self,
         settings: Settings,
         port: int,
@@ -130,7 +133,7 @@ class Clients:
             command += ["-resume", str(resume)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
-    def __enter__(self) -> Clients:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -177,7 +180,8 @@ class Clients:
         return found
 
     def _ask(self, line: str) -> Snapshot:
-        assert self._process.stdin is not None and self._process.stdout is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.stdin.write(line.encode() + b"\n")
         self._process.stdin.flush()
         answer: dict[str, Any] = json.loads(self._process.stdout.readline() or b"{}")

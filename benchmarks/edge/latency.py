@@ -9,7 +9,7 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from statistics import fmean
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Consumer, TopicPartition
 
@@ -40,15 +40,17 @@ _PUBLISHED: Final = re.compile(rb"@(\d{19}) ")
 
 def measure(bench: EdgeBench) -> Iterator[Served]:
     """Post at each rate, to one stream."""
-    with EdgeWithAgents(bench, f"{OURS} edge", "latency") as server:
-        with Clients(bench.settings, server.port, server.path, CLIENTS, first_seq=0) as clients:
-            clients.ready(CONNECT_S)
-            if clients.until(lambda found: found.next_min >= 1, OPENED_S).next_min < 1:
-                raise NotServed(f"the stream was not opened in {OPENED_S:.0f} s")
-            posted = 1
-            for requests, events in RATES:
-                line, posted = _posted(bench, server, clients, requests, events, posted)
-                yield line
+    with (
+        EdgeWithAgents(bench, f"{OURS} edge", "latency") as server,
+        Clients(bench.settings, server.port, server.path, CLIENTS, first_seq=0) as clients,
+    ):
+        clients.ready(CONNECT_S)
+        if clients.until(lambda found: found.next_min >= 1, OPENED_S).next_min < 1:
+            raise NotServed(f"the stream was not opened in {OPENED_S:.0f} s")
+        posted = 1
+        for requests, events in RATES:
+            line, posted = _posted(bench, server, clients, requests, events, posted)
+            yield line
 
 
 def _posted(
@@ -89,7 +91,7 @@ class _Posters:
             self._free.put(http.client.HTTPConnection("127.0.0.1", port, timeout=60))
         self._threads = ThreadPoolExecutor(POSTERS)
 
-    def __enter__(self) -> _Posters:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

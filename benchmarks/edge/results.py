@@ -22,12 +22,12 @@ class Served:
     delivered_per_s: int | None
     """Events that clients had read and checked, a second."""
     writes_per_s: int | None
-    """Reads that clients needed for them: a server's writes, less those that were read along with the next."""
+    """Reads that clients needed for them: a server's writes, less those that were read with the next."""
     p50_ms: float | None
     """From the publisher's clock just before it hands an event over, to the client's read of it."""
     p99_ms: float | None
     rss_kb_per_connection: float | None
-    """Resident memory of the server's processes with all clients, less that before the first, by clients."""
+    """Resident memory of the server with all clients, less that before the first, by clients."""
     cpu_s_per_million: float | None
     """Processor seconds of the server's processes for a million delivered events."""
     verified: bool

@@ -1,4 +1,4 @@
-"""Thousands of clients that come back at once, thousands of events behind, into a long history that goes on."""
+"""Thousands of clients that come back at once, thousands of events behind, into a long history."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SHARED: Final = "sluicegate_edge_history_shared_total"
 
 
 class _EdgeWithPast(Edge):
-    """An edge on a stream that has been written for long; the tail reads its last thousands again at start."""
+    """An edge on a stream that is old; the tail reads its last thousands again at start."""
 
     def before(self) -> None:
         """See Edge."""

@@ -14,7 +14,7 @@ import time
 from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, Self
 
 import psutil
 
@@ -30,7 +30,7 @@ from schemas.topics import OUTPUT, TOPICS
 from schemas.wire import WireCodec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
 
     from benchmarks.edge.bench import EdgeBench
@@ -62,7 +62,7 @@ class Server:
         self.port = free_port()
         self._started: list[subprocess.Popen[bytes]] = []
 
-    def __enter__(self) -> Server:
+    def __enter__(self) -> Self:
         try:
             self.start()
         except BaseException:
@@ -123,7 +123,7 @@ class Server:
 
 
 class Edge(Server):
-    """This edge on topics of its own. Events enter by Kafka: into the output topic, as ingest writes it."""
+    """Ours, on topics of its own. Events enter by Kafka: into the output topic, as ingest writes it."""
 
     path = "/v1/streams/s-{stream}/events"
     first_seq = 1  # 0 is ``open``
@@ -163,8 +163,6 @@ class Edge(Server):
             "SLUICEGATE_REGISTRY__URL": self.bench.where.registry_url,
             "SLUICEGATE_DATA_DIR": str(self.folder),
             "SLUICEGATE_EDGE__CONNECTIONS_MAX": "20000",
-            "SLUICEGATE_EDGE__TENANT_CONNECTIONS_MAX": "20000",
-            "SLUICEGATE_EDGE__TENANT_EVENTS_PER_S_MAX": "1000000",
             "SLUICEGATE_EDGE__GRPC_PORT": "-1",
             "PYTHONPATH": str(Path(__file__).parents[2]),
         }
@@ -238,9 +236,9 @@ class Uvicorn(Posted):
         python = environments.python(self.bench.settings, "sse_servers")
         self._run(
             (
-                python, "-m", "uvicorn", "--app-dir", str(_PEERS), f"{self._app}:app", "--port", str(self.port),
-                "--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning",
-                "--backlog", "4096", "--timeout-keep-alive", "600",
+                python, "-m", "uvicorn", "--app-dir", str(_PEERS), f"{self._app}:app",
+                "--port", str(self.port), "--loop", "uvloop", "--http", "httptools", "--no-access-log",
+                "--log-level", "warning", "--backlog", "4096", "--timeout-keep-alive", "600",
             )
         )  # fmt: skip
         self._wait_for(self.port)
@@ -343,7 +341,7 @@ def free_port() -> int:
 
 
 def files_max() -> int:
-    """Raise this process's limit of open files to what is allowed, and return it; what it starts inherits it."""
+    """Raise this process's limit of open files to what is allowed, for what it starts too; returns it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 1_048_576 if hard == resource.RLIM_INFINITY else hard
     if soft < wanted:

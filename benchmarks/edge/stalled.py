@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 from benchmarks.bench import say
 from benchmarks.edge.fanout import CONNECT_S, served
@@ -38,23 +38,25 @@ def measure(bench: EdgeBench) -> list[Served]:
     count = bench.asked.sized(EACH)
     name = f"{OURS} edge"
     work = f"stalled: {count} that read at {RATE:.0f} events/s, beside {count} that stop reading"
-    with Edge(bench, name, "stalled") as server:
-        with Clients(bench.settings, server.port, server.path, count, first_seq=0) as readers:
-            readers.ready(CONNECT_S)
-            load = Load(server, readers)
-            load.settle()
+    with (
+        Edge(bench, name, "stalled") as server,
+        Clients(bench.settings, server.port, server.path, count, first_seq=0) as readers,
+    ):
+        readers.ready(CONNECT_S)
+        load = Load(server, readers)
+        load.settle()
+        load.hold(RATE, WARM_S)
+        alone = load.hold(RATE, bench.asked.seconds)
+        with Clients(
+            bench.settings, server.port, server.path, count, receive_buffer=RECEIVE_BUFFER
+        ) as stalled:
+            stalled.ready(CONNECT_S)
+            stalled.stall(count)
+            begun = server.usage()
             load.hold(RATE, WARM_S)
-            alone = load.hold(RATE, bench.asked.seconds)
-            with Clients(
-                bench.settings, server.port, server.path, count, receive_buffer=RECEIVE_BUFFER
-            ) as stalled:
-                stalled.ready(CONNECT_S)
-                stalled.stall(count)
-                begun = server.usage()
-                load.hold(RATE, WARM_S)
-                with _Peak(server) as peak:
-                    beside = load.hold(RATE, bench.asked.seconds)
-                    given_up = _until_given_up(server, load, count)
+            with _Peak(server) as peak:
+                beside = load.hold(RATE, bench.asked.seconds)
+                given_up = _until_given_up(server, load, count)
     lines = [
         served(f"{name}, readers alone", work, count, alone),
         served(f"{name}, beside the stalled", work, 2 * count, beside),
@@ -82,7 +84,7 @@ class _Peak:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.rss_kb = 0.0
 
-    def __enter__(self) -> _Peak:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

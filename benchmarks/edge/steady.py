@@ -70,7 +70,9 @@ class Load:
 
     def settle(self, timeout_s: float = SETTLE_S) -> bool:
         """Wait until all clients have all that was published so far; False if they have not in time."""
-        return self._clients.until(lambda found: found.next_min >= self._next, timeout_s).next_min >= self._next
+        return (
+            self._clients.until(lambda found: found.next_min >= self._next, timeout_s).next_min >= self._next
+        )
 
     def hold(self, rate: float, seconds: float, *, readers: int | None = None) -> Held:
         """Publish so many events a second to each stream, for so long; then wait until all were delivered."""

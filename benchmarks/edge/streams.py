@@ -30,7 +30,9 @@ def measure(bench: EdgeBench) -> Served:
     """Hold the rate of the goal, then raise it until it is held no more."""
     streams = bench.asked.sized(STREAMS)
     subscribers = streams * EACH
-    work = f"streams: {streams} streams, {EACH} subscribers each, {RATE:.0f} events/s each, by Kafka and ingest"
+    work = (
+        f"streams: {streams} streams, {EACH} subscribers each, {RATE:.0f} events/s each, by Kafka and ingest"
+    )
     with EdgeWithAgents(bench, f"{OURS} edge", "agents", streams=streams) as server:
         before = server.usage()
         with Clients(
@@ -65,7 +67,8 @@ def _raised(load: Load, streams: int) -> float | None:
         rate *= STEP
         held: Held = load.hold(rate, STEP_S)
         kept = held.kept(streams, P99_MS_MAX)
-        say(f"streams: {rate:.1f} events/s a stream {'held' if kept else 'not held'}: {held.found.p99_ms:.0f} ms")
+        outcome = "held" if kept else "not held"
+        say(f"streams: {rate:.1f} events/s a stream {outcome}: p99 {held.found.p99_ms:.0f} ms")
         if not kept:
             return round(rate, 1)
     return None

@@ -10,7 +10,7 @@ from confluent_kafka import Message, Producer
 from pipelines.listing import MARK_EVERY, thinned
 from schemas.envelope import SEQ_UNSET, Event, new_event_id
 from schemas.published import time_text
-from schemas.topics import INDEX, INPUT, OUTPUT, topic_version
+from schemas.topics import INDEX, OUTPUT, topic_version
 
 if TYPE_CHECKING:
     from connectors.kafka.options import KafkaOptions

@@ -42,7 +42,7 @@ class Quotas:
 
     def is_full(self, tenant: str) -> bool:
         """Whether a tenant has all the connections that it may have; counted if so."""
-        full = 0 < self._connections_max <= self._connections[tenant]
+        full = bool(tenant) and 0 < self._connections_max <= self._connections[tenant]
         if full:
             self.hit("tenant_connections", tenant)
         return full

@@ -9,17 +9,23 @@ from __future__ import annotations
 import json
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote
 
+import grpc
 import httpx2
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
+from schemas.proto.sluicegate.v1.stream_pb2 import WatchRequest
+from schemas.proto.sluicegate.v1.stream_pb2_grpc import StreamServiceStub
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from schemas.proto.sluicegate.v1.stream_pb2 import Event
     from tests.support.edge_process import EdgeProcess
 
 TIMEOUT_S = 30.0
@@ -220,7 +226,58 @@ class _WebSocketReading(Reading):
         self._socket.close()
 
 
-DRIVERS: dict[str, type[SseDriver | WebSocketDriver]] = {
-    driver.name: driver for driver in (SseDriver, WebSocketDriver)
+class GrpcDriver:
+    """gRPC, by the code that is generated of the .proto."""
+
+    name = "grpc"
+
+    def __init__(self, edge: EdgeProcess) -> None:
+        self._address = edge.grpc_address
+
+    def open(self, stream_id: str, cursor: str = "", *, tenant: str = "default") -> Reading:
+        """See Driver."""
+        return _GrpcReading(self._address, WatchRequest(tenant=tenant, stream_id=stream_id, cursor=cursor))
+
+
+class _GrpcReading(Reading):
+    def __init__(self, address: str, asked: WatchRequest) -> None:
+        super().__init__()
+        own = [
+            ("grpc.use_local_subchannel_pool", 1)
+        ]  # or clients of an edge that was killed share its backoff
+        self._channel = grpc.insecure_channel(address, options=own)
+        # A call has no time-out a message. It is long enough for a scenario, and ends a silence.
+        self._call = StreamServiceStub(self._channel).Watch(asked, timeout=4 * TIMEOUT_S)
+        self._came: deque[Event] = deque()
+
+    def _next(self) -> Told | None:
+        try:
+            while not self._came:
+                response = next(self._call)
+                self._came.extend(response.events)
+                if response.HasField("refused"):
+                    self.outcome, self.detail = "refused", response.refused.code
+                if response.HasField("reconnect"):
+                    self.outcome, self.detail = "reconnect", response.reconnect.reason
+        except StopIteration:
+            self.outcome = "ended" if self.told else "over"
+        except grpc.RpcError as error:
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise AssertionError("no event for a long time") from None
+            if not self.outcome:
+                self.outcome, self.detail = "cut", str(error)
+        if not self._came:
+            return None
+        event = self._came.popleft()
+        return Told(event.cursor, json.loads(event.json))
+
+    def close(self) -> None:
+        """See Reading."""
+        self._call.cancel()
+        self._channel.close()
+
+
+DRIVERS: dict[str, type[SseDriver | WebSocketDriver | GrpcDriver]] = {
+    driver.name: driver for driver in (SseDriver, WebSocketDriver, GrpcDriver)
 }
 """By name; each is made with the edge that it is to connect to."""

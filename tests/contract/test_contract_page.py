@@ -9,6 +9,8 @@ from typing import get_args
 
 import pytest
 
+from edge import messages
+from edge.options import EdgeOptions
 from pipelines.verdicts import Verdict
 from schemas import cloudevents, envelope, kinds, limits, topics, wire
 from schemas.catalog import subjects
@@ -129,5 +131,15 @@ def test_policies_are_those_of_the_code() -> None:
     assert listed["backpressure"][:4] == list(get_args(kinds.Pressure))
 
 
-def test_what_is_not_served_yet_is_said() -> None:
-    assert "**Not yet served:** WebSocket and gRPC" in PAGE
+def test_what_is_said_over_a_websocket_is_what_the_code_takes() -> None:
+    tables = [row for row in rows(section("Delivery over WebSocket")) if len(row) == 3]
+    listed = {names(row[0])[0]: set(names(row[1])) - {"id"} for row in tables}
+    assert listed == {name: set(members) for name, members in messages.MEMBERS.items()}
+    text = section("Delivery over WebSocket")
+    options = EdgeOptions()
+    assert f"within {options.websocket_pong_ms_max // 1_000} seconds is cut off" in text
+    assert f"and {options.request_read_ms_max // 1_000} seconds to come" in text
+
+
+def test_nothing_is_said_to_come_that_is_there() -> None:
+    assert "Not yet served" not in PAGE

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from schemas.topics import INPUT
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
@@ -59,6 +61,27 @@ def test_every_line_is_shown_once_though_the_edge_is_killed(make_edge, twin, pag
         lines += "--- ended: completed ---\n"
         until_shown(page, "ended: completed")
     assert page.text_content("#out") == lines
+
+
+def test_the_room_shows_who_said_what_and_says_again_what_was_not_acknowledged(make_edge, twin, page):
+    edge = make_edge()
+    room = twin.open("room-1", kind="chat")
+    twin.write(room, [("message", {"from": "ann", "text": "hello"})])
+    # A page that a test fulfils is of no address that Chromium knows, and may open no WebSocket to loopback.
+    page.goto(f"{edge.url}/healthz")
+    page.set_content((EXAMPLES / "page_chat.html").read_text())
+    until_shown(page, "ann: hello\n")
+    edge.kill()
+    page.fill("#text", "is anybody there?")
+    page.press("#text", "Enter")  # while no edge is there
+    edge.start()
+    deadline = time.monotonic() + 60
+    while not (said := [event for event in twin.records(INPUT) if event.stream_id == "room-1"]):
+        assert time.monotonic() < deadline
+        page.wait_for_timeout(100)
+    assert twin.payload(said[0]) == {"from": "me", "text": "is anybody there?"}
+    twin.write(room, [("message", twin.payload(said[0]))])
+    until_shown(page, "ann: hello\nme: is anybody there?\n")
 
 
 def test_the_page_with_a_client_sends_its_token_shows_what_is_missing_and_is_served_its_module(

@@ -6,7 +6,6 @@ import asyncio
 import json
 import subprocess
 import sys
-import time
 from concurrent import futures
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +16,9 @@ import websockets
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from ops import proxy_check
-from schemas.recording import RecordedEvent, RecordingHeader
 from tests.support.edge_process import free_port
 from tests.support.nginx import Nginx
+from tests.support.shown_edge import ShownEdge
 from tests.support.sse_client import Seen, read_stream
 
 if TYPE_CHECKING:
@@ -168,28 +167,8 @@ def test_grpc_streams_come_message_by_message(nginx):
 
 @pytest.fixture(scope="module")
 def shown_edge(tmp_path_factory) -> Iterator[int]:
-    """An edge that needs no Kafka: it plays a recording."""
-    recording = tmp_path_factory.mktemp("recording") / "one.stream.jsonl"
-    event = RecordedEvent(0, "e-0", "open", 0, "2026-01-01T00:00:00Z", {})
-    header = RecordingHeader("default", "one", "log", "2026-01-01T00:00:00Z")
-    recording.write_bytes(header.line() + event.line())
-    port = free_port()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ops", "replay", str(recording), "--serve", str(port)],
-        stderr=subprocess.PIPE,
-    )
-    deadline = time.monotonic() + 30
-    while True:
-        assert process.poll() is None, process.communicate()[1].decode()
-        try:
-            httpx2.get(f"http://127.0.0.1:{port}/healthz", trust_env=False)
-            break
-        except httpx2.TransportError:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-    yield port
-    process.kill()
-    process.communicate()
+    with ShownEdge(tmp_path_factory.mktemp("shown") / "edge.log") as edge:
+        yield edge.port
 
 
 def test_the_documented_proxy_is_found_fine(nginx, shown_edge):

@@ -7,67 +7,27 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
-from dataclasses import dataclass
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 import httpx2
 import pytest
 
-from connectors.kafka.admin import ensure_topics
-from connectors.kafka.options import KafkaOptions
-from connectors.registry import Registry
-from schemas.topics import AUDIT, REVOCATIONS
-from schemas.wire import WireCodec
+from tests.support.access_world import bearer, get, post, until, wait_for_connections, world
 from tests.support.command_line import CommandLine
 from tests.support.edge_fixtures import EDGE_TOPICS
-from tests.support.edge_process import EdgeProcess
-from tests.support.ingest_twin import IngestTwin
-from tests.support.read_topic import read_committed
-from tests.support.sse_client import Seen, read_stream
+from tests.support.sse_client import read_stream
 from tests.support.tokens import ALL, ISSUER, Issuer, confused, jwks_server, keys_file, unsigned
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
-    from ops.stack.addresses import Addresses
+    from tests.support.edge_process import EdgeProcess
 
+
+__all__ = ["world"]
 pytestmark = pytest.mark.timeout(120)
-
-
-@dataclass
-class World:
-    """One edge with keys, for all tests that need no other: each has streams and tenants of its own."""
-
-    edge: EdgeProcess
-    twin: IngestTwin
-    issuer: Issuer
-    kafka: KafkaOptions
-
-
-@pytest.fixture(scope="module")
-def world(
-    stack: Addresses, registered_schemas: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[World]:
-    kafka = KafkaOptions(stack.kafka, topic_prefix=f"t{uuid4().hex[:10]}.", client_id="test-access")
-    ensure_topics(kafka, (*EDGE_TOPICS, AUDIT))
-    issuer, folder = Issuer(), tmp_path_factory.mktemp("access")
-    with closing(IngestTwin(kafka, Registry(registered_schemas))) as twin:
-        access = {
-            "keys_file": str(keys_file(folder, issuer)),
-            "issuer": ISSUER,
-            "leeway_ms": 0,
-            "expiry_warning_ms": 1_500,
-            "cookie": "sluice",
-        }
-        options = {"access": access, "cors_origins": ["https://app.test"], "header_read_ms_max": 1_500}
-        edge = EdgeProcess(kafka, registered_schemas, folder / "edge.log", options, token=issuer.token(**ALL))
-        try:
-            yield World(edge.start(), twin, issuer, kafka)
-        finally:
-            edge.stop()
 
 
 @pytest.fixture
@@ -88,21 +48,6 @@ def guarded(
         return edge
 
     return make
-
-
-def bearer(token: str) -> dict[str, str]:
-    return {"authorization": f"Bearer {token}"}
-
-
-def get(edge: EdgeProcess, path: str, token: str = "", **headers: str) -> httpx2.Response:
-    sent = {**({} if not token else bearer(token)), **{n.replace("_", "-"): v for n, v in headers.items()}}
-    return httpx2.get(edge.url + path, trust_env=False, headers=sent)
-
-
-def post(edge: EdgeProcess, path: str, token: str = "", **headers: str) -> httpx2.Response:
-    body = "{}" if path.partition("?")[0].endswith("/cancel") else '{"type": "open", "payload": {}}'
-    sent = {"content-type": "application/json", **({} if not token else bearer(token)), **headers}
-    return httpx2.post(edge.url + path, content=body, headers=sent, trust_env=False)
 
 
 def test_without_a_token_nothing_is_had_but_health_and_the_answer_says_how_to_bring_one(world):
@@ -227,54 +172,6 @@ def test_a_cursor_of_another_tenant_opens_nothing(world):
         )
 
 
-def test_a_stream_that_opens_later_is_judged_by_its_kind_before_its_first_event(world):
-    edge, twin, issuer = world.edge, world.twin, world.issuer
-    token = issuer.token(**{**ALL, "kinds": ["job"]})
-
-    def follow(name: str) -> Seen:
-        return read_stream(f"{edge.url}/v1/streams/{name}/events", headers=bearer(token))
-
-    with ThreadPoolExecutor(2) as pool:
-        wanted, unwanted = pool.submit(follow, "later-job"), pool.submit(follow, "later-llm")
-        _wait_for_connections(edge, 2)
-        for kind in ("job", "llm"):
-            stream = twin.open(f"later-{kind}", kind=kind)
-            twin.logs(stream, 3)
-            twin.end(stream)
-        assert wanted.result().seqs == [0, 1, 2, 3, 4]
-        seen = unwanted.result()
-    assert [(event["type"], event["code"]) for event in seen.events] == [("refused", "forbidden")]
-    assert (seen.ids, seen.closed) == (["refused"], True)
-    # What a native client does next, and what stops it for good.
-    retry = read_stream(f"{edge.url}/v1/streams/later-llm/events", headers=bearer(token), last_id="refused")
-    assert retry.status == 204
-
-
-def _wait_for_connections(edge: EdgeProcess, count: int) -> None:
-    deadline = time.monotonic() + 30
-    while edge.metric("sluicegate_edge_connections") != count:
-        assert time.monotonic() < deadline, "the connections did not come, or did not go"
-        time.sleep(0.05)
-
-
-def test_a_token_that_ends_is_warned_of_then_the_client_is_sent_for_a_new_one_and_loses_nothing(world):
-    edge, twin, issuer = world.edge, world.twin, world.issuer
-    stream = twin.open("exp", kind="job")
-    token = issuer.token(life_s=4, **ALL)
-    seen = read_stream(f"{edge.url}/v1/streams/exp/events", headers=bearer(token))
-    types = [event["type"] for event in seen.events]
-    assert types == ["open", "expiring", "reconnect"]
-    assert 0 < seen.events[1]["expires_in_ms"] <= 2_500
-    assert (seen.events[2]["reason"], seen.closed, seen.ids[1:]) == ("expired", True, ["", ""])
-    assert get(edge, "/v1/streams/exp/events", token).json()["code"] == "token_expired"
-    twin.logs(stream, 2)
-    twin.end(stream)
-    again = read_stream(
-        f"{edge.url}/v1/streams/exp/events", headers=bearer(issuer.token(**ALL)), last_id=seen.last_id
-    )
-    assert again.seqs == [1, 2, 3]
-
-
 def test_keys_of_an_issuer_are_rotated_and_those_that_are_known_outlive_its_absence(make_edge, twin, issuer):
     old, new = issuer, Issuer("k2")
     with jwks_server(old) as served:
@@ -287,13 +184,13 @@ def test_keys_of_an_issuer_are_rotated_and_those_that_are_known_outlive_its_abse
         assert served.asked - asked <= (time.monotonic() - began_s) / 0.3 + 2
         assert get(edge, "/v1/streams", new.token(**ALL)).status_code == 401
         served.keys.append(new.jwk)
-        _until(lambda: get(edge, "/v1/streams", new.token(**ALL)).status_code == 200)
+        until(lambda: get(edge, "/v1/streams", new.token(**ALL)).status_code == 200)
         served.away = True
         assert get(edge, "/v1/streams", Issuer("k3").token(**ALL)).status_code == 401
         assert get(edge, "/v1/streams", old.token(**ALL)).status_code == 200
         served.away = False
         served.keys.pop(0)
-        _until(lambda: get(edge, "/v1/streams", Issuer("k4").token(**ALL)).status_code == 401
+        until(lambda: get(edge, "/v1/streams", Issuer("k4").token(**ALL)).status_code == 401
                and get(edge, "/v1/streams", old.token(**ALL)).status_code == 401)  # fmt: skip
         assert get(edge, "/v1/streams", new.token(**ALL)).status_code == 200
 
@@ -307,9 +204,9 @@ def test_an_edge_whose_issuer_is_away_from_the_start_says_so_and_lets_in_who_com
         edge = make_edge(ready=False, access={"jwks_url": served.url, "issuer": ISSUER, "keys_retry_ms": 200})
         edge.wait_for("/readyz", 503)
         token = issuer.token(**ALL)
-        _until(lambda: get(edge, "/v1/streams", token).json().get("code") == "keys_unavailable")
+        until(lambda: get(edge, "/v1/streams", token).json().get("code") == "keys_unavailable")
         assert get(edge, "/v1/streams", token).headers["retry-after"] == "2"
-        _until(lambda: "keys" in [one["cause"] for one in get(edge, "/readyz").json().get("causes", [])])
+        until(lambda: "keys" in [one["cause"] for one in get(edge, "/readyz").json().get("causes", [])])
         seen = read_stream(f"{edge.url}/v1/streams/s/events", headers=bearer(token))
         assert (seen.status, seen.events[-1]["type"], seen.events[-1]["reason"]) == (
             200,
@@ -321,13 +218,6 @@ def test_an_edge_whose_issuer_is_away_from_the_start_says_so_and_lets_in_who_com
         assert get(edge, "/v1/streams", token).status_code == 200
 
 
-def _until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
 def test_a_keys_file_is_read_again_when_it_changes_and_a_broken_one_changes_nothing(
     guarded, issuer, twin, tmp_path
 ):
@@ -337,7 +227,7 @@ def test_a_keys_file_is_read_again_when_it_changes_and_a_broken_one_changes_noth
     file.write_text("{")
     assert get(edge, "/v1/streams", issuer.token(**ALL)).status_code == 200
     file.write_bytes(new.pem)
-    _until(lambda: get(edge, "/v1/streams", new.token(**ALL)).status_code == 200)
+    until(lambda: get(edge, "/v1/streams", new.token(**ALL)).status_code == 200)
     assert get(edge, "/v1/streams", issuer.token(**ALL)).status_code == 401
 
 
@@ -441,7 +331,7 @@ def test_a_tenant_has_its_share_of_connections_and_events_and_others_have_theirs
         held = pool.submit(
             read_stream, f"{url}acme", headers=headers, until=lambda seen: seen.comments > 0 or leave.is_set()
         )
-        _wait_for_connections(edge, 1)
+        wait_for_connections(edge, 1)
         refused = read_stream(f"{url}acme", headers=headers)
         assert (refused.events[0]["type"], refused.events[0]["reason"]) == ("reconnect", "overload")
         other = read_stream(f"{url}umbrella", headers=headers, until=lambda seen: bool(seen.events))
@@ -449,7 +339,7 @@ def test_a_tenant_has_its_share_of_connections_and_events_and_others_have_theirs
         leave.set()
         twin.logs(streams["acme"], 1)
         held.result()
-    _wait_for_connections(edge, 0)
+    wait_for_connections(edge, 0)
     assert read_stream(f"{url}acme", headers=headers, until=lambda seen: bool(seen.events)).seqs == [0]
 
     def publish(tenant: str, count: int) -> httpx2.Response:
@@ -470,91 +360,6 @@ def test_a_tenant_has_its_share_of_connections_and_events_and_others_have_theirs
     for limit in ("tenant_connections", "tenant_events"):
         assert f'sluicegate_edge_limited_total{{limit="{limit}",tenant="acme"}} 1.0' in text
     assert 'tenant="umbrella"' not in text
-
-
-# ------------------------------------------------------------------ taken back
-
-
-@pytest.fixture
-def command(world: World, stack: Addresses, tmp_path: Path) -> Iterator[CommandLine]:
-    with CommandLine(tmp_path, stack, world.kafka) as line:
-        yield line
-
-
-def test_a_token_that_is_revoked_is_closed_at_once_wherever_it_is_in_use_and_taken_nowhere(world, command):
-    edge, twin, issuer = world.edge, world.twin, world.issuer
-    stream = twin.open("taken", kind="job")
-    stolen, good = (issuer.token(**ALL, jti=jti) for jti in ("j-stolen", "j-good"))
-    url = f"{edge.url}/v1/streams/taken/events"
-    with ThreadPoolExecutor(2) as pool:
-        closed = pool.submit(read_stream, url, headers=bearer(stolen))
-        kept = pool.submit(read_stream, url, headers=bearer(good))
-        _wait_for_connections(edge, 2)
-        code, out, err = command.run("tokens", "revoke", "j-stolen", "--reason", "laptop lost")
-        assert (code, "would be revoked" in out, "dry run" in err) == (0, True, True)
-        assert get(edge, "/v1/streams", stolen).status_code == 200
-        code, out, err = command.run("tokens", "revoke", "j-stolen", "--yes")
-        assert (code, "--reason" in err) == (2, True)
-        code, out, err = command.run("tokens", "revoke", "j-stolen", "--reason", "laptop lost", "--yes")
-        assert (code, "jti:j-stolen: revoked" in out) == (0, True), err
-        seen = closed.result()
-        assert (seen.events[-1]["type"], seen.events[-1]["reason"]) == ("reconnect", "revoked")
-        assert get(edge, "/v1/streams/taken/events", stolen).json()["code"] == "token_revoked"
-        assert post(edge, "/v1/streams/taken/events", stolen).status_code == 401
-        twin.end(stream)
-        assert kept.result().seqs == [0, 1]
-    assert 'reason="revoked",transport="sse"} 1.0' in get(edge, "/metrics", edge.token).text
-
-    code, out, _ = command.run("tokens", "list", "--json")
-    (row,) = json.loads(out)["revoked"]
-    assert (row["what"], row["why"]) == ("jti:j-stolen", "laptop lost")
-    code, out, err = command.run("tokens", "revoke", "j-stolen", "--undo", "--yes")
-    assert (code, "made good again" in out) == (0, True), err
-    _until(lambda: get(edge, "/v1/streams", stolen).status_code == 200)
-    audit = [message.value() for message in read_committed(world.kafka, AUDIT, 2)]
-    assert [b"undo tokens revoke" in (value or b"") for value in audit] == [False, True]
-
-
-def test_all_that_a_subject_was_given_until_now_is_revoked_and_what_it_is_given_later_is_good(world, command):
-    edge, issuer = world.edge, world.issuer
-    before = issuer.token(**ALL, sub="bob", iat=time.time() - 5)
-    assert get(edge, "/v1/streams", before).status_code == 200
-    words = (
-        "tokens",
-        "revoke",
-        "bob",
-        "--subject",
-        "--reason",
-        "left",
-        "--until",
-        "2099-01-01T00:00:00Z",
-        "--yes",
-    )
-    code, _, err = command.run(*words)
-    assert code == 0, err
-    _until(lambda: get(edge, "/v1/streams", before).status_code == 401)
-    assert get(edge, "/v1/streams", issuer.token(**ALL, sub="bob", iat=None)).status_code == 401
-    assert get(edge, "/v1/streams", issuer.token(**ALL, sub="ann")).status_code == 200
-    time.sleep(1.1)  # iat counts whole seconds
-    assert get(edge, "/v1/streams", issuer.token(**ALL, sub="bob")).status_code == 200
-
-
-def test_an_edge_that_starts_knows_what_was_revoked_before_it_lets_anybody_in(world):
-    edge, issuer = world.edge, world.issuer
-    token = issuer.token(**ALL, jti="j-before")
-    with closing(Registry(edge.registry_url)) as registry:
-        value = WireCodec(registry).encode(REVOCATIONS.subject, {"what": "jti", "name": "j-before"})
-    world.twin.raw(REVOCATIONS.name, b"jti:j-before", value)
-    world.twin.raw(REVOCATIONS.name, b"jti:j-broken", b"\x00\x00\x00\x00\x09")
-    _until(lambda: get(edge, "/v1/streams", token).status_code == 401)
-    edge.kill()
-    edge.start(ready=False)
-    statuses = {get(edge, "/v1/streams", token).status_code for _ in range(20)}
-    edge.wait_for("/readyz")
-    statuses.add(get(edge, "/v1/streams", token).status_code)
-    assert statuses <= {401, 503}
-    # What cannot be read is taken to hold.
-    assert get(edge, "/v1/streams", issuer.token(**ALL, jti="j-broken")).status_code == 401
 
 
 # ------------------------------------------------------------------ heads
@@ -595,3 +400,57 @@ def _all_of(client: socket.socket) -> bytes:
         while part := client.recv(4_096):
             answer += part
     return answer
+
+
+# ------------------------------------------------------------------ as a newcomer does it
+
+
+def test_the_first_day_of_the_page_works_as_it_is_written(stack, kafka_options, topics, tmp_path):
+    topics(*EDGE_TOPICS)
+    with CommandLine(tmp_path, stack, kafka_options) as line:
+        code, out, err = line.run("tokens", "issue", "--scope", "publish", "--scope", "subscribe")
+        assert (code, len(out.split())) == (0, 1), err
+        token, keys = out.strip(), tmp_path / "data" / "access" / "keys.json"
+        assert str(keys) in err
+        assert (keys.with_name("signing.pem").stat().st_mode & 0o777) == 0o600
+        line.environment |= {"SLUICEGATE_ACCESS__KEYS_FILE": str(keys), "SLUICEGATE_EDGE__HOST": "0.0.0.0"}
+        process = line.start("edge", log="edge")
+        address = tmp_path / "data" / "edge.json"
+        until(lambda: address.exists() or process.poll() is not None)
+        assert process.poll() is None, (tmp_path / "edge.log").read_text()
+        url = json.loads(address.read_text())["url"]
+        until(lambda: httpx2.get(f"{url}/readyz", trust_env=False).status_code == 200)
+
+        events = tmp_path / "events.ndjson"
+        events.write_text('{"type": "open", "kind": "job", "payload": {}}\n')
+        code, _, err = line.run("publish", "--stream", "mine", str(events))
+        assert (code, "Authorization: Bearer" in err) == (1, True)
+        line.environment["SLUICEGATE_EDGE__TOKEN"] = token
+        code, out, err = line.run("publish", "--stream", "mine", str(events))
+        assert code == 0, err
+        assert token not in out + err + (tmp_path / "edge.log").read_text()
+        # Another of the same key; what it does not name is not allowed.
+        code, out, err = line.run("tokens", "issue", "--streams", "other-*", "--json")
+        line.environment["SLUICEGATE_EDGE__TOKEN"] = json.loads(out)["token"]
+        code, _, err = line.run("publish", "--stream", "mine", str(events))
+        assert (code, "may not publish to default/mine" in err) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("ACCESS__JWKS_URL", "https://issuer.test/jwks", "needs access.issuer"),
+        ("ACCESS__KEYS_FILE", "/nowhere/keys.pem", "cannot be read"),
+        ("EDGE__HOST", "0.0.0.0", "without keys"),
+        ("EDGE__CORS_ORIGINS", "https://app.test/path", "is no origin"),
+        ("EDGE__CORS_ORIGINS", "*", "pages of all sites"),
+    ],
+)
+def test_an_edge_that_could_not_be_kept_does_not_start_and_says_why(
+    stack, kafka_options, tmp_path, name, value, told
+):
+    with CommandLine(tmp_path, stack, kafka_options) as line:
+        line.environment[f"SLUICEGATE_{name}"] = value
+        code, _, err = line.run("edge")
+        assert code in (1, 2)
+        assert told in " ".join(err.split())

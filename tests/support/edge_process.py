@@ -41,6 +41,7 @@ class EdgeProcess:
     log: Path
     options: dict[str, Any] = field(default_factory=dict)
     port: int = field(default_factory=free_port)
+    grpc_port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
     token: str = ""
     """Brought along where the edge itself is looked at."""
@@ -50,13 +51,18 @@ class EdgeProcess:
         """Its base address."""
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def grpc_address(self) -> str:
+        """Host and port of its gRPC."""
+        return f"127.0.0.1:{self.grpc_port}"
+
     def start(self, *, ready: bool = True) -> EdgeProcess:
         """Start it; wait until it answers, and until it is ready unless told otherwise."""
         arguments = {
             "bootstrap": self.kafka.bootstrap_servers,
             "prefix": self.kafka.topic_prefix,
             "registry": self.registry_url,
-            "options": {"port": self.port, **self.options},
+            "options": {"port": self.port, "grpc_port": self.grpc_port, **self.options},
         }
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(

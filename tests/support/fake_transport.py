@@ -11,6 +11,8 @@ class FakeTransport(asyncio.Transport):
         self.written: list[bytes] = []
         self.at_s: list[float] = []
         self.full = False
+        self.reading = True
+        self.half_closed = False
         self.aborted = False
         self._unsent = 0
         self._closing = False
@@ -23,15 +25,16 @@ class FakeTransport(asyncio.Transport):
 
     def write(self, data: bytes) -> None:
         assert not self._closing, "written to after it was closed"
+        assert not self.half_closed, "written to after its end was written"
         self.written.append(data)
         self.at_s.append(asyncio.get_running_loop().time())
         if self.full:
             self._unsent += len(data)
             self._protocol.pause_writing()
 
-    def drain(self) -> None:
-        """Take all that waits, and more from now on."""
-        self.full, unsent, self._unsent = False, self._unsent, 0
+    def drain(self, *, full: bool = False) -> None:
+        """Take all that waits, and more from now on; or one write more, if it is to be full again."""
+        self.full, unsent, self._unsent = full, self._unsent, 0
         if unsent:
             self._protocol.resume_writing()
 
@@ -40,6 +43,18 @@ class FakeTransport(asyncio.Transport):
 
     def get_write_buffer_size(self) -> int:
         return self._unsent
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        self.half_closed = True
 
     def is_closing(self) -> bool:
         return self._closing

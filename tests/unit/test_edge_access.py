@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import re
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jwt
 import pytest
@@ -14,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256K1, SECP384R1, g
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key as generate_rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from fastapi import FastAPI
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -36,7 +38,12 @@ from edge.errors import (
 )
 from edge.metrics import EdgeMetrics
 from edge.options import EdgeOptions
+from edge.recorded import create_replay_app
+from schemas.recording import RecordingHeader
 from tests.support.tokens import ALL, ISSUER, Issuer, confused, unsigned
+
+if TYPE_CHECKING:
+    from edge.app import EdgeApp
 
 # ------------------------------------------------------------------ names and claims
 
@@ -285,6 +292,73 @@ def test_nobody_is_let_in_before_the_revocations_were_read(gate, issuer):
     gate.revocations.complete = False
     with pytest.raises(KeysUnavailable, match="which tokens were revoked"):
         who(gate, issuer.token(**ALL))
+
+
+# ------------------------------------------------------------------ every route
+
+OPEN = {"/healthz", "/readyz", "/client/sluicegate.js"}
+
+
+def routes_of(app: EdgeApp) -> list[tuple[str, str]]:
+    """Method and path of each route there is, whoever made it."""
+    inner: Any = app
+    while not isinstance(inner, FastAPI):
+        inner = inner._app if hasattr(inner, "_app") else inner.app
+    found = []
+    for route in iter_all(inner.routes):
+        found += [(method, re.sub(r"\{[^}]*\}", "x", route.path)) for method in route.methods or ("GET",)]
+    return found
+
+
+def iter_all(routes: Any) -> Any:
+    for route in routes:
+        below = getattr(route, "routes", None) or getattr(
+            getattr(route, "original_router", None), "routes", None
+        )
+        if below:
+            yield from iter_all(below)
+        else:
+            yield route
+
+
+def asked(app: EdgeApp, method: str, path: str) -> int:
+    """The status of a request without a token."""
+    statuses: list[int] = []
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    scope: dict[str, Any] = {
+        "type": "http", "method": method, "path": path, "raw_path": path.encode(), "query_string": b"",
+        "headers": [(b"host", b"localhost")], "http_version": "1.1", "scheme": "http", "root_path": "",
+        "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 2), "extensions": {},
+    }  # fmt: skip
+    asyncio.run(app(scope, receive, send))  # type: ignore[arg-type]
+    return statuses[0]
+
+
+@pytest.mark.parametrize("origins", [(), ("https://app.test",)])
+def test_no_route_is_open_but_those_that_are_meant_to_be(tmp_path, issuer, origins):
+    file = tmp_path / "pem"
+    file.write_bytes(issuer.pem)
+    options = EdgeOptions(access=AccessOptions(keys_file=file), cors_origins=origins)
+    app = create_replay_app(
+        RecordingHeader("default", "one", "log", "2026-01-01T00:00:00Z"), [], None, options
+    )
+    routes = routes_of(app)
+    assert {path for _, path in routes} >= {
+        *OPEN,
+        "/metrics",
+        "/console",
+        "/v1/streams",
+        "/v1/streams/x/events",
+    }
+    for method, path in routes:
+        assert (asked(app, method, path) == 200) == (path in OPEN), (method, path)
 
 
 # ------------------------------------------------------------------ revocations

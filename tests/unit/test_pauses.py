@@ -24,9 +24,10 @@ def test_what_waits_of_a_paused_partition_is_let_go_of_and_read_again_from_where
         async with coordinator() as bench:
             await bench.assign()
             bench.deliver(0, 3)
-            bench.deliver(3, 9)
             await asyncio.sleep(0)
             await bench.work()
+            bench.deliver(3, 9)
+            await asyncio.sleep(0)
             pause(bench, SOURCE)
             assert bench.poller.stops == [SOURCE]
             bench.coordinator.done(TOPIC)

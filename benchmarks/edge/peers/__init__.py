@@ -1,1 +1,1 @@
-"""Other servers of Server-Sent Events at the same work: each is a process that is started and stopped here."""
+"""Other servers of Server-Sent Events at the same work: what each is made of, and is started with."""

@@ -1,4 +1,4 @@
-"""Debian's packages of the peers, unpacked into the cache folder: nothing is installed, no service is started."""
+"""Debian's packages of the peers, unpacked into the cache folder: nothing is installed."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ def unpacked(settings: Settings, *packages: str) -> Path:
         found = _run(*plan)
     if found.returncode:
         raise NoPackage(
-            f"apt knows no {' '.join(packages)} (`apt-get update` as root first?): {found.stderr.strip()[-200:]}"
+            f"apt knows no {' '.join(packages)} (`apt-get update` as root first?): "
+            f"{found.stderr.strip()[-200:]}"
         )
     names = _INSTALLS.findall(found.stdout)
     fetched = _run("apt-get", "download", *names, cwd=archives)

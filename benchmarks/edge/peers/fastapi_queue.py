@@ -1,4 +1,4 @@
-"""FastAPI's StreamingResponse with a queue a connection: how it is written most. Its own environment runs it."""
+"""FastAPI's StreamingResponse with a queue a connection. Its own environment runs it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stands behind Pushpin: answers each request with the order to hold it, and to which channel it listens."""
+"""What stands behind Pushpin: answers each request with the order to hold it, and on which channel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pushpin: a proxy that holds clients for an origin; four processes in Rust and C++, and the origin in Python."""
+"""Pushpin: a proxy that holds clients for an origin; processes in Rust and C++, the origin in Python."""
 
 from __future__ import annotations
 

@@ -1,0 +1,48 @@
+"""Topics, a stand-in for ingest, and edges that several tests share, one after the other: a start is dear."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from connectors.kafka.admin import ensure_topics
+from connectors.kafka.options import KafkaOptions
+from connectors.registry import Registry
+from tests.support.edge_fixtures import EDGE_TOPICS
+from tests.support.edge_process import EdgeProcess
+from tests.support.ingest_twin import IngestTwin
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ops.stack.addresses import Addresses
+
+
+class Stage:
+    """An edge for each set of options; tests keep apart by the names of their streams."""
+
+    def __init__(self, stack: Addresses, registry_url: str, folder: Path) -> None:
+        prefix = f"t{uuid.uuid4().hex[:10]}."
+        self._kafka = KafkaOptions(bootstrap_servers=stack.kafka, topic_prefix=prefix)
+        self._registry_url = registry_url
+        self._folder = folder
+        self._edges: dict[str, EdgeProcess] = {}
+        ensure_topics(self._kafka, EDGE_TOPICS)
+        self.twin = IngestTwin(self._kafka, Registry(registry_url))
+
+    def edge(self, **options: Any) -> EdgeProcess:
+        """The edge with these options; started again if a test has left it dead."""
+        name = repr(sorted(options.items()))
+        edge = self._edges.get(name)
+        if edge is None:
+            log = self._folder / f"edge-{len(self._edges)}.log"
+            edge = self._edges[name] = EdgeProcess(self._kafka, self._registry_url, log, options)
+        if edge.process is None or edge.process.poll() is not None:
+            edge.start()
+        return edge
+
+    def close(self) -> None:
+        """End all of it."""
+        for edge in self._edges.values():
+            edge.stop()
+        self.twin.close()
