@@ -266,7 +266,8 @@ class Delivery:
     def _write_first(self) -> None:
         if self._first and not (self.over or self._outlet.paused):
             first, self._first = self._first, ()
-            self._write(first, from_ring=False)
+            if self._unjudged is None or self._may_have(first):
+                self._write(first, from_ring=False)
 
     def _write(self, frames: Sequence[Frame], *, from_ring: bool) -> None:
         data = self._encoder.encode(frames)

@@ -205,6 +205,22 @@ def test_a_websocket_goes_on_with_a_new_token_and_ends_with_its_last(world):
     world.twin.end(stream)
 
 
+def test_a_stream_that_was_asked_for_under_a_broader_token_is_not_kept_under_a_narrower_one(world):
+    stream = world.twin.open("ws-broad", kind="job")
+    narrow = world.issuer.token(**{**ALL, "streams": ["other"]})
+    with talk(world, world.issuer.token(**ALL)) as talking:
+        # Both at once, so that the new token comes while the stream is still looked for.
+        talking.say("subscribe", id=1, stream="ws-broad")
+        talking.say("auth", id=2, token=narrow)
+        found: set[str] = set()
+        while found != {"auth_ack", "forbidden"}:  # in either order: before it began, or after
+            message = talking.next()
+            found |= {message["type"], message.get("code", "")} & {"auth_ack", "forbidden"}
+        world.twin.end(stream)
+        talking.ask("ping", id=4)
+    assert 1 not in talking.seqs("ws-broad")
+
+
 def test_a_websocket_of_a_revoked_token_is_closed(world, command):
     token = world.issuer.token(**ALL, jti="j-ws")
     with talk(world, token) as talking:
