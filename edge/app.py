@@ -12,9 +12,11 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
+from connectors.kafka.notices import Notices
 from connectors.kafka.producer import Appender
 from edge.access.cors import Cors
 from edge.access.doorkeeper import Doorkeeper
+from edge.connections import connection_routes
 from edge.control import control_routes
 from edge.core import EdgeCore
 from edge.errors import KindsRefused
@@ -84,10 +86,11 @@ def create_app(
     wire, payloads = WireCodec(registry), PayloadCodec(registry)
     core = EdgeCore(options, payloads, topic_version=topic_version(OUTPUT.name), kinds=kinds)
     decoder = Decoder(wire, payloads, kafka.topic_prefix)
-    tail = Tail(core.hub, core.index, core.rejects, core.waiters, decoder, revoked=core)
+    tail = Tail(core.hub, core.index, core.rejects, core.waiters, decoder, revoked=core, slowing=core.slowing)
     history = KafkaHistory(kafka, options, decoder)
     core.feed_from(tail, SharedHistory(history.read, options.history_cache_bytes_max), history.look_up)
     appender = LateAppender(kafka)
+    core.notices = notices = Notices(kafka, wire)
     threads = ThreadPoolExecutor(_BUILD_THREADS, thread_name_prefix="publish")
     publisher = Publisher(
         appender,
@@ -100,11 +103,13 @@ def create_app(
         core.quotas,
         threads,
         topic_prefix=kafka.topic_prefix,
+        pressure=core.slowing,
     )
 
     @asynccontextmanager
     async def life(_app: FastAPI) -> AsyncIterator[None]:
         appender.start()
+        notices.start()
         tail.start(kafka, options, asyncio.get_running_loop())
         core.start()
         core.cold = "the schemas of our own types have not been fetched yet"
@@ -116,6 +121,7 @@ def create_app(
             await core.stop()
             await asyncio.to_thread(tail.stop)
             await appender.close()
+            await asyncio.to_thread(notices.close)
             await asyncio.to_thread(history.close)
             threads.shutdown(wait=False, cancel_futures=True)
 
@@ -146,6 +152,7 @@ def compose(
         },
     )
     app.include_router(control_routes(core, publisher))
+    app.include_router(connection_routes(core))
     app.router.routes.append(
         Route("/v1/streams/{stream_id}/events", EventsEndpoint(core), methods=["GET"], name="events")
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sys import maxsize
 from typing import TYPE_CHECKING
 
 from edge.group import Group
@@ -27,6 +28,8 @@ class Channel:
         "key",
         "kind",
         "laggards",
+        "look_bytes",
+        "look_seq",
         "ring",
         "stream_id",
         "subscribers",
@@ -49,7 +52,9 @@ class Channel:
         self.groups: dict[str, Group] = {}
         """Who has everything and takes more at once, by how they are written to."""
         self.laggards: set[Delivery] = set()
-        """Who takes nothing now: the ring may pass them by."""
+        """Who had all and fell behind: takes nothing now, or is on the way back."""
+        self.look_seq = self.look_bytes = maxsize
+        """How far the stream may come before one of them is behind its bound: seq, and bytes that came."""
         self.flush_due = False
         self.flushed_s = 0.0
         self.cost_s = 0.0
@@ -65,6 +70,21 @@ class Channel:
         ended = frame.type == "end"
         self.end_seq, self.end_offset = (frame.seq, frame.offset) if ended else (-1, -1)
         return True
+
+    @property
+    def look_due(self) -> bool:
+        """Whether one of the laggards may be behind its bound."""
+        return bool(self.laggards) and (
+            self.ring.next_seq > self.look_seq or self.ring.came_bytes > self.look_bytes
+        )
+
+    def look_when(self, seq: int, came_bytes: int) -> None:
+        """Have the laggards looked at when the stream has come so far, if not before."""
+        self.look_seq, self.look_bytes = min(self.look_seq, seq), min(self.look_bytes, came_bytes)
+
+    def look_no_more(self) -> None:
+        """Have nobody looked at, until somebody falls behind."""
+        self.look_seq = self.look_bytes = maxsize
 
     def wake(self) -> None:
         """Tell all who wait that something came."""

@@ -162,7 +162,7 @@ class Connection(asyncio.Protocol):
         """See asyncio."""
         self._core.wheel.take_out(self)
         for delivery in tuple(self.deliveries):
-            delivery.stop()
+            delivery.stop(self._reason)
         self._core.closed(self, self._reason)
 
     def data_received(self, data: bytes) -> None:
@@ -206,7 +206,7 @@ class Connection(asyncio.Protocol):
         self._leaving = self._leaving or reason
         if not self.paused:
             for delivery in tuple(self.deliveries):
-                delivery.stop()
+                delivery.stop(reason)
             self.say_goodbye(reason)
             self.finish(reason)
 
@@ -250,6 +250,6 @@ class Connection(asyncio.Protocol):
         unsent_bytes = self.transport.get_write_buffer_size()
         if unsent_bytes >= self._unsent_bytes:
             log.warning("client_stalled", peer=self.name, unsent_bytes=unsent_bytes)
-            self.abort("stalled")
+            self.abort("slow" if self._leaving == "slow" else "stalled")
         self._unsent_bytes = unsent_bytes  # slow, but it reads
         return now_s + self._core.options.write_stall_ms_max / 1_000

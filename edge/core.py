@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 import time
 from collections.abc import Awaitable, Callable
+from secrets import token_hex
 from typing import TYPE_CHECKING, Protocol
 
 from edge.access.gate import Gate
@@ -16,10 +18,13 @@ from edge.flush import Flusher
 from edge.hub import Hub, HubBounds
 from edge.index import IndexEntry, StreamIndex
 from edge.join import Joiner
+from edge.journal import Journal, NoNotices
 from edge.metrics import EdgeMetrics, LevelCollector
+from edge.pressure import Pressure
 from edge.rejects import RejectBook
 from edge.replay import Replay
 from edge.siblings import Siblings
+from edge.slowing import Slowing
 from edge.sse import SseEncoder
 from edge.waiters import Waiters
 from edge.wheel import TimingWheel
@@ -32,6 +37,7 @@ if TYPE_CHECKING:
     from edge.access.revocations import Revocation
     from edge.connection import Connection, Leaving
     from edge.history import SharedHistory
+    from edge.journal import Notices
     from edge.options import EdgeOptions
     from schemas.cursor import Cursor
     from schemas.kinds import KindTable
@@ -116,6 +122,13 @@ class EdgeCore:
             ttl_ms=options.rejects_ttl_ms,
         )
         self.waiters = Waiters(options.waiting_events_max)
+        self.edge_id = f"{socket.gethostname()[:64]}-{token_hex(4)}"
+        """This run of this process, in what it tells others."""
+        self.notices: Notices = NoNotices()
+        self.journal = Journal(self)
+        self.slowing = Slowing(self)
+        self.pressure = Pressure(self, self.slowing)
+        self.hub.look = self.pressure.look
         self.json = FrameJson(payloads)
         self.sse = SseEncoder(self.json)
         self.sse_chunked = SseEncoder(self.json, chunked=True)
@@ -145,6 +158,7 @@ class EdgeCore:
         self.gate.start()
         self.wheel.start(loop)
         self.flusher.start(loop)
+        self.slowing.start(loop)
         self._sweeper = loop.create_task(self._sweep())
 
     async def stop(self) -> None:
@@ -152,6 +166,7 @@ class EdgeCore:
         for client in tuple(self.clients):
             client.abort("drain")
         self.wheel.stop()
+        self.slowing.stop()
         await self.gate.stop()
         if self._sweeper is not None:
             self._sweeper.cancel()
@@ -298,6 +313,16 @@ class EdgeCore:
             "tail_low_offset": (
                 "Sum of the oldest offsets that the output topic still has.",
                 sum(self.source.low_offset(partition) for partition in range(self._partitions)),
+            ),
+            "slowed_producers": ("Streams whose producers are held back now.", self.slowing.slowed),
+            "notices_told_total": ("Records about connections and slow streams.", self.notices.told),
+            "notices_dropped_total": (
+                "Records about connections and slow streams that were never told.",
+                self.notices.dropped,
+            ),
+            "slow_connections": (
+                "Connections that take nothing now.",
+                sum(client.paused for client in self.clients),
             ),
             "revocations": ("Revoked tokens and subjects held.", len(self.gate.revocations)),
             "token_keys": ("Keys that tokens are checked with.", self.gate.keys),

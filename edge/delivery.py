@@ -4,14 +4,15 @@
          ▲               ▲               │
          └───────────────┴── it takes no more, or the ring has passed it by
 
-It has a task only while it reads the past. It is never written to while its connection takes nothing: when
-it does again, it goes on from its own place.
+Who was abreast once and is no more is one of the channel's laggards, and held to what its kind allows
+(``edge/pressure.py``). It has a task only while it reads the past. It is never written to while its
+connection takes nothing: when it does again, it goes on from its own place.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import structlog
 
@@ -48,6 +49,11 @@ class Outlet(Protocol):
         ...
 
     @property
+    def transport_name(self) -> str:
+        """How it is written to."""
+        ...
+
+    @property
     def turn(self) -> asyncio.Lock | None:
         """Held while a span of the past is read and not written yet: of all its deliveries, one at a time."""
         ...
@@ -77,12 +83,16 @@ class Delivery:
         "_encoder",
         "_first",
         "_group",
+        "_group_bytes",
         "_outlet",
-        "_partition",
+        "_own_bytes",
         "_task",
         "_turn",
         "_unjudged",
+        "number",
         "over",
+        "partition",
+        "started_s",
         "subscriber",
     )
 
@@ -90,13 +100,17 @@ class Delivery:
         self._core = core
         self._encoder = encoder
         self._outlet = outlet
-        self._partition = joined.partition
+        self.partition = joined.partition
         self._first: Sequence[Frame] = joined.first
         """What is to be written before all else."""
         self._group: Group | None = None
+        self._group_bytes = self._own_bytes = 0
         self._task: asyncio.Task[None] | None = None
         self._turn: asyncio.Lock | None = None
         self.subscriber: Subscriber = joined.subscriber
+        self.number = 0
+        """Which of this edge's deliveries it is, from its start on."""
+        self.started_s = 0.0
         self.over = False
         """Nothing more is written."""
         # Nothing was known of the stream when its client came: its kind is judged before its first event.
@@ -105,34 +119,38 @@ class Delivery:
 
     def start(self) -> None:
         """Begin: write what is to be told first, and what there is."""
+        self.started_s = self._core.now_s()
+        self._core.journal.opened(self)
         self.advance()
 
     def advance(self) -> None:
         """Go on from its place, as far as the connection takes it."""
         subscriber, channel = self.subscriber, self.subscriber.channel
         group = channel.group(self._encoder)
-        if self._first and not (self.over or self._outlet.paused):
-            first, self._first = self._first, ()
-            self._write(first, from_ring=False)
-            self._end_turn()
+        self._write_first()
         while not (self.over or self._outlet.paused or self._task or self._group):
             if subscriber.finished:
                 self._outlet.delivered_end(self)
                 return
+            if subscriber.at_bound:
+                self._tell(self._core.pressure.missed(self))
+                continue
             limit = group.position if group.members else channel.ring.next_seq
+            if subscriber.drop_from >= 0:
+                limit = min(limit, subscriber.drop_from)
             frames = subscriber.take(self._core.options.write_bytes_max, limit)
             if frames:
                 if self._unjudged and not self._may_have(frames):
                     return
                 data = group.encoded(frames)
                 self._outlet.write(data)
+                self._own_bytes += len(data)
                 self._outlet.had_turn(self)
                 self._core.metrics.delivered(frames, len(data), from_ring=True)
             elif subscriber.behind:
                 self._task = asyncio.get_running_loop().create_task(self._read_the_past())
             elif group.can_take(subscriber.expect) and self._unjudged is None:
-                self._group = group
-                group.add(self, self._outlet.write, subscriber.expect, subscriber.next_offset)
+                self._join(group)
             else:  # ahead of the others, or of this edge, or not to be written to unseen
                 subscriber.on_next(self.advance)
                 return
@@ -141,13 +159,20 @@ class Delivery:
         """The connection takes no more: it keeps its own place from here on."""
         if self._group is not None:
             self._leave(self._group)
-            self.subscriber.channel.laggards.add(self)
         self.subscriber.give_up_waiting()
+        self._core.pressure.paused(self)
 
     def resume(self) -> None:
         """The connection takes more."""
-        self.subscriber.channel.laggards.discard(self)
-        self.advance()
+        self._write_first()  # it was read before what the gap may stand for
+        if not self._outlet.paused:
+            self._tell(self._core.pressure.resumed(self))
+            self.advance()
+
+    def let_go(self) -> None:
+        """Its client is too slow: give it nothing more, and have it come back."""
+        self.stop("slow")
+        self._outlet.send_away("slow")
 
     def is_passed(self) -> None:
         """See Member."""
@@ -155,8 +180,8 @@ class Delivery:
             self._leave(self._group)
         self.advance()
 
-    def stop(self) -> None:
-        """Write nothing more, and let the stream go; once."""
+    def stop(self, reason: str = "") -> None:
+        """Write nothing more, and let the stream go; once. ``reason``: the end, or the client has left."""
         if self.over:
             return
         self.over = True
@@ -167,6 +192,37 @@ class Delivery:
         self._end_turn()
         self.subscriber.channel.laggards.discard(self)
         self._core.hub.detach(self.subscriber)
+        self._core.journal.closed(self, reason or ("end" if self.subscriber.finished else "gone"))
+
+    @property
+    def state(self) -> Literal["paused", "catching_up", "history", "abreast"]:
+        """How it stands to its stream."""
+        if self.paused:
+            return "paused"
+        if self in self.subscriber.channel.laggards:
+            return "catching_up"
+        return "history" if self._task is not None else "abreast"
+
+    @property
+    def paused(self) -> bool:
+        """Whether the connection takes nothing now."""
+        return self._outlet.paused
+
+    @property
+    def transport_name(self) -> str:
+        """How it is written to."""
+        return self._outlet.transport_name
+
+    @property
+    def expect(self) -> int:
+        """The seq that comes next for it."""
+        return self._group.position if self._group is not None else self.subscriber.expect
+
+    @property
+    def bytes(self) -> int:
+        """Written to the socket so far."""
+        in_group = self._group.written_bytes - self._group_bytes if self._group is not None else 0
+        return self._own_bytes + in_group
 
     def denied(self, identity: Identity) -> Forbidden | None:
         """Say why somebody may not be given this stream any more, if so."""
@@ -182,9 +238,18 @@ class Delivery:
         """When the group that it stands in was written to last; 0 if it stands in none."""
         return self._group.flushed_s if self._group is not None else 0.0
 
+    def _join(self, group: Group) -> None:
+        """Stand with the others: it has all that there is."""
+        subscriber = self.subscriber
+        self._group, self._group_bytes = group, group.written_bytes
+        subscriber.live, subscriber.drop_from = True, -1
+        subscriber.channel.laggards.discard(self)
+        group.add(self, self._outlet.write, subscriber.expect, subscriber.next_offset)
+
     def _leave(self, group: Group) -> None:
         """Take its place with it: what the group was given, it was given."""
         subscriber = self.subscriber
+        self._own_bytes = self.bytes
         del group.members[self]
         self._group = None
         subscriber.delivered += max(group.position - subscriber.expect, 0)
@@ -205,17 +270,33 @@ class Delivery:
             self._outlet.refuse(self, denied)
         return denied is None
 
+    def _write_first(self) -> None:
+        if self._first and not (self.over or self._outlet.paused):
+            first, self._first = self._first, ()
+            self._write(first, from_ring=False)
+            self._end_turn()
+
     def _write(self, frames: Sequence[Frame], *, from_ring: bool) -> None:
         data = self._encoder.encode(frames)
         self._outlet.write(data)
+        self._own_bytes += len(data)
         self._outlet.had_turn(self)
         self._core.metrics.delivered(frames, len(data), from_ring=from_ring)
+        for frame in frames:
+            if frame.event is None and frame.type == "gap":
+                self._core.journal.gap(self, frame)
+
+    def _tell(self, gap: Frame | None) -> None:
+        if gap is not None and not self.over:
+            self._write((gap,), from_ring=False)
 
     @property
     def _goes_on(self) -> bool:
         """Whether the next span is to be read at once."""
         subscriber = self.subscriber
-        return subscriber.behind and not (self.over or self._outlet.paused or subscriber.finished)
+        return subscriber.behind and not (
+            self.over or self._outlet.paused or subscriber.finished or subscriber.at_bound
+        )
 
     async def _write_a_span(self) -> None:
         """Read one span, and write it; or keep it, and the turn, until the connection takes more."""
@@ -223,7 +304,7 @@ class Delivery:
             await turn.acquire()
             self._turn = turn
         try:
-            frames = await self._core.replay.next_frames(self.subscriber, self._partition)
+            frames = await self._core.replay.next_frames(self.subscriber, self.partition)
             if self._unjudged and frames and not self._may_have(frames):
                 return
             if self._outlet.paused:

@@ -108,6 +108,7 @@ class Flusher:
             data = group.encoded(frames)
             writes = list(group.members.values())
             group.position, group.next_offset = frames[-1].seq + 1, frames[-1].offset + 1
+            group.written_bytes += len(data)
             for write in writes:
                 write(data)
             self._metrics.flushed(frames, len(data), len(writes))

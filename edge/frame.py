@@ -24,7 +24,19 @@ class Frame:
     carries the seq that a client has reached with it.
     """
 
-    __slots__ = ("cursor", "event", "json", "offset", "proto", "read_ms", "seq", "size_bytes", "sse", "type")
+    __slots__ = (
+        "came_before",
+        "cursor",
+        "event",
+        "json",
+        "offset",
+        "proto",
+        "read_ms",
+        "seq",
+        "size_bytes",
+        "sse",
+        "type",
+    )
 
     def __init__(
         self,
@@ -50,6 +62,8 @@ class Frame:
         self.json = json
         self.sse: bytes | None = None
         self.proto: bytes | None = None
+        self.came_before = 0
+        """Bytes of payloads that came to its stream before it; set by the ring."""
 
     def __repr__(self) -> str:
         return f"Frame(seq={self.seq}, type={self.type!r}, offset={self.offset})"

@@ -35,7 +35,17 @@ class Member(Protocol):
 class Group:
     """Followers of one stream over one transport who all have what is before ``position``."""
 
-    __slots__ = ("_bytes", "_encoder", "_span", "channel", "flushed_s", "members", "next_offset", "position")
+    __slots__ = (
+        "_bytes",
+        "_encoder",
+        "_span",
+        "channel",
+        "flushed_s",
+        "members",
+        "next_offset",
+        "position",
+        "written_bytes",
+    )
 
     def __init__(self, channel: Channel, encoder: Encoder) -> None:
         self.channel = channel
@@ -46,6 +56,8 @@ class Group:
         self.next_offset = -1
         self.flushed_s = 0.0
         """When they were written to last, by the loop's clock."""
+        self.written_bytes = 0
+        """To each who was there all the time; so a member's share is a difference."""
         self._encoder = encoder
         self._span = (-1, -1)
         self._bytes = b""

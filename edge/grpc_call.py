@@ -63,7 +63,7 @@ class CallConnection(Connection):
     """One stream to one client, over a call that only the server writes to."""
 
     transport_name = "grpc"
-    __slots__ = ("_delivery", "_retry_ms", "encoder", "status")
+    __slots__ = ("_aborted", "_delivery", "_retry_ms", "encoder", "status")
 
     def __init__(
         self,
@@ -86,6 +86,7 @@ class CallConnection(Connection):
         self.encoder = encoder
         self._delivery = Delivery(core, joined, encoder, self)
         self._retry_ms = retry_ms
+        self._aborted = False
         self.status: Status | None = None
         """How the call is to end; None = well."""
         self.tenant = joined.subscriber.channel.tenant
@@ -112,14 +113,16 @@ class CallConnection(Connection):
 
     def refuse(self, delivery: Delivery, denied: Forbidden) -> None:
         """See Outlet."""
-        delivery.stop()
+        delivery.stop("refused")
         self.status = status_of(denied)
         self.finish("refused")
 
     def abort(self, reason: str) -> None:
         """See Connection."""
-        self.status = sent_away(reason, jittered(self._retry_ms))
-        super().abort(reason)
+        if not self._aborted:  # the first reason is the one
+            self._aborted = True
+            self.status = sent_away(reason, jittered(self._retry_ms))
+            super().abort(reason)
 
     def delivered_end(self, delivery: Delivery) -> None:
         """See Outlet."""

@@ -10,7 +10,7 @@ from edge.channel import Channel
 from schemas.envelope import split_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from edge.flush import Flusher
     from edge.frame import Frame
@@ -37,6 +37,8 @@ class Hub:
         self.bytes = 0
         self.evicted_events = 0
         self.followers = 0
+        self.look: Callable[[Channel], None] | None = None
+        """Called when a stream came as far as the bound of somebody who is behind."""
 
     def __len__(self) -> int:
         return len(self._channels)
@@ -62,6 +64,8 @@ class Hub:
         self._shrink()
         for channel in touched.values():
             self._flusher.touch(channel)
+            if self.look is not None and channel.look_due:
+                self.look(channel)
 
     def attach(self, subscriber: Subscriber) -> None:
         """Have a subscriber follow its channel; from here on nothing that comes is missed unnoticed."""

@@ -107,6 +107,7 @@ class Joiner:
             next_offset=-1 if cursor is None else cursor.offset + 1,
             name=name,
         )
+        subscriber.resumed = cursor is not None
         self._hub.attach(subscriber)
         if entry is not None:
             channel.kind = channel.kind or entry.kind

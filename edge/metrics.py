@@ -28,7 +28,7 @@ class EdgeMetrics:
         )
         self.closed = Counter(
             f"{_P}connections_closed_total",
-            "Connections that ended, by reason: end, left, gone, stalled, dead, drain, overload, life, "
+            "Connections that ended, by reason: end, left, gone, stalled, slow, dead, drain, overload, life, "
             "expired, revoked, refused, protocol, unsupported, slow_message.",
             ["transport", "reason"],
             registry=self.registry,
@@ -68,6 +68,31 @@ class EdgeMetrics:
         self.writes = Counter(f"{_P}writes_total", "Writes of events to clients.", registry=self.registry)
         self.gaps = Counter(
             f"{_P}gaps_total", "Gaps that this edge declared to clients.", registry=self.registry
+        )
+        slow = ["policy", "kind", "transport"]
+        self.slow_dropped = Counter(
+            f"{_P}slow_dropped_events_total",
+            "Events that clients behind their bound were told to miss, by policy: drop_old, drop_new.",
+            slow,
+            registry=self.registry,
+        )
+        self.slow_closed = Counter(
+            f"{_P}slow_closed_total",
+            "Deliveries that were ended for being behind their bound, by policy: terminate.",
+            slow,
+            registry=self.registry,
+        )
+        self.slowed_streams = Counter(
+            f"{_P}slowed_streams_total",
+            "Times that this edge began to hold back a stream's producer (slow_producer).",
+            ["kind"],
+            registry=self.registry,
+        )
+        self.slowed_publishes = Counter(
+            f"{_P}slowed_publishes_total",
+            "Publish requests that were refused because the stream's clients could not follow.",
+            ["kind"],
+            registry=self.registry,
         )
         self.heartbeats = Counter(
             f"{_P}heartbeats_total", "Comments on idle connections.", registry=self.registry

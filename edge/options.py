@@ -83,6 +83,7 @@ class EdgeOptions:
     tail_recent_records: int = 5_000
     """Records a partition that are read again at start: clients of a killed edge resume from memory."""
     rejects_recent_records: int = 25_000
+    pressure_recent_records: int = 20_000
 
     header_bytes_max: int = 16_384
     """Of a request's head: its address, names and values. Browsers and proxies keep under 8 KiB."""

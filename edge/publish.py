@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from edge.bodies import Placed
     from edge.metrics import EdgeMetrics
     from edge.options import EdgeOptions
+    from edge.slowing import Slowing
     from edge.waiters import Wait, Waiters
     from schemas.envelope import Event
     from schemas.kinds import KindTable
@@ -89,6 +90,7 @@ class Publisher:
         threads: Executor,
         *,
         topic_prefix: str,
+        pressure: Slowing,
     ) -> None:
         self._append = append
         self._wire = wire
@@ -100,6 +102,8 @@ class Publisher:
         self._quotas = quotas
         self._threads = threads
         self._topic = INPUT.named(topic_prefix)
+        self.pressure = pressure
+        """Which streams' producers are held back."""
         self._under_way = 0
 
     async def publish(
@@ -142,6 +146,7 @@ class Publisher:
     ) -> Answer:
         """Append events that were checked; raises as ``publish``."""
         key, ids = records[0][0], [event.event_id for event in events]
+        self._refuse_if_slowed(key, events)
         if request.wait and not self._waiters.room_for(len(events)):
             raise _overloaded("Too many wait", "too many events are waited for already")
         wait = self._waiters.add(key, ids) if request.wait else None
@@ -252,6 +257,22 @@ class Publisher:
                 "Send the same request again: events are told apart by event_id, so none is doubled "
                 "if each carries its own.",
             ) from None
+
+    def _refuse_if_slowed(self, key: bytes, events: Sequence[Event]) -> None:
+        slowed = self.pressure.of(key)
+        # Who asks that a stream be stopped helps; all else would only be more to fall behind with.
+        if slowed is None or all(event.type == "cancel" for event in events):
+            return
+        self._metrics.slowed_publishes.labels(slowed.kind).inc(1)
+        raise RequestError(
+            429,
+            "Stream is slowed",
+            f"the clients of {key.decode()} cannot follow, and kind {slowed.kind} slows its producer then; "
+            "nothing was appended",
+            remedy=f"Send the same request again in {slowed.retry_after_s} s.",
+            extra={"code": "slowed"},
+            headers={"retry-after": str(slowed.retry_after_s)},
+        )
 
     async def _verdicts(self, wait: Wait, ids: Sequence[str]) -> list[Answer]:
         """One verdict an event, in the order of the request; ``pending`` for what was not heard of."""

@@ -158,6 +158,8 @@ class Replay:
         for frame in span.frames:
             if frame.seq < subscriber.expect:
                 continue
+            if subscriber.at_bound:
+                break
             if _is_too_old(frame, subscriber.from_time_us):
                 subscriber.aged = True
                 continue

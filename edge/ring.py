@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from bisect import bisect_left, bisect_right
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -12,13 +13,21 @@ if TYPE_CHECKING:
 _SLACK = 256  # evicted places at the head of the list before they are given back
 
 
+class Behind(NamedTuple):
+    """What came to a stream since somebody's place in it."""
+
+    events: int
+    bytes: int
+    """Of their payloads; where the ring no longer holds them, at the stream's average."""
+
+
 class Ring:
     """Frames ``first_seq … next_seq - 1``; ``next_seq`` is -1 until a frame was seen.
 
     Old frames leave at the head and are never waited for: whoever stood there reads Kafka instead.
     """
 
-    __slots__ = ("_frames", "_head", "bytes", "last_offset", "next_seq")
+    __slots__ = ("_frames", "_head", "bytes", "came_bytes", "came_events", "last_offset", "next_seq")
 
     def __init__(self) -> None:
         self._frames: list[Frame | None] = []
@@ -26,6 +35,9 @@ class Ring:
         self.bytes = 0
         self.next_seq = -1
         self.last_offset = -1
+        self.came_events = 0
+        self.came_bytes = 0
+        """Of the payloads of all that came, held or not."""
 
     def __len__(self) -> int:
         return len(self._frames) - self._head
@@ -58,6 +70,9 @@ class Ring:
         self.bytes += frame.size_bytes
         self.next_seq = frame.seq + 1
         self.last_offset = frame.offset
+        frame.came_before = self.came_bytes
+        self.came_events += 1
+        self.came_bytes += len(frame.event.payload) if frame.event is not None else 0
         return True
 
     def evict_oldest(self) -> int:
@@ -98,3 +113,49 @@ class Ring:
                 break
             frames.append(frame)
         return frames
+
+    def get(self, seq: int) -> Frame | None:
+        """Give the frame of a seq, if it is held."""
+        if not self.first_seq <= seq < self.next_seq:
+            return None
+        return self._frames[self._head + seq - self.first_seq]
+
+    # -- how much it is from one place to another -------------------------------------------------------
+
+    def behind(self, seq: int) -> Behind:
+        """Say what came from a seq on."""
+        events = max(self.next_seq - seq, 0)
+        held = min(events, len(self))
+        first = self.get(self.next_seq - held)
+        held_bytes = self.came_bytes - first.came_before if first is not None else 0
+        return Behind(events, held_bytes + int((events - held) * self._average_bytes))
+
+    def newest_within(self, bytes_max: int) -> int:
+        """Give the seq from which on there are no more bytes than that, though one event at least."""
+        start = self.came_bytes - bytes_max
+        place = bisect_left(self._frames, start, lo=self._head, key=_came_before)
+        seq = self.first_seq + place - self._head
+        oldest = self.oldest
+        if place == self._head and oldest is not None and self._average_bytes > 0:
+            seq -= int((oldest.came_before - start) / self._average_bytes)
+        return min(seq, self.next_seq - 1)
+
+    def seq_after(self, seq: int, bytes_max: int) -> int:
+        """Give the seq before which there are no more bytes from ``seq`` on, though one event at least."""
+        first = self.get(seq)
+        if first is None:
+            return seq + max(int(bytes_max / max(self._average_bytes, 1)), 1)
+        limit = first.came_before + bytes_max
+        if self.came_bytes <= limit:
+            return self.next_seq
+        place = bisect_right(self._frames, limit, lo=self._head, key=_came_before) - 1
+        return max(self.first_seq + place - self._head, seq + 1)
+
+    @property
+    def _average_bytes(self) -> float:
+        return self.came_bytes / self.came_events if self.came_events else 0.0
+
+
+def _came_before(frame: Frame | None) -> int:
+    assert frame is not None  # only places before the head are empty
+    return frame.came_before

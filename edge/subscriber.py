@@ -23,14 +23,18 @@ class Subscriber:
         "aged",
         "channel",
         "delivered",
+        "drop_from",
         "expect",
         "finished",
         "from_time_us",
         "gaps",
+        "given_up",
+        "live",
         "name",
         "next_offset",
         "replaying",
         "resumable",
+        "resumed",
         "settled",
         "stop_offset",
         "truncated",
@@ -61,7 +65,20 @@ class Subscriber:
         self.name = name
         self.delivered = 0
         self.gaps = 0
+        self.resumed = False
+        """It came with a cursor."""
+        self.live = False
+        """It had all that there was at some time: from then on it is held to the bound of its kind."""
+        self.given_up = False
+        """Its producer was held back for it for long enough."""
+        self.drop_from = -1
+        """It fell behind, and what comes from here on it is not given; -1 = all is."""
         self._wake: Callable[[], None] | None = None
+
+    @property
+    def at_bound(self) -> bool:
+        """Whether it was given all that it may be owed, and misses what came after it."""
+        return 0 <= self.drop_from <= self.expect
 
     @property
     def behind(self) -> bool:

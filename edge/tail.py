@@ -13,9 +13,10 @@ from edge.access.revocations import Revocation, revocation_of, unreadable
 from edge.frame import Frame, frame_of
 from edge.index import IndexEntry, entry_of
 from edge.rejects import Verdict, verdict_of
+from edge.slowing import SILENT_S, Counts, Said
 from schemas.envelope import TICK
 from schemas.errors import WireError
-from schemas.topics import INDEX, OUTPUT, REJECTS, REVOCATIONS, topic_version
+from schemas.topics import INDEX, OUTPUT, PRESSURE, REJECTS, REVOCATIONS, topic_version
 
 if TYPE_CHECKING:
     import asyncio
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from edge.index import StreamIndex
     from edge.options import EdgeOptions
     from edge.rejects import RejectBook
+    from edge.slowing import Slowing
     from edge.waiters import Waiters
     from schemas.payloads import PayloadCodec
     from schemas.record import Record
@@ -45,6 +47,8 @@ class TailBatch:
     entries: list[tuple[bytes, IndexEntry | None]] = field(default_factory=list)
     """None: the stream's history is over."""
     verdicts: list[tuple[bytes, Verdict]] = field(default_factory=list)
+    words: list[tuple[bytes, str, Said | None]] = field(default_factory=list)
+    """Stream key, edge, and what it says of its clients there; None: nothing any more."""
     revocations: list[tuple[bytes, Revocation | None]] = field(default_factory=list)
     """None: a token is good again."""
     undecodable: int = 0
@@ -60,6 +64,7 @@ class Decoder:
         self.output = OUTPUT.named(topic_prefix)
         self.index = INDEX.named(topic_prefix)
         self.rejects = REJECTS.named(topic_prefix)
+        self.pressure = PRESSURE.named(topic_prefix)
         self.revocations = REVOCATIONS.named(topic_prefix)
         self.topic_version = topic_version(self.output)
 
@@ -114,8 +119,21 @@ class Decoder:
                 self._wire.decode(record.value or b"", REJECTS.subject), read_s=time.monotonic()
             )
             batch.verdicts.append((key, verdict))
+        elif record.topic == self.pressure:
+            self._add_words(batch, key, record)
         elif record.topic == self.revocations:
             batch.revocations.append((key, self._revocation(key, record)))
+
+    def _add_words(self, batch: TailBatch, key: bytes, record: Record) -> None:
+        stream_key, _, edge = key.rpartition(b"/")
+        if record.value is None:
+            batch.words.append((stream_key, edge.decode("utf-8", "replace"), None))
+            return
+        if time.time() - record.timestamp_us / 1_000_000 > SILENT_S:
+            return  # read again at a start; whoever said so has said it anew, or is gone
+        said = self._wire.decode(record.value, PRESSURE.subject)
+        counts = Counts(said["subscribers"], said["behind"])
+        batch.words.append((stream_key, said["edge"], Said(said["edge"], said["kind"], counts)))
 
     def _revocation(self, key: bytes, record: Record) -> Revocation | None:
         if record.value is None:
@@ -164,6 +182,7 @@ class Tail:
         decoder: Decoder,
         *,
         revoked: Revoked,
+        slowing: Slowing,
     ) -> None:
         self._hub = hub
         self._index = index
@@ -171,6 +190,7 @@ class Tail:
         self._waiters = waiters
         self._decoder = decoder
         self._revoked = revoked
+        self._slowing = slowing
         self._positions: dict[Place, int] = {}
         self._caught_up: set[Place] = set()
         self._state = TailState()
@@ -185,6 +205,7 @@ class Tail:
             Followed(self._decoder.index, -1),
             Followed(self._decoder.output, options.tail_recent_records),
             Followed(self._decoder.rejects, options.rejects_recent_records),
+            Followed(self._decoder.pressure, options.pressure_recent_records),
         ]
         if options.access.configured:
             followed.append(Followed(self._decoder.revocations, -1))
@@ -215,6 +236,8 @@ class Tail:
         for key, verdict in batch.verdicts:
             self._rejects.add(key, verdict)
             self._waiters.rejected(key, verdict)
+        if batch.words:
+            self._slowing.heard(batch.words)
         if self._waiters.any:
             for key, partition, frame in batch.frames:
                 self._waiters.accepted(key, partition, frame)

@@ -37,6 +37,7 @@ COMMANDS = (
     "levers",
     "asides",
     "tokens",
+    "connections",
 )
 
 EPILOGUE = """\

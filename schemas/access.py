@@ -13,6 +13,7 @@ from schemas.topics import (
     AGGREGATE_PARTIALS_CHANGELOG,
     AGGREGATE_WINDOWS_CHANGELOG,
     AUDIT,
+    CONNECTIONS,
     CONTROLS,
     DEAD_LETTERS,
     DEAD_REPLAYS,
@@ -22,6 +23,7 @@ from schemas.topics import (
     INPUT,
     LATE_EVENTS,
     OUTPUT,
+    PRESSURE,
     RECORDS,
     REJECTS,
     REVOCATIONS,
@@ -82,7 +84,9 @@ ROLES: Final[Mapping[str, Access]] = {
 }
 OF_EVERY_ROLE: Final = Access(reads=(CONTROLS, DEPLOYED), writes=(DEPLOYED,))
 """Beside its own: which partitions an operator paused, and what is deployed of it."""
-OF_EDGE: Final = Access(reads=(OUTPUT, INDEX, REJECTS, REVOCATIONS), writes=(INPUT,))
+OF_EDGE: Final = Access(
+    reads=(OUTPUT, INDEX, REJECTS, REVOCATIONS, PRESSURE), writes=(INPUT, PRESSURE, CONNECTIONS)
+)
 OF_PRODUCER: Final = Access(writes=(INPUT,))
 OF_RESPONDER: Final = Access(
     # Dead letters are handed in again to where they came from: any topic that a role reads.

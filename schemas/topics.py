@@ -174,6 +174,24 @@ AUDIT: Final = TopicSpec(
     cleanup="delete",
     doc="Each lever that was moved: who, on what, why, and how it is taken back.",
 )
+PRESSURE: Final = TopicSpec(
+    name="edge.pressure.v1",
+    key="tenant/stream_id/edge",
+    subject="sluicegate.Pressure",
+    partitions=1,  # a record an edge and slow stream, each read by every edge
+    retention_ms=DAY_MS,  # what was not said again for seconds counts no more; a day to look at it
+    cleanup="compact,delete",
+    doc="How many of a stream's clients are behind, by edge, while any is: what slows its producer.",
+)
+CONNECTIONS: Final = TopicSpec(
+    name="edge.connections.v1",
+    key="tenant/stream_id",
+    subject="sluicegate.ConnectionEvent",
+    partitions=STREAM_PARTITIONS,
+    retention_ms=7 * DAY_MS,  # as long as the events that were delivered
+    cleanup="delete",
+    doc="How streams were delivered: opened, resumed, gap, closed, as edges saw it; best effort.",
+)
 REVOCATIONS: Final = TopicSpec(
     name="edge.revocations.v1",
     key="jti:ID or sub:NAME",
@@ -227,6 +245,8 @@ TOPICS: Final[tuple[TopicSpec, ...]] = (
     DEPLOYED,
     AUDIT,
     REVOCATIONS,
+    PRESSURE,
+    CONNECTIONS,
     INGEST_STREAMS_CHANGELOG,
     AGGREGATE_PARTIALS_CHANGELOG,
     AGGREGATE_WINDOWS_CHANGELOG,

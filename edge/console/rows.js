@@ -53,6 +53,7 @@ const REASONS = {
   history: "they are older than the history of this kind",
   ephemeral: "this kind keeps no history",
   lost: "they are no longer to be found",
+  slow: "this reader was too slow for them",
   unreadable: "its payload cannot be read",
   missing_input: "they never came in",
   topic_version: "the topic was replaced since",

@@ -139,7 +139,3 @@ def test_what_is_said_over_a_websocket_is_what_the_code_takes() -> None:
     options = EdgeOptions()
     assert f"within {options.websocket_pong_ms_max // 1_000} seconds is cut off" in text
     assert f"and {options.request_read_ms_max // 1_000} seconds to come" in text
-
-
-def test_what_is_not_served_yet_is_said() -> None:
-    assert "**Not yet served:** slowing a producer down (`429`)" in PAGE

@@ -176,7 +176,7 @@ def read_until(client: socket.socket, text: bytes) -> bytes:
 
 
 def endless(edge: ShownEdge, start: bytes, more: bytes, bytes_max: int = 64 << 20) -> tuple[bytes, int]:
-    """Send a start and then more of the same until the edge has enough; give its answer, and how much went."""
+    """Send a start and then more of the same until the edge has enough; give its answer, and what went."""
     sent = 0
     with edge.connect() as client:
         client.sendall(start)

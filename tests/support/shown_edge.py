@@ -1,4 +1,4 @@
-"""An edge in a process of its own that needs no Kafka, as it plays a recording: for what is sent to its port."""
+"""An edge in a process of its own that needs no Kafka: it plays a recording. For what is sent to its port."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class ShownEdge:
         return socket.create_connection(("127.0.0.1", self.port), timeout_s)
 
     def said(self, *parts: bytes, half_close: bool = False, until: bytes | None = None) -> bytes:
-        """All that it answers to these parts until it closes, or ``until`` is among it; nothing if it is away."""
+        """All that it answers to these parts until it closes or said ``until``; nothing if it is away."""
         answer = b""
         with suppress(ConnectionError), self.connect() as client:
             for part in parts:

@@ -1,0 +1,266 @@
+"""Real sockets that stop reading, at real edges on Kafka: who is named, what is dropped, who is slowed."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import grpc
+import httpx2
+import psutil
+import pytest
+from websockets.sync.client import connect
+
+from schemas.proto.sluicegate.v1.stream_pb2 import WatchRequest
+from schemas.proto.sluicegate.v1.stream_pb2_grpc import StreamServiceStub
+from schemas.topics import CONNECTIONS
+from schemas.wire import WireCodec
+from tests.support.read_topic import read_committed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.support.edge_process import EdgeProcess
+    from tests.support.ingest_twin import IngestTwin, TwinStream
+
+pytestmark = pytest.mark.timeout(240)
+LINE_BYTES = 20_000
+DEADLINE_S = 90.0
+# They are to be found slow before they are given up as gone.
+PATIENT = {"write_stall_ms_max": 200_000}
+
+
+class Reader:
+    """One client that reads when it is told to; what it does not read, the kernel holds little of."""
+
+    def __init__(self, edge: EdgeProcess, stream_id: str) -> None:
+        at = urlsplit(edge.url)
+        self.socket = socket.socket()
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        self.socket.settimeout(DEADLINE_S)
+        self.socket.connect((at.hostname, at.port))
+        # HTTP/1.0: the answer is not in chunks.
+        self.socket.sendall(
+            f"GET /v1/streams/{stream_id}/events HTTP/1.0\r\nhost: {at.netloc}\r\n\r\n".encode()
+        )
+        self.peer = "{}:{}".format(*self.socket.getsockname())
+        self.data = bytearray()
+
+    def read_until(self, seq: int) -> list[dict[str, Any]]:
+        """Read until an event of that seq has come; give all so far."""
+        while (b'"seq":%d,' % seq) not in self.data[-20 * LINE_BYTES :] or not self.data.endswith(b"\n\n"):
+            data = self.socket.recv(1 << 18)
+            assert data, "the edge closed the connection"
+            self.data += data
+        return [json.loads(one) for one in re.findall(rb"^data: (.*)\n\n", self.data, re.MULTILINE)]
+
+
+@pytest.fixture
+def readers() -> Iterator[Callable[[EdgeProcess, str], Reader]]:
+    made: list[Reader] = []
+
+    def make(edge: EdgeProcess, stream_id: str) -> Reader:
+        made.append(Reader(edge, stream_id))
+        made[-1].read_until(0)
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.socket.close()
+
+
+def write(twin: IngestTwin, stream: TwinStream, count: int, *readers: Reader) -> None:
+    """Write events; who is to keep up reads along."""
+    for _ in range(0, count, 50):
+        twin.write(stream, [("log", {"line": "x" * LINE_BYTES})] * 50)
+        for one in readers:
+            one.read_until(stream.next_seq - 1)
+
+
+def until(done: Callable[[], Any]) -> Any:
+    deadline = time.monotonic() + DEADLINE_S
+    while not (found := done()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return found
+
+
+def slow_at(edge: EdgeProcess) -> list[dict[str, Any]]:
+    answer = httpx2.get(f"{edge.url}/v1/connections?slow=true", trust_env=False).json()
+    assert len(answer["connections"]) == answer["total"]
+    return list(answer["connections"])
+
+
+def post(edge: EdgeProcess, stream_id: str) -> httpx2.Response:
+    return httpx2.post(
+        f"{edge.url}/v1/streams/{stream_id}/events?kind=job",
+        json={"type": "log", "payload": {"line": "one more"}},
+        trust_env=False,
+        timeout=30,
+    )
+
+
+def test_who_stops_reading_is_named_costs_no_memory_and_is_told_what_it_missed(
+    make_edge, twin, readers, kafka_options, registry
+):
+    stream = twin.open("session", kind="chat")  # drop_new, at most 1,000 events or 1 MiB behind
+    edge = make_edge(**PATIENT)
+    quick, *slow = (readers(edge, "session") for _ in range(4))
+
+    write(twin, stream, 400, quick)
+    assert [one["seq"] for one in quick.read_until(400)] == list(range(401))
+    found = until(lambda: len(slow_at(edge)) == 3 and slow_at(edge))
+    assert {one["peer"] for one in found} == {one.peer for one in slow}
+    assert all((one["policy"], one["state"], one["kind"]) == ("drop_new", "paused", "chat") for one in found)
+    assert all(one["paused_ms"] > 0 and one["bytes_behind"] > 1 << 20 for one in found)
+    assert all(0 < one["bytes_pending"] < 600_000 for one in found)
+
+    process = psutil.Process(edge.process.pid)
+    before = process.memory_info().rss
+    write(twin, stream, 1_200, quick)
+    assert [one["seq"] for one in quick.read_until(1_600)] == list(range(1_601))
+    pending = [one["bytes_pending"] for one in slow_at(edge)]
+    assert pending == [one["bytes_pending"] for one in found]
+    assert process.memory_info().rss - before < 1_200 * LINE_BYTES  # a third of what three would miss
+
+    late = slow[0]
+    seen = late.read_until(1_600)
+    gap = seen[-1]
+    assert [one["seq"] for one in seen[:-1]] == list(range(gap["from_seq"]))
+    assert (gap["type"], gap["reason"], gap["to_seq"]) == ("gap", "slow", 1_600)
+    assert edge.metric("sluicegate_edge_slow_dropped_events_total") == gap["count"]
+    write(twin, stream, 50, quick)
+    assert [one["seq"] for one in late.read_until(1_650)[len(seen) :]] == list(range(1_601, 1_651))
+
+    quick.socket.close()
+    late.socket.close()
+    until(lambda: edge.metric("sluicegate_edge_connections") == 2)
+    wire = WireCodec(registry)
+
+    def told(messages: list[Any]) -> list[dict[str, Any]]:
+        return [wire.decode(one.value(), CONNECTIONS.subject) for one in messages]
+
+    kept = told(
+        read_committed(
+            kafka_options,
+            CONNECTIONS,
+            lambda found: sum(one["action"] == "closed" for one in told(found)) == 2,
+        )
+    )
+    assert {one["peer"] for one in kept if one["action"] == "opened"} == {
+        quick.peer,
+        *(one.peer for one in slow),
+    }
+    assert [
+        (one["peer"], one["from_seq"], one["to_seq"], one["reason"]) for one in kept if one["action"] == "gap"
+    ] == [(late.peer, gap["from_seq"], 1_600, "slow")]
+    closed = {one["peer"]: one for one in kept if one["action"] == "closed"}
+    assert {(one["reason"], one["seq"]) for one in closed.values()} == {("gone", 1_650)}
+    assert closed[quick.peer]["events"] == 1_651
+    assert closed[quick.peer]["bytes"] > 1_650 * LINE_BYTES > closed[late.peer]["bytes"]
+
+
+class SlowWebSocket:
+    """One subscription, of which no more is read ahead than a little."""
+
+    transport = "websocket"
+
+    def __init__(self, edge: EdgeProcess, stream_id: str) -> None:
+        address = edge.url.replace("http://", "ws://") + "/v1/ws"
+        self._socket = connect(
+            address, proxy=None, compression=None, max_queue=1, max_size=None, open_timeout=DEADLINE_S
+        ).__enter__()
+        self._socket.send(json.dumps({"type": "subscribe", "stream": stream_id}))
+
+    def next(self) -> dict[str, Any]:
+        while (message := json.loads(self._socket.recv(DEADLINE_S)))["type"] != "event":
+            assert message["type"] in ("connected", "subscribed"), message
+        return dict(message["event"])
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class SlowCall:
+    """One call, whose messages come as they are asked for."""
+
+    transport = "grpc"
+
+    def __init__(self, edge: EdgeProcess, stream_id: str) -> None:
+        self._channel = grpc.insecure_channel(edge.grpc_address)
+        asked = WatchRequest(tenant="default", stream_id=stream_id)
+        self._call = StreamServiceStub(self._channel).Watch(asked, timeout=2 * DEADLINE_S)
+        self._came: deque[Any] = deque()
+
+    def next(self) -> dict[str, Any]:
+        while not self._came:
+            self._came.extend(next(self._call).events)
+        return dict(json.loads(self._came.popleft().json))
+
+    def close(self) -> None:
+        self._call.cancel()
+        self._channel.close()
+
+
+@pytest.mark.parametrize("transport", [SlowWebSocket, SlowCall], ids=lambda one: one.transport)
+def test_a_client_of_another_transport_is_named_and_told_of_what_it_missed_just_so(
+    make_edge, twin, transport
+):
+    stream = twin.open("session", kind="chat")
+    edge = make_edge(**PATIENT)
+    slow = transport(edge, "session")
+    assert slow.next()["seq"] == 0
+    write(twin, stream, 400)
+    (found,) = until(lambda: [one for one in slow_at(edge) if one["bytes_behind"] > 1 << 20])
+    assert (found["transport"], found["policy"], found["state"]) == (
+        transport.transport,
+        "drop_new",
+        "paused",
+    )
+    until(lambda: edge.metric("sluicegate_edge_tail_lag_records") == 0)
+
+    expected = 1
+    while (event := slow.next())["type"] != "gap":
+        assert event["seq"] == expected
+        expected += 1
+    assert (event["reason"], event["from_seq"], event["to_seq"]) == ("slow", expected, 400)
+    dropped = 'slow_dropped_events_total{kind="chat",policy="drop_new",transport="%s"} %s'
+    assert dropped % (transport.transport, float(event["count"])) in edge.wait_for("/metrics").text
+    write(twin, stream, 50)
+    assert [slow.next()["seq"] for _ in range(10)] == list(range(401, 411))
+    slow.close()
+
+
+def test_a_producer_gets_429_while_all_clients_of_all_edges_are_behind_and_flows_again_when_one_reads(
+    make_edge, twin, readers, kafka_options, registered_schemas, tmp_path
+):
+    stream = twin.open("build", kind="job")  # slow_producer, at most 10,000 events or 8 MiB behind
+    here, there = make_edge(**PATIENT), make_edge(**PATIENT)
+    slow, other = readers(here, "build"), readers(there, "build")
+    write(twin, stream, 1_000, other)
+    until(lambda: slow_at(here) and slow_at(here)[0]["bytes_behind"] > 8 << 20)
+    until(lambda: there.metric("sluicegate_edge_tail_lag_records") == 0)
+    assert post(here, "build").status_code == 202  # one of two keeps up
+
+    write(twin, stream, 800)
+    refused = until(lambda: (answer := post(there, "build")).status_code == 429 and answer)
+    assert refused.headers["retry-after"] == "1"
+    assert refused.json()["code"] == "slowed"
+    until(lambda: post(here, "build").status_code == 429)
+    assert post(here, "elsewhere").status_code == 202
+
+    other_seen = other.read_until(1_800)
+    until(lambda: post(there, "build").status_code == 202)
+    until(lambda: post(here, "build").status_code == 202)
+    slow_seen = slow.read_until(1_800)
+    for seen in (other_seen, slow_seen):
+        assert [one["seq"] for one in seen] == list(range(1_801))
+    for edge in (here, there):
+        assert edge.metric("sluicegate_edge_slowed_streams_total") == 1
+        assert edge.metric("sluicegate_edge_slowed_publishes_total") >= 1
+        assert "slow_dropped_events_total{" not in edge.wait_for("/metrics").text

@@ -1,0 +1,68 @@
+"""What is told of deliveries: opened or resumed, each gap, and how they closed."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.support_pressure import BOUND, Scene, backpressure, cursor_of, gaps_of, play, until
+
+TOPIC = "edge.connections.v1"
+
+
+@pytest.mark.parametrize("left", ["gone", "end", "drain"])
+def test_a_delivery_is_told_from_its_opening_to_its_close(left):
+    async def scene() -> None:
+        edge = Scene(backpressure("drop_old"))
+        edge.emit()
+        out = await edge.reader()
+        edge.emit(3)
+        if left == "gone":
+            out.close()
+        elif left == "end":
+            edge.emit(end=True)
+        else:
+            await edge.core.drain()
+        await until(lambda: edge.told.of(TOPIC, action="closed"))
+        opened, closed = edge.told.of(TOPIC)
+        assert {key for _, key, _ in edge.told.records} == {b"default/s"}
+        shared = {
+            name: opened[name] for name in ("edge", "connection", "transport", "peer", "kind", "stream_id")
+        }
+        assert shared.items() <= closed.items()
+        assert shared | {"edge": ""} == {
+            "edge": "", "connection": 1, "transport": "sse", "peer": "a client", "kind": "job",
+            "stream_id": "s",
+        }  # fmt: skip
+        assert (opened["action"], opened["seq"]) == ("opened", -1)
+        assert (closed["reason"], closed["seq"]) == (left, edge.next_seq - 1)
+        assert closed["events"] == edge.next_seq
+        assert closed["bytes"] == len(out.data[out.data.index(b"id: ") :].partition(b"retry:")[0])
+        assert closed["duration_ms"] >= 0
+        assert opened["time_us"] <= closed["time_us"]
+
+    play(scene())
+
+
+def test_who_comes_with_a_cursor_has_resumed_from_it_and_a_gap_is_told_as_the_client_was_told():
+    async def scene() -> None:
+        edge = Scene(backpressure("drop_old"))
+        edge.emit()
+        out = await edge.reader()
+        out.close()
+        await until(lambda: edge.told.of(TOPIC, action="closed"))
+        back = edge.connect(cursor_of(out.data))
+        assert back is not None
+        (resumed,) = edge.told.of(TOPIC, action="resumed")
+        assert (resumed["seq"], resumed["connection"]) == (0, 2)
+        edge.emit()
+        back.full = True
+        edge.emit()
+        await until(lambda: back.get_write_buffer_size() > 0)
+        edge.emit(5 * BOUND)
+        back.drain()
+        ((from_seq, to_seq, _),) = gaps_of(back.data)
+        (gap,) = edge.told.of(TOPIC, action="gap")
+        assert (gap["from_seq"], gap["to_seq"], gap["reason"]) == (from_seq, to_seq, "slow")
+        assert gap["count"] == to_seq + 1 - from_seq
+
+    play(scene())
