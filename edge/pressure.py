@@ -56,7 +56,7 @@ class Pressure:
     def paused(self, delivery: Delivery) -> None:
         """It takes nothing more; note when it is to be looked at if it stays so."""
         subscriber = delivery.subscriber
-        if not subscriber.live:
+        if delivery.over or not subscriber.live:
             return
         channel = subscriber.channel
         channel.laggards.add(delivery)
@@ -86,7 +86,7 @@ class Pressure:
         subscriber = delivery.subscriber
         policy, kind = self.policy_of(delivery), self.kind_of(subscriber.channel)
         subscriber.given_up = False
-        if kind is None or not subscriber.live or not self.is_over(delivery, kind):
+        if delivery.over or kind is None or not subscriber.live or not self.is_over(delivery, kind):
             return None
         if policy == "terminate":
             self.let_go(delivery, kind, policy)

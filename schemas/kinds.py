@@ -62,10 +62,11 @@ class BackpressurePolicy:
     behind_events_max: int
     behind_bytes_max: int
     behind_share: float
-    """Share of a stream's subscribers that must be behind before the producer is slowed."""
+    """Share of a stream's subscribers that must be behind before the producer is slowed; else 1."""
     stall_ms_max: int
-    """Longest that a producer is slowed; after it ``then`` applies."""
+    """Longest that a producer is slowed; after it ``then`` applies. 0 for another policy."""
     then: Literal["drop_old", "drop_new", "terminate"]
+    """For another policy than ``slow_producer`` it is that policy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +184,7 @@ LOG: Final = Kind(
     replay=ReplayPolicy(
         resumable=True, history_ms=3 * DAY_MS, history_events=1_000_000, history_bytes=256 * MIB
     ),
-    backpressure=BackpressurePolicy("drop_old", 50_000, 16 * MIB, 1.0, 10_000, "drop_old"),
+    backpressure=BackpressurePolicy("drop_old", 50_000, 16 * MIB, 1.0, 0, "drop_old"),
     observability=ObservabilityPolicy(_RECORD, freshness_target_ms=1_000),
     runbooks=_RUNBOOKS,
     order=OrderPolicy(
@@ -223,7 +224,7 @@ CHAT: Final = Kind(
     ),
     delivery=DeliveryPolicy("exactly_once"),
     replay=ReplayPolicy(resumable=True, history_ms=DAY_MS, history_events=20_000, history_bytes=16 * MIB),
-    backpressure=BackpressurePolicy("drop_new", 1_000, MIB, 1.0, 5_000, "drop_new"),
+    backpressure=BackpressurePolicy("drop_new", 1_000, MIB, 1.0, 0, "drop_new"),
     observability=ObservabilityPolicy(_RECORD, freshness_target_ms=500),
     runbooks=_RUNBOOKS,
     order=OrderPolicy(

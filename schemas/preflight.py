@@ -133,6 +133,12 @@ def _backpressure_problems(kind: Kind) -> list[str]:
     ]
     if not 0 < policy.behind_share <= 1:
         problems.append(f"backpressure.behind_share must be over 0 and at most 1, is {policy.behind_share}")
+    of_slowing = (policy.behind_share, policy.stall_ms_max, policy.then)
+    if policy.policy != "slow_producer" and of_slowing != (1, 0, policy.policy):
+        problems.append(
+            "backpressure.behind_share, stall_ms_max and then are of slow_producer: "
+            f"with {policy.policy} they are 1, 0 and {policy.policy}, for they would change nothing"
+        )
     if policy.policy == "slow_producer" and not 0 < policy.stall_ms_max < kind.connection.idle_timeout_ms:
         problems.append(
             "backpressure.stall_ms_max must be positive and under connection.idle_timeout_ms: "

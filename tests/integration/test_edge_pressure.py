@@ -6,13 +6,18 @@ import json
 import re
 import socket
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import grpc
 import httpx2
 import psutil
 import pytest
+from websockets.sync.client import connect
 
+from schemas.proto.sluicegate.v1.stream_pb2 import WatchRequest
+from schemas.proto.sluicegate.v1.stream_pb2_grpc import StreamServiceStub
 from schemas.topics import CONNECTIONS
 from schemas.wire import WireCodec
 from tests.support.read_topic import read_committed
@@ -158,6 +163,77 @@ def test_who_stops_reading_is_named_costs_no_memory_and_is_told_what_it_missed(
     assert {(one["reason"], one["seq"]) for one in closed.values()} == {("gone", 1_650)}
     assert closed[quick.peer]["events"] == 1_651
     assert closed[quick.peer]["bytes"] > 1_650 * LINE_BYTES > closed[late.peer]["bytes"]
+
+
+class SlowWebSocket:
+    """One subscription, of which no more is read ahead than a little."""
+
+    transport = "websocket"
+
+    def __init__(self, edge: EdgeProcess, stream_id: str) -> None:
+        address = edge.url.replace("http://", "ws://") + "/v1/ws"
+        self._socket = connect(
+            address, proxy=None, compression=None, max_queue=1, max_size=None, open_timeout=DEADLINE_S
+        ).__enter__()
+        self._socket.send(json.dumps({"type": "subscribe", "stream": stream_id}))
+
+    def next(self) -> dict[str, Any]:
+        while (message := json.loads(self._socket.recv(DEADLINE_S)))["type"] != "event":
+            assert message["type"] in ("connected", "subscribed"), message
+        return dict(message["event"])
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class SlowCall:
+    """One call, whose messages come as they are asked for."""
+
+    transport = "grpc"
+
+    def __init__(self, edge: EdgeProcess, stream_id: str) -> None:
+        self._channel = grpc.insecure_channel(edge.grpc_address)
+        asked = WatchRequest(tenant="default", stream_id=stream_id)
+        self._call = StreamServiceStub(self._channel).Watch(asked, timeout=2 * DEADLINE_S)
+        self._came: deque[Any] = deque()
+
+    def next(self) -> dict[str, Any]:
+        while not self._came:
+            self._came.extend(next(self._call).events)
+        return dict(json.loads(self._came.popleft().json))
+
+    def close(self) -> None:
+        self._call.cancel()
+        self._channel.close()
+
+
+@pytest.mark.parametrize("transport", [SlowWebSocket, SlowCall], ids=lambda one: one.transport)
+def test_a_client_of_another_transport_is_named_and_told_of_what_it_missed_just_so(
+    make_edge, twin, transport
+):
+    stream = twin.open("session", kind="chat")
+    edge = make_edge(**PATIENT)
+    slow = transport(edge, "session")
+    assert slow.next()["seq"] == 0
+    write(twin, stream, 400)
+    (found,) = until(lambda: [one for one in slow_at(edge) if one["bytes_behind"] > 1 << 20])
+    assert (found["transport"], found["policy"], found["state"]) == (
+        transport.transport,
+        "drop_new",
+        "paused",
+    )
+    until(lambda: edge.metric("sluicegate_edge_tail_lag_records") == 0)
+
+    expected = 1
+    while (event := slow.next())["type"] != "gap":
+        assert event["seq"] == expected
+        expected += 1
+    assert (event["reason"], event["from_seq"], event["to_seq"]) == ("slow", expected, 400)
+    dropped = 'slow_dropped_events_total{kind="chat",policy="drop_new",transport="%s"} %s'
+    assert dropped % (transport.transport, float(event["count"])) in edge.wait_for("/metrics").text
+    write(twin, stream, 50)
+    assert [slow.next()["seq"] for _ in range(10)] == list(range(401, 411))
+    slow.close()
 
 
 def test_a_producer_gets_429_while_all_clients_of_all_edges_are_behind_and_flows_again_when_one_reads(

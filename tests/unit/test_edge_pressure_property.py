@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge import slowing
-from tests.unit.support_pressure import Scene, backpressure, cursor_of, play, said, until
+from tests.unit.support_pressure import KEY, Scene, backpressure, cursor_of, play, said, until
 
 if TYPE_CHECKING:
     from tests.support.fake_transport import FakeTransport
@@ -119,6 +119,9 @@ def check_counters(edge: Scene, outs: list[FakeTransport]) -> None:
     assert sum(one["action"] == "closed" for one in told) == len(outs)
     assert sum(one["count"] for one in told if one["action"] == "gap") == missed
     assert edge.core.hub.followers == 0
+    channel = edge.core.hub.get(KEY)
+    assert channel is not None
+    assert not channel.laggards
 
 
 @settings(max_examples=60, deadline=None)

@@ -6,6 +6,8 @@ import asyncio
 import gc
 import json
 import struct
+import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,6 +17,8 @@ from websockets.frames import Close, Frame, Opcode
 from websockets.protocol import CLIENT, OPEN, Protocol
 from websockets.server import ServerProtocol
 
+from edge.access.identity import ANYBODY
+from edge.access.options import AccessOptions
 from edge.core import EdgeCore
 from edge.frame import declared
 from edge.history import SharedHistory
@@ -375,6 +379,20 @@ def test_a_silent_client_is_pinged_and_cut_off_if_it_does_not_answer_though_it_i
         assert answered >= 1
         await gone(dead)
         assert living.connection in room.core.clients
+
+    play(scene())
+
+
+def test_a_client_is_warned_before_its_token_ends_and_sent_away_when_it_does():
+    async def scene() -> None:
+        room = Room(access=AccessOptions(expiry_warning_ms=1_000))
+        peer = room.connect()
+        peer.say({"type": "subscribe", "stream": "s"})
+        peer.connection.authorise(replace(ANYBODY, expires_s=time.time() + 2))
+        await until(lambda: peer.out.half_closed or "reconnect" in peer.types())
+        assert peer.types() == ["connected", "subscribed", "expiring", "reconnect"]
+        assert peer.messages()[-1]["reason"] == "expired"
+        assert peer.close_code() == 1008
 
     play(scene())
 

@@ -66,6 +66,9 @@ def part(policy: str, /, **changes: Any) -> Kind:
         (part("backpressure", then="slow_producer"), "backpressure.then cannot be"),
         (part("backpressure", behind_events_max=0), "backpressure.behind_events_max must be positive"),
         (part("backpressure", behind_share=0), "behind_share"),
+        (part("backpressure", policy="drop_old", stall_ms_max=0, behind_share=0.5), "would change nothing"),
+        (part("backpressure", policy="drop_old"), "would change nothing"),
+        (part("backpressure", policy="terminate", stall_ms_max=0), "would change nothing"),
         (part("backpressure", stall_ms_max=2**40), "timed out for being slow"),
         (part("backpressure", behind_events_max=10**9), "nothing could be resumed"),
         (part("order", reorder_events_max=-1), "order.reorder_events_max must not be negative"),
@@ -80,6 +83,11 @@ def part(policy: str, /, **changes: Any) -> Kind:
 def test_a_kind_that_is_not_sound_is_refused_with_the_policy_named(kind: Kind, words: str) -> None:
     problems = problems_of(kind, TOPICS)
     assert any(words in problem for problem in problems), problems
+
+
+@pytest.mark.parametrize("policy", ["drop_old", "drop_new", "terminate"])
+def test_a_policy_that_slows_nobody_is_sound_with_nothing_said_of_slowing(policy: str) -> None:
+    assert problems_of(part("backpressure", policy=policy, stall_ms_max=0, then=policy), TOPICS) == []
 
 
 def test_topics_that_cannot_keep_the_policies_are_named() -> None:
