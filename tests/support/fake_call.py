@@ -17,6 +17,7 @@ class FakeCall:
     def __init__(self) -> None:
         self.messages: list[bytes] = []
         self.code: StatusCode | None = None
+        self.metadata: tuple[tuple[str, str | bytes], ...] = ()
         self.reads = asyncio.Event()
         self.reads.set()
 
@@ -28,8 +29,8 @@ class FakeCall:
         self.code = code
         raise grpc.aio.AbortError(details)
 
-    def invocation_metadata(self) -> tuple[()]:
-        return ()
+    def invocation_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
+        return self.metadata
 
     def peer(self) -> str:
         return "ipv4:127.0.0.1:1"

@@ -33,6 +33,7 @@ from schemas.proto.sluicegate.v1.stream_pb2 import (
     NewEvent,
     Problem,
     PublishRequest,
+    PublishResponse,
     WatchRequest,
 )
 from tests.support.fake_call import FakeCall
@@ -350,6 +351,19 @@ def test_a_stream_of_requests_is_not_read_while_its_producer_is_held_back_and_lo
         with pytest.raises(grpc.aio.AbortError):
             await calls.answered(calls.publish_many)(requests(), call)
         assert call.code is StatusCode.RESOURCE_EXHAUSTED
+
+    play(scene())
+
+
+def test_metadata_of_any_text_is_no_failure_of_the_edge():
+    async def scene() -> None:
+        desk = Desk()
+        calls = StreamCalls(desk.core, BusyPublisher())  # type: ignore[arg-type]  # a twin
+        call = FakeCall()
+        call.metadata = (("x-text", "\u20ac\udcff"), ("x-bytes-bin", b"\xff"), ("authorization", "\u00e9"))
+        request = PublishRequest(stream_id="s", kind="job", events=[NewEvent(type="log", json="{}")])
+        answer = await calls.answered(calls.publish)(request.SerializeToString(), call)
+        assert PublishResponse.FromString(answer).stream_id == "s"
 
     play(scene())
 
