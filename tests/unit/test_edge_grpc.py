@@ -16,7 +16,7 @@ from edge.errors import HistoryUnavailable, PortInUse, RequestError
 from edge.frame import declared
 from edge.grpc_call import CallConnection, CallTransport, WatchConnection
 from edge.grpc_errors import PROBLEM_KEY, PUSHBACK_KEY, failed, sent_away, status_of
-from edge.grpc_messages import LogEncoder, WatchEncoder, event_of
+from edge.grpc_messages import MESSAGE_BYTES_MAX, LogEncoder, WatchEncoder, event_of
 from edge.grpc_publish import values_of
 from edge.grpc_service import StreamCalls
 from edge.history import SharedHistory
@@ -35,6 +35,7 @@ from schemas.proto.sluicegate.v1.stream_pb2 import (
     PublishRequest,
     PublishResponse,
     WatchRequest,
+    WatchResponse,
 )
 from tests.support.fake_call import FakeCall
 
@@ -224,6 +225,23 @@ def test_the_messages_of_lines_are_those_of_each_event(types):
     assert [(event.line, event.done) for event in messages] == [
         (told.get(name, str(seq)), name == "end") for seq, name in enumerate(types) if name != "progress"
     ]
+
+
+@given(st.lists(st.integers(0, 100_000), min_size=1, max_size=12))
+def test_much_is_divided_between_events_and_is_the_same_together(sizes):
+    encoder = WatchEncoder(EdgeCore(EdgeOptions(), PayloadCodec(LocalSchemas()), topic_version=1).json)
+    frames = [
+        declared("log", {"seq": seq, "line": "x" * size}, cursor="c", seq=seq, offset=seq)
+        for seq, size in enumerate(sizes)
+    ]
+    data = encoder.encode(frames)
+    messages = encoder.messages(data)
+    assert b"".join(messages) == data
+    read = [WatchResponse.FromString(message) for message in messages]
+    assert [event.seq for each in read for event in each.events] == list(range(len(sizes)))
+    assert all(len(message) <= MESSAGE_BYTES_MAX or len(each.events) == 1
+               for message, each in zip(messages, read, strict=True))  # fmt: skip
+    assert len(messages) <= 1 + 2 * len(data) // MESSAGE_BYTES_MAX
 
 
 def test_an_event_that_cannot_be_decoded_is_the_gap_that_its_json_says():
