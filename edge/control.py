@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import orjson
@@ -131,6 +132,9 @@ async def counted(core: EdgeCore, publishing: Awaitable[Answer]) -> Answer:
         raise
     except InvalidEvent:
         status = 400
+        raise
+    except asyncio.CancelledError:
+        status = 499  # its client has left, or its deadline has passed
         raise
     else:
         status = 202

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qs
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 _OPEN: Final = ("/healthz", "/readyz", "/client/sluicegate.js")
 """What is asked by machines that hold no token, and by a page's import; it tells of nobody's streams."""
+_EVENTS: Final = re.compile(r"/v1/streams/[^/]+/events")
 PRIVATE: Final = "sluicegate.private"
 """Extension of a scope: it came by a socket that only this user may open (``edge/siblings.py``)."""
 _KEY: Final = "sluicegate.identity"
@@ -60,7 +62,5 @@ def identity_of(scope: Scope) -> Identity:
 
 
 def _asks_by_itself(scope: Scope) -> bool:
-    path, method = scope["path"], scope["method"]
-    return path in _OPEN or (
-        method in ("GET", "HEAD") and path.startswith("/v1/streams/") and path.endswith("/events")
-    )
+    path = scope["path"]
+    return path in _OPEN or (scope["method"] in ("GET", "HEAD") and bool(_EVENTS.fullmatch(path)))

@@ -63,14 +63,15 @@ class KeyRing:
         """Give the keys that a token may be signed with; one that is not known is asked for, but not often.
 
         Raises:
-            KeysUnavailable: there is no key at all yet.
+            KeysUnavailable: it may be a key of the issuer's, who is away.
         """
         found = self._matching(kid, algorithm)
         if not found and self._fetch is not None:
             await self._fetch_soon()
             found = self._matching(kid, algorithm)
-        if not found and not self.keys:
-            raise KeysUnavailable("no key has been fetched yet that tokens could be checked with")
+        if not found and self.problem:
+            # A refusal is final to a browser, and this may be the key that was rotated in meanwhile.
+            raise KeysUnavailable("the issuer's keys cannot be fetched now, and none that is known fits")
         return found
 
     def _matching(self, kid: str, algorithm: str) -> list[Key]:

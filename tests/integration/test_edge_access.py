@@ -54,7 +54,7 @@ def test_without_a_token_nothing_is_had_but_health_and_the_answer_says_how_to_br
     edge, twin = world.edge, world.twin
     twin.open("w", kind="job")
     pages = ("/", "/console", "/console/console.js", "/metrics", "/openapi.json", "/none")
-    streams = ("", "/w", "/w/rejects", "/w/events", "/none/events")
+    streams = ("", "/w", "/w/rejects", "/w/events", "/none/events", "/events", "/s/x/events")
     for path in (*pages, *(f"/v1/streams{each}" for each in streams)):
         answer = get(edge, path)
         assert (answer.status_code, answer.json()["code"]) == (401, "no_token"), path
@@ -186,7 +186,8 @@ def test_keys_of_an_issuer_are_rotated_and_those_that_are_known_outlive_its_abse
         served.keys.append(new.jwk)
         until(lambda: get(edge, "/v1/streams", new.token(**ALL)).status_code == 200)
         served.away = True
-        assert get(edge, "/v1/streams", Issuer("k3").token(**ALL)).status_code == 401
+        # It may be a key that was rotated in meanwhile: nobody is turned away for good.
+        until(lambda: get(edge, "/v1/streams", Issuer("k3").token(**ALL)).status_code == 503)
         assert get(edge, "/v1/streams", old.token(**ALL)).status_code == 200
         served.away = False
         served.keys.pop(0)

@@ -1,0 +1,326 @@
+"""A call as a connection: what it pins, what it says before it ends, and how errors become statuses."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import pytest
+from grpc import StatusCode
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge.core import EdgeCore
+from edge.errors import HistoryUnavailable, PortInUse, RequestError
+from edge.frame import declared
+from edge.grpc_call import CallConnection, CallTransport, WatchConnection
+from edge.grpc_errors import PROBLEM_KEY, PUSHBACK_KEY, failed, sent_away, status_of
+from edge.grpc_messages import LogEncoder, WatchEncoder, event_of
+from edge.grpc_publish import values_of
+from edge.history import SharedHistory
+from edge.join import Joined
+from edge.options import EdgeOptions
+from edge.recorded import MemoryLog
+from edge.server import bind, hold_for_grpc
+from schemas.catalog import LocalSchemas
+from schemas.errors import ForeignCursor, InvalidEvent, MalformedCursor
+from schemas.payloads import PayloadCodec
+from schemas.proto.sluicegate.v1.logs_pb2 import LogEvent
+from schemas.proto.sluicegate.v1.stream_pb2 import NewEvent, Problem, WatchResponse
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from edge.frame import Frame
+
+
+class FakeCall:
+    """A call whose client reads when it is told to."""
+
+    def __init__(self) -> None:
+        self.messages: list[bytes] = []
+        self.reads = asyncio.Event()
+        self.reads.set()
+
+    async def write(self, message: bytes) -> None:
+        await self.reads.wait()
+        self.messages.append(message)
+
+    async def abort(self, code: StatusCode, details: str, trailing_metadata: Any) -> NoReturn:
+        raise AssertionError("a connection does not end its call")
+
+    def invocation_metadata(self) -> tuple[()]:
+        return ()
+
+    def peer(self) -> str:
+        return "ipv4:127.0.0.1:1"
+
+    @property
+    def said(self) -> list[WatchResponse]:
+        return [WatchResponse.FromString(message) for message in self.messages]
+
+    @property
+    def seqs(self) -> list[int]:
+        return [event.seq for response in self.said for event in response.events]
+
+
+class Desk:
+    """A core over a log in memory, and watches of stream ``s``."""
+
+    def __init__(self, **options: Any) -> None:
+        self.core = EdgeCore(EdgeOptions(**options), PayloadCodec(LocalSchemas()), topic_version=1)
+        self.log = MemoryLog()
+        self.core.feed_from(self.log, SharedHistory(self.log.read, 1 << 20))
+        self.core.start()
+
+    def watch(self, **limits: int) -> tuple[FakeCall, CallConnection, asyncio.Task[None]]:
+        joined = self.core.joiner.join("default", "s", None, "test")
+        assert isinstance(joined, Joined)
+        usual = {"heartbeat_ms": 10_000, "retry_ms": 1_000, "life_ms_max": 60_000, "drain_ms": 1_000}
+        connection = WatchConnection(self.core, joined, WatchEncoder(self.core.json), **(usual | limits))
+        call = FakeCall()
+        return call, connection, asyncio.create_task(CallTransport(call, connection).carry())
+
+    def emit(self, *seqs: int, type_name: str = "log") -> None:
+        self.core.hub.publish([self._made(seq, type_name) for seq in seqs])
+
+    def _made(self, seq: int, type_name: str) -> tuple[bytes, Frame]:
+        fields = {"seq": seq, "line": str(seq)} if type_name != "end" else {"seq": seq, "reason": "completed"}
+
+        def make(offset: int) -> Frame:
+            return declared(type_name, fields, cursor=f"c{seq}", seq=seq, offset=offset)
+
+        return b"default/s", self.log.append(b"default/s", make)
+
+
+def play(scene: Coroutine[Any, Any, Any]) -> Any:
+    return asyncio.run(asyncio.wait_for(scene, 60))
+
+
+async def until(done: Any) -> None:
+    while not done():  # noqa: ASYNC110  # nobody tells what a connection writes
+        await asyncio.sleep(0.005)
+
+
+def test_a_client_that_does_not_read_pins_one_write_while_others_flow_and_goes_on_where_it_was():
+    async def scene() -> None:
+        desk = Desk()
+        desk.emit(0, type_name="open")
+        slow, its_connection, its_call = desk.watch()
+        fast, _, fast_call = desk.watch()
+        await until(lambda: slow.seqs == fast.seqs == [0])
+        slow.reads.clear()
+        for seq in range(1, 200):
+            desk.emit(seq)
+            await until(lambda seq=seq: fast.seqs[-1] == seq)
+        assert its_connection.paused
+        pinned = its_connection.transport.get_write_buffer_size()
+        assert 0 < pinned < 200
+        slow.reads.set()
+        desk.emit(200, type_name="end")
+        await asyncio.gather(its_call, fast_call)
+        assert slow.seqs == fast.seqs == list(range(201))
+        assert len(slow.messages) < 10, "what came meanwhile goes in few messages"
+
+    play(scene())
+
+
+def test_what_came_at_once_is_one_message_and_the_same_bytes_for_all():
+    async def scene() -> None:
+        desk = Desk()
+        watches = [desk.watch() for _ in range(3)]
+        desk.emit(0, type_name="open")
+        await until(lambda: all(call.seqs == [0] for call, _, _ in watches))
+        await asyncio.sleep(0.1)  # all are abreast again
+        desk.emit(*range(1, 20))
+        await until(lambda: all(call.seqs == list(range(20)) for call, _, _ in watches))
+        last = [call.messages[-1] for call, _, _ in watches]
+        assert all(message is last[0] for message in last)
+        for _, _, task in watches:
+            task.cancel()
+
+    play(scene())
+
+
+def test_a_watch_ends_well_at_the_end_and_is_counted_no_more():
+    async def scene() -> None:
+        desk = Desk()
+        desk.emit(0, type_name="open")
+        call, connection, task = desk.watch()
+        await until(lambda: desk.core.connections == 1)
+        desk.emit(1, type_name="end")
+        await task
+        assert call.said[-1].events[-1].end.reason == "completed"
+        assert connection.status is None
+        assert (desk.core.connections, desk.core.hub.followers) == (0, 0)
+
+    play(scene())
+
+
+def test_one_that_is_sent_away_while_it_does_not_read_is_told_once_it_does():
+    async def scene() -> None:
+        desk = Desk()
+        call, connection, task = desk.watch()
+        call.reads.clear()
+        desk.emit(0, type_name="open")
+        await until(lambda: connection.paused)
+        connection.send_away("drain")
+        assert not task.done()
+        call.reads.set()
+        await task
+        assert call.seqs == [0]
+        assert call.said[-1].reconnect.reason == "drain"
+        status = connection.status
+        assert status is not None
+        assert status.code is StatusCode.UNAVAILABLE
+        assert call.said[-1].reconnect.retry_ms == status.problem.retry_ms >= 1_000
+
+    play(scene())
+
+
+@pytest.mark.parametrize("reason", ["stalled", "revoked"])
+def test_one_that_is_aborted_is_let_go_at_once_and_its_call_ends_with_a_status(reason):
+    async def scene() -> None:
+        desk = Desk(write_stall_ms_max=100)
+        call, connection, task = desk.watch()
+        call.reads.clear()
+        desk.emit(0, type_name="open")
+        await until(lambda: connection.paused)
+        if reason == "revoked":
+            connection.send_away("revoked")
+        await task  # its client never reads
+        assert (desk.core.connections, desk.core.hub.followers, len(desk.core.wheel)) == (0, 0, 0)
+        assert connection.status is not None
+        assert connection.status.code is StatusCode.UNAVAILABLE
+        assert connection.status.problem.code == reason
+        assert call.messages == []
+
+    play(scene())
+
+
+def test_a_client_that_leaves_takes_its_place_with_it_whether_it_read_or_not():
+    async def scene() -> None:
+        desk = Desk()
+        for reads in (True, False):
+            call, connection, task = desk.watch()
+            if not reads:
+                call.reads.clear()
+            desk.emit(0, type_name="open")
+            await until(lambda connection=connection: desk.core.connections == 1)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert (desk.core.connections, desk.core.hub.followers) == (0, 0)
+            assert connection.status is None
+
+    play(scene())
+
+
+def test_an_idle_watch_gets_empty_messages_and_lives_no_longer_than_it_may():
+    async def scene() -> None:
+        desk = Desk()
+        call, connection, task = desk.watch(heartbeat_ms=150, life_ms_max=1_500)
+        await task
+        beats = [message for message in call.messages if message == b""]
+        assert len(beats) >= 2
+        assert call.said[-1].reconnect.reason == "life"
+        assert connection.status is not None
+
+    play(scene())
+
+
+@given(st.lists(st.sampled_from(["log", "progress", "gap", "end"]), max_size=20))
+def test_the_messages_of_lines_are_those_of_each_event(types):
+    encoder = LogEncoder(EdgeCore(EdgeOptions(), PayloadCodec(LocalSchemas()), topic_version=1).json)
+    frames = [
+        declared(
+            name, {"seq": seq, "line": f"{seq}", "count": 2, "reason": "lost"}, cursor="", seq=seq, offset=seq
+        )
+        for seq, name in enumerate(types)
+    ]
+    messages = [LogEvent.FromString(message) for message in encoder.messages(encoder.encode(frames))]
+    told = {"gap": "[sluicegate: 2 events are missing here (lost)]", "end": ""}
+    assert [(event.line, event.done) for event in messages] == [
+        (told.get(name, str(seq)), name == "end") for seq, name in enumerate(types) if name != "progress"
+    ]
+
+
+def test_an_event_that_cannot_be_decoded_is_the_gap_that_its_json_says():
+    shown = (
+        b'{"type":"gap","seq":4,"time":"2026-01-01T00:00:00.000001Z","from_seq":4,"to_seq":4,"count":1,'
+        b'"reason":"unreadable","event_id":"e","of_type":"mine"}'
+    )
+    event = event_of("c", shown)
+    assert (event.type, event.gap.count, event.gap.of_type, event.event_id) == ("gap", 1, "mine", "e")
+    assert event.time.ToJsonString() == "2026-01-01T00:00:00.000001Z"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "retry"),
+    [
+        (
+            RequestError(422, "t", "d", extra={"field": "payload.x", "index": 3}),
+            StatusCode.INVALID_ARGUMENT,
+            False,
+        ),
+        (RequestError(503, "t", "d", headers={"retry-after": "1"}), StatusCode.UNAVAILABLE, True),
+        (
+            RequestError(503, "t", "d", extra={"code": "overloaded"}, headers={"retry-after": "1"}),
+            StatusCode.RESOURCE_EXHAUSTED,
+            True,
+        ),
+        (RequestError(429, "t", "d", headers={"retry-after": "2"}), StatusCode.RESOURCE_EXHAUSTED, True),
+        (RequestError(599, "t", "d"), StatusCode.INTERNAL, False),
+        (InvalidEvent("stream_id", "is empty"), StatusCode.INVALID_ARGUMENT, False),
+        (MalformedCursor("no"), StatusCode.INVALID_ARGUMENT, False),
+        (ForeignCursor(), StatusCode.PERMISSION_DENIED, False),
+        (HistoryUnavailable("away"), StatusCode.UNAVAILABLE, True),
+    ],
+)
+def test_an_error_has_one_status_and_says_when_to_repeat_only_where_that_is_of_use(error, code, retry):
+    status = status_of(error)
+    assert status.code is code
+    metadata = dict(status.metadata)
+    assert (PUSHBACK_KEY in metadata) is retry
+    problem = Problem.FromString(metadata[PROBLEM_KEY])
+    assert (problem.detail, problem.remedy) == (str(error), error.remedy)
+    if isinstance(error, RequestError) and error.status == 422:
+        assert (problem.field, problem.index) == ("payload.x", 3)
+
+
+def test_what_is_quoted_of_a_request_never_makes_more_metadata_than_clients_take():
+    status = status_of(InvalidEvent("type", "is " + "x" * 100_000))
+    assert sum(len(name) + len(value) for name, value in status.metadata) < 4_096
+
+
+def test_what_ought_not_to_happen_tells_a_stranger_nothing():
+    assert failed().problem.detail == "the edge failed; its log says why"
+    assert sent_away("overload", 5).code is StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_a_published_message_says_only_what_it_was_given():
+    event = NewEvent(type="log", json='{"line": "x"}')
+    assert values_of([event]) == [{"type": "log", "epoch": 0, "attempt": 0, "payload": {"line": "x"}}]
+    event = NewEvent(type="usage", seq=0, event_id="e")
+    event.fields.update({"tokens": 3, "ratio": 0.5, "deep": {"list": [1, True, None]}})
+    event.time.FromMicroseconds(1_700_000_000_000_001)
+    assert values_of([event]) == [
+        {
+            "type": "usage", "seq": 0, "event_id": "e", "epoch": 0, "attempt": 0,
+            "time": 1_700_000_000_000_001,
+            "payload": {"tokens": 3, "ratio": 0.5, "deep": {"list": [1, True, None]}},
+        }
+    ]  # fmt: skip
+
+
+def test_a_port_for_grpc_is_the_next_one_or_another_and_one_that_was_asked_for_must_be_free():
+    with bind("127.0.0.1", 0) as http:
+        beside = http.getsockname()[1]
+        with hold_for_grpc("127.0.0.1", None, beside=beside) as held:
+            assert held.getsockname()[1] != beside
+        taken = bind("127.0.0.1", 0)
+        with taken, hold_for_grpc("127.0.0.1", None, beside=taken.getsockname()[1] - 1) as held:
+            assert held.getsockname()[1] != taken.getsockname()[1]
+            with pytest.raises(PortInUse, match="cannot listen") as refused:
+                hold_for_grpc("127.0.0.1", taken.getsockname()[1], beside=beside)
+            assert "--grpc-port" in refused.value.remedy
