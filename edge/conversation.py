@@ -142,7 +142,7 @@ class Conversation:
     def refuse(self, delivery: Delivery, denied: Forbidden) -> None:
         """Stop a stream that its client may not have, or no longer; the connection stays."""
         channel = delivery.subscriber.channel
-        delivery.stop()
+        delivery.stop("refused")
         self._deliveries.pop(channel.key, None)
         where = {"tenant": channel.tenant, "stream": channel.stream_id}
         self._connection.say(
@@ -154,7 +154,7 @@ class Conversation:
     def _unsubscribe(self, asked: Asked) -> None:
         delivery = self._deliveries.pop(asked.key, None)
         if delivery is not None:
-            delivery.stop()
+            delivery.stop("left")
         elif asked.key not in self._joining:
             raise _not_subscribed(asked)
         self._joining.discard(asked.key)

@@ -112,7 +112,7 @@ class CallConnection(Connection):
 
     def refuse(self, delivery: Delivery, denied: Forbidden) -> None:
         """See Outlet."""
-        delivery.stop()
+        delivery.stop("refused")
         self.status = status_of(denied)
         self.finish("refused")
 
