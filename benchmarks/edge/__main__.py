@@ -17,9 +17,10 @@ from benchmarks.bench import say
 from benchmarks.edge.asked import asked
 from benchmarks.edge.bench import EdgeBench
 from benchmarks.edge.generator import NoGo, program
+from benchmarks.edge.results import show
 from benchmarks.edge.servers import files_max
 from benchmarks.edge.works import WORKS
-from benchmarks.results import failed, show
+from benchmarks.results import failed
 from ops.settings import Settings
 from ops.stack.down import down
 from ops.stack.up import ensure_up

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Final
 
+from rich.console import Console
+from rich.table import Table
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 P99_MS_MAX: Final = 100.0
 """A rate is held only while the slowest hundredth comes within this."""
@@ -48,3 +52,17 @@ def not_had(name: str, work: str, subscribers: int, why: str) -> Served:
     return Served(
         name, work, subscribers, None, None, None, None, None, None, verified=False, note=why[-300:]
     )
+
+
+def show(lines: Sequence[Served], *, as_json: bool) -> None:
+    """Print a table for each work, a column a server, or a JSON object a line."""
+    if as_json:
+        for line in lines:
+            print(json.dumps(line.row()), flush=True)
+        return
+    for work in dict.fromkeys(line.work for line in lines):
+        rows = [line.row() for line in lines if line.work == work]
+        table = Table("", *(str(row["name"]) for row in rows), title=work)
+        for name in dict.fromkeys(name for row in rows for name in row if name not in ("name", "work")):
+            table.add_row(name, *("-" if row.get(name) is None else str(row[name]) for row in rows))
+        Console(width=None if Console().is_terminal else 160).print(table)

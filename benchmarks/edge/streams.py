@@ -21,6 +21,7 @@ EACH: Final = 10
 RATE: Final = 5.0
 P99_MS_MAX: Final = 150.0
 OPENED_S: Final = 60.0
+WARM_S: Final = 3.0
 STEPS_MAX: Final = 4
 STEP: Final = 1.5
 STEP_S: Final = 8.0
@@ -43,6 +44,8 @@ def measure(bench: EdgeBench) -> Served:
             if not load.settle(OPENED_S):
                 raise NotServed(f"not all streams were opened in {OPENED_S:.0f} s: {clients.snapshot()}")
             connected = server.usage()
+            load.hold(RATE, WARM_S)
+            load.settle()
             worker_s = server.worker_cpu_s()
             held = load.hold(RATE, bench.asked.seconds)
             worker_s = server.worker_cpu_s() - worker_s
