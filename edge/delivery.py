@@ -282,10 +282,10 @@ class Delivery:
         self._outlet.write(data)
         self._own_bytes += len(data)
         self._outlet.had_turn(self)
-        self._core.metrics.delivered(frames, len(data), from_ring=from_ring)
-        for frame in frames:
-            if frame.event is None and frame.type == "gap":
-                self._core.journal.gap(self, frame)
+        if self._core.metrics.delivered(frames, len(data), from_ring=from_ring):
+            for frame in frames:
+                if frame.event is None and frame.type == "gap":
+                    self._core.journal.gap(self, frame)
 
     def _tell(self, gap: Frame | None) -> None:
         if gap is not None and not self.over:
