@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from math import isfinite
 from typing import TYPE_CHECKING, Final
 
@@ -15,7 +16,7 @@ from websockets.frames import CloseCode
 
 from edge.control import counted, known_stream, stream_to_cancel
 from edge.delivery import Delivery
-from edge.errors import HistoryUnavailable, RequestError
+from edge.errors import Forbidden, HistoryUnavailable, RequestError
 from edge.join import Joined
 from edge.messages import WebSocketEncoder, error_of, malformed, read_message
 from edge.problems import code_of
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Coroutine
     from typing import Any
 
-    from edge.errors import Forbidden
     from edge.messages import Asked
     from edge.upgrade import WebSocketShare
     from edge.websocket import WebSocketConnection
@@ -208,8 +208,21 @@ class Conversation:
         if not wanted:
             self._share.core.hub.detach(joined.subscriber)
             return None
-        self._deliver(asked, joined)
+        self._deliver(asked, self._still_allowed(asked, joined))
         return None
+
+    def _still_allowed(self, asked: Asked, joined: Joined) -> Joined:
+        """Judge once more, if a new token came while the stream was looked for. Raises Forbidden."""
+        core, identity = self._share.core, self._connection.identity
+        if joined.identity is identity:
+            return joined
+        kind = core.joiner.kind_name(asked.key)
+        try:
+            self._share.admission.check_read(identity, asked.tenant, asked.stream_id, kind)
+        except Forbidden:
+            core.hub.detach(joined.subscriber)
+            raise
+        return replace(joined, identity=identity)
 
     def _deliver(self, asked: Asked, joined: Joined) -> None:
         core, connection = self._share.core, self._connection

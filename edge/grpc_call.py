@@ -63,7 +63,7 @@ class CallConnection(Connection):
     """One stream to one client, over a call that only the server writes to."""
 
     transport_name = "grpc"
-    __slots__ = ("_delivery", "_retry_ms", "encoder", "status")
+    __slots__ = ("_aborted", "_delivery", "_retry_ms", "encoder", "status")
 
     def __init__(
         self,
@@ -86,6 +86,7 @@ class CallConnection(Connection):
         self.encoder = encoder
         self._delivery = Delivery(core, joined, encoder, self)
         self._retry_ms = retry_ms
+        self._aborted = False
         self.status: Status | None = None
         """How the call is to end; None = well."""
         self.tenant = joined.subscriber.channel.tenant
@@ -118,8 +119,10 @@ class CallConnection(Connection):
 
     def abort(self, reason: str) -> None:
         """See Connection."""
-        self.status = sent_away(reason, jittered(self._retry_ms))
-        super().abort(reason)
+        if not self._aborted:  # the first reason is the one
+            self._aborted = True
+            self.status = sent_away(reason, jittered(self._retry_ms))
+            super().abort(reason)
 
     def delivered_end(self, delivery: Delivery) -> None:
         """See Outlet."""
@@ -180,13 +183,14 @@ class CallTransport(asyncio.Transport):
         """
         connection, messages = self._connection, self._connection.encoder.messages
         self._task = task = cast("asyncio.Task[None]", asyncio.current_task())
-        connection.connection_made(self)
         try:
+            connection.connection_made(self)
             while True:
                 while self._unsent:
                     for message in messages(self._unsent.popleft()):
                         await self._call.write(message)
-                self._unsent_bytes = 0
+                        self._unsent_bytes -= len(message)
+                self._unsent_bytes = 0  # whatever a write holds beside its messages
                 if self._closing:
                     return
                 self._woken.clear()

@@ -135,7 +135,8 @@ def _channel_options(options: EdgeOptions) -> Sequence[tuple[str, int]]:
         ("grpc.max_metadata_size", options.header_bytes_max),
         ("grpc.absolute_max_metadata_size", options.header_bytes_max),
         ("grpc.max_concurrent_streams", options.grpc_streams_max),
-        ("grpc.max_allowed_incoming_connections", options.connections_max),
+        # Beyond the watches that there may be: who is too many is to be told so, and when to come back.
+        ("grpc.max_allowed_incoming_connections", options.connections_max + _OTHER_CALLS_MAX),
         ("grpc.server_handshake_timeout_ms", options.header_read_ms_max),
         # A peer that is gone without a word (a cable, a suspended laptop) is found by a ping.
         ("grpc.keepalive_time_ms", options.grpc_keepalive_ms),

@@ -47,6 +47,9 @@ Method = Callable[[Any, Call, Identity], Awaitable[Any]]
 Behaviour = Callable[[Any, Call], Awaitable[Any]]
 STREAM_SERVICE: Final = "sluicegate.v1.StreamService"
 LOG_SERVICE: Final = "sluicegate.v1.LogStream"
+_TOO_FAST: Final = 429
+_HELD_BACK_S_MAX: Final = 60
+"""Longer than any kind of ours holds its producer back."""
 
 
 class StreamCalls:
@@ -167,8 +170,22 @@ class StreamCalls:
     async def publish_many(self, requests: AsyncIterable[bytes], call: Call, identity: Identity) -> None:
         """``StreamService.PublishMany``: one at a time, so what is ahead of the edge waits at its client."""
         async for request in requests:
+            await call.write(await self._publish_in_time(request, call, identity))
+
+    async def _publish_in_time(self, request: bytes, call: Call, identity: Identity) -> bytes:
+        """Publish once stream and tenant may; nothing more is read till then, which slows the client."""
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + _HELD_BACK_S_MAX
+        while True:
             self._core.gate.check_still(identity)
-            await call.write(await self.publish(request, call, identity))
+            try:
+                return await self.publish(request, call, identity)
+            except RequestError as error:
+                wait_s = int(error.headers.get("retry-after", "1"))
+                held_back = error.status == _TOO_FAST and not self._core.draining
+                if not held_back or loop.time() + wait_s > deadline_s:
+                    raise
+            await asyncio.sleep(wait_s)
 
     async def cancel(self, request: bytes, _call: Call, identity: Identity) -> bytes:
         """``StreamService.Cancel``."""
@@ -205,7 +222,7 @@ def _parsed(kind: type[M], data: bytes) -> M:
 def _headers(call: Call) -> list[tuple[bytes, bytes]]:
     """Metadata as HTTP's headers are."""
     return [
-        (name.encode(), value if isinstance(value, bytes) else value.encode("latin-1"))
+        (name.encode(), value if isinstance(value, bytes) else value.encode(errors="replace"))
         for name, value in call.invocation_metadata()
     ]
 

@@ -95,9 +95,9 @@ class SseConnection(Connection):
 
     def begin(self) -> None:
         """See Connection."""
-        self.write(head_of(self._head, chunked=bool(self._encoder.last)))
+        head = head_of(self._head, chunked=bool(self._encoder.last))
         self._head = ()
-        self.write(self._encoder.framed(preamble(self._retry_ms)))
+        self.write(head + self._encoder.framed(preamble(self._retry_ms)))
         self._delivery.start()
 
     def beat(self) -> None:

@@ -323,11 +323,11 @@ def _uvicorn(app: str) -> Making:
 
 
 CONTENDERS: Final = (
-    Contender("edge", f"{OURS} edge", _edges(1), 400),
-    Contender("edge-two", f"{OURS} edge, two processes", _edges(2), 400),
-    Contender("fastapi", "FastAPI StreamingResponse", _uvicorn("fastapi_queue"), 10, "fastapi"),
-    Contender("sse-starlette", "sse-starlette", _uvicorn("sse_starlette_queue"), 8, "sse-starlette"),
-    Contender("nchan", "nchan", Nchan, 30, "nchan"),
+    Contender("edge", f"{OURS} edge", _edges(1), 600),
+    Contender("edge-two", f"{OURS} edge, two processes", _edges(2), 600),
+    Contender("fastapi", "FastAPI StreamingResponse", _uvicorn("fastapi_queue"), 20, "fastapi"),
+    Contender("sse-starlette", "sse-starlette", _uvicorn("sse_starlette_queue"), 10, "sse-starlette"),
+    Contender("nchan", "nchan", Nchan, 60, "nchan"),
     Contender("pushpin", "Pushpin", Pushpin, 10, "pushpin"),
 )
 PEERS: Final = tuple(each.peer for each in CONTENDERS if each.peer)

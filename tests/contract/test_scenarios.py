@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import yaml
 
 from tests.contract.drivers import DRIVERS
 from tests.contract.play import Play
-from tests.support.stage import Stage
+from tests.support.stage import stage
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from ops.stack.addresses import Addresses
+__all__ = ["stage"]  # a fixture
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -31,15 +28,6 @@ PLAYS = [
     for resuming in DRIVERS
     if first == resuming or scenario.get("cross")
 ]
-
-
-@pytest.fixture(scope="module")
-def stage(
-    stack: Addresses, registered_schemas: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Stage]:
-    stage = Stage(stack, registered_schemas, tmp_path_factory.mktemp("stage"))
-    yield stage
-    stage.close()
 
 
 @pytest.mark.parametrize(("name", "first", "resuming"), PLAYS)

@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import httpx2
 import pytest
-import websockets
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from ops import proxy_check
+from schemas.proto.sluicegate.v1.stream_pb2 import WatchRequest
+from schemas.proto.sluicegate.v1.stream_pb2_grpc import StreamServiceStub
 from tests.support.edge_process import free_port
 from tests.support.nginx import Nginx
 from tests.support.shown_edge import ShownEdge
 from tests.support.sse_client import Seen, read_stream
+from tests.support.ws_client import Talk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -127,39 +128,29 @@ def test_a_browser_follows_more_streams_at_once_than_six_over_http_2(
     context.close()
 
 
-def test_a_websocket_is_upgraded(nginx):
-    async def scene() -> list[object]:
-        async def echo(connection: Any) -> None:
-            async for message in connection:
-                await connection.send(message)
+def test_a_websocket_is_upgraded_and_grpc_is_passed_on_and_their_events_come_one_by_one(
+    make_edge, twin, nginx
+):
+    edge = make_edge()
+    proxy = nginx(edge.port, grpc_port=edge.grpc_port)
+    stream = twin.open("talk")
+    with Talk(proxy.url) as talk:
+        talk.say("subscribe", id=1, stream="talk")
+        for seq in range(4):  # each is written when the one before it was seen
+            assert talk.until_type("event")["event"]["seq"] == seq
+            twin.logs(stream, 1)
 
-        async with websockets.serve(echo, "127.0.0.1", 0) as server:
-            proxy = nginx(server.sockets[0].getsockname()[1])
-            async with websockets.connect(f"ws://127.0.0.1:{proxy.port}/v1/ws", proxy=None) as client:
-                answers: list[object] = []
-                for message in ("text", b"bytes"):
-                    await client.send(message)
-                    answers.append(await client.recv())
-                return answers
-
-    assert in_a_thread(scene()) == ["text", b"bytes"]
-
-
-def test_grpc_streams_come_message_by_message(nginx):
-    server = grpc.server(futures.ThreadPoolExecutor(4))
-    servicer = health.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    proxy = nginx(free_port(), grpc_port=port)
+    stream = twin.open("watched")
     with grpc.insecure_channel(f"127.0.0.1:{proxy.h2_port}") as channel:
-        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=30)
-        for status in (1, 2, 1):  # each is set when the one before it was seen
-            servicer.set("", status)
-            while next(watch).status != status:
-                pass
-        watch.cancel()
-    server.stop(None)
+        watch = StreamServiceStub(channel).Watch(WatchRequest(stream_id="watched"), timeout=60)
+        seen: list[int] = []
+        for response in watch:  # each is written when the one before it was seen
+            seen += [event.seq for event in response.events]
+            if len(seen) == 4:
+                watch.cancel()
+                break
+            twin.logs(stream, 1)
+        assert seen == list(range(4))
 
 
 # -- the check ------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from google.protobuf import descriptor_pool, message_factory, struct_pb2
@@ -22,20 +22,38 @@ from schemas.proto.sluicegate.v1.stream_pb2 import (
     WatchRequest,
 )
 from schemas.topics import INPUT
-from tests.support.grpc_client import TIMEOUT_S, GrpcEdge, failure_of
+from tests.support.grpc_client import TIMEOUT_S, GrpcEdge, failure_of, read_call
+from tests.support.stage import stage
 from tests.support.tokens import ALL, ISSUER, Issuer, keys_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
+    from tests.support.ingest_twin import IngestTwin
+
+__all__ = ["stage"]  # a fixture
 pytestmark = pytest.mark.timeout(120)
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 OPEN = NewEvent(type="open", json='{"title": "by gRPC"}')
 
 
 @pytest.fixture
-def edge_with_grpc(make_edge) -> Callable[..., GrpcEdge]:
-    return lambda **options: GrpcEdge(make_edge, **options)
+def edge_with_grpc(stage) -> Iterator[Callable[..., GrpcEdge]]:
+    """Make an edge, or take the one that has the same options already."""
+    made: list[GrpcEdge] = []
+
+    def make(**options: Any) -> GrpcEdge:
+        made.append(GrpcEdge(stage.edge(**options)))
+        return made[-1]
+
+    yield make
+    for edge in made:
+        edge.channel.close()
+
+
+@pytest.fixture
+def twin(stage) -> IngestTwin:
+    return stage.twin
 
 
 def line(text: str, **more: object) -> NewEvent:
@@ -48,22 +66,24 @@ def test_events_are_published_as_one_transaction_or_many_in_order(edge_with_grpc
     fields = struct_pb2.Struct()
     fields.update({"done": 3, "total": 4, "message": "three of four"})
     asked = PublishRequest(
-        stream_id="s",
+        stream_id="published",
         kind="job",
         events=[OPEN, NewEvent(type="progress", fields=fields, event_id=event_id, source="me", seq=1)],
     )
     answer = edge.streams.Publish(asked, timeout=TIMEOUT_S)
-    assert (answer.tenant, answer.stream_id) == ("default", "s")
+    assert (answer.tenant, answer.stream_id) == ("default", "published")
     assert answer.events[1].event_id == event_id
     assert not answer.events[0].HasField("verdict")
 
     def requests():
         for number in range(5):
-            yield PublishRequest(stream_id="s", kind="job", events=[line(f"{number}"), line(f"{number}!")])
+            yield PublishRequest(
+                stream_id="published", kind="job", events=[line(f"{number}"), line(f"{number}!")]
+            )
 
     answers = list(edge.streams.PublishMany(requests(), timeout=TIMEOUT_S))
     assert [len(each.events) for each in answers] == [2] * 5
-    written = [event for event in twin.records(INPUT) if event.stream_id == "s"]
+    written = [event for event in twin.records(INPUT) if event.stream_id == "published"]
     assert [event.type for event in written] == ["open", "progress", *["log"] * 10]
     assert (written[1].source, written[1].seq, written[0].seq) == ("me", 1, -1)
     progress = twin.payload(written[1])
@@ -73,12 +93,37 @@ def test_events_are_published_as_one_transaction_or_many_in_order(edge_with_grpc
     ]
 
 
+def test_who_waits_is_told_the_verdict_on_each_event(edge_with_grpc, twin):
+    stream = twin.open("judged", kind="job")
+    edge = edge_with_grpc()
+    ids = [new_event_id() for _ in range(3)]
+    asked = PublishRequest(
+        stream_id="judged",
+        kind="job",
+        events=[line(event_id, event_id=event_id) for event_id in ids],
+        wait_committed=True,
+    )
+    answer = edge.streams.Publish.future(asked, timeout=TIMEOUT_S)
+    while not [event for event in twin.records(INPUT) if event.event_id == ids[2]]:
+        assert not answer.done()
+    twin.write(stream, [("log", {"line": event_id}) for event_id in ids[:2]], event_ids=ids[:2])
+    twin.reject("default", "judged", ids[2], "duplicate")
+    told = answer.result(TIMEOUT_S).events
+    assert [(each.verdict.verdict, each.verdict.seq) for each in told] == [
+        ("accepted", 1), ("accepted", 2), ("duplicate", 0),
+    ]  # fmt: skip
+    assert not told[2].verdict.HasField("seq")
+    assert edge.read("judged", until=lambda seen: len(seen.events) == 3).cursors[1:] == [
+        each.verdict.cursor for each in told[:2]
+    ]
+
+
 def test_what_is_wrong_with_an_event_is_named_by_field_and_index_and_nothing_is_appended(
     edge_with_grpc, twin
 ):
     edge = edge_with_grpc()
 
-    def refused(*events: NewEvent, stream_id: str = "s", kind: str = "job") -> tuple[object, ...]:
+    def refused(*events: NewEvent, stream_id: str = "wrong", kind: str = "job") -> tuple[object, ...]:
         asked = PublishRequest(stream_id=stream_id, kind=kind, events=events)
         failure = failure_of(lambda: edge.streams.Publish(asked, timeout=TIMEOUT_S))
         index = failure.problem.index if failure.problem.HasField("index") else None
@@ -93,21 +138,21 @@ def test_what_is_wrong_with_an_event_is_named_by_field_and_index_and_nothing_is_
     assert refused(NewEvent(type="gap")) == (wrong, "type", 0)
     assert refused() == (wrong, "", None)
     assert refused(OPEN, kind="unheard-of") == (wrong, "", None)
-    many = PublishRequest(stream_id="s", kind="job", events=[OPEN] * 1_001)
+    many = PublishRequest(stream_id="wrong", kind="job", events=[OPEN] * 1_001)
     assert failure_of(lambda: edge.streams.Publish(many)).problem.title == "Too many events"
     named = PublishRequest(stream_id="no/slash", kind="job", events=[OPEN])
     failure = failure_of(lambda: edge.streams.Publish(named))
     assert (failure.code, failure.problem.field) == (wrong, "stream_id")
 
     def requests():
-        yield PublishRequest(stream_id="s", kind="job", events=[line("kept")])
-        yield PublishRequest(stream_id="s", kind="job", events=[NewEvent(type="log", json="{}")])
-        yield PublishRequest(stream_id="s", kind="job", events=[line("never read")])
+        yield PublishRequest(stream_id="wrong", kind="job", events=[line("kept")])
+        yield PublishRequest(stream_id="wrong", kind="job", events=[NewEvent(type="log", json="{}")])
+        yield PublishRequest(stream_id="wrong", kind="job", events=[line("never read")])
 
     call = edge.streams.PublishMany(requests(), timeout=TIMEOUT_S)
     assert len(next(call).events) == 1
     assert failure_of(lambda: next(call)).problem.field == "payload.line"
-    assert [twin.payload(event) for event in twin.records(INPUT)] == [
+    assert [twin.payload(event) for event in twin.records(INPUT) if event.stream_id == "wrong"] == [
         {"line": "kept", "level": "info", "stream": "", "partial": False}
     ]
 
@@ -118,7 +163,7 @@ def test_a_stream_is_asked_to_stop_and_goes_on_until_its_end(edge_with_grpc, twi
     twin.end(over)
     edge = edge_with_grpc()
     assert edge.streams.Cancel(CancelRequest(stream_id="live", by="ann", reason="too long")) is not None
-    (cancel,) = twin.records(INPUT)
+    (cancel,) = [event for event in twin.records(INPUT) if event.stream_id == "live"]
     assert (cancel.type, twin.payload(cancel)) == ("cancel", {"by": "ann", "reason": "too long"})
     for stream_id, code in (("over", StatusCode.FAILED_PRECONDITION), ("none", StatusCode.NOT_FOUND)):
         asked = CancelRequest(stream_id=stream_id)
@@ -172,47 +217,49 @@ def test_health_says_whether_traffic_may_come(edge_with_grpc, twin):
 
 
 def test_hostile_input_is_answered_by_name_and_does_no_harm(edge_with_grpc, twin):
-    twin.open("s")
+    twin.open("hostile")
     edge = edge_with_grpc()
     raw = edge.channel.unary_stream("/sluicegate.v1.StreamService/Watch")
     wrong = StatusCode.INVALID_ARGUMENT
     for data in (b"\xff", b"\x12\x05ab", b"\x08\x01" * 3 + b"\x0b", b"\x0a\xff\xff\xff\xff\x0f"):
         failure = failure_of(lambda data=data: list(raw(data, timeout=TIMEOUT_S)))
         assert (failure.code, failure.problem.title) == (wrong, "Not a message"), data
-    first = next(edge.watch("s")).events[0].cursor
+    first = next(edge.watch("hostile")).events[0].cursor
     for cursor, code, name in (
         ("nonsense", wrong, "malformed_cursor"),
         ("x" * 10_000, wrong, "malformed_cursor"),
         ("é" * 40, wrong, "malformed_cursor"),
         (first[:-1] + ("A" if first[-1] != "A" else "B"), StatusCode.PERMISSION_DENIED, "foreign_cursor"),
     ):
-        refused = edge.read("s", cursor)
+        refused = edge.read("hostile", cursor)
         assert (refused.code, refused.problem.code) == (code, name)
         assert refused.notices[0].refused.code == name
     assert edge.read("other", first).code is StatusCode.PERMISSION_DENIED
-    for tenant, stream_id in (("", ""), ("", "a/b"), ("a b", "s"), ("", "é"), ("", "x" * 200)):
+    for tenant, stream_id in (("", ""), ("", "a/b"), ("a b", "hostile"), ("", "é"), ("", "x" * 200)):
         asked = WatchRequest(tenant=tenant, stream_id=stream_id)
         assert failure_of(lambda asked=asked: list(edge.streams.Watch(asked))).code is wrong
     for method in ("/sluicegate.v1.StreamService/None", "/x", "/a/b/WatchLogs", "/WatchLogs"):
         assert failure_of(lambda method=method: edge.channel.unary_unary(method)(b"")).code is (
             StatusCode.UNIMPLEMENTED
         )
-    large = PublishRequest(stream_id="s", kind="job", events=[line("x" * 2_000_000)])
+    large = PublishRequest(stream_id="hostile", kind="job", events=[line("x" * 2_000_000)])
     assert failure_of(lambda: edge.streams.Publish(large)).code is StatusCode.RESOURCE_EXHAUSTED
     metadata = [("x-large", "y" * 100_000)]
-    failure = failure_of(lambda: list(edge.streams.Watch(WatchRequest(stream_id="s"), metadata=metadata)))
+    failure = failure_of(
+        lambda: list(edge.streams.Watch(WatchRequest(stream_id="hostile"), metadata=metadata))
+    )
     assert failure.code is StatusCode.RESOURCE_EXHAUSTED
     deep = NewEvent(type="structured", json="[" * 100_000)
     assert (
         failure_of(
-            lambda: edge.streams.Publish(PublishRequest(stream_id="s", kind="job", events=[deep]))
+            lambda: edge.streams.Publish(PublishRequest(stream_id="hostile", kind="job", events=[deep]))
         ).code
         is wrong
     )
     said = edge.process.log.read_text()
     assert "Traceback" not in said
     assert "call_failed" not in said
-    assert next(edge.watch("s")).events[0].type == "open"
+    assert next(edge.watch("hostile")).events[0].type == "open"
 
 
 def test_with_keys_nothing_but_health_is_had_without_a_token_that_allows_it(edge_with_grpc, twin, tmp_path):
@@ -251,14 +298,9 @@ def test_with_keys_nothing_but_health_is_had_without_a_token_that_allows_it(edge
     stub = health_pb2_grpc.HealthStub(edge.channel)
     assert stub.Check(health_pb2.HealthCheckRequest()).status == SERVING
     short = [("authorization", f"Bearer {issuer.token(life_s=4, **ALL)}")]
-    notices = []
-    began = time.monotonic()
-    failure = failure_of(
-        lambda: notices.extend(
-            each
-            for each in edge.streams.Watch(watch, metadata=short, timeout=TIMEOUT_S)
-            if each.WhichOneof("notice")
-        )
-    )
-    assert (failure.code, failure.problem.code) == (StatusCode.UNAVAILABLE, "expired")
-    assert time.monotonic() - began >= 3
+    began_s = time.monotonic()
+    watched = read_call(edge.streams.Watch(watch, metadata=short, timeout=TIMEOUT_S))
+    assert [each.WhichOneof("notice") for each in watched.notices] == ["expiring", "reconnect"]
+    assert 0 < watched.notices[0].expiring.expires_in_ms <= 9_000
+    assert (watched.code, watched.problem.code) == (StatusCode.UNAVAILABLE, "expired")
+    assert time.monotonic() - began_s >= 3

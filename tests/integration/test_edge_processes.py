@@ -14,6 +14,7 @@ import httpx2
 import pytest
 
 from tests.support.edge_process import ROOT, free_port
+from tests.support.grpc_client import follow as follow_by_grpc
 from tests.support.sse_client import read_stream
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from tests.support.ingest_twin import IngestTwin
 
 CLIENTS = 24
+GRPC_CLIENTS = 8
 
 
 class Edges:
@@ -42,6 +44,12 @@ class Edges:
         command = [sys.executable, "-m", "ops", "edge", "--port", str(self.port), "--processes", "2"]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=log)
+
+    @property
+    def grpc_address(self) -> str:
+        found = re.search(r"gRPC at (\S+?);", self.log.read_text())
+        assert found
+        return found[1]
 
     def wait_until_said(self, text: str, times: int = 1) -> None:
         deadline = time.monotonic() + 120
@@ -98,6 +106,11 @@ def test_a_rolling_restart_loses_and_doubles_nothing(edges: Edges, twin: IngestT
     trouble: list[str] = []
     url = f"{edges.url}/v1/streams/rolled/events"
     threads = [threading.Thread(target=follow, args=(url, view, trouble), daemon=True) for view in views]
+    over_grpc: list[list[int]] = [[] for _ in range(GRPC_CLIENTS)]
+    sent_away: list[str] = []
+    for view in over_grpc:
+        args = (edges.grpc_address, "rolled", view, sent_away)
+        threads.append(threading.Thread(target=follow_by_grpc, args=args, daemon=True))
     for thread in threads:
         thread.start()
     deadline = time.monotonic() + 60
@@ -132,6 +145,9 @@ def test_a_rolling_restart_loses_and_doubles_nothing(edges: Edges, twin: IngestT
         thread.join(120)
         assert not thread.is_alive()
     assert all(view == list(range(count[0] + 1)) for view in views), trouble
+    assert all(view == list(range(count[0] + 1)) for view in over_grpc), sent_away
+    assert len(sent_away) >= GRPC_CLIENTS, "each process was restarted, so each of them was sent away"
+    assert {told for told in sent_away if "(drain)" not in told} == set()
     assert "gap" not in trouble
     edges.process.send_signal(signal.SIGTERM)
     assert edges.process.wait(60) == 0

@@ -67,6 +67,9 @@ def world(
             yield World(edge.start(), twin, issuer, kafka)
         finally:
             edge.stop()
+        log = edge.log.read_text()
+        assert issuer.made
+        assert not [token for token in issuer.made if any(part in log for part in token.split(".")[1:])]
 
 
 def bearer(token: str) -> dict[str, str]:

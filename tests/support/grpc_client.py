@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +25,8 @@ TIMEOUT_S = 60.0
 class GrpcEdge:
     """An edge in a process of its own, and a channel to it."""
 
-    def __init__(self, make_edge: Callable[..., EdgeProcess], **options: Any) -> None:
-        self.process = make_edge(**options)
+    def __init__(self, process: EdgeProcess) -> None:
+        self.process = process
         self.channel = grpc.insecure_channel(self.address, options=[("grpc.enable_retries", 0)])
         self.streams = StreamServiceStub(self.channel)
         self.lines = LogStreamStub(self.channel)
@@ -52,6 +53,22 @@ class GrpcEdge:
         """Watch until the call ends, or ``until`` holds after an event."""
         call = self.watch(stream_id, cursor)
         return read_call(call, until)
+
+
+def follow(address: str, stream_id: str, seen: list[int], trouble: list[str]) -> None:
+    """A client that comes back with its cursor until the stream has ended; notes each seq that it sees."""
+    cursor = ""
+    own = [("grpc.use_local_subchannel_pool", 1)]
+    with grpc.insecure_channel(address, options=own) as channel:
+        while True:
+            asked = WatchRequest(stream_id=stream_id, cursor=cursor)
+            watched = read_call(StreamServiceStub(channel).Watch(asked, wait_for_ready=True))
+            seen += watched.seqs
+            cursor = watched.cursors[-1] if watched.events else cursor
+            if watched.code is grpc.StatusCode.OK:
+                return
+            trouble.append(f"{watched.code}: {watched.details}")
+            time.sleep(0.05)
 
 
 @dataclass

@@ -45,7 +45,7 @@ class Nginx:
     folder: Path
     edge_port: int
     changes: Mapping[str, str]
-    grpc_port: int = 8610
+    grpc_port: int = 8601
 
     def __enter__(self) -> Self:
         need_program("nginx")
@@ -58,7 +58,7 @@ class Nginx:
             "listen 443 ssl http2;": f"{listens} listen 127.0.0.1:{self.h2_port} http2;",
             "/etc/ssl/streams.example": f"{self.folder}/streams.example",
             "127.0.0.1:8600": f"127.0.0.1:{self.edge_port}",
-            "127.0.0.1:8610": f"127.0.0.1:{self.grpc_port}",
+            "127.0.0.1:8601": f"127.0.0.1:{self.grpc_port}",
         }
         for old, new in (ours | dict(self.changes)).items():
             assert old in text, f"the example has no {old!r}"

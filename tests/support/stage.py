@@ -5,6 +5,8 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from connectors.kafka.admin import ensure_topics
 from connectors.kafka.options import KafkaOptions
 from connectors.registry import Registry
@@ -13,9 +15,19 @@ from tests.support.edge_process import EdgeProcess
 from tests.support.ingest_twin import IngestTwin
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from ops.stack.addresses import Addresses
+
+
+@pytest.fixture(scope="module")
+def stage(
+    stack: Addresses, registered_schemas: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stage]:
+    stage = Stage(stack, registered_schemas, tmp_path_factory.mktemp("stage"))
+    yield stage
+    stage.close()
 
 
 class Stage:

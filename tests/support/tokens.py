@@ -34,6 +34,8 @@ class Issuer:
 
     kid: str = "k1"
     private: Any = field(default_factory=lambda: generate_private_key(SECP256R1()))
+    made: list[str] = field(default_factory=list)
+    """All tokens, for whoever looks where they must not be."""
 
     @property
     def pem(self) -> bytes:
@@ -56,7 +58,8 @@ class Issuer:
     def token(self, *, life_s: float = 600, **claims: Any) -> str:
         """A token."""
         claims = self.claims(life_s=life_s, **claims)
-        return jwt.encode(claims, self.private, algorithm="ES256", headers={"kid": self.kid})
+        self.made.append(jwt.encode(claims, self.private, algorithm="ES256", headers={"kid": self.kid}))
+        return self.made[-1]
 
 
 def unsigned(claims: dict[str, Any], alg: str = "none") -> str:

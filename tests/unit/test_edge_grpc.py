@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
+import grpc
 import pytest
 from grpc import StatusCode
 from hypothesis import given
@@ -15,53 +16,33 @@ from edge.errors import HistoryUnavailable, PortInUse, RequestError
 from edge.frame import declared
 from edge.grpc_call import CallConnection, CallTransport, WatchConnection
 from edge.grpc_errors import PROBLEM_KEY, PUSHBACK_KEY, failed, sent_away, status_of
-from edge.grpc_messages import LogEncoder, WatchEncoder, event_of
+from edge.grpc_messages import MESSAGE_BYTES_MAX, LogEncoder, WatchEncoder, event_of
 from edge.grpc_publish import values_of
+from edge.grpc_service import StreamCalls
 from edge.history import SharedHistory
 from edge.join import Joined
 from edge.options import EdgeOptions
 from edge.recorded import MemoryLog
 from edge.server import bind, hold_for_grpc
 from schemas.catalog import LocalSchemas
+from schemas.envelope import check_stream_name
 from schemas.errors import ForeignCursor, InvalidEvent, MalformedCursor
 from schemas.payloads import PayloadCodec
 from schemas.proto.sluicegate.v1.logs_pb2 import LogEvent
-from schemas.proto.sluicegate.v1.stream_pb2 import NewEvent, Problem, WatchResponse
+from schemas.proto.sluicegate.v1.stream_pb2 import (
+    NewEvent,
+    Problem,
+    PublishRequest,
+    PublishResponse,
+    WatchRequest,
+    WatchResponse,
+)
+from tests.support.fake_call import FakeCall
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import AsyncIterator, Coroutine
 
     from edge.frame import Frame
-
-
-class FakeCall:
-    """A call whose client reads when it is told to."""
-
-    def __init__(self) -> None:
-        self.messages: list[bytes] = []
-        self.reads = asyncio.Event()
-        self.reads.set()
-
-    async def write(self, message: bytes) -> None:
-        await self.reads.wait()
-        self.messages.append(message)
-
-    async def abort(self, code: StatusCode, details: str, trailing_metadata: Any) -> NoReturn:
-        raise AssertionError("a connection does not end its call")
-
-    def invocation_metadata(self) -> tuple[()]:
-        return ()
-
-    def peer(self) -> str:
-        return "ipv4:127.0.0.1:1"
-
-    @property
-    def said(self) -> list[WatchResponse]:
-        return [WatchResponse.FromString(message) for message in self.messages]
-
-    @property
-    def seqs(self) -> list[int]:
-        return [event.seq for response in self.said for event in response.events]
 
 
 class Desk:
@@ -181,13 +162,14 @@ def test_one_that_is_sent_away_while_it_does_not_read_is_told_once_it_does():
 @pytest.mark.parametrize("reason", ["stalled", "revoked"])
 def test_one_that_is_aborted_is_let_go_at_once_and_its_call_ends_with_a_status(reason):
     async def scene() -> None:
-        desk = Desk(write_stall_ms_max=100)
+        desk = Desk(write_stall_ms_max=100 if reason == "stalled" else 60_000)
         call, connection, task = desk.watch()
         call.reads.clear()
         desk.emit(0, type_name="open")
         await until(lambda: connection.paused)
         if reason == "revoked":
             connection.send_away("revoked")
+            connection.abort("stalled")  # the first reason is the one
         await task  # its client never reads
         assert (desk.core.connections, desk.core.hub.followers, len(desk.core.wheel)) == (0, 0, 0)
         assert connection.status is not None
@@ -243,6 +225,23 @@ def test_the_messages_of_lines_are_those_of_each_event(types):
     assert [(event.line, event.done) for event in messages] == [
         (told.get(name, str(seq)), name == "end") for seq, name in enumerate(types) if name != "progress"
     ]
+
+
+@given(st.lists(st.integers(0, 100_000), min_size=1, max_size=12))
+def test_much_is_divided_between_events_and_is_the_same_together(sizes):
+    encoder = WatchEncoder(EdgeCore(EdgeOptions(), PayloadCodec(LocalSchemas()), topic_version=1).json)
+    frames = [
+        declared("log", {"seq": seq, "line": "x" * size}, cursor="c", seq=seq, offset=seq)
+        for seq, size in enumerate(sizes)
+    ]
+    data = encoder.encode(frames)
+    messages = encoder.messages(data)
+    assert b"".join(messages) == data
+    read = [WatchResponse.FromString(message) for message in messages]
+    assert [event.seq for each in read for event in each.events] == list(range(len(sizes)))
+    assert all(len(message) <= MESSAGE_BYTES_MAX or len(each.events) == 1
+               for message, each in zip(messages, read, strict=True))  # fmt: skip
+    assert len(messages) <= 1 + 2 * len(data) // MESSAGE_BYTES_MAX
 
 
 def test_an_event_that_cannot_be_decoded_is_the_gap_that_its_json_says():
@@ -324,3 +323,99 @@ def test_a_port_for_grpc_is_the_next_one_or_another_and_one_that_was_asked_for_m
             with pytest.raises(PortInUse, match="cannot listen") as refused:
                 hold_for_grpc("127.0.0.1", taken.getsockname()[1], beside=beside)
             assert "--grpc-port" in refused.value.remedy
+
+
+class BusyPublisher:
+    """Refuses for pace as often as it is told to, and takes what comes then."""
+
+    def __init__(self, refusals: int = 0) -> None:
+        self.refusals = refusals
+        self.taken: list[Any] = []
+
+    async def publish_values(self, asked: Any, values: list[Any]) -> dict[str, Any]:
+        if self.refusals:
+            self.refusals -= 1
+            raise RequestError(429, "Stream is slowed", "slowed", headers={"retry-after": "0"})
+        check_stream_name(asked.tenant, asked.stream_id)
+        self.taken += values
+        offsets = [{"event_id": "e", "partition": 0, "offset": 0} for _ in values]
+        return {"tenant": asked.tenant, "stream_id": asked.stream_id, "offsets": offsets}
+
+    async def publish_one(self, asked: Any, type_name: str, fields: Any) -> dict[str, Any]:
+        raise AssertionError("there is no stream to cancel")
+
+
+def test_a_stream_of_requests_is_not_read_while_its_producer_is_held_back_and_loses_none():
+    async def scene() -> None:
+        desk = Desk()
+        publisher = BusyPublisher()
+        calls = StreamCalls(desk.core, publisher)  # type: ignore[arg-type]  # a twin
+        read: list[int] = []
+
+        async def requests() -> AsyncIterator[bytes]:
+            for number in range(3):
+                read.append(number)
+                publisher.refusals = 20
+                event = NewEvent(type="log", json=f'{{"line": "{number}"}}')
+                yield PublishRequest(stream_id="s", kind="job", events=[event]).SerializeToString()
+                assert len(publisher.taken) == number + 1, "the next was asked for before this one was taken"
+
+        call = FakeCall()
+        await calls.answered(calls.publish_many)(requests(), call)
+        assert [value["payload"]["line"] for value in publisher.taken] == ["0", "1", "2"]
+        assert (len(call.messages), read) == (3, [0, 1, 2])
+        desk.core.draining = True
+        publisher.refusals = 1
+        with pytest.raises(grpc.aio.AbortError):
+            await calls.answered(calls.publish_many)(requests(), call)
+        assert call.code is StatusCode.RESOURCE_EXHAUSTED
+
+    play(scene())
+
+
+def test_metadata_of_any_text_is_no_failure_of_the_edge():
+    async def scene() -> None:
+        desk = Desk()
+        calls = StreamCalls(desk.core, BusyPublisher())  # type: ignore[arg-type]  # a twin
+        call = FakeCall()
+        call.metadata = (("x-text", "\u20ac\udcff"), ("x-bytes-bin", b"\xff"), ("authorization", "\u00e9"))
+        request = PublishRequest(stream_id="s", kind="job", events=[NewEvent(type="log", json="{}")])
+        answer = await calls.answered(calls.publish)(request.SerializeToString(), call)
+        assert PublishResponse.FromString(answer).stream_id == "s"
+
+    play(scene())
+
+
+_TEXT = st.text(max_size=20)
+_REQUESTS = st.one_of(
+    st.binary(max_size=60),
+    st.builds(WatchRequest, tenant=_TEXT, stream_id=_TEXT, cursor=_TEXT).map(WatchRequest.SerializeToString),
+    st.builds(
+        PublishRequest,
+        tenant=_TEXT,
+        stream_id=_TEXT,
+        kind=_TEXT,
+        events=st.lists(st.builds(NewEvent, type=_TEXT, json=_TEXT, event_id=_TEXT), max_size=3),
+    ).map(PublishRequest.SerializeToString),
+)
+
+
+@given(_REQUESTS, st.sampled_from(["watch", "watch_logs", "publish", "cancel"]))
+def test_whatever_bytes_come_are_answered_by_a_status_that_names_the_clients_mistake(data, method):
+    async def scene() -> None:
+        desk = Desk()
+        calls = StreamCalls(desk.core, BusyPublisher())  # type: ignore[arg-type]  # a twin
+        call = FakeCall()
+        behaviour = calls.answered(getattr(calls, method))
+        task = asyncio.ensure_future(behaviour(data, call))
+        await asyncio.wait({task}, timeout=0.02)
+        if not task.done():  # a stream of that name may be watched
+            assert method.startswith("watch")
+            task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert call.code in (
+            None, StatusCode.INVALID_ARGUMENT, StatusCode.PERMISSION_DENIED, StatusCode.NOT_FOUND,
+        )  # fmt: skip
+        assert (desk.core.connections, desk.core.hub.followers, calls.under_way) == (0, 0, 0)
+
+    play(scene())

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 Said = dict[str, Any]
 """An event, flat, as the client gave it; or ``{"state": …}``: ``again`` (it comes back by itself),
-``returned`` or ``raised`` (it ended, and the program called it again), ``over`` (it has stopped for good)."""
+``returned`` or ``raised`` (it ended, and the program called it again), ``over`` (it has stopped for good,
+``by`` the program if that had to see to it)."""
 
 
 class Follower(Protocol):
@@ -74,8 +75,8 @@ def npm_follower(client: str, url: str, log: Path) -> InProcess:
     return InProcess(["node", "npm.mjs", client, url], log)
 
 
-def pypi_follower(client: str, url: str, log: Path) -> InProcess:
-    return InProcess([sys.executable, "pypi.py", client, url], log)
+def pypi_follower(client: str, url: str, grpc_address: str, log: Path) -> InProcess:
+    return InProcess([sys.executable, "pypi.py", client, url, grpc_address], log)
 
 
 def need_modules() -> None:
