@@ -86,7 +86,7 @@ def served(name: str, work: str, subscribers: int, held: Held) -> Served:
         p99_ms=round(found.p99_ms, 1),
         rss_kb_per_connection=None,
         cpu_s_per_million=round(held.cpu_s * 1e6 / found.events, 2) if found.events else None,
-        verified=held.complete,
+        verified=held.complete and not found.lost,
         more={
             "events_per_s": round(held.taken_per_s / held.streams, 1),
             "events_per_write": round(found.events / max(found.reads, 1), 1),
@@ -153,9 +153,9 @@ def _held(load: Load, name: str, rate: float, seconds: float) -> Held:
 
 
 def _note(held: Held) -> str:
-    if held.kept:
-        return ""
     found = held.found
+    if held.kept:
+        return f"{found.lost} connections cut off" if found.lost else ""
     if not held.complete:
         return (
             f"not all delivered: {found.gaps} lost, {found.doubles} twice, {found.lost} connections cut off, "

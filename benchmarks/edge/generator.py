@@ -100,8 +100,8 @@ class Snapshot:
 
     @property
     def contiguous(self) -> bool:
-        """Whether nothing was lost, given twice, declared lost, or cut off."""
-        return not (self.gaps or self.doubles or self.declared or self.lost or self.failed or self.refused)
+        """Whether nothing was missing, given twice, or declared lost."""
+        return not (self.gaps or self.doubles or self.declared or self.failed or self.refused)
 
 
 class Clients:

@@ -76,7 +76,10 @@ def _posted(
         p99_ms=round(found.p99_ms, 1),
         rss_kb_per_connection=None,
         cpu_s_per_million=round(cpu_s * 1e6 / max(found.events, 1), 1),
-        verified=found.contiguous and found.events == count * events * CLIENTS and found.next_min == total,
+        verified=found.contiguous
+        and not found.lost
+        and found.events == count * events * CLIENTS
+        and found.next_min == total,
         more={"mean_ms": round(found.mean_ms, 1), **parts, "answered_ms": round(fmean(took_ms), 1)},
     )
     return line, total

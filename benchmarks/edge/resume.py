@@ -83,7 +83,10 @@ def measure(bench: EdgeBench) -> Served:
         p99_ms=None,
         rss_kb_per_connection=round((after.rss_kb - before.rss_kb) / count, 1),
         cpu_s_per_million=round((after.cpu_s - before.cpu_s) * 1e6 / max(found.events, 1), 2),
-        verified=found.events == wanted and found.contiguous and found.next_min == next_seq,
+        verified=found.events == wanted
+        and found.contiguous
+        and not found.lost
+        and found.next_min == next_seq,
         more={
             "seconds": round(took_s, 1),
             "events_per_write": round(found.events / max(found.reads, 1), 1),

@@ -35,7 +35,7 @@ class Held:
     found: Snapshot
     """Until all was delivered, or for as long as is waited."""
     complete: bool
-    """Each client was given each event, once and in order."""
+    """Each client that was there when it began was given each event, once and in order."""
     cpu_s: float
     streams: int
     p99_ms_max: float
@@ -79,12 +79,12 @@ class Load:
             self._clients.until(lambda found: found.next_min >= self._next, timeout_s).next_min >= self._next
         )
 
-    def hold(self, rate: float, seconds: float, *, readers: int | None = None) -> Held:
+    def hold(self, rate: float, seconds: float) -> Held:
         """Publish so many events a second to each stream, for so long; then wait until all were delivered."""
-        readers = self._clients.connections if readers is None else readers
         rounds = max(int(rate * seconds), 1)
         before = self._server.usage()
-        self._clients.reset()
+        cut_off = self._clients.reset().lost
+        readers = self._clients.connections - cut_off
         began_s = self._publish(rate, rounds, seconds)
         in_time = self._clients.snapshot()
         took_s = time.perf_counter() - began_s
@@ -93,7 +93,8 @@ class Load:
         found = self._clients.until(lambda found: found.next_min >= self._next, DRAIN_S)
         after = self._server.usage()
         wanted = published // self._streams * readers
-        complete = found.events == wanted and found.contiguous and found.next_min == self._next
+        whole = found.contiguous and found.lost == cut_off
+        complete = found.events == wanted and whole and found.next_min == self._next
         cpu_s = after.cpu_s - before.cpu_s
         return Held(
             rate, published, took_s, in_time.events, found, complete, cpu_s, self._streams, self._p99_ms_max
