@@ -9,9 +9,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from contextlib import nullcontext
 from math import inf
-from typing import TYPE_CHECKING, Final, Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import structlog
 
@@ -19,7 +18,6 @@ from edge.access.identity import ANYBODY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
-    from contextlib import AbstractAsyncContextManager
 
     from edge.access.identity import Identity
     from edge.core import EdgeCore
@@ -29,7 +27,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 Leaving = Literal["drain", "overload", "life", "unready", "expired", "revoked", "slow"]
 """Why the edge closes a connection whose client is to come back."""
-_ALWAYS: Final = nullcontext()
 
 
 class Connection(asyncio.Protocol):
@@ -108,12 +105,12 @@ class Connection(asyncio.Protocol):
         raise NotImplementedError
 
     @property
-    def turn(self) -> AbstractAsyncContextManager[None]:
+    def turn(self) -> asyncio.Lock | None:
         """See Outlet; one delivery alone needs no turns."""
-        return _ALWAYS
+        return None
 
     def had_turn(self, delivery: Delivery) -> None:
-        """A delivery was written to after a pause: the next time others go first."""
+        """See Outlet; one delivery alone needs no turns."""
 
     def say_expiring(self, expires_in_ms: int) -> None:
         """Write that the token ends soon: who can, brings a new one; the others come back with one."""
@@ -195,7 +192,6 @@ class Connection(asyncio.Protocol):
         for delivery in tuple(self.deliveries):
             if self.paused:
                 return
-            self.had_turn(delivery)
             delivery.resume()
 
     # -- its end ----------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from math import isfinite
 from typing import TYPE_CHECKING, Final
 
@@ -15,7 +16,7 @@ from websockets.frames import CloseCode
 
 from edge.control import counted, known_stream, stream_to_cancel
 from edge.delivery import Delivery
-from edge.errors import HistoryUnavailable, RequestError
+from edge.errors import Forbidden, HistoryUnavailable, RequestError
 from edge.join import Joined
 from edge.messages import WebSocketEncoder, error_of, malformed, read_message
 from edge.problems import code_of
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Coroutine
     from typing import Any
 
-    from edge.errors import Forbidden
     from edge.messages import Asked
     from edge.upgrade import WebSocketShare
     from edge.websocket import WebSocketConnection
@@ -142,7 +142,7 @@ class Conversation:
     def refuse(self, delivery: Delivery, denied: Forbidden) -> None:
         """Stop a stream that its client may not have, or no longer; the connection stays."""
         channel = delivery.subscriber.channel
-        delivery.stop()
+        delivery.stop("refused")
         self._deliveries.pop(channel.key, None)
         where = {"tenant": channel.tenant, "stream": channel.stream_id}
         self._connection.say(
@@ -154,7 +154,7 @@ class Conversation:
     def _unsubscribe(self, asked: Asked) -> None:
         delivery = self._deliveries.pop(asked.key, None)
         if delivery is not None:
-            delivery.stop()
+            delivery.stop("left")
         elif asked.key not in self._joining:
             raise _not_subscribed(asked)
         self._joining.discard(asked.key)
@@ -208,8 +208,21 @@ class Conversation:
         if not wanted:
             self._share.core.hub.detach(joined.subscriber)
             return None
-        self._deliver(asked, joined)
+        self._deliver(asked, self._still_allowed(asked, joined))
         return None
+
+    def _still_allowed(self, asked: Asked, joined: Joined) -> Joined:
+        """Judge once more, if a new token came while the stream was looked for. Raises Forbidden."""
+        core, identity = self._share.core, self._connection.identity
+        if joined.identity is identity:
+            return joined
+        kind = core.joiner.kind_name(asked.key)
+        try:
+            self._share.admission.check_read(identity, asked.tenant, asked.stream_id, kind)
+        except Forbidden:
+            core.hub.detach(joined.subscriber)
+            raise
+        return replace(joined, identity=identity)
 
     def _deliver(self, asked: Asked, joined: Joined) -> None:
         core, connection = self._share.core, self._connection

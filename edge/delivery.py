@@ -20,7 +20,6 @@ from edge.errors import HistoryUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from contextlib import AbstractAsyncContextManager
 
     from edge.access.identity import Identity
     from edge.connection import Leaving
@@ -55,8 +54,12 @@ class Outlet(Protocol):
         ...
 
     @property
-    def turn(self) -> AbstractAsyncContextManager[None]:
-        """Held while a span of the past is read and written: it is one at a time, and fair."""
+    def turn(self) -> asyncio.Lock | None:
+        """Held while a span of the past is read and not written yet: of all its deliveries, one at a time."""
+        ...
+
+    def had_turn(self, delivery: Delivery) -> None:
+        """A delivery was written by itself: after a pause, others of the connection go first."""
         ...
 
     def send_away(self, reason: Leaving) -> None:
@@ -84,6 +87,7 @@ class Delivery:
         "_outlet",
         "_own_bytes",
         "_task",
+        "_turn",
         "_unjudged",
         "number",
         "over",
@@ -102,6 +106,7 @@ class Delivery:
         self._group: Group | None = None
         self._group_bytes = self._own_bytes = 0
         self._task: asyncio.Task[None] | None = None
+        self._turn: asyncio.Lock | None = None
         self.subscriber: Subscriber = joined.subscriber
         self.number = 0
         """Which of this edge's deliveries it is, from its start on."""
@@ -140,6 +145,7 @@ class Delivery:
                 data = group.encoded(frames)
                 self._outlet.write(data)
                 self._own_bytes += len(data)
+                self._outlet.had_turn(self)
                 self._core.metrics.delivered(frames, len(data), from_ring=True)
             elif subscriber.behind:
                 self._task = asyncio.get_running_loop().create_task(self._read_the_past())
@@ -183,6 +189,7 @@ class Delivery:
             self._leave(self._group)
         if self._task is not None:
             self._task.cancel()
+        self._end_turn()
         self.subscriber.channel.laggards.discard(self)
         self._core.hub.detach(self.subscriber)
         self._core.journal.closed(self, reason or ("end" if self.subscriber.finished else "gone"))
@@ -266,47 +273,63 @@ class Delivery:
     def _write_first(self) -> None:
         if self._first and not (self.over or self._outlet.paused):
             first, self._first = self._first, ()
-            self._write(first, from_ring=False)
+            if self._unjudged is None or self._may_have(first):
+                self._write(first, from_ring=False)
+            self._end_turn()
 
     def _write(self, frames: Sequence[Frame], *, from_ring: bool) -> None:
         data = self._encoder.encode(frames)
         self._outlet.write(data)
         self._own_bytes += len(data)
-        self._core.metrics.delivered(frames, len(data), from_ring=from_ring)
-        for frame in frames:
-            if frame.event is None and frame.type == "gap":
-                self._core.journal.gap(self, frame)
+        self._outlet.had_turn(self)
+        if self._core.metrics.delivered(frames, len(data), from_ring=from_ring):
+            for frame in frames:
+                if frame.event is None and frame.type == "gap":
+                    self._core.journal.gap(self, frame)
 
     def _tell(self, gap: Frame | None) -> None:
         if gap is not None and not self.over:
             self._write((gap,), from_ring=False)
 
     @property
-    def _reads_the_past(self) -> bool:
+    def _goes_on(self) -> bool:
+        """Whether the next span is to be read at once."""
         subscriber = self.subscriber
         return subscriber.behind and not (
             self.over or self._outlet.paused or subscriber.finished or subscriber.at_bound
         )
 
     async def _write_a_span(self) -> None:
-        if self._outlet.paused:
-            return  # another delivery of the connection was written to while this one waited for its turn
-        frames = await self._core.replay.next_frames(self.subscriber, self.partition)
-        if self._unjudged and frames and not self._may_have(frames):
-            return
-        if self._outlet.paused:
-            self._first = frames  # it has its turn when the connection takes more
-        elif frames and not self.over:
-            self._write(frames, from_ring=False)
+        """Read one span, and write it; or keep it, and the turn, until the connection takes more."""
+        if (turn := self._outlet.turn) is not None:
+            await turn.acquire()
+            self._turn = turn
+        try:
+            frames = await self._core.replay.next_frames(self.subscriber, self.partition)
+            if self._unjudged and frames and not self._may_have(frames):
+                return
+            if self._outlet.paused:
+                self._first = frames
+            elif frames and not self.over:
+                self._write(frames, from_ring=False)
+        finally:
+            if not self._first:
+                self._end_turn()
+
+    def _end_turn(self) -> None:
+        if self._turn is not None:
+            self._turn.release()
+            self._turn = None
 
     async def _read_the_past(self) -> None:
         try:
-            while self._reads_the_past:
+            while True:
                 try:
-                    async with self._outlet.turn:
-                        await self._write_a_span()
+                    await self._write_a_span()
                 except HistoryUnavailable:
                     await asyncio.sleep(_AGAIN_S)
+                if not self._goes_on:
+                    break
         except Exception as error:
             # Whatever it was: this client must not wait for ever for events that it was never written.
             log.exception("replay_broke", stream=self.subscriber.channel.key.decode(), cause=str(error))

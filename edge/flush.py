@@ -51,7 +51,7 @@ class Flusher:
 
     @property
     def tick_s(self) -> float:
-        """The shortest time between two flushes of a stream, at the load of now."""
+        """The shortest time between two flushes of any stream, at the load of now."""
         return self._tick_s
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -66,7 +66,7 @@ class Flusher:
         if loop is None:
             self.flush(channel)
             return
-        due_s = channel.flushed_s + self._tick_of(channel)
+        due_s = channel.flushed_s + self.tick_of(channel)
         if due_s <= loop.time():
             self.flush(channel)
         else:
@@ -87,7 +87,8 @@ class Flusher:
         channel.cost_s = time.thread_time() - began_s if many else 0.0
         self._look(channel.flushed_s)
 
-    def _tick_of(self, channel: Channel) -> float:
+    def tick_of(self, channel: Channel) -> float:
+        """The shortest time between two flushes of one stream, by what its last one cost."""
         cost_s = channel.cost_s
         tick_s = min(max(self._tick_s, cost_s * _COST_TICKS), TICK_S_MAX)
         return max(tick_s, cost_s * _COST_TICKS_MIN)

@@ -183,13 +183,14 @@ class CallTransport(asyncio.Transport):
         """
         connection, messages = self._connection, self._connection.encoder.messages
         self._task = task = cast("asyncio.Task[None]", asyncio.current_task())
-        connection.connection_made(self)
         try:
+            connection.connection_made(self)
             while True:
                 while self._unsent:
                     for message in messages(self._unsent.popleft()):
                         await self._call.write(message)
-                self._unsent_bytes = 0
+                        self._unsent_bytes -= len(message)
+                self._unsent_bytes = 0  # whatever a write holds beside its messages
                 if self._closing:
                     return
                 self._woken.clear()

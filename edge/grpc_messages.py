@@ -11,11 +11,13 @@ from schemas.proto.sluicegate.v1.stream_pb2 import End, Event, Gap, WatchRespons
 from schemas.published import time_from_text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from edge.encode import FrameJson
     from edge.frame import Frame
 
+MESSAGE_BYTES_MAX: Final = 65_536
+"""What HTTP/2's first window takes at once; an event that is longer is a message of its own."""
 _LENGTH_BYTES: Final = 4
 
 
@@ -32,8 +34,8 @@ class WatchEncoder:
         return b"".join([frame.proto or self._encode(frame) for frame in frames])
 
     def messages(self, data: bytes) -> Sequence[bytes]:
-        """See CallEncoder."""
-        return (data,)
+        """See CallEncoder. What is much goes in parts, so that a client that reads slowly is seen to read."""
+        return (data,) if len(data) <= MESSAGE_BYTES_MAX else tuple(_parts(data))
 
     def _encode(self, frame: Frame) -> bytes:
         frame.proto = WatchResponse(
@@ -68,6 +70,29 @@ class LogEncoder:
             at = start + int.from_bytes(data[at:start], "big")
             found.append(data[start:at])
         return found
+
+
+def _parts(data: bytes) -> Iterator[bytes]:
+    """Divide events that were put together between two of them."""
+    start = at = 0
+    while at < len(data):
+        end = _end_of_event(data, at)
+        if at > start and end - start > MESSAGE_BYTES_MAX:
+            yield data[start:at]
+            start = at
+        at = end
+    yield data[start:]
+
+
+def _end_of_event(data: bytes, at: int) -> int:
+    """Read a length, seven bits a byte, the lowest first; before it stands one byte that names the field."""
+    length, shift = 0, 0
+    while True:
+        at += 1
+        length |= (data[at] & 0x7F) << shift
+        if data[at] < 0x80:
+            return at + 1 + length
+        shift += 7
 
 
 def event_of(cursor: str, shown: bytes) -> Event:

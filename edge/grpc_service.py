@@ -222,7 +222,7 @@ def _parsed(kind: type[M], data: bytes) -> M:
 def _headers(call: Call) -> list[tuple[bytes, bytes]]:
     """Metadata as HTTP's headers are."""
     return [
-        (name.encode(), value if isinstance(value, bytes) else value.encode("latin-1"))
+        (name.encode(), value if isinstance(value, bytes) else value.encode(errors="replace"))
         for name, value in call.invocation_metadata()
     ]
 

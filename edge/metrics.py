@@ -136,15 +136,17 @@ class EdgeMetrics:
         self.bytes.inc(size_bytes * members)
         self.writes.inc(members)
 
-    def delivered(self, frames: Sequence[Frame], size_bytes: int, *, from_ring: bool) -> None:
-        """Count one write of frames."""
+    def delivered(self, frames: Sequence[Frame], size_bytes: int, *, from_ring: bool) -> int:
+        """Count one write of frames; give how many of them are gaps that the edge declares."""
         (self._from_ring if from_ring else self._from_history).inc(len(frames))
         self.bytes.inc(size_bytes)
         self.writes.inc()
-        if not from_ring:
-            gaps = sum(frame.event is None and frame.type == "gap" for frame in frames)
-            if gaps:
-                self.gaps.inc(gaps)
+        if from_ring:
+            return 0
+        gaps = sum(frame.event is None and frame.type == "gap" for frame in frames)
+        if gaps:
+            self.gaps.inc(gaps)
+        return gaps
 
 
 class Levels(Protocol):

@@ -114,7 +114,7 @@ class SseConnection(Connection):
 
     def refuse(self, delivery: Delivery, denied: Forbidden) -> None:
         """See Outlet."""
-        delivery.stop()
+        delivery.stop("refused")
         fields = {"type": "refused", "code": denied.code, "detail": str(denied), "remedy": denied.remedy}
         self.write(self._encoder.framed(said(fields, last_id=REFUSED_ID)) + self._encoder.last)
         self.finish("refused")

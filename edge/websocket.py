@@ -312,7 +312,7 @@ class WebSocketConnection(Connection):
             return
         self._closing, self._reason = True, reason
         for delivery in tuple(self.deliveries):
-            delivery.stop()
+            delivery.stop(reason)
         self._frames.clear()
         self._fragments, self._partial_bytes = None, 0
         self._send_out()

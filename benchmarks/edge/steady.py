@@ -37,7 +37,8 @@ class Held:
     complete: bool
     """Each client was given each event, once and in order."""
     cpu_s: float
-    rss_kb: float
+    streams: int
+    p99_ms_max: float
 
     @property
     def taken_per_s(self) -> float:
@@ -49,20 +50,24 @@ class Held:
         """Deliveries a second while events were published."""
         return self.in_time / self.seconds
 
-    def kept(self, streams: int, p99_ms_max: float = P99_MS_MAX) -> bool:
+    @property
+    def kept(self) -> bool:
         """Whether the rate was held: taken and delivered as it was asked for, in time, with nothing lost."""
         return (
             self.complete
-            and self.taken_per_s >= KEPT_RATE * self.rate * streams
-            and self.found.p99_ms <= p99_ms_max
+            and self.taken_per_s >= KEPT_RATE * self.rate * self.streams
+            and self.found.p99_ms <= self.p99_ms_max
         )
 
 
 class Load:
     """Publishes to streams of a server in turn, and counts what its clients are given."""
 
-    def __init__(self, server: Server, clients: Clients, *, streams: int = 1) -> None:
+    def __init__(
+        self, server: Server, clients: Clients, *, streams: int = 1, p99_ms_max: float = P99_MS_MAX
+    ) -> None:
         self._server = server
+        self._p99_ms_max = p99_ms_max
         self._clients = clients
         self._streams = streams
         self._next = server.first_seq
@@ -89,8 +94,9 @@ class Load:
         after = self._server.usage()
         wanted = published // self._streams * readers
         complete = found.events == wanted and found.contiguous and found.next_min == self._next
+        cpu_s = after.cpu_s - before.cpu_s
         return Held(
-            rate, published, took_s, in_time.events, found, complete, after.cpu_s - before.cpu_s, after.rss_kb
+            rate, published, took_s, in_time.events, found, complete, cpu_s, self._streams, self._p99_ms_max
         )
 
     def _publish(self, rate: float, rounds: int, seconds: float) -> float:

@@ -39,36 +39,34 @@ def measure(bench: EdgeBench) -> Served:
             bench.settings, server.port, server.path, subscribers, streams=streams, first_seq=0
         ) as clients:
             clients.ready(CONNECT_S)
-            load = Load(server, clients, streams=streams)
+            load = Load(server, clients, streams=streams, p99_ms_max=P99_MS_MAX)
             if not load.settle(OPENED_S):
                 raise NotServed(f"not all streams were opened in {OPENED_S:.0f} s: {clients.snapshot()}")
             connected = server.usage()
             worker_s = server.worker_cpu_s()
             held = load.hold(RATE, bench.asked.seconds)
             worker_s = server.worker_cpu_s() - worker_s
-            broke_at = _raised(load, streams) if held.kept(streams, P99_MS_MAX) else RATE
-    line = served(server.name, work, subscribers, held, streams=streams)
+            broke_at = _raised(load) if held.kept else RATE
+    line = served(server.name, work, subscribers, held)
     return replace(
         line,
         rss_kb_per_connection=round((connected.rss_kb - before.rss_kb) / subscribers, 1),
         more={
             **line.more,
-            "held": held.kept(streams, P99_MS_MAX),
             "ingest_cpu_s_per_million_events": round(worker_s * 1e6 / held.published, 1),
             "breaks_at_events_per_s": broke_at,
         },
     )
 
 
-def _raised(load: Load, streams: int) -> float | None:
+def _raised(load: Load) -> float | None:
     """Return the first rate a stream that was not held for some seconds; None if all were that were tried."""
     rate = RATE
     for _ in range(STEPS_MAX):
         rate *= STEP
         held: Held = load.hold(rate, STEP_S)
-        kept = held.kept(streams, P99_MS_MAX)
-        outcome = "held" if kept else "not held"
+        outcome = "held" if held.kept else "not held"
         say(f"streams: {rate:.1f} events/s a stream {outcome}: p99 {held.found.p99_ms:.0f} ms")
-        if not kept:
+        if not held.kept:
             return round(rate, 1)
     return None

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 FANOUT: Final = 1_000
 CROWD: Final = 10_000
 CROWD_RATE: Final = 50
-NCHAN_CROWD_RATE: Final = 4.0
+NCHAN_CROWD_RATE: Final = 6.0
+CROWD_P99_MS_MAX: Final = 1_000.0
+"""No server brings one event to ten thousand clients within 100 ms on two cores; nchan's saturation is looked
+for, which is when it gets further behind with each event."""
 
 
 def among(bench: EdgeBench, *slugs: str) -> list[Contender]:
@@ -48,9 +51,11 @@ def fan_out(bench: EdgeBench) -> Iterator[Served]:
     """One stream, a thousand clients, the highest rate."""
     count = bench.asked.sized(FANOUT)
     work = f"fanout: 1 stream, {count} subscribers, highest rate with p99 under {fanout.P99_MS_MAX:.0f} ms"
-    return each(
-        among(bench), work, count, lambda one: fanout.highest(bench, one, work, count, one.first_rate)
-    )
+
+    def measure(contender: Contender) -> Served:
+        return fanout.highest(bench, contender, work, count, first_rate=contender.first_rate)
+
+    return each(among(bench), work, count, measure)
 
 
 def crowd(bench: EdgeBench) -> Iterator[Served]:
@@ -60,9 +65,11 @@ def crowd(bench: EdgeBench) -> Iterator[Served]:
 
     def measure(contender: Contender) -> Served:
         if contender.peer:
-            return fanout.highest(bench, contender, work, count, NCHAN_CROWD_RATE)
+            return fanout.highest(
+                bench, contender, work, count, first_rate=NCHAN_CROWD_RATE, p99_ms_max=CROWD_P99_MS_MAX
+            )
         with contender.make(bench, contender.name, contender.slug) as server:
-            return fanout.at(bench, server, work, count, CROWD_RATE)
+            return fanout.at(bench, server, work, count, CROWD_RATE, p99_ms_max=CROWD_P99_MS_MAX)
 
     return each(among(bench, "edge", "edge-two", "nchan"), work, count, measure)
 

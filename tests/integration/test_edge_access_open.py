@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -10,6 +11,7 @@ from queue import Queue
 from typing import TYPE_CHECKING, Any
 
 import grpc
+import httpx2
 import pytest
 from websockets.exceptions import InvalidStatus
 
@@ -205,6 +207,22 @@ def test_a_websocket_goes_on_with_a_new_token_and_ends_with_its_last(world):
     world.twin.end(stream)
 
 
+def test_a_stream_that_was_asked_for_under_a_broader_token_is_not_kept_under_a_narrower_one(world):
+    stream = world.twin.open("ws-broad", kind="job")
+    narrow = world.issuer.token(**{**ALL, "streams": ["other"]})
+    with talk(world, world.issuer.token(**ALL)) as talking:
+        # Both at once, so that the new token comes while the stream is still looked for.
+        talking.say("subscribe", id=1, stream="ws-broad")
+        talking.say("auth", id=2, token=narrow)
+        found: set[str] = set()
+        while found != {"auth_ack", "forbidden"}:  # in either order: before it began, or after
+            message = talking.next()
+            found |= {message["type"], message.get("code", "")} & {"auth_ack", "forbidden"}
+        world.twin.end(stream)
+        talking.ask("ping", id=4)
+    assert 1 not in talking.seqs("ws-broad")
+
+
 def test_a_websocket_of_a_revoked_token_is_closed(world, command):
     token = world.issuer.token(**ALL, jti="j-ws")
     with talk(world, token) as talking:
@@ -278,3 +296,41 @@ def test_calls_of_a_token_that_ends_or_is_revoked_end_too(world, command):
         assert refused_as(many) == grpc.StatusCode.UNAUTHENTICATED
         more.put(None)
         assert refused_as(service.Watch(request, metadata=metadata(taken))) == grpc.StatusCode.UNAUTHENTICATED
+
+
+# ------------------------------------------------------------------ several processes
+
+
+def test_every_process_of_an_edge_asks_for_a_token_knows_what_was_revoked_and_tells_all_metrics_to_one(
+    world, command
+):
+    access = world.edge.options["access"]
+    command.environment |= {
+        "SLUICEGATE_ACCESS__KEYS_FILE": access["keys_file"],
+        "SLUICEGATE_ACCESS__ISSUER": access["issuer"],
+        "SLUICEGATE_EDGE__GRPC_PORT": "-1",
+    }
+    process = command.start("edge", "--processes", "2", log="edges")
+    address = command.folder / "data" / "edge.json"
+    until(lambda: address.exists() or process.poll() is not None)
+    assert process.poll() is None, (command.folder / "edges.log").read_text()
+    url = json.loads(address.read_text())["url"]
+    token = world.issuer.token(**ALL, jti="j-many")
+
+    def statuses(token: str) -> set[int]:
+        """Of as many connections as it takes to come to both processes; 0 while one does not listen yet."""
+        headers, found = bearer(token) if token else {}, set()
+        for _ in range(16):
+            try:
+                found.add(httpx2.get(f"{url}/v1/streams", trust_env=False, headers=headers).status_code)
+            except httpx2.TransportError:
+                found.add(0)
+        return found
+
+    until(lambda: statuses(token) == {200})
+    assert statuses("") == {401}
+    text = httpx2.get(f"{url}/metrics", trust_env=False, headers=bearer(token)).text
+    assert len(set(re.findall(r'sluicegate_edge_token_keys\{process="(\w+)"\} 1\.0', text))) == 2
+    code, _, err = command.run("tokens", "revoke", "j-many", "--reason", "test", "--yes")
+    assert code == 0, err
+    until(lambda: statuses(token) == {401})

@@ -115,13 +115,14 @@ def test_what_is_wrong_at_start_is_named_once_with_what_to_do(
 
 def test_a_port_in_use_is_named_and_the_one_that_has_it_keeps_its_address(edge, environment, tmp_path):
     _, url = edge
-    port = url.rpartition(":")[2]
-    second = sluicegate(environment, "edge", "--port", port)
-    _, text = second.communicate(timeout=60)
-    assert (second.returncode, f"cannot listen on 127.0.0.1:{port}: Address already in use" in text) == (
-        1,
-        True,
-    )
+    left = json.loads((tmp_path / "data" / "edge.json").read_text())
+    ports = {"--port": url.rpartition(":")[2], "--grpc-port": left["grpc"].rpartition(":")[2]}
+    for option, port in ports.items():
+        second = sluicegate(environment, "edge", option, port)
+        _, text = second.communicate(timeout=60)
+        assert second.returncode == 1
+        assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in text
+        assert f"choose another ({option}," in text
     assert json.loads((tmp_path / "data" / "edge.json").read_text())["url"] == url
 
 

@@ -119,6 +119,8 @@ def test_a_rolling_restart_loses_and_doubles_nothing(edges: Edges, twin: IngestT
         time.sleep(0.1)
     assert set(shares) == {"0", "1"}
     assert all(shares.values()), f"the kernel gave all to one: {shares}"
+    named = httpx2.get(f"{edges.url}/v1/connections", trust_env=False, timeout=30).json()
+    assert named["total"] == len({one["peer"] for one in named["connections"]}) == CLIENTS
     stop = threading.Event()
     count = [1]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
@@ -16,7 +16,7 @@ from edge.errors import HistoryUnavailable, PortInUse, RequestError
 from edge.frame import declared
 from edge.grpc_call import CallConnection, CallTransport, WatchConnection
 from edge.grpc_errors import PROBLEM_KEY, PUSHBACK_KEY, failed, sent_away, status_of
-from edge.grpc_messages import LogEncoder, WatchEncoder, event_of
+from edge.grpc_messages import MESSAGE_BYTES_MAX, LogEncoder, WatchEncoder, event_of
 from edge.grpc_publish import values_of
 from edge.grpc_service import StreamCalls
 from edge.history import SharedHistory
@@ -33,46 +33,16 @@ from schemas.proto.sluicegate.v1.stream_pb2 import (
     NewEvent,
     Problem,
     PublishRequest,
+    PublishResponse,
     WatchRequest,
     WatchResponse,
 )
+from tests.support.fake_call import FakeCall
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
 
     from edge.frame import Frame
-
-
-class FakeCall:
-    """A call whose client reads when it is told to."""
-
-    def __init__(self) -> None:
-        self.messages: list[bytes] = []
-        self.code: StatusCode | None = None
-        self.reads = asyncio.Event()
-        self.reads.set()
-
-    async def write(self, message: bytes) -> None:
-        await self.reads.wait()
-        self.messages.append(message)
-
-    async def abort(self, code: StatusCode, details: str, trailing_metadata: Any) -> NoReturn:
-        self.code = code
-        raise grpc.aio.AbortError(details)
-
-    def invocation_metadata(self) -> tuple[()]:
-        return ()
-
-    def peer(self) -> str:
-        return "ipv4:127.0.0.1:1"
-
-    @property
-    def said(self) -> list[WatchResponse]:
-        return [WatchResponse.FromString(message) for message in self.messages]
-
-    @property
-    def seqs(self) -> list[int]:
-        return [event.seq for response in self.said for event in response.events]
 
 
 class Desk:
@@ -257,6 +227,23 @@ def test_the_messages_of_lines_are_those_of_each_event(types):
     ]
 
 
+@given(st.lists(st.integers(0, 100_000), min_size=1, max_size=12))
+def test_much_is_divided_between_events_and_is_the_same_together(sizes):
+    encoder = WatchEncoder(EdgeCore(EdgeOptions(), PayloadCodec(LocalSchemas()), topic_version=1).json)
+    frames = [
+        declared("log", {"seq": seq, "line": "x" * size}, cursor="c", seq=seq, offset=seq)
+        for seq, size in enumerate(sizes)
+    ]
+    data = encoder.encode(frames)
+    messages = encoder.messages(data)
+    assert b"".join(messages) == data
+    read = [WatchResponse.FromString(message) for message in messages]
+    assert [event.seq for each in read for event in each.events] == list(range(len(sizes)))
+    assert all(len(message) <= MESSAGE_BYTES_MAX or len(each.events) == 1
+               for message, each in zip(messages, read, strict=True))  # fmt: skip
+    assert len(messages) <= 1 + 2 * len(data) // MESSAGE_BYTES_MAX
+
+
 def test_an_event_that_cannot_be_decoded_is_the_gap_that_its_json_says():
     shown = (
         b'{"type":"gap","seq":4,"time":"2026-01-01T00:00:00.000001Z","from_seq":4,"to_seq":4,"count":1,'
@@ -382,6 +369,19 @@ def test_a_stream_of_requests_is_not_read_while_its_producer_is_held_back_and_lo
         with pytest.raises(grpc.aio.AbortError):
             await calls.answered(calls.publish_many)(requests(), call)
         assert call.code is StatusCode.RESOURCE_EXHAUSTED
+
+    play(scene())
+
+
+def test_metadata_of_any_text_is_no_failure_of_the_edge():
+    async def scene() -> None:
+        desk = Desk()
+        calls = StreamCalls(desk.core, BusyPublisher())  # type: ignore[arg-type]  # a twin
+        call = FakeCall()
+        call.metadata = (("x-text", "\u20ac\udcff"), ("x-bytes-bin", b"\xff"), ("authorization", "\u00e9"))
+        request = PublishRequest(stream_id="s", kind="job", events=[NewEvent(type="log", json="{}")])
+        answer = await calls.answered(calls.publish)(request.SerializeToString(), call)
+        assert PublishResponse.FromString(answer).stream_id == "s"
 
     play(scene())
 

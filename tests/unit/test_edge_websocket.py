@@ -21,7 +21,8 @@ from edge.access.identity import ANYBODY
 from edge.access.options import AccessOptions
 from edge.core import EdgeCore
 from edge.frame import declared
-from edge.history import SharedHistory
+from edge.history import SharedHistory, Span
+from edge.index import IndexEntry
 from edge.messages import WebSocketEncoder, text_frame
 from edge.options import EdgeOptions
 from edge.recorded import MemoryLog
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from edge.frame import Frame as Event
+    from edge.history import SpanAsked
     from edge.publish import PublishRequest
 
 Message = dict[str, Any]
@@ -56,10 +58,12 @@ class SlowPublisher:
 class Room:
     """A core over a log in memory, and WebSocket connections to it."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *, read_s: float = 0.0, **options: Any) -> None:
         self.core = EdgeCore(EdgeOptions(**options), PayloadCodec(LocalSchemas()), topic_version=1)
         self.log = MemoryLog()
-        self.core.feed_from(self.log, SharedHistory(self.log.read, 1 << 20))
+        self.read_s = read_s
+        """How long the past takes to be read."""
+        self.core.feed_from(self.log, SharedHistory(self._read, 1))
         self.core.start()
         self.publisher = SlowPublisher()
         self.share = WebSocketShare(self.core, self.publisher)  # type: ignore[arg-type]  # a twin
@@ -68,6 +72,20 @@ class Room:
         usual = {"heartbeat_ms": 10_000, "retry_ms": 1_000, "life_ms_max": 60_000, "drain_ms": 1_000}
         ws = ServerProtocol(state=OPEN, max_size=self.core.options.request_bytes_max)
         return Peer(WebSocketConnection(self.share, ws, "test", head=b"", **(usual | limits)))
+
+    async def _read(self, asked: SpanAsked) -> Span:
+        await asyncio.sleep(self.read_s)
+        span = await self.log.read(asked)
+        return Span(span.frames[:1], span.frames[0].offset + 1) if span.frames else span
+
+    def open(self, stream: str) -> None:
+        """Have the index know that a stream begins here."""
+        entry = IndexEntry(
+            tenant="default", stream_id=stream, kind="log", title="", labels={}, partition=0,
+            topic_version=1, opened_us=0, open_offset=self.log.position(0), mark_seqs=[], mark_offsets=[],
+            last_seq=-1, updated_us=0,
+        )  # fmt: skip
+        self.core.index.put(f"default/{stream}".encode(), entry)
 
     def emit(self, stream: str, seqs: range, size: int = 1) -> None:
         key = f"default/{stream}".encode()
@@ -447,6 +465,36 @@ def test_after_a_pause_each_stream_has_its_turn(ring_events_max):
             assert max(rounds_of) <= 4, counts
         for stream in streams:
             assert peer.seqs(stream) == list(range(30))
+
+    play(scene())
+
+
+def test_a_stream_out_of_the_past_has_its_turn_beside_one_that_is_busy_and_one_write_is_pinned_at_most():
+    async def scene() -> None:
+        room = Room(read_s=0.003, ring_events_max=4, write_bytes_max=1)
+        old = ["o1", "o2", "o3"]
+        for stream in old:
+            room.open(stream)
+            room.emit(stream, range(20))
+        peer = room.connect()
+        peer.say({"type": "subscribe", "stream": "busy"})
+        room.emit("busy", range(1))
+        await until(lambda: peer.seqs("busy") == [0])
+        peer.out.full = True
+        peer.say(*({"type": "subscribe", "stream": stream} for stream in old))
+        seq = 1
+        while any(peer.seqs(stream)[-1:] != [19] for stream in old):
+            assert seq < 600, {stream: peer.seqs(stream) for stream in old}
+            room.emit("busy", range(seq, seq + 1))
+            seq += 1
+            events = peer.types().count("event")
+            if peer.connection.paused:
+                peer.out.drain(full=True)
+            await asyncio.sleep(0.002)
+            assert peer.types().count("event") - events <= 1
+            assert sum(bool(each._first) for each in peer.connection.deliveries) <= 1  # kept for its turn
+        for stream in old:
+            assert peer.seqs(stream) == list(range(20))
 
     play(scene())
 

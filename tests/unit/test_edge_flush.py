@@ -1,0 +1,123 @@
+"""When followers are written to: at once, or when their stream's tick is over."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from edge.channel import Channel
+from edge.flush import TICK_S_MAX, TICK_S_MIN, Flusher
+from edge.frame import declared
+from edge.metrics import EdgeMetrics
+
+WRITE_BYTES_MAX = 65_536
+
+
+class Joined:
+    """An encoder whose bytes are the frames' seqs."""
+
+    name = "seqs"
+
+    def encode(self, frames):
+        """Give one write of these frames."""
+        return b" ".join(b"%d" % frame.seq for frame in frames)
+
+
+class Member:
+    """One who is abreast, and is not passed in these tests."""
+
+    def is_passed(self):
+        """See Member."""
+        raise AssertionError
+
+
+@pytest.fixture
+def channel():
+    """A stream without events."""
+    return Channel("default", "s", b"default/s")
+
+
+def add(channel, count=1):
+    """Have the next frames come into a stream."""
+    for seq in range(max(channel.ring.next_seq, 0), max(channel.ring.next_seq, 0) + count):
+        channel.append(declared("log", {}, cursor="", seq=seq, offset=seq))
+
+
+def follow(channel, write, count=1):
+    """Have so many follow it from its beginning."""
+    group = channel.group(Joined())
+    for _ in range(count):
+        group.add(Member(), write, 0, 0)
+
+
+class Clock:
+    """A loop whose time a test tells."""
+
+    def __init__(self):
+        self.now_s = 100.0
+        self.due = []
+
+    def time(self):
+        """See asyncio."""
+        return self.now_s
+
+    def call_at(self, when_s, call, *args):
+        """See asyncio."""
+        self.due.append((when_s, call, args))
+
+    def go_on(self, seconds):
+        """Let time pass, and do what is due by then."""
+        self.now_s += seconds
+        due, self.due = self.due, []
+        for when_s, call, args in due:
+            assert when_s <= self.now_s
+            call(*args)
+
+
+def test_what_comes_into_an_idle_stream_is_written_at_once_and_what_follows_in_one_write_a_tick_later(
+    channel,
+):
+    written = []
+    follow(channel, written.append)
+    flusher, clock = Flusher(EdgeMetrics(), WRITE_BYTES_MAX), Clock()
+    flusher.start(clock)
+    add(channel)
+    flusher.touch(channel)
+    assert written == [b"0"]
+    for _ in range(3):
+        add(channel)
+        flusher.touch(channel)
+    assert written == [b"0"]
+    clock.go_on(TICK_S_MIN)
+    assert written == [b"0", b"1 2 3"]
+    assert not clock.due
+
+
+def test_a_stream_that_costs_much_to_write_gets_a_longer_tick_and_never_more_than_half_a_core(channel):
+    def costly(_data):
+        until = time.thread_time() + 0.001
+        while time.thread_time() < until:
+            pass
+
+    follow(channel, costly, 100)
+    flusher = Flusher(EdgeMetrics(), WRITE_BYTES_MAX)
+    add(channel)
+    flusher.flush(channel)
+    assert channel.cost_s >= 0.1
+    assert flusher.tick_of(channel) == pytest.approx(2 * channel.cost_s)
+
+    channel.cost_s = 0.01
+    assert flusher.tick_of(channel) == pytest.approx(0.04)
+    channel.cost_s = 0.04
+    assert flusher.tick_of(channel) == TICK_S_MAX
+    channel.cost_s = 0.0
+    assert flusher.tick_of(channel) == TICK_S_MIN
+
+
+def test_time_that_passes_while_others_have_the_processor_makes_no_tick_longer(channel):
+    follow(channel, lambda _data: time.sleep(0.001), 100)
+    flusher = Flusher(EdgeMetrics(), WRITE_BYTES_MAX)
+    add(channel)
+    flusher.flush(channel)
+    assert channel.cost_s < 0.05
