@@ -101,11 +101,10 @@ def _writing_routes(routes: APIRouter, core: EdgeCore, publisher: Publisher) -> 
         kind: Annotated[str | None, Query(description="Of events that name none.")] = None,
         wait: Annotated[Literal["committed"] | None, Query(description="Wait for each verdict.")] = None,
     ) -> Response:
-        entry = core.index.get(stream_key(tenant, stream_id))
         asked = PublishRequest(
             tenant,
             stream_id,
-            kind or (entry.kind if entry is not None else None),
+            kind or core.joiner.kind_name(stream_key(tenant, stream_id)) or None,
             wait is not None,
             identity_of(request.scope),
         )

@@ -241,8 +241,7 @@ class Conversation:
         if wait not in ("", "committed"):
             detail = f"publish: wait is 'committed' or absent, not {wait[:40]!r}"
             raise malformed("Bad member", detail, field="wait")
-        entry = core.index.get(asked.key)
-        kind = asked.text("kind") or (entry.kind if entry is not None else None)
+        kind = asked.text("kind") or core.joiner.kind_name(asked.key) or None
         request = self._request(asked, kind, wait=bool(wait))
 
         async def publish() -> Message:

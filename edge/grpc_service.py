@@ -157,8 +157,7 @@ class StreamCalls:
         publisher = self._writer()
         asked = _parsed(PublishRequest, request)
         tenant = asked.tenant or DEFAULT_TENANT
-        entry = self._core.index.get(stream_key(tenant, asked.stream_id))
-        kind = asked.kind or (entry.kind if entry is not None else None)
+        kind = asked.kind or self._core.joiner.kind_name(stream_key(tenant, asked.stream_id)) or None
         to = Asked(tenant, asked.stream_id, kind, asked.wait_committed, identity)
         # A Struct is taken apart in Python, a member at a time: 1 MiB of it would hold up every stream.
         slow = any(event.WhichOneof("payload") == "fields" for event in asked.events)

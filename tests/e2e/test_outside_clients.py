@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from schemas.topics import INDEX, INPUT, OUTPUT, REJECTS, partition_of
+from schemas.topics import OUTPUT, partition_of
 from tests.e2e.outside.followers import InPage, need_modules, npm_follower, pypi_follower
+from tests.support.edge_fixtures import EDGE_TOPICS
 from tests.support.edge_process import EdgeProcess
 from tests.support.ingest_twin import IngestTwin
 
@@ -100,7 +101,7 @@ def journey(
     need_modules()
     folder = tmp_path_factory.mktemp("outside")
     kafka = KafkaOptions(bootstrap_servers=stack.kafka, topic_prefix=f"outside{time.time_ns()}.")
-    ensure_topics(kafka, (INPUT, OUTPUT, INDEX, REJECTS))
+    ensure_topics(kafka, EDGE_TOPICS)
     twin = IngestTwin(kafka, Registry(registered_schemas))
     edge = EdgeProcess(kafka, registered_schemas, folder / "edge.log", {"drain_ms": 500})
     followers: dict[str, Follower] = {}

@@ -58,13 +58,13 @@ def test_a_rolling_restart_loses_and_doubles_nothing_and_spreads_who_comes_back(
         publishing.join()
         for stream in streams:
             twin.end(stream)
-        swarm.until(lambda: all(client.ended for client in swarm.CLIENTS), "the end seen by all of them")
+        swarm.until(lambda: all(client.ended for client in swarm.clients), "the end seen by all of them")
         assert swarm.wrong() == {"holes": 0, "doubles": 0}
-        assert sum(client.gaps for client in swarm.CLIENTS) == 0
+        assert sum(client.gaps for client in swarm.clients) == 0
         lengths = {stream.stream_id: stream.next_seq for stream in streams}
-        assert all(client.expect == lengths[client.path.split("/")[3]] for client in swarm.CLIENTS)
+        assert all(client.expect == lengths[client.path.split("/")[3]] for client in swarm.clients)
         # No client was thrown out a second time: each restart moves its own clients once.
-        assert sum(len(client.came_s) for client in swarm.CLIENTS) == CLIENTS + sent_away
+        assert sum(len(client.came_s) for client in swarm.clients) == CLIENTS + sent_away
 
 
 def most_within(times_s: Sequence[float], window_s: float) -> int:

@@ -112,8 +112,8 @@ def test_who_stops_reading_is_named_costs_no_memory_and_is_told_what_it_missed(
     edge = make_edge(**PATIENT)
     quick, *slow = (readers(edge, "session") for _ in range(4))
 
-    write(twin, stream, 400, quick)
-    assert [one["seq"] for one in quick.read_until(400)] == list(range(401))
+    write(twin, stream, 200, quick)
+    assert [one["seq"] for one in quick.read_until(200)] == list(range(201))
     found = until(lambda: len(slow_at(edge)) == 3 and slow_at(edge))
     assert {one["peer"] for one in found} == {one.peer for one in slow}
     assert all((one["policy"], one["state"], one["kind"]) == ("drop_new", "paused", "chat") for one in found)
@@ -122,20 +122,20 @@ def test_who_stops_reading_is_named_costs_no_memory_and_is_told_what_it_missed(
 
     process = psutil.Process(edge.process.pid)
     before = process.memory_info().rss
-    write(twin, stream, 1_200, quick)
-    assert [one["seq"] for one in quick.read_until(1_600)] == list(range(1_601))
+    write(twin, stream, 1_000, quick)
+    assert [one["seq"] for one in quick.read_until(1_200)] == list(range(1_201))
     pending = [one["bytes_pending"] for one in slow_at(edge)]
     assert pending == [one["bytes_pending"] for one in found]
-    assert process.memory_info().rss - before < 1_200 * LINE_BYTES  # a third of what three would miss
+    assert process.memory_info().rss - before < 1_000 * LINE_BYTES  # a third of what three would miss
 
     late = slow[0]
-    seen = late.read_until(1_600)
+    seen = late.read_until(1_200)
     gap = seen[-1]
     assert [one["seq"] for one in seen[:-1]] == list(range(gap["from_seq"]))
-    assert (gap["type"], gap["reason"], gap["to_seq"]) == ("gap", "slow", 1_600)
+    assert (gap["type"], gap["reason"], gap["to_seq"]) == ("gap", "slow", 1_200)
     assert edge.metric("sluicegate_edge_slow_dropped_events_total") == gap["count"]
     write(twin, stream, 50, quick)
-    assert [one["seq"] for one in late.read_until(1_650)[len(seen) :]] == list(range(1_601, 1_651))
+    assert [one["seq"] for one in late.read_until(1_250)[len(seen) :]] == list(range(1_201, 1_251))
 
     quick.socket.close()
     late.socket.close()
@@ -158,11 +158,11 @@ def test_who_stops_reading_is_named_costs_no_memory_and_is_told_what_it_missed(
     }
     assert [
         (one["peer"], one["from_seq"], one["to_seq"], one["reason"]) for one in kept if one["action"] == "gap"
-    ] == [(late.peer, gap["from_seq"], 1_600, "slow")]
+    ] == [(late.peer, gap["from_seq"], 1_200, "slow")]
     closed = {one["peer"]: one for one in kept if one["action"] == "closed"}
-    assert {(one["reason"], one["seq"]) for one in closed.values()} == {("gone", 1_650)}
-    assert closed[quick.peer]["events"] == 1_651
-    assert closed[quick.peer]["bytes"] > 1_650 * LINE_BYTES > closed[late.peer]["bytes"]
+    assert {(one["reason"], one["seq"]) for one in closed.values()} == {("gone", 1_250)}
+    assert closed[quick.peer]["events"] == 1_251
+    assert closed[quick.peer]["bytes"] > 1_250 * LINE_BYTES > closed[late.peer]["bytes"]
 
 
 class SlowWebSocket:
@@ -215,24 +215,24 @@ def test_a_client_of_another_transport_is_named_and_told_of_what_it_missed_just_
     edge = make_edge(**PATIENT)
     slow = transport(edge, "session")
     assert slow.next()["seq"] == 0
-    write(twin, stream, 400)
-    (found,) = until(lambda: [one for one in slow_at(edge) if one["bytes_behind"] > 1 << 20])
+    write(twin, stream, 500)  # gRPC itself holds some megabytes for who does not read
+    (found,) = until(lambda: [one for one in slow_at(edge) if one["seq"] + one["events_behind"] == 500])
+    assert found["bytes_behind"] > 1 << 20
     assert (found["transport"], found["policy"], found["state"]) == (
         transport.transport,
         "drop_new",
         "paused",
     )
-    until(lambda: edge.metric("sluicegate_edge_tail_lag_records") == 0)
 
     expected = 1
     while (event := slow.next())["type"] != "gap":
         assert event["seq"] == expected
         expected += 1
-    assert (event["reason"], event["from_seq"], event["to_seq"]) == ("slow", expected, 400)
+    assert (event["reason"], event["from_seq"], event["to_seq"]) == ("slow", expected, 500)
     dropped = 'slow_dropped_events_total{kind="chat",policy="drop_new",transport="%s"} %s'
     assert dropped % (transport.transport, float(event["count"])) in edge.wait_for("/metrics").text
     write(twin, stream, 50)
-    assert [slow.next()["seq"] for _ in range(10)] == list(range(401, 411))
+    assert [slow.next()["seq"] for _ in range(10)] == list(range(501, 511))
     slow.close()
 
 
@@ -242,24 +242,24 @@ def test_a_producer_gets_429_while_all_clients_of_all_edges_are_behind_and_flows
     stream = twin.open("build", kind="job")  # slow_producer, at most 10,000 events or 8 MiB behind
     here, there = make_edge(**PATIENT), make_edge(**PATIENT)
     slow, other = readers(here, "build"), readers(there, "build")
-    write(twin, stream, 1_000, other)
+    write(twin, stream, 600, other)
     until(lambda: slow_at(here) and slow_at(here)[0]["bytes_behind"] > 8 << 20)
     until(lambda: there.metric("sluicegate_edge_tail_lag_records") == 0)
     assert post(here, "build").status_code == 202  # one of two keeps up
 
-    write(twin, stream, 800)
+    write(twin, stream, 500)
     refused = until(lambda: (answer := post(there, "build")).status_code == 429 and answer)
     assert refused.headers["retry-after"] == "1"
     assert refused.json()["code"] == "slowed"
     until(lambda: post(here, "build").status_code == 429)
     assert post(here, "elsewhere").status_code == 202
 
-    other_seen = other.read_until(1_800)
+    other_seen = other.read_until(1_100)
     until(lambda: post(there, "build").status_code == 202)
     until(lambda: post(here, "build").status_code == 202)
-    slow_seen = slow.read_until(1_800)
+    slow_seen = slow.read_until(1_100)
     for seen in (other_seen, slow_seen):
-        assert [one["seq"] for one in seen] == list(range(1_801))
+        assert [one["seq"] for one in seen] == list(range(1_101))
     for edge in (here, there):
         assert edge.metric("sluicegate_edge_slowed_streams_total") == 1
         assert edge.metric("sluicegate_edge_slowed_publishes_total") >= 1

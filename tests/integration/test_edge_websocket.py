@@ -77,6 +77,13 @@ def known(edge: EdgeProcess, talk: Talk, stream: TwinStream) -> None:
     talk.ask("unsubscribe", id="known", stream=stream.stream_id)
 
 
+def _until(done) -> None:
+    deadline = time.monotonic() + 60
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def test_many_streams_come_over_one_connection_and_each_has_its_own_end(edge, twin):
     one, two = opened(twin), opened(twin)
     twin.logs(one, 5)
@@ -182,8 +189,7 @@ def test_a_producer_that_waits_is_given_a_verdict_an_event(edge, twin):
         known(edge, talk, stream)
         events = [log("one", event_id=ids[0]), log("two", event_id=ids[1])]
         talk.say("publish", id=1, stream=stream.stream_id, events=events, wait="committed")
-        while len(appended(twin, stream.stream_id)) < 2:
-            pass
+        _until(lambda: len(appended(twin, stream.stream_id)) == 2)
         twin.write(stream, [("log", {"line": "one"})], event_ids=ids[:1])
         twin.reject("default", stream.stream_id, ids[1], "late")
         ack = talk.hear("publish_ack")
@@ -236,8 +242,7 @@ def test_an_edge_that_stops_answers_what_is_under_way_and_says_that_it_goes(edge
         known(edge, talk, stream)
         events = [log("one", event_id="under-way")]
         talk.say("publish", id=1, stream=stream.stream_id, events=events, wait="committed")
-        while not appended(twin, stream.stream_id):
-            pass
+        _until(lambda: appended(twin, stream.stream_id))
         stopping = threading.Thread(target=edge.terminate)
         stopping.start()
         edge.wait_for("/readyz", 503)

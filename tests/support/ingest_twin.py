@@ -61,7 +61,8 @@ class IngestTwin:
         self._loop = asyncio.new_event_loop()
         # On a thread of its own: a browser test has another loop on its thread.
         threading.Thread(target=self._loop.run_forever, name="ingest-twin", daemon=True).start()
-        self._appender = Appender(kafka, AppenderOptions(producers=1))
+        # A cluster that has just started may take seconds to know its coordinators.
+        self._appender = Appender(kafka, AppenderOptions(producers=1, wait_ms_max=60_000))
 
     def close(self) -> None:
         """Let go of Kafka."""

@@ -224,7 +224,7 @@ def test_a_token_of_none_or_of_the_public_key_taken_for_a_secret_is_refused(gate
         {"exp": [1]},
         {"exp": {"a": 1}},
         {"iat": "x"},
-        {"iat": time.time() + 9_999},
+        {"iat": 32_503_680_000},
         {"sub": 7},
         {"sub": "x" * 300},
         {"jti": ["a"]},

@@ -6,6 +6,7 @@ import pytest
 
 from tests.unit.support_pressure import (
     BOUND,
+    KEY,
     Scene,
     backpressure,
     cursor_of,
@@ -170,5 +171,22 @@ def test_one_that_still_reads_its_history_is_not_held_to_the_bound(policy):
         late.drain()
         await until(lambda: edge.next_seq - 1 in seqs_of(late.data))
         assert seqs_of(late.data) == list(range(edge.next_seq))
+
+    play(scene())
+
+
+def test_one_that_takes_nothing_of_the_goodbye_is_not_kept_as_one_that_fell_behind():
+    async def scene() -> None:
+        edge = Scene(backpressure("slow_producer"))
+        edge.emit()
+        out = await edge.reader()
+        (connection,) = edge.core.clients
+        out.full = True
+        connection.send_away("drain")
+        assert out.get_write_buffer_size() > 0
+        edge.emit(5 * BOUND)
+        channel = edge.core.hub.get(KEY)
+        assert channel is not None
+        assert not channel.laggards
 
     play(scene())

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,10 +17,19 @@ if TYPE_CHECKING:
     from tests.support.fake_transport import FakeTransport
 
 CLIENTS = 3
-ops = st.one_of(
-    st.tuples(st.just("emit"), st.integers(1, 40)),
-    st.tuples(st.sampled_from(["stall", "drain", "kill", "come"]), st.integers(0, CLIENTS - 1)),
-    st.tuples(st.sampled_from(["wait", "send_away"]), st.just(0)),
+somebody = st.integers(0, CLIENTS - 1)
+some = st.integers(1, 40)
+steps_taken = st.lists(
+    st.one_of(
+        st.tuples(st.just("fall_behind"), somebody, some),
+        st.tuples(st.just("fall_behind"), somebody, some),
+        st.tuples(
+            st.sampled_from(["stall", "read_on", "kill", "come", "wait", "drain"]), somebody, st.just(0)
+        ),
+        st.tuples(st.just("emit"), st.just(0), some),
+    ),
+    min_size=5,
+    max_size=40,
 )
 
 
@@ -52,7 +62,7 @@ class Client:
 
     def is_through(self) -> bool:
         """Read on, and come back if need be; say whether there is nothing more to come."""
-        self.drain()
+        self.read_on()
         self.come()
         return self.has_end and self.out.is_closing()
 
@@ -64,8 +74,8 @@ class Client:
         """Gone in mid-stream: what was not taken yet is lost."""
         self.out.close()
 
-    def drain(self) -> None:
-        """Read on."""
+    def read_on(self) -> None:
+        """Take what waits, and what comes."""
         if not self.out.is_closing():
             self.out.drain()
 
@@ -92,19 +102,25 @@ def check(client: Client, total: int) -> None:
     assert expected == total
 
 
-async def do(edge: Scene, clients: list[Client], name: str, number: int) -> None:
+async def do(edge: Scene, clients: list[Client], name: str, number: int, count: int) -> None:
     """Take one step."""
     if name == "emit":
-        edge.emit(number)
-        await asyncio.sleep(0)
+        edge.emit(count)
+    elif name == "fall_behind":
+        clients[number].come()
+        await asyncio.sleep(0.006)
+        clients[number].stall()
+        edge.emit()
+        await asyncio.sleep(0.006)  # a tick: it is written to, and takes nothing of it
+        edge.emit(count)
     elif name == "wait":
         await asyncio.sleep(0.03)
-    elif name == "send_away":
+    elif name == "drain":
         for connection in tuple(edge.core.clients):
             connection.send_away("drain")
     else:
         getattr(clients[number], name)()
-        await asyncio.sleep(0)
+    await asyncio.sleep(0)
 
 
 def check_counters(edge: Scene, outs: list[FakeTransport]) -> None:
@@ -124,36 +140,42 @@ def check_counters(edge: Scene, outs: list[FakeTransport]) -> None:
     assert not channel.laggards
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    policy=st.sampled_from(["drop_old", "drop_new", "terminate", "slow_producer"]),
-    then=st.sampled_from(["drop_old", "drop_new", "terminate"]),
-    by_bytes=st.booleans(),
-    ring=st.sampled_from([1, 3, 30, 1_000]),
-    write_bytes=st.sampled_from([1, 20_000]),
-    steps=st.lists(ops, max_size=40),
-)
-def test_each_view_is_contiguous_or_declared_and_the_counters_say_what_was_told(
-    policy, then, by_bytes, ring, write_bytes, steps
-):
-    bounds = {"behind_events_max": 10_000, "behind_bytes_max": 100} if by_bytes else {}
+@pytest.mark.parametrize("policy", ["drop_old", "drop_new", "terminate", "slow_producer"])
+def test_each_view_is_contiguous_or_declared_and_the_counters_say_what_was_told(policy):
+    acted = []
 
-    async def scene() -> None:
-        edge = Scene(
-            backpressure(policy, then=then, stall_ms_max=20, **bounds),
-            ring_events_max=ring,
-            write_bytes_max=write_bytes,
-        )
-        edge.emit()
-        clients = [Client(edge) for _ in range(CLIENTS)]
-        for name, number in steps:
-            await do(edge, clients, name, number)
-        edge.emit(end=True)
-        await until(lambda: sum(client.is_through() for client in clients) == CLIENTS)
-        for client in clients:
-            client.come()
-            check(client, edge.next_seq)
-        check_counters(edge, [out for client in clients for out in client.outs])
+    @settings(max_examples=15, deadline=None)
+    @given(
+        then=st.sampled_from(["drop_old", "drop_new", "terminate"]),
+        by_bytes=st.booleans(),
+        ring=st.sampled_from([1, 3, 30, 1_000]),
+        write_bytes=st.sampled_from([1, 20_000]),
+        steps=steps_taken,
+    )
+    def holds(then, by_bytes, ring, write_bytes, steps) -> None:
+        bounds = {"behind_events_max": 10_000, "behind_bytes_max": 100} if by_bytes else {}
+        declared = backpressure(policy, then=then, stall_ms_max=20, **bounds)
+        options = {"ring_events_max": ring, "write_bytes_max": write_bytes}
+        edge = play(performed(declared, options, steps))
+        names = ("slow_dropped_events_total", "slow_closed_total", "slowed_streams_total")
+        acted.append(any(edge.counted(name) for name in names))
 
     with patch.object(slowing, "TICK_S", 0.005), patch.object(slowing, "SETTLE_S", 0.005):
-        play(scene())
+        holds()
+    assert sum(acted) > len(acted) / 10, "the policy was hardly tried"
+
+
+async def performed(declared: Any, options: dict[str, int], steps: list[tuple[str, int, int]]) -> Scene:
+    """Take the steps, have everybody read to the end, and check what they saw."""
+    edge = Scene(declared, **options)
+    edge.emit()
+    clients = [Client(edge) for _ in range(CLIENTS)]
+    for name, number, count in steps:
+        await do(edge, clients, name, number, count)
+    edge.emit(end=True)
+    await until(lambda: sum(client.is_through() for client in clients) == CLIENTS)
+    for client in clients:
+        client.come()
+        check(client, edge.next_seq)
+    check_counters(edge, [out for client in clients for out in client.outs])
+    return edge
