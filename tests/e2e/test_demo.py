@@ -77,11 +77,11 @@ def wait_for_page(line: CommandLine, demo: subprocess.Popen[bytes]) -> str:
     return found[0]
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_once_prints_the_stream_that_the_edge_delivered_and_leaves_nothing(line: CommandLine) -> None:
     record = stack_of_its_own(line)
 
-    code, out, err = line.run("demo", "--once", timeout_s=280)
+    code, out, err = line.run("demo", "--once", timeout_s=560)
 
     assert code == 0, out[-2_000:] + err[-2_000:]
     printed = out.splitlines()
