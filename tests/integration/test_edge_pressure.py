@@ -224,15 +224,22 @@ def test_a_client_of_another_transport_is_named_and_told_of_what_it_missed_just_
         "paused",
     )
 
-    expected = 1
-    while (event := slow.next())["type"] != "gap":
-        assert event["seq"] == expected
-        expected += 1
-    assert (event["reason"], event["from_seq"], event["to_seq"]) == ("slow", expected, 500)
+    # One gap, or some: gRPC's own buffers take more now and then from one that does not read.
+    expected, missed = 1, 0
+    while expected <= 500:
+        event = slow.next()
+        if event["type"] == "gap":
+            assert (event["reason"], event["from_seq"]) == ("slow", expected)
+            missed += event["count"]
+            expected = event["to_seq"] + 1
+        else:
+            assert event["seq"] == expected
+            expected += 1
+    assert missed > 0
     dropped = 'slow_dropped_events_total{kind="chat",policy="drop_new",transport="%s"} %s'
-    assert dropped % (transport.transport, float(event["count"])) in edge.wait_for("/metrics").text
+    assert dropped % (transport.transport, float(missed)) in edge.wait_for("/metrics").text
     write(twin, stream, 50)
-    assert [slow.next()["seq"] for _ in range(10)] == list(range(501, 511))
+    assert [slow.next()["seq"] for _ in range(10)] == list(range(expected, expected + 10))
     slow.close()
 
 
