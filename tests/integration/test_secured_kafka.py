@@ -199,7 +199,8 @@ def test_what_is_not_allowed_is_one_error_that_names_it_and_its_remedy(
     for name in ("Read and Write topic {}streams.input.v1", "Write topic {}streams.output.v1"):
         assert name.format(topic_prefix) in error
     error = refused(nobody, "edge")
-    assert f"User:nobody may not Read topic {topic_prefix}streams.index.v1; Write topic" in error
+    assert f"User:nobody may not Write topic {topic_prefix}edge.connections.v1; Read and Write topic" in error
+    assert f"; Read topic {topic_prefix}streams.index.v1; Write topic" in error
     error = refused(nobody, "topics", "read", INPUT.name)
     assert f"User:nobody may not Read topic {topic_prefix}streams.input.v1" in error
 
