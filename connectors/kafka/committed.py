@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from connectors.kafka.options import KafkaOptions
 
 _ANSWER_S_MAX: Final = 10.0
+_AGAIN_S: Final = 0.1
+_LEADERLESS: Final = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE)
+"""A partition that was just made, or whose leader has just moved: its new one is known in a moment."""
 
 
 class CommittedReader:
@@ -55,11 +58,16 @@ class CommittedReader:
     def bounds(self, partition: int) -> tuple[int, int]:
         """Return a partition's first and last stable offset. Raises as ``partitions``."""
         where = TopicPartition(self._topic, partition)
-        try:
-            low, high = self._consumer.get_watermark_offsets(where, timeout=_ANSWER_S_MAX)
-        except KafkaException as error:
-            raise self._refusal(error.args[0]) from None
-        return low, high
+        deadline = time.monotonic() + _ANSWER_S_MAX
+        while True:
+            try:
+                low, high = self._consumer.get_watermark_offsets(where, timeout=_ANSWER_S_MAX)
+            except KafkaException as error:
+                if error.args[0].code() not in _LEADERLESS or time.monotonic() > deadline:
+                    raise self._refusal(error.args[0]) from None
+                time.sleep(_AGAIN_S)
+            else:
+                return low, high
 
     def read(self, starts: Mapping[int, int], ends: Mapping[int, int] | None = None) -> Iterator[Message]:
         """Give every committed record from the starts on: up to ``ends``, or to where each partition ends.
