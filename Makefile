@@ -26,7 +26,7 @@ $(STAMP): requirements.lock pyproject.toml
 		echo "     Fedora: dnf install python3.12; macOS: brew install python@3.12)," >&2; \
 		echo "     or name it: make PYTHON=/path/to/python3.12 ..." >&2; \
 		exit 2; }
-	@"$(PYTHON)" ops/bootstrap.py
+	@"$(PYTHON)" ops/bootstrap.py >&2  # what a target prints is its own
 	@touch $(STAMP)
 
 .PHONY: environment
