@@ -89,11 +89,11 @@ def test_outputs_changelog_and_offsets_commit_before_the_store_is_written():
         "begin",
         "append",
         "append",
-        "offsets",
         "flush",
+        "offsets",
         "commit",
     ]
-    assert transaction.calls[-3] == ("offsets", {SOURCE: 43})
+    assert transaction.calls[-2] == ("offsets", {SOURCE: 43})
     assert all(stored is None for _name, stored in seen), "the store was written before the commit"
     assert backend.get(b"k") == b"v"
     assert backend.position().offset == 102  # behind the changelog record at 101
