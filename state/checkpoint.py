@@ -208,8 +208,8 @@ class UnitOfWork:
             self._append(result)
             changes = self._append_changelog(result)
             self._transaction.flush()
-            # Not before: as the first request of a transaction that follows another at once, it would meet the
-            # markers of that one, and librdkafka asks again only after 100 ms (after 20 ms for partitions).
+            # Not before: as the first request of a transaction that follows another at once, it meets the
+            # markers of that one, and librdkafka asks again only after 100 ms (for partitions, 20 ms).
             self._transaction.send_offsets(self._positions, self.number, self._notes)
             result.append_s = time.perf_counter() - started
             self._transaction.commit()
