@@ -47,12 +47,6 @@ class Flusher:
         self._busy_s = 0.0
         """Processor time of the loop's thread, as of the last look."""
         self._looked_s = 0.0
-        self.flushes = 0
-
-    @property
-    def tick_s(self) -> float:
-        """The shortest time between two flushes of any stream, at the load of now."""
-        return self._tick_s
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Flush by this loop's clock; without it all is flushed at once."""
@@ -79,7 +73,6 @@ class Flusher:
         began_s = time.thread_time() if many else 0.0
         if self._loop is not None:
             channel.flushed_s = self._loop.time()
-        self.flushes += 1
         for group in tuple(channel.groups.values()):
             if group.members:
                 self._flush_group(group)
