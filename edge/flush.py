@@ -51,6 +51,7 @@ class Flusher:
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Flush by this loop's clock; without it all is flushed at once."""
         self._loop = loop
+        self._busy_s, self._looked_s = time.thread_time(), loop.time()
 
     def touch(self, channel: Channel) -> None:
         """Frames came into a stream: have its followers written to, now or soon."""

@@ -146,16 +146,24 @@ class Tailer(threading.Thread, Generic[T]):
         """Take every partition from where its topic is to be followed from; positions already had go on."""
         starts: list[TopicPartition] = []
         positions: dict[Place, int] = {}
+        # Kafka answers: the first state need not wait for the first statistics.
+        state = TailState(connected=True, problem="")
         for followed in self._followed:
             for partition in self._partitions(consumer, followed.topic):
                 place = (followed.topic, partition)
                 start = self._positions.get(place)
                 if start is None:
-                    start = self._start(consumer, place, followed.recent_records)
+                    low, stable = self._offsets(consumer, place)
+                    recent = max(low, stable - followed.recent_records)
+                    start = low if followed.recent_records < 0 else recent
+                    state.behind[place] = stable - start
+                    state.low_offsets[place], state.end_offsets[place] = low, stable
                 positions[place] = start
                 starts.append(TopicPartition(followed.topic, partition, start))
         consumer.assign(starts)
         self._hand_over([], positions)
+        if state.end_offsets:
+            self._tell(state)
 
     def _partitions(self, consumer: Consumer, topic: str) -> list[int]:
         try:
@@ -166,10 +174,10 @@ class Tailer(threading.Thread, Generic[T]):
             raise KafkaUnavailable(self._servers, f"topic {topic} is not there: {found.error}")
         return sorted(found.partitions)
 
-    def _start(self, consumer: Consumer, place: Place, recent_records: int) -> int:
+    def _offsets(self, consumer: Consumer, place: Place) -> tuple[int, int]:
         # With read_committed the upper one is the last stable offset: nothing before it is still open.
         low, stable = consumer.get_watermark_offsets(TopicPartition(*place), timeout=5.0)
-        return int(low) if recent_records < 0 else max(int(low), int(stable) - recent_records)
+        return int(low), int(stable)
 
     # -- the loop of the thread -------------------------------------------------------------------------
 
