@@ -310,7 +310,7 @@ def register(app: RoleApp, tools: Tools, options: WorkerOptions) -> None:  # noq
         changelog=topics.INGEST_STREAMS_CHANGELOG,
         open_deadline=step.open_deadline,
         store=STORE,
-        writes=(topics.OUTPUT, topics.INDEX, topics.RECORDS, topics.REJECTS),
+        writes=(topics.OUTPUT, topics.INDEX, topics.RECORDS, topics.REJECTS, topics.LLM_CONTROL),
         query=Query(_stream_of),
     )
 

@@ -60,6 +60,8 @@ class Output:
         turn.scope.emit(
             topics.OUTPUT, stream.key, framed, partition=turn.scope.partition, on_offset=on_offset
         )
+        if event.type == "cancel":  # whoever asks a language model for it hears of it there
+            turn.scope.emit(topics.LLM_CONTROL, stream.key, framed, partition=turn.scope.partition)
         return seq
 
     def gap(self, turn: Turn, stream: Stream, to_seq: int, at_us: int) -> None:

@@ -201,6 +201,60 @@ REVOCATIONS: Final = TopicSpec(
     cleanup="compact",
     doc="Tokens that were taken back before they expired.",
 )
+LLM_REQUESTS: Final = TopicSpec(
+    name="llm.requests.v1",
+    key="tenant/stream_id",
+    subject="sluicegate.LlmRequest",
+    partitions=STREAM_PARTITIONS,
+    retention_ms=3 * DAY_MS,  # as what producers publish
+    cleanup="delete",
+    doc="Language models are to be asked; the answer becomes the stream of that name.",
+)
+LLM_CONTROL: Final = TopicSpec(
+    name="llm.control.v1",
+    key="tenant/stream_id",
+    subject="sluicegate.Event",
+    partitions=STREAM_PARTITIONS,
+    retention_ms=DAY_MS,  # an operation is over long before
+    cleanup="delete",
+    doc="Cancels that ingest accepted: what makes a worker close a provider's connection.",
+)
+LLM_ATTEMPTS: Final = TopicSpec(
+    name="llm.attempts.v1",
+    key="tenant/stream_id/attempt",
+    subject="sluicegate.LlmAttempt",
+    partitions=STREAM_PARTITIONS,
+    retention_ms=90 * DAY_MS,  # a quarter's costs can be counted again from it
+    cleanup="compact,delete",
+    doc="The ledger: each call of a provider, on record before it is made, and as it was settled.",
+)
+LLM_RAW: Final = TopicSpec(
+    name="llm.raw.v1",
+    key="tenant/stream_id",
+    subject="sluicegate.LlmRaw",
+    partitions=STREAM_PARTITIONS,
+    retention_ms=DAY_MS,  # long enough to make a recording of what went wrong; it may hold what people wrote
+    cleanup="delete",
+    doc="What providers sent, as it came; only where the policy lets it be kept.",
+)
+LLM_ROUTES: Final = TopicSpec(
+    name="llm.routes.v1",
+    key="name/version",
+    subject="sluicegate.LlmRoute",
+    partitions=1,  # what people do by hand; read whole by each worker at its start
+    retention_ms=-1,
+    cleanup="compact",
+    doc="Routes: which providers are tried; every version, so that one can go back.",
+)
+LLM_PROMPTS: Final = TopicSpec(
+    name="llm.prompts.v1",
+    key="name/version or name",
+    subject="sluicegate.LlmPrompt",
+    partitions=1,  # as routes
+    retention_ms=-1,
+    cleanup="compact",
+    doc="Prompts: every version, and what the labels stand for.",
+)
 INGEST_STREAMS_CHANGELOG: Final = TopicSpec(
     name="ingest.streams.changelog.v1",
     key="state key",
@@ -247,6 +301,12 @@ TOPICS: Final[tuple[TopicSpec, ...]] = (
     REVOCATIONS,
     PRESSURE,
     CONNECTIONS,
+    LLM_REQUESTS,
+    LLM_CONTROL,
+    LLM_ATTEMPTS,
+    LLM_RAW,
+    LLM_ROUTES,
+    LLM_PROMPTS,
     INGEST_STREAMS_CHANGELOG,
     AGGREGATE_PARTIALS_CHANGELOG,
     AGGREGATE_WINDOWS_CHANGELOG,
