@@ -1,0 +1,130 @@
+"""What a provider's stream says, in our words: the same for every wire shape."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+Channel = Literal["text", "reasoning", "tool", "refusal"]
+Finish = Literal["", "stop", "length", "tool_calls", "content_filter", "refusal", "pause", "other"]
+"""Empty: the provider did not say, which is never taken for a whole answer."""
+
+WHOLE: Final = frozenset({"stop", "tool_calls", "length", "pause"})
+"""Finishes by which an answer ends ``completed``; the others end ``upstream_error``, with their name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Content: a piece of text, reasoning, a refusal, or of a tool call's arguments (JSON text)."""
+
+    channel: Channel
+    text: str
+    index: int = 0
+    """Which of several answers (or blocks) it belongs to."""
+    call_id: str = ""
+    tool: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """Content: a piece of sound or picture, or where it is kept; one of ``data`` and ``reference`` is set."""
+
+    mime: str
+    index: int
+    data: bytes = b""
+    reference: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens as the provider counts them so far; None = it did not say. A later one replaces what it says.
+
+    Input includes what was read from and written to a cache, whatever the provider's own sums do.
+    """
+
+    input_tokens: int | None = None
+    cached_input_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    output_tokens: int | None = None
+    reasoning_tokens: int | None = None
+
+    def updated(self, later: Usage) -> Usage:
+        """Give what is known after a later one."""
+        return Usage(
+            *(
+                new if new is not None else old
+                for new, old in zip(_figures(later), _figures(self), strict=True)
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """Names that the provider gave: its own id of the call, the model that answers. Empty = not said."""
+
+    request_id: str = ""
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The provider says why it is done; ``raw`` is its own word."""
+
+    finish: Finish
+    raw: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The provider says in its stream that it failed."""
+
+    error_class: ErrorClass
+    raw: str
+    retry_after_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Over:
+    """The shape's own end mark: nothing may follow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alive:
+    """No content: a ping, a comment, an event that nobody knows. It shows that the provider lives."""
+
+    raw: str = ""
+
+
+Delta = Piece | Media | Usage | Named | Finished | Failed | Over | Alive
+
+ErrorClass = Literal[
+    "connect",  # no connection, or it broke before a status came
+    "timeout_connect",
+    "timeout_first_content",
+    "timeout_between_contents",
+    "timeout_total",
+    "rate_limited",  # 429 that passes
+    "spend_limited",  # 429 or 402 that does not pass by waiting
+    "overloaded",  # 529, 503
+    "server",  # other 5xx, or an error in band that says so
+    "unauthorized",  # 401, 403
+    "bad_request",  # other 4xx
+    "not_found",  # the model is not there
+    "context_overflow",
+    "content_refused",  # by the provider's own moderation, or the model refused
+    "truncated",  # the stream ended before it said that it was done
+    "malformed",  # bytes that are not of the shape
+    "gate",  # our own gate ended it
+    "cancelled",
+    "crashed",  # the worker died
+]
+
+
+def _figures(usage: Usage) -> tuple[int | None, ...]:
+    return (
+        usage.input_tokens,
+        usage.cached_input_tokens,
+        usage.cache_write_tokens,
+        usage.output_tokens,
+        usage.reasoning_tokens,
+    )

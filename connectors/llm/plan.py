@@ -1,0 +1,107 @@
+"""What is to be done about one request: which providers are tried, with what, and what a failure leads to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from connectors.llm.calls import Call, Target
+    from connectors.llm.deltas import ErrorClass
+
+AfterContent = Literal["resume", "restart", "continue", "surface"]
+"""A failure after content: go on where the provider can be asked to; start over with a ``reset``; have the
+text so far continued; or end the stream as it is."""
+Why = Literal["first", "retry", "fallback", "restart", "resume", "continue", "crash"]
+Keep = Literal["off", "redacted", "full"]
+
+
+@dataclass(frozen=True, slots=True)
+class Timers:
+    """Bounds of one attempt; pings and comments end none of them."""
+
+    connect_ms: int = 5_000
+    """From the call to the answer's status."""
+    first_content_ms: int = 30_000
+    """From the call to the first content."""
+    between_contents_ms: int = 30_000
+    total_ms: int = 300_000
+
+
+@dataclass(frozen=True, slots=True)
+class GateOptions:
+    """The stage between provider and stream; see ``connectors/llm/gates.py``."""
+
+    hold_characters: int = 0
+    """So many of the latest characters are held back, so that a rule sees what stands around a match."""
+    hold_ms: int = 0
+    """No character is held back for longer; 0 = no bound but the characters."""
+    rules: Sequence[tuple[str, str, str]] = ()
+    """(name, regular expression, action): pass, rewrite:TEXT or end:REASON."""
+    function: str = ""
+    """``module:name`` of a user's own gate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One provider and model that may be tried."""
+
+    target: Target
+    model: str
+    timers: Timers = field(default_factory=Timers)
+    retries: int = 1
+    """Further calls of the same after an error that may pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One operation's way; ``call`` has its prompt rendered, and no model yet."""
+
+    call: Call
+    choices: Sequence[Choice]
+    """In the order in which they are tried."""
+    fallback_on: frozenset[ErrorClass]
+    after_content: AfterContent = "restart"
+    attempts_max: int = 4
+    deadline_ms: int = 600_000
+    """For all attempts together, from when it was asked for."""
+    route: str = "default"
+    route_version: int = 0
+    prompt: str = ""
+    prompt_version: int = 0
+    keep_input: Keep = "off"
+    keep_output: Keep = "off"
+    keep_raw: Keep = "off"
+    gate: GateOptions | None = None
+    side_effects: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """How an attempt ended that was not good."""
+
+    target: str
+    model: str
+    error_class: ErrorClass
+    had_content: bool
+    """Whether clients were shown anything of it."""
+    had_tool_call: bool = False
+    retry_after_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Next:
+    """Another attempt is made."""
+
+    choice: Choice
+    why: Why
+    wait_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Nothing more is tried; ``message`` is what the ``end`` says to a person."""
+
+    message: str

@@ -1,0 +1,55 @@
+"""The parts that each provider's file has, and nothing else of it is known outside."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from connectors.llm.calls import Call, HttpCall, Shape, Target
+    from connectors.llm.deltas import Delta, Failed, Named
+
+Framing = Literal["sse", "ndjson"]
+
+
+class Normaliser(Protocol):
+    """Makes deltas of one answer's events, in order; it keeps what it must remember of those before."""
+
+    def take(self, event: str, data: str) -> Sequence[Delta]:
+        """Take one event: its name (empty where the framing has none) and its data as text.
+
+        What is not known is ``Alive``, what cannot be read is ``Failed("malformed")``: it never raises.
+        """
+        ...
+
+    def eof(self) -> Sequence[Delta]:
+        """Say what the end of the body means: ``Over`` after a whole answer, else ``Failed("truncated")``."""
+        ...
+
+
+class Provider(Protocol):
+    """One wire shape."""
+
+    shape: Shape
+    framing: Framing
+
+    def request(self, call: Call, target: Target) -> HttpCall:
+        """Make the request of a call: always streamed, usage always asked for.
+
+        Raises:
+            CallRefused: the shape cannot say what the call asks for.
+        """
+        ...
+
+    def named(self, headers: Mapping[str, str]) -> Named:
+        """Read the provider's names from the headers of an answer (keys in lower case)."""
+        ...
+
+    def failed(self, status: int, headers: Mapping[str, str], body: bytes) -> Failed:
+        """Say what an answer of another status than 200 means."""
+        ...
+
+    def normaliser(self) -> Normaliser:
+        """Give one for one answer."""
+        ...
