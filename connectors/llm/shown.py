@@ -31,6 +31,10 @@ class Shown:
         self._kept = 0
         self.anything = False
         """Whether clients were given content of it."""
+        self.size_bytes = 0
+        """UTF-8 of all text, reasoning, refusal and arguments that came."""
+        self.media = False
+        """Whether sound or pictures came."""
         self.outcome = Outcome()
 
     @property
@@ -59,9 +63,11 @@ class Shown:
         row.contents += 1
         self.anything = True
         if isinstance(delta, Media):
+            self.media = True
             self._emitter.media(delta)
             return
         row.characters += len(delta.text)
+        self.size_bytes += len(delta.text) if delta.text.isascii() else len(delta.text.encode())
         if self._kept < KEPT_MAX and delta.channel == "text":
             self._texts.append(delta.text)
             self._kept += len(delta.text)

@@ -37,9 +37,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from connectors.kafka.chunk import Chunk
-    from connectors.llm.desk import Desk
+    from connectors.llm.desk import RoutingDesk
     from connectors.llm.ledger import Known
     from connectors.llm.options import LlmOptions
+    from connectors.llm.request import Envelope
     from schemas.payloads import PayloadCodec
     from schemas.record import Record
     from schemas.wire import WireCodec
@@ -68,7 +69,7 @@ class LlmWorker:
         options: LlmOptions,
         wire: WireCodec,
         payloads: PayloadCodec,
-        desk: Desk,
+        desk: RoutingDesk,
         letter: Callable[[Record, BaseException], Row],
     ) -> None:
         self._options = options
@@ -210,11 +211,7 @@ class LlmWorker:
     def _begin(self, source: SourcePartition, record: Record, item: Any) -> None:
         self._offsets.take(source, record.offset, self._follower.ledger_at(source.partition))
         try:
-            if isinstance(item, BaseException):
-                raise item
-            to = envelope_of(item)
-            if record.key != to.key:
-                raise LlmError(f"its key is {record.key!r}, and it names the stream {to.key.decode()}")
+            to = _addressed(record, item)
         except (ContractError, WireError, LlmError) as error:
             self._spawn(self._bury(source, record, error), record)
             return
@@ -334,3 +331,13 @@ class LlmWorker:
             log.error("llm_worker_failed", cause=str(error))
             self._failure = error
         self._over.set()
+
+
+def _addressed(record: Record, item: Any) -> Envelope:
+    """Read whose a request is. Raises WireError, InvalidEvent, LlmError: nobody can be told of it."""
+    if isinstance(item, BaseException):
+        raise item
+    to = envelope_of(item)
+    if record.key != to.key:
+        raise LlmError(f"its key is {record.key!r}, and it names the stream {to.key.decode()}")
+    return to

@@ -114,7 +114,20 @@ def test_comments_have_no_bound_as_none_is_held():
 
 
 LINES = st.sampled_from(
-    [b"data: 1", b"data:", b"data", b"event: a", b"", b": c", b"id: 3", b"x", b"\xff", b"d\xc3", b"<a>", b"{}"]
+    [
+        b"data: 1",
+        b"data:",
+        b"data",
+        b"event: a",
+        b"",
+        b": c",
+        b"id: 3",
+        b"x",
+        b"\xff",
+        b"d\xc3",
+        b"<a>",
+        b"{}",
+    ]
 )
 BODIES = st.lists(st.tuples(LINES, st.sampled_from([b"\n", b"\r\n", b"\r", b""]))).map(
     lambda lines: b"".join(line + end for line, end in lines)
