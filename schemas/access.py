@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 from schemas.topics import (
+    ACCOUNT_ATTEMPTS_CHANGELOG,
+    ACCOUNT_WINDOWS_CHANGELOG,
     AGGREGATE_PARTIALS_CHANGELOG,
     AGGREGATE_WINDOWS_CHANGELOG,
     AUDIT,
@@ -22,6 +24,9 @@ from schemas.topics import (
     INGEST_STREAMS_CHANGELOG,
     INPUT,
     LATE_EVENTS,
+    LLM_ATTEMPTS,
+    LLM_PARTIALS,
+    LLM_WINDOWS,
     OUTPUT,
     PRESSURE,
     RECORDS,
@@ -81,6 +86,11 @@ ROLES: Final[Mapping[str, Access]] = {
         changelogs=(AGGREGATE_PARTIALS_CHANGELOG, AGGREGATE_WINDOWS_CHANGELOG),
     ),
     "archive": Access(reads=(RECORDS, USAGE_WINDOWS), writes=(DEAD_LETTERS,)),
+    "account": Access(
+        reads=(LLM_ATTEMPTS, LLM_PARTIALS),
+        writes=(LLM_PARTIALS, LLM_WINDOWS, DEAD_LETTERS, LATE_EVENTS),
+        changelogs=(ACCOUNT_ATTEMPTS_CHANGELOG, ACCOUNT_WINDOWS_CHANGELOG),
+    ),
 }
 OF_EVERY_ROLE: Final = Access(reads=(CONTROLS, DEPLOYED), writes=(DEPLOYED,))
 """Beside its own: which partitions an operator paused, and what is deployed of it."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -38,7 +37,7 @@ class LlmOptions:
     session_timeout_ms: int = 45_000
     transaction_timeout_ms: int = 15_000
     drain_ms: int = 20_000
-    """Calls in flight may end within it when the worker stops; what is left is begun anew by the next owner."""
+    """Calls in flight may end within it when the worker stops; the next owner begins anew what is left."""
     web_host: str = "127.0.0.1"
     web_port: int = 0
     """Metrics and health; 0 = none."""
