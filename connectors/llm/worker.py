@@ -156,6 +156,12 @@ class LlmWorker:
         """Take no more requests; calls under way may end within ``drain_ms``."""
         self._over.set()
 
+    def abandon(self) -> None:
+        """End now: calls under way are the next owner's to begin anew."""
+        self._over.set()
+        for _, task in self._operations.values():
+            task.cancel()
+
     @property
     def under_way(self) -> int:
         """Operations that are not over."""
