@@ -120,18 +120,12 @@ RECORDS: Final[dict[str, dict[str, Any]]] = {
         "cost_nanos": 2**33 + 35, "cost_source": "cost_source-1", "price_version": "price_version-1",
         "reserved_tokens": 2**33 + 38, "reserved_nanos": 2**33 + 39, "contents": 2**33 + 40,
         "characters": 2**33 + 41, "chunks": 2**33 + 42, "input_json": '{"a": 1}',
-<<<<<<< HEAD
-        "output_json": '{"a": 1}', "gate": "gate-1", "end_reason": "completed",
-        "worker": "worker-1", "request_partition": 48,
-        "request_offset": 2**33 + 48,
-=======
         "output_json": '{"a": 1}', "gate": "gate-1", "end_reason": "completed", "worker": "worker-1",
         "request_partition": 48, "request_offset": 2**33 + 48,
->>>>>>> llm-figures
     },
     "sluicegate.LlmRaw": {
         "tenant": "acme", "stream_id": "answer-7", "attempt": 3, "shape": "shape-1",
-        "first_index": 2**33 + 4, "at_us": [1, 2**40], "chunks": ['{"a":1}', "é"],
+        "first_index": 2**33 + 4, "at_us": [1, 2**40], "events": ["a", ""], "chunks": ['{"a":1}', "é"],
     },
     "sluicegate.LlmRoute": {
         "name": "name-1", "version": 2, "config_json": '{"a": 1}', "by": "by-é", "reason": "reason-1",
