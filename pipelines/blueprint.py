@@ -11,7 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
-from pipelines import archive, ingest, usage
+from pipelines import account, archive, ingest, usage
 from pipelines.errors import AgentRefused, UnknownRole, WorkerError
 from pipelines.generations import FIRST, group_of
 from pipelines.options import WorkerOptions
@@ -35,6 +35,7 @@ ROLES: Mapping[str, Sequence[Register]] = {
     "ingest": (ingest.register,),
     "aggregate": (usage.register,),
     "archive": (archive.register,),
+    "account": (account.register,),
 }
 _NOWHERE: Final = "postgresql://"  # never connected to
 

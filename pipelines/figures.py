@@ -1,10 +1,11 @@
-"""What a usage window holds: sums of one tenant, kind, provider and model, and its binary form."""
+"""What windows hold: sums of one group, and their binary form; those of usage."""
 
 from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Protocol, Self
 
 from schemas.envelope import LONG_MAX
 from state.binary import CorruptValue, pack_texts, unpack_text
@@ -13,11 +14,59 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 _VERSION: Final = 1
-_STORED: Final = struct.Struct(">BB10q")
-SUMS: Final = (
-    "calls", "errors", "events", "input_tokens", "output_tokens", "cost_nanos", "cost_unknown",
-    "latency_ms_sum",
-)  # fmt: skip
+_COUNTED: Final = struct.Struct(">H")
+_COUNT: Final = struct.Struct(">q")
+
+
+class Grouped(Protocol):
+    """Whose figures a window holds: a named tuple whose fields are those of the topics' schemas."""
+
+    def state_key(self) -> bytes:
+        """Return the key in a store; none is the beginning of another."""
+        ...
+
+    def topic_key(self) -> bytes:
+        """Return the names with ``/`` between them, each percent-encoded as ``topic_key`` does."""
+        ...
+
+    def _asdict(self) -> dict[str, Any]: ...
+
+    @classmethod
+    def of_state_key(cls, key: bytes) -> Self:
+        """Return the group of a store key."""
+        ...
+
+    @classmethod
+    def of_topic_key(cls, key: bytes) -> Self:
+        """Return the group of a topic key; raises ValueError."""
+        ...
+
+    @classmethod
+    def of_fields(cls, fields: Mapping[str, Any]) -> Self:
+        """Return the group of a partial."""
+        ...
+
+
+def topic_key(names: Iterable[str]) -> bytes:
+    """Join names by ``/``; ``/`` and ``%`` within a name are percent-encoded."""
+    return "/".join(name.replace("%", "%25").replace("/", "%2F") for name in names).encode()
+
+
+def names_of_topic_key(key: bytes, fields: tuple[str, ...]) -> list[str]:
+    """Return the names of a topic key; raises ValueError if there are not as many as ``fields``."""
+    names = key.decode().split("/")
+    if len(names) != len(fields):
+        raise ValueError(f"{key.decode()!r} is not {'/'.join(fields)}")
+    return [name.replace("%2F", "/").replace("%25", "%") for name in names]
+
+
+def names_of_state_key(key: bytes, count: int) -> list[str]:
+    """Return the names of a store key."""
+    names, at = [], 0
+    for _ in range(count):
+        name, at = unpack_text(key, at)
+        names.append(name)
+    return names
 
 
 class Group(NamedTuple):
@@ -29,34 +78,118 @@ class Group(NamedTuple):
     model: str = ""
 
     def state_key(self) -> bytes:
-        """Return the key in a store; none is the beginning of another."""
+        """See ``Grouped``."""
         return pack_texts(*self)
 
     def topic_key(self) -> bytes:
-        """Return ``tenant/kind/provider/model``; ``/`` and ``%`` within a name are percent-encoded."""
-        return "/".join(name.replace("%", "%25").replace("/", "%2F") for name in self).encode()
+        """Return ``tenant/kind/provider/model``."""
+        return topic_key(self)
 
     @classmethod
     def of_topic_key(cls, key: bytes) -> Group:
-        """Return the group of a topic key; raises ValueError."""
-        names = key.decode().split("/")
-        if len(names) != len(cls._fields):
-            raise ValueError(f"{key.decode()!r} is not tenant/kind/provider/model")
-        return cls(*(name.replace("%2F", "/").replace("%25", "%") for name in names))
+        """See ``Grouped``."""
+        return cls(*names_of_topic_key(key, cls._fields))
 
     @classmethod
     def of_state_key(cls, key: bytes) -> Group:
-        """Return the group of a store key."""
-        names, at = [], 0
-        for _ in cls._fields:
-            name, at = unpack_text(key, at)
-            names.append(name)
-        return cls(*names)
+        """See ``Grouped``."""
+        return cls(*names_of_state_key(key, len(cls._fields)))
+
+    @classmethod
+    def of_fields(cls, fields: Mapping[str, Any]) -> Group:
+        """See ``Grouped``."""
+        return cls(*(fields[name] for name in cls._fields))
 
 
 @dataclass(slots=True)
-class Figures:
-    """Sums of a window. They stop at the greatest long, so that no producer's number can break a window."""
+class Sums:
+    """Figures of a window. They stop at the greatest long, so that no producer's number can break a window.
+
+    A subclass names its fields by what their total over partitions is; all but maps are 64-bit numbers. The
+    stored form is version, final, the numbers (``SUMS``, ``MAXES``, revision), then the maps.
+    """
+
+    SUMS: ClassVar[tuple[str, ...]] = ()
+    MAXES: ClassVar[tuple[str, ...]] = ()
+    MAPS: ClassVar[tuple[str, ...]] = ()
+    """Counts by name, of which a subclass bounds the number."""
+
+    revision: int = 0
+    """Records taken in, and one more for the last word: so it is the same however batches are cut."""
+    final: bool = False
+
+    def fields(self) -> dict[str, Any]:
+        """Return the figures by the names that the topics' schemas give them."""
+        return {name: getattr(self, name) for name in self._names()}
+
+    @classmethod
+    def of_fields(cls, fields: Mapping[str, Any]) -> Self:
+        """Return the figures of a partial."""
+        return cls(**{name: fields[name] for name in cls._names()})
+
+    @classmethod
+    def total(cls, parts: Iterable[Self]) -> Self:
+        """Return the sum of partials; its revision grows with each of theirs, it is final when all are."""
+        total = cls(final=True)
+        for part in parts:
+            total.sum_up(**{name: getattr(part, name) for name in cls.SUMS})
+            for name in cls.MAXES:
+                setattr(total, name, max(getattr(total, name), getattr(part, name)))
+            for name in cls.MAPS:
+                counts = getattr(total, name)
+                for key, count in getattr(part, name).items():
+                    counts[key] = min(counts.get(key, 0) + count, LONG_MAX)
+            total.revision += part.revision
+            total.final = total.final and part.final
+        return total
+
+    def write(self) -> bytes:
+        """Return the stored form."""
+        numbers = [getattr(self, name) for name in self._numbers()]
+        head = _layout(len(numbers)).pack(_VERSION, self.final, *numbers)
+        return b"".join((head, *(_pack_counts(getattr(self, name)) for name in self.MAPS)))
+
+    @classmethod
+    def read(cls, data: bytes) -> Self:
+        """Return the figures of a stored form, or raise CorruptValue."""
+        names = cls._numbers()
+        layout = _layout(len(names))
+        if len(data) < layout.size or data[0] != _VERSION:
+            raise CorruptValue(f"{cls.__name__} of {len(data)} bytes, version {data[:1].hex()}")
+        _, final, *numbers = layout.unpack_from(data)
+        figures = cls(**dict(zip(names, numbers, strict=True)))
+        figures.final = bool(final)
+        at = layout.size
+        for name in cls.MAPS:
+            counts, at = _unpack_counts(data, at)
+            setattr(figures, name, counts)
+        if at != len(data):
+            raise CorruptValue(f"{cls.__name__} of {len(data)} bytes ends at byte {at}")
+        return figures
+
+    def sum_up(self, **more: int) -> None:
+        """Add to fields by their names."""
+        for name, value in more.items():
+            setattr(self, name, min(getattr(self, name) + value, LONG_MAX))
+
+    @classmethod
+    def _numbers(cls) -> tuple[str, ...]:
+        return (*cls.SUMS, *cls.MAXES, "revision")
+
+    @classmethod
+    def _names(cls) -> tuple[str, ...]:
+        return (*cls._numbers(), *cls.MAPS, "final")
+
+
+@dataclass(slots=True)
+class Figures(Sums):
+    """Usage in a window."""
+
+    SUMS: ClassVar = (
+        "calls", "errors", "events", "input_tokens", "output_tokens", "cost_nanos", "cost_unknown",
+        "latency_ms_sum",
+    )  # fmt: skip
+    MAXES: ClassVar = ("latency_ms_max",)
 
     calls: int = 0
     errors: int = 0
@@ -67,9 +200,6 @@ class Figures:
     cost_unknown: int = 0
     latency_ms_sum: int = 0
     latency_ms_max: int = 0
-    revision: int = 0
-    """Events taken in, and one more for the last word: so it is the same however batches are cut."""
-    final: bool = False
 
     def count(self) -> None:
         """Take in an event that is no usage event."""
@@ -79,7 +209,7 @@ class Figures:
     def add(self, usage: Mapping[str, Any]) -> None:
         """Take in a usage event's payload; a cost of null is unknown, which is not 0."""
         cost, latency_ms = usage["cost_nanos"], usage["latency_ms"]
-        self._sum(
+        self.sum_up(
             calls=usage["calls"], errors=usage["errors"], input_tokens=usage["input_tokens"],
             output_tokens=usage["output_tokens"], cost_nanos=cost or 0, cost_unknown=int(cost is None),
             latency_ms_sum=latency_ms,
@@ -87,42 +217,26 @@ class Figures:
         self.latency_ms_max = max(self.latency_ms_max, latency_ms)
         self.count()
 
-    def fields(self) -> dict[str, Any]:
-        """Return the figures by the names that the topics' schemas give them."""
-        return {name: getattr(self, name) for name in (*SUMS, "latency_ms_max", "revision", "final")}
 
-    @classmethod
-    def of_fields(cls, fields: Mapping[str, Any]) -> Figures:
-        """Return the figures of a partial."""
-        names = (*SUMS, "latency_ms_max", "revision", "final")
-        return cls(**{name: fields[name] for name in names})
+@cache
+def _layout(numbers: int) -> struct.Struct:
+    return struct.Struct(f">BB{numbers}q")
 
-    @classmethod
-    def total(cls, parts: Iterable[Figures]) -> Figures:
-        """Return the sum of partials; its revision grows with each of theirs, it is final when all are."""
-        total = cls(final=True)
-        for part in parts:
-            total._sum(**{name: getattr(part, name) for name in SUMS})
-            total.latency_ms_max = max(total.latency_ms_max, part.latency_ms_max)
-            total.revision += part.revision
-            total.final = total.final and part.final
-        return total
 
-    def write(self) -> bytes:
-        """Return the stored form."""
-        sums = [getattr(self, name) for name in SUMS]
-        return _STORED.pack(_VERSION, self.final, *sums, self.latency_ms_max, self.revision)
+def _pack_counts(counts: Mapping[str, int]) -> bytes:
+    pairs = (pack_texts(name) + _COUNT.pack(count) for name, count in sorted(counts.items()))
+    return b"".join((_COUNTED.pack(len(counts)), *pairs))
 
-    @classmethod
-    def read(cls, data: bytes) -> Figures:
-        """Return the figures of a stored form, or raise CorruptValue."""
-        if len(data) != _STORED.size or data[0] != _VERSION:
-            raise CorruptValue(f"usage window of {len(data)} bytes, version {data[:1].hex()}")
-        _, final, *numbers = _STORED.unpack(data)
-        figures = cls(*numbers)
-        figures.final = bool(final)
-        return figures
 
-    def _sum(self, **more: int) -> None:
-        for name, value in more.items():
-            setattr(self, name, min(getattr(self, name) + value, LONG_MAX))
+def _unpack_counts(data: bytes, at: int) -> tuple[dict[str, int], int]:
+    counts: dict[str, int] = {}
+    try:
+        (count,) = _COUNTED.unpack_from(data, at)
+        at += _COUNTED.size
+        for _ in range(count):
+            name, at = unpack_text(data, at)
+            (counts[name],) = _COUNT.unpack_from(data, at)
+            at += _COUNT.size
+    except struct.error as error:
+        raise CorruptValue(f"counts are cut short at byte {at} of {len(data)}") from error
+    return counts, at

@@ -255,6 +255,24 @@ LLM_PROMPTS: Final = TopicSpec(
     cleanup="compact",
     doc="Prompts: every version, and what the labels stand for.",
 )
+LLM_PARTIALS: Final = TopicSpec(
+    name="llm.partials.v1",
+    key="tenant/kind/provider/model/prompt/prompt_version",
+    subject="sluicegate.LlmPartial",
+    partitions=STREAM_PARTITIONS,
+    retention_ms=DAY_MS,  # as those of usage
+    cleanup="delete",
+    doc="Windows of the ledger, of one of its partitions each: the first of the two stages.",
+)
+LLM_WINDOWS: Final = TopicSpec(
+    name="llm.windows.v1",
+    key="window_start_us/tenant/kind/provider/model/prompt/prompt_version",
+    subject="sluicegate.LlmWindow",
+    partitions=STREAM_PARTITIONS,
+    retention_ms=30 * DAY_MS,  # as those of usage
+    cleanup="compact,delete",
+    doc="Windows of attempts over all partitions: the latest revision of each.",
+)
 INGEST_STREAMS_CHANGELOG: Final = TopicSpec(
     name="ingest.streams.changelog.v1",
     key="state key",
@@ -283,6 +301,24 @@ AGGREGATE_WINDOWS_CHANGELOG: Final = TopicSpec(
     cleanup="compact",
     doc="State of the second stage of usage.",
 )
+ACCOUNT_ATTEMPTS_CHANGELOG: Final = TopicSpec(
+    name="account.attempts.changelog.v1",
+    key="state key",
+    subject="",
+    partitions=STREAM_PARTITIONS,
+    retention_ms=-1,
+    cleanup="compact",
+    doc="State of the first stage of the ledger's windows, with the attempts that were counted.",
+)
+ACCOUNT_WINDOWS_CHANGELOG: Final = TopicSpec(
+    name="account.windows.changelog.v1",
+    key="state key",
+    subject="",
+    partitions=STREAM_PARTITIONS,
+    retention_ms=-1,
+    cleanup="compact",
+    doc="State of the second stage of the ledger's windows.",
+)
 
 TOPICS: Final[tuple[TopicSpec, ...]] = (
     INPUT,
@@ -307,12 +343,16 @@ TOPICS: Final[tuple[TopicSpec, ...]] = (
     LLM_RAW,
     LLM_ROUTES,
     LLM_PROMPTS,
+    LLM_PARTIALS,
+    LLM_WINDOWS,
     INGEST_STREAMS_CHANGELOG,
     AGGREGATE_PARTIALS_CHANGELOG,
     AGGREGATE_WINDOWS_CHANGELOG,
+    ACCOUNT_ATTEMPTS_CHANGELOG,
+    ACCOUNT_WINDOWS_CHANGELOG,
 )
 
-TAKES_AGAIN: Final = frozenset({INPUT, USAGE_PARTIALS})
+TAKES_AGAIN: Final = frozenset({INPUT, USAGE_PARTIALS, LLM_PARTIALS})
 """Topics of the table that a record may be handed in to once more: it is judged anew, or it is superseded.
 Every other one has a single writer, and readers for whom the record would take place twice."""
 

@@ -12,6 +12,17 @@ _USAGE: Final[dict[str, Any]] = {
     "cost_nanos": 4_000_000_000, "cost_unknown": 2, "latency_ms_sum": 900, "latency_ms_max": 300,
 }  # fmt: skip
 
+_LLM_WINDOW: Final[dict[str, Any]] = {
+    "window_start_us": _US, "window_ms": 60_000, "tenant": "acme", "kind": "llm", "provider": "p",
+    "model": "m-1", "prompt": "greet-é", "prompt_version": 7, "calls": 9, "completed": 5, "failed": 2,
+    "cancelled": 1, "abandoned": 1, "refused": 3, "retries": 2, "fallbacks": 1, "restarts": 4,
+    "input_tokens": 2**33, "cached_input_tokens": 2**32, "cache_write_tokens": 11, "output_tokens": 2_000,
+    "reasoning_tokens": 700, "tokens_estimated": 2, "tokens_unknown": 1, "known_nanos": 4_000_000_000,
+    "estimated_nanos": 5_000, "cost_unknown": 2, "first_contents": 6, "first_content_ms_sum": 1_200,
+    "stream_ms_sum": 9_000, "stream_tokens": 1_900, "duration_ms_sum": 12_000, "first_content_ms_max": 450,
+    "duration_ms_max": 3_100, "errors": {"server": 2, "cancelled": 1}, "first_content_ms": {"500": 6},
+}  # fmt: skip
+
 RECORDS: Final[dict[str, dict[str, Any]]] = {
     "sluicegate.Event": {
         "event_id": "01a205cc-5d6a-7a43-93fd-a7ffae8e4894", "tenant": "acme", "stream_id": "build:7._-",
@@ -84,6 +95,8 @@ RECORDS: Final[dict[str, dict[str, Any]]] = {
     },
     "sluicegate.UsagePartial": {**_USAGE, "source_partition": 2, "final": True, "revision": 4},
     "sluicegate.UsageWindow": {**_USAGE, "final": True, "revision": 4},
+    "sluicegate.LlmPartial": {**_LLM_WINDOW, "source_partition": 2, "final": True, "revision": 4},
+    "sluicegate.LlmWindow": {**_LLM_WINDOW, "final": True, "revision": 4},
     "sluicegate.LlmRequest": {
         "tenant": "acme", "stream_id": "answer-7", "kind": "kind-1", "request_id": "request_id-1",
         "task_id": "task_id-1", "traceparent": "traceparent-1", "source": "source-é", "time_us": _US,
@@ -107,12 +120,12 @@ RECORDS: Final[dict[str, dict[str, Any]]] = {
         "cost_nanos": 2**33 + 35, "cost_source": "cost_source-1", "price_version": "price_version-1",
         "reserved_tokens": 2**33 + 38, "reserved_nanos": 2**33 + 39, "contents": 2**33 + 40,
         "characters": 2**33 + 41, "chunks": 2**33 + 42, "input_json": '{"a": 1}',
-        "output_json": '{"a": 1}', "gate": "gate-1", "end_reason": "completed", "worker": "worker-1", "request_partition": 48,
-        "request_offset": 2**33 + 48,
+        "output_json": '{"a": 1}', "gate": "gate-1", "end_reason": "completed", "worker": "worker-1",
+        "request_partition": 48, "request_offset": 2**33 + 48,
     },
     "sluicegate.LlmRaw": {
         "tenant": "acme", "stream_id": "answer-7", "attempt": 3, "shape": "shape-1",
-        "first_index": 2**33 + 4, "at_us": [1, 2**40], "chunks": ['{"a":1}', "é"],
+        "first_index": 2**33 + 4, "at_us": [1, 2**40], "events": ["a", ""], "chunks": ['{"a":1}', "é"],
     },
     "sluicegate.LlmRoute": {
         "name": "name-1", "version": 2, "config_json": '{"a": 1}', "by": "by-é", "reason": "reason-1",

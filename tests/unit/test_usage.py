@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.figures import Figures, Group
-from pipelines.usage import UsageMerge, UsageOptions, UsagePartials
+from pipelines.two_stage import TwoStageOptions
+from pipelines.usage import UsageMerge, UsagePartials
 from schemas import topics
 from schemas.envelope import LONG_MAX
 from schemas.topics import partition_of
@@ -21,7 +22,7 @@ from tests.unit.support_scope import CODEC, PAYLOADS, SECOND_US, START_US, Parti
 
 MINUTE_US = 60 * SECOND_US
 BASE_US = START_US - START_US % MINUTE_US
-OPTIONS = UsageOptions(WindowOptions(60_000, 30_000, 120_000), merged_ttl_ms=600_000)
+OPTIONS = TwoStageOptions(WindowOptions(60_000, 30_000, 120_000), merged_ttl_ms=600_000)
 CLOSES_US = BASE_US + 90 * SECOND_US + 2 * SECOND_US
 
 

@@ -206,9 +206,8 @@ class _Events(Reader):
 
     def _completed(self, value: Mapping[str, Any], out: list[Delta]) -> None:
         self._ended(value, out)
-        self._finish(
-            out, "tool_calls" if self._tools else "refusal" if self._refused else "stop", "completed"
-        )
+        finish: Finish = "tool_calls" if self._tools else "refusal" if self._refused else "stop"
+        self._finish(out, finish, "completed")
         self._over(out)
 
     def _incomplete(self, value: Mapping[str, Any], out: list[Delta]) -> None:
