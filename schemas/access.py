@@ -115,6 +115,8 @@ OF_RESPONDER: Final = Access(
         AUDIT,
         REVOCATIONS,
         DEAD_REPLAYS,
+        LLM_ROUTES,
+        LLM_PROMPTS,
         *dict.fromkeys(spec for role in ROLES.values() for spec in role.reads),
     ),
 )

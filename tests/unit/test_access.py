@@ -138,7 +138,9 @@ def test_the_page_shows_what_the_command_prints():
 def test_a_role_that_there_is_not_is_refused_with_those_that_there_are():
     with pytest.raises(Misused, match="dancer is no role") as caught:
         grants_of(settings(), ["ingest", "dancer"])
-    assert "ingest, aggregate, archive, edge, operator, responder, producer" in caught.value.remedy
+    assert (
+        "ingest, aggregate, archive, account, edge, llm, operator, responder, producer" in caught.value.remedy
+    )
 
 
 def test_every_client_of_kafka_is_told_how_to_prove_who_it_is():
