@@ -25,6 +25,8 @@ from edge.grpc_server import GrpcServer
 from edge.guard import Guard
 from edge.history import SharedHistory
 from edge.kafka_history import KafkaHistory
+from edge.llm.ask import Asker
+from edge.llm.routes import llm_routes
 from edge.pages import page_routes
 from edge.problems import on_error, on_http_error, on_invalid_query
 from edge.publish import AppendedAt, Publisher
@@ -125,7 +127,7 @@ def create_app(
             await asyncio.to_thread(history.close)
             threads.shutdown(wait=False, cancel_futures=True)
 
-    return compose(core, publisher, life)
+    return compose(core, publisher, life, Asker(core, publisher, wire, topic_prefix=kafka.topic_prefix))
 
 
 def check_kinds(kinds: Iterable[Kind]) -> None:
@@ -138,8 +140,9 @@ def compose(
     core: EdgeCore,
     publisher: Publisher | None,
     life: Callable[[FastAPI], AbstractAsyncContextManager[None]],
+    asker: Asker | None = None,
 ) -> EdgeApp:
-    """Put transports and pages upon a core."""
+    """Put transports and pages upon a core; without an asker no model can be asked."""
     app = FastAPI(
         title="sluicegate edge",
         docs_url=None,  # its pages load scripts from elsewhere
@@ -153,6 +156,8 @@ def compose(
     )
     app.include_router(control_routes(core, publisher))
     app.include_router(connection_routes(core))
+    if asker is not None:
+        app.include_router(llm_routes(core, asker))
     app.router.routes.append(
         Route("/v1/streams/{stream_id}/events", EventsEndpoint(core), methods=["GET"], name="events")
     )

@@ -20,7 +20,7 @@ from schemas.published import event_from_json
 from schemas.topics import INPUT
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterable, Callable, Iterator, Mapping, Sequence
     from concurrent.futures import Executor
 
     from edge.access.identity import Identity
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 Answer = dict[str, object]
+Beside = tuple[str, bytes, bytes]
+"""A record of another topic: its full name, key, value."""
 
 
 class AppendedAt(Protocol):
@@ -115,7 +117,7 @@ class Publisher:
             InvalidEvent: a name in the address breaks the contract.
             RequestError: nothing was appended (4xx), or it is not known and may be repeated (503).
         """
-        self._check_address(request)
+        self.check_address(request)
         with self._place():
             body = await self._read(chunks, headers)
             placed = split_body(body, headers.get("content-type", ""), self._options.request_events_max)
@@ -124,7 +126,7 @@ class Publisher:
 
     async def publish_values(self, request: PublishRequest, values: Sequence[object]) -> Answer:
         """Publish events that are JSON values already; raises as ``publish``."""
-        self._check_address(request)
+        self.check_address(request)
         check_count(values, self._options.request_events_max)
         placed: Placed = [({"index": index}, value) for index, value in enumerate(values)]
         with self._place():
@@ -141,8 +143,30 @@ class Publisher:
             events, records = await self._build_on_thread(request, placed)
         return await self.append(request, events, records)
 
+    async def publish_beside(
+        self, request: PublishRequest, value: object, make_beside: Callable[[], Sequence[Beside]]
+    ) -> Answer:
+        """Publish one event, and records of other topics in the same transaction; raises as ``publish``.
+
+        ``make_beside`` is called on a thread, and may raise RequestError.
+        """
+        self.check_address(request)
+        with self._place():
+            events, records = await self._checked(request, [({"index": 0}, value)])
+            beside = await asyncio.get_running_loop().run_in_executor(self._threads, make_beside)
+        return await self.append(request, events, records, beside)
+
+    async def read(self, chunks: AsyncIterable[bytes], headers: Mapping[str, str]) -> bytes:
+        """Read the body of a request that is to be published; raises RequestError."""
+        with self._place():
+            return await self._read(chunks, headers)
+
     async def append(
-        self, request: PublishRequest, events: Sequence[Event], records: Sequence[tuple[bytes, bytes]]
+        self,
+        request: PublishRequest,
+        events: Sequence[Event],
+        records: Sequence[tuple[bytes, bytes]],
+        beside: Sequence[Beside] = (),
     ) -> Answer:
         """Append events that were checked; raises as ``publish``."""
         key, ids = records[0][0], [event.event_id for event in events]
@@ -152,7 +176,7 @@ class Publisher:
         wait = self._waiters.add(key, ids) if request.wait else None
         try:
             started = time.perf_counter()
-            offsets = await self._append_records(records)
+            offsets = await self._append_records(records, beside)
             self._metrics.append_seconds.observe(time.perf_counter() - started)
             self._metrics.published.inc(len(events))
             answer: Answer = {
@@ -161,7 +185,7 @@ class Publisher:
                 "appended": len(events),
                 "offsets": [
                     {"event_id": event_id, "partition": at.partition, "offset": at.offset}
-                    for event_id, at in zip(ids, offsets, strict=True)
+                    for event_id, at in zip(ids, offsets[: len(ids)], strict=True)
                 ],
             }
             if wait is not None:
@@ -238,10 +262,13 @@ class Publisher:
             events.append(event)
         return events, records
 
-    async def _append_records(self, records: Sequence[tuple[bytes, bytes]]) -> Sequence[AppendedAt]:
+    async def _append_records(
+        self, records: Sequence[tuple[bytes, bytes]], beside: Sequence[Beside]
+    ) -> Sequence[AppendedAt]:
         try:
             return await self._append.append_transaction(
                 [(self._topic, key, value, None) for key, value in records]
+                + [(topic, key, value, None) for topic, key, value in beside]
             )
         except AppendRefused as error:
             raise RequestError(
@@ -305,7 +332,8 @@ class Publisher:
                 headers={"retry-after": str(ceil(wait_s))},
             )
 
-    def _check_address(self, request: PublishRequest) -> None:
+    def check_address(self, request: PublishRequest) -> None:
+        """Check names and claims alone. Raises InvalidEvent, or RequestError: 403, 422."""
         check_stream_name(request.tenant, request.stream_id)
         self._check_may(request, request.kind or "")
         if request.kind is None:

@@ -9,7 +9,7 @@ import structlog
 
 from schemas.catalog import EVENT, PAYLOAD_PREFIX, subjects
 from schemas.errors import SluicegateError
-from schemas.topics import INDEX, REJECTS
+from schemas.topics import INDEX, LLM_REQUESTS, REJECTS
 
 if TYPE_CHECKING:
     from edge.core import EdgeCore
@@ -30,6 +30,7 @@ def warm_up(source: SchemaSource, wire: WireCodec, payloads: PayloadCodec) -> No
     """
     for subject in (EVENT, INDEX.subject, REJECTS.subject):
         wire.reader(subject, source.id_of(subject))
+    wire.warm([LLM_REQUESTS.subject])
     for subject in subjects():
         if subject.startswith(PAYLOAD_PREFIX):
             payloads.subject_of(source.id_of(subject))

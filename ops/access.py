@@ -9,11 +9,13 @@ from ops.errors import Misused
 from ops.extension import extension_of
 from schemas.access import (
     EDGE,
+    LLM,
     OPERATOR,
     PRODUCER,
     RESPONDER,
     ROLES,
     edge_grants,
+    llm_grants,
     operator_grants,
     producer_grants,
     responder_grants,
@@ -35,6 +37,7 @@ def grants_of(settings: Settings, chosen: Sequence[str]) -> list[Grant]:
     found = {role: role_grants(role, its, prefix) for role, its in access.items()}
     found |= {
         EDGE: edge_grants(prefix),
+        LLM: llm_grants(prefix),
         OPERATOR: operator_grants(prefix, extension.all_topics(), list(access)),
         RESPONDER: responder_grants(prefix, extension.all_topics(), list(access)),
         PRODUCER: producer_grants(prefix),

@@ -27,6 +27,7 @@ COMMANDS = (
     "stack",
     "worker",
     "edge",
+    "llm",
     "new",
     "schemas",
     "topics",

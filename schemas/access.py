@@ -27,7 +27,12 @@ from schemas.topics import (
     INPUT,
     LATE_EVENTS,
     LLM_ATTEMPTS,
+    LLM_CONTROL,
     LLM_PARTIALS,
+    LLM_PROMPTS,
+    LLM_RAW,
+    LLM_REQUESTS,
+    LLM_ROUTES,
     LLM_TASK_PARTS,
     LLM_TASKS,
     LLM_WINDOWS,
@@ -52,6 +57,7 @@ Resource = Literal["topic", "group", "transactional-id"]
 Operation = Literal["Read", "Write", "Create", "Describe", "DescribeConfigs"]
 
 EDGE: Final = "edge"
+LLM: Final = "llm"
 OPERATOR: Final = "operator"
 RESPONDER: Final = "responder"
 PRODUCER: Final = "producer"
@@ -81,7 +87,7 @@ class Access:
 ROLES: Final[Mapping[str, Access]] = {
     "ingest": Access(
         reads=(INPUT,),
-        writes=(INPUT, OUTPUT, INDEX, RECORDS, REJECTS, DEAD_LETTERS),  # the input: ticks
+        writes=(INPUT, OUTPUT, INDEX, RECORDS, REJECTS, LLM_CONTROL, DEAD_LETTERS),  # the input: ticks
         changelogs=(INGEST_STREAMS_CHANGELOG,),
     ),
     "aggregate": Access(
@@ -104,7 +110,11 @@ ROLES: Final[Mapping[str, Access]] = {
 OF_EVERY_ROLE: Final = Access(reads=(CONTROLS, DEPLOYED), writes=(DEPLOYED,))
 """Beside its own: which partitions an operator paused, and what is deployed of it."""
 OF_EDGE: Final = Access(
-    reads=(OUTPUT, INDEX, REJECTS, REVOCATIONS, PRESSURE), writes=(INPUT, PRESSURE, CONNECTIONS)
+    reads=(OUTPUT, INDEX, REJECTS, REVOCATIONS, PRESSURE), writes=(INPUT, LLM_REQUESTS, PRESSURE, CONNECTIONS)
+)
+OF_LLM: Final = Access(
+    reads=(LLM_REQUESTS, LLM_CONTROL, LLM_ATTEMPTS, LLM_ROUTES, LLM_PROMPTS),
+    writes=(INPUT, LLM_ATTEMPTS, LLM_RAW, DEAD_LETTERS),
 )
 OF_PRODUCER: Final = Access(writes=(INPUT,))
 OF_RESPONDER: Final = Access(
@@ -114,6 +124,8 @@ OF_RESPONDER: Final = Access(
         AUDIT,
         REVOCATIONS,
         DEAD_REPLAYS,
+        LLM_ROUTES,
+        LLM_PROMPTS,
         *dict.fromkeys(spec for role in ROLES.values() for spec in role.reads),
     ),
 )
@@ -163,6 +175,18 @@ def edge_grants(prefix: str) -> list[Grant]:
         Grant(EDGE, "Describe", "group", f"{prefix}sluicegate-tail"),
         Grant(EDGE, "Describe", "group", f"{prefix}sluicegate-replay"),
         Grant(EDGE, "Write", "transactional-id", f"{prefix}sluicegate.append.", prefixed=True),
+    ]
+
+
+def llm_grants(prefix: str) -> list[Grant]:
+    """Return what a worker that calls language models needs."""
+    group = f"{prefix}sluicegate.{LLM}"
+    return [
+        *_topic_grants(LLM, OF_LLM, prefix),
+        Grant(LLM, "Read", "group", group),
+        Grant(LLM, "Describe", "group", f"{prefix}sluicegate-tail"),
+        Grant(LLM, "Describe", "group", f"{prefix}sluicegate-reader"),
+        Grant(LLM, "Write", "transactional-id", f"{group}.", prefixed=True),
     ]
 
 

@@ -43,6 +43,8 @@ class Committed(NamedTuple):
     offset: int
     unit: int | None
     """Number of the unit of work that committed it."""
+    note: str = ""
+    """What was committed beside it."""
 
 
 def metadata_of(unit: int, note: str) -> str:
@@ -101,7 +103,7 @@ class PositionReader:
             else:
                 if found.offset < 0:
                     return None
-                return Committed(found.offset, read_metadata(found.metadata)[0])
+                return Committed(found.offset, *read_metadata(found.metadata))
 
     def _committed_once(self, topic: str, partition: int) -> TopicPartition:
         (found,) = self._consumer.committed([TopicPartition(topic, partition)], timeout=_CALL_S)

@@ -21,6 +21,11 @@ class Target:
     """Up to, and without, the path that the shape adds: ``https://api.openai.com/v1``."""
     api_key: str = field(default="", repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    models: Sequence[str] = ()
+    """What the route of no record asks it for: the first by default, the others if a client names them (``*``
+    stands for any characters); none = any that a client names."""
+    priced_as: str = ""
+    """Its name in ``genai-prices``; empty = found by ``base_url``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,16 @@
-"""What is refused before a provider is called."""
+"""What is refused before a provider is called.
+
+LlmError
+├── CallRefused         a request cannot be made of what was asked for
+├── RouteRefused        a route's configuration, or the budgets
+├── PromptRefused       a prompt, its label or its variables
+├── BudgetSpent         a tenant's budget has no room for a call
+└── RecordingRefused    a recording cannot be read
+"""
 
 from __future__ import annotations
+
+from datetime import UTC, datetime
 
 from schemas.errors import SluicegateError
 
@@ -23,6 +33,28 @@ class RouteRefused(LlmError):
 
 class PromptRefused(LlmError):
     """A prompt, its label or its variables cannot be used."""
+
+
+class BudgetSpent(LlmError):
+    """A tenant's budget does not have what a call may come to: nothing was sent."""
+
+    def __init__(self, tenant: str, bound: str, used: int, asked: int, most: int, renewed_us: int) -> None:
+        """Take which bound of ``Limits`` it is; money is in 1e-9 USD; ``renewed_us`` 0 = when a call ends."""
+        money = bound.startswith("usd")
+        what = {"calls": "calls in flight"}.get(bound, bound.replace("_", " of this ").replace("usd", "USD"))
+        numbers = [f"{one / 1e9:.6f}" if money else str(one) for one in (used, most, asked)]
+        when = (
+            f"from {datetime.fromtimestamp(renewed_us / 1e6, UTC):%Y-%m-%d %H:%M} UTC on"
+            if renewed_us
+            else "when a call of it has ended"
+        )
+        super().__init__(
+            f"tenant {tenant}: the budget of {what} is spent: {numbers[0]} of {numbers[1]} are used or held, "
+            f"and this call may take {numbers[2]}",
+            remedy=f"Ask again {when}, or for less; `sluicegate llm routes set budgets` changes it.",
+        )
+        self.tenant = tenant
+        self.bound = bound
 
 
 class RecordingRefused(LlmError):

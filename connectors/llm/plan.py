@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from connectors.llm.calls import Call, Target
     from connectors.llm.deltas import ErrorClass
+    from connectors.llm.prices import Price
 
 AfterContent = Literal["resume", "restart", "continue", "surface"]
 """A failure after content: go on where the provider can be asked to; start over with a ``reset``; have the
@@ -53,6 +54,8 @@ class Choice:
     timers: Timers = field(default_factory=Timers)
     retries: int = 1
     """Further calls of the same after an error that may pass."""
+    can_continue: bool = False
+    """Whether it goes on with an answer that is given as the last message; somebody has tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,10 @@ class Plan:
     attempts_max: int = 4
     deadline_ms: int = 600_000
     """For all attempts together, from when it was asked for."""
+    queue_ms: int = 30_000
+    """What has not been begun so long after it was asked for is not begun any more."""
+    retry_wait_ms_max: int = 5_000
+    """A provider that asks to wait for longer is left for the next one, where there is one."""
     route: str = "default"
     route_version: int = 0
     prompt: str = ""
@@ -75,6 +82,8 @@ class Plan:
     keep_output: Keep = "off"
     keep_raw: Keep = "off"
     gate: GateOptions | None = None
+    prices: Mapping[str, Price] = field(default_factory=dict)
+    """The route's own, before all others; see ``connectors/llm/prices.py``."""
     side_effects: bool = False
 
 

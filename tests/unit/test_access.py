@@ -16,7 +16,7 @@ from ops.errors import Misused
 from ops.scaffold import new_agent
 from ops.settings import KafkaSettings, Settings
 from pipelines.blueprint import ROLES as AGENTS
-from schemas.access import EDGE, OF_EDGE, OF_EVERY_ROLE, OF_RESPONDER, ROLES, Grant
+from schemas.access import EDGE, OF_EDGE, OF_EVERY_ROLE, OF_LLM, OF_RESPONDER, ROLES, Grant
 from schemas.topics import INPUT, OUTPUT, TOPICS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,7 +58,7 @@ def test_the_table_reads_what_the_agents_of_a_role_read(role):
 
 
 def test_every_topic_of_the_table_of_topics_has_one_that_writes_and_one_that_reads_it():
-    ours = [*ROLES.values(), OF_EVERY_ROLE, OF_EDGE, OF_RESPONDER]
+    ours = [*ROLES.values(), OF_EVERY_ROLE, OF_EDGE, OF_LLM, OF_RESPONDER]
     touched = {spec for access in ours for spec in (*access.writes, *access.changelogs)}
     assert touched == set(TOPICS)
 
@@ -143,7 +143,9 @@ def test_the_page_shows_what_the_command_prints():
 def test_a_role_that_there_is_not_is_refused_with_those_that_there_are():
     with pytest.raises(Misused, match="dancer is no role") as caught:
         grants_of(settings(), ["ingest", "dancer"])
-    assert "ingest, aggregate, archive, account, edge, operator, responder, producer" in caught.value.remedy
+    assert (
+        "ingest, aggregate, archive, account, edge, llm, operator, responder, producer" in caught.value.remedy
+    )
 
 
 def test_every_client_of_kafka_is_told_how_to_prove_who_it_is():

@@ -1,0 +1,114 @@
+"""Where an operation's questions are answered: the plan, what comes next, the budget, the cost."""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import TYPE_CHECKING, Final, Protocol
+
+from connectors.llm.budgets import Budgets, tokens_of
+from connectors.llm.deltas import Usage
+from connectors.llm.fallback import decide
+from connectors.llm.figures import Figures
+from connectors.llm.prices import NOTHING, UNCOUNTED, counted
+from connectors.llm.routing import draw_of, plan
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from connectors.llm.book import Book
+    from connectors.llm.ledger import Attempt
+    from connectors.llm.plan import Choice, Next, Plan, Stop, Tried
+    from connectors.llm.prices import Counted
+    from connectors.llm.request import Request
+
+_FREE: Final = frozenset({"connect", "bad_request"})
+"""Without a status, these sent nothing that a provider could have begun to answer."""
+
+
+class Came(Protocol):
+    """What an attempt brought."""
+
+    @property
+    def size_bytes(self) -> int:
+        """UTF-8 of all text, reasoning, refusal and arguments."""
+        ...
+
+    @property
+    def media(self) -> bool:
+        """Whether sound or pictures came."""
+        ...
+
+
+class RoutingDesk:
+    """Satisfies ``operation.Desk``; belongs to one loop. ``saw`` is to be given every row of the ledger."""
+
+    def __init__(self, book: Book) -> None:
+        self.book = book
+        self.figures = Figures()
+        self.budgets = Budgets(lambda: book.budgets)
+
+    def saw(self, row: Attempt) -> None:
+        """Take a row of the ledger, of any worker."""
+        self.figures.take(row)
+        self.budgets.take(row)
+
+    def plan(self, request: Request) -> Plan:
+        """See ``routing.plan``."""
+        return plan(request, self.book, self.figures, draw_of(request.to.tenant, request.to.stream_id))
+
+    def decide(self, plan: Plan, tried: Sequence[Tried], left_ms: int) -> Next | Stop:
+        """See ``fallback.decide``."""
+        chance = random.random()  # noqa: S311  # so that waits of many do not end at once
+        return decide(plan, tried, plan.deadline_ms - left_ms, chance=chance)
+
+    def reserve(self, plan: Plan, row: Attempt) -> None:
+        """Hold what the attempt may come to, and note it in its row.
+
+        Raises:
+            BudgetSpent: the tenant's budget has no room for it; nothing is held.
+        """
+        reserve = self.book.prices.reserve_for(plan.call, _choice_of(plan, row), plan.prices)
+        self.budgets.reserve(row.key.decode(), row.tenant, reserve, time.time_ns() // 1_000)
+        row.reserved_tokens, row.reserved_nanos = reserve.tokens, reserve.nanos or 0
+
+    def settle(self, plan: Plan | None, row: Attempt, came: Came | None) -> None:
+        """Note in its row what an attempt took and cost, and let go of the rest of what was held.
+
+        Without a plan, or without what it brought, its worker died: nobody knows what it took.
+        """
+        if plan is not None and came is not None:
+            choice = _choice_of(plan, row)
+            used = _counted(plan, row, came)
+            row.count(used.usage)
+            row.usage_source = used.source
+            cost = self.book.prices.cost_of(
+                used,
+                choice.target,
+                row.model,
+                answered=row.model_answered,
+                route=plan.prices,
+                at_us=row.started_us,
+            )
+            row.cost_nanos, row.cost_source, row.price_version = cost.nanos, cost.source, cost.version
+        self.budgets.settle(row.key.decode(), tokens_of(row), row.cost_nanos)
+
+
+def _counted(plan: Plan, row: Attempt, came: Came) -> Counted:
+    said = Usage(
+        row.input_tokens,
+        row.cached_input_tokens,
+        row.cache_write_tokens,
+        row.output_tokens,
+        row.reasoning_tokens,
+    )
+    if said == Usage() and not row.contents:
+        if row.http_status >= 300 or (not row.http_status and row.error_class in _FREE):
+            return NOTHING
+        if not row.http_status:  # sent, and no answer came: it may have begun to think, and bill for it
+            return UNCOUNTED
+    return counted(said, plan.call, came.size_bytes, whole=bool(row.finish), media=came.media)
+
+
+def _choice_of(plan: Plan, row: Attempt) -> Choice:
+    return next(one for one in plan.choices if (one.target.name, one.model) == (row.provider, row.model))

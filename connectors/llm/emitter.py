@@ -1,0 +1,205 @@
+"""Deltas as events of the operation's stream, on their way to ``ingest``.
+
+1. The first content goes out at once: somebody waits for it. 2. Then pieces of one block gather for
+``flush_ms`` or ``flush_bytes``, whichever is first; another block, a finish, an error or a cancel ends the
+gathering. 3. Each event goes to the idempotent producer at once, in order. 4. The ``end`` is not sent from
+here: it goes out with the ledger's row and the offsets, when all that went before is acknowledged.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from schemas.envelope import SEQ_UNSET, Event
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Mapping
+
+    from connectors.llm.deltas import Media, Piece
+    from connectors.llm.ledger import Attempt
+    from connectors.llm.options import FlushOptions
+    from connectors.llm.request import Envelope
+    from schemas.payloads import PayloadCodec
+    from schemas.wire import WireCodec
+
+SOURCE: Final = "sluicegate/llm"
+"""Source of the events that a worker writes: their usage stands on the ledger too, and is counted there."""
+
+
+class Outlet(Protocol):
+    """Where a stream's events go."""
+
+    def send(self, key: bytes, value: bytes, partition: int) -> None:
+        """Have a record appended to ``ingest``'s input, after those sent before."""
+        ...
+
+
+class Emitter:
+    """Writes one operation's events; belongs to the loop."""
+
+    def __init__(
+        self,
+        to: Envelope,
+        partition: int,
+        outlet: Outlet,
+        wire: WireCodec,
+        payloads: PayloadCodec,
+        flush: FlushOptions,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._to = to
+        self._partition = partition
+        self._outlet = outlet
+        self._wire = wire
+        self._payloads = payloads
+        self._flush_s = flush.flush_ms / 1_000
+        self._flush_bytes = flush.flush_bytes
+        self._loop = loop
+        self.epoch = 0
+        self._attempt = 0
+        self._upstream_id = ""
+        self._events = 0
+        """Events under this epoch; names the next."""
+        self._block: Piece | None = None
+        self._texts: list[str] = []
+        self._size = 0
+        self._since_us = 0
+        self._due: asyncio.TimerHandle | None = None
+        self._had_content = False
+
+    def open(self) -> None:
+        """Open the stream, if whoever asked has not."""
+        if not self._to.opened:
+            self._send("open", {}, self._to.time_us, event_id="open")
+
+    def begin(self, attempt: Attempt) -> None:
+        """Go on with another attempt's output; its first content goes out at once again."""
+        self.flush()
+        self._attempt = attempt.attempt - 1
+        self._upstream_id = ""
+        self._had_content = False
+
+    def reset(self, reason: str, epoch: int) -> None:
+        """Say that all content so far is superseded; what follows is of a higher epoch.
+
+        What a dead owner may still write is of a lower one, and is refused by ``ingest``.
+        """
+        self.drop()
+        self.epoch, self._events = epoch, 0
+        # The open is seq 0, and the only event that stays.
+        self._send("reset", {"from_seq": 1, "reason": reason}, _now_us())
+
+    def named(self, upstream_id: str) -> None:
+        """Name the provider's call in the events that follow."""
+        self._upstream_id = upstream_id[:256]
+
+    def piece(self, piece: Piece) -> None:
+        """Take a piece of content."""
+        block = self._block
+        if block is not None and not _joins(block, piece):
+            self.flush()
+            block = None
+        if block is None:
+            self._block = piece
+            self._since_us = _now_us()
+        self._texts.append(piece.text)
+        self._size += len(piece.text)
+        if not self._had_content or self._size >= self._flush_bytes:
+            self._had_content = True
+            self.flush()
+        elif self._due is None:
+            self._due = self._loop.call_later(self._flush_s, self.flush)
+
+    def media(self, media: Media) -> None:
+        """Send a piece of sound or picture."""
+        self.flush()
+        self._had_content = True
+        fields = {"mime": media.mime, "index": media.index, "data": media.data, "reference": media.reference}
+        self._send("media", fields, _now_us())
+
+    def data(self, type_name: str, fields: Mapping[str, Any]) -> None:
+        """Send another event of the operation: usage, structured."""
+        self.flush()
+        self._send(type_name, fields, _now_us())
+
+    def flush(self) -> None:
+        """Send what has gathered."""
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
+        block = self._block
+        if block is None:
+            return
+        fields = {
+            "text": "".join(self._texts) if len(self._texts) > 1 else self._texts[0],
+            "index": block.index,
+            "channel": block.channel,
+            "call_id": block.call_id,
+            "tool": block.tool,
+        }
+        self._forget()
+        self._send("token", fields, self._since_us)
+
+    def drop(self) -> None:
+        """Forget what has gathered: it is superseded."""
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
+        self._forget()
+
+    def end(self, reason: str, message: str) -> bytes:
+        """Give the value of the stream's ``end``, after all that was sent."""
+        self.flush()
+        return self._value("end", {"reason": reason, "message": message}, _now_us(), f"{self.epoch}.end")
+
+    def _forget(self) -> None:
+        self._block = None
+        self._texts = []
+        self._size = 0
+
+    def _send(
+        self, type_name: str, fields: Mapping[str, Any], time_us: int, *, event_id: str | None = None
+    ) -> None:
+        if event_id is None:
+            event_id = f"{self.epoch}.{self._events}"
+            self._events += 1
+        self._outlet.send(self._to.key, self._value(type_name, fields, time_us, event_id), self._partition)
+
+    def _value(self, type_name: str, fields: Mapping[str, Any], time_us: int, event_id: str) -> bytes:
+        payload, schema = self._payloads.encode(type_name, fields)
+        to = self._to
+        return self._wire.encode_event(
+            Event(
+                event_id=event_id,
+                tenant=to.tenant,
+                stream_id=to.stream_id,
+                seq=SEQ_UNSET,
+                kind=to.kind,
+                type=type_name,
+                time=time_us,
+                source=SOURCE,
+                request_id=to.request_id,
+                task_id=to.task_id,
+                upstream_id=self._upstream_id,
+                traceparent=to.traceparent,
+                epoch=self.epoch,
+                attempt=self._attempt,
+                payload=payload,
+                payload_schema=schema,
+            )
+        )
+
+
+def _joins(block: Piece, piece: Piece) -> bool:
+    return (
+        block.channel == piece.channel
+        and block.index == piece.index
+        and block.call_id == piece.call_id
+        and block.tool == piece.tool
+    )
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1_000

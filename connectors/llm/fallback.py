@@ -1,0 +1,143 @@
+"""What comes after an attempt that was not good: the same again, somebody else, or the end."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from connectors.llm.plan import Next, Stop
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from connectors.llm.deltas import ErrorClass
+    from connectors.llm.plan import Choice, Plan, Tried, Why
+
+PASSES: Final[frozenset[ErrorClass]] = frozenset(
+    ("connect", "timeout_connect", "timeout_first_content", "timeout_between_contents", "rate_limited",
+     "overloaded", "server", "truncated", "malformed", "crashed")
+)  # fmt: skip
+"""Errors that the same call may not meet a second time. A spent limit does not pass by waiting, and what took
+all of its time once will do so again."""
+OF_PROVIDER: Final[frozenset[ErrorClass]] = frozenset(("spend_limited", "unauthorized"))
+"""Errors of the account: none of the provider's models is tried any more."""
+BACKOFF_MS: Final = 250
+BACKOFF_MS_MAX: Final = 8_000
+SHORTEST_MS: Final = 100
+"""Less time than this before the deadline, and no provider is asked: it would only be paid for."""
+
+
+def decide(
+    plan: Plan, tried: Sequence[Tried], elapsed_ms: int, *, chance: float = 0.5, resumable: bool = False
+) -> Next | Stop:
+    """Say what is done after the attempts so far, oldest first; none = the operation begins.
+
+    ``elapsed_ms`` is since the operation was asked for, ``chance`` (from 0 to below 1) spreads waits, and
+    ``resumable`` says that the worker holds a cursor by which the provider can go on with the last attempt.
+
+    1. Nothing more is tried after a cancel or a verdict of the gate; after a call of a tool that does what
+       cannot be taken back; after ``attempts_max`` attempts; or past the deadline.
+    2. Once clients were shown something, ``after_content`` decides whether and how it goes on: ``surface``
+       ends; ``resume`` and ``continue`` are ``restart`` where the provider cannot do them. Before that a
+       failure is invisible, and costs a client nothing but time.
+    3. The same again, if the error may pass, retries are left and the wait ends before the deadline. A
+       provider that asks for more patience than the plan has is left for the next one, if there is one.
+    4. The next one in order that was not tried yet, if the error is one to fall back on, at once. Never one
+       whose provider said that the account is refused, or spent.
+    5. Else the end.
+
+    ``why`` tells the worker what becomes of what clients were shown: ``resume`` and ``continue`` go on behind
+    it, anything else supersedes it, with a ``reset`` if there is something.
+    """
+    if (stop := _over(plan, tried, elapsed_ms)) is not None:
+        return stop
+    if not tried:
+        return Next(plan.choices[0], "first")
+    last = tried[-1]
+    shown = any(one.had_content for one in tried)
+    if shown and plan.after_content == "surface":
+        return Stop(f"{_what(last)} after a part of the answer; this route ends there")
+    left_ms = plan.deadline_ms - elapsed_ms
+    again = _again(plan, tried, left_ms, chance)
+    other = _other(plan, tried)
+    if again is not None and other is not None and again.wait_ms > plan.retry_wait_ms_max:
+        again = None
+    following = again or other
+    if following is None:
+        return Stop(f"{_what(last)}; {_no_more(plan, tried)}")
+    if not shown:
+        return following
+    return replace(following, why=_why(plan, following, last, resumable=resumable))
+
+
+def _over(plan: Plan, tried: Sequence[Tried], elapsed_ms: int) -> Stop | None:
+    if not tried:
+        late = elapsed_ms > plan.deadline_ms - SHORTEST_MS
+        return Stop(f"it was not begun within the {plan.deadline_ms} ms that it had") if late else None
+    last = tried[-1]
+    if last.error_class in ("cancelled", "gate"):
+        return Stop(_what(last))
+    if plan.side_effects and any(one.had_tool_call for one in tried):
+        return Stop(f"{_what(last)} after a tool was called; what it did cannot be taken back")
+    if len(tried) >= plan.attempts_max:
+        return Stop(f"{_what(last)}; {len(tried)} attempts were made, which is all that the route allows")
+    if elapsed_ms > plan.deadline_ms - SHORTEST_MS:
+        return Stop(f"{_what(last)}; no time is left of the {plan.deadline_ms} ms that it had")
+    return None
+
+
+def _again(plan: Plan, tried: Sequence[Tried], left_ms: int, chance: float) -> Next | None:
+    last = tried[-1]
+    choice = _choice_of(plan, last)
+    if choice is None or last.error_class not in PASSES or _is_excluded(choice, tried):
+        return None
+    if last.error_class == "crashed":  # it is the worker that failed: whoever was asked did nothing wrong
+        return Next(choice, "crash")
+    failures = sum(_is_of(choice, one) and one.error_class != "crashed" for one in tried)
+    if failures > choice.retries:
+        return None
+    backoff_ms = min(BACKOFF_MS * 2 ** (failures - 1), BACKOFF_MS_MAX) * (0.5 + chance / 2)
+    wait_ms = max(last.retry_after_ms, round(backoff_ms))
+    return Next(choice, "retry", wait_ms) if wait_ms + SHORTEST_MS <= left_ms else None
+
+
+def _other(plan: Plan, tried: Sequence[Tried]) -> Next | None:
+    if tried[-1].error_class not in {*plan.fallback_on, "crashed"}:
+        return None
+    for choice in plan.choices:
+        if not any(_is_of(choice, one) for one in tried) and not _is_excluded(choice, tried):
+            return Next(choice, "fallback")
+    return None
+
+
+def _is_excluded(choice: Choice, tried: Sequence[Tried]) -> bool:
+    return any(one.target == choice.target.name and one.error_class in OF_PROVIDER for one in tried)
+
+
+def _why(plan: Plan, following: Next, last: Tried, *, resumable: bool) -> Why:
+    same = following.choice is _choice_of(plan, last)
+    if plan.after_content == "resume" and resumable and same:
+        return "resume"
+    plain = not plan.call.tools and plan.call.schema is None
+    if plan.after_content == "continue" and plain and following.choice.can_continue:
+        return "continue"
+    return "crash" if following.why == "crash" else "restart"
+
+
+def _choice_of(plan: Plan, one: Tried) -> Choice | None:
+    """Give who made an attempt; None = the plan has changed since, as a crash lies between."""
+    return next((choice for choice in plan.choices if _is_of(choice, one)), None)
+
+
+def _is_of(choice: Choice, one: Tried) -> bool:
+    return choice.target.name == one.target and choice.model == one.model
+
+
+def _what(last: Tried) -> str:
+    return f"{last.target} {last.model}: {last.error_class.replace('_', ' ')}"
+
+
+def _no_more(plan: Plan, tried: Sequence[Tried]) -> str:
+    if tried[-1].error_class not in plan.fallback_on:
+        return "the route tries no other provider after that"
+    return f"no provider of the route is left of {len(plan.choices)}"

@@ -1,0 +1,140 @@
+"""The ledger's rows: one an attempt, on record before the call and again when it is settled."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from schemas.topics import LLM_ATTEMPTS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from connectors.llm.deltas import Usage
+    from connectors.llm.plan import Why
+    from schemas.wire import WireCodec
+
+State = Literal["started", "completed", "failed", "cancelled", "abandoned", "refused"]
+EndReason = Literal["", "completed", "cancelled", "timed_out", "upstream_error"]
+
+RAW_MAX: Final = 2_000
+"""Characters of a provider's own words about an error that are kept."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Attempt:
+    """One row; its fields are those of ``sluicegate.LlmAttempt``, which says what each is."""
+
+    tenant: str
+    stream_id: str
+    kind: str
+    attempt: int
+    epoch: int
+    state: State = "started"
+    request_id: str = ""
+    task_id: str = ""
+    upstream: str = "model"
+    provider: str = ""
+    model: str = ""
+    model_answered: str = ""
+    route: str = ""
+    route_version: int = 0
+    prompt: str = ""
+    prompt_version: int = 0
+    why: Why = "first"
+    started_us: int = 0
+    connected_us: int = 0
+    first_content_us: int = 0
+    last_content_us: int = 0
+    ended_us: int = 0
+    http_status: int = 0
+    provider_request_id: str = ""
+    finish: str = ""
+    finish_raw: str = ""
+    error_class: str = ""
+    error_raw: str = ""
+    retry_after_ms: int = 0
+    input_tokens: int | None = None
+    cached_input_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    output_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    usage_source: str = "unknown"
+    cost_nanos: int | None = None
+    cost_source: str = "unknown"
+    price_version: str = ""
+    reserved_tokens: int = 0
+    reserved_nanos: int = 0
+    contents: int = 0
+    characters: int = 0
+    chunks: int = 0
+    input_json: str | None = None
+    output_json: str | None = None
+    gate: str = ""
+    end_reason: EndReason = ""
+    worker: str = ""
+    request_partition: int = -1
+    request_offset: int = -1
+
+    @property
+    def key(self) -> bytes:
+        """The row's Kafka key."""
+        return f"{self.tenant}/{self.stream_id}/{self.attempt}".encode()
+
+    @property
+    def operation(self) -> bytes:
+        """The stream's key."""
+        return f"{self.tenant}/{self.stream_id}".encode()
+
+    def count(self, usage: Usage) -> None:
+        """Take over the provider's figures."""
+        self.input_tokens = usage.input_tokens
+        self.cached_input_tokens = usage.cached_input_tokens
+        self.cache_write_tokens = usage.cache_write_tokens
+        self.output_tokens = usage.output_tokens
+        self.reasoning_tokens = usage.reasoning_tokens
+
+    def encoded(self, codec: WireCodec) -> bytes:
+        """Return the row as it stands on the topic."""
+        return codec.encode(LLM_ATTEMPTS.subject, asdict(self))
+
+
+_FIELDS: Final = frozenset(Attempt.__dataclass_fields__)
+
+
+def attempt_of(record: Mapping[str, Any]) -> Attempt:
+    """Make a row of a decoded record; what later versions added is left out."""
+    return Attempt(**{name: value for name, value in record.items() if name in _FIELDS})
+
+
+class Known:
+    """What the ledger says of one operation: its attempts by number."""
+
+    __slots__ = ("attempts",)
+
+    def __init__(self) -> None:
+        self.attempts: dict[int, Attempt] = {}
+
+    def take(self, row: Attempt) -> None:
+        """Take a row; the latest of each attempt counts."""
+        self.attempts[row.attempt] = row
+
+    @property
+    def end_reason(self) -> EndReason:
+        """How the operation ended; empty = it has not."""
+        return next((row.end_reason for row in self.attempts.values() if row.end_reason), "")
+
+    @property
+    def next_attempt(self) -> int:
+        """Number of the attempt that would follow."""
+        return max(self.attempts, default=0) + 1
+
+    @property
+    def next_epoch(self) -> int:
+        """Epoch that a new owner's output has: above all that a dead one may still write."""
+        return max((row.epoch for row in self.attempts.values()), default=-1) + 1
+
+    @property
+    def unsettled(self) -> list[Attempt]:
+        """Attempts whose owner died before it settled them."""
+        return [row for row in self.attempts.values() if row.state == "started"]

@@ -1,0 +1,350 @@
+"""One operation: attempts, one after the other, until one is good or nothing more may be tried.
+
+1. What a dead owner left is settled, and superseded by a ``reset``. 2. The plan says what is called. 3. The
+attempt is on the ledger before the call. 4. Its content goes out as it comes. 5. It is settled: what it took,
+what it cost. 6. If it failed, the plan says whether another follows, and what of it clients see. 7. The
+``end``, the last row and the request's offset are one transaction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import structlog
+
+from connectors.llm.attempt import Attempt as Run
+from connectors.llm.committer import Row
+from connectors.llm.errors import LlmError
+from connectors.llm.kept import kept_input, kept_output
+from connectors.llm.ledger import RAW_MAX, Attempt
+from connectors.llm.plan import Next, Stop, Tried
+from connectors.llm.raw import RawKeeper
+from connectors.llm.shown import Shown
+from schemas.topics import INPUT, LLM_ATTEMPTS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import httpx2
+
+    from connectors.kafka.chunk import SourcePartition
+    from connectors.llm.attempt import Outcome
+    from connectors.llm.committer import Committer
+    from connectors.llm.emitter import Emitter
+    from connectors.llm.ledger import EndReason, Known
+    from connectors.llm.outlet import KafkaOutlet
+    from connectors.llm.plan import Choice, Plan
+    from connectors.llm.provider import Provider
+    from connectors.llm.request import Envelope, Request
+    from schemas.wire import WireCodec
+
+log = structlog.get_logger(__name__)
+
+_TIMEOUTS: Final = frozenset({"timeout_total"})
+
+
+class Desk(Protocol):
+    """Decides: which providers, whether again, whether there is money, and what it cost."""
+
+    def plan(self, request: Request) -> Plan:
+        """Say what is to be done. Raises LlmError: nothing can be."""
+        ...
+
+    def decide(self, plan: Plan, tried: Sequence[Tried], left_ms: int) -> Next | Stop:
+        """Say what follows after what was tried; of nothing, the first attempt."""
+        ...
+
+    def reserve(self, plan: Plan, row: Attempt) -> None:
+        """Hold what the attempt may take of the tenant's budget, and note it. Raises LlmError: too little."""
+        ...
+
+    def settle(self, plan: Plan | None, row: Attempt, shown: Shown | None) -> None:
+        """Note what it took and cost, with where that is known from, and let go of the rest."""
+        ...
+
+
+class Tools:
+    """What all operations of a worker share."""
+
+    def __init__(
+        self,
+        *,
+        desk: Desk,
+        client: httpx2.AsyncClient,
+        providers: Any,
+        committer: Committer,
+        outlet: KafkaOutlet,
+        wire: WireCodec,
+        worker: str,
+        queue_ms_max: int,
+    ) -> None:
+        self.desk = desk
+        self.client = client
+        self.providers: dict[str, Provider] = providers
+        self.committer = committer
+        self.outlet = outlet
+        self.wire = wire
+        self.worker = worker
+        self.queue_ms_max = queue_ms_max
+
+
+class Operation:
+    """One request's; ``cancel`` is a client's wish, ``abandon`` is for a partition that is gone."""
+
+    def __init__(
+        self,
+        tools: Tools,
+        source: SourcePartition,
+        offset: int,
+        to: Envelope,
+        request: Request | LlmError,
+        known: Known | None,
+        emitter: Emitter,
+    ) -> None:
+        self._tools = tools
+        self.source = source
+        self.offset = offset
+        self.to = to
+        self._request = request
+        self._known = known
+        self._emitter = emitter
+        self._run: Run | None = None
+        self._cancelled = asyncio.Event()
+        self._pending: list[Attempt] = []
+        """Settled rows that go out with the next transaction."""
+        self._tried: list[Tried] = []
+        self._number = 1
+        self._shown_anything = False
+
+    def cancel(self) -> None:
+        """Stop the provider, keep what there is, and end as ``cancelled``."""
+        self._cancelled.set()
+        if self._run is not None:
+            self._run.stop("cancelled")
+
+    async def run(self) -> None:
+        """Do it, from the request to the ``end``. Raises PartitionLost."""
+        self._emitter.open()
+        self._inherit()
+        if isinstance(self._request, LlmError):
+            await self._refuse("upstream_error", str(self._request))
+        elif self._cancelled.is_set():
+            await self._refuse("cancelled", "it was cancelled before a provider was called")
+        elif self._known is None and self._age_ms() > self._tools.queue_ms_max:
+            await self._refuse(
+                "timed_out", f"it waited longer than {self._tools.queue_ms_max} ms for a worker"
+            )
+        else:
+            await self._attempts(self._request)
+
+    # -- what a dead owner left ---------------------------------------------------------------------------
+
+    def _inherit(self) -> None:
+        known = self._known
+        if known is None:
+            return
+        for row in known.unsettled:
+            row.state, row.error_class, row.ended_us = "abandoned", "crashed", _now_us()
+            self._tools.desk.settle(None, row, None)
+            self._pending.append(row)
+        for _, row in sorted(known.attempts.items()):
+            self._tried.append(
+                Tried(row.provider, row.model, row.error_class or "crashed", had_content=True)  # type: ignore[arg-type]
+            )
+        self._number = known.next_attempt
+        self._emitter.reset("the worker was replaced", known.next_epoch)
+
+    # -- attempts -----------------------------------------------------------------------------------------
+
+    async def _attempts(self, request: Request) -> None:
+        try:
+            plan = self._tools.desk.plan(request)
+        except LlmError as refused:
+            await self._refuse("upstream_error", str(refused))
+            return
+        call, row = plan.call, None
+        while True:
+            step = self._tools.desk.decide(plan, self._tried, self._left_ms(plan))
+            if isinstance(step, Stop):
+                reason: EndReason = "timed_out" if self._left_ms(plan) <= 0 else "upstream_error"
+                await self._end(row or self._row(plan, None, "first", "refused"), reason, step.message)
+                return
+            if step.wait_ms and await self._waits(step.wait_ms):
+                await self._end(
+                    row or self._row(plan, None, "first", "refused"), "cancelled", "it was cancelled"
+                )
+                return
+            if row is not None:
+                self._pending.append(row)
+            row = self._row(plan, step.choice, step.why, "started")
+            try:
+                self._tools.desk.reserve(plan, row)
+            except LlmError as refused:
+                row.state, row.error_class, row.ended_us = "refused", "spend_limited", row.started_us
+                await self._end(row, "upstream_error", str(refused))
+                return
+            shown = await self._attempt(plan, step, row, call)
+            outcome = shown.outcome
+            if outcome.error_class is None:
+                await self._end(row, "completed", _finish_message(outcome))
+                return
+            if outcome.error_class == "cancelled":
+                await self._end(row, "cancelled", "it was cancelled")
+                return
+            self._tried.append(
+                Tried(
+                    step.choice.target.name,
+                    step.choice.model,
+                    outcome.error_class,
+                    had_content=shown.anything,
+                    had_tool_call=outcome.had_tool_call,
+                    retry_after_ms=outcome.retry_after_ms,
+                )
+            )
+
+    async def _attempt(self, plan: Plan, step: Next, row: Attempt, call: Any) -> Shown:
+        """Put it on record, make the call, settle it."""
+        choice = step.choice
+        if self._shown_anything and step.why not in ("continue", "resume"):
+            self._emitter.reset(f"attempt {row.attempt}: {step.why}", self._emitter.epoch + 1)
+            self._shown_anything = False
+        row.epoch = self._emitter.epoch
+        self._emitter.begin(row)
+        row.input_json = kept_input(call, plan.keep_input)
+        await self._commit([row])
+        shown = Shown(self._emitter, row, plan, self._raw_keeper(plan, row, choice))
+        self._run = Run(
+            self._tools.client,
+            self._tools.providers[choice.target.shape],
+            choice,
+            replace(call, model=choice.model),
+            shown,
+        )
+        if self._cancelled.is_set():
+            self._run.stop("cancelled")
+        outcome = await self._run.run(max(self._left_ms(plan), 0) / 1_000)
+        self._run = None
+        shown.finish(outcome)
+        self._shown_anything = self._shown_anything or shown.anything
+        _settle(row, outcome)
+        row.output_json = kept_output(shown.text, plan.keep_output)
+        self._tools.desk.settle(plan, row, shown)
+        self._emitter.data("usage", _usage(row))
+        return shown
+
+    def _raw_keeper(self, plan: Plan, row: Attempt, choice: Choice) -> RawKeeper | None:
+        if plan.keep_raw == "off":
+            return None
+        tools = self._tools
+        return RawKeeper(
+            row, choice.target.shape, plan.keep_raw, tools.wire, tools.outlet, self.source.partition
+        )
+
+    # -- records ------------------------------------------------------------------------------------------
+
+    def _row(self, plan: Plan | None, choice: Choice | None, why: Any, state: Any) -> Attempt:
+        to = self.to
+        row = Attempt(
+            tenant=to.tenant,
+            stream_id=to.stream_id,
+            kind=to.kind,
+            attempt=self._number if choice is not None else 0,
+            epoch=self._emitter.epoch,
+            state=state,
+            request_id=to.request_id,
+            task_id=to.task_id,
+            why=why,
+            started_us=_now_us(),
+            worker=self._tools.worker,
+            request_partition=self.source.partition,
+            request_offset=self.offset,
+        )
+        if plan is not None:
+            row.route, row.route_version = plan.route, plan.route_version
+            row.prompt, row.prompt_version = plan.prompt, plan.prompt_version
+        if choice is not None:
+            row.provider, row.model = choice.target.name, choice.model
+            self._number += 1
+        return row
+
+    async def _refuse(self, reason: EndReason, message: str) -> None:
+        """End it without a call; it is on the ledger all the same, as attempt 0."""
+        row = self._row(None, None, "first", "refused")
+        row.ended_us, row.error_raw = row.started_us, message[:RAW_MAX]
+        await self._end(row, reason, message)
+
+    async def _end(self, row: Attempt, reason: EndReason, message: str) -> None:
+        end = self._emitter.end(reason, message)
+        await self._tools.outlet.acknowledged(self.to.key)
+        row.end_reason = reason
+        await self._commit([row], end)
+
+    async def _commit(self, rows: Sequence[Attempt], end: bytes | None = None) -> None:
+        pending, self._pending = self._pending, []
+        partition = self.source.partition
+        records = [
+            Row(LLM_ATTEMPTS, row.key, row.encoded(self._tools.wire), partition) for row in (*pending, *rows)
+        ]
+        if end is not None:
+            records.append(Row(INPUT, self.to.key, end, partition))
+        await self._tools.committer.put(self.source, records, ends=None if end is None else self.offset)
+
+    # -- time ---------------------------------------------------------------------------------------------
+
+    def _age_ms(self) -> int:
+        return (_now_us() - self.to.time_us) // 1_000
+
+    def _left_ms(self, plan: Plan) -> int:
+        return plan.deadline_ms - self._age_ms()
+
+    async def _waits(self, wait_ms: int) -> bool:
+        """Wait before another attempt; True = it was cancelled meanwhile."""
+        try:
+            await asyncio.wait_for(self._cancelled.wait(), wait_ms / 1_000)
+        except TimeoutError:
+            return False
+        return True
+
+
+def _settle(row: Attempt, outcome: Outcome) -> None:
+    row.ended_us = _now_us()
+    row.http_status = outcome.http_status
+    row.finish, row.finish_raw = outcome.finish, outcome.finish_raw[:RAW_MAX]
+    row.chunks = outcome.chunks
+    row.retry_after_ms = outcome.retry_after_ms
+    row.error_class, row.error_raw = outcome.error_class or "", outcome.error_raw[:RAW_MAX]
+    row.state = (
+        "completed"
+        if outcome.error_class is None
+        else "cancelled"
+        if outcome.error_class == "cancelled"
+        else "failed"
+    )
+    if outcome.usage is not None:
+        row.count(outcome.usage)
+        row.usage_source = "provider"
+
+
+def _usage(row: Attempt) -> dict[str, Any]:
+    return {
+        "provider": row.provider,
+        "model": row.model_answered or row.model,
+        "calls": 1,
+        "errors": int(row.state == "failed"),
+        "input_tokens": row.input_tokens or 0,
+        "output_tokens": row.output_tokens or 0,
+        "cost_nanos": row.cost_nanos,
+        "latency_ms": max(row.ended_us - row.started_us, 0) // 1_000,
+        "provenance": row.usage_source,
+    }
+
+
+def _finish_message(outcome: Outcome) -> str:
+    return "the model stopped at its limit of tokens" if outcome.finish == "length" else ""
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1_000

@@ -1,0 +1,137 @@
+"""What the normalisers of all shapes have in common: the end of an answer, and reading JSON of a stranger."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+
+from connectors.llm.deltas import Alive, Failed, Finished, Media, Named, Over
+from connectors.llm.framing import clipped
+from connectors.llm.providers.failures import failed_in_band
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from connectors.llm.deltas import Delta, ErrorClass, Finish
+
+BLOCKS_MAX: Final = 4_096
+"""Answers, blocks and tool calls that one answer may have: what is remembered of each has this bound."""
+NOTHING: Final[Mapping[str, Any]] = {}
+
+
+class Reader(ABC):
+    """A normaliser but for its shape: see ``connectors.llm.provider.Normaliser`` for what it promises."""
+
+    ends_unsaid = False
+    """Whether an answer that said why it finished is whole without an end mark."""
+
+    def __init__(self) -> None:
+        self._finished = False
+        self._closed = False
+        self._named = Named()
+        self._media_count = 0
+
+    @abstractmethod
+    def _event(self, event: str, value: Mapping[str, Any], out: list[Delta]) -> None:
+        """Read one event, a JSON object."""
+
+    def take(self, event: str, data: str) -> Sequence[Delta]:
+        """Take one event; at least one delta comes of it."""
+        out: list[Delta] = []
+        try:
+            value = orjson.loads(data)
+        except orjson.JSONDecodeError:
+            value = None
+        if isinstance(value, dict):
+            self._event(event, value, out)
+        else:
+            self._other(event, data, out)
+        return out or (Alive(clipped(event or data)),)
+
+    def eof(self) -> Sequence[Delta]:
+        """Take the end of the body."""
+        out: list[Delta] = []
+        if not self._closed:
+            if self._finished and self.ends_unsaid:
+                self._over(out)
+            else:
+                self._fail(out, "truncated", "the body ended before the answer did")
+        return out
+
+    def _other(self, event: str, data: str, out: list[Delta]) -> None:
+        """Read an event that is no JSON object."""
+        if event == "error":
+            self._error(out, data, data)
+        else:
+            self._fail(out, "malformed", f"an event that is no JSON object: {data}")
+
+    def _name(self, out: list[Delta], request_id: object = "", model: object = "") -> None:
+        """Tell of names, if they are new."""
+        named = Named(text(request_id) or self._named.request_id, text(model) or self._named.model)
+        if named != self._named:
+            self._named = named
+            out.append(named)
+
+    def _media(self, out: list[Delta], mime: str, written: object, reference: object = "") -> None:
+        """Tell of a piece of sound or picture, given as base64 or by where it is kept."""
+        try:
+            data = base64.b64decode(text(written), validate=True)
+        except (binascii.Error, ValueError):
+            self._fail(out, "malformed", f"{mime} that is not base64")
+            return
+        if data or text(reference):
+            out.append(Media(mime, self._media_count, data, text(reference)))
+            self._media_count += 1
+
+    def _finish(self, out: list[Delta], finish: Finish, raw: str) -> None:
+        self._finished = True
+        out.append(Finished(finish, clipped(raw)))
+
+    def _over(self, out: list[Delta]) -> None:
+        """Take the shape's end mark, which makes an answer whole only if it said why it finished."""
+        if self._closed:
+            return
+        if not self._finished:
+            self._fail(out, "truncated", "the answer ended without a reason")
+            return
+        self._closed = True
+        out.append(Over())
+
+    def _error(self, out: list[Delta], error: object, raw: str) -> None:
+        if not self._closed:
+            self._closed = True
+            out.append(failed_in_band(error, raw))
+
+    def _fail(self, out: list[Delta], error_class: ErrorClass, raw: str) -> None:
+        if not self._closed:
+            self._closed = True
+            out.append(Failed(error_class, clipped(raw)))
+
+
+def text(value: object) -> str:
+    """Give a text, empty if it is none."""
+    return value if isinstance(value, str) else ""
+
+
+def mapping(value: object) -> Mapping[str, Any]:
+    """Give an object, empty if it is none."""
+    return value if isinstance(value, dict) else NOTHING
+
+
+def objects(value: object) -> Sequence[Mapping[str, Any]]:
+    """Give the objects of a list, none if it is no list."""
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else ()
+
+
+def number(value: object) -> int | None:
+    """Give a count (of tokens, or an index), None if it is none."""
+    return value if type(value) is int and 0 <= value < 2**53 else None
+
+
+def as_json(value: object) -> str:
+    """Write back what was read, as JSON text."""
+    return orjson.dumps(value).decode()

@@ -1,0 +1,271 @@
+"""A route as it is written down, as JSON on ``llm.routes.v1``: who is tried for an operation, and how.
+
+Every field is checked when it is written and when it is read. A field that does not exist is an error: it
+would be ignored, and nobody told.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from connectors.llm.deltas import ErrorClass  # noqa: TC001  # pydantic reads it
+from connectors.llm.errors import RouteRefused
+from connectors.llm.plan import AfterContent, GateOptions, Keep, Timers
+from connectors.llm.prices import Price  # noqa: TC001  # pydantic reads it
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from connectors.llm.request import Request
+
+DEFAULT: Final = "default"
+NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+CONFIG_BYTES_MAX: Final = 262_144  # a few hundred candidates; a record holds at most 1 MiB
+Policy = Literal["ordered", "weighted", "cheapest", "fastest"]
+
+NEVER: Final = frozenset({"cancelled", "gate", "crashed"})
+"""Nobody else is asked after these: they are our own doing. A crashed attempt is made again in any case."""
+FALLBACK_ON: Final[tuple[ErrorClass, ...]] = (
+    "connect", "timeout_connect", "timeout_first_content", "timeout_between_contents", "timeout_total",
+    "rate_limited", "spend_limited", "overloaded", "server", "unauthorized", "not_found",
+    "context_overflow", "truncated", "malformed",
+)  # fmt: skip
+"""By default whatever another provider may do better. Not a refused content (its own judgement), and not a
+bad request (it is ours)."""
+
+
+class Config(BaseModel):
+    """Base of all that is written down by people."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
+
+
+class TimersConfig(Config):
+    """Bounds of one attempt, in milliseconds. Pings and comments of a provider end none of them."""
+
+    connect_ms: int = Field(5_000, ge=100, le=60_000, description="from the call to the answer's status")
+    first_content_ms: int = Field(
+        30_000, ge=100, le=900_000, description="from the call to the first content"
+    )
+    between_contents_ms: int = Field(
+        30_000, ge=100, le=900_000, description="from one content to the next, or to the end"
+    )
+    total_ms: int = Field(300_000, ge=100, le=3_600_000, description="from the call to its end")
+
+    def timers(self) -> Timers:
+        """Give them as the worker takes them."""
+        return Timers(self.connect_ms, self.first_content_ms, self.between_contents_ms, self.total_ms)
+
+
+class When(Config):
+    """Conditions of a candidate: it is tried only if all of them hold. What is not named may be anything."""
+
+    tenants: tuple[str, ...] = Field((), max_length=1_000, description="any of these asks")
+    prompts: tuple[str, ...] = Field(
+        (), max_length=100, description="any of these prompts: NAME, or NAME/VERSION"
+    )
+    labels: tuple[str, ...] = Field((), max_length=100, description="the prompt was asked for by this label")
+    models: tuple[str, ...] = Field(
+        (), max_length=100, description="the client named such a model; * stands for any characters"
+    )
+    tools: bool | None = Field(default=None, description="true: only with tools; false: only without")
+    schema_: bool | None = Field(
+        default=None, alias="schema", description="true: only where a JSON schema is asked for; false: not"
+    )
+    media: bool | None = Field(
+        default=None, description="true: only with images or sound; false: only without"
+    )
+
+    def holds(self, request: Request, model: str, prompt: str, version: int) -> bool:
+        """Whether a request fulfils them; ``model`` is what the client named, without its provider."""
+        return (
+            (not self.tenants or request.to.tenant in self.tenants)
+            and (not self.prompts or prompt in self.prompts or f"{prompt}/{version}" in self.prompts)
+            and (not self.labels or (bool(prompt) and request.prompt_label in self.labels))
+            and (not self.models or any(fnmatchcase(model, pattern) for pattern in self.models))
+            and self.tools in (None, bool(request.tools))
+            and self.schema_ in (None, request.schema is not None)
+            and self.media in (None, has_media(request))
+        )
+
+
+class Candidate(Config):
+    """One provider and model."""
+
+    target: str = Field(pattern=NAME.pattern, description="name of a provider of the settings")
+    model: str = Field("", max_length=200, description="empty = the one that the client names")
+    weight: float = Field(
+        1.0, gt=0, le=1_000_000, description="share under the policy `weighted`, to others'"
+    )
+    when: When = When()
+    retries: int = Field(1, ge=0, le=10, description="further calls of it after an error that may pass")
+    timers: TimersConfig | None = Field(default=None, description="its own; none = the route's")
+    can_continue: bool = Field(
+        default=False,
+        description="it goes on with an answer that is given as the last message; needed by `continue`",
+    )
+
+
+class KeepConfig(Config):
+    """What of a call is kept on the ledger: nothing, with secrets and personal data taken out, or all."""
+
+    input: Keep = Field("off", description="what was sent")
+    output: Keep = Field("off", description="what came")
+    raw: Keep = Field("off", description="the provider's events, on llm.raw.v1")
+
+
+class GateConfig(Config):
+    """The stage between provider and stream."""
+
+    hold_characters: int = Field(0, ge=0, le=100_000, description="so many of the latest are held back")
+    hold_ms: int = Field(0, ge=0, le=60_000, description="none is held for longer; 0 = no such bound")
+    rules: tuple[tuple[str, str, str], ...] = Field(
+        (), max_length=100, description="[name, regular expression, pass | rewrite:TEXT | end:REASON]"
+    )
+    function: str = Field("", max_length=200, description="module:name of one of your own")
+
+    @field_validator("rules")
+    @classmethod
+    def _are_rules(cls, rules: tuple[tuple[str, str, str], ...]) -> tuple[tuple[str, str, str], ...]:
+        for name, pattern, action in rules:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"rule {name}: {pattern!r} is no regular expression: {error}") from None
+            if action != "pass" and not action.startswith(("rewrite:", "end:")):
+                raise ValueError(f"rule {name}: {action!r} is none of pass, rewrite:TEXT, end:REASON")
+        return rules
+
+    def options(self) -> GateOptions:
+        """Give them as the gate takes them."""
+        return GateOptions(self.hold_characters, self.hold_ms, self.rules, self.function)
+
+
+class RouteConfig(Config):
+    """A route."""
+
+    candidates: tuple[Candidate, ...] = Field(min_length=1, max_length=32)
+    policy: Policy = Field(
+        "ordered",
+        description="ordered: as they stand here; weighted: by their weights, the same for the same stream; "
+        "cheapest: by the estimated cost of the call; fastest: by our own latest figures",
+    )
+    explore: float = Field(
+        0.05,
+        ge=0,
+        le=0.5,
+        description="fastest: share of streams that begin with another, so that its figures stay fresh",
+    )
+    fallback_on: tuple[ErrorClass, ...] = Field(
+        FALLBACK_ON, description="errors after which the next candidate is tried"
+    )
+    after_content: AfterContent = Field(
+        "restart", description="what a failure leads to once clients were shown something"
+    )
+    attempts_max: int = Field(4, ge=1, le=16, description="calls of one operation, all candidates together")
+    deadline_ms: int = Field(
+        600_000, ge=1_000, le=86_400_000, description="for all of them, from when it was asked for"
+    )
+    queue_ms: int = Field(
+        30_000, ge=100, le=86_400_000, description="what was not begun so long after it was asked for ends"
+    )
+    retry_wait_ms_max: int = Field(
+        5_000,
+        ge=0,
+        le=600_000,
+        description="a provider that asks to wait for longer is left for the next candidate, if there is one",
+    )
+    max_output_tokens: int | None = Field(
+        default=None, ge=1, le=10_000_000, description="bound of an answer; a request may ask for less"
+    )
+    timers: TimersConfig = TimersConfig()
+    keep: KeepConfig = KeepConfig()
+    gate: GateConfig | None = None
+    prices: dict[str, Price] = Field(
+        default_factory=dict,
+        max_length=100,
+        description="of one's own, by PROVIDER/MODEL or PROVIDER/*; before the settings' and the package's",
+    )
+
+    @field_validator("fallback_on")
+    @classmethod
+    def _can_be_met(cls, value: tuple[ErrorClass, ...]) -> tuple[ErrorClass, ...]:
+        if never := sorted(NEVER.intersection(value)):
+            raise ValueError(f"{', '.join(never)} leads to no other candidate")
+        return value
+
+    @model_validator(mode="after")
+    def _can_be_continued(self) -> RouteConfig:
+        if self.after_content == "continue" and not any(one.can_continue for one in self.candidates):
+            raise ValueError("after_content=continue needs a candidate with can_continue=true")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A version of a route that is in force."""
+
+    name: str
+    version: int
+    """0 = of no record: made of the settings."""
+    config: RouteConfig
+
+
+def route_config(text: str, name: str) -> RouteConfig:
+    """Read a route.
+
+    Raises:
+        RouteRefused: names each field that is wrong.
+    """
+    if not NAME.fullmatch(name):
+        raise RouteRefused(
+            f"route {name[:80]!r}: a name has 1 to 64 of A-Z a-z 0-9 . _ -", remedy="Choose another name."
+        )
+    if len(text.encode()) > CONFIG_BYTES_MAX:
+        raise RouteRefused(f"route {name}: more than {CONFIG_BYTES_MAX} bytes", remedy="Make it shorter.")
+    try:
+        return RouteConfig.model_validate_json(text)
+    except ValidationError as error:
+        raise RouteRefused(
+            f"route {name}: {said(error)}", remedy="Correct the fields that are named."
+        ) from None
+
+
+def said(error: ValidationError) -> str:
+    """Give what a check found, field by field, without the values: they may be anything."""
+    problems = [
+        f"{'.'.join(str(part) for part in problem['loc']) or 'document'}: "
+        + problem["msg"].removeprefix("Value error, ")
+        for problem in error.errors(include_input=False, include_url=False, include_context=False)
+    ]
+    more = len(problems) - 8
+    return "; ".join(problems[:8]) + (f"; and {more} more" if more > 0 else "")
+
+
+def default_route(targets: Sequence[tuple[str, Sequence[str]]]) -> RouteConfig | None:
+    """Make the route that holds where nobody wrote one: providers (name, models) in order; None without any.
+
+    Of a provider with models the first is asked for, or the one that the client names if it is among them;
+    of one without, whichever the client names.
+    """
+    candidates = []
+    for name, models in targets:
+        candidates.append(Candidate(target=name, when=When(models=tuple(models) or ("*",))))
+        if models:
+            candidates.append(Candidate(target=name, model=models[0], when=When(models=("",))))
+    return RouteConfig(candidates=tuple(candidates[:32])) if candidates else None
+
+
+def has_media(request: Request) -> bool:
+    """Whether a request brings images or sound."""
+    return any(
+        part.get("type") == "media"
+        for message in request.messages
+        if isinstance(message.get("content"), list)
+        for part in message["content"]
+    )

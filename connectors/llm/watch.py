@@ -1,0 +1,65 @@
+"""The timers of one attempt, as one timer: it looks again when the nearest deadline may have passed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from connectors.llm.deltas import ErrorClass
+    from connectors.llm.plan import Timers
+
+
+class Watch:
+    """Cancels the task that reads when a timer fires, or when somebody asks for it; says why.
+
+    Content comes fifty times a second and moves a deadline each time: no timer is set for it.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        task: asyncio.Task[object],
+        timers: Timers,
+        total_s: float,
+    ) -> None:
+        self._loop = loop
+        self._task = task
+        self._timers = timers
+        self._began_s = loop.time()
+        self._total_s = self._began_s + min(timers.total_ms / 1_000, total_s)
+        self.connected = False
+        self.content_s = 0.0
+        """When the latest content came; 0 = none did."""
+        self.why: ErrorClass | None = None
+        self._handle = loop.call_at(self._next()[0], self._look)
+
+    def stop(self, why: ErrorClass) -> None:
+        """End the attempt from outside; the first reason counts."""
+        if self.why is None:
+            self.why = why
+            self._task.cancel()
+
+    def close(self) -> None:
+        """Watch no more."""
+        self._handle.cancel()
+
+    def _next(self) -> tuple[float, ErrorClass]:
+        timers = self._timers
+        if not self.connected:
+            due_s = self._began_s + timers.connect_ms / 1_000
+            why: ErrorClass = "timeout_connect"
+        elif not self.content_s:
+            due_s, why = self._began_s + timers.first_content_ms / 1_000, "timeout_first_content"
+        else:
+            due_s = self.content_s + timers.between_contents_ms / 1_000
+            why = "timeout_between_contents"
+        return (due_s, why) if due_s < self._total_s else (self._total_s, "timeout_total")
+
+    def _look(self) -> None:
+        due_s, why = self._next()
+        if due_s <= self._loop.time():
+            self.stop(why)
+        else:
+            self._handle = self._loop.call_at(due_s, self._look)
