@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from connectors.llm.emitter import SOURCE as LEDGER_SOURCE
 from pipelines.attempt_figures import REFUSED, cost_of
 from pipelines.task import OTHER
 from pipelines.verdicts import DEAD_LETTER, TICK
 from schemas import topics
 from schemas.envelope import LONG_MAX
 from schemas.errors import ContractError, WireError
-from schemas.tasks import is_on_the_ledger, is_root, upstream_of
+from schemas.tasks import is_root, upstream_of
 from state.schema import StoreSchema, kv
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ RUNS: Final = 0
 SETTLED: Final = 1
 _TYPES: Final = pa.array(["open", "usage", "end"])
 _FIELDS: Final = (
-    "event_id", "tenant", "stream_id", "type", "time", "task_id", "upstream_id", "payload", "payload_schema",
+    "event_id", "tenant", "stream_id", "type", "time", "source", "task_id", "upstream_id", "payload",
+    "payload_schema",
 )  # fmt: skip
 _ROOT: Final = b"r"
 _OTHER: Final = b"o"
@@ -145,8 +147,8 @@ class TaskEvents:
 
     def _take(self, scope: Scope, event: Mapping[str, Any]) -> bool:
         """Take an event in; tells whether it is a part of a task."""
-        if event["type"] == "usage" and is_on_the_ledger(event["upstream_id"]):
-            return False
+        if event["type"] == "usage" and event["source"] == LEDGER_SOURCE:
+            return False  # the ledger has it
         key = b"s" + f"{event['tenant']}/{event['stream_id']}".encode()
         fields = self._payloads.decode(event["payload_schema"], event["payload"])
         if event["type"] == "open":

@@ -95,7 +95,9 @@ ROLES: Final[Mapping[str, Access]] = {
         writes=(OUTPUT, USAGE_PARTIALS, USAGE_WINDOWS, DEAD_LETTERS, LATE_EVENTS),  # the output: ticks
         changelogs=(AGGREGATE_PARTIALS_CHANGELOG, AGGREGATE_WINDOWS_CHANGELOG),
     ),
-    "archive": Access(reads=(RECORDS, USAGE_WINDOWS), writes=(DEAD_LETTERS,)),
+    "archive": Access(
+        reads=(RECORDS, USAGE_WINDOWS, LLM_ATTEMPTS, LLM_WINDOWS, LLM_TASKS), writes=(DEAD_LETTERS,)
+    ),
     "account": Access(
         reads=(LLM_ATTEMPTS, LLM_PARTIALS, OUTPUT, LLM_TASK_PARTS),
         writes=(LLM_PARTIALS, LLM_WINDOWS, LLM_TASK_PARTS, LLM_TASKS, DEAD_LETTERS, LATE_EVENTS),

@@ -14,17 +14,6 @@ if TYPE_CHECKING:
 
 TASK_LABEL: Final = "task"
 ROOT: Final = "root"
-_ATTEMPT: Final = "attempt:"
-
-
-def attempt_upstream_id(attempt: int) -> str:
-    """Return the ``upstream_id`` of events that an attempt of their stream made: its place on the ledger."""
-    return f"{_ATTEMPT}{attempt}"
-
-
-def is_on_the_ledger(upstream_id: str) -> bool:
-    """Tell whether a usage event repeats what the ledger of language-model calls says."""
-    return upstream_id.startswith(_ATTEMPT)
 
 
 def upstream_of(upstream_id: str, provider: str) -> str:

@@ -33,8 +33,11 @@ class Recorder:
         self.changelogs |= {changelog} - {None}
         self.ticked |= {spec} if open_deadline is not None else set()
 
-    def agent(self, _source):
+    def agent(self, _source, **_rest):
         return lambda agent: agent
+
+    def timer(self, _interval_s):
+        return lambda timer: timer
 
 
 @pytest.mark.parametrize("role", ROLES)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from connectors.llm.emitter import SOURCE
 from pipelines.testing import AgentDriver
 from schemas import topics
-from schemas.tasks import attempt_upstream_id
 from tests.support.attempts import SECOND_US, attempt, random_attempt
 
 COSTS = ("known_nanos", "estimated_nanos", "cost_unknown")
@@ -45,7 +45,7 @@ def test_a_task_of_three_streams_is_added_up_and_completed_by_its_root(role):
     role.feed(
         role.event("open", stream="root"),
         role.event("open", stream="part", task_id="root"),
-        role.event("usage", told, stream="root", upstream_id=attempt_upstream_id(1)),
+        role.event("usage", told, stream="root", source=SOURCE),
         role.event("usage", found, stream="part", upstream_id="retrieval:docs"),
         role.event("end", {"reason": "completed"}, stream="part"),
         topic=topics.OUTPUT,

@@ -11,13 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from connectors.kafka.stream import ColumnBatch
+from connectors.llm.emitter import SOURCE
 from pipelines.task import OTHER, UPSTREAMS_MAX, Share, Task
 from pipelines.task_parts import TaskEvents, part_of_attempt
 from pipelines.tasks import QUIET_TTL_MS, TTL_MS, Tasks
 from schemas import topics
 from schemas.batch import BatchReader
 from schemas.envelope import LONG_MAX
-from schemas.tasks import attempt_upstream_id, upstream_of
+from schemas.tasks import upstream_of
 from state.binary import CorruptValue
 from tests.support.attempts import SECOND_US, attempt, random_attempt
 from tests.unit.support_scope import CODEC, PAYLOADS, START_US, Partition, make_event
@@ -61,7 +62,7 @@ def latest(partition: Partition) -> dict[str, dict[str, Any]]:
 
 
 def usage(number: int, *, stream: str = "root", upstream_id: str = "retrieval:docs", **fields: Any):
-    envelope = {name: fields.pop(name) for name in ("task_id", "time") if name in fields}
+    envelope = {name: fields.pop(name) for name in ("task_id", "time", "source") if name in fields}
     return make_event(
         "usage", number, stream=stream, upstream_id=upstream_id,
         fields={"provider": "vectors", "cost_nanos": 5, "latency_ms": 20} | fields, **envelope,
@@ -111,7 +112,7 @@ def test_a_stream_that_is_opened_again_for_itself_forgets_its_task(partition):
 
 
 def test_usage_that_repeats_the_ledger_is_not_counted_twice(partition):
-    feed_events(partition, usage(1, upstream_id=attempt_upstream_id(3)), make_event("tick", 2))
+    feed_events(partition, usage(1, source=SOURCE), make_event("tick", 2))
     assert partition.values(topics.LLM_TASK_PARTS) == []
     assert partition.counts == {"ignored": 1, "tick": 1}
 
@@ -273,7 +274,7 @@ def test_sums_equal_a_plain_loop_whatever_the_order_the_cuts_and_the_repeats(see
     usages = [
         usage(
             number, stream=f"s{rng.randint(0, 9)}", task_id=rng.choice(tasks), calls=rng.randint(1, 3),
-            upstream_id=rng.choice(["retrieval:x", "tool:y", attempt_upstream_id(1)]),
+            upstream_id=rng.choice(["retrieval:x", "tool:y"]), source=rng.choice(["app", SOURCE]),
             cost_nanos=rng.choice([None, 3, 8]), provenance=rng.choice(["", "estimated"]),
         )
         for number in range(30)
@@ -317,7 +318,7 @@ def plain(attempts: list[dict[str, Any]], usages: list[Any]) -> dict[str, tuple[
         row[3] += 1
         row[4] += each["state"] != "completed"
     for event in usages:
-        if event.upstream_id.startswith("attempt:"):
+        if event.source == SOURCE:
             continue
         fields = PAYLOADS.decode(event.payload_schema, event.payload)
         row = rows.setdefault(event.task_id or event.stream_id, [0] * 6)
