@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import closing
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import uvloop
@@ -17,7 +18,6 @@ from connectors.llm.follow import BookFollower
 from connectors.llm.worker import ROLE, TYPES, LlmWorker
 from connectors.registry import Registry
 from ops import console
-from ops.addresses import addresses, kafka_options
 from ops.llm import llm_options
 from ops.logs import configure_logs
 from ops.signals import on_stop_signals
@@ -46,14 +46,14 @@ def run_llm_worker(settings: Settings) -> int:
         NotAuthorized: an ACL is missing.
         SluicegateError: what made it stop.
     """
-    where = addresses(settings)
-    kafka = kafka_options(settings, where.kafka)
+    told = llm_options(settings)
+    kafka = told.kafka
     configure_logs()
     with (
-        closing(Slot(settings.data_dir / "state", ROLE, settings.worker.identity)) as slot,
-        closing(Registry(where.registry_url)) as registry,
+        closing(Slot(settings.data_dir / "state", ROLE, settings.llm.identity)) as slot,
+        closing(Registry(told.registry_url)) as registry,
     ):
-        options = llm_options(settings, kafka, where.registry_url, slot.identity)
+        options = replace(told, identity=slot.identity)
         if settings.registry.register_schemas:
             registry.register_all()
         if settings.kafka.create_topics:
