@@ -55,7 +55,7 @@ def read_recording(path: Path) -> Recording:
     try:
         if path.stat().st_size > BYTES_MAX:
             raise RecordingRefused(f"{path} is larger than {BYTES_MAX} bytes")
-        lines = path.read_text("utf-8").splitlines()
+        lines = path.read_text("utf-8").split("\n")  # not splitlines: a model's text may have U+2028 in it
     except (OSError, UnicodeDecodeError) as error:
         raise RecordingRefused(f"{path}: {error}") from None
     return parse_recording(lines, str(path))
