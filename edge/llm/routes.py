@@ -10,7 +10,9 @@ from starlette.responses import Response
 
 from edge.access.doorkeeper import identity_of
 from edge.control import counted
-from edge.llm import openai_asked, openai_chat
+from edge.llm import anthropic_asked, anthropic_messages, openai_asked, openai_chat
+from edge.llm.anthropic_asked import MessagesRequest
+from edge.llm.anthropic_messages import MessagesAnswer
 from edge.llm.ask import From, traceparent_of
 from edge.llm.asked import Asked, read
 from edge.llm.compat import Compat, Dialect
@@ -36,6 +38,12 @@ CHAT: Final = Dialect(
     problem=openai_chat.problem,
     id_header=b"x-request-id",
 )
+MESSAGES: Final = Dialect(
+    question=anthropic_asked.question_of,
+    shape=lambda stream_id, question: MessagesAnswer(stream_id, question.model),
+    problem=anthropic_messages.problem,
+    id_header=b"request-id",
+)
 
 
 def llm_routes(core: EdgeCore, asker: Asker, publisher: Publisher) -> APIRouter:
@@ -53,6 +61,16 @@ def llm_routes(core: EdgeCore, asker: Asker, publisher: Publisher) -> APIRouter:
     )
     async def chat(request: Request) -> Response:
         return await compat.answer(request, CHAT)
+
+    @routes.post(
+        "/messages",
+        summary="Ask a language model, in Anthropic's shape",
+        description="For clients of Anthropic's messages; as for `/v1/chat/completions`. What they send as "
+        "`x-api-key` is a token.",
+        openapi_extra=_body(MessagesRequest),
+    )
+    async def messages(request: Request) -> Response:
+        return await compat.answer(request, MESSAGES)
 
     @routes.post(
         "/llm/streams",
