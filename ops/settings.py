@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+from decimal import Decimal  # noqa: TC003  # pydantic reads it
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -237,7 +239,7 @@ class WorkerSettings(Group):
         "", pattern=r"^[A-Za-z0-9.:_-]*$", description="under which other workers reach it; none = web_host"
     )
     web_port: int = Field(
-        0, ge=0, le=65533, description="first of three ports of the workers' web, one a role; 0 = none"
+        0, ge=0, le=65532, description="first of four ports of the workers' web, one a role; 0 = none"
     )
 
     @field_validator("at_least_once", mode="before")
@@ -285,6 +287,99 @@ class StateSettings(Group):
         return self
 
 
+class ProviderSettings(Group):
+    """One provider of language models; of a well-known name (openai, anthropic, gemini) a key is enough."""
+
+    shape: Literal["openai-chat", "openai-responses", "anthropic", "gemini", "ollama"] | None = Field(
+        default=None, description="its wire shape; none = as its name is known for, else openai-chat"
+    )
+    base_url: str | None = Field(default=None, description="up to the path that the shape adds, as …/v1")
+    api_key: SecretStr | None = None
+    api_key_env: str | None = Field(
+        default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="environment variable that has the key"
+    )
+    api_key_file: Path | None = Field(default=None, description="file that has the key, as a mounted secret")
+    headers: dict[str, SecretStr] = Field(default_factory=dict, description="sent with each call")
+    models: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="what the route of no record asks for: the first by default; none = any that is named"
+    )
+    priced_as: str = Field("", description="its name in genai-prices; empty = found by base_url")
+    allow_http: bool = Field(
+        default=False, description="a key may cross the network in the clear: only where nobody listens"
+    )
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        return _listed(value)
+
+    def key(self) -> SecretStr | None:
+        """The key, from wherever it is; raises LookupError with what is missing."""
+        given = [name for name in ("api_key", "api_key_env", "api_key_file") if getattr(self, name)]
+        if len(given) > 1:
+            raise LookupError(f"{' and '.join(given)} are set: one of them is enough")
+        if self.api_key_env:
+            found = os.environ.get(self.api_key_env, "").strip()
+            if not found:
+                raise LookupError(f"api_key_env: the environment has no {self.api_key_env}")
+            return SecretStr(found)
+        if self.api_key_file:
+            try:
+                found = self.api_key_file.read_text(encoding="utf-8").strip()
+            except (OSError, UnicodeDecodeError) as error:
+                raise LookupError(f"api_key_file: {self.api_key_file} cannot be read: {error}") from None
+            if not found:
+                raise LookupError(f"api_key_file: {self.api_key_file} is empty")
+            return SecretStr(found)
+        return self.api_key
+
+
+class PriceSettings(Group):
+    """A price of one's own, in USD for a million tokens."""
+
+    input_usd: Decimal = Field(ge=0)
+    output_usd: Decimal = Field(ge=0)
+    cached_input_usd: Decimal | None = Field(default=None, ge=0, description="none = as input_usd")
+    cache_write_usd: Decimal | None = Field(default=None, ge=0, description="none = as input_usd")
+
+
+class LlmSettings(Group):
+    """Providers of language models, and the worker that asks them."""
+
+    providers: dict[str, ProviderSettings] = Field(
+        default_factory=dict, max_length=32, description="by name, in the order in which they are tried"
+    )
+    prices: dict[str, PriceSettings] = Field(
+        default_factory=dict, max_length=1_000, description="by PROVIDER/MODEL or PROVIDER/*"
+    )
+    calls_max: int = Field(256, ge=1, le=10_000, description="calls in flight of one worker")
+    queue_ms_max: int = Field(
+        30_000, ge=100, le=86_400_000, description="longest that a request may wait for a worker"
+    )
+    flush_ms: int = Field(40, ge=0, le=1_000, description="deltas are sent together for so long")
+    flush_bytes: int = Field(1_024, ge=1, le=262_144, description="or until they are so many")
+    drain_ms: int = Field(20_000, ge=0, le=600_000, description="how long calls may end when it is stopped")
+    session_timeout_ms: int = Field(45_000, ge=1_000)
+    transaction_timeout_ms: int = Field(15_000, ge=1_000, le=900_000)
+    content_days: int = Field(
+        30,
+        ge=0,
+        le=36_500,
+        description="how long PostgreSQL keeps inputs and outputs, where routes keep any",
+    )
+    web_host: str = Field("127.0.0.1", description="address of the worker's web: health and metrics")
+    web_port: int = Field(0, ge=0, le=65_535, description="its port; 0 = none")
+
+    @field_validator("providers")
+    @classmethod
+    def _are_names(cls, value: dict[str, ProviderSettings]) -> dict[str, ProviderSettings]:
+        for name in value:
+            if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]{0,63}", name):
+                msg = f"{name[:80]!r} is no name of a provider: 1 to 64 of a-z 0-9 _ . -"
+                raise ValueError(msg)
+        return value
+
+
 class Settings(BaseSettings):
     """All settings; each is an environment variable ``SLUICEGATE_<GROUP>__<NAME>``."""
 
@@ -311,3 +406,4 @@ class Settings(BaseSettings):
     access: AccessSettings = AccessSettings()
     worker: WorkerSettings = WorkerSettings()
     state: StateSettings = StateSettings()
+    llm: LlmSettings = LlmSettings()

@@ -183,7 +183,7 @@ class Budgets:
     def _against(
         self, limits: Limits, tenant: str, reserve: Reserve, now_us: int
     ) -> Iterator[tuple[str, int, int, int | None, int]]:
-        """Give of each bound its name, what is used, what is asked for, itself, and when it is renewed (µs)."""
+        """Give of each bound its name, what is used, what is asked for, its size, when it is renewed (µs)."""
         used = self.spent(tenant, now_us)
         hour = (now_us // HOUR_US + 1) * HOUR_US
         day = (now_us // (DAY_HOURS * HOUR_US) + 1) * DAY_HOURS * HOUR_US

@@ -18,8 +18,10 @@ import structlog
 from connectors.llm.attempt import Attempt as Run
 from connectors.llm.committer import Row
 from connectors.llm.errors import LlmError
+from connectors.llm.kept import kept_input, kept_output
 from connectors.llm.ledger import RAW_MAX, Attempt
 from connectors.llm.plan import Next, Stop, Tried
+from connectors.llm.raw import RawKeeper
 from connectors.llm.shown import Shown
 from schemas.topics import INPUT, LLM_ATTEMPTS
 
@@ -211,8 +213,9 @@ class Operation:
             self._shown_anything = False
         row.epoch = self._emitter.epoch
         self._emitter.begin(row)
+        row.input_json = kept_input(call, plan.keep_input)
         await self._commit([row])
-        shown = Shown(self._emitter, row, plan)
+        shown = Shown(self._emitter, row, plan, self._raw_keeper(plan, row, choice))
         self._run = Run(
             self._tools.client,
             self._tools.providers[choice.target.shape],
@@ -227,9 +230,18 @@ class Operation:
         shown.finish(outcome)
         self._shown_anything = self._shown_anything or shown.anything
         _settle(row, outcome)
+        row.output_json = kept_output(shown.text, plan.keep_output)
         self._tools.desk.settle(plan, row, shown)
         self._emitter.data("usage", _usage(row))
         return shown
+
+    def _raw_keeper(self, plan: Plan, row: Attempt, choice: Choice) -> RawKeeper | None:
+        if plan.keep_raw == "off":
+            return None
+        tools = self._tools
+        return RawKeeper(
+            row, choice.target.shape, plan.keep_raw, tools.wire, tools.outlet, self.source.partition
+        )
 
     # -- records ------------------------------------------------------------------------------------------
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from connectors.llm.prices import Prices
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -29,6 +31,7 @@ class LlmOptions:
     identity: str = ""
     """Names the worker in the ledger, and makes its transactional id; stable over restarts of a slot."""
     providers: Mapping[str, Target] = field(default_factory=dict)
+    prices: Prices = field(default_factory=Prices)
     flush: FlushOptions = field(default_factory=FlushOptions)
     calls_max: int = 256
     """Operations in flight; beyond them partitions are paused."""

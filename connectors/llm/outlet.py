@@ -8,6 +8,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 from connectors.kafka.errors import ProducerFailed
+from schemas.topics import INPUT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from confluent_kafka import KafkaError
 
     from connectors.kafka.options import KafkaOptions
+    from schemas.topics import TopicSpec
 
 _POLL_S: Final = 0.05
 _FULL_TRIES: Final = 50
@@ -32,12 +34,11 @@ class KafkaOutlet(threading.Thread):
     def __init__(
         self,
         kafka: KafkaOptions,
-        topic: str,
         failed: Callable[[BaseException], None],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         super().__init__(name="llm-deltas", daemon=True)
-        self._topic = topic
+        self._prefix = kafka.topic_prefix
         self._failed = failed
         self._loop = loop
         self._stopping = threading.Event()
@@ -59,13 +60,14 @@ class KafkaOutlet(threading.Thread):
             }
         )
 
-    def send(self, key: bytes, value: bytes, partition: int) -> None:
+    def send(self, key: bytes, value: bytes, partition: int, topic: TopicSpec = INPUT) -> None:
         """Have a record appended; see Outlet. Raises ProducerFailed when the queue stays full."""
+        name = topic.named(self._prefix)
         with self._lock:
             self._open[key] += 1
         for _ in range(_FULL_TRIES):
             try:
-                self._producer.produce(self._topic, value, key, partition, self._delivered)
+                self._producer.produce(name, value, key, partition, self._delivered)
             except BufferError:  # Kafka takes less than providers send: they wait by our reading no more
                 self._producer.poll(_FULL_S)
             else:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from connectors.llm.emitter import Emitter
     from connectors.llm.ledger import Attempt
     from connectors.llm.plan import Plan
+    from connectors.llm.raw import RawKeeper
 
 KEPT_MAX = 200_000
 """Characters of an answer that are kept on the ledger; what is longer is cut there, never in the stream."""
@@ -23,12 +24,13 @@ KEPT_MAX = 200_000
 class Shown:
     """One attempt's; satisfies ``attempt.Sink``."""
 
-    def __init__(self, emitter: Emitter, row: Attempt, plan: Plan) -> None:
+    def __init__(self, emitter: Emitter, row: Attempt, plan: Plan, raw: RawKeeper | None) -> None:
         self._emitter = emitter
         self._row = row
-        self._plan = plan
+        self._raw = raw
         self._texts: list[str] = []
         self._kept = 0
+        self._keeps = plan.keep_output != "off" or plan.after_content == "continue"
         self.anything = False
         """Whether clients were given content of it."""
         self.size_bytes = 0
@@ -68,18 +70,22 @@ class Shown:
             return
         row.characters += len(delta.text)
         self.size_bytes += len(delta.text) if delta.text.isascii() else len(delta.text.encode())
-        if self._kept < KEPT_MAX and delta.channel == "text":
+        if self._keeps and self._kept < KEPT_MAX and delta.channel == "text":
             self._texts.append(delta.text)
             self._kept += len(delta.text)
         self._emitter.piece(delta)
 
     def raw(self, event: str, data: str) -> None:
         """See Sink."""
+        if self._raw is not None:
+            self._raw.take(event, data)
 
     def finish(self, outcome: Outcome) -> None:
         """Take how it went: send what has gathered, and what the stream's readers should know of it."""
         self.outcome = outcome
         self._emitter.flush()
+        if self._raw is not None:
+            self._raw.flush()
         if outcome.finish:
             told = {"finish": outcome.finish, "raw": outcome.finish_raw, "attempt": self._row.attempt}
             self._emitter.data("state", {"name": "finish", "value_json": orjson.dumps(told).decode()})

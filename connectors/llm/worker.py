@@ -31,7 +31,7 @@ from connectors.llm.request import envelope_of, request_of
 from connectors.llm.takeover import TakenOver, take_over
 from connectors.threads import DaemonExecutor
 from schemas.errors import ContractError, RegistryUnavailable, WireError
-from schemas.topics import INPUT, LLM_REQUESTS
+from schemas.topics import LLM_REQUESTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -119,9 +119,7 @@ class LlmWorker:
         self._committer = Committer(
             transaction, self._offsets, self._follower.ledger_at, self._failed_from_thread, loop
         )
-        outlet = KafkaOutlet(
-            options.kafka, INPUT.named(options.kafka.topic_prefix), self._failed_from_thread, loop
-        )
+        outlet = KafkaOutlet(options.kafka, self._failed_from_thread, loop)
         limits = httpx2.Limits(max_connections=options.calls_max, max_keepalive_connections=64)
         async with httpx2.AsyncClient(
             timeout=None, limits=limits, trust_env=False, follow_redirects=False

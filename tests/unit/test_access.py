@@ -33,8 +33,11 @@ class Recorder:
         self.changelogs |= {changelog} - {None}
         self.ticked |= {spec} if open_deadline is not None else set()
 
-    def agent(self, _source):
+    def agent(self, _source, **_rest):
         return lambda agent: agent
+
+    def timer(self, _interval_s):
+        return lambda timer: timer
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -42,7 +45,12 @@ def test_the_table_reads_what_the_agents_of_a_role_read(role):
     assert ROLES.keys() == AGENTS.keys()
     app = Recorder()
     tools = SimpleNamespace(
-        kinds=None, codec=None, payloads=None, decode_events=None, decoder=lambda _subject: None
+        kinds=None,
+        codec=None,
+        payloads=None,
+        decode_events=None,
+        decoder=lambda _subject: None,
+        columns=lambda: None,
     )
     options = SimpleNamespace(postgres_dsn="postgresql://", kafka=SimpleNamespace(topic_prefix=""))
     for register in AGENTS[role]:
@@ -138,7 +146,9 @@ def test_the_page_shows_what_the_command_prints():
 def test_a_role_that_there_is_not_is_refused_with_those_that_there_are():
     with pytest.raises(Misused, match="dancer is no role") as caught:
         grants_of(settings(), ["ingest", "dancer"])
-    assert "ingest, aggregate, archive, edge, operator, responder, producer" in caught.value.remedy
+    assert (
+        "ingest, aggregate, archive, account, edge, llm, operator, responder, producer" in caught.value.remedy
+    )
 
 
 def test_every_client_of_kafka_is_told_how_to_prove_who_it_is():

@@ -1,0 +1,85 @@
+"""What of questions and answers is kept, as the route's policy says: nothing, the shape of it, or all.
+
+``redacted`` keeps what an operator needs to see what went on, and no word that a person or a model wrote:
+each string but those of a few keys (types, roles, names of models and tools, reasons) becomes as many dots.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+
+if TYPE_CHECKING:
+    from connectors.llm.calls import Call
+    from connectors.llm.plan import Keep
+
+BYTES_MAX: Final = 200_000
+"""Of one side of an attempt; its row must fit a record with both. What is longer is cut, and says so."""
+_PLAIN: Final = frozenset(
+    ("type", "object", "role", "model", "id", "name", "event", "status", "index", "finish_reason",
+     "stop_reason",
+     "finishReason", "done_reason", "stop_sequence", "code", "mime", "channel", "tool_call_id", "call_id",
+     "responseId", "modelVersion", "created_at", "service_tier", "system_fingerprint")
+)  # fmt: skip
+_PLAIN_CHARACTERS_MAX: Final = 128  # longer ones are no names
+_DEPTH_MAX: Final = 64
+
+
+def kept_input(call: Call, keep: Keep) -> str | None:
+    """Return what was sent as JSON, None where it is not kept."""
+    if keep == "off":
+        return None
+    value = {
+        "messages": list(call.messages),
+        "tools": [
+            {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
+            for tool in call.tools
+        ],
+        "schema": call.schema,
+    }
+    return _bounded(redacted(value) if keep == "redacted" else value)
+
+
+def kept_output(text: str, keep: Keep) -> str | None:
+    """Return what came as JSON, None where it is not kept."""
+    if keep == "off":
+        return None
+    value = {"text": text}
+    return _bounded(redacted(value) if keep == "redacted" else value)
+
+
+def kept_raw(data: str, keep: Keep) -> str:
+    """Return a provider's event as it is kept; under ``full`` byte for byte."""
+    if keep == "full":
+        return data
+    try:
+        value = orjson.loads(data)
+    except orjson.JSONDecodeError:  # [DONE], or nothing that anybody could read
+        return data if len(data) <= 16 else _dots(data)
+    return orjson.dumps(redacted(value)).decode()
+
+
+def redacted(value: Any, key: str = "", depth: int = 0) -> Any:
+    """Return a JSON value without the words in it; the sizes stay."""
+    if isinstance(value, str):
+        return value if key in _PLAIN and len(value) <= _PLAIN_CHARACTERS_MAX else _dots(value)
+    if depth >= _DEPTH_MAX:
+        return None
+    if isinstance(value, dict):
+        return {name: redacted(part, name, depth + 1) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [redacted(part, key, depth + 1) for part in value]
+    return value
+
+
+def _dots(text: str) -> str:
+    return "·" * len(text)
+
+
+def _bounded(value: Any) -> str:
+    data = orjson.dumps(value, default=dict)
+    if len(data) <= BYTES_MAX:
+        return data.decode()
+    head = data[: BYTES_MAX // 2].decode("utf-8", "ignore")
+    return orjson.dumps({"cut": True, "bytes": len(data), "head": head}).decode()

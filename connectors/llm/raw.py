@@ -1,0 +1,74 @@
+"""What a provider sent, as it came and when, on its way to a topic of its own: where the policy says so."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+from connectors.llm.kept import kept_raw
+from schemas.topics import LLM_RAW
+
+if TYPE_CHECKING:
+    from connectors.llm.calls import Shape
+    from connectors.llm.ledger import Attempt
+    from connectors.llm.outlet import KafkaOutlet
+    from connectors.llm.plan import Keep
+    from schemas.wire import WireCodec
+
+_CHUNKS: Final = 64
+_BYTES: Final = 128 * 1_024
+_CHUNK_BYTES_MAX: Final = 700 * 1_024
+"""So that one of them fits a record; what is larger (a picture) is kept as a note of its size."""
+
+
+class RawKeeper:
+    """Keeps one attempt's, many chunks a record: a stream of tokens must not become two of records."""
+
+    def __init__(
+        self, row: Attempt, shape: Shape, keep: Keep, wire: WireCodec, outlet: KafkaOutlet, partition: int
+    ) -> None:
+        self._row = row
+        self._shape = shape
+        self._keep = keep
+        self._wire = wire
+        self._outlet = outlet
+        self._partition = partition
+        self._began_ns = time.monotonic_ns()
+        self._at_us: list[int] = []
+        self._events: list[str] = []
+        self._chunks: list[str] = []
+        self._size = 0
+        self._index = 0
+
+    def take(self, event: str, data: str) -> None:
+        """Take one event, with its name where its framing has one."""
+        kept = kept_raw(data, self._keep)
+        if len(kept) > _CHUNK_BYTES_MAX // 4 and len(kept.encode()) > _CHUNK_BYTES_MAX:
+            kept = f'{{"cut": true, "characters": {len(kept)}}}'
+        if self._size + len(kept) > _CHUNK_BYTES_MAX:
+            self.flush()
+        self._at_us.append((time.monotonic_ns() - self._began_ns) // 1_000)
+        self._events.append(event)
+        self._chunks.append(kept)
+        self._size += len(kept)
+        if len(self._chunks) >= _CHUNKS or self._size >= _BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what has gathered."""
+        if not self._chunks:
+            return
+        row = self._row
+        record = {
+            "tenant": row.tenant,
+            "stream_id": row.stream_id,
+            "attempt": row.attempt,
+            "shape": self._shape,
+            "first_index": self._index,
+            "at_us": self._at_us,
+            "events": self._events,
+            "chunks": self._chunks,
+        }
+        self._outlet.send(row.operation, self._wire.encode(LLM_RAW.subject, record), self._partition, LLM_RAW)
+        self._index += len(self._chunks)
+        self._at_us, self._events, self._chunks, self._size = [], [], [], 0
