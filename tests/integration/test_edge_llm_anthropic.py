@@ -11,15 +11,15 @@ import httpx2
 import pytest
 from anthropic import Anthropic, AsyncAnthropic
 
+from tests.support.edge_llm_world import world
 from tests.support.llm_twin import end, failed, finish, piece, reset, text, usage
-from tests.support.llm_world import world
 from tests.support.sse_client import read_stream
 from tests.support.tokens import ALL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.support.llm_world import LlmWorld
+    from tests.support.edge_llm_world import LlmWorld
 
 __all__ = ["world"]
 pytestmark = pytest.mark.timeout(120)

@@ -12,8 +12,8 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 
 from tests.support.access_world import until
+from tests.support.edge_llm_world import world
 from tests.support.llm_twin import end, failed, finish, piece, reset, text, usage
-from tests.support.llm_world import world
 from tests.support.sse_client import read_stream
 from tests.support.tokens import ALL
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from openai import Stream
     from openai.types.chat import ChatCompletionChunk
 
-    from tests.support.llm_world import LlmWorld
+    from tests.support.edge_llm_world import LlmWorld
 
 __all__ = ["world"]
 pytestmark = pytest.mark.timeout(120)
