@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import closing
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import uvloop
@@ -13,10 +14,10 @@ from connectors.kafka.admin import ensure_topics
 from connectors.llm.book import Book
 from connectors.llm.committer import Row
 from connectors.llm.desk import RoutingDesk
+from connectors.llm.follow import BookFollower
 from connectors.llm.worker import ROLE, TYPES, LlmWorker
 from connectors.registry import Registry
 from ops import console
-from ops.addresses import addresses, kafka_options
 from ops.llm import llm_options
 from ops.logs import configure_logs
 from ops.signals import on_stop_signals
@@ -25,7 +26,7 @@ from pipelines.tools import DeadLetterMaker
 from schemas.access import OF_LLM
 from schemas.catalog import EVENT
 from schemas.payloads import PayloadCodec
-from schemas.topics import LLM_ATTEMPTS, LLM_RAW, LLM_REQUESTS, TOPICS
+from schemas.topics import LLM_ATTEMPTS, LLM_PROMPTS, LLM_RAW, LLM_REQUESTS, LLM_ROUTES, TOPICS
 from schemas.wire import WireCodec
 
 if TYPE_CHECKING:
@@ -45,21 +46,26 @@ def run_llm_worker(settings: Settings) -> int:
         NotAuthorized: an ACL is missing.
         SluicegateError: what made it stop.
     """
-    where = addresses(settings)
-    kafka = kafka_options(settings, where.kafka)
+    told = llm_options(settings)
+    kafka = told.kafka
     configure_logs()
     with (
-        closing(Slot(settings.data_dir / "state", ROLE, settings.worker.identity)) as slot,
-        closing(Registry(where.registry_url)) as registry,
+        closing(Slot(settings.data_dir / "state", ROLE, settings.llm.identity)) as slot,
+        closing(Registry(told.registry_url)) as registry,
     ):
-        options = llm_options(settings, kafka, where.registry_url, slot.identity)
+        options = replace(told, identity=slot.identity)
         if settings.registry.register_schemas:
             registry.register_all()
         if settings.kafka.create_topics:
             ensure_topics(kafka, TOPICS)
         check_topics(kafka, {kafka.topic_prefix + name: what for name, what in OF_LLM.operations().items()})
         wire, payloads = WireCodec(registry), PayloadCodec(registry)
-        wire.warm((EVENT, LLM_REQUESTS.subject, LLM_ATTEMPTS.subject, LLM_RAW.subject))
+        wire.warm(
+            (
+                EVENT,
+                *(spec.subject for spec in (LLM_REQUESTS, LLM_ATTEMPTS, LLM_RAW, LLM_ROUTES, LLM_PROMPTS)),
+            )
+        )
         payloads.warm(TYPES)
         letters = DeadLetterMaker(wire)
 
@@ -70,17 +76,24 @@ def run_llm_worker(settings: Settings) -> int:
             return Row(made.topic, made.key, made.value, made.partition)
 
         async def work() -> None:
-            book = Book(kafka, wire, options)
+            book = Book(options.providers, options.prices)
+            follower = BookFollower(kafka, wire, book)
             worker = LlmWorker(options, wire, payloads, RoutingDesk(book), letter)
 
             def stop(number: signal.Signals) -> None:
                 console.note(f"{number.name}: no more requests are taken; {worker.under_way} calls may end")
                 worker.stop()
+                follower.release()
 
             with on_stop_signals(stop, lambda _: worker.abandon()):
                 names = ", ".join(options.providers) or "none: set SLUICEGATE_LLM__PROVIDERS__NAME__API_KEY"
                 console.note(f"llm worker {slot.identity}; providers: {names}")
-                await worker.run()
+                follower.start()
+                try:
+                    await follower.ready()
+                    await worker.run()
+                finally:
+                    follower.stop()
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(work())

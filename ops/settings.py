@@ -126,6 +126,7 @@ class StackSettings(Group):
     kafka_port: int = Field(0, ge=0, le=65535)
     registry_port: int = Field(0, ge=0, le=65535)
     postgres_port: int = Field(0, ge=0, le=65535)
+    model_port: int = Field(0, ge=0, le=65535)
     kafka_heap_mb: int = Field(512, ge=256)
     kafka_group_wait_ms: int = Field(
         0, ge=0, le=60_000, description="how long a new group's first member waits for others"
@@ -239,7 +240,7 @@ class WorkerSettings(Group):
         "", pattern=r"^[A-Za-z0-9.:_-]*$", description="under which other workers reach it; none = web_host"
     )
     web_port: int = Field(
-        0, ge=0, le=65533, description="first of three ports of the workers' web, one a role; 0 = none"
+        0, ge=0, le=65532, description="first of four ports of the workers' web, one a role; 0 = none"
     )
 
     @field_validator("at_least_once", mode="before")
@@ -352,9 +353,6 @@ class LlmSettings(Group):
     prices: dict[str, PriceSettings] = Field(
         default_factory=dict, max_length=1_000, description="by PROVIDER/MODEL or PROVIDER/*"
     )
-    identity: str = Field(
-        "", pattern=r"^[A-Za-z0-9._-]*$", description="names a worker without a kept folder (pod name)"
-    )
     calls_max: int = Field(256, ge=1, le=10_000, description="calls in flight of one worker")
     queue_ms_max: int = Field(
         30_000, ge=100, le=86_400_000, description="longest that a request may wait for a worker"
@@ -366,6 +364,12 @@ class LlmSettings(Group):
     transaction_timeout_ms: int = Field(15_000, ge=1_000, le=900_000)
     gate_functions: Annotated[tuple[str, ...], NoDecode] = Field(
         (), max_length=32, description="gates in code that routes may name: module:name, with commas between"
+    )
+    content_days: int = Field(
+        30,
+        ge=0,
+        le=36_500,
+        description="how long PostgreSQL keeps inputs and outputs, where routes keep any",
     )
     web_host: str = Field("127.0.0.1", description="address of the worker's web: health and metrics")
     web_port: int = Field(0, ge=0, le=65_535, description="its port; 0 = none")

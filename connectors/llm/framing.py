@@ -125,15 +125,18 @@ class _Lined:
 class _Events(_Lined):
     """Server-sent events, https://html.spec.whatwg.org/multipage/server-sent-events.html, section 9.2.6.
 
-    Two things differ from a browser's way: an event without its empty line is given at the end of the body if
-    its data is whole JSON, for some servers leave that line out; and a line that cannot be a field (a page of
-    HTML, a bare JSON body) is malformed, where a browser would see nothing at all.
+    Three things differ from a browser's way. An event without its empty line is given at the end of the body
+    if its data is whole JSON, for some servers leave that line out. JSON without ``data:`` before it is an
+    event, for some tell an error so. Another line that cannot be a field (a page of HTML) is malformed, where
+    a browser would see nothing at all.
     """
 
     def __init__(self, event_bytes_max: int) -> None:
         super().__init__(event_bytes_max)
         self._event = ""
         self._data: list[str] = []
+        self._bare = False
+        """Whether the lines are JSON itself."""
 
     def eof(self) -> Sequence[Framed]:
         """See ``Framer``."""
@@ -158,12 +161,16 @@ class _Events(_Lined):
                 out.append(Alive(self._event))
             self._event = ""
             self._held = 0
+            self._bare = False
+            return
+        if self._bare or (line[0] in "{[" and not self._data):
+            self._bare = True
+            self._hold(line)
             return
         name, _, value = line.partition(":")
         value = value.removeprefix(" ")
         if name == "data":
-            self._data.append(value)
-            self._held += len(value) + 1
+            self._hold(value)
         elif name == "event":
             self._event = value
         elif not name:
@@ -172,6 +179,10 @@ class _Events(_Lined):
             out.append(Alive(clipped(line)))
         else:
             out.append(self._fail(f"a line that is no server-sent event: {line}"))
+
+    def _hold(self, value: str) -> None:
+        self._data.append(value)
+        self._held += len(value) + 1
 
 
 class _Lines(_Lined):

@@ -1,7 +1,7 @@
 """What of questions and answers is kept, as the route's policy says: nothing, the shape of it, or all.
 
-``redacted`` keeps what an operator needs to see what went on, and no word that a person or a model wrote: each
-string but those of a few keys (types, roles, names of models and tools, reasons) becomes as many dots.
+``redacted`` keeps what an operator needs to see what went on, and no word that a person or a model wrote:
+each string but those of a few keys (types, roles, names of models and tools, reasons) becomes as many dots.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 BYTES_MAX: Final = 200_000
 """Of one side of an attempt; its row must fit a record with both. What is longer is cut, and says so."""
 _PLAIN: Final = frozenset(
-    ("type", "object", "role", "model", "id", "name", "event", "status", "index", "finish_reason", "stop_reason",
+    ("type", "object", "role", "model", "id", "name", "event", "status", "index", "finish_reason",
+     "stop_reason",
      "finishReason", "done_reason", "stop_sequence", "code", "mime", "channel", "tool_call_id", "call_id",
      "responseId", "modelVersion", "created_at", "service_tier", "system_fingerprint")
 )  # fmt: skip

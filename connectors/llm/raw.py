@@ -1,4 +1,4 @@
-"""What a provider sent, as it came and when, on its way to a topic of its own, where the policy lets it be kept."""
+"""What a provider sent, as it came and when, on its way to a topic of its own: where the policy says so."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CHUNK_BYTES_MAX: Final = 700 * 1_024
 
 
 class RawKeeper:
-    """Keeps one attempt's; records of so many chunks, so that a stream of tokens is not two streams of records."""
+    """Keeps one attempt's, many chunks a record: a stream of tokens must not become two of records."""
 
     def __init__(
         self, row: Attempt, shape: Shape, keep: Keep, wire: WireCodec, outlet: KafkaOutlet, partition: int

@@ -7,7 +7,7 @@ from typing import Final
 
 from cyclopts import App
 
-GROUPS: Final = ()
+GROUPS: Final[tuple[str, ...]] = ()
 """Modules of commands below it, each with a ``register``."""
 
 

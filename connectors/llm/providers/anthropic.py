@@ -193,9 +193,9 @@ class _Events(Reader):
         index, block = number(value.get("index")) or 0, mapping(value.get("content_block"))
         match block.get("type"):
             case "text":
-                self._piece(out, Piece("text", text(block.get("text")), index))
+                self._content(out, Piece("text", text(block.get("text")), index))
             case "thinking":
-                self._piece(out, Piece("reasoning", text(block.get("thinking")), index))
+                self._content(out, Piece("reasoning", text(block.get("thinking")), index))
             case "tool_use":
                 self._tool_start(index, block, out)
             case "fallback":  # another model goes on
@@ -219,12 +219,12 @@ class _Events(Reader):
         index, delta = number(value.get("index")) or 0, mapping(value.get("delta"))
         match delta.get("type"):
             case "text_delta":
-                self._piece(out, Piece("text", text(delta.get("text")), index))
+                self._content(out, Piece("text", text(delta.get("text")), index))
             case "thinking_delta":
-                self._piece(out, Piece("reasoning", text(delta.get("thinking")), index))
+                self._content(out, Piece("reasoning", text(delta.get("thinking")), index))
             case "input_json_delta" if index in self._tools:  # not those that the provider itself calls
                 written = text(delta.get("partial_json"))
-                self._piece(out, Piece("tool", written, index, *self._tools[index]))
+                self._content(out, Piece("tool", written, index, *self._tools[index]))
                 if written:
                     self._unargued.discard(index)
 
@@ -238,7 +238,7 @@ class _Events(Reader):
         delta = mapping(value.get("delta"))
         self._usage(mapping(value.get("usage")), out)
         if reason := text(delta.get("stop_reason")):
-            self._piece(out, Piece("refusal", text(mapping(delta.get("stop_details")).get("explanation"))))
+            self._content(out, Piece("refusal", text(mapping(delta.get("stop_details")).get("explanation"))))
             self._finish(out, _FINISHES.get(reason, "other"), reason)
 
     def _stop(self, _value: Mapping[str, Any], out: list[Delta]) -> None:
@@ -247,7 +247,7 @@ class _Events(Reader):
     def _failed(self, value: Mapping[str, Any], out: list[Delta]) -> None:
         self._error(out, value.get("error") or value, as_json(value))
 
-    def _piece(self, out: list[Delta], piece: Piece) -> None:
+    def _content(self, out: list[Delta], piece: Piece) -> None:
         if piece.text:
             self._had_content = True
             out.append(piece)

@@ -92,6 +92,11 @@ def messages_of(call: Call) -> Sequence[Message]:
     return out
 
 
+def tool_names(messages: Sequence[Message]) -> Mapping[str, str]:
+    """Give the names of the tools that were called, by the ids of the calls."""
+    return {use.call_id: use.name for message in messages for use in message.tool_uses}
+
+
 def request_to(target: Target, path: str, headers: Mapping[str, str], body: Mapping[str, Any]) -> HttpCall:
     """Make the request; headers of the target win over the shape's. Raises CallRefused: it is no JSON."""
     sent = {

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from connectors.llm.deltas import Alive, Failed, Finished, Media, Named, Over
+from connectors.llm.deltas import Alive, Failed, Finished, Media, Named, Over, Piece
 from connectors.llm.framing import clipped
 from connectors.llm.providers.failures import failed_in_band
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from connectors.llm.deltas import Delta, ErrorClass, Finish
+    from connectors.llm.deltas import Channel, Delta, ErrorClass, Finish
 
 BLOCKS_MAX: Final = 4_096
 """Answers, blocks and tool calls that one answer may have: what is remembered of each has this bound."""
@@ -75,6 +75,11 @@ class Reader(ABC):
         if named != self._named:
             self._named = named
             out.append(named)
+
+    def _piece(self, out: list[Delta], channel: Channel, piece: object, index: int) -> None:
+        """Tell of a piece of text, if it is one."""
+        if isinstance(piece, str) and piece:
+            out.append(Piece(channel, piece, index))
 
     def _media(self, out: list[Delta], mime: str, written: object, reference: object = "") -> None:
         """Tell of a piece of sound or picture, given as base64 or by where it is kept."""

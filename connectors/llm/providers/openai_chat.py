@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from connectors.llm.calls import Call, HttpCall, Shape, Target
-    from connectors.llm.deltas import Channel, Delta, Finish
+    from connectors.llm.deltas import Delta, Finish
     from connectors.llm.provider import Framing
     from connectors.llm.providers.messages import Message
 
@@ -183,16 +183,16 @@ class _Chunks(Reader):
         before = len(out)
         delta = mapping(choice.get("delta")) or mapping(choice.get("message"))
         reasoning = delta.get("reasoning_content") or delta.get("reasoning")
-        self._piece(out, "reasoning", text(reasoning), index)
+        self._piece(out, "reasoning", reasoning, index)
         self._content(out, delta.get("content"), index)
-        self._piece(out, "refusal", text(delta.get("refusal")), index)
+        self._piece(out, "refusal", delta.get("refusal"), index)
         self._refused = self._refused or bool(text(delta.get("refusal")))
         for call in objects(delta.get("tool_calls")):
             self._call(call, index, out)
         if function := mapping(delta.get("function_call")):
             self._call({"index": 0, "function": function}, index, out)
         audio = mapping(delta.get("audio"))
-        self._piece(out, "text", text(audio.get("transcript")), index)
+        self._piece(out, "text", audio.get("transcript"), index)
         self._media(out, _PCM, audio.get("data"))
         for image in objects(delta.get("images")):
             self._image(text(mapping(image.get("image_url")).get("url")), out)
@@ -217,11 +217,11 @@ class _Chunks(Reader):
             super()._over(out)
 
     def _content(self, out: list[Delta], content: object, index: int) -> None:
-        self._piece(out, "text", text(content), index)
+        self._piece(out, "text", content, index)
         for part in objects(content):  # Mistral's
             for thought in objects(part.get("thinking")):
-                self._piece(out, "reasoning", text(thought.get("text")), index)
-            self._piece(out, "text", text(part.get("text")), index)
+                self._piece(out, "reasoning", thought.get("text"), index)
+            self._piece(out, "text", part.get("text"), index)
 
     def _call(self, call: Mapping[str, Any], choice: int, out: list[Delta]) -> None:
         key = (choice, number(call.get("index")) or 0)
@@ -249,10 +249,6 @@ class _Chunks(Reader):
             self._media(out, head.removeprefix("data:"), data)
         else:
             self._media(out, "image/*", "", url)
-
-    def _piece(self, out: list[Delta], channel: Channel, piece: str, index: int) -> None:
-        if piece:
-            out.append(Piece(channel, piece, index))
 
 
 def _usage(usage: Mapping[str, Any]) -> Usage:

@@ -1,0 +1,275 @@
+"""OpenAI's responses.
+
+https://platform.openai.com/docs/api-reference/responses-streaming
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from connectors.llm.deltas import Alive, Failed, Named, Piece, Usage
+from connectors.llm.errors import CallRefused
+from connectors.llm.framing import clipped
+from connectors.llm.providers.failures import failed_answer
+from connectors.llm.providers.messages import Media, given, is_strict, messages_of, request_to
+from connectors.llm.providers.normalising import BLOCKS_MAX, Reader, as_json, mapping, number, text
+from connectors.llm.providers.openai_chat import bearer, tool_choice
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from connectors.llm.calls import Call, HttpCall, Shape, Target, Tool
+    from connectors.llm.deltas import Channel, Delta, Finish
+    from connectors.llm.provider import Framing
+    from connectors.llm.providers.messages import Message
+
+_INCOMPLETE: Final[Mapping[str, Finish]] = {
+    "max_output_tokens": "length",
+    "max_tokens": "length",
+    "content_filter": "content_filter",
+}
+_PCM: Final = "audio/pcm;rate=24000"
+
+
+class OpenAiResponses:
+    """The shape; its parts are described by ``connectors.llm.provider.Provider``."""
+
+    shape: Shape = "openai-responses"
+    framing: Framing = "sse"
+
+    def request(self, call: Call, target: Target) -> HttpCall:
+        """Make the request; the provider is asked to store nothing. Raises CallRefused."""
+        params = call.params
+        for name, value in (("stop", params.stop), ("seed", params.seed)):
+            if value not in (None, (), []):
+                problem = "openai-responses has none."
+                raise CallRefused(f"params.{name}", problem, "Leave it out, or ask by openai-chat.")
+        # a summary is all of its reasoning that this provider shows, and only if asked for
+        reasoning = {"effort": params.reasoning, "summary": "auto"} if params.reasoning else {}
+        body = {
+            "model": call.model,
+            "input": [item for message in messages_of(call) for item in _items(message)],
+            "stream": True,
+            "store": False,
+            **given(
+                max_output_tokens=params.max_output_tokens,
+                temperature=params.temperature,
+                top_p=params.top_p,
+                reasoning=reasoning,
+                tools=[_tool(each) for each in call.tools],
+                tool_choice=tool_choice(call, lambda name: {"type": "function", "name": name}),
+                text=_text_format(call),
+            ),
+        }
+        return request_to(target, "/responses", bearer(target), body)
+
+    def named(self, headers: Mapping[str, str]) -> Named:
+        """Read the names in the headers."""
+        return Named(headers.get("x-request-id", ""))
+
+    def failed(self, status: int, headers: Mapping[str, str], body: bytes) -> Failed:
+        """Say what another status than 200 means."""
+        return failed_answer(status, headers, body)
+
+    def normaliser(self) -> _Events:
+        """Give one for one answer."""
+        return _Events()
+
+
+def _tool(tool: Tool) -> Mapping[str, Any]:
+    return {
+        "type": "function",
+        "name": tool.name,
+        **given(description=tool.description),
+        "parameters": tool.parameters,
+        "strict": is_strict(tool.parameters),  # which this shape takes for granted
+    }
+
+
+def _text_format(call: Call) -> Mapping[str, Any]:
+    if call.schema is None:
+        return {}
+    named = {"type": "json_schema", "name": call.schema_name or "answer"}
+    return {"format": {**named, "schema": call.schema, "strict": is_strict(call.schema)}}
+
+
+def _items(message: Message) -> Sequence[Mapping[str, Any]]:
+    if message.role == "tool":
+        output = message.only_text("openai-responses")
+        return [{"type": "function_call_output", "call_id": message.call_id, "output": output}]
+    if message.role == "user":
+        return [{"role": "user", "content": [_part(part) for part in message.parts]}]
+    said = message.only_text("openai-responses")
+    return [
+        *([{"role": message.role, "content": said}] if said else []),
+        *(
+            {"type": "function_call", "call_id": use.call_id, "name": use.name, "arguments": use.arguments}
+            for use in message.tool_uses
+        ),
+    ]
+
+
+def _part(part: str | Media) -> Mapping[str, Any]:
+    if isinstance(part, str):
+        return {"type": "input_text", "text": part}
+    if part.kind == "image":
+        return {"type": "input_image", "image_url": part.data_url, "detail": "auto"}
+    if part.mime == "application/pdf":
+        if part.url:
+            return {"type": "input_file", "file_url": part.url}
+        return {"type": "input_file", "filename": "document.pdf", "file_data": part.data_url}
+    raise part.refused("openai-responses", "Send an image or a PDF, or ask by openai-chat.")
+
+
+class _Events(Reader):
+    """Reads ``response.created`` … ``response.completed``, ``.incomplete`` or ``.failed``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._blocks: dict[tuple[int, int, str], int] = {}
+        """Numbers of the texts and calls that began: (output, part of it, channel) to the order they came in."""
+        self._said: set[int] = set()
+        """Those of them of which a piece came."""
+        self._tools: dict[int, tuple[str, str]] = {}
+        """Tool calls: output to (id, name)."""
+        self._refused = False
+
+    def _event(self, event: str, value: Mapping[str, Any], out: list[Delta]) -> None:
+        kind = text(value.get("type")) or event
+        if channel := _DELTAS.get(kind):
+            self._said_piece(channel, value, value.get("delta"), out)
+        elif done := _DONES.get(kind):
+            self._said_whole(done[0], value, value.get(done[1]), out)
+        elif read := self._READS.get(kind):
+            read(self, value, out)
+        if not out:
+            out.append(Alive(clipped(kind)))
+
+    def _block(self, channel: Channel, value: Mapping[str, Any], out: list[Delta]) -> int:
+        """Give the number of the block that an event is of; a new one may be one too many."""
+        part = value.get("summary_index") if "summary_index" in value else value.get("content_index")
+        key = (number(value.get("output_index")) or 0, number(part) or 0, channel)
+        if key not in self._blocks and len(self._blocks) >= BLOCKS_MAX:
+            self._fail(out, "malformed", f"more than {BLOCKS_MAX} blocks")
+            return 0
+        return self._blocks.setdefault(key, len(self._blocks))
+
+    def _said_piece(
+        self, channel: Channel, value: Mapping[str, Any], piece: object, out: list[Delta]
+    ) -> None:
+        said = text(piece)
+        if not said:
+            return
+        if channel == "tool":
+            tool = self._tools.get(number(value.get("output_index")) or 0)
+            if tool is None:  # its item did not begin, or is none that the caller runs
+                return
+            index = self._block(channel, value, out)
+            out.append(Piece("tool", said, index, *tool))
+        else:
+            index = self._block(channel, value, out)
+            out.append(Piece(channel, said, index))
+        self._said.add(index)
+        self._refused = self._refused or channel == "refusal"
+
+    def _said_whole(
+        self, channel: Channel, value: Mapping[str, Any], whole: object, out: list[Delta]
+    ) -> None:
+        """Take what a block has become, which says something new only where no piece of it came."""
+        if self._block(channel, value, out) not in self._said:
+            self._said_piece(channel, value, whole, out)
+
+    def _begun(self, value: Mapping[str, Any], out: list[Delta]) -> None:
+        response = mapping(value.get("response"))
+        self._name(out, response.get("id"), response.get("model"))
+
+    def _item_added(self, value: Mapping[str, Any], out: list[Delta]) -> None:
+        item, output = mapping(value.get("item")), number(value.get("output_index")) or 0
+        if item.get("type") not in ("function_call", "custom_tool_call") or output in self._tools:
+            return
+        call_id = text(item.get("call_id")) or text(item.get("id")) or f"call_{output}"
+        index = self._block("tool", value, out)
+        self._tools[output] = (call_id, text(item.get("name")))
+        out.append(Piece("tool", "", index, *self._tools[output]))
+
+    def _item_done(self, value: Mapping[str, Any], out: list[Delta]) -> None:
+        item = mapping(value.get("item"))
+        match item.get("type"):
+            case "function_call" | "custom_tool_call":
+                self._item_added(value, out)
+                self._said_whole("tool", value, item.get("arguments") or item.get("input"), out)
+            case "image_generation_call":  # pictures before it are drafts, which do not join to a whole
+                self._media(out, f"image/{text(item.get('output_format')) or 'png'}", item.get("result"))
+
+    def _sound(self, value: Mapping[str, Any], out: list[Delta]) -> None:
+        self._media(out, _PCM, value.get("delta"))
+
+    def _completed(self, value: Mapping[str, Any], out: list[Delta]) -> None:
+        self._ended(value, out)
+        finish: Finish = "tool_calls" if self._tools else "refusal" if self._refused else "stop"
+        self._finish(out, finish, "completed")
+        self._over(out)
+
+    def _incomplete(self, value: Mapping[str, Any], out: list[Delta]) -> None:
+        self._ended(value, out)
+        details = mapping(mapping(value.get("response")).get("incomplete_details"))
+        reason = text(details.get("reason")) or "incomplete"
+        self._finish(out, _INCOMPLETE.get(reason, "other"), reason)
+        self._over(out)
+
+    def _failed(self, value: Mapping[str, Any], out: list[Delta]) -> None:
+        self._ended(value, out)
+        response = mapping(value.get("response"))
+        self._error(out, response.get("error") or value, as_json(response or value))
+
+    def _erred(self, value: Mapping[str, Any], out: list[Delta]) -> None:
+        self._error(out, value.get("error") or value, as_json(value))
+
+    def _ended(self, value: Mapping[str, Any], out: list[Delta]) -> None:
+        self._begun(value, out)
+        usage = mapping(mapping(value.get("response")).get("usage"))
+        if usage:
+            of_input = mapping(usage.get("input_tokens_details"))
+            of_output = mapping(usage.get("output_tokens_details"))
+            out.append(
+                Usage(
+                    number(usage.get("input_tokens")),
+                    number(of_input.get("cached_tokens")),
+                    number(of_input.get("cache_write_tokens")),
+                    number(usage.get("output_tokens")),
+                    number(of_output.get("reasoning_tokens")),
+                )
+            )
+
+    _READS: ClassVar[Mapping[str, Callable[[_Events, Mapping[str, Any], list[Delta]], None]]] = {
+        "response.created": _begun,
+        "response.queued": _begun,
+        "response.in_progress": _begun,
+        "response.output_item.added": _item_added,
+        "response.output_item.done": _item_done,
+        "response.audio.delta": _sound,
+        "response.completed": _completed,
+        "response.incomplete": _incomplete,
+        "response.failed": _failed,
+        "response.cancelled": _failed,
+        "error": _erred,
+    }
+
+
+_DELTAS: Final[Mapping[str, Channel]] = {
+    "response.output_text.delta": "text",
+    "response.audio.transcript.delta": "text",
+    "response.refusal.delta": "refusal",
+    "response.reasoning_text.delta": "reasoning",
+    "response.reasoning_summary_text.delta": "reasoning",
+    "response.function_call_arguments.delta": "tool",
+    "response.custom_tool_call_input.delta": "tool",
+}
+_DONES: Final[Mapping[str, tuple[Channel, str]]] = {
+    "response.output_text.done": ("text", "text"),
+    "response.refusal.done": ("refusal", "refusal"),
+    "response.reasoning_text.done": ("reasoning", "text"),
+    "response.reasoning_summary_text.done": ("reasoning", "text"),
+    "response.function_call_arguments.done": ("tool", "arguments"),
+    "response.custom_tool_call_input.done": ("tool", "input"),
+}
