@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from connectors.llm.loopback.server import LoopbackThread
+from schemas.topics import DEAD_LETTERS, LLM_REQUESTS
 from tests.support.llm_world import TOPICS, LlmWorld
+from tests.support.read_topic import read_committed
 
 
 @pytest.fixture
@@ -41,3 +45,97 @@ def test_an_answer_is_a_stream_with_its_attempt_on_record(world, loopback):
     assert row.output_tokens and row.usage_source == "provider"
     (usage,) = answer.of("usage")
     assert (usage["input_tokens"], usage["output_tokens"]) == (row.input_tokens, row.output_tokens)
+
+
+def test_a_failure_before_content_is_invisible_and_the_next_provider_answers(world, loopback):
+    world.worker({
+        "first": target(loopback, "words?fault=server"),
+        "second": target(loopback, "words?tokens=10", "anthropic"),
+    })  # fmt: skip
+    world.ask("a-1")
+    answer = world.answer("a-1")
+    assert answer.end == "completed" and answer.text
+    assert not answer.of("reset")
+    rows = world.attempts("a-1")
+    assert [(row.provider, row.state) for row in rows][-1] == ("second", "completed")
+    assert {row.provider for row in rows[:-1]} == {"first"}
+    assert all((row.state, row.error_class) == ("failed", "server") for row in rows[:-1])
+    assert len(answer.of("usage")) == len(rows), "a failed attempt counts as a call, too"
+    assert [row.end_reason for row in rows] == [""] * (len(rows) - 1) + ["completed"]
+
+
+def test_an_answer_that_is_cut_after_content_is_superseded_by_another_attempt(world, loopback):
+    world.worker({
+        "first": target(loopback, "words?tokens=20&fault=cut&after=6"),
+        "second": target(loopback, "words?tokens=12&seed=2"),
+    })  # fmt: skip
+    world.ask("a-1")
+    answer = world.answer("a-1")
+    assert answer.end == "completed"
+    rows = world.attempts("a-1")
+    assert rows[0].error_class == "truncated"
+    assert len(answer.of("reset")) == len(rows) - 1
+    assert len(answer.text) == rows[-1].characters, "nothing of the attempt that was cut is left"
+    assert [row.epoch for row in rows] == list(range(len(rows)))
+
+
+def test_nothing_left_to_try_ends_the_stream_with_what_went_wrong(world, loopback):
+    world.worker({"only": target(loopback, "words?fault=unauthorized")})
+    world.ask("a-1")
+    answer = world.answer("a-1")
+    (end,) = answer.of("end")
+    assert end["reason"] == "upstream_error"
+    assert "401" in end["message"] or "unauthorized" in end["message"]
+    (row,) = world.attempts("a-1")
+    assert (row.state, row.error_class, row.http_status) == ("failed", "unauthorized", 401)
+
+
+def test_a_cancel_closes_the_providers_connection_and_keeps_what_there_is(world, loopback):
+    world.worker({"slow": target(loopback, "words?tokens=2000&rate=40&tag=cancel")})
+    world.ask("a-1")
+    until(lambda: any(seen.model.endswith("tag=cancel") and seen.sent > 3 for seen in loopback.seen))
+    world.cancel("a-1")
+    answer = world.answer("a-1")
+    assert answer.end == "cancelled"
+    assert 0 < len(answer.text.split()) < 1_000
+    (row,) = world.attempts("a-1")
+    assert (row.state, row.error_class) == ("cancelled", "cancelled")
+    assert row.output_tokens and row.usage_source == "estimated"
+    (seen,) = [seen for seen in loopback.seen if seen.model.endswith("tag=cancel")]
+    until(lambda: seen.outcome == "client_closed")
+
+
+def test_a_request_that_cannot_be_used_is_told_in_its_stream_and_one_without_a_name_is_a_dead_letter(
+    world, loopback
+):
+    world.worker({"here": target(loopback, "words")})
+    world.ask("a-1", messages_json="[{]")
+    world.ask("a-2", route="nowhere")
+    first, second = world.answers("a-1", "a-2")
+    assert "messages: is not JSON" in first.of("end")[0]["message"]
+    assert "nowhere" in second.of("end")[0]["message"]
+    assert [row.state for row in world.attempts("a-1")] == ["refused"]
+    world.append(LLM_REQUESTS, b"default/a-3", b"\x00\x00\x00\x00\x09junk")
+    (letter,) = read_committed(world.kafka, DEAD_LETTERS, 1)
+    assert world.wire.decode(letter.value(), DEAD_LETTERS.subject)["agent"] == "llm"
+    world.ask("a-4")
+    assert world.answer("a-4").end == "completed"
+
+
+def test_the_same_request_again_is_not_asked_again(world, loopback):
+    world.worker({"here": target(loopback, "words?tokens=5&tag=twice")})
+    world.ask("a-1")
+    world.answer("a-1")
+    world.ask("a-1")
+    world.ask("a-2")
+    world.answers("a-1", "a-2")
+    assert len([seen for seen in loopback.seen if seen.model.endswith("tag=twice")]) == 2
+    assert len(world.attempts("a-1")) == 1
+
+
+def until(holds, timeout_s=60.0):
+    """Wait until something is so."""
+    deadline = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < deadline, "never seen"
+        time.sleep(0.02)

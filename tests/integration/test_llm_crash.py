@@ -1,0 +1,102 @@
+"""A worker that calls language models dies by kill -9: one end, no call that is not on record, the text whole."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import pytest
+
+from connectors.llm.loopback.server import LoopbackThread
+from tests.support.llm_world import TOPICS, LlmWorld
+
+CHUNKS = 14
+"""Of an answer of the words below."""
+WORDS = "words?tokens=14&seed=3"
+
+
+@pytest.fixture
+def world(kafka_options, registry, topics, tmp_path):
+    topics(*TOPICS)
+    world = LlmWorld(kafka_options, registry, tmp_path)
+    yield world
+    world.close()
+
+
+@pytest.fixture
+def loopback():
+    with LoopbackThread() as loopback:
+        yield loopback
+
+
+def target(loopback):
+    """Settings of a provider whose models are named by each request."""
+    return {"here": {"shape": "openai-chat", "base_url": loopback.base_url("openai-chat"), "models": ["*"]}}
+
+
+def check(world, loopback, streams, whole):
+    """Hold every stream to what a crash must not change."""
+    answers = dict(zip(streams, world.answers(*streams, deadline_s=120), strict=True))
+    rows = world.rows()
+    for name, answer in answers.items():
+        assert answer.end == "completed"
+        assert answer.text == whole, name
+        epochs = [event.epoch for event, _ in answer.events]
+        assert epochs == sorted(epochs)
+    last = {(row.stream_id, row.attempt): row for row in rows}
+    assert not [row for row in last.values() if row.state == "started"], "each attempt is settled"
+    for name in streams:
+        ended = [row for (stream, _), row in last.items() if stream == name and row.end_reason]
+        assert len(ended) == 1
+    # A call that reached the provider stands on the ledger: one row each, and none is missing.
+    assert loopback.calls.total <= len(last)
+
+
+def test_kill_at_every_chunk_of_an_answer(world, loopback):
+    """One kill: as many streams as chunks, each held up by the provider after another chunk."""
+    worker = world.worker(target(loopback), session_timeout_ms=6_000)
+    world.ask("whole", model=f"here/{WORDS}")
+    whole = world.answer("whole").text
+    streams = [f"a-{after}" for after in range(CHUNKS + 1)]
+    for after, name in enumerate(streams):
+        world.ask(name, model=f"here/{WORDS}&fault=stall&after={after}&times=1&tag={name}")
+    until(lambda: sum(seen.sent >= 1 for seen in loopback.seen if "stall" in seen.model) == len(streams))
+    until(lambda: all(_stands(seen) for seen in loopback.seen if "stall" in seen.model))
+    worker.kill()
+    worker.start()
+    check(world, loopback, streams, whole)
+    abandoned = [row for row in world.rows() if row.state == "abandoned"]
+    assert {row.error_class for row in abandoned} == {"crashed"}
+    assert {row.stream_id for row in abandoned} == set(streams)
+    assert worker.stop() == 0
+
+
+def test_kills_at_any_moment_while_requests_come(world, loopback):
+    """Kills while calls begin, stream and end: every step of a transaction is hit sooner or later."""
+    luck = random.Random(7)
+    worker = world.worker(target(loopback), session_timeout_ms=6_000, queue_ms_max=120_000)
+    world.ask("whole", model=f"here/{WORDS}")
+    whole = world.answer("whole").text
+    streams = []
+    for _ in range(5):
+        for _ in range(12):
+            streams.append(f"a-{len(streams)}")
+            world.ask(streams[-1], model=f"here/{WORDS}&rate=30")
+            time.sleep(luck.uniform(0, 0.1))
+        worker.kill()
+        worker.start()
+    check(world, loopback, streams, whole)
+    assert any(row.state == "abandoned" for row in world.rows())
+
+
+def _stands(seen) -> bool:
+    """Whether the provider has sent all that it sends before it is silent."""
+    return seen.outcome != "playing" or seen.sent >= seen.events
+
+
+def until(holds, timeout_s=60.0):
+    """Wait until something is so."""
+    deadline = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < deadline, "never seen"
+        time.sleep(0.02)
