@@ -237,7 +237,10 @@ def test_a_version_that_is_not_valid_leaves_the_one_before_in_force():
         ({"fallback_on": ["cancelled"]}, "cancelled leads to no other"),
         ({"after_content": "continue"}, "can_continue"),
         ({"gate": {"hold_characters": 9, "rules": [["card", "(", "end:card"]]}}, "rule card: unclosed group"),
-        ({"gate": {"hold_characters": 9, "rules": [["card", "x", "drop"]]}}, "its action is pass, rewrite:TEXT"),
+        (
+            {"gate": {"hold_characters": 9, "rules": [["card", "x", "drop"]]}},
+            "its action is pass, rewrite:TEXT",
+        ),
         ({"timers": {"connect_ms": 0}}, "timers.connect_ms"),
     ],
     ids=["empty", "unknown", "many", "text", "cancelled", "continue", "rule", "action", "timer"],
