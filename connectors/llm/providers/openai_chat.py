@@ -217,7 +217,7 @@ class _Chunks(Reader):
 
     def _refusal(self, refusal: object, index: int, out: list[Delta]) -> None:
         self._piece(out, "refusal", refusal, index)
-        self._refused = True
+        self._refused = self._refused or isinstance(refusal, str)
 
     def _tool_calls(self, calls: object, index: int, out: list[Delta]) -> None:
         for call in objects(calls):
