@@ -37,15 +37,17 @@ def test_our_recording_of_each_shape_is_played_as_the_same_text(shape, capsysbin
     assert lines[-1]["delta"] == "over"
 
 
-def test_what_a_recording_says_does_not_steer_the_output(tmp_path: Path, capsys):
-    said = orjson.dumps(
-        {"choices": [{"delta": {"refusal": "\x1b]0;mine\x07[red]no"}, "finish_reason": "stop"}]}
-    )
-    write_recording(tmp_path / f"a{SUFFIX}", Recording("openai-chat", [Recorded(0, said.decode())]))
-    run(["llm", "play", str(tmp_path / f"a{SUFFIX}"), "--speed", "0"])
-    told = capsys.readouterr()
-    assert "[refusal]" in told.err
-    assert "[red]no" in told.out + told.err
+def test_names_and_errors_of_a_provider_cannot_steer_the_terminal(tmp_path: Path, capsys):
+    events = [
+        Recorded(0, orjson.dumps({"model": "\x1b]0;mine\x07[red]m"}).decode()),
+        Recorded(0, orjson.dumps({"error": "\x1b[2Jgone [bold]"}).decode()),
+    ]
+    write_recording(tmp_path / f"a{SUFFIX}", Recording("ollama", events, note="\x1b[2J"))
+    assert run(["llm", "play", str(tmp_path / f"a{SUFFIX}"), "--speed", "0"]) == 1
+    told = capsys.readouterr().err
+    assert "\x1b" not in told
+    assert "[red]m" in told
+    assert "gone [bold]" in told
 
 
 def test_a_recording_that_is_not_whole_is_told_and_fails(tmp_path: Path, capsys):
