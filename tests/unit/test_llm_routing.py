@@ -176,7 +176,8 @@ def settled(provider, first_ms, *, state="completed", started_us=1_000_000_000, 
     return Attempt(
         tenant="default", stream_id="s", kind="llm", attempt=1, epoch=0, state=state, provider=provider,
         model="m", started_us=started_us, first_content_us=first,
-        last_content_us=first + 1_000_000 if first else 0, ended_us=started_us + 2_000_000, output_tokens=tokens,
+        last_content_us=first + 1_000_000 if first else 0, ended_us=started_us + 2_000_000,
+        output_tokens=tokens,
     )  # fmt: skip
 
 
