@@ -239,7 +239,7 @@ class WorkerSettings(Group):
         "", pattern=r"^[A-Za-z0-9.:_-]*$", description="under which other workers reach it; none = web_host"
     )
     web_port: int = Field(
-        0, ge=0, le=65533, description="first of three ports of the workers' web, one a role; 0 = none"
+        0, ge=0, le=65532, description="first of four ports of the workers' web, one a role; 0 = none"
     )
 
     @field_validator("at_least_once", mode="before")
@@ -364,6 +364,12 @@ class LlmSettings(Group):
     drain_ms: int = Field(20_000, ge=0, le=600_000, description="how long calls may end when it is stopped")
     session_timeout_ms: int = Field(45_000, ge=1_000)
     transaction_timeout_ms: int = Field(15_000, ge=1_000, le=900_000)
+    content_days: int = Field(
+        30,
+        ge=0,
+        le=36_500,
+        description="how long PostgreSQL keeps inputs and outputs, where routes keep any",
+    )
     web_host: str = Field("127.0.0.1", description="address of the worker's web: health and metrics")
     web_port: int = Field(0, ge=0, le=65_535, description="its port; 0 = none")
 

@@ -20,6 +20,7 @@ def worker_options(
 ) -> WorkerOptions:
     """Everything a role is told; raises NoStack if nothing says where Kafka and the registry are."""
     from pipelines.options import WorkerOptions
+    from schemas.topics import DAY_MS
     from state.budget import StateOptions
 
     where = addresses(settings)
@@ -47,6 +48,7 @@ def worker_options(
         identity=worker.identity,
         migrate=migrate,
         abandon_migration=abandon_migration,
+        content_ms=settings.llm.content_days * DAY_MS,
         create_topics=settings.kafka.create_topics,
         register_schemas=settings.registry.register_schemas,
     )

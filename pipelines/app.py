@@ -45,7 +45,7 @@ MADE_WAY, AGAIN = 5, 6
 # A collection of Faust's heap costs more than the work between two of them: see docs/adr/0002.
 _GC_THRESHOLDS = (100_000, 50, 50)
 # CONTRACT.md promises seq without a hole or a double, and windows that add up. The archive has its own fence.
-_EXACTLY_ONCE = ("ingest", "aggregate")
+_EXACTLY_ONCE = ("ingest", "aggregate", "account")
 
 
 def run_role(name: str, options: WorkerOptions, extension: Extension | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Archives stream records and usage windows in PostgreSQL, each once, whoever dies in between.
+"""Archives stream records, windows, attempts and tasks in PostgreSQL, each once, whoever dies in between.
 
 PostgreSQL's own position wins (``connectors/postgres/sink.py``): on assignment the partition is claimed
 and read from there; a batch commits in PostgreSQL first, then in Kafka.
@@ -11,14 +11,16 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import structlog
+
 from connectors.postgres.claim import Batch as Rows
 from connectors.postgres.claim import Refusal
 from connectors.postgres.errors import FenceLost, SinkError, SinkRefused, SinkUnfit, WentBack
 from connectors.postgres.options import PostgresOptions
-from connectors.postgres.sink import ArchiveSink
+from connectors.postgres.sink import CONTENTS_MAX, ArchiveSink
 from connectors.threads import DaemonExecutor
 from pipelines.errors import OptionsRefused, PartitionReleased, WorkerStopped
-from schemas.topics import RECORDS, USAGE_WINDOWS
+from schemas.topics import LLM_ATTEMPTS, LLM_TASKS, LLM_WINDOWS, RECORDS, USAGE_WINDOWS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,11 +31,17 @@ if TYPE_CHECKING:
     from pipelines.role import RoleApp
     from pipelines.tools import Tools
     from schemas.record import Record
+    from schemas.topics import TopicSpec
 
+
+log = structlog.get_logger(__name__)
 
 _REFUSED = SinkRefused.__name__
 # A rebalance settles whose a partition is within seconds, max.poll.interval.ms at worst; later nobody will.
 _FENCED_S_MAX = 120.0
+_RETENTION_S = 60.0
+_FORGOTTEN_AT_ONCE_MAX = 20
+"""Statements of one round: 10,000 attempts a minute, far above what is made; batches go between two."""
 
 
 @dataclass(slots=True)
@@ -98,6 +106,20 @@ class Archive:
             batch.scope.dead_letter(record, cause, detail)
             batch.scope.count("dead_letter")
         batch.scope.count("archived", len(batch.items) - len(letters))
+
+    async def forget_contents(self, older_than_ms: int) -> None:
+        """Delete inputs and outputs that are too old, a bounded number; what cannot be done now is later."""
+        loop = asyncio.get_running_loop()
+        for _ in range(_FORGOTTEN_AT_ONCE_MAX):
+            try:
+                forgotten = await loop.run_in_executor(
+                    self._thread, self._sink.forget_contents, older_than_ms
+                )
+            except SinkError as error:
+                log.warning("old inputs and outputs are not deleted yet", cause=str(error))
+                return
+            if forgotten < CONTENTS_MAX:
+                return
 
     def _store(self, batch: Batch, table: str, settled: int) -> list[tuple[Record, str, str]]:
         held = self._held.get((batch.topic, batch.partition))
@@ -176,14 +198,12 @@ def _rows(
     refused: Sequence[Refusal],
     settled: int,
 ) -> Rows:
-    values = [value for _record, value in rows]
-    if table == "streams":
-        return Rows(next_offset, streams=values, refused=refused, settled=settled)
-    return Rows(next_offset, usage_windows=values, refused=refused, settled=settled)
+    values: Any = {table: [value for _record, value in rows]}
+    return Rows(next_offset, refused=refused, settled=settled, **values)
 
 
 def register(app: RoleApp, tools: Tools, options: WorkerOptions) -> None:
-    """Add the two agents to the role's app: one for stream records, one for usage windows."""
+    """Add the agents to the role's app, one a table, and what deletes contents that are too old."""
     if options.postgres_dsn is None:
         raise OptionsRefused(
             "role archive needs PostgreSQL", remedy="Set SLUICEGATE_POSTGRES__DSN, or run `sluicegate up`."
@@ -192,22 +212,27 @@ def register(app: RoleApp, tools: Tools, options: WorkerOptions) -> None:
     # One position a deployment: the prefix keeps two of them on one database apart.
     archive = Archive(PostgresOptions(options.postgres_dsn, sink=f"{prefix}archive"))
 
-    def source(spec: Any, agent: str) -> Any:
-        return app.source(
+    def agent(spec: TopicSpec, name: str, table: str) -> None:
+        source = app.source(
             spec,
-            agent=agent,
+            agent=name,
             decode=tools.decoder(spec.subject),
             on_assigned=archive.assigned,
             on_revoked=lambda partition: archive.revoked(spec.named(prefix), partition),
             sink="PostgreSQL",
         )
 
-    @app.agent(source(RECORDS, "archive_streams"))
-    async def archive_streams(stream: Stream) -> None:
-        async for batch in stream.batches():
-            await archive.handle(batch, "streams")
+        @app.agent(source, name=name)
+        async def archiving(stream: Stream) -> None:
+            async for batch in stream.batches():
+                await archive.handle(batch, table)
 
-    @app.agent(source(USAGE_WINDOWS, "archive_usage"))
-    async def archive_usage(stream: Stream) -> None:
-        async for batch in stream.batches():
-            await archive.handle(batch, "usage_windows")
+    agent(RECORDS, "archive_streams", "streams")
+    agent(USAGE_WINDOWS, "archive_usage", "usage_windows")
+    agent(LLM_ATTEMPTS, "archive_attempts", "llm_attempts")
+    agent(LLM_WINDOWS, "archive_llm_windows", "llm_windows")
+    agent(LLM_TASKS, "archive_tasks", "llm_tasks")
+
+    @app.timer(_RETENTION_S)
+    async def retention() -> None:
+        await archive.forget_contents(options.content_ms)

@@ -147,7 +147,7 @@ class Sums:
         """Return the stored form."""
         numbers = [getattr(self, name) for name in self._numbers()]
         head = _layout(len(numbers)).pack(_VERSION, self.final, *numbers)
-        return b"".join((head, *(_pack_counts(getattr(self, name)) for name in self.MAPS)))
+        return b"".join((head, *(pack_counts(getattr(self, name)) for name in self.MAPS)))
 
     @classmethod
     def read(cls, data: bytes) -> Self:
@@ -161,7 +161,7 @@ class Sums:
         figures.final = bool(final)
         at = layout.size
         for name in cls.MAPS:
-            counts, at = _unpack_counts(data, at)
+            counts, at = unpack_counts(data, at)
             setattr(figures, name, counts)
         if at != len(data):
             raise CorruptValue(f"{cls.__name__} of {len(data)} bytes ends at byte {at}")
@@ -223,12 +223,14 @@ def _layout(numbers: int) -> struct.Struct:
     return struct.Struct(f">BB{numbers}q")
 
 
-def _pack_counts(counts: Mapping[str, int]) -> bytes:
+def pack_counts(counts: Mapping[str, int]) -> bytes:
+    """Return the stored form of counts by name."""
     pairs = (pack_texts(name) + _COUNT.pack(count) for name, count in sorted(counts.items()))
     return b"".join((_COUNTED.pack(len(counts)), *pairs))
 
 
-def _unpack_counts(data: bytes, at: int) -> tuple[dict[str, int], int]:
+def unpack_counts(data: bytes, at: int) -> tuple[dict[str, int], int]:
+    """Return the counts at byte ``at`` and where the next value begins, or raise CorruptValue."""
     counts: dict[str, int] = {}
     try:
         (count,) = _COUNTED.unpack_from(data, at)

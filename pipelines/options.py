@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from schemas.topics import DAY_MS
 from state.budget import StateOptions
 
 if TYPE_CHECKING:
@@ -44,5 +45,7 @@ class WorkerOptions:
     """Name of the migration of state to apply before the role runs; empty = none."""
     abandon_migration: bool = False
     """Give up one that is under way: the state as it was before it holds."""
+    content_ms: int = 30 * DAY_MS
+    """How long the archive keeps what was sent to and came from language models."""
     create_topics: bool = True
     register_schemas: bool = True

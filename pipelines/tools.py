@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Final
+
+import pyarrow.compute as pc
 
 from connectors.kafka.columns import Columns, columns_of
 from pipelines.decoding import RowDecoder
@@ -21,6 +24,8 @@ from state.effects import Append
 from state.store import RECORD_OVERHEAD_BYTES
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from connectors.kafka.chunk import Chunker
     from schemas.kinds import KindTable
     from schemas.payloads import PayloadCodec
@@ -70,17 +75,15 @@ class Tools:
             RegistryUnavailable: a schema must be fetched and cannot; nothing is said about the records.
         """
         decoded = self._events(records)
-        for schema_id in {item.payload_schema for item in decoded if isinstance(item, Event)}:
-            self._fetch_payload_schema(schema_id)
+        self._fetch_payload_schemas({item.payload_schema for item in decoded if isinstance(item, Event)})
         return decoded
 
-    def _fetch_payload_schema(self, schema_id: int) -> None:
-        if not 1 <= schema_id <= INT_MAX:  # a tick's, or one that the gate refuses
-            return
-        try:
-            self.payloads.subject_of(schema_id)
-        except (ContractError, WireError):
-            return  # what is wrong with it is the agent's to say, of each record
+    def _fetch_payload_schemas(self, schema_ids: Iterable[int]) -> None:
+        for schema_id in schema_ids:
+            if not 1 <= schema_id <= INT_MAX:  # a tick's, or one that the gate refuses
+                continue
+            with suppress(ContractError, WireError):  # what is wrong with it is the agent's to say
+                self.payloads.subject_of(schema_id)
 
     def decoder(self, subject: str) -> Decode:
         """Return a decoder of ``subject`` to dicts (None = a tombstone), errors among them as above."""
@@ -89,12 +92,21 @@ class Tools:
     def columns(self, subject: str = EVENT) -> Chunker:
         """Return what gives a batch agent the records of a flat ``subject`` as Arrow columns.
 
+        Of events the schemas of their payloads are fetched as well, as by ``decode_events``.
+
         Raises:
             ValueError: the subject has fields that are no plain columns.
             UnknownType: there is no schema to read it as.
         """
         reader = BatchReader(self.codec, subject)
-        return columns_of(lambda values: Columns(*reader.sort_out(values)))
+
+        def decode(values: Sequence[bytes | None]) -> Columns:
+            found = Columns(*reader.sort_out(values))
+            if subject == EVENT:
+                self._fetch_payload_schemas(pc.unique(found.batch["payload_schema"]).to_pylist())
+            return found
+
+        return columns_of(decode)
 
     def dead_letters(self) -> DeadLetterMaker:
         """Return the maker of dead letters."""

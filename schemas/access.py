@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from schemas.topics import (
     ACCOUNT_ATTEMPTS_CHANGELOG,
+    ACCOUNT_STREAMS_CHANGELOG,
+    ACCOUNT_TASKS_CHANGELOG,
     ACCOUNT_WINDOWS_CHANGELOG,
     AGGREGATE_PARTIALS_CHANGELOG,
     AGGREGATE_WINDOWS_CHANGELOG,
@@ -31,6 +33,8 @@ from schemas.topics import (
     LLM_RAW,
     LLM_REQUESTS,
     LLM_ROUTES,
+    LLM_TASK_PARTS,
+    LLM_TASKS,
     LLM_WINDOWS,
     OUTPUT,
     PRESSURE,
@@ -91,11 +95,18 @@ ROLES: Final[Mapping[str, Access]] = {
         writes=(OUTPUT, USAGE_PARTIALS, USAGE_WINDOWS, DEAD_LETTERS, LATE_EVENTS),  # the output: ticks
         changelogs=(AGGREGATE_PARTIALS_CHANGELOG, AGGREGATE_WINDOWS_CHANGELOG),
     ),
-    "archive": Access(reads=(RECORDS, USAGE_WINDOWS), writes=(DEAD_LETTERS,)),
+    "archive": Access(
+        reads=(RECORDS, USAGE_WINDOWS, LLM_ATTEMPTS, LLM_WINDOWS, LLM_TASKS), writes=(DEAD_LETTERS,)
+    ),
     "account": Access(
-        reads=(LLM_ATTEMPTS, LLM_PARTIALS),
-        writes=(LLM_PARTIALS, LLM_WINDOWS, DEAD_LETTERS, LATE_EVENTS),
-        changelogs=(ACCOUNT_ATTEMPTS_CHANGELOG, ACCOUNT_WINDOWS_CHANGELOG),
+        reads=(LLM_ATTEMPTS, LLM_PARTIALS, OUTPUT, LLM_TASK_PARTS),
+        writes=(LLM_PARTIALS, LLM_WINDOWS, LLM_TASK_PARTS, LLM_TASKS, DEAD_LETTERS, LATE_EVENTS),
+        changelogs=(
+            ACCOUNT_ATTEMPTS_CHANGELOG,
+            ACCOUNT_WINDOWS_CHANGELOG,
+            ACCOUNT_STREAMS_CHANGELOG,
+            ACCOUNT_TASKS_CHANGELOG,
+        ),
     ),
 }
 OF_EVERY_ROLE: Final = Access(reads=(CONTROLS, DEPLOYED), writes=(DEPLOYED,))

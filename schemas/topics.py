@@ -273,6 +273,24 @@ LLM_WINDOWS: Final = TopicSpec(
     cleanup="compact,delete",
     doc="Windows of attempts over all partitions: the latest revision of each.",
 )
+LLM_TASK_PARTS: Final = TopicSpec(
+    name="llm.task.parts.v1",
+    key="tenant/task_id",
+    subject="sluicegate.LlmTaskPart",
+    partitions=STREAM_PARTITIONS,
+    retention_ms=DAY_MS,  # read within seconds; a day is the longest outage that the join may have
+    cleanup="delete",
+    doc="What tasks' costs are made of, brought to the partition of the task.",
+)
+LLM_TASKS: Final = TopicSpec(
+    name="llm.tasks.v1",
+    key="tenant/task_id/begun_us",
+    subject="sluicegate.LlmTask",
+    partitions=STREAM_PARTITIONS,
+    retention_ms=90 * DAY_MS,  # as the ledger
+    cleanup="compact,delete",
+    doc="What each task cost: the latest revision of each.",
+)
 INGEST_STREAMS_CHANGELOG: Final = TopicSpec(
     name="ingest.streams.changelog.v1",
     key="state key",
@@ -319,6 +337,24 @@ ACCOUNT_WINDOWS_CHANGELOG: Final = TopicSpec(
     cleanup="compact",
     doc="State of the second stage of the ledger's windows.",
 )
+ACCOUNT_STREAMS_CHANGELOG: Final = TopicSpec(
+    name="account.streams.changelog.v1",
+    key="state key",
+    subject="",
+    partitions=STREAM_PARTITIONS,
+    retention_ms=-1,
+    cleanup="compact",
+    doc="State of what finds parts of tasks in the output: the tasks of open streams.",
+)
+ACCOUNT_TASKS_CHANGELOG: Final = TopicSpec(
+    name="account.tasks.changelog.v1",
+    key="state key",
+    subject="",
+    partitions=STREAM_PARTITIONS,
+    retention_ms=-1,
+    cleanup="compact",
+    doc="State of what adds up tasks: tasks and their parts.",
+)
 
 TOPICS: Final[tuple[TopicSpec, ...]] = (
     INPUT,
@@ -345,15 +381,19 @@ TOPICS: Final[tuple[TopicSpec, ...]] = (
     LLM_PROMPTS,
     LLM_PARTIALS,
     LLM_WINDOWS,
+    LLM_TASK_PARTS,
+    LLM_TASKS,
     INGEST_STREAMS_CHANGELOG,
     AGGREGATE_PARTIALS_CHANGELOG,
     AGGREGATE_WINDOWS_CHANGELOG,
     ACCOUNT_ATTEMPTS_CHANGELOG,
     ACCOUNT_WINDOWS_CHANGELOG,
+    ACCOUNT_STREAMS_CHANGELOG,
+    ACCOUNT_TASKS_CHANGELOG,
 )
 
-TAKES_AGAIN: Final = frozenset({INPUT, USAGE_PARTIALS, LLM_PARTIALS})
-"""Topics of the table that a record may be handed in to once more: it is judged anew, or it is superseded.
+TAKES_AGAIN: Final = frozenset({INPUT, USAGE_PARTIALS, LLM_PARTIALS, LLM_TASK_PARTS})
+"""Topics of the table that a record may be handed in to once more: it is judged anew, superseded or known.
 Every other one has a single writer, and readers for whom the record would take place twice."""
 
 _VERSION = re.compile(r"\.v([1-9][0-9]{0,3})$")

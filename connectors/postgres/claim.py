@@ -46,10 +46,21 @@ class Batch:
     """`sluicegate.StreamRecord`"""
     usage_windows: Sequence[Mapping[str, object]] = ()
     """`sluicegate.UsageWindow`"""
+    llm_attempts: Sequence[Mapping[str, object]] = ()
+    """`sluicegate.LlmAttempt`"""
+    llm_windows: Sequence[Mapping[str, object]] = ()
+    """`sluicegate.LlmWindow`"""
+    llm_tasks: Sequence[Mapping[str, object]] = ()
+    """`sluicegate.LlmTask`"""
     refused: Sequence[Refusal] = ()
     """Kept with the position: a dead letter whose Kafka transaction failed afterwards can be made again."""
     settled: int = 0
     """Kafka has committed all below this offset: refusals there are not asked for any more, and deleted."""
+
+    def rows(self, table: str) -> Sequence[Mapping[str, object]]:
+        """Return the rows of a table."""
+        rows: Sequence[Mapping[str, object]] = getattr(self, table)
+        return rows
 
 
 @dataclass(slots=True)

@@ -87,12 +87,12 @@ def key_of(table: Table, row: Row) -> str:
 def _newest(table: Table, rows: Iterable[tuple[int, Row]]) -> list[tuple[int, Row]]:
     newest: dict[tuple[object, ...], tuple[int, int, Row]] = {}
     for at, row in rows:
-        for name in (*table.key, "revision"):
+        for name in (*table.key, table.revision):
             if not _fits(table.columns[name], row[name]):
                 raise SinkRefused(
                     table.name, name, at, key_of(table, row), f"{type(row[name]).__name__} does not fit"
                 )
-        key, revision = tuple(row[name] for name in table.key), row["revision"]
+        key, revision = tuple(row[name] for name in table.key), row[table.revision]
         assert isinstance(revision, int)
         held = newest.get(key)
         if held is None or held[0] < revision:
@@ -137,7 +137,7 @@ def _fits(kind: ColumnType, value: object) -> bool:
             return type(value) is int and -_BIGINT_MAX - 1 <= value <= _BIGINT_MAX
         case "boolean":
             return isinstance(value, bool)
-        case "text":
+        case "text" | "text?":
             return isinstance(value, str)
         case "jsonb":
             return isinstance(value, Mapping)

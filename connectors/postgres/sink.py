@@ -34,16 +34,19 @@ from connectors.postgres.errors import (
     WentBack,
 )
 from connectors.postgres.migrate import migrate
-from connectors.postgres.tables import STREAMS, TABLES, USAGE_WINDOWS, Table
+from connectors.postgres.tables import TABLES, Table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from connectors.postgres.options import PostgresOptions
 
+CONTENTS_MAX = 500
+"""Attempts whose contents one statement deletes: of 1 MiB each, well within a statement's time."""
+
 
 class ArchiveSink:
-    """Writes stream records and usage windows; used by one thread at a time, every wait bounded."""
+    """Writes stream records, windows and attempts; used by one thread at a time, every wait bounded."""
 
     def __init__(self, options: PostgresOptions) -> None:
         self.options = options
@@ -57,6 +60,7 @@ class ArchiveSink:
         self._settle_sql = sql.SQL(statements.SETTLE).format(schema=schema)
         self._refuse_sql = sql.SQL(statements.REFUSE).format(schema=schema)
         self._refused_sql = sql.SQL(statements.REFUSED).format(schema=schema)
+        self._forget_sql = sql.SQL(statements.FORGET_CONTENTS).format(schema=schema)
         self._upserts = {table.name: table.upsert(options.schema) for table in TABLES}
 
     def open(self) -> None:
@@ -146,11 +150,7 @@ class ArchiveSink:
         """
         if batch.next <= claim.next:
             raise ValueError(f"a batch must move its partition on: next={batch.next}, held {claim.next}")
-        prepared = [
-            (table, prepare(table, rows))
-            for table, rows in ((STREAMS, batch.streams), (USAGE_WINDOWS, batch.usage_windows))
-            if rows
-        ]
+        prepared = [(table, prepare(table, given)) for table in TABLES if (given := batch.rows(table.name))]
         connection = self._connected(claim)
         stored = 0
         try:
@@ -166,7 +166,7 @@ class ArchiveSink:
             raise
         self._commit(connection)
         self.counts.batches += 1
-        self.counts.rows_given += len(batch.streams) + len(batch.usage_windows)
+        self.counts.rows_given += sum(len(batch.rows(table.name)) for table, _ in prepared)
         self.counts.rows_stored += stored
         self.counts.characters_replaced += sum(rows.characters_replaced for _, rows in prepared)
         return replace(claim, next=batch.next)
@@ -197,6 +197,20 @@ class ArchiveSink:
         except psycopg.Error as error:
             raise self._explained(connection, "read what was refused", error) from error
         return [Refusal(offset, problem) for offset, problem in rows]
+
+    def forget_contents(self, older_than_ms: int) -> int:
+        """Delete inputs and outputs of old attempts, `CONTENTS_MAX` at most; return of how many.
+
+        Their age is by PostgreSQL's clock; the attempts themselves stand. Several workers may do it at once:
+        each takes others. Raises SinkUnavailable, SinkTimeout, SinkUnfit.
+        """
+        if self._connection is None:
+            self.open()
+        connection = self._connected()
+        try:
+            return connection.execute(self._forget_sql, (older_than_ms * 1_000, CONTENTS_MAX)).rowcount
+        except psycopg.Error as error:
+            raise self._explained(connection, "delete old inputs and outputs", error) from error
 
     def _note_refused(self, connection: BoundedConnection, claim: Claim, batch: Batch) -> None:
         place = (self.options.sink, claim.topic_id, claim.partition)

@@ -25,6 +25,16 @@ SETTLE = """
 DELETE FROM {schema}.refusals
 WHERE sink = %s AND topic_id = %s AND partition = %s AND record_offset < %s
 """
+FORGET_CONTENTS = """
+UPDATE {schema}.llm_attempts AS kept SET input_json = NULL, output_json = NULL
+FROM (
+    SELECT tenant, stream_id, attempt FROM {schema}.llm_attempts
+    WHERE (input_json IS NOT NULL OR output_json IS NOT NULL)
+        AND started_us < (extract(epoch FROM clock_timestamp()) * 1000000)::bigint - %s
+    ORDER BY started_us LIMIT %s FOR UPDATE SKIP LOCKED
+) AS old
+WHERE (kept.tenant, kept.stream_id, kept.attempt) = (old.tenant, old.stream_id, old.attempt)
+"""
 REFUSED = """
 SELECT record_offset, problem FROM {schema}.refusals
 WHERE sink = %s AND topic_id = %s AND partition = %s AND record_offset >= %s AND record_offset < %s

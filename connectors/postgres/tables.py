@@ -11,7 +11,7 @@ from psycopg import sql
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-ColumnType = Literal["text", "bigint", "bigint?", "boolean", "jsonb", "text[]"]
+ColumnType = Literal["text", "text?", "bigint", "bigint?", "boolean", "jsonb", "text[]"]
 """PostgreSQL's type; `?` = may be NULL."""
 
 
@@ -24,6 +24,8 @@ class Table:
     """Avro record that a row comes from; its fields are the columns (a unit test compares them)."""
     key: tuple[str, ...]
     columns: Mapping[str, ColumnType]
+    revision: str = "revision"
+    """Column by which of two rows of a key the newer is known."""
 
     def upsert(self, schema: str) -> sql.Composed:
         """One statement, one parameter: a JSON array of rows; one without a higher revision changes nothing.
@@ -47,8 +49,9 @@ class Table:
             "INSERT INTO {schema}.{table} AS kept ({names}) "
             "SELECT {names} FROM json_to_recordset(%s::json) AS given ({types}) "
             "ON CONFLICT ({key}) DO UPDATE SET {changes}, archived = clock_timestamp() "
-            "WHERE kept.revision < EXCLUDED.revision"
+            "WHERE kept.{revision} < EXCLUDED.{revision}"
         ).format(
+            revision=sql.Identifier(self.revision),
             schema=sql.Identifier(schema),
             table=sql.Identifier(self.name),
             names=names,
@@ -116,4 +119,147 @@ USAGE_WINDOWS = Table(
     ),
 )
 
-TABLES = (STREAMS, USAGE_WINDOWS)
+LLM_ATTEMPTS = Table(
+    name="llm_attempts",
+    record="sluicegate.LlmAttempt",
+    key=("tenant", "stream_id", "attempt"),
+    columns=MappingProxyType(
+        {
+            "tenant": "text",
+            "stream_id": "text",
+            "kind": "text",
+            "attempt": "bigint",
+            "epoch": "bigint",
+            "state": "text",
+            "request_id": "text",
+            "task_id": "text",
+            "upstream": "text",
+            "provider": "text",
+            "model": "text",
+            "model_answered": "text",
+            "route": "text",
+            "route_version": "bigint",
+            "prompt": "text",
+            "prompt_version": "bigint",
+            "why": "text",
+            "started_us": "bigint",
+            "connected_us": "bigint",
+            "first_content_us": "bigint",
+            "last_content_us": "bigint",
+            "ended_us": "bigint",
+            "http_status": "bigint",
+            "provider_request_id": "text",
+            "finish": "text",
+            "finish_raw": "text",
+            "error_class": "text",
+            "error_raw": "text",
+            "retry_after_ms": "bigint",
+            "input_tokens": "bigint?",
+            "cached_input_tokens": "bigint?",
+            "cache_write_tokens": "bigint?",
+            "output_tokens": "bigint?",
+            "reasoning_tokens": "bigint?",
+            "usage_source": "text",
+            "cost_nanos": "bigint?",
+            "cost_source": "text",
+            "price_version": "text",
+            "reserved_tokens": "bigint",
+            "reserved_nanos": "bigint",
+            "contents": "bigint",
+            "characters": "bigint",
+            "chunks": "bigint",
+            "input_json": "text?",
+            "output_json": "text?",
+            "gate": "text",
+            "end_reason": "text",
+            "worker": "text",
+            "request_partition": "bigint",
+            "request_offset": "bigint",
+        }
+    ),
+    revision="ended_us",  # 0 until it is settled; settled again, it ended later
+)
+
+LLM_WINDOWS = Table(
+    name="llm_windows",
+    record="sluicegate.LlmWindow",
+    key=("window_start_us", "window_ms", "tenant", "kind", "provider", "model", "prompt", "prompt_version"),
+    columns=MappingProxyType(
+        {
+            "window_start_us": "bigint",
+            "window_ms": "bigint",
+            "tenant": "text",
+            "kind": "text",
+            "provider": "text",
+            "model": "text",
+            "prompt": "text",
+            "prompt_version": "bigint",
+            "calls": "bigint",
+            "completed": "bigint",
+            "failed": "bigint",
+            "cancelled": "bigint",
+            "abandoned": "bigint",
+            "refused": "bigint",
+            "retries": "bigint",
+            "fallbacks": "bigint",
+            "restarts": "bigint",
+            "input_tokens": "bigint",
+            "cached_input_tokens": "bigint",
+            "cache_write_tokens": "bigint",
+            "output_tokens": "bigint",
+            "reasoning_tokens": "bigint",
+            "tokens_estimated": "bigint",
+            "tokens_unknown": "bigint",
+            "known_nanos": "bigint",
+            "estimated_nanos": "bigint",
+            "cost_unknown": "bigint",
+            "first_contents": "bigint",
+            "first_content_ms_sum": "bigint",
+            "stream_ms_sum": "bigint",
+            "stream_tokens": "bigint",
+            "duration_ms_sum": "bigint",
+            "first_content_ms_max": "bigint",
+            "duration_ms_max": "bigint",
+            "errors": "jsonb",
+            "first_content_ms": "jsonb",
+            "final": "boolean",
+            "revision": "bigint",
+        }
+    ),
+)
+
+LLM_TASKS = Table(
+    name="llm_tasks",
+    record="sluicegate.LlmTask",
+    key=("tenant", "task_id", "begun_us"),
+    columns=MappingProxyType(
+        {
+            "tenant": "text",
+            "task_id": "text",
+            "begun_us": "bigint",
+            "state": "text",
+            "end_reason": "text",
+            "started_us": "bigint",
+            "ended_us": "bigint",
+            "last_us": "bigint",
+            "attempts": "bigint",
+            "failed_attempts": "bigint",
+            "running": "bigint",
+            "other_calls": "bigint",
+            "other_errors": "bigint",
+            "known_nanos": "bigint",
+            "estimated_nanos": "bigint",
+            "cost_unknown": "bigint",
+            "input_tokens": "bigint",
+            "output_tokens": "bigint",
+            "tokens_unknown": "bigint",
+            "calls_by_upstream": "jsonb",
+            "known_by_upstream": "jsonb",
+            "estimated_by_upstream": "jsonb",
+            "unknown_by_upstream": "jsonb",
+            "revision": "bigint",
+        }
+    ),
+)
+
+TABLES = (STREAMS, USAGE_WINDOWS, LLM_ATTEMPTS, LLM_WINDOWS, LLM_TASKS)

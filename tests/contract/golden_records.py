@@ -97,6 +97,21 @@ RECORDS: Final[dict[str, dict[str, Any]]] = {
     "sluicegate.UsageWindow": {**_USAGE, "final": True, "revision": 4},
     "sluicegate.LlmPartial": {**_LLM_WINDOW, "source_partition": 2, "final": True, "revision": 4},
     "sluicegate.LlmWindow": {**_LLM_WINDOW, "final": True, "revision": 4},
+    "sluicegate.LlmTaskPart": {
+        "tenant": "acme", "task_id": "task-é", "part": "attempt:answer-7/2", "rank": 1, "upstream": "model",
+        "end_reason": "completed", "attempts": 1, "failed_attempts": 2, "running": 3, "other_calls": 4,
+        "other_errors": 5, "known_nanos": 2**33, "estimated_nanos": 6, "cost_unknown": 7, "input_tokens": 8,
+        "output_tokens": 9, "tokens_unknown": 10, "started_us": _US, "time_us": _US + 1,
+    },
+    "sluicegate.LlmTask": {
+        "tenant": "acme", "task_id": "task-é", "begun_us": _US, "state": "completed",
+        "end_reason": "completed", "started_us": _US + 1, "ended_us": _US + 2, "last_us": _US + 3,
+        "attempts": 3, "failed_attempts": 2, "running": 1, "other_calls": 4, "other_errors": 5,
+        "known_nanos": 2**33, "estimated_nanos": 6, "cost_unknown": 7, "input_tokens": 8, "output_tokens": 9,
+        "tokens_unknown": 10, "calls_by_upstream": {"model": 3, "retrieval": 4},
+        "known_by_upstream": {"model": 2**33}, "estimated_by_upstream": {"retrieval": 6},
+        "unknown_by_upstream": {"retrieval": 7}, "revision": 12,
+    },
     "sluicegate.LlmRequest": {
         "tenant": "acme", "stream_id": "answer-7", "kind": "kind-1", "request_id": "request_id-1",
         "task_id": "task_id-1", "traceparent": "traceparent-1", "source": "source-é", "time_us": _US,

@@ -175,7 +175,9 @@ class LlmWorld:
         """What clients are shown of streams, once each has ended: real ``ingest`` over what was written."""
 
         def all_ended(found) -> bool:
-            ends = {message.key() for message in found if self.wire.decode_event(message.value()).type == "end"}
+            ends = {
+                message.key() for message in found if self.wire.decode_event(message.value()).type == "end"
+            }
             return ends >= {stream_key("default", each) for each in stream_ids}
 
         found = read_committed(self.kafka, INPUT, all_ended, deadline_s=deadline_s, quiet_s=0.3)
@@ -184,9 +186,7 @@ class LlmWorld:
         for number in range(INPUT.partitions):
             partition = Partition(number)
             records = [
-                Record(
-                    INPUT.name, number, m.offset(), m.timestamp()[1] * 1_000, m.key(), m.value()
-                )
+                Record(INPUT.name, number, m.offset(), m.timestamp()[1] * 1_000, m.key(), m.value())
                 for m in found
                 if m.partition() == number
             ]

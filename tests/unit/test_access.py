@@ -33,8 +33,11 @@ class Recorder:
         self.changelogs |= {changelog} - {None}
         self.ticked |= {spec} if open_deadline is not None else set()
 
-    def agent(self, _source):
+    def agent(self, _source, **_rest):
         return lambda agent: agent
+
+    def timer(self, _interval_s):
+        return lambda timer: timer
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -42,7 +45,12 @@ def test_the_table_reads_what_the_agents_of_a_role_read(role):
     assert ROLES.keys() == AGENTS.keys()
     app = Recorder()
     tools = SimpleNamespace(
-        kinds=None, codec=None, payloads=None, decode_events=None, decoder=lambda _subject: None
+        kinds=None,
+        codec=None,
+        payloads=None,
+        decode_events=None,
+        decoder=lambda _subject: None,
+        columns=lambda: None,
     )
     options = SimpleNamespace(postgres_dsn="postgresql://", kafka=SimpleNamespace(topic_prefix=""))
     for register in AGENTS[role]:

@@ -54,7 +54,7 @@ def test_columns_are_the_fields_of_the_record(table):
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
 def test_key_and_revision_are_columns(table):
-    assert {*table.key, "revision"} <= table.columns.keys()
+    assert {*table.key, table.revision} <= table.columns.keys()
 
 
 def test_every_migration_says_which_code_may_live_with_it():
