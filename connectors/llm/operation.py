@@ -18,11 +18,12 @@ import structlog
 from connectors.llm.attempt import Attempt as Run
 from connectors.llm.committer import Row
 from connectors.llm.errors import LlmError
+from connectors.llm.fallback import can_be_continued, continued
 from connectors.llm.kept import kept_input, kept_output
 from connectors.llm.ledger import RAW_MAX, Attempt
 from connectors.llm.plan import Next, Stop, Tried
 from connectors.llm.raw import RawKeeper
-from connectors.llm.shown import Shown
+from connectors.llm.shown import KEPT_MAX, Shown
 from schemas.topics import INPUT, LLM_ATTEMPTS
 
 if TYPE_CHECKING:
@@ -116,6 +117,8 @@ class Operation:
         self._tried: list[Tried] = []
         self._number = 1
         self._shown_anything = False
+        self._answer = ""
+        """Text that clients have of attempts which are gone on with; kept where the plan may continue it."""
 
     def cancel(self) -> None:
         """Stop the provider, keep what there is, and end as ``cancelled``."""
@@ -157,13 +160,23 @@ class Operation:
 
     # -- attempts -----------------------------------------------------------------------------------------
 
-    async def _attempts(self, request: Request) -> None:
+    async def _planned(self, request: Request) -> Plan | None:
+        """Say what is to be done; None = it was refused, and is over."""
         try:
             plan = self._tools.desk.plan(request)
         except LlmError as refused:
             await self._refuse("upstream_error", str(refused))
+            return None
+        if self._known is None and self._age_ms() > plan.queue_ms:
+            await self._refuse("timed_out", f"it waited longer than the {plan.queue_ms} ms of its route")
+            return None
+        return plan
+
+    async def _attempts(self, request: Request) -> None:
+        plan = await self._planned(request)
+        if plan is None:
             return
-        call, row = plan.call, None
+        row = None
         while True:
             step = self._tools.desk.decide(plan, self._tried, self._left_ms(plan))
             if isinstance(step, Stop):
@@ -178,6 +191,8 @@ class Operation:
                 return
             if row is not None:
                 self._pending.append(row)
+            if step.why == "continue" and not self._can_continue():
+                step = replace(step, why="restart")
             row = self._row(plan, step.choice, step.why, "started")
             try:
                 self._tools.desk.reserve(plan, row)
@@ -185,7 +200,8 @@ class Operation:
                 row.state, row.error_class, row.ended_us = "refused", "spend_limited", row.started_us
                 await self._end(row, "upstream_error", str(refused))
                 return
-            shown = await self._attempt(plan, step, row, call)
+            shown = await self._attempt(plan, step, row)
+            self._answer += shown.text
             outcome = shown.outcome
             if outcome.error_class is None:
                 await self._end(row, "completed", _finish_message(outcome))
@@ -204,12 +220,16 @@ class Operation:
                 )
             )
 
-    async def _attempt(self, plan: Plan, step: Next, row: Attempt, call: Any) -> Shown:
+    def _can_continue(self) -> bool:
+        return len(self._answer) < KEPT_MAX and can_be_continued(self._answer)
+
+    async def _attempt(self, plan: Plan, step: Next, row: Attempt) -> Shown:
         """Put it on record, make the call, settle it."""
         choice = step.choice
+        call = continued(plan.call, self._answer) if step.why == "continue" else plan.call
         if self._shown_anything and step.why not in ("continue", "resume"):
             self._emitter.reset(f"attempt {row.attempt}: {step.why}", self._emitter.epoch + 1)
-            self._shown_anything = False
+            self._shown_anything, self._answer = False, ""
         row.epoch = self._emitter.epoch
         self._emitter.begin(row)
         row.input_json = kept_input(call, plan.keep_input)

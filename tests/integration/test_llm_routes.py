@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from contextlib import closing
 
 import pytest
@@ -103,3 +104,48 @@ def test_a_worker_goes_by_what_is_written_and_a_spent_budget_outlives_it(world, 
         (refused,) = world.attempts("d-1")
         assert (refused.state, refused.cost_nanos) == ("refused", None)
     assert versions.prompts().get("tutor", PromptVersions()).labels == {"production": [{1: 100}]}
+
+
+def cut_then_whole(mode, **more):
+    """A route whose first candidate breaks off after some content, for good."""
+    first = {"target": "here", "model": "words?tokens=20&fault=cut&after=6&tag=cut", "retries": 0, **more}
+    second = {"target": "here", "model": "words?tokens=12&seed=2&tag=whole", **more}
+    return json.dumps({"candidates": [first, second], "after_content": mode})
+
+
+def test_after_content_each_mode_does_what_it_says(world, versions):
+    for mode in ("surface", "restart", "continue"):
+        versions.add_route(mode, cut_then_whole(mode, can_continue=mode == "continue"), "a mode", 0)
+    hurried = json.dumps({"candidates": [{"target": "here", "model": "words"}], "queue_ms": 100})
+    versions.add_route("hurried", hurried, "no patience", 0)
+    with LoopbackThread() as loopback:
+        world.worker({"here": {"shape": "openai-chat", "base_url": loopback.base_url("openai-chat")}})
+        for mode in ("surface", "restart", "continue"):
+            world.ask(mode, route=mode)
+        world.ask("late", route="hurried", time_us=time.time_ns() // 1_000 - 5_000_000)
+        surface, restart, going_on, late = world.answers("surface", "restart", "continue", "late")
+
+        assert (surface.end, bool(surface.text)) == ("upstream_error", True)
+        assert "this route ends there" in surface.of("end")[0]["message"]
+        assert [row.error_class for row in world.attempts("surface")] == ["truncated"]
+
+        assert (restart.end, len(restart.of("reset"))) == ("completed", 1)
+        cut, whole = world.attempts("restart")
+        assert (whole.why, len(restart.text)) == ("restart", whole.characters)
+
+        # The second provider was given what clients had, and went on behind it
+        assert (going_on.end, going_on.of("reset")) == ("completed", [])
+        cut, whole = world.attempts("continue")
+        assert (whole.why, whole.epoch) == ("continue", cut.epoch)
+        assert len(going_on.text) == cut.characters + whole.characters
+        (last,) = [
+            message
+            for seen in loopback.seen
+            if "tag=whole" in seen.model
+            for message in json.loads(seen.body)["messages"]
+            if message["role"] == "assistant"
+        ]
+        assert last["content"] == going_on.text[: cut.characters]
+
+        assert late.end == "timed_out"
+        assert "100 ms of its route" in late.of("end")[0]["message"]
