@@ -19,12 +19,13 @@ from connectors.llm.answer_schemas import answer_schema
 from connectors.llm.attempt import Attempt as Run
 from connectors.llm.committer import Row
 from connectors.llm.errors import LlmError
+from connectors.llm.fallback import can_be_continued, continued
 from connectors.llm.gates import Gate, compile_gate
 from connectors.llm.kept import kept_input, kept_output
 from connectors.llm.ledger import RAW_MAX, Attempt
 from connectors.llm.plan import Next, Stop, Tried
 from connectors.llm.raw import RawKeeper
-from connectors.llm.shown import Shown
+from connectors.llm.shown import KEPT_MAX, Shown
 from schemas.topics import INPUT, LLM_ATTEMPTS
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ class Operation:
         self._number = 1
         self._shown_anything = False
         self._answer = ""
-        """The text that clients have, for a provider that can go on with it."""
+        """Text that clients have of attempts which are gone on with; kept where the plan may continue it."""
 
     def cancel(self) -> None:
         """Stop the provider, keep what there is, and end as ``cancelled``."""
@@ -185,7 +186,8 @@ class Operation:
 
     # -- attempts -----------------------------------------------------------------------------------------
 
-    async def _attempts(self, request: Request) -> None:
+    async def _planned(self, request: Request) -> Plan | None:
+        """Say what is to be done; None = it was refused, and is over."""
         try:
             plan = self._tools.desk.plan(request)
             self._tools.gate(plan)  # what cannot be used of gate or schema is refused before it costs
@@ -193,6 +195,15 @@ class Operation:
                 answer_schema(plan.call.schema, plan.call.schema_name)
         except LlmError as refused:
             await self._refuse("upstream_error", str(refused))
+            return None
+        if self._known is None and self._age_ms() > plan.queue_ms:
+            await self._refuse("timed_out", f"it waited longer than the {plan.queue_ms} ms of its route")
+            return None
+        return plan
+
+    async def _attempts(self, request: Request) -> None:
+        plan = await self._planned(request)
+        if plan is None:
             return
         row: Attempt | None = None
         while True:
@@ -209,6 +220,8 @@ class Operation:
                 return
             if row is not None:
                 self._pending.append(row)
+            if step.why == "continue" and not self._can_continue():
+                step = replace(step, why="restart")
             row = self._row(plan, step.choice, step.why, "started")
             try:
                 self._tools.desk.reserve(plan, row)
@@ -217,6 +230,7 @@ class Operation:
                 await self._end(row, "upstream_error", str(refused))
                 return
             shown = await self._attempt(plan, step, row)
+            self._answer += shown.text
             outcome = shown.outcome
             if outcome.error_class is None:
                 await self._end(row, "completed", _finish_message(outcome))
@@ -235,13 +249,14 @@ class Operation:
                 )
             )
 
+    def _can_continue(self) -> bool:
+        return len(self._answer) < KEPT_MAX and can_be_continued(self._answer)
+
     async def _attempt(self, plan: Plan, step: Next, row: Attempt) -> Shown:
         """Put it on record, make the call, settle it."""
-        choice, call = step.choice, replace(plan.call, model=step.choice.model)
-        if step.why == "continue":
-            said = {"role": "assistant", "content": self._answer}
-            call = replace(call, messages=[*call.messages, said])
-        elif self._shown_anything:
+        choice = step.choice
+        call = continued(plan.call, self._answer) if step.why == "continue" else plan.call
+        if self._shown_anything and step.why not in ("continue", "resume"):
             self._emitter.reset(f"attempt {row.attempt}: {step.why}", self._emitter.epoch + 1)
             self._shown_anything, self._answer = False, ""
         row.epoch = self._emitter.epoch
@@ -262,7 +277,7 @@ class Operation:
             self._tools.client,
             self._tools.providers[choice.target.shape],
             choice,
-            call,
+            replace(call, model=choice.model),
             shown,
         )
         if self._cancelled.is_set():
@@ -271,7 +286,6 @@ class Operation:
         self._run = None
         shown.finish(outcome)
         self._shown_anything = self._shown_anything or shown.anything
-        self._answer += shown.text
         _settle(row, outcome)
         row.output_json = kept_output(shown.text, plan.keep_output)
         self._tools.desk.settle(plan, row, shown)
