@@ -13,6 +13,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+import orjson
 import structlog
 
 from connectors.llm.attempt import Attempt as Run
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from connectors.kafka.chunk import SourcePartition
     from connectors.llm.attempt import Outcome
     from connectors.llm.committer import Committer
+    from connectors.llm.deltas import ErrorClass
     from connectors.llm.emitter import Emitter
     from connectors.llm.ledger import EndReason, Known
     from connectors.llm.outlet import KafkaOutlet
@@ -130,7 +132,7 @@ class Operation:
         self._emitter.open()
         self._inherit()
         if isinstance(self._request, LlmError):
-            await self._refuse("upstream_error", str(self._request))
+            await self._refuse("upstream_error", str(self._request), self._request.error_class)
         elif self._cancelled.is_set():
             await self._refuse("cancelled", "it was cancelled before a provider was called")
         elif self._known is None and self._age_ms() > self._tools.queue_ms_max:
@@ -163,7 +165,7 @@ class Operation:
         try:
             plan = self._tools.desk.plan(request)
         except LlmError as refused:
-            await self._refuse("upstream_error", str(refused))
+            await self._refuse("upstream_error", str(refused), refused.error_class)
             return
         call, row = plan.call, None
         while True:
@@ -270,13 +272,19 @@ class Operation:
             self._number += 1
         return row
 
-    async def _refuse(self, reason: EndReason, message: str) -> None:
+    async def _refuse(self, reason: EndReason, message: str, error_class: ErrorClass | None = None) -> None:
         """End it without a call; it is on the ledger all the same, as attempt 0."""
         row = self._row(None, None, "first", "refused")
         row.ended_us, row.error_raw = row.started_us, message[:RAW_MAX]
-        await self._end(row, reason, message)
+        await self._end(row, reason, message, error_class)
 
-    async def _end(self, row: Attempt, reason: EndReason, message: str) -> None:
+    async def _end(
+        self, row: Attempt, reason: EndReason, message: str, error_class: ErrorClass | None = None
+    ) -> None:
+        told = error_class or row.error_class
+        if told and reason == "upstream_error":  # a program cannot go by what a person reads in the end
+            value = orjson.dumps({"error_class": told, "attempt": row.attempt}).decode()
+            self._emitter.data("state", {"name": "error", "value_json": value})
         end = self._emitter.end(reason, message)
         await self._tools.outlet.acknowledged(self.to.key)
         row.end_reason = reason

@@ -214,7 +214,7 @@ def test_what_is_shown_is_never_begun_anew_unless_the_client_says_how(world: Llm
 @pytest.mark.parametrize(
     ("steps", "status"),
     [
-        ([failed("route"), end("upstream_error", "no such model")], 404),
+        ([failed("not_found"), end("upstream_error", "no such model")], 404),
         ([failed("rate_limited"), end("upstream_error", "slow down")], 429),
         ([end("upstream_error", "it broke")], 502),
         ([end("timed_out", "it took too long")], 504),
