@@ -346,3 +346,25 @@ def test_a_stream_that_is_there_is_a_conflict_that_nobody_repeats(world: LlmWorl
     with pytest.raises(openai.ConflictError) as raised:
         client.chat.completions.create(model="there", messages=ASKED, extra_body=named)
     assert raised.value.code == "stream_exists"
+
+
+def test_a_route_is_a_model_and_all_that_may_be_named_are_listed(world: LlmWorld, client: OpenAI):
+    world.twin.answers["cheap"] = [*text("x"), end()]
+    candidates = [{"target": "a", "model": "small"}, {"target": "b", "when": {"models": ["large", "x-*"]}}]
+    world.twin.route("cheap", {"candidates": candidates})
+    world.twin.route("budgets", {"tenants": {}})
+    until(lambda: "cheap" in [model.id for model in client.models.list()])
+    assert [model.id for model in client.models.list()][:4] == ["default", "cheap", "small", "large"]
+    whole = client.chat.completions.create(model="cheap", messages=ASKED)
+    assert whole.model == "cheap"
+    request = world.twin.wait_for(whole.id)
+    assert (request["route"], request["model"]) == ("cheap", "")
+
+
+def test_who_may_not_ask_is_not_told_of_models(world: LlmWorld):
+    token = world.issuer.token(**{**ALL, "scope": "subscribe"})
+    with (
+        OpenAI(base_url=f"{world.guarded.url}/v1", api_key=token, http_client=plain()) as client,
+        pytest.raises(openai.PermissionDeniedError),
+    ):
+        client.models.list()

@@ -20,7 +20,15 @@ from schemas.kinds import BUILTIN_KINDS
 from schemas.payloads import PayloadCodec
 from schemas.record import Record
 from schemas.topics import (
-    DEAD_LETTERS, INPUT, LLM_ATTEMPTS, LLM_CONTROL, LLM_PROMPTS, LLM_RAW, LLM_REQUESTS, LLM_ROUTES, OUTPUT,
+    DEAD_LETTERS,
+    INPUT,
+    LLM_ATTEMPTS,
+    LLM_CONTROL,
+    LLM_PROMPTS,
+    LLM_RAW,
+    LLM_REQUESTS,
+    LLM_ROUTES,
+    OUTPUT,
 )  # fmt: skip
 from schemas.wire import WireCodec
 from tests.support.read_topic import read_committed
