@@ -7,7 +7,7 @@ from typing import Final
 
 from cyclopts import App
 
-GROUPS: Final[tuple[str, ...]] = ()
+GROUPS: Final = ("llm_attempts", "llm_costs")
 """Modules of commands below it, each with a ``register``."""
 
 
