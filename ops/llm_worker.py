@@ -14,6 +14,7 @@ from connectors.kafka.admin import ensure_topics
 from connectors.llm.book import Book
 from connectors.llm.committer import Row
 from connectors.llm.desk import RoutingDesk
+from connectors.llm.follow import BookFollower
 from connectors.llm.worker import ROLE, TYPES, LlmWorker
 from connectors.registry import Registry
 from ops import console
@@ -25,7 +26,7 @@ from pipelines.tools import DeadLetterMaker
 from schemas.access import OF_LLM
 from schemas.catalog import EVENT
 from schemas.payloads import PayloadCodec
-from schemas.topics import LLM_ATTEMPTS, LLM_RAW, LLM_REQUESTS, TOPICS
+from schemas.topics import LLM_ATTEMPTS, LLM_PROMPTS, LLM_RAW, LLM_REQUESTS, LLM_ROUTES, TOPICS
 from schemas.wire import WireCodec
 
 if TYPE_CHECKING:
@@ -59,7 +60,12 @@ def run_llm_worker(settings: Settings) -> int:
             ensure_topics(kafka, TOPICS)
         check_topics(kafka, {kafka.topic_prefix + name: what for name, what in OF_LLM.operations().items()})
         wire, payloads = WireCodec(registry), PayloadCodec(registry)
-        wire.warm((EVENT, LLM_REQUESTS.subject, LLM_ATTEMPTS.subject, LLM_RAW.subject))
+        wire.warm(
+            (
+                EVENT,
+                *(spec.subject for spec in (LLM_REQUESTS, LLM_ATTEMPTS, LLM_RAW, LLM_ROUTES, LLM_PROMPTS)),
+            )
+        )
         payloads.warm(TYPES)
         letters = DeadLetterMaker(wire)
 
@@ -71,16 +77,23 @@ def run_llm_worker(settings: Settings) -> int:
 
         async def work() -> None:
             book = Book(options.providers, options.prices)
+            follower = BookFollower(kafka, wire, book)
             worker = LlmWorker(options, wire, payloads, RoutingDesk(book), letter)
 
             def stop(number: signal.Signals) -> None:
                 console.note(f"{number.name}: no more requests are taken; {worker.under_way} calls may end")
                 worker.stop()
+                follower.release()
 
             with on_stop_signals(stop, lambda _: worker.abandon()):
                 names = ", ".join(options.providers) or "none: set SLUICEGATE_LLM__PROVIDERS__NAME__API_KEY"
                 console.note(f"llm worker {slot.identity}; providers: {names}")
-                await worker.run()
+                follower.start()
+                try:
+                    await follower.ready()
+                    await worker.run()
+                finally:
+                    follower.stop()
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(work())
