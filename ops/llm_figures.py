@@ -16,9 +16,10 @@ QUANTILES: Final = {"first_content_ms_p50": 0.5, "first_content_ms_p95": 0.95}
 
 
 def money(nanos: float) -> str:
-    """Return 1e-9 USD as dollars: cents where that is enough, else as many places as say something."""
-    dollars = nanos / _NANOS
-    return f"${dollars:,.2f}" if dollars >= 100 or nanos == 0 else f"${dollars:.6f}"
+    """Return 1e-9 USD as dollars, with as many places as say something: a token may cost 1e-7."""
+    places = 2 if nanos >= 100 * _NANOS else 4 if nanos >= _NANOS else 9
+    whole, _, rest = f"{nanos / _NANOS:,.{places}f}".partition(".")
+    return f"${whole}.{rest.rstrip('0'):0<2}"
 
 
 def cost(known: float, estimated: float, unknown: float) -> str:
