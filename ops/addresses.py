@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -17,6 +18,15 @@ if TYPE_CHECKING:
     from connectors.kafka.options import KafkaOptions
     from ops.settings import Settings
     from ops.stack.addresses import Addresses
+
+
+@dataclass(frozen=True, slots=True)
+class LocalModel:
+    """The model of `sluicegate up --model`."""
+
+    base_url: str
+    key: str = field(repr=False)
+    name: str
 
 
 def edge_file(settings: Settings) -> Path:
@@ -87,6 +97,23 @@ def addresses(settings: Settings) -> Addresses:
                 f"start one with `sluicegate up`, or set {variable}",
             )
     return found
+
+
+def local_model(settings: Settings) -> LocalModel | None:
+    """Where the local model that runs from this folder is asked, and its key; None if none does."""
+    from ops.stack.model import NAME, key_file
+    from ops.stack.parts import MODEL
+    from ops.stack.state import read_state
+
+    data_dir = settings.data_dir.absolute()
+    part = read_state(data_dir).get(MODEL.name)
+    if part is None or not part.process.runs:
+        return None
+    try:
+        key = key_file(data_dir / MODEL.name).read_text(encoding="ascii").strip()
+    except OSError:
+        return None  # another user's: it would not answer
+    return LocalModel(part.address, key, NAME)
 
 
 def kafka_options(settings: Settings, bootstrap_servers: str) -> KafkaOptions:

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from connectors.llm.calls import Target
 from connectors.llm.options import FlushOptions, LlmOptions
 from connectors.llm.prices import Price, Prices
-from ops.addresses import addresses, kafka_options
+from ops.addresses import addresses, kafka_options, local_model
 from ops.errors import Misused
 
 if TYPE_CHECKING:
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
     from connectors.llm.calls import Shape
     from ops.settings import LlmSettings, ProviderSettings, Settings
+
+
+LOCAL: Final = "local"
+"""Provider that the model of `sluicegate up --model` is."""
 
 
 class _Known(NamedTuple):
@@ -45,7 +49,7 @@ def llm_options(settings: Settings) -> LlmOptions:
         kafka=kafka_options(settings, where.kafka),
         registry_url=where.registry_url,
         identity=llm.identity,
-        providers=targets(llm),
+        providers=providers(settings),
         prices=prices(llm),
         flush=FlushOptions(llm.flush_ms, llm.flush_bytes),
         calls_max=llm.calls_max,
@@ -56,6 +60,19 @@ def llm_options(settings: Settings) -> LlmOptions:
         web_host=llm.web_host,
         web_port=llm.web_port,
     )
+
+
+def providers(settings: Settings) -> dict[str, Target]:
+    """Give the providers of the settings, and the local model if it runs and no other is named so.
+
+    Raises:
+        Misused: names the variable that is wrong.
+    """
+    found = targets(settings.llm)
+    model = local_model(settings)
+    if model is not None and LOCAL not in found:
+        found[LOCAL] = Target(LOCAL, "openai-chat", model.base_url, model.key, models=(model.name,))
+    return found
 
 
 def targets(llm: LlmSettings) -> dict[str, Target]:

@@ -126,6 +126,7 @@ class StackSettings(Group):
     kafka_port: int = Field(0, ge=0, le=65535)
     registry_port: int = Field(0, ge=0, le=65535)
     postgres_port: int = Field(0, ge=0, le=65535)
+    model_port: int = Field(0, ge=0, le=65535)
     kafka_heap_mb: int = Field(512, ge=256)
     kafka_group_wait_ms: int = Field(
         0, ge=0, le=60_000, description="how long a new group's first member waits for others"
@@ -364,6 +365,9 @@ class LlmSettings(Group):
     drain_ms: int = Field(20_000, ge=0, le=600_000, description="how long calls may end when it is stopped")
     session_timeout_ms: int = Field(45_000, ge=1_000)
     transaction_timeout_ms: int = Field(15_000, ge=1_000, le=900_000)
+    gate_functions: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), max_length=32, description="gates in code that routes may name: module:name, with commas between"
+    )
     content_days: int = Field(
         30,
         ge=0,
@@ -372,6 +376,11 @@ class LlmSettings(Group):
     )
     web_host: str = Field("127.0.0.1", description="address of the worker's web: health and metrics")
     web_port: int = Field(0, ge=0, le=65_535, description="its port; 0 = none")
+
+    @field_validator("gate_functions", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        return _listed(value)
 
     @field_validator("providers")
     @classmethod

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 
@@ -42,8 +42,6 @@ if TYPE_CHECKING:
     from schemas.wire import WireCodec
 
 log = structlog.get_logger(__name__)
-
-_TIMEOUTS: Final = frozenset({"timeout_total"})
 
 
 class Desk(Protocol):
@@ -169,7 +167,8 @@ class Operation:
         while True:
             step = self._tools.desk.decide(plan, self._tried, self._left_ms(plan))
             if isinstance(step, Stop):
-                reason: EndReason = "timed_out" if self._left_ms(plan) <= 0 else "upstream_error"
+                late = self._left_ms(plan) <= 0 or (row is not None and row.error_class == "timeout_total")
+                reason: EndReason = "timed_out" if late else "upstream_error"
                 await self._end(row or self._row(plan, None, "first", "refused"), reason, step.message)
                 return
             if step.wait_ms and await self._waits(step.wait_ms):

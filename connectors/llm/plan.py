@@ -42,7 +42,9 @@ class GateOptions:
     rules: Sequence[tuple[str, str, str]] = ()
     """(name, regular expression, action): pass, rewrite:TEXT or end:REASON."""
     function: str = ""
-    """``module:name`` of a user's own gate."""
+    """``module:name`` of a user's own gate, one of those that the worker was started with."""
+    reasoning: bool = False
+    """Whether reasoning passes the gate too; text and refusals always do."""
 
 
 @dataclass(frozen=True, slots=True)

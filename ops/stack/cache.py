@@ -105,7 +105,7 @@ class Cache:
 
 
 def artefacts_of(part: str) -> list[Artefact]:
-    """Locked artefacts of a part."""
+    """Locked artefacts of a part; none if it is all in packages."""
     return [artefact for artefact in locked() if artefact.part == part]
 
 

@@ -52,4 +52,5 @@ STOP_SIGNAL: Mapping[str, signal.Signals] = {
     "kafka": signal.SIGTERM,
     "registry": signal.SIGTERM,
     "postgres": signal.SIGINT,
+    "model": signal.SIGTERM,
 }

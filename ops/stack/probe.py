@@ -5,12 +5,13 @@ from __future__ import annotations
 import httpx2
 import psycopg
 
-from ops.stack.parts import KAFKA, POSTGRES, REGISTRY
+from ops.stack.parts import KAFKA, MODEL, POSTGRES, REGISTRY
 
 
 def answers(part: str, address: str, timeout_s: float) -> bool:
-    """Whether a part does its work now: a metadata request, a list of subjects, a `SELECT 1`."""
-    return {KAFKA.name: kafka, REGISTRY.name: registry, POSTGRES.name: postgres}[part](address, timeout_s)
+    """Whether a part does its work now: a metadata request, a list of subjects, a `SELECT 1`, weights."""
+    probes = {KAFKA.name: kafka, REGISTRY.name: registry, POSTGRES.name: postgres, MODEL.name: model}
+    return probes[part](address, timeout_s)
 
 
 def kafka(bootstrap_servers: str, timeout_s: float) -> bool:
@@ -22,13 +23,12 @@ def kafka(bootstrap_servers: str, timeout_s: float) -> bool:
 
 def registry(url: str, timeout_s: float) -> bool:
     """Whether the registry lists its subjects."""
-    try:
-        response = httpx2.get(
-            f"{url}/subjects", timeout=timeout_s, trust_env=False
-        )  # no proxy to the loopback
-    except httpx2.HTTPError:
-        return False
-    return response.status_code == httpx2.codes.OK
+    return _is_ok(f"{url}/subjects", timeout_s)
+
+
+def model(url: str, timeout_s: float) -> bool:
+    """Whether the model's server has loaded its weights."""
+    return _is_ok(f"{url.removesuffix('/v1')}/health", timeout_s)
 
 
 def postgres(dsn: str, timeout_s: float) -> bool:
@@ -38,3 +38,11 @@ def postgres(dsn: str, timeout_s: float) -> bool:
             return connection.execute("SELECT 1").fetchone() == (1,)
     except (psycopg.Error, OSError):
         return False
+
+
+def _is_ok(url: str, timeout_s: float) -> bool:
+    try:
+        response = httpx2.get(url, timeout=timeout_s, trust_env=False)  # no proxy to the loopback
+    except httpx2.HTTPError:
+        return False
+    return response.status_code == httpx2.codes.OK

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ops.stack.kafka import KafkaService
-from ops.stack.parts import KAFKA, POSTGRES, REGISTRY
+from ops.stack.model import ModelService, cache_folder_of
+from ops.stack.parts import KAFKA, MODEL, POSTGRES, REGISTRY
 from ops.stack.ports import choose_port
 from ops.stack.postgres import PostgresService
 from ops.stack.registry import RegistryService
@@ -50,6 +51,10 @@ def make_services(settings: Settings, data_dir: Path, cache: Cache, parts: tuple
         )
     if POSTGRES.name in parts:
         services.append(PostgresService(folder=data_dir / POSTGRES.name, port=ports[POSTGRES.name]))
+    if MODEL.name in parts:
+        services.append(
+            ModelService(data_dir / MODEL.name, cache_folder_of(cache.root), port=ports[MODEL.name])
+        )
     write_ports(data_dir, ports)
     return services
 
@@ -60,6 +65,7 @@ def choose_ports(stack: StackSettings, last: Mapping[str, int], parts: tuple[str
         KAFKA.name: stack.kafka_port,
         REGISTRY.name: stack.registry_port,
         POSTGRES.name: stack.postgres_port,
+        MODEL.name: stack.model_port,
     }
     names = [*parts, CONTROLLER] if KAFKA.name in parts else list(parts)
     names.sort(key=lambda name: not configured.get(name))  # so that no free choice takes a configured port

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ops.stack.parts import LOCAL_PARTS
+from ops.stack.parts import LOCAL_PARTS, MODEL
 from ops.stack.probe import answers
 from ops.stack.state import read_state
 from ops.stack.up import parts_to_run
@@ -46,10 +46,11 @@ def status(settings: Settings) -> list[PartStatus]:
     """Tell of every part of the local stack; raises BadState."""
     ours = parts_to_run(settings)
     state = read_state(settings.data_dir.absolute())
-    return [
+    told = [
         _of(part, state.get(part.name)) if part.name in ours else _configured(part, settings)
         for part in LOCAL_PARTS
     ]
+    return [*told, _of(MODEL, state[MODEL.name])] if MODEL.name in state else told
 
 
 def _of(part: Part, running: RunningPart | None) -> PartStatus:

@@ -22,7 +22,7 @@ from ops.stack.down import stop_part
 from ops.stack.errors import PartFailed
 from ops.stack.filelock import FileLock
 from ops.stack.logs import last_lines, rotate
-from ops.stack.parts import KAFKA, LOCAL_PARTS, POSTGRES, REGISTRY
+from ops.stack.parts import KAFKA, LOCAL_PARTS, MODEL, POSTGRES, REGISTRY
 from ops.stack.ports import is_free
 from ops.stack.probe import answers
 from ops.stack.process import start_detached
@@ -46,13 +46,14 @@ SILENCE_S_MAX = 15.0
 STARTS_MAX = 3
 
 
-def ensure_up(settings: Settings, progress: Progress | None = None) -> Addresses:
+def ensure_up(settings: Settings, progress: Progress | None = None, *, model: bool = False) -> Addresses:
     """Make sure that Kafka, registry and PostgreSQL answer, and give their addresses.
 
-    Parts whose address is in the settings are taken from there and not started. Raises a StackError.
+    Parts whose address is in the settings are taken from there and not started. With ``model``, so does the
+    local model. Raises a StackError.
     """
     progress = progress or Silent()
-    parts = parts_to_run(settings)
+    parts = (*parts_to_run(settings), *((MODEL.name,) if model else ()))
     if not parts:
         return addresses_from(settings, {})
     data_dir = settings.data_dir.absolute()

@@ -12,7 +12,7 @@ import orjson
 import psutil
 
 from ops.stack.errors import StackError, StillInUse
-from ops.stack.parts import KAFKA, POSTGRES, REGISTRY
+from ops.stack.parts import KAFKA, MODEL, POSTGRES, REGISTRY
 from ops.stack.process import CLOCK_TOLERANCE_S
 from ops.stack.state import FILE, PORTS_FILE
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-_STACK = (KAFKA.name, REGISTRY.name, POSTGRES.name)
+_STACK = (KAFKA.name, REGISTRY.name, POSTGRES.name, MODEL.name)
 _LOGS = (*_STACK, "worker", "edge", "exec")
-_DOWNLOADS = re.compile(r"(kafka|registry)-.+-[0-9a-f]{8}")
+_DOWNLOADS = re.compile(r"(kafka|registry)-.+-[0-9a-f]{8}|model-[0-9a-f]{8}")
 
 
 def refuse_in_use(data_dir: Path) -> None:
