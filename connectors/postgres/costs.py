@@ -35,19 +35,19 @@ _MAPS: Final = ("errors", "first_content_ms")
 _GROUPS: Final = """
 SELECT {names}, {sums}, max(first_content_ms_max) AS first_content_ms_max,
     max(duration_ms_max) AS duration_ms_max
-FROM {schema}.llm_windows WHERE window_start_us >= %(since_us)s AND (%(tenant)s = '' OR tenant = %(tenant)s)
+FROM {schema}.llm_windows WHERE window_start_us >= %(since_us)s{of_tenant}
 GROUP BY {names} ORDER BY sum(known_nanos) + sum(estimated_nanos) DESC, {names} LIMIT %(limit)s
 """
 _COUNTS: Final = """
 SELECT {names}, pair.key AS key, sum(pair.value::numeric) AS count
 FROM {schema}.llm_windows, jsonb_each_text({counts}) AS pair
-WHERE window_start_us >= %(since_us)s AND (%(tenant)s = '' OR tenant = %(tenant)s)
+WHERE window_start_us >= %(since_us)s{of_tenant}
 GROUP BY {names}, pair.key
 """
 _TASKS: Final = """
 SELECT tenant, task_id, min(begun_us) AS begun_us, max(last_us) AS last_us,
     (array_agg(state ORDER BY begun_us DESC))[1] AS state, {sums}
-FROM {schema}.llm_tasks WHERE last_us >= %(since_us)s AND (%(tenant)s = '' OR tenant = %(tenant)s)
+FROM {schema}.llm_tasks WHERE last_us >= %(since_us)s{of_tenant}
 GROUP BY tenant, task_id
 ORDER BY sum(known_nanos) + sum(estimated_nanos) DESC, tenant, task_id LIMIT %(limit)s
 """
@@ -60,7 +60,7 @@ SELECT count(*) AS tasks, count(*) FILTER (WHERE state = 'completed') AS complet
     count(*) FILTER (WHERE state = 'failed') AS failed,
     count(*) FILTER (WHERE state = 'cancelled') AS cancelled,
     count(*) FILTER (WHERE state = 'open') AS open, {sums}
-FROM {schema}.llm_tasks WHERE last_us >= %(since_us)s AND (%(tenant)s = '' OR tenant = %(tenant)s)
+FROM {schema}.llm_tasks WHERE last_us >= %(since_us)s{of_tenant}
 """
 _ALL_SUMS: Final = ("attempts", "running", "known_nanos", "estimated_nanos", "cost_unknown")
 
@@ -122,7 +122,9 @@ class CostReader:
         return self._rows(_COMPLETED, asked, sums=_sums(_ALL_SUMS))[0]
 
     def _rows(self, text: str, asked: Asked, **parts: sql.Composable) -> list[dict[str, Any]]:
-        query = sql.SQL(text).format(schema=sql.Identifier(self._options.schema), **parts)
+        of_tenant = sql.SQL(" AND tenant = %(tenant)s" if asked.tenant else "")
+        schema = sql.Identifier(self._options.schema)
+        query = sql.SQL(text).format(schema=schema, of_tenant=of_tenant, **parts)
         cursor = self._connection.cursor(row_factory=dict_row)
         values = {"since_us": asked.since_us, "tenant": asked.tenant, "limit": asked.limit}
         rows = cursor.execute(query, values).fetchall()

@@ -241,7 +241,7 @@ CREATE TABLE llm_tasks (
 ) WITH (fillfactor = 80);
 
 -- What tasks of a time span cost, by when they were last heard of.
-CREATE INDEX llm_tasks_by_time ON llm_tasks (tenant, last_us);
+CREATE INDEX llm_tasks_by_time ON llm_tasks (last_us, tenant);
 
 COMMENT ON TABLE llm_tasks IS 'What each task cost: all attempts and all usage of other upstreams, newest revision of each.';
 COMMENT ON COLUMN llm_tasks.tenant IS 'Who pays.';
