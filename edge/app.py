@@ -156,8 +156,8 @@ def compose(
     )
     app.include_router(control_routes(core, publisher))
     app.include_router(connection_routes(core))
-    if asker is not None:
-        app.include_router(llm_routes(core, asker))
+    if asker is not None and publisher is not None:
+        app.include_router(llm_routes(core, asker, publisher))
     app.router.routes.append(
         Route("/v1/streams/{stream_id}/events", EventsEndpoint(core), methods=["GET"], name="events")
     )

@@ -129,6 +129,7 @@ class EdgeCore:
         self.slowing = Slowing(self)
         self.pressure = Pressure(self, self.slowing)
         self.hub.look = self.pressure.look
+        self.payloads = payloads
         self.json = FrameJson(payloads)
         self.sse = SseEncoder(self.json)
         self.sse_chunked = SseEncoder(self.json, chunked=True)

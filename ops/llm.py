@@ -9,13 +9,12 @@ from urllib.parse import urlsplit
 from connectors.llm.calls import Target
 from connectors.llm.options import FlushOptions, LlmOptions
 from connectors.llm.prices import Price, Prices
-from ops.addresses import local_model
+from ops.addresses import addresses, kafka_options, local_model
 from ops.errors import Misused
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from connectors.kafka.options import KafkaOptions
     from connectors.llm.calls import Shape
     from ops.settings import LlmSettings, ProviderSettings, Settings
 
@@ -38,13 +37,18 @@ _KNOWN: Final[Mapping[str, _Known]] = {
 }
 
 
-def llm_options(settings: Settings, kafka: KafkaOptions, registry_url: str, identity: str) -> LlmOptions:
-    """Everything that a worker is told; raises Misused, which names the variable that is wrong."""
-    llm = settings.llm
+def llm_options(settings: Settings) -> LlmOptions:
+    """Everything that a worker is told.
+
+    Raises:
+        Misused: a provider's settings, with the variable that is wrong.
+        NoStack: nothing says where Kafka and the registry are.
+    """
+    where, llm = addresses(settings), settings.llm
     return LlmOptions(
-        kafka=kafka,
-        registry_url=registry_url,
-        identity=identity,
+        kafka=kafka_options(settings, where.kafka),
+        registry_url=where.registry_url,
+        identity=llm.identity,
         providers=providers(settings),
         prices=prices(llm),
         flush=FlushOptions(llm.flush_ms, llm.flush_bytes),

@@ -353,6 +353,9 @@ class LlmSettings(Group):
     prices: dict[str, PriceSettings] = Field(
         default_factory=dict, max_length=1_000, description="by PROVIDER/MODEL or PROVIDER/*"
     )
+    identity: str = Field(
+        "", pattern=r"^[A-Za-z0-9._-]*$", description="names a worker without a kept folder (pod name)"
+    )
     calls_max: int = Field(256, ge=1, le=10_000, description="calls in flight of one worker")
     queue_ms_max: int = Field(
         30_000, ge=100, le=86_400_000, description="longest that a request may wait for a worker"

@@ -55,7 +55,8 @@ def read_recording(path: Path) -> Recording:
     try:
         if path.stat().st_size > BYTES_MAX:
             raise RecordingRefused(f"{path} is larger than {BYTES_MAX} bytes")
-        lines = path.read_text("utf-8").splitlines()
+        # Not splitlines: text may hold what Unicode calls the end of a line, and JSON does not escape it.
+        lines = path.read_bytes().decode("utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise RecordingRefused(f"{path}: {error}") from None
     return parse_recording(lines, str(path))

@@ -75,8 +75,10 @@ class Asker:
         """Read a question's body within its bounds. Raises RequestError."""
         return await self._publisher.read(chunks, headers)
 
-    async def ask(self, asked: Asked, by: From, *, wait: bool) -> Opened:
-        """Write a question down. ``wait``: until ingest has opened its stream, so that all edges find it.
+    async def ask(self, asked: Asked, by: From, *, wait: bool, made: str = "") -> Opened:
+        """Write a question down. ``wait``: until ingest has opened its stream, so that it can be looked up.
+
+        ``made`` is the name of its stream where the question brings none.
 
         The same stream is never asked for twice: here it is refused if it is known; where two come at one
         moment, ingest opens it for the first alone, and the worker's ledger has it once.
@@ -85,7 +87,7 @@ class Asker:
             InvalidEvent: a name breaks the contract.
             RequestError: nothing was written (4xx; 409: the stream is there already), or it is not known.
         """
-        stream_id = asked.stream_id or f"llm-{new_event_id()}"
+        stream_id = asked.stream_id or made or made_name()
         check_stream_name(by.tenant, stream_id)
         publishing = PublishRequest(by.tenant, stream_id, asked.kind, wait, by.identity)
         self._publisher.check_address(publishing)  # before it is told whether there is such a stream
@@ -158,6 +160,11 @@ def record_of(asked: Asked, by: From, stream_id: str, time_us: int) -> dict[str,
         "after_content": asked.after_content or "",
         "side_effects": asked.side_effects,
     }
+
+
+def made_name() -> str:
+    """Make a name for a stream: nobody has it, so nobody is asked whether it is there."""
+    return f"llm-{new_event_id()}"
 
 
 def traceparent_of(header: str) -> str:

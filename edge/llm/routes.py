@@ -1,8 +1,8 @@
-"""``POST /v1/llm/streams``: a model is asked, and its answer becomes a stream."""
+"""What is asked of language models over HTTP: in our shape, answered by a stream; or in that of others."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import orjson
 from fastapi import APIRouter, Query, Request
@@ -10,33 +10,75 @@ from starlette.responses import Response
 
 from edge.access.doorkeeper import identity_of
 from edge.control import counted
+from edge.llm import anthropic_asked, anthropic_messages, openai_asked, openai_chat
+from edge.llm.anthropic_asked import MessagesRequest
+from edge.llm.anthropic_messages import MessagesAnswer
 from edge.llm.ask import From, traceparent_of
 from edge.llm.asked import Asked, read
+from edge.llm.compat import Compat, Dialect
+from edge.llm.openai_asked import ChatRequest
+from edge.llm.openai_chat import ChatCompletion
 from schemas.envelope import DEFAULT_TENANT
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from edge.core import EdgeCore
     from edge.llm.ask import Asker
+    from edge.publish import Publisher
 
 Tenant = Annotated[str, Query(description="Who asks, and pays.")]
 
 
-def llm_routes(core: EdgeCore, asker: Asker) -> APIRouter:
+CHAT: Final = Dialect(
+    question=openai_asked.question_of,
+    shape=lambda stream_id, question: ChatCompletion(
+        stream_id, question.model, include_usage=question.include_usage
+    ),
+    problem=openai_chat.problem,
+    id_header=b"x-request-id",
+)
+MESSAGES: Final = Dialect(
+    question=anthropic_asked.question_of,
+    shape=lambda stream_id, question: MessagesAnswer(stream_id, question.model),
+    problem=anthropic_messages.problem,
+    id_header=b"request-id",
+)
+
+
+def llm_routes(core: EdgeCore, asker: Asker, publisher: Publisher) -> APIRouter:
     """Make the routes."""
-    routes = APIRouter(prefix="/v1/llm")
+    routes = APIRouter(prefix="/v1")
+    compat = Compat(core, asker, publisher)
 
     @routes.post(
-        "/streams",
+        "/chat/completions",
+        summary="Ask a language model, in OpenAI's shape",
+        description="For clients of OpenAI's chat completions, streamed or not. The header "
+        "`x-sluicegate-stream` names the stream that the answer is, which can be read by `/v1/streams`. "
+        "Leaving does not cancel. The member `sluicegate` takes what is ours: route, prompt, deadline …",
+        openapi_extra=_body(ChatRequest),
+    )
+    async def chat(request: Request) -> Response:
+        return await compat.answer(request, CHAT)
+
+    @routes.post(
+        "/messages",
+        summary="Ask a language model, in Anthropic's shape",
+        description="For clients of Anthropic's messages; as for `/v1/chat/completions`. What they send as "
+        "`x-api-key` is a token.",
+        openapi_extra=_body(MessagesRequest),
+    )
+    async def messages(request: Request) -> Response:
+        return await compat.answer(request, MESSAGES)
+
+    @routes.post(
+        "/llm/streams",
         status_code=202,
         summary="Ask a language model",
         description="The stream's `open` and the request are written in one transaction. The answer is where "
         "the stream is read and cancelled. A stream that is there already is not asked for again: 409.",
-        openapi_extra={
-            "requestBody": {
-                "required": True,
-                "content": {"application/json": {"schema": Asked.model_json_schema(by_alias=True)}},
-            }
-        },
+        openapi_extra=_body(Asked),
     )
     async def ask(request: Request, tenant: Tenant = DEFAULT_TENANT) -> Response:
         async def asking() -> dict[str, object]:
@@ -58,3 +100,9 @@ def llm_routes(core: EdgeCore, asker: Asker) -> APIRouter:
         )
 
     return routes
+
+
+def _body(shape: type[BaseModel]) -> dict[str, Any]:
+    """Describe a body that is read by ourselves, within its bounds."""
+    schema = shape.model_json_schema(by_alias=True)
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}

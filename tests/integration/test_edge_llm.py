@@ -12,13 +12,13 @@ import pytest
 
 from schemas.topics import LLM_REQUESTS, partition_of
 from tests.support.access_world import bearer, until
+from tests.support.edge_llm_world import world
 from tests.support.llm_twin import end, text, usage
-from tests.support.llm_world import world
 from tests.support.sse_client import read_stream
 from tests.support.tokens import ALL
 
 if TYPE_CHECKING:
-    from tests.support.llm_world import LlmWorld
+    from tests.support.edge_llm_world import LlmWorld
 
 __all__ = ["world"]
 pytestmark = pytest.mark.timeout(120)

@@ -7,6 +7,7 @@ from typing import get_args
 import pytest
 
 from connectors.llm.calls import Shape
+from connectors.llm.loopback.faults import NOT_IN
 from connectors.llm.loopback.server import LoopbackThread
 from tests.support.llm_world import TOPICS, LlmWorld
 
@@ -70,6 +71,8 @@ def test_each_fault_on_each_shape_has_its_declared_outcome_and_one_end(
         asked = {}
         for number, (fault, declared) in enumerate(DECLARED.items()):
             for shape in SHAPES:
+                if shape in NOT_IN.get(fault, ()):
+                    continue
                 name = f"{shape}-{number}"
                 asked[name] = (shape, fault, declared)
                 world.ask(

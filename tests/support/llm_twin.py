@@ -31,6 +31,26 @@ def text(*pieces: str) -> list[Step]:
     return [("token", {"text": piece}) for piece in pieces]
 
 
+def piece(text: str, **fields: Any) -> Step:
+    """A piece of any channel."""
+    return ("token", {"text": text, **fields})
+
+
+def finish(how: str) -> Step:
+    """The worker's note of how the model finished."""
+    return ("state", {"name": "finish", "value_json": orjson.dumps({"finish": how}).decode()})
+
+
+def failed(error_class: str) -> Step:
+    """The worker's note of what went wrong."""
+    return ("state", {"name": "error", "value_json": orjson.dumps({"error_class": error_class}).decode()})
+
+
+def reset() -> Step:
+    """What came is superseded."""
+    return ("reset", {"from_seq": 1, "reason": "another attempt"})
+
+
 def usage(**fields: Any) -> Step:
     """What a call took."""
     told = {

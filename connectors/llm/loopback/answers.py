@@ -22,6 +22,7 @@ from connectors.llm.loopback.wheel import chunk_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from connectors.llm import calls
     from connectors.llm.loopback.library import Library
     from connectors.llm.loopback.script import Asked
     from connectors.llm.loopback.shapes.shape import Shape
@@ -32,7 +33,7 @@ CACHED_MAX: Final = 32
 CACHED_FRAMES_MAX: Final = 4_096  # with CACHED_MAX and frames of some 300 bytes: 40 MiB at most
 NAMES_MAX: Final = 10_000
 
-SHAPES: Final[Mapping[str, Shape]] = {
+SHAPES: Final[Mapping[calls.Shape, Shape]] = {
     shape.name: shape for shape in (OpenAiChat(), OpenAiResponses(), Anthropic(), Gemini(), Ollama())
 }
 

@@ -50,12 +50,13 @@ class Control:
             case "GET", "/healthz":
                 told = {"status": "ok"}
             case "GET", ("/v1/models" | "/models"):
-                told = {"object": "list", "data": [_model(name) for name in self._names()]}
+                told = {"object": "list", "data": [_model(name) for name in self.names()]}
             case "GET", "/api/tags":
-                told = {"models": [{"name": name, "model": name} for name in self._names()]}
+                told = {"models": [{"name": name, "model": name} for name in self.names()]}
         return told
 
-    def _names(self) -> list[str]:
+    def names(self) -> list[str]:
+        """Give the names of all models."""
         return [*ANSWERS, *self._answers.library.names(), *self._answers.models]
 
     def _set(self, name: str, body: bytes) -> Said:

@@ -96,7 +96,7 @@ class Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """See httptools."""
         self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
-        self._grow(len(name) + len(value), HEAD_BYTES_MAX)
+        self._grow(len(name) + len(value) + 4, HEAD_BYTES_MAX)
 
     def on_headers_complete(self) -> None:
         """See httptools."""

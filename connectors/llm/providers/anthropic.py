@@ -13,7 +13,7 @@ from connectors.llm.errors import CallRefused
 from connectors.llm.framing import clipped
 from connectors.llm.providers.failures import failed_answer
 from connectors.llm.providers.messages import Media, given, messages_of, request_to
-from connectors.llm.providers.normalising import BLOCKS_MAX, Reader, as_json, mapping, number, text
+from connectors.llm.providers.normalising import BLOCKS_MAX, Reader, as_json, kind_of, mapping, number, text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -172,7 +172,7 @@ class _Events(Reader):
         """The provider's own counts so far, which add up to the input."""
 
     def _event(self, event: str, value: Mapping[str, Any], out: list[Delta]) -> None:
-        kind = text(value.get("type")) or event
+        kind = kind_of(event, value)
         if read := self._READS.get(kind):
             read(self, value, out)
         if not out:
@@ -187,7 +187,11 @@ class _Events(Reader):
             return
         self._id = message_id
         self._name(out, message_id, message.get("model"))
-        self._usage(mapping(message.get("usage")), out)
+        # output counted before there is any would pass for all of it if the answer broke off
+        usage = {
+            name: count for name, count in mapping(message.get("usage")).items() if name != "output_tokens"
+        }
+        self._usage(usage, out)
 
     def _block_start(self, value: Mapping[str, Any], out: list[Delta]) -> None:
         index, block = number(value.get("index")) or 0, mapping(value.get("content_block"))

@@ -48,6 +48,9 @@ class Reader(ABC):
             value = None
         if isinstance(value, dict):
             self._event(event, value, out)
+        elif each_of := objects(value):  # Gemini's errors, and its answers where alt=sse is not heeded
+            for each in each_of:
+                self._event(event, each, out)
         else:
             self._other(event, data, out)
         return out or (Alive(clipped(event or data)),)
@@ -130,6 +133,13 @@ def mapping(value: object) -> Mapping[str, Any]:
 def objects(value: object) -> Sequence[Mapping[str, Any]]:
     """Give the objects of a list, none if it is no list."""
     return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else ()
+
+
+def kind_of(event: str, value: Mapping[str, Any]) -> str:
+    """Give an event's type: as its data says, else its name; of an error either may be missing or its own."""
+    if event == "error":
+        return event
+    return text(value.get("type")) or event or ("error" if value.get("error") else "")
 
 
 def number(value: object) -> int | None:

@@ -169,9 +169,11 @@ class _Chunks(Reader):
         usage = mapping(value.get("usage")) or mapping(groq.get("usage"))
         if usage:
             out.append(_usage(usage))
+        error = value.get("error") or groq.get("error")
         for choice in objects(value.get("choices")):
             self._choice(choice, out)
-        error = value.get("error") or groq.get("error")
+            if text(choice.get("finish_reason")) == "error":
+                error = error or choice.get("error") or {"message": "finish_reason is error"}
         if error or event == "error" or value.get("object") == "error":
             self._error(out, error or value, as_json(value))
 
@@ -198,14 +200,8 @@ class _Chunks(Reader):
             self._image(text(mapping(image.get("image_url")).get("url")), out)
         if len(out) > before:
             self._unfinished.add(index)
-        self._end_of(choice, index, out)
-
-    def _end_of(self, choice: Mapping[str, Any], index: int, out: list[Delta]) -> None:
         reason = text(choice.get("finish_reason"))
-        error = choice.get("error")
-        if error or reason == "error":
-            self._error(out, error or {"message": "finish_reason is error"}, as_json(choice))
-        elif reason:
+        if reason and reason != "error":
             self._unfinished.discard(index)
             finish = _FINISHES.get(reason, "other")
             self._finish(out, "refusal" if self._refused and finish == "stop" else finish, reason)

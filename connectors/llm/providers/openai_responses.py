@@ -12,7 +12,7 @@ from connectors.llm.errors import CallRefused
 from connectors.llm.framing import clipped
 from connectors.llm.providers.failures import failed_answer
 from connectors.llm.providers.messages import Media, given, is_strict, messages_of, request_to
-from connectors.llm.providers.normalising import BLOCKS_MAX, Reader, as_json, mapping, number, text
+from connectors.llm.providers.normalising import BLOCKS_MAX, Reader, as_json, kind_of, mapping, number, text
 from connectors.llm.providers.openai_chat import bearer, tool_choice
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ class _Events(Reader):
     def __init__(self) -> None:
         super().__init__()
         self._blocks: dict[tuple[int, int, str], int] = {}
-        """Numbers of the texts and calls that began: (output, part of it, channel) to the order they came in."""
+        """Texts and calls that began: (output, part of it, channel) to their number, as they came."""
         self._said: set[int] = set()
         """Those of them of which a piece came."""
         self._tools: dict[int, tuple[str, str]] = {}
@@ -135,7 +135,7 @@ class _Events(Reader):
         self._refused = False
 
     def _event(self, event: str, value: Mapping[str, Any], out: list[Delta]) -> None:
-        kind = text(value.get("type")) or event
+        kind = kind_of(event, value)
         if channel := _DELTAS.get(kind):
             self._said_piece(channel, value, value.get("delta"), out)
         elif done := _DONES.get(kind):

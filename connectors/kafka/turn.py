@@ -1,0 +1,108 @@
+"""A change of what topics hold, made of what they held: by one writer at a time, whoever starts at once.
+
+1. Take the one transactional id that everybody has for it. That fences who had it, and the broker ends what
+   that one had open.
+2. Read, and decide: nobody else can change it unseen from here on.
+3. Append in a transaction. Who was fenced meanwhile begins again at 1, from what stands then.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import TYPE_CHECKING, Final
+
+from confluent_kafka import KafkaError, KafkaException, Producer
+
+from connectors.kafka.access import REFUSALS
+from connectors.kafka.errors import KafkaUnavailable, NotAuthorized
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from connectors.kafka.options import KafkaOptions
+
+    Records = Sequence[tuple[str, bytes, bytes | None]]
+    """Topic, key and value of each; all on partition 0."""
+
+_TIMEOUT_MS: Final = 10_000
+_TRIES_S: Final = 60.0  # far longer than a few people take, one after the other
+_FENCED: Final = frozenset(
+    (
+        KafkaError._FENCED,  # noqa: SLF001  # librdkafka's name
+        KafkaError.INVALID_PRODUCER_EPOCH,
+        KafkaError.PRODUCER_FENCED,
+        KafkaError.CONCURRENT_TRANSACTIONS,
+        KafkaError.INVALID_TXN_STATE,
+    )
+)
+
+
+def change(
+    kafka: KafkaOptions, transactional_id: str, topics: Sequence[str], decide: Callable[[], Records]
+) -> None:
+    """Append to ``topics`` what ``decide`` makes of what it reads; nothing if it makes nothing.
+
+    ``decide`` is asked again if somebody else was quicker, and what it raises goes through.
+
+    Raises:
+        KafkaUnavailable: no answer, or others change it all the time; nothing is known to be changed.
+        NotAuthorized: an ACL is missing.
+    """
+    deadline = time.monotonic() + _TRIES_S
+    while True:
+        try:
+            return _try(kafka, transactional_id, decide)
+        except (KafkaException, SystemError) as error:
+            # SystemError: confluent-kafka raises "fenced" under the feet of whatever callback runs then.
+            cause = _cause(error)
+            if cause is not None and cause.code() in REFUSALS:
+                what = f"Write transactional id {transactional_id} and topic {', '.join(topics)}"
+                raise NotAuthorized(kafka.principal, what) from None
+            again = cause is None or cause.code() in _FENCED or cause.retriable()
+            if not again or time.monotonic() > deadline:
+                said = str(error) if cause is None else cause.str()
+                raise KafkaUnavailable(kafka.bootstrap_servers, said) from None
+            time.sleep(random.uniform(0.05, 0.3))  # noqa: S311  # so that two do not keep step
+
+
+def _try(kafka: KafkaOptions, transactional_id: str, decide: Callable[[], Records]) -> None:
+    producer = Producer(
+        kafka.client_config()
+        | {
+            "transactional.id": transactional_id,
+            "transaction.timeout.ms": _TIMEOUT_MS,
+            "enable.idempotence": True,
+            "acks": "all",
+            "linger.ms": 0,
+            "log_level": 0,
+        }
+    )
+    producer.init_transactions(_TIMEOUT_MS / 1_000)
+    records = decide()
+    if not records:
+        return
+    producer.begin_transaction()
+    failed: list[KafkaError] = []
+    for topic, key, value in records:
+        producer.produce(
+            topic,
+            value,
+            key,
+            partition=0,
+            on_delivery=lambda error, _message: failed.append(error) if error is not None else None,
+        )
+    left = producer.flush(_TIMEOUT_MS / 1_000)
+    if failed or left:
+        producer.purge()
+        raise KafkaException(failed[0] if failed else KafkaError(KafkaError._TIMED_OUT))  # noqa: SLF001
+    # One whose outcome is not known is settled by the next try, which decides from what stands then.
+    producer.commit_transaction(_TIMEOUT_MS / 1_000)
+
+
+def _cause(error: BaseException) -> KafkaError | None:
+    for one in (error, error.__cause__):
+        if isinstance(one, KafkaException):
+            cause: KafkaError = one.args[0]
+            return cause
+    return None

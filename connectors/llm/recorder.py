@@ -1,0 +1,140 @@
+"""A provider's answer as a recording: what came and when, without anything that must not be kept."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import TYPE_CHECKING, Final
+
+import httpx2
+
+from connectors.llm.deltas import Alive
+from connectors.llm.errors import RecordingRefused
+from connectors.llm.framing import Frame, framer
+from connectors.llm.normalised import unfinished
+from connectors.llm.recording import BYTES_MAX, Recorded, Recording
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from connectors.llm.calls import HttpCall
+    from connectors.llm.deltas import Failed
+    from connectors.llm.provider import Provider
+
+ERROR_BODY_BYTES_MAX: Final = 1_048_576
+_KEPT_HEADERS: Final = re.compile(
+    r"content-type|retry-after(-ms)?|(x-)?request-id|x-generation-id|openai-(processing-ms|version)"
+    r"|(x-|anthropic-)ratelimit-[a-z-]+"
+)
+"""What tells of the answer; cookies, and names of the account, are not among them."""
+_SECRET_CHARACTERS_MIN: Final = 6  # a shorter one is no secret, and would be found in any text
+
+
+class Recorder:
+    """Takes one answer's bytes; ``secrets`` are masked wherever the provider repeats them."""
+
+    def __init__(self, provider: Provider, secrets: Iterable[str] = ()) -> None:
+        self._shape = provider.shape
+        self._framer = framer(provider.framing)
+        self._secrets = [secret for secret in secrets if len(secret) >= _SECRET_CHARACTERS_MIN]
+        self._size = 0
+        self.events: list[Recorded] = []
+        self.problem = ""
+        """Why the rest is not in it; empty while all is."""
+
+    def feed(self, data: bytes, at_us: int) -> Sequence[Recorded]:
+        """Take what was read at a time, give what it completed. Raises RecordingRefused if it is too much."""
+        self._size += len(data)
+        if self._size > BYTES_MAX:
+            raise RecordingRefused(f"the answer is larger than {BYTES_MAX} bytes")
+        return self._keep(self._framer.feed(data), at_us)
+
+    def eof(self, at_us: int) -> Sequence[Recorded]:
+        """Give what the end of the body completes."""
+        return self._keep(self._framer.eof(), at_us)
+
+    def recording(self, status: int, headers: Mapping[str, str], note: str) -> Recording:
+        """Give what was taken; ``headers`` with keys in lower case."""
+        return Recording(self._shape, self.events, status, self._safe(headers), note)
+
+    def refused(
+        self, status: int, headers: Mapping[str, str], body: bytes, at_us: int, note: str
+    ) -> Recording:
+        """Give the recording of an answer of another status."""
+        text = self.masked(body.decode("utf-8", "replace"))
+        event = Recorded(at_us, body=text)
+        return Recording(self._shape, [event], status, self._safe(headers), note)
+
+    def masked(self, text: str) -> str:
+        """Give a text without the secrets."""
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
+
+    def _keep(self, framed: Sequence[Frame | Alive | Failed], at_us: int) -> Sequence[Recorded]:
+        new: list[Recorded] = []
+        for each in framed:
+            if isinstance(each, Frame):
+                new.append(Recorded(at_us, self.masked(each.data), each.event))
+            elif isinstance(each, Alive):
+                new.append(Recorded(at_us, comment=self.masked(each.raw)))
+            else:
+                self.problem = self.masked(each.raw)
+        self.events += new
+        return new
+
+    def _safe(self, headers: Mapping[str, str]) -> dict[str, str]:
+        return {name: self.masked(value) for name, value in headers.items() if _KEPT_HEADERS.fullmatch(name)}
+
+
+def record_call(
+    client: httpx2.Client,
+    provider: Provider,
+    call: HttpCall,
+    *,
+    secrets: Iterable[str] = (),
+    note: str = "",
+    progress: Callable[[Sequence[Recorded]], None] = lambda _: None,
+) -> tuple[Recording, str]:
+    """Make a call and record its answer, whatever its status; give it, and why it is not whole.
+
+    An answer that breaks off is recorded as far as it came, and its note says so.
+
+    Raises:
+        httpx2.TransportError: there was no answer at all.
+        RecordingRefused: it was too large.
+    """
+    recorder = Recorder(provider, secrets)
+    began_ns = time.monotonic_ns()
+
+    def now_us() -> int:
+        return (time.monotonic_ns() - began_ns) // 1_000
+
+    with client.stream("POST", call.url, headers=dict(call.headers), content=call.body) as response:
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        if response.status_code != 200:
+            body = b""
+            for data in response.iter_bytes():
+                body += data
+                if len(body) > ERROR_BODY_BYTES_MAX:
+                    raise RecordingRefused(f"the answer is larger than {ERROR_BODY_BYTES_MAX} bytes")
+            return recorder.refused(response.status_code, headers, body, now_us(), note), ""
+        broke = _read(response, recorder, now_us, progress)
+    why = broke or recorder.problem or unfinished(recorder.recording(200, headers, note), provider)
+    return recorder.recording(200, headers, f"{note}; not whole: {why}"[:2_000] if why else note), why
+
+
+def _read(
+    response: httpx2.Response,
+    recorder: Recorder,
+    now_us: Callable[[], int],
+    progress: Callable[[Sequence[Recorded]], None],
+) -> str:
+    """Read the body to its end; give why there was none."""
+    try:
+        for data in response.iter_bytes():
+            progress(recorder.feed(data, now_us()))
+    except httpx2.TransportError as error:
+        return recorder.masked(f"{type(error).__name__}: {error}")
+    progress(recorder.eof(now_us()))
+    return ""

@@ -1,0 +1,178 @@
+"""What a stream of ours says to whoever speaks another shape: pieces, how it was done, or what went wrong.
+
+A client of that sort is shown each piece once and cannot take one back. So what our own clients are told of
+as a gap or a ``reset`` behind content is a failure to it, never a text with a hole or of two attempts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
+
+import orjson
+import structlog
+
+from schemas.errors import SchemaError, WireError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from edge.frame import Frame
+    from schemas.payloads import PayloadCodec
+
+log = structlog.get_logger(__name__)
+Channel = Literal["text", "reasoning", "tool", "refusal"]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Something to add to what was said before."""
+
+    channel: Channel
+    text: str
+    call: int = -1
+    """Of a tool's arguments: of which call, from 0."""
+    call_id: str = ""
+    tool: str = ""
+    first: bool = False
+    """It is the call's first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Tokens of all calls that were made for an answer; None = no provider said."""
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+
+    def plus(self, fields: Mapping[str, Any]) -> Totals:
+        """Count what one more call took. What is not known is not counted as 0."""
+        if fields["provenance"] == "unknown":
+            return self
+        return Totals(
+            (self.input_tokens or 0) + fields["input_tokens"],
+            (self.output_tokens or 0) + fields["output_tokens"],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The answer is whole, as far as the model was willing."""
+
+    finish: str
+    """stop, length, tool_calls, content_filter, refusal, pause."""
+    totals: Totals
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """There is no (more of an) answer."""
+
+    status: int
+    """What HTTP says of it, if nothing was said before."""
+    code: str
+    message: str
+    again: bool = False
+    """Whether the same question may be sent again without being paid for twice."""
+
+
+Told = Piece | Done | Failure
+
+_OF_CLASS: Final[Mapping[str, tuple[int, str]]] = {
+    "route": (404, "model_not_found"),
+    "not_found": (404, "model_not_found"),
+    "bad_request": (400, "bad_request"),
+    "context_overflow": (400, "context_length_exceeded"),
+    "rate_limited": (429, "rate_limited"),
+    "spend_limited": (429, "insufficient_quota"),
+    "overloaded": (503, "overloaded"),
+}
+"""What is said of a failure whose class the worker told; any other is the provider's, 502."""
+_OF_REASON: Final[Mapping[str, tuple[int, str]]] = {
+    "timed_out": (504, "timed_out"),
+    "cancelled": (499, "cancelled"),
+}
+_WORDS: Final = frozenset({"content_filter", "refusal"})
+"""Finishes that end a stream as ``upstream_error``, and for which the other shapes have a word."""
+
+
+class Telling:
+    """Reads one stream from its first event on."""
+
+    def __init__(self, payloads: PayloadCodec) -> None:
+        self._payloads = payloads
+        self._calls: dict[str, int] = {}
+        self._finish = ""
+        self._error_class = ""
+        self._shown = False
+        self._totals = Totals()
+        self._handlers: Mapping[str, Callable[[Mapping[str, Any]], Told | None]] = {
+            "token": self._piece,
+            "usage": self._count,
+            "state": self._note,
+            "reset": self._superseded,
+            "end": self._ended,
+        }
+
+    def take(self, frame: Frame) -> Told | None:
+        """Give what the next frame means; None = nothing to such a client. After Done or Failure: nothing."""
+        if frame.type == "gap":
+            return Failure(502, "gap", "a part of the answer is missing: it cannot be given whole")
+        handle = self._handlers.get(frame.type)
+        if handle is None:
+            return None
+        try:
+            fields = self._fields(frame)
+        except (WireError, SchemaError) as error:
+            log.error("unreadable_payload", offset=frame.offset, cause=str(error))  # noqa: TRY400  # the data
+            return Failure(502, "unreadable", "a part of the answer cannot be read")
+        return handle(fields)
+
+    def _fields(self, frame: Frame) -> Mapping[str, Any]:
+        event = frame.event
+        if event is None:  # told from the index
+            fields = orjson.loads(frame.json or b"{}")
+            return {"reason": fields["reason"], "message": ""}
+        return self._payloads.decode(event.payload_schema, event.payload)
+
+    def _piece(self, fields: Mapping[str, Any]) -> Piece | None:
+        channel, text = cast("Channel", fields["channel"]), fields["text"]
+        if channel != "tool":
+            self._shown = self._shown or bool(text)
+            return Piece(channel, text) if text else None
+        name = fields["call_id"] or f"{fields['index']} {fields['tool']}"
+        first = name not in self._calls
+        call = self._calls.setdefault(name, len(self._calls))
+        self._shown = True
+        if not first and not text:
+            return None
+        return Piece("tool", text, call, fields["call_id"] or f"call_{call}", fields["tool"], first)
+
+    def _count(self, fields: Mapping[str, Any]) -> None:
+        self._totals = self._totals.plus(fields)
+
+    def _note(self, fields: Mapping[str, Any]) -> None:
+        """Take from the worker's notes how the model finished, or what class a failure is of."""
+        if fields["name"] not in ("finish", "error"):
+            return
+        try:
+            value = orjson.loads(fields["value_json"])
+        except orjson.JSONDecodeError:
+            return
+        if isinstance(value, dict):
+            self._finish = str(value.get("finish", ""))
+            self._error_class = str(value.get("error_class", ""))
+
+    def _superseded(self, fields: Mapping[str, Any]) -> Failure | None:
+        if self._shown:
+            message = f"the answer begins anew, and what was shown cannot be taken back: {fields['reason']}"
+            return Failure(502, "superseded", message)
+        self._finish = self._error_class = ""
+        return None
+
+    def _ended(self, fields: Mapping[str, Any]) -> Done | Failure:
+        reason, finish = fields["reason"], self._finish
+        if reason == "completed" or (reason == "upstream_error" and finish in _WORDS):
+            return Done(finish or ("tool_calls" if self._calls else "stop"), self._totals)
+        status, code = _OF_REASON.get(reason) or _OF_CLASS.get(self._error_class) or (502, reason)
+        return Failure(status, code, fields["message"] or f"the stream ended as {reason}")
