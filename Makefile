@@ -41,8 +41,9 @@ environment: $(STAMP) $(if $(WITH_MODEL),$(MODEL_STAMP)) ## make the environment
 	@:
 
 .PHONY: demo
-demo: $(STAMP) ## stream a real command's output to a page, on real parts (ONCE=1: print it and end)
-	@$(BIN)/sluicegate demo $(if $(filter-out 0 no false,$(ONCE)),--once)
+demo: $(STAMP) ## stream a real command to a page, on real parts (ONCE=1: print it and end; MODEL=1: an answer)
+	@$(if $(WITH_MODEL),$(MAKE) environment || true)
+	@$(BIN)/sluicegate demo $(if $(filter-out 0 no false,$(ONCE)),--once) $(if $(WITH_MODEL),--model)
 
 .PHONY: test
 test: $(STAMP) ## run every test against real Kafka, registry, PostgreSQL and browser

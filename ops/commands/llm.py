@@ -7,7 +7,14 @@ from typing import Final
 
 from cyclopts import App
 
-GROUPS: Final[tuple[str, ...]] = ("llm_routes", "llm_prompts", "llm_loopback", "llm_record", "llm_play")
+GROUPS: Final[tuple[str, ...]] = (
+    "llm_ask",
+    "llm_routes",
+    "llm_prompts",
+    "llm_loopback",
+    "llm_record",
+    "llm_play",
+)
 """Modules of commands below it, each with a ``register``."""
 
 
