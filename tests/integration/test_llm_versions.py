@@ -1,4 +1,4 @@
-"""`sluicegate llm routes` and `prompts` over a real Kafka: checked, one writer at a time, followed as they change."""
+"""`sluicegate llm routes` and `prompts` over a real Kafka: checked, one writer at a time, followed."""
 
 from __future__ import annotations
 

@@ -176,7 +176,8 @@ def settled(provider, first_ms, *, state="completed", started_us=1_000_000_000, 
     return Attempt(
         tenant="default", stream_id="s", kind="llm", attempt=1, epoch=0, state=state, provider=provider,
         model="m", started_us=started_us, first_content_us=first,
-        last_content_us=first + 1_000_000 if first else 0, ended_us=started_us + 2_000_000, output_tokens=tokens,
+        last_content_us=first + 1_000_000 if first else 0,
+        ended_us=started_us + 2_000_000, output_tokens=tokens,
     )  # fmt: skip
 
 
@@ -237,7 +238,10 @@ def test_a_version_that_is_not_valid_leaves_the_one_before_in_force():
         ({"fallback_on": ["cancelled"]}, "cancelled leads to no other"),
         ({"after_content": "continue"}, "can_continue"),
         ({"gate": {"hold_characters": 9, "rules": [["card", "(", "end:card"]]}}, "rule card: unclosed group"),
-        ({"gate": {"hold_characters": 9, "rules": [["card", "x", "drop"]]}}, "its action is pass, rewrite:TEXT"),
+        (
+            {"gate": {"hold_characters": 9, "rules": [["card", "x", "drop"]]}},
+            "its action is pass, rewrite:TEXT",
+        ),
         ({"timers": {"connect_ms": 0}}, "timers.connect_ms"),
     ],
     ids=["empty", "unknown", "many", "text", "cancelled", "continue", "rule", "action", "timer"],
