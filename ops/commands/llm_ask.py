@@ -38,7 +38,7 @@ def ask_command(
     from ops import console
     from ops.addresses import edge_token, edge_url
     from ops.client import EdgeClient
-    from ops.commands.execute import default_stream_id
+    from ops.commands.execute import default_stream_id, printable
     from ops.commands.tail import follow
     from ops.errors import Misused
     from ops.settings import Settings
@@ -51,6 +51,7 @@ def ask_command(
     asked: dict[str, object] = {
         "messages": [*messages, {"role": "user", "content": question}],
         "route": route,
+        "title": printable(question, 256),
         **({"model": model} if model else {}),
         **({"params": {"max_output_tokens": max_tokens}} if max_tokens else {}),
     }
