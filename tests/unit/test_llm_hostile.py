@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import json
 from typing import TYPE_CHECKING, Any
@@ -10,10 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connectors.llm.deltas import Failed, Finished, Over, Piece
+from connectors.llm.deltas import Failed, Finished, Media, Over, Piece
 from connectors.llm.framing import RAW_CHARACTERS_MAX
 from connectors.llm.providers import PROVIDERS
-from connectors.llm.providers.normalising import BLOCKS_MAX
+from connectors.llm.providers.normalising import (
+    BLOCKS_MAX,
+    MEDIA_BYTES_MAX,
+    NAME_CHARACTERS_MAX,
+    PIECE_CHARACTERS_MAX,
+)
 from tests.unit.support_llm import RECORDED, STREAMED, body_of, deltas_of, ended, sent, told
 
 if TYPE_CHECKING:
@@ -222,3 +228,47 @@ def test_what_is_remembered_of_an_answer_is_bounded():
         answer = told(deltas_of(shape, [sent(shape, "", make(index)) for index in range(BLOCKS_MAX + 1)]))
         assert answer.end == "malformed"
         assert str(BLOCKS_MAX) in answer.error_raw
+
+
+def test_what_is_too_long_for_one_event_comes_in_pieces():
+    said = "a" * (2 * PIECE_CHARACTERS_MAX + 1)
+    call = {"functionCall": {"name": "f", "args": {"x": said}}}
+    picture = bytes(range(256)) * 2_000
+    inline = {"inlineData": {"mimeType": "image/png", "data": base64.b64encode(picture).decode()}}
+    parts = [{"text": said}, call, inline, inline]
+    chunk = {"candidates": [{"content": {"parts": parts}, "finishReason": "STOP"}]}
+    deltas = deltas_of("gemini", [sent("gemini", "", json.dumps(chunk))])
+    answer = told(deltas)
+    assert (answer.text, answer.tools) == (said, {"call_0": ["f", f'{{"x":"{said}"}}']})
+    assert all(len(each.text) <= PIECE_CHARACTERS_MAX for each in deltas if isinstance(each, Piece))
+    media = [each for each in deltas if isinstance(each, Media)]
+    assert all(len(each.data) <= MEDIA_BYTES_MAX for each in media)
+    assert [b"".join(each.data for each in media if each.index == index) for index in (0, 1)] == [picture] * 2
+
+
+def test_an_address_of_media_is_bounded():
+    part = {"fileData": {"mimeType": "image/png", "fileUri": "https://x.example/" + "y" * 10_000}}
+    chunk = {"candidates": [{"content": {"parts": [part]}}]}
+    assert told(deltas_of("gemini", [sent("gemini", "", json.dumps(chunk))])).end == "malformed"
+
+
+def test_sound_that_follows_sound_is_of_one_index():
+    def inline(mime: str) -> dict[str, Any]:
+        return {"inlineData": {"mimeType": mime, "data": "AAAA"}}
+
+    parts = [inline(mime) for mime in ("audio/L16", "audio/L16", "image/png", "image/png", "audio/L16")]
+    chunks = [
+        sent("gemini", "", json.dumps({"candidates": [{"content": {"parts": [each]}}]})) for each in parts
+    ]
+    media = [each for each in deltas_of("gemini", chunks) if isinstance(each, Media)]
+    assert [each.index for each in media] == [0, 0, 1, 2, 3]
+
+
+def test_names_are_bounded_as_they_go_into_each_event():
+    long = "n" * 10_000
+    call = {"id": long, "function": {"name": long, "arguments": "{}"}}
+    chunk = {"id": long, "model": long, "choices": [{"delta": {"tool_calls": [call]}}]}
+    answer = told(deltas_of("openai-chat", [sent("openai-chat", "", json.dumps(chunk))]))
+    short = long[:NAME_CHARACTERS_MAX]
+    assert answer.tools == {short: [short, "{}"]}
+    assert (answer.named.request_id, answer.named.model) == (short, short)
