@@ -60,6 +60,16 @@ def test_a_later_count_replaces_what_it_says_and_no_more():
     assert chat(first, last).usage == Usage(5, None, None, 9)
 
 
+def test_a_message_that_is_repeated_beside_its_deltas_is_told_once():
+    whole = {"role": "assistant", "content": "Hi there"}
+    answer = chat(
+        {"choices": [{"delta": {"content": "Hi"}, "message": whole}]},
+        {"choices": [{"delta": {"content": " there"}, "message": whole}]},
+        {"choices": [{"delta": {}, "message": whole, "finish_reason": "eos_token"}]},
+    )
+    assert (answer.text, answer.finish, answer.end) == ("Hi there", "stop", "over")
+
+
 def test_the_older_call_of_a_function_is_a_call_of_a_tool():
     begun = {"choices": [{"delta": {"function_call": {"name": "f", "arguments": '{"x"'}}}]}
     more = {"choices": [{"delta": {"function_call": {"arguments": ":1}"}}, "finish_reason": "function_call"}]}

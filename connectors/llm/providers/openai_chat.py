@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 _FINISHES: Final[Mapping[str, Finish]] = {
     "stop": "stop",
     "eos": "stop",
+    "eos_token": "stop",
+    "stop_sequence": "stop",
     "end_turn": "stop",
     "length": "length",
     "max_tokens": "length",
@@ -195,7 +197,8 @@ class _Chunks(Reader):
             self._fail(out, "malformed", f"choice {index}")
             return
         before = len(out)
-        delta = mapping(choice.get("delta")) or mapping(choice.get("message"))
+        # beside a delta, some repeat the whole message so far
+        delta = mapping(choice.get("delta" if "delta" in choice else "message"))
         if delta.get("reasoning") and delta.get("reasoning_content"):  # the same under two names
             delta = {part: said for part, said in delta.items() if part != "reasoning"}
         for part, said in delta.items():
