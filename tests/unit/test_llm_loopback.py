@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
+from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anthropic
@@ -19,15 +22,14 @@ from connectors.llm.loopback.demo import NAME, TEXT, recording_of
 from connectors.llm.loopback.errors import LoopbackRefused
 from connectors.llm.loopback.library import OURS
 from connectors.llm.loopback.play import paced, play_recording, recorded
-from connectors.llm.loopback.script import Script, words
+from connectors.llm.loopback.script import ANSWERS, Script, words
 from connectors.llm.loopback.server import Loopback, LoopbackOptions, LoopbackThread
-from connectors.llm.loopback.wanted import Wanted, parse_wanted
+from connectors.llm.loopback.wanted import FAULTS, Wanted, parse_wanted
 from connectors.llm.recording import SUFFIX, Recorded, Recording, read_recording, write_recording
 from tests.support.loopback_client import WORDS_SCHEMA, Got, ask, body_of, send, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
-    from pathlib import Path
 
     from connectors.llm.calls import Shape
 
@@ -435,3 +437,10 @@ def test_what_is_no_request_ends_the_connection(request_bytes: bytes):
 
 def test_words_come_of_the_seed():
     assert words(9, random.Random(1)) == words(9, random.Random(1)) != words(9, random.Random(2))
+
+
+def test_the_page_names_every_fault_and_all_that_can_be_wanted():
+    page = (Path(__file__).parents[2] / "docs" / "llm.md").read_text()
+    section = page.partition("### The loopback provider")[2].partition("\n## ")[0]
+    named = set(re.findall(r"`([a-z_0-9]+)`", section))
+    assert {*FAULTS, *ANSWERS, *(field.name for field in fields(Wanted))} - {"answer"} <= named
