@@ -40,18 +40,15 @@ texts = st.text(st.characters(codec="utf-8"), max_size=60)
 times = st.integers(0, 2**50)
 
 
-def events(at_us: int) -> st.SearchStrategy[Recorded]:
-    return st.one_of(
-        st.builds(Recorded, st.just(at_us), texts, texts),
-        st.builds(Recorded, st.just(at_us), comment=texts),
-        st.builds(Recorded, st.just(at_us), body=texts),
-    )
-
-
+events = st.one_of(
+    st.builds(Recorded, times, texts, texts),
+    st.builds(Recorded, times, comment=texts),
+    st.builds(Recorded, times, body=texts),
+)
 recordings = st.builds(
     Recording,
     shape=st.sampled_from(["openai-chat", "openai-responses", "anthropic", "gemini", "ollama"]),
-    events=st.lists(times, max_size=12).flatmap(lambda due: st.tuples(*map(events, sorted(due)))).map(list),
+    events=st.lists(events, max_size=12).map(lambda each: sorted(each, key=lambda one: one.at_us)),
     status=st.integers(100, 599),
     headers=st.dictionaries(texts, texts, max_size=4),
     note=texts,
