@@ -16,7 +16,7 @@ from connectors.llm.kept_answers import Gathered
 from connectors.llm.loopback.server import Loopback, LoopbackOptions, LoopbackThread
 from connectors.llm.normalised import normalised, unfinished
 from connectors.llm.providers import PROVIDERS
-from connectors.llm.recorder import record_call
+from connectors.llm.recorder import Recorder, record_call, secrets_of
 from connectors.llm.recording import (
     SUFFIX,
     Recorded,
@@ -172,6 +172,14 @@ def test_no_key_and_no_cookie_is_in_a_recording(tmp_path: Path, shape: Shape):
         "request-id": "",  # anthropic's own, which the provider makes up
     }
     assert recording.events[0].body == '{"error": "your key *** is wrong"}'
+
+
+def test_a_secret_is_what_the_headers_names_tell_and_nothing_that_an_answer_may_say():
+    headers = {"proxy-authorization": "Basic abcdefgh", "x-api-key": "other-key", "x-region": "in the river"}
+    secrets = secrets_of(Target("test", "ollama", "http://127.0.0.1", KEY, headers))
+    recorder = Recorder(PROVIDERS["ollama"], secrets)
+    said = f"{KEY} Basic abcdefgh abcdefgh other-key in the river"
+    assert recorder.masked(said) == "*** *** *** *** in the river"
 
 
 def test_a_provider_that_repeats_the_question_puts_no_key_into_a_recording():
