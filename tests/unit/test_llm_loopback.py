@@ -14,6 +14,7 @@ import httpx2
 import openai
 import orjson
 import pytest
+import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -406,6 +407,31 @@ def test_a_client_that_reads_slowly_gets_all_of_it_and_is_held_in_no_memory():
         writer.close()
 
     run(test)
+
+
+def test_many_at_once_have_each_their_own_whole_answer():
+    async def test(loopback: Loopback) -> None:
+        models = [f"words?tokens=30&rate=300&seed={number}" for number in range(100)]
+        answers = await asyncio.gather(*(ask(loopback.url, "anthropic", model) for model in models))
+        assert {answer.ended for answer in answers} == {"whole"}
+        assert len({answer.body for answer in answers}) == len(models)
+        for model, answer in list(zip(models, answers, strict=True))[::20]:
+            assert (await ask(loopback.url, "anthropic", model)).body == answer.body
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("fault", "ended"), [("cut", "reset"), ("closed", "closed"), ("ended", "whole"), ("drop", "reset")]
+)
+def test_the_loop_that_the_command_runs_on_breaks_off_alike(fault: str, ended: str):
+    async def test() -> Got:
+        async with Loopback() as loopback:
+            return await asyncio.wait_for(ask(loopback.url, "ollama", f"words?fault={fault}&after=4"), 60)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        answer = runner.run(test())
+    assert (answer.ended, answer.kinds("ollama").count("content")) == (ended, 0 if fault == "drop" else 4)
 
 
 def test_a_connection_is_used_again():
