@@ -13,18 +13,20 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+import orjson
 import structlog
 
 from connectors.llm.answer_schemas import answer_schema
 from connectors.llm.attempt import Attempt as Run
 from connectors.llm.committer import Row
 from connectors.llm.errors import LlmError
+from connectors.llm.fallback import can_be_continued, continued
 from connectors.llm.gates import Gate, compile_gate
 from connectors.llm.kept import kept_input, kept_output
 from connectors.llm.ledger import RAW_MAX, Attempt
 from connectors.llm.plan import Next, Stop, Tried
 from connectors.llm.raw import RawKeeper
-from connectors.llm.shown import Shown
+from connectors.llm.shown import KEPT_MAX, Shown
 from schemas.topics import INPUT, LLM_ATTEMPTS
 
 if TYPE_CHECKING:
@@ -140,7 +142,7 @@ class Operation:
         self._number = 1
         self._shown_anything = False
         self._answer = ""
-        """The text that clients have, for a provider that can go on with it."""
+        """Text that clients have of attempts which are gone on with; kept where the plan may continue it."""
 
     def cancel(self) -> None:
         """Stop the provider, keep what there is, and end as ``cancelled``."""
@@ -152,7 +154,7 @@ class Operation:
         self._emitter.open()
         self._inherit()
         if isinstance(self._request, LlmError):
-            await self._refuse("upstream_error", str(self._request))
+            await self._refuse("upstream_error", str(self._request), self._request.error_class)
         elif self._cancelled.is_set():
             await self._refuse("cancelled", "it was cancelled before a provider was called")
         elif self._known is None and self._age_ms() > self._tools.queue_ms_max:
@@ -185,14 +187,24 @@ class Operation:
 
     # -- attempts -----------------------------------------------------------------------------------------
 
-    async def _attempts(self, request: Request) -> None:
+    async def _planned(self, request: Request) -> Plan | None:
+        """Say what is to be done; None = it was refused, and is over."""
         try:
             plan = self._tools.desk.plan(request)
             self._tools.gate(plan)  # what cannot be used of gate or schema is refused before it costs
             if plan.call.schema is not None:
                 answer_schema(plan.call.schema, plan.call.schema_name)
         except LlmError as refused:
-            await self._refuse("upstream_error", str(refused))
+            await self._refuse("upstream_error", str(refused), refused.error_class)
+            return None
+        if self._known is None and self._age_ms() > plan.queue_ms:
+            await self._refuse("timed_out", f"it waited longer than the {plan.queue_ms} ms of its route")
+            return None
+        return plan
+
+    async def _attempts(self, request: Request) -> None:
+        plan = await self._planned(request)
+        if plan is None:
             return
         row: Attempt | None = None
         while True:
@@ -209,6 +221,8 @@ class Operation:
                 return
             if row is not None:
                 self._pending.append(row)
+            if step.why == "continue" and not self._can_continue():
+                step = replace(step, why="restart")
             row = self._row(plan, step.choice, step.why, "started")
             try:
                 self._tools.desk.reserve(plan, row)
@@ -217,6 +231,7 @@ class Operation:
                 await self._end(row, "upstream_error", str(refused))
                 return
             shown = await self._attempt(plan, step, row)
+            self._answer += shown.text
             outcome = shown.outcome
             if outcome.error_class is None:
                 await self._end(row, "completed", _finish_message(outcome))
@@ -235,13 +250,14 @@ class Operation:
                 )
             )
 
+    def _can_continue(self) -> bool:
+        return len(self._answer) < KEPT_MAX and can_be_continued(self._answer)
+
     async def _attempt(self, plan: Plan, step: Next, row: Attempt) -> Shown:
         """Put it on record, make the call, settle it."""
-        choice, call = step.choice, replace(plan.call, model=step.choice.model)
-        if step.why == "continue":
-            said = {"role": "assistant", "content": self._answer}
-            call = replace(call, messages=[*call.messages, said])
-        elif self._shown_anything:
+        choice = step.choice
+        call = continued(plan.call, self._answer) if step.why == "continue" else plan.call
+        if self._shown_anything and step.why not in ("continue", "resume"):
             self._emitter.reset(f"attempt {row.attempt}: {step.why}", self._emitter.epoch + 1)
             self._shown_anything, self._answer = False, ""
         row.epoch = self._emitter.epoch
@@ -262,7 +278,7 @@ class Operation:
             self._tools.client,
             self._tools.providers[choice.target.shape],
             choice,
-            call,
+            replace(call, model=choice.model),
             shown,
         )
         if self._cancelled.is_set():
@@ -271,7 +287,6 @@ class Operation:
         self._run = None
         shown.finish(outcome)
         self._shown_anything = self._shown_anything or shown.anything
-        self._answer += shown.text
         _settle(row, outcome)
         row.output_json = kept_output(shown.text, plan.keep_output)
         self._tools.desk.settle(plan, row, shown)
@@ -313,13 +328,19 @@ class Operation:
             self._number += 1
         return row
 
-    async def _refuse(self, reason: EndReason, message: str) -> None:
+    async def _refuse(self, reason: EndReason, message: str, error_class: ErrorClass | None = None) -> None:
         """End it without a call; it is on the ledger all the same, as attempt 0."""
         row = self._row(None, None, "first", "refused")
         row.ended_us, row.error_raw = row.started_us, message[:RAW_MAX]
-        await self._end(row, reason, message)
+        await self._end(row, reason, message, error_class)
 
-    async def _end(self, row: Attempt, reason: EndReason, message: str) -> None:
+    async def _end(
+        self, row: Attempt, reason: EndReason, message: str, error_class: ErrorClass | None = None
+    ) -> None:
+        told = error_class or row.error_class
+        if told and reason == "upstream_error":  # a program cannot go by what a person reads in the end
+            value = orjson.dumps({"error_class": told, "attempt": row.attempt}).decode()
+            self._emitter.data("state", {"name": "error", "value_json": value})
         end = self._emitter.end(reason, message)
         await self._tools.outlet.acknowledged(self.to.key)
         row.end_reason = reason
