@@ -174,8 +174,11 @@ class RouteConfig(Config):
     deadline_ms: int = Field(
         600_000, ge=1_000, le=86_400_000, description="for all of them, from when it was asked for"
     )
-    queue_ms: int = Field(
-        30_000, ge=100, le=86_400_000, description="what was not begun so long after it was asked for ends"
+    queue_ms: int | None = Field(
+        default=None,
+        ge=100,
+        le=86_400_000,
+        description="what was not begun so long after it was asked for ends; none = the worker's bound alone",
     )
     retry_wait_ms_max: int = Field(
         5_000,
