@@ -133,6 +133,7 @@ class LlmWorker:
                 wire=self._wire,
                 worker=options.identity,
                 queue_ms_max=options.queue_ms_max,
+                judges=options.judges,
             )
             self._outlet = outlet
             self._follower.start()
