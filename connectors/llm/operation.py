@@ -315,6 +315,7 @@ class Operation:
             request_id=to.request_id,
             task_id=to.task_id,
             why=why,
+            requested_us=to.time_us,
             started_us=_now_us(),
             worker=self._tools.worker,
             request_partition=self.source.partition,
