@@ -141,7 +141,7 @@ class Versions:
         return seen + 1
 
     def add_prompt(self, name: str, text: str, reason: str, seen: int) -> int:
-        """Write a version of a prompt on top of version ``seen``; returns its number. Raises as ``add_route``.
+        """Write a prompt's version on top of version ``seen``; returns its number. Raises as ``add_route``.
 
         Nobody uses it until a label stands for it.
         """

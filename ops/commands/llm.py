@@ -24,7 +24,7 @@ def worker_command() -> int:
     """Run a worker: it takes requests from Kafka, calls providers, and writes what they send as streams.
 
     More workers share the requests. SIGTERM and Ctrl-C let the calls under way end, for
-    SLUICEGATE_LLM__DRAIN_MS at most; a second signal ends at once, and what was left is begun anew by another.
+    SLUICEGATE_LLM__DRAIN_MS at most; a second signal ends at once, and another begins anew what was left.
 
     Providers are settings: SLUICEGATE_LLM__PROVIDERS__OPENAI__API_KEY=… is enough for one that is well known.
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from ops.stack.errors import Unsuitable
 from ops.stack import model
+from ops.stack.errors import Unsuitable
 from ops.stack.parts import KAFKA, MODEL, POSTGRES, REGISTRY
 
 if TYPE_CHECKING:

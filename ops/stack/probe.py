@@ -9,7 +9,7 @@ from ops.stack.parts import KAFKA, MODEL, POSTGRES, REGISTRY
 
 
 def answers(part: str, address: str, timeout_s: float) -> bool:
-    """Whether a part does its work now: a metadata request, a list of subjects, a `SELECT 1`, loaded weights."""
+    """Whether a part does its work now: a metadata request, a list of subjects, a `SELECT 1`, weights."""
     probes = {KAFKA.name: kafka, REGISTRY.name: registry, POSTGRES.name: postgres, MODEL.name: model}
     return probes[part](address, timeout_s)
 

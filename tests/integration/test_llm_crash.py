@@ -1,4 +1,4 @@
-"""A worker that calls language models dies by kill -9: one end, no call that is not on record, the text whole."""
+"""A worker that calls language models dies by kill -9: one end, each call on record, the text whole."""
 
 from __future__ import annotations
 

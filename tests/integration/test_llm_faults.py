@@ -1,4 +1,4 @@
-"""Every fault of the field on every wire shape, through the real worker: the declared outcome, and one end."""
+"""Every fault of the field on every wire shape, through the real worker: the declared outcome, one end."""
 
 from __future__ import annotations
 
@@ -47,6 +47,11 @@ DECLARED = {
     "no_answer": ("timed_out", "timeout_total"),
     "drop": ("upstream_error", "connect"),
 }
+OTHERWISE = {
+    ("anthropic", "error_frame"): ("upstream_error", "overloaded"),  # what its error in band says
+    ("gemini", "error_frame"): ("upstream_error", "overloaded"),
+    ("ollama", "refusal"): ("completed", ""),  # the shape has no word for it: it is text
+}
 SLOW = {"timed_out"}
 
 
@@ -68,11 +73,14 @@ def test_each_fault_on_each_shape_has_its_declared_outcome_and_one_end(
                 for shape in SHAPES
             }
         )
+        world.ask("ready", model=f"{SHAPES[0]}/words?tokens=1")
+        world.answer("ready")  # so that the short deadlines below begin with a worker that is there
         asked = {}
-        for number, (fault, declared) in enumerate(DECLARED.items()):
+        for number, (fault, usual) in enumerate(DECLARED.items()):
             for shape in SHAPES:
                 if shape in NOT_IN.get(fault, ()):
                     continue
+                declared = OTHERWISE.get((shape, fault), usual)
                 name = f"{shape}-{number}"
                 asked[name] = (shape, fault, declared)
                 world.ask(

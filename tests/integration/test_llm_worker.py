@@ -36,13 +36,16 @@ def test_an_answer_is_a_stream_with_its_attempt_on_record(world, loopback):
     world.ask("a-1", task_id="task-9", request_id="req-9")
     answer = world.answer("a-1")
     types = [event.type for event, _ in answer.events]
-    assert types[0] == "open" and types[-1] == "end" and answer.end == "completed"
+    assert types[0] == "open"
+    assert types[-1] == "end"
+    assert answer.end == "completed"
     assert len(answer.text.split()) >= 20
     assert {event.task_id for event, _ in answer.events} == {"task-9"}
     (row,) = world.attempts("a-1")
     assert (row.attempt, row.state, row.finish, row.end_reason) == (1, "completed", "stop", "completed")
     assert (row.provider, row.characters) == ("here", len(answer.text))
-    assert row.output_tokens and row.usage_source == "provider"
+    assert row.output_tokens
+    assert row.usage_source == "provider"
     (usage,) = answer.of("usage")
     assert (usage["input_tokens"], usage["output_tokens"]) == (row.input_tokens, row.output_tokens)
 
@@ -54,7 +57,8 @@ def test_a_failure_before_content_is_invisible_and_the_next_provider_answers(wor
     })  # fmt: skip
     world.ask("a-1")
     answer = world.answer("a-1")
-    assert answer.end == "completed" and answer.text
+    assert answer.end == "completed"
+    assert answer.text
     assert not answer.of("reset")
     rows = world.attempts("a-1")
     assert [(row.provider, row.state) for row in rows][-1] == ("second", "completed")
@@ -100,7 +104,8 @@ def test_a_cancel_closes_the_providers_connection_and_keeps_what_there_is(world,
     assert 0 < len(answer.text.split()) < 1_000
     (row,) = world.attempts("a-1")
     assert (row.state, row.error_class) == ("cancelled", "cancelled")
-    assert row.output_tokens and row.usage_source == "estimated"
+    assert row.output_tokens
+    assert row.usage_source == "estimated"
     (seen,) = [seen for seen in loopback.seen if seen.model.endswith("tag=cancel")]
     until(lambda: seen.outcome == "client_closed")
 

@@ -1,4 +1,4 @@
-"""A world in which a language model is asked: a provider on loopback, workers, and what became of a request."""
+"""A world in which a language model is asked: a provider on loopback, workers, and what came of a request."""
 
 from __future__ import annotations
 
@@ -183,6 +183,8 @@ class LlmWorld:
         """What clients are shown of streams, once each has ended: real ``ingest`` over what was written."""
 
         def all_ended(found) -> bool:
+            for worker in self._workers:
+                assert worker.process.poll() is None, worker.log.read_text()[-2_000:]
             ends = {
                 message.key() for message in found if self.wire.decode_event(message.value()).type == "end"
             }

@@ -26,7 +26,7 @@ _SPENT_NAMES: Final = re.compile(
 )
 _SPENT: Final = re.compile(
     r"exceeded your current quota|credit balance is too low|insufficient (credits|balance|funds|quota)"
-    r"|out of credits|spend(ing)? limit|usage limits|PerDay",  # the last is of Gemini's quotaId
+    r"|out of credits|spend(ing)? limit|usage limits?|PerDay",  # the last is of Gemini's quotaId
     re.IGNORECASE,
 )
 _PASSES: Final = re.compile(r"PerMinute", re.IGNORECASE)
