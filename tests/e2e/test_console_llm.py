@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -118,3 +119,19 @@ def test_the_form_is_there_for_whoever_may_ask(world: LlmWorld, browser: Browser
     expect(page.locator("#edge")).to_have_text("edge ready")
     expect(page.locator("#ask")).to_be_visible(visible=shown)
     context.close()
+
+
+def test_the_page_of_the_documentation_shows_an_answer_without_what_was_superseded(world: LlmWorld, page):
+    world.twin.answers["shown"] = [
+        piece("Hm.", channel="reasoning"), *text("wrong"), reset(), *text("Hel", "lo"), end(),
+    ]  # fmt: skip
+    world.ask(world.asking(model="shown", stream_id="answer-7"))
+    address, file = (
+        f"{world.edge.url}/page-of-a-reader",
+        Path(__file__).parents[2] / "docs/examples/page_tokens.html",
+    )
+    page.route(address, lambda route: route.fulfill(path=file, content_type="text/html"))
+    page.goto(address)
+    expect(page.locator("#state")).to_have_text("completed ")
+    expect(page.locator("#out")).to_have_text("Hello")
+    expect(page.locator("#thoughts")).to_have_text("")
