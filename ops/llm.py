@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from connectors.llm.calls import Target
+from connectors.llm.judges import load_judges
 from connectors.llm.options import FlushOptions, LlmOptions
 from connectors.llm.prices import Price, Prices
 from ops.addresses import addresses, kafka_options, local_model
@@ -57,6 +58,7 @@ def llm_options(settings: Settings) -> LlmOptions:
         session_timeout_ms=llm.session_timeout_ms,
         transaction_timeout_ms=llm.transaction_timeout_ms,
         drain_ms=llm.drain_ms,
+        judges=load_judges(llm.gate_functions),
         web_host=llm.web_host,
         web_port=llm.web_port,
     )

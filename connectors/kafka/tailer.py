@@ -43,6 +43,8 @@ class Followed:
 
     topic: str
     recent_records: int
+    since_ms: int = 0
+    """Not from before that time by the broker's clock, ms since 1970; 0 = whenever."""
 
 
 @dataclass(slots=True)
@@ -156,6 +158,8 @@ class Tailer(threading.Thread, Generic[T]):
                     low, stable = self._offsets(consumer, place)
                     recent = max(low, stable - followed.recent_records)
                     start = low if followed.recent_records < 0 else recent
+                    if followed.since_ms:
+                        start = max(start, self._offset_at(consumer, place, followed.since_ms, stable))
                     state.behind[place] = stable - start
                     state.low_offsets[place], state.end_offsets[place] = low, stable
                 positions[place] = start
@@ -178,6 +182,13 @@ class Tailer(threading.Thread, Generic[T]):
         # With read_committed the upper one is the last stable offset: nothing before it is still open.
         low, stable = consumer.get_watermark_offsets(TopicPartition(*place), timeout=5.0)
         return int(low), int(stable)
+
+    def _offset_at(self, consumer: Consumer, place: Place, since_ms: int, stable: int) -> int:
+        """Give the offset of the first record of a time or later; where none is, the end."""
+        (found,) = consumer.offsets_for_times([TopicPartition(*place, since_ms)], timeout=5.0)
+        if found.error is not None:
+            raise KafkaUnavailable(self._servers, f"{place[0]}[{place[1]}]: {found.error.str()}")
+        return int(found.offset) if found.offset >= 0 else stable
 
     # -- the loop of the thread -------------------------------------------------------------------------
 

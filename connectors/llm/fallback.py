@@ -10,6 +10,7 @@ from connectors.llm.plan import Next, Stop
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from connectors.llm.calls import Call
     from connectors.llm.deltas import ErrorClass
     from connectors.llm.plan import Choice, Plan, Tried, Why
 
@@ -77,13 +78,18 @@ def _over(plan: Plan, tried: Sequence[Tried], elapsed_ms: int) -> Stop | None:
     last = tried[-1]
     if last.error_class in ("cancelled", "gate"):
         return Stop(_what(last))
-    if plan.side_effects and any(one.had_tool_call for one in tried):
+    if plan.side_effects and any(_may_have_acted(plan, one) for one in tried):
         return Stop(f"{_what(last)} after a tool was called; what it did cannot be taken back")
     if len(tried) >= plan.attempts_max:
         return Stop(f"{_what(last)}; {len(tried)} attempts were made, which is all that the route allows")
     if elapsed_ms > plan.deadline_ms - SHORTEST_MS:
         return Stop(f"{_what(last)}; no time is left of the {plan.deadline_ms} ms that it had")
     return None
+
+
+def _may_have_acted(plan: Plan, one: Tried) -> bool:
+    """Whether a tool was called; of an attempt whose worker died nobody can say that none was."""
+    return one.had_tool_call or (one.error_class == "crashed" and one.had_content and bool(plan.call.tools))
 
 
 def _again(plan: Plan, tried: Sequence[Tried], left_ms: int, chance: float) -> Next | None:
@@ -108,6 +114,19 @@ def _other(plan: Plan, tried: Sequence[Tried]) -> Next | None:
         if not any(_is_of(choice, one) for one in tried) and not _is_excluded(choice, tried):
             return Next(choice, "fallback")
     return None
+
+
+def continued(call: Call, answer: str) -> Call:
+    """Make the call that goes on with an answer, of which clients have so much: it is the last message.
+
+    Some providers refuse one that ends with white space; see ``can_be_continued``.
+    """
+    return replace(call, messages=[*call.messages, {"role": "assistant", "content": answer}])
+
+
+def can_be_continued(answer: str) -> bool:
+    """Whether there is text to go on with, as it stands: nothing of it may be cut off for the call."""
+    return bool(answer) and answer == answer.rstrip()
 
 
 def _is_excluded(choice: Choice, tried: Sequence[Tried]) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -14,7 +16,6 @@ from schemas.errors import WireError
 from schemas.topics import LLM_ATTEMPTS, LLM_CONTROL
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable, Mapping, Sequence
 
     from connectors.kafka.options import KafkaOptions
@@ -26,8 +27,10 @@ log = structlog.get_logger(__name__)
 
 _CANCELS_RECENT: Final = 10_000
 """Cancels a partition that are read again at a start: one may be for a request that a dead worker had."""
-_ROWS_RECENT: Final = 10_000
-"""Rows of the ledger a partition that are read again at a start: figures of the last minutes."""
+_ROWS_RECENT: Final = 500_000
+"""Rows of the ledger a partition that are read again at a start, at the most: two an attempt, so a day of
+three calls a second. Budgets know the day by them, figures the last minutes."""
+_ROWS_SINCE_MS: Final = 24 * 3_600_000
 _CANCELLED_MAX: Final = 100_000
 _ENDED_MAX: Final = 100_000
 
@@ -58,10 +61,15 @@ class Follower:
         self._cancels: OrderedDict[bytes, None] = OrderedDict()
         self._ended: OrderedDict[bytes, None] = OrderedDict()
         self._positions: dict[Place, int] = {}
+        self._read: set[Place] = set()
+        self._ready = asyncio.Event()
         self.problem = "Kafka has not answered yet"
         self._tailer = Tailer(
             kafka,
-            [Followed(self._control, _CANCELS_RECENT), Followed(self._ledger, _ROWS_RECENT)],
+            [
+                Followed(self._control, _CANCELS_RECENT),
+                Followed(self._ledger, _ROWS_RECENT, time.time_ns() // 1_000_000 - _ROWS_SINCE_MS),
+            ],
             self._decode,
             self,
             loop,
@@ -75,6 +83,10 @@ class Follower:
         """Stop; waits for the thread a moment."""
         self._tailer.stop()
         self._tailer.join(5.0)
+
+    async def ready(self) -> None:
+        """Wait until what stood in the ledger was read: before, a budget that is spent is not known to be."""
+        await self._ready.wait()
 
     def is_cancelled(self, key: bytes) -> bool:
         """Say whether somebody asked lately that an operation be stopped."""
@@ -117,6 +129,9 @@ class Follower:
 
     def tail_caught_up(self, place: Place) -> None:
         """See TailListener."""
+        self._read.add(place)
+        if self._read >= {known for known in self._positions if known[0] == self._ledger}:
+            self._ready.set()
 
     def tail_state(self, state: TailState) -> None:
         """See TailListener."""

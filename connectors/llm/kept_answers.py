@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from connectors.llm.calls import Shape
     from schemas.wire import WireCodec
 
-_REMEDY = "It is kept for a day, and only of routes whose keep_raw is redacted or full."
+_REMEDY = "It is kept for a day, and only of routes whose keep.raw is redacted or full."
 
 
 @dataclass(slots=True)

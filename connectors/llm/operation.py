@@ -11,29 +11,35 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import structlog
 
+from connectors.llm.answer_schemas import answer_schema
 from connectors.llm.attempt import Attempt as Run
 from connectors.llm.committer import Row
 from connectors.llm.errors import LlmError
+from connectors.llm.fallback import can_be_continued, continued
+from connectors.llm.gates import Gate, compile_gate
 from connectors.llm.kept import kept_input, kept_output
 from connectors.llm.ledger import RAW_MAX, Attempt
 from connectors.llm.plan import Next, Stop, Tried
 from connectors.llm.raw import RawKeeper
-from connectors.llm.shown import Shown
+from connectors.llm.shown import KEPT_MAX, Shown
 from schemas.topics import INPUT, LLM_ATTEMPTS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import httpx2
 
     from connectors.kafka.chunk import SourcePartition
     from connectors.llm.attempt import Outcome
     from connectors.llm.committer import Committer
+    from connectors.llm.deltas import ErrorClass
     from connectors.llm.emitter import Emitter
+    from connectors.llm.gates import GateRules
+    from connectors.llm.judges import Judge
     from connectors.llm.ledger import EndReason, Known
     from connectors.llm.outlet import KafkaOutlet
     from connectors.llm.plan import Choice, Plan
@@ -42,6 +48,9 @@ if TYPE_CHECKING:
     from schemas.wire import WireCodec
 
 log = structlog.get_logger(__name__)
+
+_GATES_MAX: Final = 1_000
+"""Versions of routes whose gates are kept compiled."""
 
 
 class Desk(Protocol):
@@ -78,6 +87,7 @@ class Tools:
         wire: WireCodec,
         worker: str,
         queue_ms_max: int,
+        judges: Mapping[str, Judge],
     ) -> None:
         self.desk = desk
         self.client = client
@@ -87,6 +97,20 @@ class Tools:
         self.wire = wire
         self.worker = worker
         self.queue_ms_max = queue_ms_max
+        self._judges = judges
+        self._gates: dict[tuple[str, int], GateRules] = {}
+
+    def gate(self, plan: Plan) -> Gate | None:
+        """Give the gate of an attempt. Raises RouteRefused: this worker cannot make it."""
+        if plan.gate is None:
+            return None
+        name = plan.route, plan.route_version
+        rules = self._gates.get(name)
+        if rules is None:
+            if len(self._gates) >= _GATES_MAX:
+                self._gates.clear()
+            rules = self._gates[name] = compile_gate(plan.gate, self._judges)
+        return Gate(rules)
 
 
 class Operation:
@@ -116,12 +140,13 @@ class Operation:
         self._tried: list[Tried] = []
         self._number = 1
         self._shown_anything = False
+        self._answer = ""
+        """Text that clients have of attempts which are gone on with; kept where the plan may continue it."""
 
     def cancel(self) -> None:
         """Stop the provider, keep what there is, and end as ``cancelled``."""
         self._cancelled.set()
-        if self._run is not None:
-            self._run.stop("cancelled")
+        self._stop("cancelled")
 
     async def run(self) -> None:
         """Do it, from the request to the ``end``. Raises PartitionLost."""
@@ -137,6 +162,10 @@ class Operation:
             )
         else:
             await self._attempts(self._request)
+
+    def _stop(self, why: ErrorClass) -> None:
+        if self._run is not None:
+            self._run.stop(why)
 
     # -- what a dead owner left ---------------------------------------------------------------------------
 
@@ -157,13 +186,26 @@ class Operation:
 
     # -- attempts -----------------------------------------------------------------------------------------
 
-    async def _attempts(self, request: Request) -> None:
+    async def _planned(self, request: Request) -> Plan | None:
+        """Say what is to be done; None = it was refused, and is over."""
         try:
             plan = self._tools.desk.plan(request)
+            self._tools.gate(plan)  # what cannot be used of gate or schema is refused before it costs
+            if plan.call.schema is not None:
+                answer_schema(plan.call.schema, plan.call.schema_name)
         except LlmError as refused:
             await self._refuse("upstream_error", str(refused))
+            return None
+        if self._known is None and self._age_ms() > plan.queue_ms:
+            await self._refuse("timed_out", f"it waited longer than the {plan.queue_ms} ms of its route")
+            return None
+        return plan
+
+    async def _attempts(self, request: Request) -> None:
+        plan = await self._planned(request)
+        if plan is None:
             return
-        call, row = plan.call, None
+        row: Attempt | None = None
         while True:
             step = self._tools.desk.decide(plan, self._tried, self._left_ms(plan))
             if isinstance(step, Stop):
@@ -178,6 +220,8 @@ class Operation:
                 return
             if row is not None:
                 self._pending.append(row)
+            if step.why == "continue" and not self._can_continue():
+                step = replace(step, why="restart")
             row = self._row(plan, step.choice, step.why, "started")
             try:
                 self._tools.desk.reserve(plan, row)
@@ -185,7 +229,8 @@ class Operation:
                 row.state, row.error_class, row.ended_us = "refused", "spend_limited", row.started_us
                 await self._end(row, "upstream_error", str(refused))
                 return
-            shown = await self._attempt(plan, step, row, call)
+            shown = await self._attempt(plan, step, row)
+            self._answer += shown.text
             outcome = shown.outcome
             if outcome.error_class is None:
                 await self._end(row, "completed", _finish_message(outcome))
@@ -204,17 +249,30 @@ class Operation:
                 )
             )
 
-    async def _attempt(self, plan: Plan, step: Next, row: Attempt, call: Any) -> Shown:
+    def _can_continue(self) -> bool:
+        return len(self._answer) < KEPT_MAX and can_be_continued(self._answer)
+
+    async def _attempt(self, plan: Plan, step: Next, row: Attempt) -> Shown:
         """Put it on record, make the call, settle it."""
         choice = step.choice
+        call = continued(plan.call, self._answer) if step.why == "continue" else plan.call
         if self._shown_anything and step.why not in ("continue", "resume"):
             self._emitter.reset(f"attempt {row.attempt}: {step.why}", self._emitter.epoch + 1)
-            self._shown_anything = False
+            self._shown_anything, self._answer = False, ""
         row.epoch = self._emitter.epoch
         self._emitter.begin(row)
         row.input_json = kept_input(call, plan.keep_input)
         await self._commit([row])
-        shown = Shown(self._emitter, row, plan, self._raw_keeper(plan, row, choice))
+        shown = Shown(
+            self._emitter,
+            row,
+            plan,
+            asyncio.get_running_loop(),
+            raw=self._raw_keeper(plan, row, choice),
+            gate=self._tools.gate(plan),
+            schema=None if call.schema is None else answer_schema(call.schema, call.schema_name),
+            stop=lambda: self._stop("gate"),
+        )
         self._run = Run(
             self._tools.client,
             self._tools.providers[choice.target.shape],

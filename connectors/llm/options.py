@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from connectors.kafka.options import KafkaOptions
     from connectors.llm.calls import Target
+    from connectors.llm.judges import Judge
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,8 @@ class LlmOptions:
     transaction_timeout_ms: int = 15_000
     drain_ms: int = 20_000
     """Calls in flight may end within it when the worker stops; the next owner begins anew what is left."""
+    judges: Mapping[str, Judge] = field(default_factory=dict)
+    """Users' gates by ``module:name``: what routes may name."""
     web_host: str = "127.0.0.1"
     web_port: int = 0
     """Metrics and health; 0 = none."""

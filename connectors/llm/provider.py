@@ -19,7 +19,9 @@ class Normaliser(Protocol):
     def take(self, event: str, data: str) -> Sequence[Delta]:
         """Take one event: its name (empty where the framing has none) and its data as text.
 
-        What is not known is ``Alive``, what cannot be read is ``Failed("malformed")``: it never raises.
+        What is not known is ``Alive``, what cannot be read is ``Failed("malformed")``: it never raises, and
+        one delta comes of each event at the least. ``Over`` comes only after ``Finished``. After ``Failed``,
+        only ``Usage`` counts: some providers say what it took once they said that they failed.
         """
         ...
 

@@ -99,7 +99,7 @@ class When(Config):
 class Candidate(Config):
     """One provider and model."""
 
-    target: str = Field(pattern=NAME.pattern, description="name of a provider of the settings")
+    target: str = Field(pattern=f"^{NAME.pattern}$", description="name of a provider of the settings")
     model: str = Field("", max_length=200, description="empty = the one that the client names")
     weight: float = Field(
         1.0, gt=0, le=1_000_000, description="share under the policy `weighted`, to others'"

@@ -1,33 +1,56 @@
-"""What an attempt's content becomes: counted for the ledger, kept as the policy says, and sent."""
+"""What an attempt's content becomes: counted for the ledger, judged by the gate, kept, and sent."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import orjson
 
-from connectors.llm.attempt import Outcome
-from connectors.llm.deltas import Media, Piece
+from connectors.llm.attempt import Ended, Outcome
+from connectors.llm.deltas import Failed, Media, Piece
+from connectors.llm.structured import StructuredAnswer
 
 if TYPE_CHECKING:
-    from connectors.llm.deltas import Named
+    import asyncio
+    from collections.abc import Callable, Sequence
+
+    from connectors.llm.answer_schemas import AnswerSchema
+    from connectors.llm.deltas import Delta, Named
     from connectors.llm.emitter import Emitter
+    from connectors.llm.gates import Gate
     from connectors.llm.ledger import Attempt
     from connectors.llm.plan import Plan
     from connectors.llm.raw import RawKeeper
+    from connectors.llm.structured import Structured
 
-KEPT_MAX = 200_000
-"""Characters of an answer that are kept on the ledger; what is longer is cut there, never in the stream."""
+KEPT_MAX: Final = 200_000
+"""Characters of an answer that are kept; what is longer is cut there on the ledger, never in the stream."""
 
 
 class Shown:
-    """One attempt's; satisfies ``attempt.Sink``."""
+    """One attempt's; satisfies ``attempt.Sink``. ``stop`` ends the attempt from a timer of the gate's."""
 
-    def __init__(self, emitter: Emitter, row: Attempt, plan: Plan, raw: RawKeeper | None) -> None:
+    def __init__(
+        self,
+        emitter: Emitter,
+        row: Attempt,
+        plan: Plan,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        raw: RawKeeper | None,
+        gate: Gate | None,
+        schema: AnswerSchema | None,
+        stop: Callable[[], None],
+    ) -> None:
         self._emitter = emitter
         self._row = row
+        self._loop = loop
         self._raw = raw
+        self._gate = gate
+        self._structured = None if schema is None else StructuredAnswer(schema)
+        self._stop = stop
+        self._due: asyncio.TimerHandle | None = None
         self._texts: list[str] = []
         self._kept = 0
         self._keeps = plan.keep_output != "off" or plan.after_content == "continue"
@@ -37,11 +60,13 @@ class Shown:
         """UTF-8 of all text, reasoning, refusal and arguments that came."""
         self.media = False
         """Whether sound or pictures came."""
+        self.refused = ""
+        """Why the gate ended it; empty = it did not."""
         self.outcome = Outcome()
 
     @property
     def text(self) -> str:
-        """The answer's text so far, as far as it is kept."""
+        """The answer's text as clients were given it, as far as it is kept."""
         return "".join(self._texts)
 
     def connected(self, status: int) -> None:
@@ -63,17 +88,18 @@ class Shown:
         row.last_content_us = _now_us()
         row.first_content_us = row.first_content_us or row.last_content_us
         row.contents += 1
-        self.anything = True
         if isinstance(delta, Media):
             self.media = True
-            self._emitter.media(delta)
+        else:
+            row.characters += len(delta.text)
+            self.size_bytes += len(delta.text) if delta.text.isascii() else len(delta.text.encode())
+        if self._gate is None:
+            self._show(delta)
             return
-        row.characters += len(delta.text)
-        self.size_bytes += len(delta.text) if delta.text.isascii() else len(delta.text.encode())
-        if self._keeps and self._kept < KEPT_MAX and delta.channel == "text":
-            self._texts.append(delta.text)
-            self._kept += len(delta.text)
-        self._emitter.piece(delta)
+        self._pass(self._gate.take(delta, self._loop.time()))
+        self._watch_gate()
+        if self.refused:
+            raise Ended("gate", self.refused)
 
     def raw(self, event: str, data: str) -> None:
         """See Sink."""
@@ -81,14 +107,70 @@ class Shown:
             self._raw.take(event, data)
 
     def finish(self, outcome: Outcome) -> None:
-        """Take how it went: send what has gathered, and what the stream's readers should know of it."""
+        """Take how it went: send what waits, and what the stream's readers should know of it."""
         self.outcome = outcome
+        if self._due is not None:
+            self._due.cancel()
+        if self._gate is not None:
+            self._pass(self._gate.finish())
+            self._row.gate = self._gate.summary()
+            if self.refused:
+                outcome.error_class, outcome.error_raw = "gate", self.refused
         self._emitter.flush()
+        if self._structured is not None and outcome.error_class is None:
+            self._send(self._structured.finish())
         if self._raw is not None:
             self._raw.flush()
         if outcome.finish:
             told = {"finish": outcome.finish, "raw": outcome.finish_raw, "attempt": self._row.attempt}
             self._emitter.data("state", {"name": "finish", "value_json": orjson.dumps(told).decode()})
+
+    def _pass(self, deltas: Sequence[Delta]) -> None:
+        for delta in deltas:
+            if isinstance(delta, Failed):
+                self.refused = delta.raw or "the gate ended it"
+            elif isinstance(delta, Piece | Media):
+                self._show(delta)
+
+    def _watch_gate(self) -> None:
+        """Have the gate asked again when what it holds back has waited for long enough."""
+        assert self._gate is not None
+        due_s = self._gate.due_s
+        if self._due is None and due_s is not None:
+            self._due = self._loop.call_at(due_s, self._tick)
+
+    def _tick(self) -> None:
+        assert self._gate is not None
+        self._due = None
+        self._pass(self._gate.tick(self._loop.time()))
+        self._watch_gate()
+        if self.refused:
+            self._stop()
+
+    def _show(self, delta: Piece | Media) -> None:
+        self.anything = True
+        if isinstance(delta, Media):
+            self._emitter.media(delta)
+            return
+        if delta.channel == "text":
+            if self._keeps and self._kept < KEPT_MAX:
+                self._texts.append(delta.text)
+                self._kept += len(delta.text)
+            if self._structured is not None:
+                for shown in self._structured.take(delta.text, self._loop.time()):
+                    self._send(shown)
+        self._emitter.piece(delta)
+
+    def _send(self, shown: Structured) -> None:
+        self._emitter.data(
+            "structured",
+            {
+                "schema_name": shown.schema_name,
+                "json": shown.json,
+                "complete": shown.complete,
+                "problem": shown.problem,
+            },
+        )
 
 
 def _now_us() -> int:

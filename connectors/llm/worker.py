@@ -133,11 +133,13 @@ class LlmWorker:
                 wire=self._wire,
                 worker=options.identity,
                 queue_ms_max=options.queue_ms_max,
+                judges=options.judges,
             )
             self._outlet = outlet
             self._follower.start()
             outlet.start()
             self._committer.start()
+            await self._ready()
             self._poll.start()
             try:
                 await self._over.wait()
@@ -149,6 +151,13 @@ class LlmWorker:
                 await asyncio.to_thread(self._join, outlet)
         if self._failure is not None:
             raise self._failure
+
+    async def _ready(self) -> None:
+        """Wait until the ledger was read, or it is to stop."""
+        waits = [asyncio.ensure_future(one) for one in (self._follower.ready(), self._over.wait())]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for one in waits:
+            one.cancel()
 
     def stop(self) -> None:
         """Take no more requests; calls under way may end within ``drain_ms``."""

@@ -37,7 +37,7 @@ def loopback_command(
     `GET /_faults` lists the faults, `GET /_calls` tells what it was asked and which calls were closed by
     their client.
 
-    Examples: `sluicegate llm loopback --port 8700`, `sluicegate llm loopback --model gpt-x="words?rate=50"`
+    Example: `sluicegate llm loopback --port 8700 --model gpt-x="words?rate=50"`
     """
     import asyncio
     from itertools import starmap

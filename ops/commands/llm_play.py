@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
     from cyclopts import App
 
-    from connectors.llm.deltas import Delta
+    from connectors.llm.deltas import Delta, Piece
+
+
+_SHOWN_BYTES_MAX = 2_000
 
 
 def register(app: App) -> None:
@@ -28,10 +31,12 @@ def play_command(
 ) -> int:
     """Play a recording of a provider's answer: what a worker makes of it, at the cadence in which it came.
 
-    Text goes to standard output, what is no text (usage, why it ended) to standard error. Exit code 1 if
-    the answer is not whole.
+    The answer goes to standard output; reasoning, calls of tools, usage and why it ended to standard error.
+    Exit code 1 if the answer is not whole.
 
-    Examples: `sluicegate llm play hello.stream.jsonl --speed 4`, `sluicegate llm play welcome.anthropic`
+    Example: `sluicegate llm play hello.stream.jsonl --speed 4`
+
+    Example: `sluicegate llm play welcome.anthropic`
     """
     import time
 
@@ -57,7 +62,7 @@ def play_command(
         failed |= isinstance(delta, Failed)
     shown.end()
     if failed and not as_json:
-        console.note(f"recorded: {recording.note or 'no note'}")
+        console.note(f"recorded: {_safe(recording.note) or 'no note'}")
     return 1 if failed else 0
 
 
@@ -77,47 +82,67 @@ class _AsText:
     """Text as it comes; a line for what is none."""
 
     def __init__(self) -> None:
+        from connectors.llm.deltas import Named, Usage
         from ops import console
         from ops.rendering import Renderer
 
-        self._renderer = Renderer(console.out())
+        self._answer, self._beside = Renderer(console.out()), Renderer(console.err())
         self._part: tuple[object, ...] = ("text", "")
+        self._named = Named()
+        self._usage = Usage()
 
     def show(self, at_us: int, delta: Delta) -> None:  # noqa: ARG002  # as the other one
-        from connectors.llm.deltas import Alive, Failed, Finished, Media, Named, Over, Piece, Usage
+        from connectors.llm.deltas import Failed, Finished, Media, Named, Over, Piece, Usage
         from ops import console
 
         match delta:
             case Piece():
-                part = (delta.channel, delta.call_id)
-                if part != self._part:
-                    self.end()
-                    console.note(f"[{delta.channel}{' ' + delta.tool if delta.tool else ''}]")
-                    self._part = part
-                self._renderer.show("token", {"text": delta.text})
-                return
-            case Alive() | Over():
-                return
+                self._piece(delta)
             case Media():
-                said = f"[media {delta.mime}, {len(delta.data)} bytes]"
+                self._say(f"media {delta.mime}, {delta.reference or f'{len(delta.data)} bytes'}")
             case Usage():
-                counts = (f"{name} {count}" for name, count in _fields(delta).items() if count is not None)
-                said = f"[usage: {', '.join(counts)}]"
+                self._usage = self._usage.updated(delta)  # some shapes tell it with each piece
             case Named():
-                names = " ".join(filter(None, (delta.model, delta.request_id)))
-                said = f"[{names}]" if names else ""
+                named = Named(delta.request_id or self._named.request_id, delta.model or self._named.model)
+                if named != self._named:
+                    self._named = named
+                    self._say(" ".join(filter(None, (named.model, named.request_id))))
             case Finished():
-                said = f"[finished: {delta.finish or 'not said'} ({delta.raw})]"
+                self._say(f"finished: {delta.finish or 'not said'} ({delta.raw})")
             case Failed():
-                self.end()
-                console.fail(f"{delta.error_class}: {delta.raw}")
-                return
-        if said:
-            self.end()
-            console.note(said)
+                self._tell_usage()
+                console.fail(f"{delta.error_class}: {_safe(delta.raw)}")
+            case Over():
+                self._tell_usage()
 
     def end(self) -> None:
-        self._renderer.end_line()
+        self._answer.end_line()
+        self._beside.end_line()
+
+    def _piece(self, piece: Piece) -> None:
+        part = (piece.channel, piece.call_id)
+        if part != self._part:
+            self._part = part
+            self._say(f"{piece.channel} {piece.tool}".rstrip())
+        renderer = self._answer if piece.channel == "text" else self._beside
+        renderer.show("token", {"text": piece.text})
+
+    def _tell_usage(self) -> None:
+        counts = [f"{name} {count}" for name, count in _fields(self._usage).items() if count is not None]
+        self._say(f"usage: {', '.join(counts) or 'not said'}")
+
+    def _say(self, text: str) -> None:
+        from ops import console
+
+        self.end()
+        console.note(f"[{_safe(text)}]")
+
+
+def _safe(text: str) -> str:
+    """A provider's own words must not steer a terminal."""
+    from ops.redaction import escaped
+
+    return escaped(text.encode(), _SHOWN_BYTES_MAX)
 
 
 def _fields(delta: Delta) -> Mapping[str, object]:

@@ -38,16 +38,15 @@ def record_command(
     """Record a provider's answer, each event as it came and when: `sluicegate llm loopback` plays it again.
 
     Either a call is made now, which may cost money, or the answer is taken from what a worker kept of a
-    stream (routes with `keep_raw` on, within a day). The file holds the answer, no question and no key. An
+    stream (routes with `keep.raw` on, within a day). The file holds the answer, no question and no key. An
     answer of another status is recorded too. Exit code 1 if the answer was not whole.
 
-    Examples:
-    `sluicegate llm record hello.stream.jsonl --provider openai --model gpt-5-mini --prompt "Say hello"`
+    Example: `sluicegate llm record hello.stream.jsonl --provider openai --model gpt-5-mini --prompt "Hello"`
 
-    `sluicegate llm record hello.stream.jsonl --url http://127.0.0.1:11434 --shape ollama --model gemma3 \
---prompt "Say hello"`
+    Example: `sluicegate llm record hello --url http://127.0.0.1:11434 --shape ollama --model gemma3 \
+--prompt "Hello"`
 
-    `sluicegate llm record broken.stream.jsonl --stream default/chat-42 --attempt 1`
+    Example: `sluicegate llm record broken --stream default/chat-42 --attempt 1`
     """
     from connectors.llm.recording import SUFFIX, write_recording
     from ops import console

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connectors.llm.deltas import Failed, Finished, Over, Piece
+from connectors.llm.deltas import Failed, Finished, Media, Over, Piece
 from connectors.llm.framing import RAW_CHARACTERS_MAX
 from connectors.llm.providers import PROVIDERS
 from connectors.llm.providers.normalising import BLOCKS_MAX
@@ -171,6 +171,59 @@ def test_content_after_a_reason_to_finish_wants_a_reason_again():
     more = json.dumps({"candidates": [said]})
     assert told(deltas_of("gemini", [sent("gemini", "", once)])).end == "over"
     assert told(deltas_of("gemini", [sent("gemini", "", once), sent("gemini", "", more)])).end == "truncated"
+
+
+def test_a_vendor_may_tell_reasoning_under_two_names_at_once():
+    delta = {"content": "", "reasoning": "so", "reasoning_content": "so"}
+    chunk = {"choices": [{"delta": delta, "finish_reason": "stop"}]}
+    assert told(deltas_of("openai-chat", [sent("openai-chat", "", json.dumps(chunk))])).reasoning == "so"
+
+
+def test_parts_and_pictures_of_compatible_servers_are_read():
+    delta = {
+        "content": [
+            {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]},
+            {"type": "text", "text": "Hi"},
+        ],
+        "images": [
+            {"image_url": {"url": "data:image/png;base64,AAAA"}},
+            {"image_url": {"url": "https://x.example/y.png"}},
+        ],
+    }
+    chunk = {"choices": [{"delta": delta, "finish_reason": "stop"}]}
+    deltas = deltas_of("openai-chat", [sent("openai-chat", "", json.dumps(chunk))])
+    answer = told(deltas)
+    assert (answer.text, answer.reasoning, answer.end) == ("Hi", "hm", "over")
+    pictures = [
+        (each.index, each.mime, each.data, each.reference) for each in deltas if isinstance(each, Media)
+    ]
+    assert pictures == [(0, "image/png", bytes(3), ""), (1, "image/*", b"", "https://x.example/y.png")]
+
+
+def test_media_that_are_not_base64_are_malformed():
+    part = {"inlineData": {"mimeType": "image/png", "data": "@@"}}
+    chunk = {"candidates": [{"content": {"parts": [part]}, "finishReason": "STOP"}]}
+    assert told(deltas_of("gemini", [sent("gemini", "", json.dumps(chunk))])).end == "malformed"
+
+
+@pytest.mark.parametrize(
+    ("shape", "chunk", "error_class"),
+    [
+        ("gemini", {"candidates": [{"finishReason": "MALFORMED_FUNCTION_CALL"}]}, "server"),
+        ("gemini", {"candidates": [{"finishReason": "OTHER", "finishMessage": "m"}]}, "server"),
+        ("openai-chat", {"choices": [{"delta": {}, "finish_reason": "error"}]}, "server"),
+        ("openai-chat", {"choices": [{"finish_reason": "insufficient_system_resource"}]}, "overloaded"),
+    ],
+    ids=["malformed-call", "other", "error", "resource"],
+)
+def test_a_reason_by_which_an_answer_is_given_up_is_no_end(shape, chunk, error_class):
+    assert told(deltas_of(shape, [sent(shape, "", json.dumps(chunk))])).end == error_class
+
+
+def test_a_reason_that_nobody_knows_is_kept_in_its_own_word():
+    chunk = {"choices": [{"delta": {"content": "a"}, "finish_reason": "novel"}]}
+    answer = told(deltas_of("openai-chat", [sent("openai-chat", "", json.dumps(chunk))]))
+    assert (answer.finish, answer.finish_raw, answer.end) == ("other", "novel", "over")
 
 
 def test_each_of_several_answers_must_finish():

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from connectors.llm.book import Book
-from connectors.llm.calls import Call, Target
+from connectors.llm.calls import Call, Target, Tool
 from connectors.llm.errors import CallRefused, RouteRefused
-from connectors.llm.fallback import OF_PROVIDER, SHORTEST_MS, decide
+from connectors.llm.fallback import OF_PROVIDER, SHORTEST_MS, can_be_continued, continued, decide
 from connectors.llm.figures import Figures
 from connectors.llm.ledger import Attempt
 from connectors.llm.plan import Choice, Next, Plan, Stop, Tried
@@ -243,8 +243,9 @@ def test_a_version_that_is_not_valid_leaves_the_one_before_in_force():
             "its action is pass, rewrite:TEXT",
         ),
         ({"timers": {"connect_ms": 0}}, "timers.connect_ms"),
+        ({"candidates": [{"target": "a b", "model": "m"}]}, "candidates.0.target"),
     ],
-    ids=["empty", "unknown", "many", "text", "cancelled", "continue", "rule", "action", "timer"],
+    ids=["empty", "unknown", "many", "text", "cancelled", "continue", "rule", "action", "timer", "name"],
 )
 def test_a_route_is_checked_field_by_field(change, said):
     text = orjson.dumps({"candidates": [{"target": "openai", "model": "m"}]} | change).decode()
@@ -315,6 +316,14 @@ def test_nothing_is_restarted_after_a_tool_that_cannot_be_taken_back():
     assert decide(made(), tried, 0).why == "restart"
 
 
+def test_of_an_attempt_whose_worker_died_nobody_can_say_that_no_tool_was_called():
+    tried = [failed(CHOICES[0], "crashed", had_content=True)]
+    with_tools = Call("", [], tools=[Tool("pay", "", {})])
+    assert isinstance(decide(replace(made(side_effects=True), call=with_tools), tried, 0), Stop)
+    assert decide(replace(made(), call=with_tools), tried, 0).why == "crash"
+    assert decide(made(side_effects=True), tried, 0).why == "crash", "there was none to be called"
+
+
 def test_after_content_the_declared_mode_decides():
     a, shown = CHOICES[0], [failed(CHOICES[0], "server", had_content=True)]
     assert isinstance(decide(made(after_content="surface"), shown, 0), Stop)
@@ -335,6 +344,14 @@ def test_what_was_shown_stays_in_mind_over_attempts_that_showed_nothing():
     going_on = replace(made(after_content="continue", attempts_max=9), choices=[replace(able, retries=5)])
     assert decide(going_on, tried, 0).why == "continue"
     assert isinstance(decide(replace(going_on, after_content="surface"), tried, 0), Stop)
+
+
+def test_an_answer_is_gone_on_with_as_it_stands_or_not_at_all():
+    call = continued(Call("m", [{"role": "user", "content": "?"}]), "The sky")
+    assert call.messages == [{"role": "user", "content": "?"}, {"role": "assistant", "content": "The sky"}]
+    assert can_be_continued("The sky")
+    assert not can_be_continued("")
+    assert not can_be_continued("The sky\n"), "some providers refuse white space at the end"
 
 
 def test_a_crash_is_not_the_providers_fault_and_its_route_may_have_changed():

@@ -29,8 +29,10 @@ if TYPE_CHECKING:
     from connectors.llm.loopback.wanted import Wanted
     from connectors.llm.recording import Recording
 
-CACHED_MAX: Final = 32
-CACHED_FRAMES_MAX: Final = 4_096  # with CACHED_MAX and frames of some 300 bytes: 40 MiB at most
+CACHED_FRAMES_MAX: Final = 131_072
+"""Of all answers together; of some 300 bytes each they are 40 MiB."""
+CACHED_BODY_BYTES_MAX: Final = 16_384
+_FRAMES_AN_ANSWER: Final = 64  # what its request's body, its key, may weigh
 NAMES_MAX: Final = 10_000
 
 SHAPES: Final[Mapping[calls.Shape, Shape]] = {
@@ -70,6 +72,7 @@ class Answers:
         self.models = dict(models)
         self._speed = speed
         self._made: OrderedDict[tuple[str, str, str, bytes], Answer] = OrderedDict()
+        self._frames = 0
         self._faulty: Counter[str] = Counter()
 
     def answer(self, shape: Shape, path: str, more: str, body: bytes) -> Answer:
@@ -90,11 +93,16 @@ class Answers:
         wire = tuple(chunk_of(frame) for frame in play.frames)
         made = Answer(model, play, wire)
         # What stands for a name may change, and a fault that passes has to be counted.
-        if not wanted.times and model not in self.models and len(wire) <= CACHED_FRAMES_MAX:
-            self._made[key] = made
-            if len(self._made) > CACHED_MAX:
-                self._made.popitem(last=False)
+        if not wanted.times and model not in self.models and len(body) <= CACHED_BODY_BYTES_MAX:
+            self._keep(key, made)
         return made
+
+    def _keep(self, key: tuple[str, str, str, bytes], made: Answer) -> None:
+        self._made[key] = made
+        self._frames += len(made.wire) + _FRAMES_AN_ANSWER
+        while self._frames > CACHED_FRAMES_MAX:
+            _, oldest = self._made.popitem(last=False)
+            self._frames -= len(oldest.wire) + _FRAMES_AN_ANSWER
 
     def set_model(self, name: str, text: str) -> None:
         """Have a model's name stand for something else. Raises LoopbackRefused if there are too many."""
@@ -102,6 +110,7 @@ class Answers:
             raise LoopbackRefused(f"{NAMES_MAX} names stand for something already")
         self.models[name] = text
         self._made.clear()
+        self._frames = 0
         self._faulty.pop(text, None)
 
     def _play(self, shape: Shape, asked: Asked, wanted: Wanted) -> Play:

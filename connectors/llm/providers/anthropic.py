@@ -28,8 +28,8 @@ MAX_TOKENS: Final = 4_096
 """The shape has no default of its own; every model since Claude 3 may answer so much."""
 _THINKING_BUDGETS: Final = {"low": 1_024, "medium": 4_096, "high": 16_384}
 """Tokens, for models that are told a budget; 1,024 is the least that they take."""
-_BY_BUDGET: Final = re.compile(r"claude-(3|(opus|sonnet|haiku)-4(-[0-5])?(-\d{8})?(-latest|$|@))|claude-3")
-"""Models before Claude 4.6 take a budget of thinking; later ones an effort."""
+_BY_BUDGET: Final = re.compile(r"claude-3|claude-(opus|sonnet|haiku)-4(?![0-9]|[-.][6-9])")
+"""Models before Claude 4.6 take a budget of thinking; later ones an effort, and refuse a budget since 4.7."""
 _FINISHES: Final[Mapping[str, Finish]] = {
     "end_turn": "stop",
     "stop_sequence": "stop",

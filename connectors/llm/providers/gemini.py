@@ -40,7 +40,21 @@ _FINISHES: Final[Mapping[str, Finish]] = {
     "IMAGE_SAFETY": "content_filter",
     "IMAGE_PROHIBITED_CONTENT": "content_filter",
     "IMAGE_RECITATION": "content_filter",
+    "LANGUAGE": "content_filter",
 }
+_BROKEN: Final = frozenset(
+    {
+        "OTHER",
+        "MALFORMED_FUNCTION_CALL",
+        "MALFORMED_RESPONSE",
+        "UNEXPECTED_TOOL_CALL",
+        "TOO_MANY_TOOL_CALLS",
+        "MISSING_THOUGHT_SIGNATURE",
+        "IMAGE_OTHER",
+        "NO_IMAGE",
+    }
+)
+"""Reasons by which an answer was given up, not finished: asked again it may come."""
 
 
 class Gemini:
@@ -186,7 +200,10 @@ class _Chunks(Reader):
         for part in objects(mapping(candidate.get("content")).get("parts")):
             self._part(part, index, out)
             self._unfinished.add(index)
-        if reason := text(candidate.get("finishReason")):
+        reason = text(candidate.get("finishReason"))
+        if reason in _BROKEN:
+            self._fail(out, "server", f"{reason} {text(candidate.get('finishMessage'))}".strip())
+        elif reason:
             self._unfinished.discard(index)
             finish = _FINISHES.get(reason, "other")
             self._finish(out, "tool_calls" if self._call_count and finish == "stop" else finish, reason)

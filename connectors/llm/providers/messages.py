@@ -149,10 +149,10 @@ def _message(value: Any, where: str) -> Message:
         content = ""
     parts = [content] if isinstance(content, str) else _parts(content, f"{where}.content")
     tool_uses = _tool_uses(value.get("tool_calls"), f"{where}.tool_calls")
-    call_id = value.get("tool_call_id", "")
+    call_id = value.get("tool_call_id") or ""
     if tool_uses and role != "assistant":
         raise CallRefused(f"{where}.tool_calls", f"a message of role {role} has none.")
-    if role == "tool" and not (isinstance(call_id, str) and call_id):
+    if not isinstance(call_id, str) or (role == "tool" and not call_id):
         raise CallRefused(f"{where}.tool_call_id", "must name the call that this answers.")
     return Message(cast("Role", role), [part for part in parts if part != ""], tool_uses, call_id, where)
 

@@ -74,6 +74,8 @@ class Reader(ABC):
 
     def _name(self, out: list[Delta], request_id: object = "", model: object = "") -> None:
         """Tell of names, if they are new."""
+        if model == self._named.model and request_id in (self._named.request_id, ""):
+            return
         named = Named(text(request_id) or self._named.request_id, text(model) or self._named.model)
         if named != self._named:
             self._named = named

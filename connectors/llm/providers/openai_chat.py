@@ -5,7 +5,7 @@ https://platform.openai.com/docs/api-reference/chat-streaming
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 from urllib.parse import urlsplit
 
 from connectors.llm.deltas import Failed, Named, Piece, Usage
@@ -15,7 +15,7 @@ from connectors.llm.providers.messages import Media, given, is_strict, messages_
 from connectors.llm.providers.normalising import BLOCKS_MAX, Reader, as_json, mapping, number, objects, text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from connectors.llm.calls import Call, HttpCall, Shape, Target
     from connectors.llm.deltas import Delta, Finish
@@ -33,6 +33,8 @@ _FINISHES: Final[Mapping[str, Finish]] = {
     "function_call": "tool_calls",
     "content_filter": "content_filter",
 }
+_BROKEN: Final[Mapping[str, str]] = {"error": "server_error", "insufficient_system_resource": "overloaded"}
+"""Reasons by which an answer was given up (OpenRouter's, DeepSeek's), and the errors that they are."""
 _SOUNDS: Final = {"audio/wav": "wav", "audio/x-wav": "wav", "audio/mpeg": "mp3", "audio/mp3": "mp3"}
 _PCM: Final = "audio/pcm;rate=24000"
 """16 bits, one channel: the only format that a streamed answer comes in."""
@@ -172,8 +174,8 @@ class _Chunks(Reader):
         error = value.get("error") or groq.get("error")
         for choice in objects(value.get("choices")):
             self._choice(choice, out)
-            if text(choice.get("finish_reason")) == "error":
-                error = error or choice.get("error") or {"message": "finish_reason is error"}
+            if (reason := text(choice.get("finish_reason"))) in _BROKEN:
+                error = error or choice.get("error") or {"code": _BROKEN[reason], "message": reason}
         if error or event == "error" or value.get("object") == "error":
             self._error(out, error or value, as_json(value))
 
@@ -184,24 +186,15 @@ class _Chunks(Reader):
             return
         before = len(out)
         delta = mapping(choice.get("delta")) or mapping(choice.get("message"))
-        reasoning = delta.get("reasoning_content") or delta.get("reasoning")
-        self._piece(out, "reasoning", reasoning, index)
-        self._content(out, delta.get("content"), index)
-        self._piece(out, "refusal", delta.get("refusal"), index)
-        self._refused = self._refused or bool(text(delta.get("refusal")))
-        for call in objects(delta.get("tool_calls")):
-            self._call(call, index, out)
-        if function := mapping(delta.get("function_call")):
-            self._call({"index": 0, "function": function}, index, out)
-        audio = mapping(delta.get("audio"))
-        self._piece(out, "text", audio.get("transcript"), index)
-        self._media(out, _PCM, audio.get("data"))
-        for image in objects(delta.get("images")):
-            self._image(text(mapping(image.get("image_url")).get("url")), out)
+        if delta.get("reasoning") and delta.get("reasoning_content"):  # the same under two names
+            delta = {name: said for name, said in delta.items() if name != "reasoning"}
+        for name, said in delta.items():
+            if said and (read := self._READS.get(name)):
+                read(self, said, index, out)
         if len(out) > before:
             self._unfinished.add(index)
         reason = text(choice.get("finish_reason"))
-        if reason and reason != "error":
+        if reason and reason not in _BROKEN:
             self._unfinished.discard(index)
             finish = _FINISHES.get(reason, "other")
             self._finish(out, "refusal" if self._refused and finish == "stop" else finish, reason)
@@ -212,12 +205,39 @@ class _Chunks(Reader):
         else:
             super()._over(out)
 
-    def _content(self, out: list[Delta], content: object, index: int) -> None:
+    def _content(self, content: object, index: int, out: list[Delta]) -> None:
         self._piece(out, "text", content, index)
         for part in objects(content):  # Mistral's
             for thought in objects(part.get("thinking")):
                 self._piece(out, "reasoning", thought.get("text"), index)
             self._piece(out, "text", part.get("text"), index)
+
+    def _reasoning(self, reasoning: object, index: int, out: list[Delta]) -> None:
+        self._piece(out, "reasoning", reasoning, index)
+
+    def _refusal(self, refusal: object, index: int, out: list[Delta]) -> None:
+        self._piece(out, "refusal", refusal, index)
+        self._refused = self._refused or isinstance(refusal, str)
+
+    def _tool_calls(self, calls: object, index: int, out: list[Delta]) -> None:
+        for call in objects(calls):
+            self._call(call, index, out)
+
+    def _function_call(self, function: object, index: int, out: list[Delta]) -> None:
+        self._call({"index": 0, "function": function}, index, out)
+
+    def _audio(self, audio: object, index: int, out: list[Delta]) -> None:
+        self._piece(out, "text", mapping(audio).get("transcript"), index)
+        self._media(out, _PCM, mapping(audio).get("data"))
+
+    def _images(self, images: object, _index: int, out: list[Delta]) -> None:  # OpenRouter's
+        for image in objects(images):
+            url = text(mapping(image.get("image_url")).get("url"))
+            head, _, data = url.partition(";base64,")
+            if data and head.startswith("data:"):
+                self._media(out, head.removeprefix("data:"), data)
+            else:
+                self._media(out, "image/*", "", url)
 
     def _call(self, call: Mapping[str, Any], choice: int, out: list[Delta]) -> None:
         key = (choice, number(call.get("index")) or 0)
@@ -239,12 +259,16 @@ class _Chunks(Reader):
         if new or text(arguments):
             out.append(Piece("tool", text(arguments), choice, *self._calls[key]))
 
-    def _image(self, url: str, out: list[Delta]) -> None:
-        head, _, data = url.partition(";base64,")
-        if data and head.startswith("data:"):
-            self._media(out, head.removeprefix("data:"), data)
-        else:
-            self._media(out, "image/*", "", url)
+    _READS: ClassVar[Mapping[str, Callable[[_Chunks, object, int, list[Delta]], None]]] = {
+        "content": _content,
+        "reasoning": _reasoning,
+        "reasoning_content": _reasoning,
+        "refusal": _refusal,
+        "tool_calls": _tool_calls,
+        "function_call": _function_call,
+        "audio": _audio,
+        "images": _images,
+    }
 
 
 def _usage(usage: Mapping[str, Any]) -> Usage:

@@ -1,0 +1,174 @@
+"""Tokens and money: known, estimated and unknown apart, by golden sums of each provider."""
+
+from __future__ import annotations
+
+import pytest
+
+from connectors.llm.calls import Call, Params, Target, Tool
+from connectors.llm.deltas import Usage
+from connectors.llm.plan import Choice
+from connectors.llm.prices import (
+    NOTHING,
+    OUTPUT_TOKENS_ASSUMED,
+    TOKENS_A_MEDIA,
+    UNCOUNTED,
+    VERSION,
+    Cost,
+    Counted,
+    Price,
+    Prices,
+    counted,
+    input_tokens,
+)
+
+OPENAI = Target("openai", "openai-chat", "https://api.openai.com/v1")
+CLAUDE = Target("claude", "anthropic", "https://api.anthropic.com/v1")
+GEMINI = Target("gemini", "gemini", "https://generativelanguage.googleapis.com/v1beta")
+LOCAL = Target("local", "ollama", "http://127.0.0.1:11434")
+CALL = Call("", [{"role": "user", "content": "x" * 400}])
+AT_US = 1_764_115_200_000_000  # 2025-11-26: the prices of that day
+PLAIN = Usage(1_000, None, None, 500)
+
+
+def cost(usage, target, model, source="provider", **more):
+    return Prices(more.pop("own", {})).cost_of(Counted(usage, source), target, model, at_us=AT_US, **more)
+
+
+@pytest.mark.parametrize(
+    ("target", "model", "usage", "nanos"),
+    [
+        # USD for a million tokens, of the provider's list: 1000 nanos a token and dollar
+        pytest.param(OPENAI, "gpt-4o", PLAIN, 1_000 * 2_500 + 500 * 10_000, id="openai"),
+        pytest.param(
+            OPENAI, "gpt-4o", Usage(1_000, 400, None, 500), 600 * 2_500 + 400 * 1_250 + 500 * 10_000,
+            id="openai-cached",
+        ),
+        pytest.param(CLAUDE, "claude-sonnet-4-5", PLAIN, 1_000 * 3_000 + 500 * 15_000, id="anthropic"),
+        pytest.param(
+            CLAUDE, "claude-sonnet-4-5", Usage(1_000, 400, 300, 500),
+            300 * 3_000 + 400 * 300 + 300 * 3_750 + 500 * 15_000, id="anthropic-cached-and-written",
+        ),
+        pytest.param(GEMINI, "gemini-2.5-flash", PLAIN, 1_000 * 300 + 500 * 2_500, id="gemini"),
+        pytest.param(
+            GEMINI, "gemini-2.5-flash", Usage(1_000, 400, None, 500, 200), 600 * 300 + 400 * 30 + 500 * 2_500,
+            id="gemini-cached-reasoning",
+        ),
+    ],
+)  # fmt: skip
+def test_what_a_provider_counted_costs_what_its_list_says(target, model, usage, nanos):
+    assert cost(usage, target, model) == Cost(nanos, "known", VERSION)
+    assert cost(usage, target, model, "estimated") == Cost(nanos, "estimated", VERSION)
+
+
+def test_the_model_that_answered_is_billed():
+    assert cost(PLAIN, OPENAI, "my-alias", answered="gpt-4o-2024-08-06").nanos == 7_500_000
+    assert cost(PLAIN, OPENAI, "gpt-4o", answered="a-name-nobody-lists").nanos == 7_500_000
+
+
+@pytest.mark.parametrize(
+    ("target", "model", "usage", "source"),
+    [
+        (OPENAI, "gpt-of-tomorrow", PLAIN, "provider"),
+        (LOCAL, "gpt-4o", PLAIN, "provider"),
+        (OPENAI, "gpt-4o", Usage(1_000, None, None, None), "provider"),
+        (OPENAI, "gpt-4o", Usage(), "unknown"),
+        (CLAUDE, "claude-sonnet-4-5", Usage(100, 400, None, 500), "provider"),
+    ],
+    ids=["model", "another-machine", "half-counted", "uncounted", "contradiction"],
+)
+def test_what_is_not_known_is_unknown_and_never_zero(target, model, usage, source):
+    found = cost(usage, target, model, source)
+    assert (found.nanos, found.source) == (None, "unknown")
+
+
+OWN = Price(input_usd="1", output_usd="2", cached_input_usd="0.1")
+
+
+def test_prices_of_ones_own_go_before_the_package_and_the_routes_before_the_settings():
+    usage = Usage(1_000, 400, 100, 500)
+    nanos = 500 * 1_000 + 400 * 100 + 100 * 1_000 + 500 * 2_000
+    assert cost(usage, OPENAI, "gpt-4o", own={"openai/gpt-4o": OWN}) == Cost(nanos, "known", "settings")
+    assert cost(usage, OPENAI, "gpt-4o", own={"openai/*": OWN}).version == "settings"
+    assert cost(usage, OPENAI, "gpt-4o", own={"claude/*": OWN}).version == VERSION
+    free = Price(input_usd="0", output_usd="0")
+    assert cost(usage, LOCAL, "llama", own={"local/*": OWN}, route={"local/llama": free}) == Cost(
+        0, "known", "route"
+    )
+    assert cost(Usage(100, 400, None, 1), LOCAL, "m", own={"local/*": OWN}).source == "unknown"
+
+
+def test_fractions_of_a_nano_are_rounded_once_and_to_even():
+    odd = Price(input_usd="0.0005", output_usd="0.0015")
+    assert cost(Usage(1, None, None, 0), LOCAL, "m", own={"local/*": odd}).nanos == 0
+    assert cost(Usage(0, None, None, 1), LOCAL, "m", own={"local/*": odd}).nanos == 2
+    assert cost(Usage(3, None, None, 1), LOCAL, "m", own={"local/*": odd}).nanos == 3
+
+
+def test_a_call_that_was_refused_costs_nothing_and_one_that_nobody_counted_is_unknown():
+    prices = Prices()
+    assert prices.cost_of(NOTHING, LOCAL, "m").nanos == 0
+    assert prices.cost_of(NOTHING, LOCAL, "m").source == "estimated"
+    assert prices.cost_of(UNCOUNTED, OPENAI, "gpt-4o").nanos is None
+
+
+# -- tokens -----------------------------------------------------------------------------------------------
+
+
+def test_the_providers_numbers_are_taken_of_a_whole_answer():
+    assert counted(PLAIN, CALL, 9_999, whole=True) == Counted(PLAIN, "provider")
+
+
+def test_what_is_missing_is_estimated_and_said_to_be():
+    assert counted(Usage(), CALL, 400, whole=True) == Counted(Usage(104, None, None, 100), "estimated")
+    assert counted(Usage(7), CALL, 401, whole=True) == Counted(Usage(7, None, None, 101), "estimated")
+
+
+def test_of_a_cut_answer_an_early_count_is_not_taken_for_the_whole():
+    """Anthropic says 1 output token at its start; what came after it was paid for, too."""
+    cut = Usage(50, 10, None, 1)
+    assert counted(cut, CALL, 400, whole=False) == Counted(Usage(50, 10, None, 100), "estimated")
+    assert counted(Usage(50, 10, None, 300), CALL, 400, whole=False).usage.output_tokens == 300
+
+
+def test_what_cannot_be_estimated_is_unknown():
+    picture = Call(
+        "", [{"role": "user", "content": [{"type": "media", "mime": "image/png", "data": "AA=="}]}]
+    )
+    assert counted(Usage(), picture, 10, whole=True).source == "unknown"
+    assert counted(Usage(9, None, None, 9), picture, 10, whole=True).source == "provider"
+    assert counted(Usage(9), CALL, 0, whole=True, media=True).source == "unknown"
+
+
+def test_input_counts_messages_calls_tools_schema_and_media():
+    assert input_tokens(Call("", [{"role": "user", "content": "é" * 10}])) == 5 + 4
+    tool = Tool("look", "Looks it up.", {"type": "object"})
+    parts = [{"type": "text", "text": "abcd"}, {"type": "media", "mime": "image/png", "data": "A"}]
+    whole = Call(
+        "",
+        [
+            {"role": "user", "content": parts},
+            {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [{"id": "1", "name": "look", "arguments": "{}"}],
+            },
+        ],
+        tools=[tool],
+        schema={"type": "object"},
+    )
+    texts = (
+        4
+        + len('[{"id":"1","name":"look","arguments":"{}"}]')
+        + len("lookLooks it up.")
+        + 2 * len('{"type":"object"}')
+    )
+    assert input_tokens(whole) == -(-texts // 4) + 2 * 4 + TOKENS_A_MEDIA
+
+
+def test_a_reservation_is_the_input_and_the_longest_answer():
+    choice = Choice(OPENAI, "gpt-4o")
+    bounded = Call("", CALL.messages, params=Params(max_output_tokens=100))
+    held = Prices().reserve_for(bounded, choice)
+    assert (held.tokens, held.nanos) == (104 + 100, 104 * 2_500 + 100 * 10_000)
+    assert Prices().reserve_for(CALL, choice).tokens == 104 + OUTPUT_TOKENS_ASSUMED
+    assert Prices().reserve_for(CALL, Choice(LOCAL, "m")).nanos is None
