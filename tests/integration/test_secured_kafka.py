@@ -16,8 +16,18 @@ from confluent_kafka.admin import OffsetSpec
 from ops.stack.cache import Cache
 from pipelines.attempts import attempt_key
 from schemas.topics import (
-    DEAD_REPLAYS, INPUT, LATE_EVENTS, LLM_ATTEMPTS, LLM_CONTROL, LLM_PROMPTS, LLM_RAW, LLM_REQUESTS, LLM_ROUTES,
-    PRESSURE, TOPICS, USAGE_WINDOWS,
+    DEAD_REPLAYS,
+    INPUT,
+    LATE_EVENTS,
+    LLM_ATTEMPTS,
+    LLM_CONTROL,
+    LLM_PROMPTS,
+    LLM_RAW,
+    LLM_REQUESTS,
+    LLM_ROUTES,
+    PRESSURE,
+    TOPICS,
+    USAGE_WINDOWS,
 )  # fmt: skip
 from schemas.wire import WireCodec
 from tests.support.attempts import attempt
