@@ -63,7 +63,7 @@ def test_the_real_models_answer_comes_to_the_page_token_by_token(line: CommandLi
     demo = line.start("demo", "--model")
     address = wait_for_page(line, demo, within_s=240)
     page.goto(address)
-    expect(page.locator("#title")).to_have_text("Why is the sky blue?")
+    expect(page.locator("#title")).to_have_text("Why is the sky blue?", timeout=ENDED_MS)
     expect(page.locator("#state")).to_have_text("ended: completed", timeout=ENDED_MS)
     assert shown(page).strip()
 
