@@ -240,6 +240,7 @@ class Operation:
             if (ending := _ending(outcome)) is not None:
                 await self._end(row, *ending)
                 return
+            assert outcome.error_class is not None, "a good answer ends it"
             self._tried.append(
                 Tried(
                     step.choice.target.name,
