@@ -34,6 +34,7 @@ from tests.unit.support_scope import make_event
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+DAY_US = 86_400 * SECOND_US
 COSTS = ("known_nanos", "estimated_nanos", "cost_unknown")
 
 
@@ -202,25 +203,34 @@ def test_a_completed_tasks_cost_is_told_with_known_estimated_and_unknown_apart(
                 cost_nanos=2_000_000_000, price_version="0.2.3", finish="stop", finish_raw="end_turn",
                 provider_request_id="req_9", connected_us=at_us + 40_000, **base),
         attempt(1, "cancelled", at_us=at_us, tenant="t", stream_id="alone"),
+        attempt(1, at_us=at_us - 40 * DAY_US, tenant="old", stream_id="old", input_json="[]",
+                output_json="{}"),
+        attempt(1, at_us=at_us, tenant="new", stream_id="new", input_json="[]", output_json="{}"),
     )  # fmt: skip
     with worker(stack, kafka_options, tmp_path, dsn):
         until(
             line, dsn,
             "SELECT task_id, state, attempts, failed_attempts, known_nanos, estimated_nanos, cost_unknown, "
-            "calls_by_upstream FROM sluicegate.llm_tasks ORDER BY task_id",
+            "calls_by_upstream FROM sluicegate.llm_tasks WHERE tenant = 't' ORDER BY task_id",
             [
                 ("alone", "open", 1, 1, 0, 0, 1, {"model": 1}),
                 ("root", "completed", 2, 1, 2_000_000_030, 500, 1,
                  {"model": 2, "retrieval": 1, "storage": 1}),
             ],
         )  # fmt: skip
-        until(line, dsn, "SELECT sum(calls)::int FROM sluicegate.llm_windows", [(3,)])
+        until(line, dsn, "SELECT sum(calls)::int FROM sluicegate.llm_windows WHERE tenant = 't'", [(3,)])
+        kept = "SELECT count(*) FROM sluicegate.llm_attempts WHERE input_json IS NOT NULL AND tenant = 'old'"
+        until(line, dsn, "SELECT count(*) FROM sluicegate.llm_attempts WHERE tenant = 'old'", [(1,)])
+    with worker(stack, kafka_options, tmp_path, dsn, roles="archive"):
+        until(line, dsn, kept, [(0,)])  # the first thing that an archive does, then once a minute
+    kept = "SELECT tenant FROM sluicegate.llm_attempts WHERE output_json IS NOT NULL"
+    assert rows(dsn, kept) == [("new",)]
 
     code, out, err = line.run("llm", "costs", "--by", "task", "--tenant", "t")
     assert code == 0, err
     assert "tasks: 1 completed, 0 failed, 0 cancelled, 1 open" in out
     assert "a completed task: $2.00 + about $0.0000005 + 2 of unknown cost" in out
-    code, out, _ = line.run("llm", "costs", "--by", "prompt", "--json")
+    code, out, _ = line.run("llm", "costs", "--by", "prompt", "--tenant", "t", "--json")
     assert {(row["prompt"], row["prompt_version"], row["calls"]) for row in json.loads(out)["rows"]} == {
         ("greet", 4, 1), ("", 0, 2),
     }  # fmt: skip
@@ -262,10 +272,9 @@ def test_old_inputs_and_outputs_are_deleted_a_bounded_number_at_a_time_and_stay_
     sink = ArchiveSink(PostgresOptions(dsn))
     sink.open()
     claim = sink.claim("llm.attempts.v1", "id", 0, 0)
-    day_us = 86_400 * SECOND_US
 
     def kept(number: int, days: int) -> dict[str, Any]:
-        at_us = now_us() - days * day_us
+        at_us = now_us() - days * DAY_US
         return asdict(Attempt(epoch=0, **attempt(number, at_us=at_us, input_json="[]", output_json="{}")))
 
     old = [kept(number, 40) for number in range(3)]
