@@ -197,7 +197,7 @@ class Operation:
         except LlmError as refused:
             await self._refuse("upstream_error", str(refused), refused.error_class)
             return None
-        if self._known is None and self._age_ms() > plan.queue_ms:
+        if self._known is None and plan.queue_ms is not None and self._age_ms() > plan.queue_ms:
             await self._refuse("timed_out", f"it waited longer than the {plan.queue_ms} ms of its route")
             return None
         return plan
@@ -315,6 +315,7 @@ class Operation:
             request_id=to.request_id,
             task_id=to.task_id,
             why=why,
+            requested_us=to.time_us,
             started_us=_now_us(),
             worker=self._tools.worker,
             request_partition=self.source.partition,
