@@ -166,7 +166,8 @@ class Telling:
         attempt = value.get("attempt")
         if fields["name"] == "finish":
             finish = value.get("finish")
-            self._finish, self._finish_of = finish if finish in get_args(Finish) else "", attempt
+            known = isinstance(finish, str) and finish in get_args(Finish)
+            self._finish, self._finish_of = str(finish) if known else "", attempt
         else:
             self._error_class = str(value.get("error_class", ""))
             if attempt != self._finish_of:  # an earlier attempt's, of which nothing was shown
