@@ -88,7 +88,16 @@ def create_app(
     wire, payloads = WireCodec(registry), PayloadCodec(registry)
     core = EdgeCore(options, payloads, topic_version=topic_version(OUTPUT.name), kinds=kinds)
     decoder = Decoder(wire, payloads, kafka.topic_prefix)
-    tail = Tail(core.hub, core.index, core.rejects, core.waiters, decoder, revoked=core, slowing=core.slowing)
+    tail = Tail(
+        core.hub,
+        core.index,
+        core.rejects,
+        core.waiters,
+        decoder,
+        revoked=core,
+        slowing=core.slowing,
+        models=core.models,
+    )
     history = KafkaHistory(kafka, options, decoder)
     core.feed_from(tail, SharedHistory(history.read, options.history_cache_bytes_max), history.look_up)
     appender = LateAppender(kafka)

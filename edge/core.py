@@ -19,6 +19,7 @@ from edge.hub import Hub, HubBounds
 from edge.index import IndexEntry, StreamIndex
 from edge.join import Joiner
 from edge.journal import Journal, NoNotices
+from edge.llm.models import Models
 from edge.metrics import EdgeMetrics, LevelCollector
 from edge.pressure import Pressure
 from edge.rejects import RejectBook
@@ -122,6 +123,7 @@ class EdgeCore:
             ttl_ms=options.rejects_ttl_ms,
         )
         self.waiters = Waiters(options.waiting_events_max)
+        self.models = Models()
         self.edge_id = f"{socket.gethostname()[:64]}-{token_hex(4)}"
         """This run of this process, in what it tells others."""
         self.notices: Notices = NoNotices()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 
@@ -16,7 +16,7 @@ from edge.rejects import Verdict, verdict_of
 from edge.slowing import SILENT_S, Counts, Said
 from schemas.envelope import TICK
 from schemas.errors import WireError
-from schemas.topics import INDEX, OUTPUT, PRESSURE, REJECTS, REVOCATIONS, topic_version
+from schemas.topics import INDEX, LLM_ROUTES, OUTPUT, PRESSURE, REJECTS, REVOCATIONS, topic_version
 
 if TYPE_CHECKING:
     import asyncio
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from connectors.kafka.options import KafkaOptions
     from edge.hub import Hub
     from edge.index import StreamIndex
+    from edge.llm.models import Models
     from edge.options import EdgeOptions
     from edge.rejects import RejectBook
     from edge.slowing import Slowing
@@ -51,6 +52,8 @@ class TailBatch:
     """Stream key, edge, and what it says of its clients there; None: nothing any more."""
     revocations: list[tuple[bytes, Revocation | None]] = field(default_factory=list)
     """None: a token is good again."""
+    routes: list[Mapping[str, Any]] = field(default_factory=list)
+    """Versions of routes to language models."""
     undecodable: int = 0
 
 
@@ -66,6 +69,7 @@ class Decoder:
         self.rejects = REJECTS.named(topic_prefix)
         self.pressure = PRESSURE.named(topic_prefix)
         self.revocations = REVOCATIONS.named(topic_prefix)
+        self.routes = LLM_ROUTES.named(topic_prefix)
         self.topic_version = topic_version(self.output)
 
     def batch(self, records: Sequence[Record]) -> TailBatch:
@@ -123,6 +127,8 @@ class Decoder:
             self._add_words(batch, key, record)
         elif record.topic == self.revocations:
             batch.revocations.append((key, self._revocation(key, record)))
+        elif record.topic == self.routes and record.value is not None:
+            batch.routes.append(self._wire.decode(record.value, LLM_ROUTES.subject))
 
     def _add_words(self, batch: TailBatch, key: bytes, record: Record) -> None:
         stream_key, _, edge = key.rpartition(b"/")
@@ -183,6 +189,7 @@ class Tail:
         *,
         revoked: Revoked,
         slowing: Slowing,
+        models: Models,
     ) -> None:
         self._hub = hub
         self._index = index
@@ -191,6 +198,7 @@ class Tail:
         self._decoder = decoder
         self._revoked = revoked
         self._slowing = slowing
+        self._models = models
         self._positions: dict[Place, int] = {}
         self._caught_up: set[Place] = set()
         self._state = TailState()
@@ -200,12 +208,13 @@ class Tail:
         self.undecodable = 0
 
     def start(self, kafka: KafkaOptions, options: EdgeOptions, loop: asyncio.AbstractEventLoop) -> None:
-        """Begin to follow: the index from its beginning, the others from their recent past."""
+        """Begin to follow: index and routes from their beginning, the others from their recent past."""
         followed = [
             Followed(self._decoder.index, -1),
             Followed(self._decoder.output, options.tail_recent_records),
             Followed(self._decoder.rejects, options.rejects_recent_records),
             Followed(self._decoder.pressure, options.pressure_recent_records),
+            Followed(self._decoder.routes, -1),
         ]
         if options.access.configured:
             followed.append(Followed(self._decoder.revocations, -1))
@@ -225,6 +234,8 @@ class Tail:
         self._positions.update(positions)
         if batch.revocations:
             self._revoked.revoked(batch.revocations)
+        for route in batch.routes:
+            self._models.take(route)
         for key, entry in batch.entries:
             if entry is None:
                 self._index.remove(key)

@@ -9,7 +9,7 @@ import structlog
 
 from schemas.catalog import EVENT, PAYLOAD_PREFIX, subjects
 from schemas.errors import SluicegateError
-from schemas.topics import INDEX, LLM_REQUESTS, REJECTS
+from schemas.topics import INDEX, LLM_REQUESTS, LLM_ROUTES, REJECTS
 
 if TYPE_CHECKING:
     from edge.core import EdgeCore
@@ -28,7 +28,7 @@ def warm_up(source: SchemaSource, wire: WireCodec, payloads: PayloadCodec) -> No
         RegistryUnavailable: the registry does not answer.
         UnknownType: a schema of ours is not registered.
     """
-    for subject in (EVENT, INDEX.subject, REJECTS.subject):
+    for subject in (EVENT, INDEX.subject, REJECTS.subject, LLM_ROUTES.subject):
         wire.reader(subject, source.id_of(subject))
     wire.warm([LLM_REQUESTS.subject])
     for subject in subjects():

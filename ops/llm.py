@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from decimal import Decimal
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 LOCAL: Final = "local"
 """Provider that the model of `sluicegate up --model` is."""
+FREE: Final = Price(input_usd=Decimal(0), output_usd=Decimal(0))
+"""What it costs: nobody sends a bill for it, and that is known."""
 
 
 class _Known(NamedTuple):
@@ -92,7 +95,8 @@ def prices(llm: LlmSettings) -> Prices:
                 f"SLUICEGATE_LLM__PRICES: {name!r} is not PROVIDER/MODEL or PROVIDER/* of one that is set",
                 f"these are set: {known}",
             )
-    return Prices({name: Price(**price.model_dump()) for name, price in llm.prices.items()})
+    of_local = {} if LOCAL in llm.providers else {f"{LOCAL}/*": FREE}
+    return Prices({**of_local, **{name: Price(**each.model_dump()) for name, each in llm.prices.items()}})
 
 
 def target_of(name: str, given: ProviderSettings) -> Target:

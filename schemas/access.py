@@ -112,7 +112,8 @@ ROLES: Final[Mapping[str, Access]] = {
 OF_EVERY_ROLE: Final = Access(reads=(CONTROLS, DEPLOYED), writes=(DEPLOYED,))
 """Beside its own: which partitions an operator paused, and what is deployed of it."""
 OF_EDGE: Final = Access(
-    reads=(OUTPUT, INDEX, REJECTS, REVOCATIONS, PRESSURE), writes=(INPUT, LLM_REQUESTS, PRESSURE, CONNECTIONS)
+    reads=(OUTPUT, INDEX, REJECTS, REVOCATIONS, PRESSURE, LLM_ROUTES),
+    writes=(INPUT, LLM_REQUESTS, PRESSURE, CONNECTIONS),
 )
 OF_LLM: Final = Access(
     reads=(LLM_REQUESTS, LLM_CONTROL, LLM_ATTEMPTS, LLM_ROUTES, LLM_PROMPTS),

@@ -27,7 +27,10 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Media:
-    """Content: a piece of sound or picture, or where it is kept; one of ``data`` and ``reference`` is set."""
+    """Content: a piece of sound or picture, or where it is kept; one of ``data`` and ``reference`` is set.
+
+    ``index`` is which picture or sound it is of: pieces of one index join in their order.
+    """
 
     mime: str
     index: int

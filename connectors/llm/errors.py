@@ -11,12 +11,19 @@ LlmError
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from schemas.errors import SluicegateError
+
+if TYPE_CHECKING:
+    from connectors.llm.deltas import ErrorClass
 
 
 class LlmError(SluicegateError):
     """Anything of language-model streams that is said to a person."""
+
+    error_class: ErrorClass = "bad_request"
+    """What a program is told of a request that is refused for it."""
 
 
 class CallRefused(LlmError):
@@ -25,10 +32,14 @@ class CallRefused(LlmError):
     def __init__(self, where: str, problem: str, remedy: str = "Correct the request.") -> None:
         super().__init__(f"{where}: {problem}", remedy=remedy)
         self.where = where
+        if where == "route":
+            self.error_class = "not_found"
 
 
 class RouteRefused(LlmError):
     """A route's configuration cannot be used."""
+
+    error_class = "not_found"
 
 
 class PromptRefused(LlmError):
@@ -37,6 +48,8 @@ class PromptRefused(LlmError):
 
 class BudgetSpent(LlmError):
     """A tenant's budget does not have what a call may come to: nothing was sent."""
+
+    error_class = "spend_limited"
 
     def __init__(self, tenant: str, bound: str, used: int, asked: int, most: int, renewed_us: int) -> None:
         """Take which bound of ``Limits`` it is; money is in 1e-9 USD; ``renewed_us`` 0 = when a call ends."""

@@ -125,7 +125,7 @@ class _Lined:
 class _Events(_Lined):
     """Server-sent events, https://html.spec.whatwg.org/multipage/server-sent-events.html, section 9.2.6.
 
-    Three things differ from a browser's way. An event without its empty line is given at the end of the body
+    Some things differ from a browser's way. An event without its empty line is given at the end of the body
     if its data is whole JSON, for some servers leave that line out. JSON without ``data:`` before it is an
     event, for some tell an error so. Another line that cannot be a field (a page of HTML) is malformed, where
     a browser would see nothing at all.
@@ -173,6 +173,9 @@ class _Events(_Lined):
             self._hold(value)
         elif name == "event":
             self._event = value
+        elif name == "error":  # llama.cpp's own field, which a browser would pass over
+            self._event = name
+            self._hold(value)
         elif not name:
             out.append(Alive(clipped(line[1:])))
         elif _FIELD.match(name):

@@ -13,6 +13,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+import orjson
 import structlog
 
 from connectors.llm.answer_schemas import answer_schema
@@ -153,7 +154,7 @@ class Operation:
         self._emitter.open()
         self._inherit()
         if isinstance(self._request, LlmError):
-            await self._refuse("upstream_error", str(self._request))
+            await self._refuse("upstream_error", str(self._request), self._request.error_class)
         elif self._cancelled.is_set():
             await self._refuse("cancelled", "it was cancelled before a provider was called")
         elif self._known is None and self._age_ms() > self._tools.queue_ms_max:
@@ -194,9 +195,9 @@ class Operation:
             if plan.call.schema is not None:
                 answer_schema(plan.call.schema, plan.call.schema_name)
         except LlmError as refused:
-            await self._refuse("upstream_error", str(refused))
+            await self._refuse("upstream_error", str(refused), refused.error_class)
             return None
-        if self._known is None and self._age_ms() > plan.queue_ms:
+        if self._known is None and plan.queue_ms is not None and self._age_ms() > plan.queue_ms:
             await self._refuse("timed_out", f"it waited longer than the {plan.queue_ms} ms of its route")
             return None
         return plan
@@ -328,13 +329,19 @@ class Operation:
             self._number += 1
         return row
 
-    async def _refuse(self, reason: EndReason, message: str) -> None:
+    async def _refuse(self, reason: EndReason, message: str, error_class: ErrorClass | None = None) -> None:
         """End it without a call; it is on the ledger all the same, as attempt 0."""
         row = self._row(None, None, "first", "refused")
         row.ended_us, row.error_raw = row.started_us, message[:RAW_MAX]
-        await self._end(row, reason, message)
+        await self._end(row, reason, message, error_class)
 
-    async def _end(self, row: Attempt, reason: EndReason, message: str) -> None:
+    async def _end(
+        self, row: Attempt, reason: EndReason, message: str, error_class: ErrorClass | None = None
+    ) -> None:
+        told = error_class or row.error_class
+        if told and reason == "upstream_error":  # a program cannot go by what a person reads in the end
+            value = orjson.dumps({"error_class": told, "attempt": row.attempt}).decode()
+            self._emitter.data("state", {"name": "error", "value_json": value})
         end = self._emitter.end(reason, message)
         await self._tools.outlet.acknowledged(self.to.key)
         row.end_reason = reason

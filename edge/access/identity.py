@@ -73,6 +73,12 @@ class Identity:
             return None
         return _forbidden("this token may not see how the edge does", "scope", "operate")
 
+    def may_ask(self) -> Forbidden | None:
+        """Say why somebody may not know which language models there are, if so."""
+        if "publish" in self.scopes:
+            return None
+        return _forbidden("this token may not ask language models", "scope", "publish")
+
     def may_list(self) -> Forbidden | None:
         """Say why somebody may not ask which streams there are, if so; they are shown those they may read."""
         if "subscribe" in self.scopes:

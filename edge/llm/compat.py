@@ -28,6 +28,7 @@ from edge.llm.answer import Collected, Http, Streamed, retry_headers
 from edge.llm.ask import From, Opened, made_name, traceparent_of
 from edge.llm.connection import AnswerConnection
 from edge.llm.told import Failure, Telling
+from edge.problems import problem_of
 from edge.publish import PublishRequest
 from schemas.envelope import DEFAULT_TENANT, check_stream_name
 from schemas.errors import InvalidEvent
@@ -86,11 +87,29 @@ class Compat:
         except InvalidEvent as error:
             return _problem(dialect, Failure(400, "malformed", str(error)), error.field)
 
+    def models(self, request: Request) -> Response:
+        """List what a client may call a model."""
+        try:
+            identity = identity_of(request.scope)
+            if (denied := identity.may_ask()) is not None:
+                self._core.gate.denied(denied)
+                raise denied
+        except RequestError as error:
+            return problem_of(error)
+        return Response(
+            orjson.dumps(self._core.models.shown(identity)),
+            media_type="application/json",
+            headers={"cache-control": "no-store", "x-content-type-options": "nosniff"},
+        )
+
     async def _answer(
         self, request: Request, dialect: Dialect, question: Question, identity: Identity
     ) -> Response:
         tenant = request.query_params.get("tenant") or identity.tenants.only or DEFAULT_TENANT
         key, asked = request.headers.get("idempotency-key", ""), question.asked
+        if question.extras.route is None:
+            route, model = self._core.models.route_of(question.model)
+            asked = asked.model_copy(update={"route": route, "model": model})
         if key and asked.stream_id is None:
             asked = asked.model_copy(update={"stream_id": _name_of(tenant, identity, key)})
         name = asked.stream_id or made_name()

@@ -35,7 +35,7 @@ class Extras(Shape):
 
     def asked(self) -> dict[str, Any]:
         """Give them as fields of ``Asked``."""
-        fields = self.model_dump(exclude={"cancel_on_disconnect", "route"}, exclude_defaults=True)
+        fields = self.model_dump(exclude={"cancel_on_disconnect"}, exclude_defaults=True)
         return fields | {"after_content": self.after_content}
 
 

@@ -72,6 +72,14 @@ def llm_routes(core: EdgeCore, asker: Asker, publisher: Publisher) -> APIRouter:
     async def messages(request: Request) -> Response:
         return await compat.answer(request, MESSAGES)
 
+    @routes.get(
+        "/models",
+        summary="Names that a client may give as a model",
+        description="Routes, and the models that they name; in the shape of OpenAI's list and Anthropic's.",
+    )
+    async def models(request: Request) -> Response:
+        return compat.models(request)
+
     @routes.post(
         "/llm/streams",
         status_code=202,

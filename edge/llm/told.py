@@ -79,7 +79,6 @@ class Failure:
 Told = Piece | Done | Failure
 
 _OF_CLASS: Final[Mapping[str, tuple[int, str]]] = {
-    "route": (404, "model_not_found"),
     "not_found": (404, "model_not_found"),
     "bad_request": (400, "bad_request"),
     "context_overflow": (400, "context_length_exceeded"),
@@ -103,6 +102,8 @@ class Telling:
         self._payloads = payloads
         self._calls: dict[str, int] = {}
         self._finish = ""
+        self._finish_of: object = None
+        """By which attempt."""
         self._error_class = ""
         self._shown = False
         self._totals = Totals()
@@ -159,9 +160,15 @@ class Telling:
             value = orjson.loads(fields["value_json"])
         except orjson.JSONDecodeError:
             return
-        if isinstance(value, dict):
-            self._finish = str(value.get("finish", ""))
+        if not isinstance(value, dict):
+            return
+        attempt = value.get("attempt")
+        if fields["name"] == "finish":
+            self._finish, self._finish_of = str(value.get("finish", "")), attempt
+        else:
             self._error_class = str(value.get("error_class", ""))
+            if attempt != self._finish_of:  # an earlier attempt's, of which nothing was shown
+                self._finish = ""
 
     def _superseded(self, fields: Mapping[str, Any]) -> Failure | None:
         if self._shown:

@@ -8,6 +8,7 @@ from typing import Final
 from cyclopts import App
 
 GROUPS: Final[tuple[str, ...]] = (
+    "llm_ask",
     "llm_attempts",
     "llm_costs",
     "llm_loopback",

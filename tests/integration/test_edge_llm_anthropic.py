@@ -229,3 +229,7 @@ def test_a_token_comes_as_the_key_or_as_a_bearer(world: LlmWorld):
     assert raised.value.body["error"]["type"] == "authentication_error"
     answer = httpx2.get(f"{world.guarded.url}/v1/streams", headers={"x-api-key": token}, trust_env=False)
     assert answer.status_code == 401, "the key's header is for others' endpoints alone"
+
+
+def test_models_are_listed_for_their_client_too(client: Anthropic):
+    assert "default" in [model.id for model in client.models.list()]

@@ -214,7 +214,7 @@ def test_what_is_shown_is_never_begun_anew_unless_the_client_says_how(world: Llm
 @pytest.mark.parametrize(
     ("steps", "status"),
     [
-        ([failed("route"), end("upstream_error", "no such model")], 404),
+        ([failed("not_found"), end("upstream_error", "no such model")], 404),
         ([failed("rate_limited"), end("upstream_error", "slow down")], 429),
         ([end("upstream_error", "it broke")], 502),
         ([end("timed_out", "it took too long")], 504),
@@ -346,3 +346,25 @@ def test_a_stream_that_is_there_is_a_conflict_that_nobody_repeats(world: LlmWorl
     with pytest.raises(openai.ConflictError) as raised:
         client.chat.completions.create(model="there", messages=ASKED, extra_body=named)
     assert raised.value.code == "stream_exists"
+
+
+def test_a_route_is_a_model_and_all_that_may_be_named_are_listed(world: LlmWorld, client: OpenAI):
+    world.twin.answers["cheap"] = [*text("x"), end()]
+    candidates = [{"target": "a", "model": "small"}, {"target": "b", "when": {"models": ["large", "x-*"]}}]
+    world.twin.route("cheap", {"candidates": candidates})
+    world.twin.route("budgets", {"tenants": {}})
+    until(lambda: "cheap" in [model.id for model in client.models.list()])
+    assert [model.id for model in client.models.list()][:4] == ["default", "cheap", "small", "large"]
+    whole = client.chat.completions.create(model="cheap", messages=ASKED)
+    assert whole.model == "cheap"
+    request = world.twin.wait_for(whole.id)
+    assert (request["route"], request["model"]) == ("cheap", "")
+
+
+def test_who_may_not_ask_is_not_told_of_models(world: LlmWorld):
+    token = world.issuer.token(**{**ALL, "scope": "subscribe"})
+    with (
+        OpenAI(base_url=f"{world.guarded.url}/v1", api_key=token, http_client=plain()) as client,
+        pytest.raises(openai.PermissionDeniedError),
+    ):
+        client.models.list()

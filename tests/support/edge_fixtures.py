@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from schemas.topics import CONNECTIONS, INDEX, INPUT, LLM_REQUESTS, OUTPUT, PRESSURE, REJECTS, REVOCATIONS
+from schemas.topics import (
+    CONNECTIONS,
+    INDEX,
+    INPUT,
+    LLM_REQUESTS,
+    LLM_ROUTES,
+    OUTPUT,
+    PRESSURE,
+    REJECTS,
+    REVOCATIONS,
+)  # fmt: skip
 from tests.support.edge_process import EdgeProcess
 from tests.support.ingest_twin import IngestTwin
 
@@ -17,7 +27,9 @@ if TYPE_CHECKING:
     from connectors.kafka.options import KafkaOptions
     from connectors.registry import Registry
 
-EDGE_TOPICS = (INPUT, OUTPUT, INDEX, REJECTS, REVOCATIONS, PRESSURE, CONNECTIONS, LLM_REQUESTS)
+EDGE_TOPICS = (
+    INPUT, OUTPUT, INDEX, REJECTS, REVOCATIONS, PRESSURE, CONNECTIONS, LLM_REQUESTS, LLM_ROUTES,
+)  # fmt: skip
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from confluent_kafka import Consumer, TopicPartition
 
-from schemas.topics import INPUT, LLM_REQUESTS
+from schemas.topics import INPUT, LLM_REQUESTS, LLM_ROUTES
 from schemas.wire import WireCodec
 from tests.support.ingest_twin import IngestTwin, TwinStream
 
@@ -119,6 +119,17 @@ class LlmTwin:
     def write(self, tenant: str, stream_id: str, steps: Sequence[Step]) -> None:
         """Go on with a stream from outside."""
         self._write(self._streams[f"{tenant}/{stream_id}".encode()], steps)
+
+    def route(self, name: str, config: dict[str, Any], *, version: int = 1) -> None:
+        """Write a version of a route, as its command does."""
+        record = {
+            "name": name,
+            "version": version,
+            "config_json": orjson.dumps(config).decode(),
+            "time_us": time.time_ns() // 1_000,
+        }
+        value = self._wire.encode(LLM_ROUTES.subject, record)
+        self._ingest.raw(LLM_ROUTES.name, f"{name}/{version}".encode(), value)
 
     def _run(self) -> None:
         while not self._stop.is_set():

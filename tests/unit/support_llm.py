@@ -63,6 +63,12 @@ def _sse(event: str, data: str, comment: str | None) -> bytes:
     return (f"event: {event}\n" if event else "").encode() + f"data: {data}\n\n".encode()
 
 
+def sent(shape: Shape, event: str, data: str) -> bytes:
+    if PROVIDERS[shape].framing == "ndjson":
+        return f"{data}\n".encode()
+    return f"event: {event}\ndata: {data}\n\n".encode() if event else f"data: {data}\n\n".encode()
+
+
 def deltas_of(
     shape: Shape,
     chunks: Iterable[bytes],

@@ -157,6 +157,9 @@ def test_a_refusal_tells_how_long_to_wait():
     delay = {"details": [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "1.25s"}]}
     assert failed(429, delay, "gemini").retry_after_ms == 1_250
     assert failed_in_band(delay, "raw").retry_after_ms == 1_250
+    listed = json.dumps([{"error": {"code": 429, **delay}}])
+    assert failed(429, listed, "gemini").retry_after_ms == 1_250
+    assert failed_in_band({"details": [{"retryDelay": "soons"}]}, "raw").retry_after_ms == 0
 
 
 @given(

@@ -82,6 +82,10 @@ def test_a_body_that_is_no_event_stream_is_told_in_its_own_words(body):
     assert body.decode().split("\n")[0] in failed.raw
 
 
+def test_an_error_field_is_an_event_of_that_name():
+    assert framed("sse", [b'error: {"code":500}\n\n']) == [Frame("error", '{"code":500}')]
+
+
 def test_json_without_a_field_before_it_is_an_event():
     body = b'data: 1\n\n{\n  "error": {\n    "code": 503\n  }\n}\n'
     assert framed("sse", [body]) == [Frame("", "1"), Frame("", '{\n  "error": {\n    "code": 503\n  }\n}')]

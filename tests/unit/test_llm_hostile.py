@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import json
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,13 @@ from hypothesis import strategies as st
 from connectors.llm.deltas import Failed, Finished, Media, Over, Piece
 from connectors.llm.framing import RAW_CHARACTERS_MAX
 from connectors.llm.providers import PROVIDERS
-from connectors.llm.providers.normalising import BLOCKS_MAX
-from tests.unit.support_llm import RECORDED, STREAMED, body_of, deltas_of, ended, told
+from connectors.llm.providers.normalising import (
+    BLOCKS_MAX,
+    MEDIA_BYTES_MAX,
+    NAME_CHARACTERS_MAX,
+    PIECE_CHARACTERS_MAX,
+)
+from tests.unit.support_llm import RECORDED, STREAMED, body_of, deltas_of, ended, sent, told
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -53,12 +59,6 @@ def holds(deltas: Sequence[Delta]) -> None:
 def cut(body: bytes, places: Iterable[int]) -> list[bytes]:
     bounds = [0, *sorted(place % (len(body) + 1) for place in places), len(body)]
     return [body[start:end] for start, end in itertools.pairwise(bounds)]
-
-
-def sent(shape: Shape, event: str, data: str) -> bytes:
-    if PROVIDERS[shape].framing == "ndjson":
-        return f"{data}\n".encode()
-    return f"event: {event}\ndata: {data}\n\n".encode() if event else f"data: {data}\n\n".encode()
 
 
 @given(
@@ -173,33 +173,6 @@ def test_content_after_a_reason_to_finish_wants_a_reason_again():
     assert told(deltas_of("gemini", [sent("gemini", "", once), sent("gemini", "", more)])).end == "truncated"
 
 
-def test_a_vendor_may_tell_reasoning_under_two_names_at_once():
-    delta = {"content": "", "reasoning": "so", "reasoning_content": "so"}
-    chunk = {"choices": [{"delta": delta, "finish_reason": "stop"}]}
-    assert told(deltas_of("openai-chat", [sent("openai-chat", "", json.dumps(chunk))])).reasoning == "so"
-
-
-def test_parts_and_pictures_of_compatible_servers_are_read():
-    delta = {
-        "content": [
-            {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]},
-            {"type": "text", "text": "Hi"},
-        ],
-        "images": [
-            {"image_url": {"url": "data:image/png;base64,AAAA"}},
-            {"image_url": {"url": "https://x.example/y.png"}},
-        ],
-    }
-    chunk = {"choices": [{"delta": delta, "finish_reason": "stop"}]}
-    deltas = deltas_of("openai-chat", [sent("openai-chat", "", json.dumps(chunk))])
-    answer = told(deltas)
-    assert (answer.text, answer.reasoning, answer.end) == ("Hi", "hm", "over")
-    pictures = [
-        (each.index, each.mime, each.data, each.reference) for each in deltas if isinstance(each, Media)
-    ]
-    assert pictures == [(0, "image/png", bytes(3), ""), (1, "image/*", b"", "https://x.example/y.png")]
-
-
 def test_media_that_are_not_base64_are_malformed():
     part = {"inlineData": {"mimeType": "image/png", "data": "@@"}}
     chunk = {"candidates": [{"content": {"parts": [part]}, "finishReason": "STOP"}]}
@@ -218,12 +191,6 @@ def test_media_that_are_not_base64_are_malformed():
 )
 def test_a_reason_by_which_an_answer_is_given_up_is_no_end(shape, chunk, error_class):
     assert told(deltas_of(shape, [sent(shape, "", json.dumps(chunk))])).end == error_class
-
-
-def test_a_reason_that_nobody_knows_is_kept_in_its_own_word():
-    chunk = {"choices": [{"delta": {"content": "a"}, "finish_reason": "novel"}]}
-    answer = told(deltas_of("openai-chat", [sent("openai-chat", "", json.dumps(chunk))]))
-    assert (answer.finish, answer.finish_raw, answer.end) == ("other", "novel", "over")
 
 
 def test_each_of_several_answers_must_finish():
@@ -263,61 +230,45 @@ def test_what_is_remembered_of_an_answer_is_bounded():
         assert str(BLOCKS_MAX) in answer.error_raw
 
 
-def test_tool_calls_that_have_no_index_are_told_apart_by_their_ids():
-    def chunk(call: dict[str, Any]) -> bytes:
-        return sent("openai-chat", "", json.dumps({"choices": [{"delta": {"tool_calls": [call]}}]}))
-
-    answer = told(
-        deltas_of(
-            "openai-chat",
-            [
-                chunk({"id": "a", "function": {"name": "f", "arguments": '{"x":1}'}}),
-                chunk({"id": "b", "function": {"name": "g", "arguments": '{"y"'}}),
-                chunk({"id": "b", "function": {"arguments": ":2}"}}),
-            ],
-        )
-    )
-    assert answer.tools == {"a": ["f", '{"x":1}'], "b": ["g", '{"y":2}']}
-
-
-def test_a_whole_block_is_taken_where_no_piece_of_it_came():
-    def event(kind: str, **fields: Any) -> bytes:
-        return sent("openai-responses", kind, json.dumps({"type": kind, "output_index": 0, **fields}))
-
-    done = event("response.output_text.done", text="Hi")
-    assert told(deltas_of("openai-responses", [done])).text == "Hi"
-    piece = event("response.output_text.delta", delta="Hi")
-    assert told(deltas_of("openai-responses", [piece, done])).text == "Hi"
-    item = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
-    assert told(deltas_of("openai-responses", [event("response.output_item.done", item=item)])).tools == {
-        "c": ["f", "{}"]
-    }
+def test_what_is_too_long_for_one_event_comes_in_pieces():
+    said = "a" * (2 * PIECE_CHARACTERS_MAX + 1)
+    call = {"functionCall": {"name": "f", "args": {"x": said}}}
+    picture = bytes(range(256)) * 2_000
+    inline = {"inlineData": {"mimeType": "image/png", "data": base64.b64encode(picture).decode()}}
+    parts = [{"text": said}, call, inline, inline]
+    chunk = {"candidates": [{"content": {"parts": parts}, "finishReason": "STOP"}]}
+    deltas = deltas_of("gemini", [sent("gemini", "", json.dumps(chunk))])
+    answer = told(deltas)
+    assert (answer.text, answer.tools) == (said, {"call_0": ["f", f'{{"x":"{said}"}}']})
+    assert all(len(each.text) <= PIECE_CHARACTERS_MAX for each in deltas if isinstance(each, Piece))
+    media = [each for each in deltas if isinstance(each, Media)]
+    assert all(len(each.data) <= MEDIA_BYTES_MAX for each in media)
+    assert [b"".join(each.data for each in media if each.index == index) for index in (0, 1)] == [picture] * 2
 
 
-def test_an_answer_that_is_not_streamed_is_read_all_the_same():
-    message = {"role": "assistant", "content": "Hi", "tool_calls": [{"id": "c", "function": {"name": "f"}}]}
-    whole = {
-        "model": "m",
-        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
-        "usage": {"prompt_tokens": 3, "completion_tokens": 1},
-    }
-    answer = told(deltas_of("openai-chat", [json.dumps(whole, indent=1).encode()]))
-    assert (answer.text, answer.end, answer.tools) == ("Hi", "over", {"c": ["f", ""]})
-    listed = [json.loads(each.data) for each in RECORDED["gemini/text"].events]
-    answer = told(deltas_of("gemini", [json.dumps(listed, indent=1).encode()]))
-    assert answer.text.startswith("The rain in Spain")
-    assert answer.end == "over"
+def test_an_address_of_media_is_bounded():
+    part = {"fileData": {"mimeType": "image/png", "fileUri": "https://x.example/" + "y" * 10_000}}
+    chunk = {"candidates": [{"content": {"parts": [part]}}]}
+    assert told(deltas_of("gemini", [sent("gemini", "", json.dumps(chunk))])).end == "malformed"
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-def test_an_error_is_read_however_it_is_wrapped(shape):
-    error = {"error": {"message": "Rate limit reached", "type": "rate_limit_error"}}
-    bare = told(deltas_of(shape, [json.dumps(error).encode()]))
-    assert bare.end == "rate_limited"
-    if PROVIDERS[shape].framing == "sse":
-        assert (
-            told(deltas_of(shape, [sent(shape, "error", json.dumps(error["error"]))])).end == "rate_limited"
-        )
-        assert told(deltas_of(shape, [sent(shape, "error", "the context length is exceeded")])).end == (
-            "context_overflow"
-        )
+def test_sound_that_follows_sound_is_of_one_index():
+    def inline(mime: str) -> dict[str, Any]:
+        return {"inlineData": {"mimeType": mime, "data": "AAAA"}}
+
+    parts = [inline(mime) for mime in ("audio/L16", "audio/L16", "image/png", "image/png", "audio/L16")]
+    chunks = [
+        sent("gemini", "", json.dumps({"candidates": [{"content": {"parts": [each]}}]})) for each in parts
+    ]
+    media = [each for each in deltas_of("gemini", chunks) if isinstance(each, Media)]
+    assert [each.index for each in media] == [0, 0, 1, 2, 3]
+
+
+def test_names_are_bounded_as_they_go_into_each_event():
+    long = "n" * 10_000
+    call = {"id": long, "function": {"name": long, "arguments": "{}"}}
+    chunk = {"id": long, "model": long, "choices": [{"delta": {"tool_calls": [call]}}]}
+    answer = told(deltas_of("openai-chat", [sent("openai-chat", "", json.dumps(chunk))]))
+    short = long[:NAME_CHARACTERS_MAX]
+    assert answer.tools == {short: [short, "{}"]}
+    assert (answer.named.request_id, answer.named.model) == (short, short)

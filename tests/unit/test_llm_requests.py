@@ -1,48 +1,21 @@
-"""A call is written in each shape's way, and refused where the shape has no words for it."""
+"""A call is written in each shape's way."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from anthropic.types.message_create_params import MessageCreateParamsStreaming
-from hypothesis import given
-from hypothesis import strategies as st
 from openai.types.chat.completion_create_params import CompletionCreateParamsStreaming
 from openai.types.responses.response_create_params import ResponseCreateParamsStreaming
 from pydantic import TypeAdapter
 
-from connectors.llm.calls import Call, Params, Target, Tool
-from connectors.llm.errors import CallRefused
+from connectors.llm.calls import Call, Params, Tool
 from connectors.llm.providers import PROVIDERS
+from tests.unit.support_llm_calls import BASES, PLAIN, PNG, SECRET, WEATHER, media, requested, target
 
-if TYPE_CHECKING:
-    from connectors.llm.calls import HttpCall, Shape
-
-SECRET = "sk-very-secret"
-PNG = "iVBORw0KGgo="
-BASES = {
-    "openai-chat": "https://api.openai.com/v1",
-    "openai-responses": "https://api.openai.com/v1",
-    "anthropic": "https://api.anthropic.com",
-    "gemini": "https://generativelanguage.googleapis.com/v1beta",
-    "ollama": "http://127.0.0.1:11434",
-}
-WEATHER = Tool(
-    "get_weather",
-    "Tells the weather.",
-    {
-        "type": "object",
-        "properties": {"city": {"type": "string"}},
-        "required": ["city"],
-        "additionalProperties": False,
-    },
-)
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}}
-PLAIN = Call("m", [{"role": "user", "content": "Hi"}])
 TALK = Call(
     "m",
     [
@@ -69,15 +42,6 @@ TALK = Call(
     Params(max_output_tokens=300, temperature=0.5, top_p=0.9, tool_choice="get_weather"),
     [WEATHER],
 )
-
-
-def target(shape: Shape, **more: Any) -> Target:
-    return Target("t", shape, **{"base_url": BASES[shape], "api_key": SECRET, **more})
-
-
-def requested(shape: Shape, call: Call, **more: Any) -> tuple[HttpCall, dict[str, Any]]:
-    made = PROVIDERS[shape].request(call, target(shape, **more))
-    return made, json.loads(made.body)
 
 
 def test_openai_chat():
@@ -465,10 +429,6 @@ def test_a_choice_of_tools(shape, choice, expected):
         assert "tools" not in body
 
 
-def media(mime: str, **where: str) -> Call:
-    return Call("m", [{"role": "user", "content": [{"type": "media", "mime": mime, **where}]}])
-
-
 @pytest.mark.parametrize(
     ("shape", "call", "part"),
     [
@@ -517,137 +477,3 @@ def test_media_are_sent(shape, call, part):
     _, body = requested(shape, call)
     (message,) = body.get("messages") or body.get("input") or body["contents"]
     assert (message.get("content") or message["parts"]) == [part]
-
-
-@pytest.mark.parametrize(
-    ("shape", "call", "where"),
-    [
-        ("openai-chat", media("audio/wav", url="https://x/y.wav"), "messages[0].content[0]"),
-        ("openai-chat", media("video/mp4", data="AAAA"), "messages[0].content[0]"),
-        ("openai-responses", media("audio/wav", data="AAAA"), "messages[0].content[0]"),
-        ("openai-responses", dataclasses.replace(PLAIN, params=Params(stop=("a",))), "params.stop"),
-        ("openai-responses", dataclasses.replace(PLAIN, params=Params(seed=0)), "params.seed"),
-        ("anthropic", dataclasses.replace(PLAIN, params=Params(seed=1)), "params.seed"),
-        ("anthropic", media("audio/wav", data="AAAA"), "messages[0].content[0]"),
-        ("anthropic", Call("m", [{"role": "user", "content": ""}]), "messages[0]"),
-        ("ollama", media("image/png", url="https://x/y.png"), "messages[0].content[0]"),
-        ("ollama", media("audio/wav", data="AAAA"), "messages[0].content[0]"),
-        (
-            "ollama",
-            dataclasses.replace(PLAIN, tools=[WEATHER], params=Params(tool_choice="required")),
-            "params.tool_choice",
-        ),
-        (
-            "gemini",
-            Call("m", [{"role": "tool", "tool_call_id": "c9", "content": "x"}]),
-            "messages[0].tool_call_id",
-        ),
-    ],
-    ids=str,
-)
-def test_what_a_shape_cannot_say_is_refused(shape, call, where):
-    with pytest.raises(CallRefused) as refused:
-        requested(shape, call)
-    assert refused.value.where == where
-    assert refused.value.remedy
-
-
-def user(content: Any) -> list[Any]:
-    return [{"role": "user", "content": content}]
-
-
-@pytest.mark.parametrize(
-    ("messages", "where"),
-    [
-        ([], "messages"),
-        ([{"role": "system", "content": "x"}], "messages"),
-        (["hi"], "messages[0]"),
-        ([{"role": "robot", "content": "x"}], "messages[0].role"),
-        ([{"role": ["user"], "content": "x"}], "messages[0].role"),
-        (user(7), "messages[0].content"),
-        (user([7]), "messages[0].content[0]"),
-        (user([{"type": "text", "text": None}]), "messages[0].content[0]"),
-        (user([{"type": "media", "mime": "png", "data": "AAAA"}]), "messages[0].content[0].mime"),
-        (user([{"type": "media", "mime": "image/png"}]), "messages[0].content[0]"),
-        (user([{"type": "media", "mime": "image/png", "data": "A"}]), "messages[0].content[0].data"),
-        (
-            user([{"type": "media", "mime": "image/png", "url": "file:///etc/x"}]),
-            "messages[0].content[0].url",
-        ),
-        ([{"role": "tool", "content": "x"}], "messages[0].tool_call_id"),
-        (
-            [{"role": "user", "content": "x", "tool_calls": [{"id": "a", "name": "f"}]}],
-            "messages[0].tool_calls",
-        ),
-        ([{"role": "assistant", "tool_calls": [{"id": "a"}]}], "messages[0].tool_calls[0]"),
-        (
-            [{"role": "assistant", "tool_calls": [{"id": "a", "name": "f", "arguments": "[]"}]}],
-            "messages[0].tool_calls[0].arguments",
-        ),
-    ],
-    ids=str,
-)
-@pytest.mark.parametrize("shape", sorted(PROVIDERS))
-def test_what_is_no_message_is_refused_before_it_is_sent(shape, messages, where):
-    with pytest.raises(CallRefused) as refused:
-        requested(shape, Call("m", messages))
-    assert refused.value.where == where
-
-
-@pytest.mark.parametrize("shape", sorted(PROVIDERS))
-@pytest.mark.parametrize("choice", ["another", "required"])
-def test_a_choice_of_a_tool_that_is_not_there_is_refused(shape, choice):
-    with pytest.raises(CallRefused):
-        requested(shape, dataclasses.replace(PLAIN, params=Params(tool_choice=choice)))
-
-
-@pytest.mark.parametrize("shape", sorted(PROVIDERS))
-def test_text_that_is_no_unicode_is_refused(shape):
-    with pytest.raises(CallRefused):
-        requested(shape, Call("m", [{"role": "user", "content": "\ud83e"}]))
-
-
-VALUES = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**70), 2**70)
-    | st.text(max_size=4)
-    | st.sampled_from(["text", "media"]),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(
-                [
-                    "role",
-                    "content",
-                    "type",
-                    "text",
-                    "mime",
-                    "data",
-                    "url",
-                    "tool_calls",
-                    "tool_call_id",
-                    "id",
-                    "name",
-                ]
-            ),
-            inner,
-            max_size=4,
-        )
-    ),
-    max_leaves=10,
-)
-
-
-@given(
-    shape=st.sampled_from(sorted(PROVIDERS)),
-    role=st.sampled_from(["user", "assistant", "tool", "system"]),
-    fields=st.dictionaries(st.sampled_from(["content", "tool_calls", "tool_call_id"]), VALUES, max_size=3),
-    tool=VALUES,
-)
-def test_any_message_is_sent_or_refused(shape, role, fields, tool):
-    call = Call(
-        "m", [{"role": "user", "content": "Hi"}, {"role": role, **fields}], tools=[Tool("f", "", {"x": tool})]
-    )
-    with suppress(CallRefused):
-        requested(shape, call)

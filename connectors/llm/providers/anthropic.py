@@ -13,7 +13,16 @@ from connectors.llm.errors import CallRefused
 from connectors.llm.framing import clipped
 from connectors.llm.providers.failures import failed_answer
 from connectors.llm.providers.messages import Media, given, messages_of, request_to
-from connectors.llm.providers.normalising import BLOCKS_MAX, Reader, as_json, kind_of, mapping, number, text
+from connectors.llm.providers.normalising import (
+    BLOCKS_MAX,
+    Reader,
+    as_json,
+    kind_of,
+    mapping,
+    name_of,
+    number,
+    text,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -209,7 +218,7 @@ class _Events(Reader):
         if len(self._tools) >= BLOCKS_MAX:
             self._fail(out, "malformed", f"more than {BLOCKS_MAX} tool calls")
             return
-        tool = (text(block.get("id")) or f"call_{index}", text(block.get("name")))
+        tool = (name_of(block.get("id")) or f"call_{index}", name_of(block.get("name")))
         if self._tools.get(index) == tool:
             return
         self._tools[index] = tool
@@ -258,14 +267,14 @@ class _Events(Reader):
 
     def _usage(self, usage: Mapping[str, Any], out: list[Delta]) -> None:
         """Take counts, each cumulative; input is told in three that do not have each other in them."""
-        for name in _COUNTS:
-            count = number(usage.get(name))
+        for counted in _COUNTS:
+            count = number(usage.get(counted))
             if count is not None:
-                self._counts[name] = count
+                self._counts[counted] = count
         thought = number(mapping(usage.get("output_tokens_details")).get("thinking_tokens"))
         if not usage or not self._counts:
             return
-        plain, read, written, output = (self._counts.get(name) for name in _COUNTS)
+        plain, read, written, output = (self._counts.get(counted) for counted in _COUNTS)
         whole = None if plain is None else plain + (read or 0) + (written or 0)
         out.append(Usage(whole, read, written, output, thought))
 

@@ -13,7 +13,16 @@ from connectors.llm.deltas import Failed, Named, Piece, Usage
 from connectors.llm.errors import CallRefused
 from connectors.llm.providers.failures import failed_answer
 from connectors.llm.providers.messages import Media, given, messages_of, request_to, tool_names
-from connectors.llm.providers.normalising import BLOCKS_MAX, Reader, as_json, mapping, number, objects, text
+from connectors.llm.providers.normalising import (
+    BLOCKS_MAX,
+    Reader,
+    as_json,
+    mapping,
+    name_of,
+    number,
+    objects,
+    text,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -211,13 +220,13 @@ class _Chunks(Reader):
     def _part(self, part: Mapping[str, Any], index: int, out: list[Delta]) -> None:
         self._piece(out, "reasoning" if part.get("thought") is True else "text", part.get("text"), index)
         if called := mapping(part.get("functionCall")):
-            call_id = text(called.get("id")) or f"call_{self._call_count}"
+            call_id = name_of(called.get("id")) or f"call_{self._call_count}"
             self._call_count += 1
             arguments = as_json(mapping(called.get("args")))
-            out.append(Piece("tool", arguments, index, call_id, text(called.get("name"))))
+            out.append(Piece("tool", arguments, index, call_id, name_of(called.get("name"))))
         inline, kept = mapping(part.get("inlineData")), mapping(part.get("fileData"))
         if inline or kept:
-            mime = text((inline or kept).get("mimeType")) or "application/octet-stream"
+            mime = name_of((inline or kept).get("mimeType")) or "application/octet-stream"
             self._media(out, mime, inline.get("data"), kept.get("fileUri"))
 
     def eof(self) -> Sequence[Delta]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
 
 BLOCKS_MAX: Final = 4_096
 """Answers, blocks and tool calls that one answer may have: what is remembered of each has this bound."""
+PIECE_CHARACTERS_MAX: Final = 65_536
+"""Four bytes each at the most: an event carries 900 KiB, and a client is to see something soon."""
+MEDIA_BYTES_MAX: Final = 262_144
+NAME_CHARACTERS_MAX: Final = 256
+REFERENCE_CHARACTERS_MAX: Final = 8_192
 NOTHING: Final[Mapping[str, Any]] = {}
 
 
@@ -33,7 +39,9 @@ class Reader(ABC):
         self._finished = False
         self._closed = False
         self._named = Named()
-        self._media_count = 0
+        self._media_index = -1
+        self._sound_mime = ""
+        """MIME type of the sound that the latest piece was of."""
 
     @abstractmethod
     def _event(self, event: str, value: Mapping[str, Any], out: list[Delta]) -> None:
@@ -53,6 +61,8 @@ class Reader(ABC):
                 self._event(event, each, out)
         else:
             self._other(event, data, out)
+        if len(data) > PIECE_CHARACTERS_MAX:
+            out = [part for delta in out for part in _parts(delta)]
         return out or (Alive(clipped(event or data)),)
 
     def eof(self) -> Sequence[Delta]:
@@ -76,7 +86,7 @@ class Reader(ABC):
         """Tell of names, if they are new."""
         if model == self._named.model and request_id in (self._named.request_id, ""):
             return
-        named = Named(text(request_id) or self._named.request_id, text(model) or self._named.model)
+        named = Named(name_of(request_id) or self._named.request_id, name_of(model) or self._named.model)
         if named != self._named:
             self._named = named
             out.append(named)
@@ -87,15 +97,26 @@ class Reader(ABC):
             out.append(Piece(channel, piece, index))
 
     def _media(self, out: list[Delta], mime: str, written: object, reference: object = "") -> None:
-        """Tell of a piece of sound or picture, given as base64 or by where it is kept."""
+        """Tell of a picture or a piece of sound, given as base64 or by where it is kept.
+
+        Pieces of one index join: of a picture that is too large for one event, and sound that follows sound.
+        """
         try:
             data = base64.b64decode(text(written), validate=True)
         except (binascii.Error, ValueError):
             self._fail(out, "malformed", f"{mime} that is not base64")
             return
-        if data or text(reference):
-            out.append(Media(mime, self._media_count, data, text(reference)))
-            self._media_count += 1
+        if not data and not text(reference):
+            return
+        if len(text(reference)) > REFERENCE_CHARACTERS_MAX:
+            self._fail(out, "malformed", f"{mime} kept at an address of {len(text(reference))} characters")
+            return
+        if mime != self._sound_mime:
+            self._media_index += 1
+            self._sound_mime = mime if data and mime.startswith("audio/") else ""
+        for start in range(0, max(1, len(data)), MEDIA_BYTES_MAX):
+            piece = data[start : start + MEDIA_BYTES_MAX]
+            out.append(Media(mime, self._media_index, piece, text(reference)))
 
     def _finish(self, out: list[Delta], finish: Finish, raw: str) -> None:
         self._finished = True
@@ -127,6 +148,11 @@ def text(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
+def name_of(value: object) -> str:
+    """Give a name (of a call, a tool, a model), bounded, for it goes into each event of what it names."""
+    return text(value)[:NAME_CHARACTERS_MAX]
+
+
 def mapping(value: object) -> Mapping[str, Any]:
     """Give an object, empty if it is none."""
     return value if isinstance(value, dict) else NOTHING
@@ -147,6 +173,14 @@ def kind_of(event: str, value: Mapping[str, Any]) -> str:
 def number(value: object) -> int | None:
     """Give a count (of tokens, or an index), None if it is none."""
     return value if type(value) is int and 0 <= value < 2**53 else None
+
+
+def _parts(delta: Delta) -> Sequence[Delta]:
+    """Cut a piece of text that is too long for one event."""
+    if not isinstance(delta, Piece) or len(delta.text) <= PIECE_CHARACTERS_MAX:
+        return (delta,)
+    starts = range(0, len(delta.text), PIECE_CHARACTERS_MAX)
+    return [replace(delta, text=delta.text[start : start + PIECE_CHARACTERS_MAX]) for start in starts]
 
 
 def as_json(value: object) -> str:

@@ -11,7 +11,7 @@ from connectors.llm.deltas import Failed, Named, Piece, Usage
 from connectors.llm.errors import CallRefused
 from connectors.llm.providers.failures import failed_answer
 from connectors.llm.providers.messages import Media, given, messages_of, request_to, tool_names
-from connectors.llm.providers.normalising import Reader, as_json, mapping, number, objects, text
+from connectors.llm.providers.normalising import Reader, as_json, mapping, name_of, number, objects, text
 from connectors.llm.providers.openai_chat import bearer
 
 if TYPE_CHECKING:
@@ -106,10 +106,10 @@ class _Lines(Reader):
         self._piece(out, "text", message.get("content"), 0)
         for call in objects(message.get("tool_calls")):
             function = mapping(call.get("function"))
-            call_id = text(call.get("id")) or f"call_{self._call_count}"
+            call_id = name_of(call.get("id")) or f"call_{self._call_count}"
             self._call_count += 1
             arguments = as_json(mapping(function.get("arguments")))
-            out.append(Piece("tool", arguments, 0, call_id, text(function.get("name"))))
+            out.append(Piece("tool", arguments, 0, call_id, name_of(function.get("name"))))
         counts = (number(value.get("prompt_eval_count")), number(value.get("eval_count")))
         if counts != (None, None):
             out.append(Usage(input_tokens=counts[0], output_tokens=counts[1]))

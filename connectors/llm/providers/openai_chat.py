@@ -12,7 +12,16 @@ from connectors.llm.deltas import Failed, Named, Piece, Usage
 from connectors.llm.errors import CallRefused
 from connectors.llm.providers.failures import failed_answer
 from connectors.llm.providers.messages import Media, given, is_strict, messages_of, request_to
-from connectors.llm.providers.normalising import BLOCKS_MAX, Reader, as_json, mapping, number, objects, text
+from connectors.llm.providers.normalising import (
+    BLOCKS_MAX,
+    Reader,
+    as_json,
+    mapping,
+    name_of,
+    number,
+    objects,
+    text,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -25,6 +34,8 @@ if TYPE_CHECKING:
 _FINISHES: Final[Mapping[str, Finish]] = {
     "stop": "stop",
     "eos": "stop",
+    "eos_token": "stop",
+    "stop_sequence": "stop",
     "end_turn": "stop",
     "length": "length",
     "max_tokens": "length",
@@ -67,7 +78,8 @@ class OpenAiChat:
         }
         if params.max_output_tokens is not None:
             # OpenAI refuses the old name for its reasoning models; most others know only that one
-            own = (urlsplit(target.base_url).hostname or "").endswith(("openai.com", "openai.azure.com"))
+            host = "." + (urlsplit(target.base_url).hostname or "")
+            own = host.endswith((".openai.com", ".openai.azure.com"))
             body["max_completion_tokens" if own else "max_tokens"] = params.max_output_tokens
         return request_to(target, "/chat/completions", bearer(target), body)
 
@@ -185,11 +197,12 @@ class _Chunks(Reader):
             self._fail(out, "malformed", f"choice {index}")
             return
         before = len(out)
-        delta = mapping(choice.get("delta")) or mapping(choice.get("message"))
+        # beside a delta, some repeat the whole message so far
+        delta = mapping(choice.get("delta" if "delta" in choice else "message"))
         if delta.get("reasoning") and delta.get("reasoning_content"):  # the same under two names
-            delta = {name: said for name, said in delta.items() if name != "reasoning"}
-        for name, said in delta.items():
-            if said and (read := self._READS.get(name)):
+            delta = {part: said for part, said in delta.items() if part != "reasoning"}
+        for part, said in delta.items():
+            if said and (read := self._READS.get(part)):
                 read(self, said, index, out)
         if len(out) > before:
             self._unfinished.add(index)
@@ -242,17 +255,17 @@ class _Chunks(Reader):
     def _call(self, call: Mapping[str, Any], choice: int, out: list[Delta]) -> None:
         key = (choice, number(call.get("index")) or 0)
         function = mapping(call.get("function"))
-        call_id, name = text(call.get("id")), text(function.get("name"))
-        known_id, known_name = self._calls.get(key, ("", ""))
+        call_id, tool = name_of(call.get("id")), name_of(function.get("name"))
+        known_id, known_tool = self._calls.get(key, ("", ""))
         # servers that count no index tell calls apart by their ids alone
         new = not known_id or bool(call_id and call_id != known_id)
         if new:
             if self._call_count >= BLOCKS_MAX:
                 self._fail(out, "malformed", f"more than {BLOCKS_MAX} tool calls")
                 return
-            known_id, known_name = call_id or f"call_{self._call_count}", ""
+            known_id, known_tool = call_id or f"call_{self._call_count}", ""
             self._call_count += 1
-        self._calls[key] = (known_id, name or known_name)
+        self._calls[key] = (known_id, tool or known_tool)
         arguments = function.get("arguments")
         if isinstance(arguments, dict):
             arguments = as_json(arguments)

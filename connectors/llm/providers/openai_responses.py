@@ -12,7 +12,16 @@ from connectors.llm.errors import CallRefused
 from connectors.llm.framing import clipped
 from connectors.llm.providers.failures import failed_answer
 from connectors.llm.providers.messages import Media, given, is_strict, messages_of, request_to
-from connectors.llm.providers.normalising import BLOCKS_MAX, Reader, as_json, kind_of, mapping, number, text
+from connectors.llm.providers.normalising import (
+    BLOCKS_MAX,
+    Reader,
+    as_json,
+    kind_of,
+    mapping,
+    name_of,
+    number,
+    text,
+)
 from connectors.llm.providers.openai_chat import bearer, tool_choice
 
 if TYPE_CHECKING:
@@ -187,9 +196,9 @@ class _Events(Reader):
         item, output = mapping(value.get("item")), number(value.get("output_index")) or 0
         if item.get("type") not in ("function_call", "custom_tool_call") or output in self._tools:
             return
-        call_id = text(item.get("call_id")) or text(item.get("id")) or f"call_{output}"
+        call_id = name_of(item.get("call_id")) or name_of(item.get("id")) or f"call_{output}"
         index = self._block("tool", value, out)
-        self._tools[output] = (call_id, text(item.get("name")))
+        self._tools[output] = (call_id, name_of(item.get("name")))
         out.append(Piece("tool", "", index, *self._tools[output]))
 
     def _item_done(self, value: Mapping[str, Any], out: list[Delta]) -> None:

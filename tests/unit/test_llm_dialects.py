@@ -1,0 +1,199 @@
+"""Dialects: what servers that are compatible with a shape say in words of their own."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from connectors.llm.deltas import Media, Usage
+from connectors.llm.providers import PROVIDERS
+from tests.unit.support_llm import RECORDED, STREAMED, Told, body_of, deltas_of, sent, told
+
+SHAPES = sorted(PROVIDERS)
+
+
+def chat(*chunks: dict[str, Any]) -> Told:
+    return told(deltas_of("openai-chat", [sent("openai-chat", "", json.dumps(chunk)) for chunk in chunks]))
+
+
+def counted(usage: dict[str, Any], **more: Any) -> Usage | None:
+    return chat(
+        {"choices": [{"delta": {"content": "a"}, "finish_reason": "stop"}], "usage": usage, **more}
+    ).usage
+
+
+@pytest.mark.parametrize("name", sorted(each for each in STREAMED if not each.startswith("ollama/")))
+def test_lines_may_end_with_cr_lf(name):
+    recording = STREAMED[name]
+    body = body_of(recording)
+    assert deltas_of(recording.shape, [body.replace(b"\n", b"\r\n")]) == deltas_of(recording.shape, [body])
+
+
+def test_reasoning_that_is_counted_apart_is_added_where_the_total_shows_it():
+    apart = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 115}
+    details = {"completion_tokens_details": {"reasoning_tokens": 100}}
+    assert counted({**apart, **details}) == Usage(10, None, None, 105, 100)
+    assert counted({**apart, **details, "completion_tokens": 105}) == Usage(10, None, None, 105, 100)
+    assert counted({**details, "completion_tokens": 105}) == Usage(None, None, None, 105, 100)
+
+
+def test_cached_tokens_are_counted_under_other_names():
+    deepseek = {"prompt_tokens": 10, "completion_tokens": 1, "prompt_cache_hit_tokens": 8}
+    assert counted(deepseek) == Usage(10, 8, None, 1)
+    openrouter = {"prompt_tokens": 10, "prompt_tokens_details": {"cached_tokens": 2, "cache_write_tokens": 3}}
+    assert counted(openrouter) == Usage(10, 2, 3)
+    assert counted({}, x_groq={"usage": {"prompt_tokens": 7, "completion_tokens": 2}}) == Usage(
+        7, None, None, 2
+    )
+
+
+@pytest.mark.parametrize("count", [-1, 1.5, "7", True, None, 2**60, [], {}], ids=str)
+def test_what_is_no_count_is_not_known(count):
+    assert counted({"prompt_tokens": count, "completion_tokens": 1}) == Usage(None, None, None, 1)
+
+
+def test_a_later_count_replaces_what_it_says_and_no_more():
+    first = {"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 1}}
+    last = {"choices": [], "usage": {"completion_tokens": 9}}
+    assert chat(first, last).usage == Usage(5, None, None, 9)
+
+
+def test_a_message_that_is_repeated_beside_its_deltas_is_told_once():
+    whole = {"role": "assistant", "content": "Hi there"}
+    answer = chat(
+        {"choices": [{"delta": {"content": "Hi"}, "message": whole}]},
+        {"choices": [{"delta": {"content": " there"}, "message": whole}]},
+        {"choices": [{"delta": {}, "message": whole, "finish_reason": "eos_token"}]},
+    )
+    assert (answer.text, answer.finish, answer.end) == ("Hi there", "stop", "over")
+
+
+def test_the_older_call_of_a_function_is_a_call_of_a_tool():
+    begun = {"choices": [{"delta": {"function_call": {"name": "f", "arguments": '{"x"'}}}]}
+    more = {"choices": [{"delta": {"function_call": {"arguments": ":1}"}}, "finish_reason": "function_call"}]}
+    answer = chat(begun, more)
+    assert (answer.tools, answer.finish, answer.end) == ({"call_0": ["f", '{"x":1}']}, "tool_calls", "over")
+
+
+def test_arguments_may_come_as_an_object():
+    call = {"id": "c", "function": {"name": "f", "arguments": {"x": 1}}}
+    assert chat({"choices": [{"delta": {"tool_calls": [call]}}]}).tools == {"c": ["f", '{"x":1}']}
+
+
+def test_sound_of_a_response_is_media():
+    heard = {"type": "response.audio.delta", "delta": "AAEC"}
+    said = {"type": "response.audio.transcript.delta", "delta": "Hi"}
+    chunks = [sent("openai-responses", each["type"], json.dumps(each)) for each in (heard, said)]
+    answer = told(deltas_of("openai-responses", chunks))
+    assert (answer.media, answer.text) == ([("audio/pcm;rate=24000", bytes(range(3)))], "Hi")
+
+
+def test_a_fallback_of_the_provider_names_the_model_that_goes_on():
+    events = [sent("anthropic", each.event, each.data) for each in RECORDED["anthropic/text"].events]
+    block = {"type": "fallback", "from": {"model": "a"}, "to": {"model": "claude-opus-5"}}
+    data = json.dumps({"type": "content_block_start", "index": 0, "content_block": block})
+    events.insert(1, sent("anthropic", "content_block_start", data))
+    assert told(deltas_of("anthropic", events)).named.model == "claude-opus-5"
+
+
+def test_a_tool_whose_arguments_come_at_once_has_them():
+    block = {"type": "tool_use", "id": "t", "name": "f", "input": {"x": 1}}
+    start = json.dumps({"type": "content_block_start", "index": 0, "content_block": block})
+    stop = json.dumps({"type": "content_block_stop", "index": 0})
+    twice = [sent("anthropic", "", each) for each in (start, start, stop)]
+    assert told(deltas_of("anthropic", twice)).tools == {"t": ["f", '{"x":1}']}
+
+
+def test_a_vendor_may_tell_reasoning_under_two_names_at_once():
+    delta = {"content": "", "reasoning": "so", "reasoning_content": "so"}
+    chunk = {"choices": [{"delta": delta, "finish_reason": "stop"}]}
+    assert told(deltas_of("openai-chat", [sent("openai-chat", "", json.dumps(chunk))])).reasoning == "so"
+
+
+def test_parts_and_pictures_of_compatible_servers_are_read():
+    delta = {
+        "content": [
+            {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]},
+            {"type": "text", "text": "Hi"},
+        ],
+        "images": [
+            {"image_url": {"url": "data:image/png;base64,AAAA"}},
+            {"image_url": {"url": "https://x.example/y.png"}},
+        ],
+    }
+    chunk = {"choices": [{"delta": delta, "finish_reason": "stop"}]}
+    deltas = deltas_of("openai-chat", [sent("openai-chat", "", json.dumps(chunk))])
+    answer = told(deltas)
+    assert (answer.text, answer.reasoning, answer.end) == ("Hi", "hm", "over")
+    pictures = [
+        (each.index, each.mime, each.data, each.reference) for each in deltas if isinstance(each, Media)
+    ]
+    assert pictures == [(0, "image/png", bytes(3), ""), (1, "image/*", b"", "https://x.example/y.png")]
+
+
+def test_a_reason_that_nobody_knows_is_kept_in_its_own_word():
+    chunk = {"choices": [{"delta": {"content": "a"}, "finish_reason": "novel"}]}
+    answer = told(deltas_of("openai-chat", [sent("openai-chat", "", json.dumps(chunk))]))
+    assert (answer.finish, answer.finish_raw, answer.end) == ("other", "novel", "over")
+
+
+def test_tool_calls_that_have_no_index_are_told_apart_by_their_ids():
+    def chunk(call: dict[str, Any]) -> bytes:
+        return sent("openai-chat", "", json.dumps({"choices": [{"delta": {"tool_calls": [call]}}]}))
+
+    answer = told(
+        deltas_of(
+            "openai-chat",
+            [
+                chunk({"id": "a", "function": {"name": "f", "arguments": '{"x":1}'}}),
+                chunk({"id": "b", "function": {"name": "g", "arguments": '{"y"'}}),
+                chunk({"id": "b", "function": {"arguments": ":2}"}}),
+            ],
+        )
+    )
+    assert answer.tools == {"a": ["f", '{"x":1}'], "b": ["g", '{"y":2}']}
+
+
+def test_a_whole_block_is_taken_where_no_piece_of_it_came():
+    def event(kind: str, **fields: Any) -> bytes:
+        return sent("openai-responses", kind, json.dumps({"type": kind, "output_index": 0, **fields}))
+
+    done = event("response.output_text.done", text="Hi")
+    assert told(deltas_of("openai-responses", [done])).text == "Hi"
+    piece = event("response.output_text.delta", delta="Hi")
+    assert told(deltas_of("openai-responses", [piece, done])).text == "Hi"
+    item = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
+    assert told(deltas_of("openai-responses", [event("response.output_item.done", item=item)])).tools == {
+        "c": ["f", "{}"]
+    }
+
+
+def test_an_answer_that_is_not_streamed_is_read_all_the_same():
+    message = {"role": "assistant", "content": "Hi", "tool_calls": [{"id": "c", "function": {"name": "f"}}]}
+    whole = {
+        "model": "m",
+        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 3, "completion_tokens": 1},
+    }
+    answer = told(deltas_of("openai-chat", [json.dumps(whole, indent=1).encode()]))
+    assert (answer.text, answer.end, answer.tools) == ("Hi", "over", {"c": ["f", ""]})
+    listed = [json.loads(each.data) for each in RECORDED["gemini/text"].events]
+    answer = told(deltas_of("gemini", [json.dumps(listed, indent=1).encode()]))
+    assert answer.text.startswith("The rain in Spain")
+    assert answer.end == "over"
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_an_error_is_read_however_it_is_wrapped(shape):
+    error = {"error": {"message": "Rate limit reached", "type": "rate_limit_error"}}
+    bare = told(deltas_of(shape, [json.dumps(error).encode()]))
+    assert bare.end == "rate_limited"
+    if PROVIDERS[shape].framing == "sse":
+        assert (
+            told(deltas_of(shape, [sent(shape, "error", json.dumps(error["error"]))])).end == "rate_limited"
+        )
+        assert told(deltas_of(shape, [sent(shape, "error", "the context length is exceeded")])).end == (
+            "context_overflow"
+        )
