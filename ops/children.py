@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 from ops.orphans import die_with_parent, signal_group
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -89,9 +89,18 @@ class Children:
         return iter(self._children)
 
     async def start(
-        self, name: str, argv: Sequence[str], *, log: Path | None = None, append: bool = False
+        self,
+        name: str,
+        argv: Sequence[str],
+        *,
+        log: Path | None = None,
+        append: bool = False,
+        environment: Mapping[str, str] | None = None,
     ) -> Child:
-        """Start a process; ``log`` is written anew, or appended to. Raises OSError if it does not start."""
+        """Start a process; ``log`` is written anew, or appended to; ``environment`` is added to ours.
+
+        Raises OSError if it does not start.
+        """
         if log is not None:
             log.parent.mkdir(parents=True, exist_ok=True)
         sink = log.open("ab" if append else "wb") if log is not None else None
@@ -102,6 +111,7 @@ class Children:
                 stdout=sink,
                 stderr=asyncio.subprocess.STDOUT if sink is not None else None,
                 process_group=0,
+                env={**os.environ, **(environment or {})},
                 preexec_fn=die_with_parent(),
             )
         finally:

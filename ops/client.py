@@ -92,6 +92,20 @@ class EdgeClient:
         )
         return object_of(response.content) if response.content else {}
 
+    async def ask(self, stream_id: str, question: Mapping[str, object]) -> None:
+        """Ask a language model; the answer is the stream. Repeats as publish does: it is asked once.
+
+        ``question`` has the members of `POST /v1/llm/streams`. Raises Refused or EdgeUnreachable.
+        """
+        request = self._http.build_request(
+            "POST",
+            "/v1/llm/streams",
+            params={"tenant": self.tenant},
+            content=orjson.dumps({**question, "stream_id": stream_id}),
+            headers={"content-type": "application/json"},
+        )
+        await self._until_answered(request, self.patience_s, there=("stream_exists",))
+
     async def cancel(self, stream_id: str, reason: str = "") -> None:
         """Ask that a stream be stopped; whether its producer obeys is seen in the stream itself."""
         await self._until_answered(
@@ -125,8 +139,12 @@ class EdgeClient:
         subscription = Subscription(self._http, self.tenant, stream_id, cursor)
         return subscription.events(Patience(self.patience_s), self._on_trouble)
 
-    async def _until_answered(self, request: httpx.Request, patience_s: float) -> httpx.Response:
+    async def _until_answered(
+        self, request: httpx.Request, patience_s: float, *, there: Sequence[str] = ()
+    ) -> httpx.Response:
+        """Give the answer; after a try that nobody knows of, a refusal by a code of ``there`` is one."""
         patience = Patience(patience_s)
+        tried = False
         while True:
             try:
                 response = await self._http.send(request)
@@ -136,9 +154,13 @@ class EdgeClient:
                 if response.is_success:
                     return response
                 if response.status_code not in AGAIN:
-                    raise refusal(response)
+                    refused = refusal(response)
+                    if tried and refused.answer.get("code") in there:
+                        return response
+                    raise refused
                 trouble = f"HTTP {response.status_code}: {problem_of(response)}"
                 pause_s = retry_after_s(response)
+            tried = True
             again_s = patience.pause_s(at_least_s=pause_s)
             if again_s is None:
                 raise unreachable(self.url, patience_s, trouble)

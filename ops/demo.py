@@ -3,7 +3,8 @@
 1. The local stack is started if none runs (or the one that the settings name is used).
 2. Schemas are registered and topics created.
 3. An edge and a worker are started beside us, and asked until the edge is ready.
-4. A real command, the project's own unit tests, is run by `sluicegate exec`.
+4. A real command, the project's own unit tests, is run by `sluicegate exec` (ops/demo_model.py: a question
+   is asked).
 5. Once: its stream is printed as the edge delivers it. Else: all stays up, says what to try, and what
    somebody kills to try it is started anew.
 6. Whatever happened: the command, the worker and the edge are stopped, in this order, and then the
@@ -33,12 +34,12 @@ from ops.signals import on_stop_signals
 
 if TYPE_CHECKING:
     import signal
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from ops.settings import Settings
     from ops.stack.addresses import Addresses
 
-EDGE_READY_S_MAX: Final = 60.0
+EDGE_READY_S_MAX: Final = 120.0  # a busy machine is not a broken part
 # The edge gives up its drain and the worker its unit of work well before; see their own bounds.
 STOP_WITHIN_S: Final = 30.0
 # A part that ends sooner did not get to work; starting it again would end the same way.
@@ -75,6 +76,8 @@ class Demo:
         self._once = once
         self._logs = settings.data_dir.absolute() / "logs"
         self._children = Children(stop_within_s=STOP_WITHIN_S)
+        self._environment: Mapping[str, str] = {}
+        self._stream = ""
 
     async def run(self) -> int:
         """Steps 3 to 5; 0 if all went well. Raises StageFailed with the end of a log."""
@@ -98,13 +101,13 @@ class Demo:
             console.note(f"the edge of the settings is used: {redacted(self._settings.edge.url)}")
         else:
             parts.append(await self._start("edge", "edge", "--port", str(self._edge_port())))
-        parts.append(await self._start("worker", "worker"))
+        worker = await self._start("worker", "worker")
+        parts.append(worker)
         url = self._settings.edge.url or await self._until_ready(parts[0])
-        stream = default_stream_id("unit-tests")
-        words = ("--stream", stream, "--title", "unit tests of sluicegate", "--label", "demo=yes")
-        command = await self._start("exec", "exec", *words, "--", *demo_command())
+        parts += await self._more_parts()  # not before: on two cores they would only keep each other waiting
+        await self._begin(url)
         watch = asyncio.create_task(self._fail_with(parts) if self._once else self._keep_up(parts, url))
-        show = asyncio.create_task(self._show(url, stream, command, parts[-1]))
+        show = asyncio.create_task(self._show(url, worker))
         try:
             done, _ = await asyncio.wait({watch, show}, return_when=asyncio.FIRST_COMPLETED)
             return done.pop().result()
@@ -113,9 +116,21 @@ class Demo:
                 task.cancel()
             await asyncio.gather(watch, show, return_exceptions=True)
 
+    async def _more_parts(self) -> list[Child]:
+        """Start what else this demo needs."""
+        return []
+
+    async def _begin(self, url: str) -> None:  # noqa: ARG002  # a demo may begin by the edge
+        """Let something come that can be watched."""
+        self._stream = default_stream_id("unit-tests")
+        words = ("--stream", self._stream, "--title", "unit tests of sluicegate", "--label", "demo=yes")
+        self._command = await self._start("exec", "exec", *words, "--", *demo_command())
+
     async def _start(self, name: str, *words: str, again: bool = False) -> Child:
         log = self._logs / f"{name}.log"
-        child = await self._children.start(name, sluicegate(*words), log=log, append=again)
+        child = await self._children.start(
+            name, sluicegate(*words), log=log, append=again, environment=self._environment
+        )
         console.note(f"{name} runs as process {child.pid}, log {log}")
         return child
 
@@ -163,7 +178,8 @@ class Demo:
             port = ("--port", url.rpartition(":")[2]) if ended.name == "edge" else ()
             parts[parts.index(ended)] = await self._start(ended.name, ended.name, *port, again=True)
 
-    async def _show(self, url: str, stream: str, command: Child, worker: Child) -> int:
+    async def _show(self, url: str, worker: Child) -> int:
+        stream, command = self._stream, self._command
         if not self._once:
             console.out().print(invitation(url, stream, worker.pid), markup=False)
             await command.wait()

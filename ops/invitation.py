@@ -6,12 +6,16 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 
 from ops.addresses import console_page
 from ops.redaction import redacted
 from schemas.envelope import DEFAULT_TENANT
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def invitation(url: str, stream: str, worker_pid: int) -> str:
@@ -25,10 +29,25 @@ def invitation(url: str, stream: str, worker_pid: int) -> str:
         (f"{ours} lag --watch", "how far the agents are behind"),
         (f"{ours} dlq list", "what could not be handled"),
     )
+    return _text(console_page(url, DEFAULT_TENANT, stream), tries)
+
+
+def asking(url: str, page: str, model: str) -> str:
+    """The text for the answer of a language model in a running demo."""
+    ours, url = command_name(), redacted(url)
+    body = f'{{"model": "{model}", "stream": true, "messages": [{{"role": "user", "content": "Hello!"}}]}}'
+    tries = (
+        (f'{ours} llm ask "Name a river." --model {model}', "ask something of your own"),
+        (f"curl -N {url}/v1/chat/completions -H 'content-type: application/json' -d '{body}'", "as OpenAI's"),
+    )
+    return _text(page, tries)
+
+
+def _text(page: str, tries: Sequence[tuple[str, str]]) -> str:
     width = max(len(words) for words, _ in tries)
     lines = "\n".join(f"    {words:<{width}}  # {what}" for words, what in tries)
     return f"""
-  Open  {console_page(url, DEFAULT_TENANT, stream)}
+  Open  {page}
 
   Try in a second terminal, in this folder:
 {lines}

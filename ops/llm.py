@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from decimal import Decimal
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -10,6 +11,7 @@ from connectors.llm.calls import Target
 from connectors.llm.judges import load_judges
 from connectors.llm.options import FlushOptions, LlmOptions
 from connectors.llm.prices import Price, Prices
+from connectors.llm.route import is_model_name
 from ops.addresses import addresses, kafka_options, local_model
 from ops.errors import Misused
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 LOCAL: Final = "local"
 """Provider that the model of `sluicegate up --model` is."""
+FREE: Final = Price(input_usd=Decimal(0), output_usd=Decimal(0))
+"""What it costs: nobody sends a bill for it, and that is known."""
 
 
 class _Known(NamedTuple):
@@ -92,7 +96,8 @@ def prices(llm: LlmSettings) -> Prices:
                 f"SLUICEGATE_LLM__PRICES: {name!r} is not PROVIDER/MODEL or PROVIDER/* of one that is set",
                 f"these are set: {known}",
             )
-    return Prices({name: Price(**price.model_dump()) for name, price in llm.prices.items()})
+    of_local = {} if LOCAL in llm.providers else {f"{LOCAL}/*": FREE}
+    return Prices({**of_local, **{name: Price(**each.model_dump()) for name, each in llm.prices.items()}})
 
 
 def target_of(name: str, given: ProviderSettings) -> Target:
@@ -116,6 +121,10 @@ def target_of(name: str, given: ProviderSettings) -> Target:
     key = secret.get_secret_value() if secret is not None else ""
     if key and not (key.isascii() and key.isprintable()):
         raise Misused(f"{variable}API_KEY has characters that no header may have", "copy it again")
+    if wrong := [model for model in given.models if not model or not is_model_name(model)]:
+        raise Misused(
+            f"{variable}MODELS: {wrong[0][:80]!r} is no model's name", "1 to 128 bytes that can be shown"
+        )
     needs_key = known.needs_key if known is not None else shape != "ollama"
     if not key and not given.headers and needs_key and not _is_loopback(host):
         raise Misused(

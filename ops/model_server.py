@@ -29,6 +29,9 @@ MESSAGES: Final = """\
 """The weights are of the model before it was taught to chat: it goes on with a text, so it gets one."""
 
 
+ANSWER_ENDS: Final = "\nQuestion:"
+
+
 def main() -> None:
     """Serve until a signal: ``model_server WEIGHTS NAME PORT KEY_FILE``."""
     from xllamacpp import CommonParams, Server
@@ -51,6 +54,8 @@ def main() -> None:
     params.n_predict = ANSWER_TOKENS_MAX
     params.cache_ram_mib = 0  # its default is 8 GiB of earlier questions
     params.chat_template = MESSAGES
+    params.antiprompt = [ANSWER_ENDS]
+    params.sampling.temp = 0.2  # so small a model makes no more sense by more of it
     params.verbosity = 2  # warnings and errors: lines of every call would fill the disk
     server = Server(params)
     signal.sigwait(stopping)

@@ -233,6 +233,8 @@ def register(app: RoleApp, tools: Tools, options: WorkerOptions) -> None:
     agent(LLM_WINDOWS, "archive_llm_windows", "llm_windows")
     agent(LLM_TASKS, "archive_tasks", "llm_tasks")
 
-    @app.timer(_RETENTION_S)
+    @app.task
     async def retention() -> None:
-        await archive.forget_contents(options.content_ms)
+        while not app.should_stop:
+            await archive.forget_contents(options.content_ms)
+            await app.sleep(_RETENTION_S)

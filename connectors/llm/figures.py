@@ -15,6 +15,8 @@ WINDOW_US: Final = 5 * 60 * 1_000_000  # as long as a provider's bad spell is wo
 ATTEMPTS_MAX: Final = 200  # of each model; a median of so many moves by less than a twentieth
 MODELS_MAX: Final = 1_024
 ANSWER_TOKENS: Final = 256  # a usual answer: what tokens/s is weighed by, against the time to the first
+_NOT_ITS: Final = frozenset({"bad_request", "context_overflow", "content_refused", "gate"})
+"""What was asked, or what we do with it, is why these failed."""
 
 
 class _Seen(NamedTuple):
@@ -34,7 +36,7 @@ class Figures:
 
     def take(self, row: Attempt) -> None:
         """Take a row of the ledger; what is not settled is passed over."""
-        if row.state not in ("completed", "failed") or row.upstream != "model":
+        if row.state not in ("completed", "failed") or row.upstream != "model" or row.error_class in _NOT_ITS:
             return  # one that was cancelled, or whose worker died, says nothing of the provider
         first, last = row.first_content_us, row.last_content_us
         seconds, tokens = (last - first) / 1e6, row.output_tokens or 0

@@ -42,6 +42,7 @@ class Attempt:
     prompt: str = ""
     prompt_version: int = 0
     why: Why = "first"
+    requested_us: int = 0
     started_us: int = 0
     connected_us: int = 0
     first_content_us: int = 0

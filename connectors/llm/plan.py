@@ -72,8 +72,8 @@ class Plan:
     attempts_max: int = 4
     deadline_ms: int = 600_000
     """For all attempts together, from when it was asked for."""
-    queue_ms: int = 30_000
-    """What has not been begun so long after it was asked for is not begun any more."""
+    queue_ms: int | None = None
+    """What was not begun so long after it was asked for is not begun any more; None = the worker's bound."""
     retry_wait_ms_max: int = 5_000
     """A provider that asks to wait for longer is left for the next one, where there is one."""
     route: str = "default"

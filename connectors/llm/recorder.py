@@ -17,7 +17,7 @@ from connectors.llm.recording import BYTES_MAX, Recorded, Recording
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from connectors.llm.calls import HttpCall
+    from connectors.llm.calls import HttpCall, Target
     from connectors.llm.deltas import Failed
     from connectors.llm.provider import Provider
 
@@ -27,7 +27,15 @@ _KEPT_HEADERS: Final = re.compile(
     r"|(x-|anthropic-)ratelimit-[a-z-]+"
 )
 """What tells of the answer; cookies, and names of the account, are not among them."""
+_SECRET_HEADERS: Final = re.compile(r"auth|key|token|secret|cookie|password|credential")
 _SECRET_CHARACTERS_MIN: Final = 6  # a shorter one is no secret, and would be found in any text
+
+
+def secrets_of(target: Target) -> list[str]:
+    """Give what must be in no recording: the key, and the values of headers whose names tell of one."""
+    values = [value for name, value in target.headers.items() if _SECRET_HEADERS.search(name.lower())]
+    # "Bearer abc" is one as a whole, and a provider repeats "abc".
+    return [target.api_key, *values, *(value.rpartition(" ")[2] for value in values)]
 
 
 class Recorder:
@@ -36,7 +44,8 @@ class Recorder:
     def __init__(self, provider: Provider, secrets: Iterable[str] = ()) -> None:
         self._shape = provider.shape
         self._framer = framer(provider.framing)
-        self._secrets = [secret for secret in secrets if len(secret) >= _SECRET_CHARACTERS_MIN]
+        found = {secret for secret in secrets if len(secret) >= _SECRET_CHARACTERS_MIN}
+        self._secrets = sorted(found, key=len, reverse=True)  # one within another would leave its rest
         self._size = 0
         self.events: list[Recorded] = []
         self.problem = ""

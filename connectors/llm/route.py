@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 DEFAULT: Final = "default"
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 CONFIG_BYTES_MAX: Final = 262_144  # a few hundred candidates; a record holds at most 1 MiB
+MODEL_BYTES_MAX: Final = 128  # what a usage event takes of a name
+CANDIDATES_MAX: Final = 64  # two of each provider of the settings, which are 32 at the most
 Policy = Literal["ordered", "weighted", "cheapest", "fastest"]
 
 NEVER: Final = frozenset({"cancelled", "gate", "crashed"})
@@ -100,7 +102,7 @@ class Candidate(Config):
     """One provider and model."""
 
     target: str = Field(pattern=f"^{NAME.pattern}$", description="name of a provider of the settings")
-    model: str = Field("", max_length=200, description="empty = the one that the client names")
+    model: str = Field("", max_length=MODEL_BYTES_MAX, description="empty = the one that the client names")
     weight: float = Field(
         1.0, gt=0, le=1_000_000, description="share under the policy `weighted`, to others'"
     )
@@ -111,6 +113,13 @@ class Candidate(Config):
         default=False,
         description="it goes on with an answer that is given as the last message; needed by `continue`",
     )
+
+    @field_validator("model")
+    @classmethod
+    def _is_a_name(cls, model: str) -> str:
+        if not is_model_name(model):
+            raise ValueError(f"is more than {MODEL_BYTES_MAX} bytes, or has characters that cannot be shown")
+        return model
 
 
 class KeepConfig(Config):
@@ -152,7 +161,7 @@ class GateConfig(Config):
 class RouteConfig(Config):
     """A route."""
 
-    candidates: tuple[Candidate, ...] = Field(min_length=1, max_length=32)
+    candidates: tuple[Candidate, ...] = Field(min_length=1, max_length=CANDIDATES_MAX)
     policy: Policy = Field(
         "ordered",
         description="ordered: as they stand here; weighted: by their weights, the same for the same stream; "
@@ -174,8 +183,11 @@ class RouteConfig(Config):
     deadline_ms: int = Field(
         600_000, ge=1_000, le=86_400_000, description="for all of them, from when it was asked for"
     )
-    queue_ms: int = Field(
-        30_000, ge=100, le=86_400_000, description="what was not begun so long after it was asked for ends"
+    queue_ms: int | None = Field(
+        default=None,
+        ge=100,
+        le=86_400_000,
+        description="what was not begun so long after it was asked for ends; none = the worker's bound alone",
     )
     retry_wait_ms_max: int = Field(
         5_000,
@@ -253,15 +265,21 @@ def said(error: ValidationError) -> str:
 def default_route(targets: Sequence[tuple[str, Sequence[str]]]) -> RouteConfig | None:
     """Make the route that holds where nobody wrote one: providers (name, models) in order; None without any.
 
-    Of a provider with models the first is asked for, or the one that the client names if it is among them;
-    of one without, whichever the client names.
+    Of a provider with models the first whole name is asked for, or the one that the client names if it is
+    among them; of one without, whichever the client names.
     """
     candidates = []
     for name, models in targets:
         candidates.append(Candidate(target=name, when=When(models=tuple(models) or ("*",))))
-        if models:
-            candidates.append(Candidate(target=name, model=models[0], when=When(models=("",))))
-    return RouteConfig(candidates=tuple(candidates[:32])) if candidates else None
+        first = next((model for model in models if "*" not in model), None)
+        if first is not None:
+            candidates.append(Candidate(target=name, model=first, when=When(models=("",))))
+    return RouteConfig(candidates=tuple(candidates)) if candidates else None
+
+
+def is_model_name(model: str) -> bool:
+    """Whether it can be a model's name in records, events and messages."""
+    return len(model.encode("utf-8", "replace")) <= MODEL_BYTES_MAX and model.isprintable()
 
 
 def has_media(request: Request) -> bool:

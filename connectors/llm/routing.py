@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from connectors.llm.calls import Call
 from connectors.llm.errors import CallRefused, RouteRefused
 from connectors.llm.plan import Choice, Plan
+from connectors.llm.route import MODEL_BYTES_MAX, is_model_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -48,6 +49,8 @@ def plan(request: Request, book: Book, figures: Figures, draw: Draw) -> Plan:
     Raises:
         CallRefused, PromptRefused, RouteRefused: nothing can be called; what, and what to do about it.
     """
+    if not is_model_name(request.model):
+        raise CallRefused("model", f"is more than {MODEL_BYTES_MAX} bytes, or cannot be shown")
     route = book.route(request.route)
     prompt = book.prompt(request.prompt, request.prompt_label, draw) if request.prompt else None
     head = prompt.render(request.variables) if prompt is not None else ()

@@ -9,6 +9,7 @@ import orjson
 
 from connectors.llm.attempt import Ended, Outcome
 from connectors.llm.deltas import Failed, Media, Piece
+from connectors.llm.route import is_model_name
 from connectors.llm.structured import StructuredAnswer
 
 if TYPE_CHECKING:
@@ -79,7 +80,9 @@ class Shown:
         if named.request_id and not self._row.provider_request_id:
             self._row.provider_request_id = named.request_id
             self._emitter.named(named.request_id)
-        if named.model:
+        if named.model and is_model_name(
+            named.model
+        ):  # another is the provider's slip: what was asked stands
             self._row.model_answered = named.model
 
     def content(self, delta: Piece | Media) -> None:

@@ -142,6 +142,7 @@ LLM_ATTEMPTS = Table(
             "prompt": "text",
             "prompt_version": "bigint",
             "why": "text",
+            "requested_us": "bigint",
             "started_us": "bigint",
             "connected_us": "bigint",
             "first_content_us": "bigint",

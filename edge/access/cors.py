@@ -27,7 +27,7 @@ class Cors(CORSMiddleware):
             allow_methods=("GET", "HEAD", "POST"),
             # Last-Event-ID is on no browser's safe list where it is set by hand, as fetch-based clients do.
             allow_headers=("Authorization", "Cache-Control", "Content-Type", "Last-Event-ID"),
-            expose_headers=("Retry-After", "WWW-Authenticate"),
+            expose_headers=("Retry-After", "WWW-Authenticate", "X-Sluicegate-Stream"),
             allow_credentials=cookies,
             max_age=_MAX_AGE_S,
         )

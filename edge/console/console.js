@@ -1,7 +1,8 @@
 // The console: lists streams, and shows one as it flows. It is a client like any other: native EventSource,
 // which resumes by itself. Whatever a stream holds is put into the page as text, never as markup.
 
-import { ago, make, number, plain, row, ROWS, unknownRow, word } from "./rows.js";
+import { offerQuestions } from "./ask.js";
+import { ago, make, number, plain, ROWS, textRow, unknownRow, word } from "./rows.js";
 
 const ROWS_MAX = 5000; // a browser lays out more than this only slowly; earlier ones are dropped and said so
 const LIST_EVERY_MS = 2000;
@@ -20,6 +21,7 @@ class StreamView {
     this.following = true;
     this.ended = null;
     this.text = null; // the row that tokens flow into
+    this.spent = { calls: 0, input: 0, output: 0, nanos: 0, unpriced: 0 };
     this.progressRow = null;
     this.frame = this.timer = 0; // what will draw next, if anything
     $("title").textContent = streamId;
@@ -28,7 +30,7 @@ class StreamView {
     $("kind").hidden = true;
     $("rows").replaceChildren();
     $("filter").value = "";
-    for (const id of ["bar", "earlier", "jump", "over"]) $(id).hidden = true;
+    for (const id of ["bar", "earlier", "jump", "over", "cost"]) $(id).hidden = true;
     $("cursor").textContent = "none yet";
     $("cancel").disabled = false;
     $("stream").dataset.contiguous = "true";
@@ -82,6 +84,7 @@ class StreamView {
     this.pending.push(event);
     // A page that is hidden for long draws seldom, or not at all: more than it will show is not kept.
     if (this.pending.length > 2 * ROWS_MAX) this.dropped += this.pending.splice(0, ROWS_MAX).length;
+    if (event.type === "usage") this.spend(event);
     if (event.type === "end") this.finish(event);
     this.schedule();
   }
@@ -171,19 +174,28 @@ class StreamView {
     if (event.title) $("title").textContent = plain(event.title);
   }
 
+  /** Pieces of one text go on in its row; another channel, call or speaker begins a row of its own. */
   flow(event) {
     const who = event.type === "message" ? (event.from ?? "") : `${event.role ?? ""}${event.index ? ` ${event.index}` : ""}`;
-    if (event.type === "token" && this.text && this.text.dataset.who === who) {
-      this.text.lastChild.append(plain(event.text));
-      this.text.dataset.seq = event.seq;
+    const of = [who, event.channel, event.call_id].join("\n");
+    if (event.type === "token" && this.text?.of === of) {
+      this.text.body.append(plain(event.text));
+      this.text.item.dataset.seq = event.seq;
       return null;
     }
-    const item = row(event, "text");
-    item.dataset.who = who;
-    if (who) item.lastChild.append(make("span", "who", plain(who)));
-    item.lastChild.append(plain(event.text));
-    this.text = event.type === "token" ? item : null;
+    const { item, body } = textRow(event, who);
+    body.append(plain(event.text));
+    this.text = event.type === "token" ? { item, body, of } : null;
     return item;
+  }
+
+  /** What calls took counts, whether what they brought was superseded or not. */
+  spend(event) {
+    this.spent.calls += event.calls ?? 1;
+    this.spent.input += event.input_tokens ?? 0;
+    this.spent.output += event.output_tokens ?? 0;
+    if (typeof event.cost_nanos === "number") this.spent.nanos += event.cost_nanos;
+    else this.spent.unpriced += 1;
   }
 
   progressed(event) {
@@ -218,6 +230,13 @@ class StreamView {
     $("missing").textContent = number(this.counts.missing);
     $("missing").className = this.counts.missing ? "alarm" : "";
     $("reconnects").textContent = number(this.counts.reconnects);
+    if (this.spent.calls) {
+      const { calls, input, output, nanos, unpriced } = this.spent;
+      const known = nanos || !unpriced ? `$${(nanos / 1e9).toFixed(6)}` : "";
+      const cost = [known, unpriced && `${number(unpriced)} unknown`].filter(Boolean).join(" + ");
+      $("spent").textContent = `${cost} · ${number(input)} in, ${number(output)} out${calls > 1 ? ` · ${number(calls)} calls` : ""}`;
+      $("cost").hidden = false;
+    }
     if (this.cursor) $("cursor").textContent = this.cursor;
     $("stream").dataset.events = this.counts.events;
     $("stream").dataset.doubled = this.counts.doubled;
@@ -367,7 +386,7 @@ function moveInList(step) {
 }
 
 function onKey(event) {
-  const typing = event.target.matches("input");
+  const typing = event.target.matches("input, textarea, select");
   if (event.key === "/" && !typing) {
     event.preventDefault();
     $("find").focus();
@@ -396,4 +415,8 @@ document.addEventListener("visibilitychange", () => view?.reschedule());
 window.addEventListener("hashchange", open);
 open();
 refresh();
+offerQuestions(
+  () => view?.tenant ?? listed[0]?.tenant ?? "default",
+  (tenant, streamId) => (location.hash = `#${encodeURIComponent(tenant)}/${encodeURIComponent(streamId)}`),
+);
 setInterval(() => document.hidden || refresh(), LIST_EVERY_MS);

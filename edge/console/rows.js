@@ -80,6 +80,23 @@ function logRow(event) {
   return item;
 }
 
+/** A row that pieces of one text flow into: `{item, body}`; what a model thinks is folded. */
+export function textRow(event, who) {
+  const channel = word(event.channel ?? "text");
+  const item = row(event, `text ${channel}`);
+  const body = make(channel === "tool" ? "pre" : "div", "body");
+  if (channel === "reasoning") {
+    const folded = make("details");
+    folded.append(make("summary", "who", who ? `${plain(who)}, reasoning` : "reasoning"), body);
+    item.lastChild.append(folded);
+  } else {
+    const title = { tool: `calls ${plain(event.tool)}`, refusal: `${plain(who)} refuses` }[channel] ?? plain(who);
+    if (title) item.lastChild.append(make("span", "who", title));
+    item.lastChild.append(body);
+  }
+  return { item, body };
+}
+
 function gapRow(event) {
   const item = row(event, "gap");
   const many = event.count > 0 ? `${number(event.count)} event${event.count === 1 ? " is" : "s are"} missing` : "Events are missing";
@@ -97,13 +114,28 @@ function endRow(event) {
 
 function usageRow(event) {
   const cost = event.cost_nanos === null || event.cost_nanos === undefined ? "cost unknown" : `$${(event.cost_nanos / 1e9).toFixed(6)}`;
-  const tokens = `${number(event.input_tokens)} tokens in, ${number(event.output_tokens)} out`;
+  const guessed = event.provenance === "estimated" ? " (estimated)" : "";
+  const tokens = `${number(event.input_tokens)} tokens in, ${number(event.output_tokens)} out${guessed}`;
   return fact(event, `${event.provider} ${event.model}`, `${tokens}, ${cost}, ${number(event.latency_ms)} ms`);
 }
 
 function mediaRow(event) {
   const bytes = Math.floor(((event.data ?? "").length * 3) / 4);
   return fact(event, event.mime, event.reference || size(bytes));
+}
+
+/** What a worker notes of a model: how it finished, of what class its failure was. */
+function stateRow(event) {
+  try {
+    const value = JSON.parse(event.value_json);
+    if (event.name === "finish" && value.finish) {
+      return fact(event, "finished", value.raw && value.raw !== value.finish ? `${value.finish} (${value.raw})` : value.finish);
+    }
+    if (event.name === "error" && value.error_class) return fact(event, "failed", value.error_class.replaceAll("_", " "));
+  } catch {
+    // whatever a user's own operation calls by these names
+  }
+  return fact(event, event.name, "", json(event.value_json));
 }
 
 export const ROWS = {
@@ -115,7 +147,7 @@ export const ROWS = {
   open: (e) => fact(e, "opened", Object.entries(e.labels ?? {}).map(([k, v]) => `${k}=${v}`).join("  ")),
   reset: (e) => fact(e, `started over from seq ${e.from_seq}`, e.reason),
   cancel: (e) => fact(e, "cancel was asked for", [e.by && `by ${e.by}`, e.reason].filter(Boolean).join(": ")),
-  state: (e) => fact(e, e.name, "", json(e.value_json)),
+  state: stateRow,
   structured: (e) => fact(e, e.schema_name || "structured", "", json(e.json)),
   custom: (e) => fact(e, e.name || "custom", "", json(e.json)),
 };

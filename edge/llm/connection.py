@@ -98,14 +98,20 @@ class AnswerConnection(Connection):
     def never_was(self) -> None:
         """Let go of what was held for a client that left before it was connected."""
         self._core.hub.detach(self._delivery.subscriber)
+        self._ungroup()
         if self._left is not None:
             self._left()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio."""
         super().connection_lost(exc)
+        self._ungroup()
         if self._left is not None and not self._answer.over and self._reason in ("gone", "stalled"):
             self._left()
+
+    def _ungroup(self) -> None:
+        """Take the group away that nobody else is ever in: the stream may be asked for again and again."""
+        self._delivery.subscriber.channel.groups.pop(self._answer.name, None)
 
     def _write(self, data: bytes) -> None:
         if not data or self.transport.is_closing():

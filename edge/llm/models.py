@@ -63,13 +63,14 @@ class Models:
 
     def shown(self, identity: Identity) -> dict[str, object]:
         """Give the list as OpenAI's and Anthropic's clients read it, both from the same members."""
-        found: dict[str, int] = {DEFAULT: 0}
+        found: dict[str, dict[str, object]] = {DEFAULT: _shown(DEFAULT, "route", 0)}
         for name, route in sorted(self._routes.items()):
-            found[name] = route.time_us
+            found[name] = _shown(name, "route", route.time_us)
+        for route in self._routes.values():
             for model, tenants in route.models:
                 if not tenants or any(tenant in identity.tenants for tenant in tenants):
-                    found.setdefault(model, route.time_us)
-        data = [_shown(name, time_us) for name, time_us in found.items()]
+                    found.setdefault(model, _shown(model, "model", route.time_us))
+        data = list(found.values())
         last = data[-1]["id"]
         return {"object": "list", "data": data, "has_more": False, "first_id": DEFAULT, "last_id": last}
 
@@ -86,9 +87,10 @@ def _exact(names: Iterable[str]) -> Iterator[str]:
     return (name for name in names if name and not set("*?[").intersection(name))
 
 
-def _shown(name: str, time_us: int) -> dict[str, object]:
+def _shown(name: str, kind: str, time_us: int) -> dict[str, object]:
     return {
         "id": name,
+        "kind": kind,
         "object": "model",
         "created": time_us // 1_000_000,
         "owned_by": "sluicegate",

@@ -42,7 +42,7 @@ def skip_command(
     Parameters
     ----------
     role
-        ingest, aggregate, archive, or one of yours.
+        ingest, aggregate, archive, account, or one of yours.
     topic
         One that the role reads, with or without your prefix.
     partition
@@ -103,7 +103,7 @@ def quarantine_command(
     Parameters
     ----------
     role
-        ingest, aggregate, archive, or one of yours.
+        ingest, aggregate, archive, account, or one of yours.
     key
         Key of the records, in all topics that the role reads; that of a stream is tenant/stream_id.
     reason

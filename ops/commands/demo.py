@@ -15,7 +15,11 @@ def register(app: App) -> None:
     app.command(demo_command, name="demo")
 
 
-def demo_command(*, once: Annotated[bool, Parameter(negative=())] = False) -> int:
+def demo_command(
+    *,
+    once: Annotated[bool, Parameter(negative=())] = False,
+    model: Annotated[bool, Parameter(negative=())] = False,
+) -> int:
     """Start all parts, stream a real command through them, and say where to look.
 
     Gets and starts the local stack if none runs here, then a worker and an edge, and streams the
@@ -28,11 +32,15 @@ def demo_command(*, once: Annotated[bool, Parameter(negative=())] = False) -> in
     once
         Do not stay: print the stream as the edge delivers it, stop everything, and exit with 0 if all
         went well.
+    model
+        Ask the local language model a question instead, and show its answer as it comes. Where the model is
+        not installed (`make environment MODEL=1`), a recording is replayed in its place.
     """
     import asyncio
 
     from ops import console
     from ops.demo import Demo, prepare_topics
+    from ops.demo_model import ModelDemo, announce
     from ops.settings import Settings
     from ops.signals import ignore_stop_signals, interrupt_once
     from ops.stack.down import down
@@ -44,10 +52,11 @@ def demo_command(*, once: Annotated[bool, Parameter(negative=())] = False) -> in
     settings = Settings()
     progress = OnConsole(console.err())
     there = any(part.process.runs for part in read_state(settings.data_dir.absolute()).values())
-    where = ensure_up(settings, progress)
+    where = ensure_up(settings, progress, model=model and announce())
     try:
         prepare_topics(settings, where)
-        return asyncio.run(Demo(settings, once=once).run())
+        demo = ModelDemo(settings, once=once) if model else Demo(settings, once=once)
+        return asyncio.run(demo.run())
     finally:
         ignore_stop_signals()  # a second one must not leave the stack behind
         if not there:

@@ -41,7 +41,7 @@ def lag_command(
     Parameters
     ----------
     group
-        A role (ingest, aggregate, archive, one of yours), or a group's full name; by default all roles.
+        A role (ingest, aggregate, archive, account, one of yours), or a group's full name; by default all.
     as_json
         Print JSON: one document, or with --watch a line for each look.
     partitions

@@ -40,7 +40,7 @@ def pause_command(
     Parameters
     ----------
     role
-        ingest, aggregate, archive, or one of yours.
+        ingest, aggregate, archive, account, or one of yours.
     partitions
         Numbers, of each topic that the role reads; by default all.
     reason
@@ -77,7 +77,7 @@ def resume_command(
     Parameters
     ----------
     role
-        ingest, aggregate, archive, or one of yours.
+        ingest, aggregate, archive, account, or one of yours.
     partitions
         Numbers that were paused one by one, or stand still; by default all of the role that do.
     reason

@@ -7,7 +7,16 @@ from typing import Final
 
 from cyclopts import App
 
-GROUPS: Final[tuple[str, ...]] = ("llm_routes", "llm_prompts", "llm_loopback", "llm_record", "llm_play")
+GROUPS: Final[tuple[str, ...]] = (
+    "llm_ask",
+    "llm_attempts",
+    "llm_costs",
+    "llm_loopback",
+    "llm_play",
+    "llm_prompts",
+    "llm_record",
+    "llm_routes",
+)
 """Modules of commands below it, each with a ``register``."""
 
 

@@ -120,7 +120,7 @@ def _called(target: Target, model: str, prompt: str, max_output_tokens: int | No
 
     from connectors.llm.calls import Call, Params
     from connectors.llm.providers import PROVIDERS
-    from connectors.llm.recorder import record_call
+    from connectors.llm.recorder import record_call, secrets_of
     from ops import console
     from ops.errors import Unreachable
     from schemas.published import time_text
@@ -128,7 +128,7 @@ def _called(target: Target, model: str, prompt: str, max_output_tokens: int | No
     provider = PROVIDERS[target.shape]
     messages = [{"role": "user", "content": prompt}]
     call = provider.request(Call(model, messages, Params(max_output_tokens=max_output_tokens)), target)
-    secrets = [target.api_key, *target.headers.values()]
+    secrets = secrets_of(target)
     note = f"{model}, recorded {time_text(time.time_ns() // 1_000)}"
 
     with console.err().status(f"asking {model}") as status, httpx2.Client(timeout=_TIMEOUT_S) as client:

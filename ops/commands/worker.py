@@ -49,7 +49,8 @@ def worker_command(
     ----------
     roles
         Which agents, by role: ingest (validates, orders, numbers), aggregate (windows of usage),
-        archive (PostgreSQL), and those of the folder SLUICEGATE_PIPELINES.
+        archive (PostgreSQL), account (what language models cost), and those of the folder
+        SLUICEGATE_PIPELINES.
     check
         Look at kinds, schemas, topics, access and state, say what does not fit, and run nothing.
     migrate

@@ -128,7 +128,7 @@ def is_ago(text: str) -> bool:
     return _AGO.fullmatch(text) is not None
 
 
-def from_ms_of(text: str, now_ms: int | None = None) -> int:
+def from_ms_of(text: str, now_ms: int | None = None, *, option: str = "--from") -> int:
     """Return milliseconds since the epoch of a TIME: ``earliest`` (-1), ISO 8601, or so long ago (``90m``).
 
     Raises:
@@ -143,9 +143,9 @@ def from_ms_of(text: str, now_ms: int | None = None) -> int:
     try:
         when = datetime.fromisoformat(text)
     except ValueError:
-        raise Misused(f"--from {text!r} is no time", remedy) from None
+        raise Misused(f"{option} {text!r} is no time", remedy) from None
     if when.tzinfo is None:
-        raise Misused(f"--from {text!r} has no zone", remedy)
+        raise Misused(f"{option} {text!r} has no zone", remedy)
     if (from_ms := int(when.timestamp() * 1_000)) > now_ms:
-        raise Misused(f"--from {text!r} is not in the past", remedy)
+        raise Misused(f"{option} {text!r} is not in the past", remedy)
     return from_ms

@@ -175,8 +175,8 @@ OUR_ENVIRONMENT: Mapping[str, str] = {
     "SLUICEGATE_DATA_DIR": "/var/lib/sluicegate",
 }
 
-WORKER_WEB_PORTS = (8700, 8701, 8702)
-"""One for each role's process: ingest, aggregate, archive."""
+WORKER_WEB_PORTS = (8700, 8701, 8702, 8703)
+"""One for each role's process: ingest, aggregate, archive, account."""
 
 WORKER = Part(
     name="worker",
@@ -185,7 +185,7 @@ WORKER = Part(
     local_source="`sluicegate worker`",
     image="sluicegate:0.1.0",
     built=True,
-    command=("sluicegate", "worker", "--roles", "ingest,aggregate,archive"),
+    command=("sluicegate", "worker", "--roles", "ingest,aggregate,archive,account"),
     health=HealthCheck(
         (
             "CMD",

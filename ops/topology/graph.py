@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
-from schemas.access import OF_EDGE
+from schemas.access import OF_EDGE, OF_LLM, Access
 from schemas.topics import DEAD_LETTERS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from pipelines.blueprint import Agent, Blueprint
     from schemas.topics import TopicSpec
@@ -17,6 +17,15 @@ if TYPE_CHECKING:
 Shape = Literal["agent", "topic", "outside"]
 EDGE_IN: Final = "edge (producers)"
 EDGE_OUT: Final = "edge (clients)"
+LLM_IN: Final = "llm (calls)"
+LLM_OUT: Final = "llm (worker)"
+_OUTSIDE: Final[Mapping[str, Access]] = {
+    EDGE_IN: Access(writes=OF_EDGE.writes),
+    EDGE_OUT: Access(reads=OF_EDGE.reads),
+    LLM_IN: Access(writes=OF_LLM.writes),
+    LLM_OUT: Access(reads=OF_LLM.reads),
+}
+"""Who is at the topics beside the agents; each in two, as the way of an event leads from one to the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,23 +59,25 @@ def graph_of(blueprints: Sequence[Blueprint]) -> Graph:
     for sink in dict.fromkeys(agent.sink for _, agent in agents if agent.sink):
         nodes.append(Node(f"sink {sink}", "outside", sink))
         edges += [(_name(role, agent), f"sink {sink}") for role, agent in agents if agent.sink == sink]
-    for name, specs, comes in ((EDGE_IN, OF_EDGE.writes, True), (EDGE_OUT, OF_EDGE.reads, False)):
-        if touched := [_key(spec) for spec in specs if spec in topics]:
+    for name, access in _OUTSIDE.items():
+        touched = [(name, _key(spec)) for spec in access.writes if spec in topics]
+        touched += [(_key(spec), name) for spec in access.reads if spec in topics]
+        if touched:
             nodes.append(Node(name, "outside", name))
-            edges += [(name, topic) if comes else (topic, name) for topic in touched]
+            edges += touched
     return Graph(tuple(nodes), tuple(dict.fromkeys(edges)))
 
 
 def writers_of(spec: TopicSpec, blueprints: Iterable[Blueprint]) -> list[str]:
-    """Return who appends to a topic, by name: agents, and the edge."""
+    """Return who appends to a topic, by name: agents, and what is beside them."""
     found = [agent.name for one in blueprints for agent in one.agents if spec in agent.appends]
-    return [*found, *([EDGE_IN] if spec in OF_EDGE.writes else [])]
+    return found + [name for name, access in _OUTSIDE.items() if spec in access.writes]
 
 
 def readers_of(spec: TopicSpec, blueprints: Iterable[Blueprint]) -> list[str]:
-    """Return who reads a topic, by name: agents, and the edge."""
+    """Return who reads a topic, by name: agents, and what is beside them."""
     found = [agent.name for one in blueprints for agent in one.agents if spec == agent.reads]
-    return [*found, *([EDGE_OUT] if spec in OF_EDGE.reads else [])]
+    return found + [name for name, access in _OUTSIDE.items() if spec in access.reads]
 
 
 def as_json(chosen: Sequence[Blueprint], everything: Sequence[Blueprint], prefix: str) -> dict[str, object]:

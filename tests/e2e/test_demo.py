@@ -62,7 +62,7 @@ class Reader(threading.Thread):
             self.text += line.decode()
 
 
-def wait_for_page(line: CommandLine, demo: subprocess.Popen[bytes]) -> str:
+def wait_for_page(line: CommandLine, demo: subprocess.Popen[bytes], *, within_s: float = 90) -> str:
     """The address that the demo prints; the processes that it started run by then."""
     out, err = Reader(demo.stdout), Reader(demo.stderr)
     page = re.compile(r"http://127\.0\.0\.1:\d+/console#default/\S+")
@@ -71,7 +71,7 @@ def wait_for_page(line: CommandLine, demo: subprocess.Popen[bytes]) -> str:
         assert demo.poll() is None, out.text + err.text
         return page.search(out.text) is not None
 
-    line.until(printed, "the demo prints the page's address", within_s=90)
+    line.until(printed, "the demo prints the page's address", within_s=within_s)
     found = page.search(out.text)
     assert found is not None
     return found[0]

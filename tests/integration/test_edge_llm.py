@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -13,7 +16,7 @@ import pytest
 from schemas.topics import LLM_REQUESTS, partition_of
 from tests.support.access_world import bearer, until
 from tests.support.edge_llm_world import world
-from tests.support.llm_twin import end, text, usage
+from tests.support.llm_twin import end, piece, reset, text, usage
 from tests.support.sse_client import read_stream
 from tests.support.tokens import ALL
 
@@ -170,3 +173,23 @@ def test_who_may_ask_is_who_may_publish_to_the_stream(world: LlmWorld, claims, s
     if status == 202:
         stream_id = urlsplit(answer.json()["events"]).path.split("/")[3]
         assert world.twin.wait_for(stream_id)["source"] == "ann"
+
+
+def test_the_program_of_the_page_prints_an_answer_without_what_was_superseded(world: LlmWorld):
+    world.twin.answers["printed"] = [
+        piece("Hm. ", channel="reasoning"), *text("wrong"), reset(), *text("Hel", "lo"), usage(), end(),
+    ]  # fmt: skip
+    told = world.ask(world.asking(model="printed")).json()
+    program = Path(__file__).parents[2] / "docs" / "examples" / "read_tokens.py"
+    words = [sys.executable, str(program), world.edge.url + told["events"]]
+    printed = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert printed == "wrong\n[begun anew: another attempt]\nHello\n[completed] \n5 characters\n"
+
+
+def test_the_description_of_the_api_shows_what_a_question_has(world: LlmWorld):
+    api = httpx2.get(f"{world.edge.url}/openapi.json", trust_env=False).json()
+    for path in ("/v1/llm/streams", "/v1/chat/completions", "/v1/messages"):
+        schema = api["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+        assert schema["additionalProperties"] is False
+        assert "role" in schema["properties"]["messages"]["items"]["properties"]
+        assert "$ref" not in str(schema)

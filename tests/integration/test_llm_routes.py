@@ -97,7 +97,7 @@ def test_a_worker_goes_by_what_is_written_and_a_spent_budget_outlives_it(world, 
                 break
         assert "budget of tokens of this day is spent" in end["message"]
         assert worker.stop() == 0
-        world.worker({"here": provider})
+        worker.start()
         world.ask("d-1")
         (end,) = world.answer("d-1").of("end")
         assert "budget of tokens of this day is spent" in end["message"], "it has read what was spent"

@@ -131,9 +131,7 @@ def test_a_prompt_is_written_labelled_and_rolled_back_in_one_command(line: Line)
     assert (code, "{langauge} stands in a message" in err) == (1, True)
 
     line.told("prompts", "label", "support", "production", "1", "--reason", "use it", "--yes")
-    moved = line.told(
-        "prompts", "label", "support", "production", "1=90", "2=10", "--reason", "try", "--yes"
-    )
+    moved = line.told("prompts", "label", "support", "production", "1=90", "2=10", "--reason", "try", "--yes")
     assert (moved["before"], moved["after"]) == ("1", "1=90 2=10")
     for words, said in [
         (("1=90", "2=20"), "make 110"), (("3",), "no version 3"), (("x",), "not VERSION"), ((), "no version"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import time
 from typing import TYPE_CHECKING, Any
 
 import httpx2
@@ -13,7 +14,23 @@ from confluent_kafka import IsolationLevel, Producer, TopicPartition
 from confluent_kafka.admin import OffsetSpec
 
 from ops.stack.cache import Cache
-from schemas.topics import DEAD_REPLAYS, INPUT, LATE_EVENTS, PRESSURE, TOPICS, USAGE_WINDOWS
+from pipelines.attempts import attempt_key
+from schemas.topics import (
+    DEAD_REPLAYS,
+    INPUT,
+    LATE_EVENTS,
+    LLM_ATTEMPTS,
+    LLM_CONTROL,
+    LLM_PROMPTS,
+    LLM_RAW,
+    LLM_REQUESTS,
+    LLM_ROUTES,
+    PRESSURE,
+    TOPICS,
+    USAGE_WINDOWS,
+)  # fmt: skip
+from schemas.wire import WireCodec
+from tests.support.attempts import attempt
 from tests.support.command_line import CommandLine
 from tests.support.secured_kafka import SecuredKafka
 from tests.support.sse_client import read_stream
@@ -22,10 +39,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
+    from connectors.registry import Registry
     from ops.settings import Settings
     from ops.stack.addresses import Addresses
 
-ROLES = ("ingest", "aggregate", "archive")
+ROLES = ("ingest", "aggregate", "archive", "account")
+OF_A_CALLER = (LLM_REQUESTS, LLM_CONTROL, LLM_RAW, LLM_ROUTES, LLM_PROMPTS)
 PRINCIPALS = (*ROLES, "edge", "operator", "responder", "nobody")
 
 
@@ -85,7 +104,11 @@ def rows_of(script: str) -> set[tuple[str, ...]]:
 
 
 def test_each_role_does_its_work_with_what_topics_acls_prints_and_nothing_more(
-    secured: SecuredKafka, as_principal: Callable[..., CommandLine], stack: Addresses, topic_prefix: str
+    secured: SecuredKafka,
+    as_principal: Callable[..., CommandLine],
+    stack: Addresses,
+    registry: Registry,
+    topic_prefix: str,
 ) -> None:
     operator = as_principal("operator")
     code, script, _ = operator.run("topics", "acls", "--script")
@@ -105,6 +128,7 @@ def test_each_role_does_its_work_with_what_topics_acls_prints_and_nothing_more(
     stray = {"event_id": "stray", "type": "log", "payload": {"line": "no open before it"}}
     publish(f"{url}/v1/streams/stray/events?kind=log&wait=committed", [stray])
     unreadable(secured, topic_prefix)
+    called(secured, topic_prefix, WireCodec(registry))
 
     seen = read_stream(stream)
     assert [event["type"] for event in seen.events] == ["open", "log", "usage", "end"]
@@ -161,6 +185,15 @@ def unreadable(secured: SecuredKafka, prefix: str) -> None:
     assert producer.flush(10) == 0
 
 
+def called(secured: SecuredKafka, prefix: str, codec: WireCodec) -> None:
+    """An attempt on the ledger, in the place of a worker that calls language models."""
+    producer = Producer(secured.options().client_config())
+    row = attempt(at_us=time.time_ns() // 1_000)
+    value = codec.encode(LLM_ATTEMPTS.subject, row)
+    producer.produce(LLM_ATTEMPTS.named(prefix), value, attempt_key(row))
+    assert producer.flush(10) == 0
+
+
 def is_archived(stack: Addresses, prefix: str) -> bool:
     with psycopg.connect(stack.postgres_dsn) as reader:
         found = reader.execute(
@@ -170,12 +203,13 @@ def is_archived(stack: Addresses, prefix: str) -> bool:
 
 
 def empty_topics(secured: SecuredKafka, prefix: str) -> set[str]:
-    """Topics into which nothing was written: no window closes so soon, nothing is replayed, late or slow."""
+    """Topics into which nothing was written: no window closes so soon, nothing is replayed, late or slow, and
+    nobody calls a language model."""
     admin = secured.admin()
     asked = {
         TopicPartition(spec.named(prefix), partition): OffsetSpec.latest()
         for spec in TOPICS
-        if spec not in (USAGE_WINDOWS, DEAD_REPLAYS, LATE_EVENTS, PRESSURE)
+        if spec not in (USAGE_WINDOWS, DEAD_REPLAYS, LATE_EVENTS, PRESSURE, *OF_A_CALLER)
         for partition in range(spec.partitions)
     }
     found = admin.list_offsets(asked, isolation_level=IsolationLevel.READ_COMMITTED)

@@ -28,7 +28,13 @@ def clone(tmp_path) -> Path:
     """What `make` needs of a clone, in a path with a blank, and nothing made yet."""
     folder = tmp_path / "a clone"
     (folder / "ops").mkdir(parents=True)
-    for name in ("Makefile", "requirements.lock", "pyproject.toml", "ops/bootstrap.py"):
+    for name in (
+        "Makefile",
+        "requirements.lock",
+        "requirements-local-model.lock",
+        "pyproject.toml",
+        "ops/bootstrap.py",
+    ):
         shutil.copy(ROOT / name, folder / name)
     return folder
 

@@ -36,8 +36,8 @@ class Recorder:
     def agent(self, _source, **_rest):
         return lambda agent: agent
 
-    def timer(self, _interval_s):
-        return lambda timer: timer
+    def task(self, task):
+        return task
 
 
 @pytest.mark.parametrize("role", ROLES)

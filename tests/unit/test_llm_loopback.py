@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
+from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anthropic
@@ -11,6 +14,7 @@ import httpx2
 import openai
 import orjson
 import pytest
+import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,15 +23,14 @@ from connectors.llm.loopback.demo import NAME, TEXT, recording_of
 from connectors.llm.loopback.errors import LoopbackRefused
 from connectors.llm.loopback.library import OURS
 from connectors.llm.loopback.play import paced, play_recording, recorded
-from connectors.llm.loopback.script import Script, words
+from connectors.llm.loopback.script import ANSWERS, Script, words
 from connectors.llm.loopback.server import Loopback, LoopbackOptions, LoopbackThread
-from connectors.llm.loopback.wanted import Wanted, parse_wanted
+from connectors.llm.loopback.wanted import FAULTS, Wanted, parse_wanted
 from connectors.llm.recording import SUFFIX, Recorded, Recording, read_recording, write_recording
 from tests.support.loopback_client import WORDS_SCHEMA, Got, ask, body_of, send, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
-    from pathlib import Path
 
     from connectors.llm.calls import Shape
 
@@ -406,6 +409,31 @@ def test_a_client_that_reads_slowly_gets_all_of_it_and_is_held_in_no_memory():
     run(test)
 
 
+def test_many_at_once_have_each_their_own_whole_answer():
+    async def test(loopback: Loopback) -> None:
+        models = [f"words?tokens=30&rate=300&seed={number}" for number in range(100)]
+        answers = await asyncio.gather(*(ask(loopback.url, "anthropic", model) for model in models))
+        assert {answer.ended for answer in answers} == {"whole"}
+        assert len({answer.body for answer in answers}) == len(models)
+        for model, answer in list(zip(models, answers, strict=True))[::20]:
+            assert (await ask(loopback.url, "anthropic", model)).body == answer.body
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("fault", "ended"), [("cut", "reset"), ("closed", "closed"), ("ended", "whole"), ("drop", "reset")]
+)
+def test_the_loop_that_the_command_runs_on_breaks_off_alike(fault: str, ended: str):
+    async def test() -> Got:
+        async with Loopback() as loopback:
+            return await asyncio.wait_for(ask(loopback.url, "ollama", f"words?fault={fault}&after=4"), 60)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        answer = runner.run(test())
+    assert (answer.ended, answer.kinds("ollama").count("content")) == (ended, 0 if fault == "drop" else 4)
+
+
 def test_a_connection_is_used_again():
     with LoopbackThread() as loopback, httpx2.Client() as client:
         for _ in range(3):
@@ -435,3 +463,10 @@ def test_what_is_no_request_ends_the_connection(request_bytes: bytes):
 
 def test_words_come_of_the_seed():
     assert words(9, random.Random(1)) == words(9, random.Random(1)) != words(9, random.Random(2))
+
+
+def test_the_page_names_every_fault_and_all_that_can_be_wanted():
+    page = (Path(__file__).parents[2] / "docs" / "llm.md").read_text()
+    section = page.partition("### The loopback provider")[2].partition("\n## ")[0]
+    named = set(re.findall(r"`([a-z_0-9]+)`", section))
+    assert {*FAULTS, *ANSWERS, *(field.name for field in fields(Wanted))} - {"answer"} <= named

@@ -74,12 +74,29 @@ def test_without_a_record_providers_are_asked_in_the_order_of_the_settings():
     ]  # fmt: skip
 
 
+def test_a_pattern_is_never_asked_for():
+    wild = replace(OPENAI, models=("gpt-*", "gpt-4o-mini"))
+    book = book_with(targets={"openai": wild})
+    assert names(planned(book)) == ["openai/gpt-4o-mini"]
+    assert names(planned(book, asked(model="gpt-5"))) == ["openai/gpt-5"]
+    many = {f"p{number}": replace(wild, name=f"p{number}") for number in range(32)}
+    assert len(planned(book_with(targets=many)).choices) == 32
+
+
 def test_a_model_named_with_its_provider_goes_there_alone():
     assert names(planned(book_with(), asked(model="local/llama3.2"))) == ["local/llama3.2"]
     assert names(planned(book_with(), asked(model="meta/llama3.2"))) == [
         "openai/meta/llama3.2",
         "local/meta/llama3.2",
     ]
+
+
+@pytest.mark.parametrize("model", ["x" * 129, "a\nb", "é" * 65], ids=["long", "line", "bytes"])
+def test_a_name_that_no_record_could_hold_is_refused(model):
+    with pytest.raises(CallRefused, match="model: is more than 128 bytes"):
+        planned(book_with(), asked(model=model))
+    with pytest.raises(RouteRefused, match=r"candidates\.0\.model"):
+        route_config(orjson.dumps({"candidates": [{"target": "openai", "model": model}]}).decode(), "default")
 
 
 def test_a_request_that_fits_no_candidate_is_told_so():
@@ -196,6 +213,9 @@ def test_the_fastest_of_late_is_first_then_the_unknown_then_who_fails(monkeypatc
     targets = TARGETS | {"new": replace(OPENAI, name="new")}
     book = book_with(route, targets=targets)
     assert names(planned(book, figures=figures)) == ["anthropic/m", "openai/m", "new/m", "local/m"]
+    for _ in range(9):
+        figures.take(replace(settled("anthropic", 0, state="failed"), error_class="bad_request"))
+    assert names(planned(book, figures=figures))[0] == "anthropic/m", "what was asked badly is not its fault"
     later = 1_000_000_000 + 3_600_000_000
     assert figures.answer_ms("anthropic", "m", later) is None, "what is old counts no more"
     book = book_with(route | {"explore": 0.5}, targets=targets)

@@ -125,7 +125,7 @@ def test_the_json_of_a_role_names_topics_in_full_and_whoever_is_at_their_other_e
     assert [one["agent"] for one in role["agents"]] == ["usage_partials", "usage_merge"]
     topics = {one["topic"]: one for one in told["topics"]}
     assert topics["p.streams.output.v1"]["written_by"] == ["ingest"]
-    assert topics["p.streams.output.v1"]["read_by"] == ["usage_partials", EDGE_OUT]
+    assert topics["p.streams.output.v1"]["read_by"] == ["usage_partials", "llm_events", EDGE_OUT]
     assert run(["topology", "nobody"]) == 2
 
 

@@ -96,6 +96,7 @@ class Loopback:
         self._server.close()
         for connection in list(self.connections):
             connection.abort("stopped")
+        self.wheel.close()
         await self._server.wait_closed()
 
 

@@ -56,6 +56,12 @@ class Wheel:
         if not self._turning and (self._timer is None or tick < self._timer_tick):
             self._arm()
 
+    def close(self) -> None:
+        """Write nothing more."""
+        self._ticks.clear()
+        self._due.clear()
+        self._arm()
+
     def _arm(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
@@ -184,9 +190,10 @@ def unsent_bytes(transport: asyncio.Transport) -> int:
     if ours:
         return ours
     fd = transport.get_extra_info("socket").fileno()
-    if fd < 0:
+    try:
+        return int(struct.unpack("i", fcntl.ioctl(fd, termios.TIOCOUTQ, b"\0\0\0\0"))[0])
+    except OSError:  # it is closed already, or this system does not tell
         return 0
-    return int(struct.unpack("i", fcntl.ioctl(fd, termios.TIOCOUTQ, b"\0\0\0\0"))[0])
 
 
 def reset(transport: asyncio.Transport) -> None:

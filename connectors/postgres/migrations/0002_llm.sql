@@ -19,6 +19,7 @@ CREATE TABLE llm_attempts (
     prompt              text NOT NULL,
     prompt_version      bigint NOT NULL,
     why                 text NOT NULL,
+    requested_us        bigint NOT NULL,
     started_us          bigint NOT NULL,
     connected_us        bigint NOT NULL,
     first_content_us    bigint NOT NULL,
@@ -82,6 +83,7 @@ COMMENT ON COLUMN llm_attempts.route_version IS 'Version of it.';
 COMMENT ON COLUMN llm_attempts.prompt IS 'Prompt that was rendered; empty = none.';
 COMMENT ON COLUMN llm_attempts.prompt_version IS 'Version of it; 0 = none.';
 COMMENT ON COLUMN llm_attempts.why IS 'Why this attempt was made: first, retry, fallback, restart, resume, continue, crash.';
+COMMENT ON COLUMN llm_attempts.requested_us IS 'When its operation was asked for; 0 = not known.';
 COMMENT ON COLUMN llm_attempts.started_us IS 'When it was written down, before the call.';
 COMMENT ON COLUMN llm_attempts.connected_us IS 'When the provider answered with a status; 0 = never.';
 COMMENT ON COLUMN llm_attempts.first_content_us IS 'When the first content came; 0 = none did.';
@@ -239,7 +241,7 @@ CREATE TABLE llm_tasks (
 ) WITH (fillfactor = 80);
 
 -- What tasks of a time span cost, by when they were last heard of.
-CREATE INDEX llm_tasks_by_time ON llm_tasks (tenant, last_us);
+CREATE INDEX llm_tasks_by_time ON llm_tasks (last_us, tenant);
 
 COMMENT ON TABLE llm_tasks IS 'What each task cost: all attempts and all usage of other upstreams, newest revision of each.';
 COMMENT ON COLUMN llm_tasks.tenant IS 'Who pays.';
