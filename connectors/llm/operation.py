@@ -237,12 +237,10 @@ class Operation:
             shown = await self._attempt(plan, step, row)
             self._answer += shown.text
             outcome = shown.outcome
-            if outcome.error_class is None:
-                await self._end(row, "completed", _finish_message(outcome))
+            if (ending := _ending(outcome)) is not None:
+                await self._end(row, *ending)
                 return
-            if outcome.error_class == "cancelled":
-                await self._end(row, "cancelled", "it was cancelled")
-                return
+            assert outcome.error_class is not None, "a good answer ends it"
             self._tried.append(
                 Tried(
                     step.choice.target.name,
@@ -413,8 +411,16 @@ def _usage(row: Attempt) -> dict[str, Any]:
     }
 
 
-def _finish_message(outcome: Outcome) -> str:
-    return "the model stopped at its limit of tokens" if outcome.finish == "length" else ""
+def _ending(outcome: Outcome) -> tuple[EndReason, str] | None:
+    """Say how an operation ends with an attempt, and what a person reads; None = another may follow."""
+    if outcome.error_class is None:
+        cut = outcome.finish == "length"
+        return "completed", "the model stopped at its limit of tokens" if cut else ""
+    if outcome.error_class == "cancelled":
+        return "cancelled", "it was cancelled"
+    if outcome.error_class == "gate":  # another answer would be judged by the same rules
+        return "upstream_error", f"the gate ended it: {outcome.error_raw}"
+    return None
 
 
 def _now_us() -> int:
