@@ -13,14 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.core import EdgeCore
+from edge.errors import RequestError
 from edge.frame import declared, frame_of
 from edge.history import SharedHistory
 from edge.join import Joined
 from edge.llm import answer as answers
 from edge.llm.answer import Collected, Http, Streamed
 from edge.llm.anthropic_messages import MessagesAnswer
+from edge.llm.compat import _refused
 from edge.llm.connection import AnswerConnection
 from edge.llm.openai_chat import ChatCompletion
+from edge.llm.routes import CHAT
 from edge.llm.told import Telling
 from edge.options import EdgeOptions
 from edge.recorded import MemoryLog
@@ -354,3 +357,20 @@ def test_a_client_that_takes_nothing_for_a_while_is_given_all_of_it_in_order():
         assert said == [b"%d " % n for n in range(200)]
 
     play(scene())
+
+
+@pytest.mark.parametrize(
+    ("refused", "code", "keyed", "repeated"),
+    [
+        (503, None, False, "false"),
+        (503, None, True, "true"),
+        (503, "overloaded", False, "true"),
+        (429, None, False, "true"),
+        (409, "stream_exists", True, "false"),
+        (422, None, True, "false"),
+    ],
+    ids=["unknown", "keyed", "overloaded", "limit", "exists", "wrong"],
+)
+def test_others_clients_repeat_only_what_is_not_paid_for_twice(refused, code, keyed, repeated):
+    error = RequestError(refused, "No", "no", extra={"code": code} if code else {})
+    assert _refused(CHAT, error, keyed=keyed).headers["x-should-retry"] == repeated
