@@ -68,6 +68,7 @@ class Committer(threading.Thread):
         offsets: what each partition commits.
         ledger_at: the position that a partition's ledger was read to.
         failed: told of what waiting does not mend; the thread has ended then.
+        timed: told how long each transaction took, seconds.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Committer(threading.Thread):
         offsets: Offsets,
         ledger_at: Callable[[int], int],
         failed: Callable[[BaseException], None],
+        timed: Callable[[float], None],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         super().__init__(name="llm-commit", daemon=True)
@@ -83,6 +85,7 @@ class Committer(threading.Thread):
         self._offsets = offsets
         self._ledger_at = ledger_at
         self._failed = failed
+        self._timed = timed
         self._loop = loop
         self._waiting: deque[Entry] = deque()
         self._changed = threading.Condition()
@@ -161,11 +164,13 @@ class Committer(threading.Thread):
                 return False
             positions[source], notes[source] = found[0], str(found[1])
         self._unit += 1
+        began = time.monotonic()
         self._transaction.begin()
         self._transaction.append([row for entry in batch for row in entry.rows])
         self._transaction.flush()
         self._transaction.send_offsets(positions, self._unit, notes)
         self._transaction.commit()
+        self._timed(time.monotonic() - began)
         return True
 
     def _tell(self, entries: Sequence[Entry], *, lost: bool) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 from typing import TYPE_CHECKING, Final, Protocol
 
 from connectors.llm.budgets import Budgets, tokens_of
@@ -69,7 +68,7 @@ class RoutingDesk:
             BudgetSpent: the tenant's budget has no room for it; nothing is held.
         """
         reserve = self.book.prices.reserve_for(plan.call, _choice_of(plan, row), plan.prices)
-        self.budgets.reserve(row.key.decode(), row.tenant, reserve, time.time_ns() // 1_000)
+        self.budgets.reserve(row.key.decode(), row.tenant, reserve, row.started_us)
         row.reserved_tokens, row.reserved_nanos = reserve.tokens, reserve.nanos or 0
 
     def settle(self, plan: Plan | None, row: Attempt, came: Came | None) -> None:

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from connectors.llm.gates import GateRules
     from connectors.llm.judges import Judge
     from connectors.llm.ledger import EndReason, Known
+    from connectors.llm.metrics import LlmMetrics
     from connectors.llm.outlet import KafkaOutlet
     from connectors.llm.plan import Choice, Plan
     from connectors.llm.provider import Provider
@@ -89,6 +90,7 @@ class Tools:
         worker: str,
         queue_ms_max: int,
         judges: Mapping[str, Judge],
+        metrics: LlmMetrics,
     ) -> None:
         self.desk = desk
         self.client = client
@@ -99,6 +101,7 @@ class Tools:
         self.worker = worker
         self.queue_ms_max = queue_ms_max
         self._judges = judges
+        self.metrics = metrics
         self._gates: dict[tuple[str, int], GateRules] = {}
 
     def gate(self, plan: Plan) -> Gate | None:
@@ -177,6 +180,7 @@ class Operation:
         for row in known.unsettled:
             row.state, row.error_class, row.ended_us = "abandoned", "crashed", _now_us()
             self._tools.desk.settle(None, row, None)
+            self._tools.metrics.settled(row)
             self._pending.append(row)
         for _, row in sorted(known.attempts.items()):
             self._tried.append(
@@ -233,12 +237,10 @@ class Operation:
             shown = await self._attempt(plan, step, row)
             self._answer += shown.text
             outcome = shown.outcome
-            if outcome.error_class is None:
-                await self._end(row, "completed", _finish_message(outcome))
+            if (ending := _ending(outcome)) is not None:
+                await self._end(row, *ending)
                 return
-            if outcome.error_class == "cancelled":
-                await self._end(row, "cancelled", "it was cancelled")
-                return
+            assert outcome.error_class is not None, "a good answer ends it"
             self._tried.append(
                 Tried(
                     step.choice.target.name,
@@ -290,6 +292,7 @@ class Operation:
         _settle(row, outcome)
         row.output_json = kept_output(shown.text, plan.keep_output)
         self._tools.desk.settle(plan, row, shown)
+        self._tools.metrics.settled(row)
         self._emitter.data("usage", _usage(row))
         return shown
 
@@ -346,6 +349,7 @@ class Operation:
         await self._tools.outlet.acknowledged(self.to.key)
         row.end_reason = reason
         await self._commit([row], end)
+        self._tools.metrics.ended(reason)
 
     async def _commit(self, rows: Sequence[Attempt], end: bytes | None = None) -> None:
         pending, self._pending = self._pending, []
@@ -407,8 +411,16 @@ def _usage(row: Attempt) -> dict[str, Any]:
     }
 
 
-def _finish_message(outcome: Outcome) -> str:
-    return "the model stopped at its limit of tokens" if outcome.finish == "length" else ""
+def _ending(outcome: Outcome) -> tuple[EndReason, str] | None:
+    """Say how an operation ends with an attempt, and what a person reads; None = another may follow."""
+    if outcome.error_class is None:
+        cut = outcome.finish == "length"
+        return "completed", "the model stopped at its limit of tokens" if cut else ""
+    if outcome.error_class == "cancelled":
+        return "cancelled", "it was cancelled"
+    if outcome.error_class == "gate":  # another answer would be judged by the same rules
+        return "upstream_error", f"the gate ended it: {outcome.error_raw}"
+    return None
 
 
 def _now_us() -> int:

@@ -23,12 +23,14 @@ from connectors.llm.committer import Committer, PartitionLost, Row
 from connectors.llm.emitter import Emitter
 from connectors.llm.errors import LlmError
 from connectors.llm.follower import Follower
+from connectors.llm.metrics import LlmMetrics
 from connectors.llm.offsets import Offsets
 from connectors.llm.operation import Operation, Tools
 from connectors.llm.outlet import KafkaOutlet
 from connectors.llm.providers import PROVIDERS
 from connectors.llm.request import envelope_of, request_of
 from connectors.llm.takeover import TakenOver, take_over
+from connectors.llm.web import Pages, serving
 from connectors.threads import DaemonExecutor
 from schemas.errors import ContractError, RegistryUnavailable, WireError
 from schemas.topics import LLM_REQUESTS
@@ -87,6 +89,8 @@ class LlmWorker:
         self._failure: BaseException | None = None
         self._over = asyncio.Event()
         self._draining = False
+        self._metrics = LlmMetrics(lambda: len(self._operations))
+        self._pages = Pages(self._unready, self._metrics.render)
 
     async def run(self) -> None:
         """Work until stopped; raises what failed."""
@@ -117,7 +121,12 @@ class LlmWorker:
         )
         self._follower = Follower(options.kafka, self._wire, loop, cancelled=self._cancel, saw=self._desk.saw)
         self._committer = Committer(
-            transaction, self._offsets, self._follower.ledger_at, self._failed_from_thread, loop
+            transaction,
+            self._offsets,
+            self._follower.ledger_at,
+            self._failed_from_thread,
+            self._metrics.commit_seconds.observe,
+            loop,
         )
         outlet = KafkaOutlet(options.kafka, self._failed_from_thread, loop)
         limits = httpx2.Limits(max_connections=options.calls_max, max_keepalive_connections=64)
@@ -134,6 +143,7 @@ class LlmWorker:
                 worker=options.identity,
                 queue_ms_max=options.queue_ms_max,
                 judges=options.judges,
+                metrics=self._metrics,
             )
             self._outlet = outlet
             self._follower.start()
@@ -142,8 +152,9 @@ class LlmWorker:
             await self._ready()
             self._poll.start()
             try:
-                await self._over.wait()
-                await self._drain()
+                async with serving(self._pages, options.web_host, options.web_port):
+                    await self._over.wait()
+                    await self._drain()
             finally:
                 leaving.set()
                 self._committer.stop()
@@ -173,6 +184,17 @@ class LlmWorker:
     def under_way(self) -> int:
         """Operations that are not over."""
         return len(self._operations)
+
+    def _unready(self) -> list[str]:
+        """Why no requests are taken; empty when they are."""
+        causes = []
+        if self._draining:
+            causes.append("it is about to stop")
+        if self._follower.problem:
+            causes.append(self._follower.problem)
+        if not self._desk.book.targets:
+            causes.append("no provider is configured")
+        return causes
 
     async def _drain(self) -> None:
         """Let calls end; what is left after the time is the next owner's, who begins it anew."""
@@ -230,6 +252,7 @@ class LlmWorker:
             return
         known = self._known.get(source, {}).pop(to.key, None)
         if to.key in self._operations or self._follower.has_ended(to.key) or (known and known.end_reason):
+            self._metrics.requests_again.inc()
             log.info("llm_request_again", stream=to.key.decode(), offset=record.offset)
             self._offsets.finish(source, record.offset)
             self._poll.handled(1, record.size_bytes)
@@ -267,6 +290,7 @@ class LlmWorker:
         return task
 
     async def _bury(self, source: SourcePartition, record: Record, error: BaseException) -> None:
+        self._metrics.letters.inc()
         log.error(
             "llm_request_unreadable", partition=record.partition, offset=record.offset, cause=str(error)
         )

@@ -163,6 +163,16 @@ class LlmWorld:
         value = self.wire.encode(LLM_REQUESTS.subject, record)
         self.append(LLM_REQUESTS, stream_key(record["tenant"], stream_id), value)
 
+    def route(self, name: str, version: int = 1, **config: Any) -> None:
+        """Append a version of a route, as ``sluicegate llm routes set`` does."""
+        record = {
+            "name": name,
+            "version": version,
+            "config_json": orjson.dumps(config).decode(),
+            "time_us": time.time_ns() // 1_000,
+        }
+        self.append(LLM_ROUTES, f"{name}/{version}".encode(), self.wire.encode(LLM_ROUTES.subject, record))
+
     def cancel(self, stream_id: str) -> None:
         """Append what ``ingest`` says of a cancel that it accepted."""
         payload, schema = self.payloads.encode("cancel", {"reason": "enough"})
