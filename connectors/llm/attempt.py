@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 import httpx2
+import structlog
 
+from connectors.kafka.errors import KafkaFailure
 from connectors.llm.deltas import WHOLE, Alive, Failed, Finished, Media, Named, Over, Piece, Usage
 from connectors.llm.errors import CallRefused
 from connectors.llm.framing import Frame, framer
 from connectors.llm.watch import Watch
+from schemas.errors import SchemaError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,6 +25,8 @@ if TYPE_CHECKING:
     from connectors.llm.framing import Framed
     from connectors.llm.plan import Choice
     from connectors.llm.provider import Normaliser, Provider
+
+log = structlog.get_logger(__name__)
 
 ERROR_BODY_MAX: Final = 65_536
 """Bytes of an answer of another status that are read."""
@@ -121,6 +127,12 @@ class Attempt:
             outcome.error_class, outcome.error_raw = broke, f"{type(error).__name__}: {error}"
         except httpx2.HTTPError as error:
             outcome.error_class, outcome.error_raw = "malformed", f"{type(error).__name__}: {error}"
+        except (KafkaFailure, SchemaError):  # ours, not the provider's
+            raise
+        except Exception as error:  # noqa: BLE001  no answer may end the worker that all share
+            kind = type(error).__name__
+            log.error("llm_attempt_broke", target=self._choice.target.name, error=kind, at=_place_of(error))
+            outcome.error_class, outcome.error_raw = "malformed", f"it could not be read: {kind}"
         finally:
             watch.close()
         outcome.error_raw = _masked(outcome.error_raw, self._choice.target)
@@ -199,6 +211,12 @@ class Attempt:
         if outcome.error_class is not None or outcome.finish in WHOLE:
             return
         outcome.error_class = "content_refused" if outcome.finish in _REFUSALS else "truncated"
+
+
+def _place_of(error: BaseException) -> str:
+    """Say where it was raised: its message may quote what a provider or a user said."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{frame.name}:{frame.lineno}"
 
 
 async def _bounded(response: httpx2.Response) -> bytes:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
+from connectors.llm.nesting import read_json
+
 if TYPE_CHECKING:
     from connectors.llm.calls import Call
     from connectors.llm.plan import Keep
@@ -54,8 +56,8 @@ def kept_raw(data: str, keep: Keep) -> str:
     if keep == "full":
         return data
     try:
-        value = orjson.loads(data)
-    except orjson.JSONDecodeError:  # [DONE], or nothing that anybody could read
+        value = read_json(data)
+    except ValueError:  # [DONE], or nothing that anybody could read
         return data if len(data) <= 16 else _dots(data)
     return orjson.dumps(redacted(value)).decode()
 

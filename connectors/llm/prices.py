@@ -24,6 +24,7 @@ from genai_prices.data_snapshot import get_snapshot
 from pydantic import BaseModel, ConfigDict, Field
 
 from connectors.llm.deltas import Usage
+from schemas.envelope import LONG_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -212,7 +213,10 @@ def _media_of(call: Call) -> bool:
 def _cost(usd: Decimal | None, source: CostSource, version: str) -> Cost:
     if usd is None:
         return Cost(None, "unknown", version)
-    return Cost(int((usd * NANOS).to_integral_value(ROUND_HALF_EVEN)), source, version)
+    nanos = int((usd * NANOS).to_integral_value(ROUND_HALF_EVEN))
+    if nanos > LONG_MAX:  # nine billion dollars: whatever that counts, no ledger has it
+        return Cost(None, "unknown", version)
+    return Cost(nanos, source, version)
 
 
 def _own_usd(price: Price, used: Usage) -> Decimal | None:

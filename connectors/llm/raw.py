@@ -19,6 +19,10 @@ _CHUNKS: Final = 64
 _BYTES: Final = 128 * 1_024
 _CHUNK_BYTES_MAX: Final = 700 * 1_024
 """So that one of them fits a record; what is larger (a picture) is kept as a note of its size."""
+_RECORD_BYTES_MAX: Final = 720 * 1_024
+"""Of UTF-8, names of events included."""
+_NAME_CHARACTERS_MAX: Final = 256
+"""Of an event's name; the longest that a shape has is of 45."""
 
 
 class RawKeeper:
@@ -42,15 +46,18 @@ class RawKeeper:
 
     def take(self, event: str, data: str) -> None:
         """Take one event, with its name where its framing has one."""
-        kept = kept_raw(data, self._keep)
-        if len(kept) > _CHUNK_BYTES_MAX // 4 and len(kept.encode()) > _CHUNK_BYTES_MAX:
+        kept, event = kept_raw(data, self._keep), event[:_NAME_CHARACTERS_MAX]
+        size = len(kept) if kept.isascii() else len(kept.encode())
+        if size > _CHUNK_BYTES_MAX:
             kept = f'{{"cut": true, "characters": {len(kept)}}}'
-        if self._size + len(kept) > _CHUNK_BYTES_MAX:
+            size = len(kept)
+        size += len(event.encode())
+        if self._size + size > _RECORD_BYTES_MAX:
             self.flush()
         self._at_us.append((time.monotonic_ns() - self._began_ns) // 1_000)
         self._events.append(event)
         self._chunks.append(kept)
-        self._size += len(kept)
+        self._size += size
         if len(self._chunks) >= _CHUNKS or self._size >= _BYTES:
             self.flush()
 
@@ -69,6 +76,6 @@ class RawKeeper:
             "events": self._events,
             "chunks": self._chunks,
         }
-        self._outlet.send(row.operation, self._wire.encode(LLM_RAW.subject, record), self._partition, LLM_RAW)
         self._index += len(self._chunks)
         self._at_us, self._events, self._chunks, self._size = [], [], [], 0
+        self._outlet.send(row.operation, self._wire.encode(LLM_RAW.subject, record), self._partition, LLM_RAW)

@@ -6,7 +6,9 @@ import asyncio
 
 import httpx2
 import pytest
+import structlog
 
+from connectors.kafka.errors import ProducerFailed
 from connectors.llm.attempt import Attempt
 from connectors.llm.calls import Call, Target
 from connectors.llm.plan import Choice
@@ -36,8 +38,10 @@ class Sink:
         """See attempt.Sink."""
 
 
-def outcome_of(shape, answer):
+def outcome_of(shape, answer, sink=None, *, headers=None, key=KEY):
     """Make one call of a server that answers with these bytes, and closes."""
+    sink = sink or Sink()
+    headers = {"x-org": "org-9876543210"} if headers is None else headers
 
     async def serve(reader, writer):
         await reader.readuntil(b"\r\n\r\n")
@@ -48,8 +52,7 @@ def outcome_of(shape, answer):
     async def call():
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
-        target = Target("here", shape, f"http://127.0.0.1:{port}/v1", KEY, {"x-org": "org-9876543210"})
-        sink = Sink()
+        target = Target("here", shape, f"http://127.0.0.1:{port}/v1", key, headers)
         async with server, httpx2.AsyncClient(timeout=None, trust_env=False) as client:
             run = Attempt(client, PROVIDERS[shape], Choice(target, "m"), CALL, sink)
             return await run.run(30), sink
@@ -60,6 +63,35 @@ def outcome_of(shape, answer):
 def body(text, status="200 OK"):
     """An answer that ends with its connection."""
     return f"HTTP/1.1 {status}\r\ncontent-type: text/event-stream\r\n\r\n{text}".encode()
+
+
+class BrokenSink(Sink):
+    """Cannot take what it is given."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def content(self, delta):
+        """See attempt.Sink."""
+        raise self.error
+
+
+SAID = body('data: {"choices":[{"index":0,"delta":{"content":"words of a user"}}]}\n\n')
+
+
+def test_whatever_an_answer_breaks_is_an_outcome_and_logged_without_its_contents():
+    with structlog.testing.capture_logs() as logs:
+        outcome, _ = outcome_of("openai-chat", SAID, BrokenSink(TypeError("words of a user")))
+    assert (outcome.error_class, outcome.error_raw) == ("malformed", "it could not be read: TypeError")
+    (logged,) = logs
+    assert (logged["error"], logged["at"].partition(":")[0]) == ("TypeError", "content")
+    assert "words" not in repr(logs)
+
+
+def test_what_is_our_own_failure_is_no_outcome_of_the_providers():
+    with pytest.raises(ProducerFailed):
+        outcome_of("openai-chat", SAID, BrokenSink(ProducerFailed("no room")))
 
 
 def test_a_key_that_a_provider_quotes_is_in_no_record():

@@ -12,6 +12,7 @@ import orjson
 
 from connectors.llm.deltas import Failed
 from connectors.llm.framing import clipped
+from connectors.llm.nesting import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -43,7 +44,8 @@ _REFUSED: Final = re.compile(
 )
 _NO_MODEL: Final = re.compile(r"model_not_found|model.{0,200}(not found|does not exist)", re.IGNORECASE)
 _WORDS_MAX: Final = 8_192
-"""So many characters of an error are looked through."""
+"""So many characters of each text of an error are looked through."""
+_NAME_MAX: Final = 256
 
 _NAMED: Final[Mapping[str, ErrorClass]] = {
     # OpenAI's and Anthropic's type or code, Gemini's status; in lower case
@@ -88,8 +90,8 @@ def failed_answer(status: int, headers: Mapping[str, str], body: bytes) -> Faile
     """Say what an answer of another status than 200 means (header names in lower case)."""
     text = body.decode("utf-8", "replace")
     try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError:
+        value = read_json(body)
+    except ValueError:
         value = None
     if isinstance(value, list) and value:  # Gemini's, without alt=sse
         value = value[0]
@@ -150,7 +152,7 @@ def _names_and_words(error: object) -> tuple[list[str], str]:
         for key in ("code", "type", "status", "error_code", "reason"):
             name = holder.get(key)
             if isinstance(name, str | int) and not isinstance(name, bool) and name != "error":
-                names.append(str(name))
+                names.append(str(name)[:_NAME_MAX])
     words = [*names]
     words += [value for key in ("message", "msg", "param") if isinstance(value := error.get(key), str)]
     for key in (
@@ -160,7 +162,7 @@ def _names_and_words(error: object) -> tuple[list[str], str]:
     ):  # Gemini's quota, OpenRouter's moderation, Azure's filter
         if error.get(key):
             words.append(orjson.dumps(error[key]).decode())
-    return names, " ".join(words)
+    return names, " ".join(word[:_WORDS_MAX] for word in words)
 
 
 def _class_of(names: Sequence[str], words: str, status: int) -> ErrorClass:

@@ -12,6 +12,7 @@ import orjson
 
 from connectors.llm.deltas import Alive, Failed, Finished, Media, Named, Over, Piece
 from connectors.llm.framing import clipped
+from connectors.llm.nesting import read_json
 from connectors.llm.providers.failures import failed_in_band
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ PIECE_CHARACTERS_MAX: Final = 65_536
 MEDIA_BYTES_MAX: Final = 262_144
 NAME_CHARACTERS_MAX: Final = 256
 REFERENCE_CHARACTERS_MAX: Final = 8_192
+COUNT_MAX: Final = 1_000_000_000
+"""A thousand times the context of any model: what is counted beyond it is no count, and no sum, cost or row
+of the ledger leaves 64 bits by it."""
 NOTHING: Final[Mapping[str, Any]] = {}
 
 
@@ -51,8 +55,8 @@ class Reader(ABC):
         """Take one event; at least one delta comes of it."""
         out: list[Delta] = []
         try:
-            value = orjson.loads(data)
-        except orjson.JSONDecodeError:
+            value = read_json(data)
+        except ValueError:
             value = None
         if isinstance(value, dict):
             self._event(event, value, out)
@@ -80,7 +84,7 @@ class Reader(ABC):
         if event == "error":
             self._error(out, data, data)
         else:
-            self._fail(out, "malformed", f"an event that is no JSON object: {data}")
+            self._fail(out, "malformed", f"an event that is no JSON object, or a deep one: {data}")
 
     def _name(self, out: list[Delta], request_id: object = "", model: object = "") -> None:
         """Tell of names, if they are new."""
@@ -101,6 +105,9 @@ class Reader(ABC):
 
         Pieces of one index join: of a picture that is too large for one event, and sound that follows sound.
         """
+        if len(mime) > NAME_CHARACTERS_MAX:
+            self._fail(out, "malformed", f"a media type of {len(mime)} characters")
+            return
         try:
             data = base64.b64decode(text(written), validate=True)
         except (binascii.Error, ValueError):
@@ -171,8 +178,8 @@ def kind_of(event: str, value: Mapping[str, Any]) -> str:
 
 
 def number(value: object) -> int | None:
-    """Give a count (of tokens, or an index), None if it is none."""
-    return value if type(value) is int and 0 <= value < 2**53 else None
+    """Give a count (of tokens, or an index), None if it is none that an answer can have."""
+    return value if type(value) is int and 0 <= value <= COUNT_MAX else None
 
 
 def _parts(delta: Delta) -> Sequence[Delta]:

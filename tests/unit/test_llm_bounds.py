@@ -1,0 +1,155 @@
+"""What one answer may be of: depth, numbers, names and sizes, each bounded where it is read."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+
+import orjson
+import pytest
+
+from connectors.llm.calls import Target
+from connectors.llm.deltas import Media, Piece, Usage
+from connectors.llm.ledger import Attempt
+from connectors.llm.nesting import NESTING_MAX, read_json
+from connectors.llm.prices import Counted, Price, Prices
+from connectors.llm.providers import PROVIDERS
+from connectors.llm.providers.normalising import COUNT_MAX
+from connectors.llm.raw import RawKeeper
+from schemas.catalog import LocalSchemas
+from schemas.topics import LLM_RAW
+from schemas.wire import WireCodec
+from tests.unit.support_llm import deltas_of, sent, told
+
+SHAPES = sorted(PROVIDERS)
+RECORD_MAX = 1_048_576
+
+
+def deep(levels: int) -> str:
+    return "[" * levels + "]" * levels
+
+
+@pytest.mark.parametrize("levels", [300, 1_000])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_an_error_of_any_depth_is_told(shape, levels):
+    error = f'{{"error": {{"message": "m", "details": {deep(levels)}}}}}'
+    assert told(deltas_of(shape, [sent(shape, "", error)])).end == "malformed"
+    failed = PROVIDERS[shape].failed(503, {}, error.encode())
+    assert failed.error_class == "overloaded"
+    assert failed.raw.startswith('{"error"')
+
+
+ARGUMENTS = {
+    "gemini": '{"candidates":[{"content":{"parts":[{"functionCall":{"name":"f","args":%s}}]}}]}',
+    "ollama": '{"message":{"tool_calls":[{"function":{"name":"f","arguments":%s}}]}}',
+    "anthropic": (
+        '{"type":"content_block_start","index":0,'
+        '"content_block":{"type":"tool_use","id":"a","name":"f","input":%s}}'
+    ),
+    "openai-chat": (
+        '{"choices":[{"delta":{"tool_calls":[{"id":"a","function":{"name":"f","arguments":%s}}]}}]}'
+    ),
+}
+
+
+@pytest.mark.parametrize("shape", sorted(ARGUMENTS))
+def test_arguments_that_nobody_could_write_again_are_malformed(shape):
+    def answer(levels: int) -> str:
+        chunk = ARGUMENTS[shape] % ('{"a":' * levels + "1" + "}" * levels)
+        return told(deltas_of(shape, [sent(shape, "", chunk)])).end
+
+    assert answer(300) == "malformed"
+    assert answer(60) == "truncated", "read, and the answer only breaks off"
+
+
+@pytest.mark.parametrize("opening", ["[", '{"a":'])
+def test_the_deepest_that_is_read_can_be_written(opening):
+    closing = "]" if opening == "[" else "}"
+    inmost = "" if opening == "[" else "1"
+
+    def value(levels: int) -> str:
+        return opening * levels + inmost + closing * levels
+
+    assert orjson.dumps([[read_json(value(NESTING_MAX))]])
+    assert read_json("[" + ",".join(["[]"] * 1_000) + "]"), "many brackets are not deep"
+    with pytest.raises(ValueError, match="deeper"):
+        read_json(value(NESTING_MAX + 1).encode())
+
+
+def test_a_media_type_is_bounded():
+    image = {"image_url": {"url": f"data:{'a' * 100_000};base64,AAAA"}}
+    chunk = json.dumps({"choices": [{"index": 0, "delta": {"images": [image]}}]})
+    assert told(deltas_of("openai-chat", [sent("openai-chat", "", chunk)])).end == "malformed"
+    item = {"type": "image_generation_call", "output_format": "a" * 100_000, "result": "AAAA"}
+    event = json.dumps({"type": "response.output_item.done", "item": item})
+    deltas = deltas_of("openai-responses", [sent("openai-responses", "", event)])
+    assert told(deltas).end == "malformed"
+    assert not [each for each in deltas if isinstance(each, Media)]
+
+
+USAGES = {
+    "openai-chat": {"choices": [], "usage": {"prompt_tokens": 2**53 - 1, "completion_tokens": 7}},
+    "gemini": {"usageMetadata": {"promptTokenCount": 2**53 - 1, "candidatesTokenCount": 7}},
+    "ollama": {"prompt_eval_count": 2**53 - 1, "eval_count": 7},
+}
+
+
+@pytest.mark.parametrize("shape", sorted(USAGES))
+def test_a_count_that_no_answer_can_have_is_none(shape):
+    (usage,) = (
+        each
+        for each in PROVIDERS[shape].normaliser().take("", json.dumps(USAGES[shape]))
+        if isinstance(each, Usage)
+    )
+    assert (usage.input_tokens, usage.output_tokens) == (None, 7)
+
+
+def test_no_cost_is_beyond_64_bits():
+    target = Target("p", "openai-chat", "http://127.0.0.1:1")
+    prices = Prices(own={"p/*": Price(input_usd=Decimal(100_000), output_usd=Decimal(100_000))})
+
+    def nanos(tokens: int) -> int | None:
+        return prices.cost_of(Counted(Usage(tokens, None, None, tokens), "provider"), target, "m").nanos
+
+    most = nanos(3 * COUNT_MAX)  # Anthropic's input is a sum of three
+    assert most is not None
+    assert most < 2**63
+    assert nanos(2**53) is None
+
+
+class Outlet:
+    """Keeps what it is given."""
+
+    def __init__(self):
+        self.values = []
+
+    def send(self, _key, value, _partition, topic):
+        """See outlet."""
+        assert topic is LLM_RAW
+        self.values.append(value)
+
+
+@pytest.mark.parametrize(
+    "events",
+    [[("n" * 1_500_000, "{}")], [("", "🦊" * 60_000)] * 5, [("é" * 256, "é" * 1_000)] * 300],
+    ids=["name", "foxes", "names"],
+)
+@pytest.mark.parametrize("keep", ["full", "redacted"])
+def test_what_is_kept_raw_always_fits_a_record(events, keep):
+    outlet, wire = Outlet(), WireCodec(LocalSchemas())
+    row = Attempt(tenant="acme", stream_id="s", kind="llm", attempt=1, epoch=0)
+    keeper = RawKeeper(row, "openai-chat", keep, wire, outlet, 0)
+    for event, data in events:
+        keeper.take(event, data)
+    keeper.flush()
+    records = [wire.decode(value, LLM_RAW.subject) for value in outlet.values]
+    assert all(len(value) < RECORD_MAX * 3 // 4 for value in outlet.values)
+    assert sum(len(record["chunks"]) for record in records) == len(events)
+    assert min(record["first_index"] for record in records) == 0
+
+
+def test_an_index_of_a_piece_is_of_the_contract():
+    start = '{"type":"content_block_delta","index":9007199254740991,"delta":{"type":"text_delta","text":"a"}}'
+    (piece,) = (each for each in PROVIDERS["anthropic"].normaliser().take("", start))
+    assert isinstance(piece, Piece)
+    assert piece.index == 0
