@@ -104,6 +104,15 @@ def check_kind_name(kind: str) -> None:
     _match("kind", kind, _KIND)
 
 
+def check_origin(request_id: str, task_id: str, traceparent: str, time: int) -> None:
+    """Check what a request hands on to all events of its stream. Raises InvalidEvent."""
+    _text("request_id", request_id, 128)
+    _text("task_id", task_id, 128)
+    if traceparent:
+        _match("traceparent", traceparent, _TRACEPARENT)
+    _number("time", time, 0, TIME_MAX)
+
+
 def check_event(event: Event) -> None:
     """Check every field of an envelope against its bounds.
 

@@ -130,9 +130,7 @@ class Attempt:
         except (KafkaFailure, SchemaError):  # ours, not the provider's
             raise
         except Exception as error:  # noqa: BLE001  no answer may end the worker that all share
-            kind = type(error).__name__
-            log.error("llm_attempt_broke", target=self._choice.target.name, error=kind, at=_place_of(error))
-            outcome.error_class, outcome.error_raw = "malformed", f"it could not be read: {kind}"
+            outcome.error_class, outcome.error_raw = "malformed", _broken(error, self._choice.target)
         finally:
             watch.close()
         outcome.error_raw = _masked(outcome.error_raw, self._choice.target)
@@ -213,10 +211,11 @@ class Attempt:
         outcome.error_class = "content_refused" if outcome.finish in _REFUSALS else "truncated"
 
 
-def _place_of(error: BaseException) -> str:
-    """Say where it was raised: its message may quote what a provider or a user said."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{frame.name}:{frame.lineno}"
+def _broken(error: Exception, target: Target) -> str:
+    """Log a defect of ours by its type and place: its message may quote what a provider or a user said."""
+    kind, frame = type(error).__name__, traceback.extract_tb(error.__traceback__)[-1]
+    log.error("llm_attempt_broke", target=target.name, error=kind, at=f"{frame.name}:{frame.lineno}")
+    return f"it could not be read: {kind}"
 
 
 async def _bounded(response: httpx2.Response) -> bytes:

@@ -11,7 +11,7 @@ LlmError
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from schemas.errors import SluicegateError
 
@@ -19,11 +19,19 @@ if TYPE_CHECKING:
     from connectors.llm.deltas import ErrorClass
 
 
+MESSAGE_MAX: Final = 2_000
+"""Characters of what is said: it goes into a stream's `end` and onto the ledger, and may quote a request."""
+
+
 class LlmError(SluicegateError):
     """Anything of language-model streams that is said to a person."""
 
     error_class: ErrorClass = "bad_request"
     """What a program is told of a request that is refused for it."""
+
+    def __init__(self, message: str, *, remedy: str | None = None) -> None:
+        cut = len(message) > MESSAGE_MAX
+        super().__init__(message[: MESSAGE_MAX - 1] + "…" if cut else message, remedy=remedy)
 
 
 class CallRefused(LlmError):

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, get_args
 
-import orjson
-
 from connectors.llm.calls import Params, Tool
 from connectors.llm.errors import CallRefused
+from connectors.llm.nesting import read_json
 from connectors.llm.plan import AfterContent
-from schemas.envelope import check_kind_name, check_stream_name, stream_key
+from schemas.envelope import check_kind_name, check_origin, check_stream_name, stream_key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,7 +17,19 @@ if TYPE_CHECKING:
 ROLES: Final = ("system", "user", "assistant", "tool")
 MESSAGES_MAX: Final = 1_000
 TOOLS_MAX: Final = 128
+NAME_BYTES_MAX: Final = 128
+"""Of routes, models, prompts, labels, tools and schemas: they stand in rows, events, keys and messages."""
+STOPS_MAX: Final = 16
+STOP_CHARACTERS_MAX: Final = 1_024
+DEADLINE_MS_MAX: Final = 86_400_000
+"""The longest that any kind of stream may take."""
 _PARAMS: Final = frozenset(Params.__dataclass_fields__)
+_NUMBERS: Final[Mapping[str, tuple[Sequence[type], int, int]]] = {
+    "max_output_tokens": ((int,), 1, 10_000_000),
+    "seed": ((int,), -(2**63), 2**63 - 1),
+    "temperature": ((int, float), 0, 10),
+    "top_p": ((int, float), 0, 1),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +72,10 @@ class Request:
 
 
 def envelope_of(record: Mapping[str, Any]) -> Envelope:
-    """Read whose it is. Raises InvalidEvent: it names no stream, so nobody can be told of it."""
+    """Read whose it is. Raises InvalidEvent: no event of its stream could be written, so nobody is told."""
     check_stream_name(record["tenant"], record["stream_id"])
     check_kind_name(record["kind"])
+    check_origin(record["request_id"], record["task_id"], record["traceparent"], record["time_us"])
     return Envelope(
         record["tenant"],
         record["stream_id"],
@@ -77,22 +89,24 @@ def envelope_of(record: Mapping[str, Any]) -> Envelope:
 
 
 def request_of(record: Mapping[str, Any]) -> Request:
-    """Read a request (a record of ``sluicegate.LlmRequest``).
+    """Read a request (a record of ``sluicegate.LlmRequest``), whoever wrote it: the edge is not the only one.
 
     Raises:
-        InvalidEvent: it names no stream.
+        InvalidEvent: no event of its stream could be written.
         CallRefused: a field cannot be used; nothing is called.
     """
     after = record["after_content"] or None
     if after is not None and after not in get_args(AfterContent):
         raise CallRefused(
-            "after_content", f"must be one of {', '.join(get_args(AfterContent))}, is {after!r}"
+            "after_content", f"must be one of {', '.join(get_args(AfterContent))}, is {after!r:.40}"
         )
     messages = _array("messages", record["messages_json"], MESSAGES_MAX)
     for number, message in enumerate(messages):
         _check_message(f"messages[{number}]", message)
     if not messages and not record["prompt"]:
         raise CallRefused("messages", "there is nothing to ask: neither messages nor a prompt are given")
+    for name in ("route", "model", "prompt", "prompt_label", "schema_name"):
+        _check_name(name, record[name])
     schema = _object("schema", record["schema_json"]) if record["schema_json"] else None
     return Request(
         to=envelope_of(record),
@@ -109,63 +123,91 @@ def request_of(record: Mapping[str, Any]) -> Request:
         schema=schema,
         schema_name=record["schema_name"],
         params=_params(record["params_json"]),
-        deadline_ms=max(record["deadline_ms"], 0),
+        deadline_ms=min(max(record["deadline_ms"], 0), DEADLINE_MS_MAX),
         after_content=after,
         side_effects=record["side_effects"],
     )
 
 
+def _check_name(where: str, value: Any) -> None:
+    if not isinstance(value, str):
+        raise CallRefused(where, "must be a name")
+    if not value.isprintable() or len(value.encode()) > NAME_BYTES_MAX:
+        raise CallRefused(where, f"is more than {NAME_BYTES_MAX} bytes, or cannot be shown")
+
+
 def _check_message(where: str, message: Any) -> None:
+    """Check what is read before a provider's shape reads the rest: ``providers/messages.py``."""
     if not isinstance(message, dict):
         raise CallRefused(where, "must be an object with role and content")
-    if message.get("role") not in ROLES:
-        raise CallRefused(f"{where}.role", f"must be one of {', '.join(ROLES)}, is {message.get('role')!r}")
-    content = message.get("content")
-    if content is None and message.get("tool_calls"):
+    role, content = message.get("role"), message.get("content")
+    if role not in ROLES:
+        raise CallRefused(f"{where}.role", f"must be one of {', '.join(ROLES)}, is {role!r:.40}")
+    if message.get("tool_calls") and not isinstance(message["tool_calls"], list):
+        raise CallRefused(f"{where}.tool_calls", "must be a list")
+    if isinstance(content, str) or (content is None and message.get("tool_calls")):
         return
-    if isinstance(content, str):
-        return
-    if not isinstance(content, list) or not all(
-        isinstance(part, dict) and part.get("type") in ("text", "media") for part in content
-    ):
+    if not isinstance(content, list):
         raise CallRefused(f"{where}.content", "must be text, or a list of parts of type text or media")
+    for number, part in enumerate(content):
+        _check_part(f"{where}.content[{number}]", part)
+
+
+def _check_part(where: str, part: Any) -> None:
+    if not isinstance(part, dict) or part.get("type") not in ("text", "media"):
+        raise CallRefused(where, "must be a part of type text or media")
+    for name in ("text", "mime", "data", "url"):
+        if not isinstance(part.get(name, ""), str):
+            raise CallRefused(f"{where}.{name}", "must be text")
 
 
 def _tool(where: str, value: Any) -> Tool:
-    if not isinstance(value, dict) or not isinstance(value.get("name"), str) or not value["name"]:
+    if not isinstance(value, dict) or not value.get("name"):
         raise CallRefused(f"{where}.name", "must be a name")
-    parameters = value.get("parameters", {})
+    _check_name(f"{where}.name", value["name"])
+    parameters, description = value.get("parameters", {}), value.get("description", "")
     if not isinstance(parameters, dict):
         raise CallRefused(f"{where}.parameters", "must be a JSON schema")
-    return Tool(value["name"], str(value.get("description", "")), parameters)
+    if not isinstance(description, str):
+        raise CallRefused(f"{where}.description", "must be text")
+    return Tool(value["name"], description, parameters)
 
 
 def _variables(text: str) -> Mapping[str, str]:
     found = _object("variables", text)
     for name, value in found.items():
         if not isinstance(value, str):
-            raise CallRefused(f"variables.{name}", "must be text")
+            raise CallRefused(f"variables.{name[:40]}", "must be text")
     return found
 
 
 def _params(text: str) -> Params:
     found = _object("params", text)
     if strange := found.keys() - _PARAMS:
-        raise CallRefused(f"params.{min(strange)}", f"is not known; there are {', '.join(sorted(_PARAMS))}")
-    stop = found.get("stop", ())
-    found["stop"] = (stop,) if isinstance(stop, str) else tuple(stop or ())
-    for name, kinds in (
-        ("max_output_tokens", int), ("seed", int), ("temperature", (int, float)), ("top_p", (int, float)),
-    ):  # fmt: skip
+        raise CallRefused(
+            f"params.{min(strange)[:40]}", f"is not known; there are {', '.join(sorted(_PARAMS))}"
+        )
+    stop = found.get("stop") or ()
+    stop = found["stop"] = (stop,) if isinstance(stop, str) else stop
+    if (
+        not isinstance(stop, list | tuple)
+        or len(stop) > STOPS_MAX
+        or not all(isinstance(each, str) and 0 < len(each) <= STOP_CHARACTERS_MAX for each in stop)
+    ):
+        raise CallRefused(
+            "params.stop",
+            f"must be text, or a list of at most {STOPS_MAX}, of 1 to {STOP_CHARACTERS_MAX} characters each",
+        )
+    found["stop"] = tuple(stop)
+    for name, (kinds, low, high) in _NUMBERS.items():
         value = found.get(name)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, kinds)):
-            raise CallRefused(f"params.{name}", f"must be a number, is {value!r}")
-    if found.get("max_output_tokens") is not None and found["max_output_tokens"] < 1:
-        raise CallRefused("params.max_output_tokens", "must be 1 or more")
+        if value is None:
+            continue
+        if type(value) not in kinds or not low <= value <= high:
+            raise CallRefused(f"params.{name}", f"must be a number from {low} to {high}, is {value!r:.40}")
     if found.get("reasoning", "") not in ("", "low", "medium", "high"):
         raise CallRefused("params.reasoning", "must be low, medium or high")
-    if not all(isinstance(each, str) for each in found["stop"]):
-        raise CallRefused("params.stop", "must be text, or a list of texts")
+    _check_name("params.tool_choice", found.get("tool_choice", ""))
     return Params(**found)
 
 
@@ -187,6 +229,6 @@ def _array(where: str, text: str, most: int) -> list[Any]:
 
 def _json(where: str, text: str) -> Any:
     try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise CallRefused(where, f"is not JSON: {error}") from None
+        return read_json(text)
+    except ValueError as error:
+        raise CallRefused(where, f"is not JSON that can be used: {error}") from None

@@ -90,7 +90,7 @@ def failed_answer(status: int, headers: Mapping[str, str], body: bytes) -> Faile
     """Say what an answer of another status than 200 means (header names in lower case)."""
     text = body.decode("utf-8", "replace")
     try:
-        value = read_json(body)
+        value = read_json(text)
     except ValueError:
         value = None
     if isinstance(value, list) and value:  # Gemini's, without alt=sse
