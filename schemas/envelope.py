@@ -21,6 +21,7 @@ RESERVED_TYPES: Final = (TICK, "gap", "refused", "reconnect")  # said by sluiceg
 DEFAULT_TENANT: Final = "default"
 SEQ_UNSET: Final = -1
 PAYLOAD_BYTES_MAX: Final = 900 * 1024  # 1 MiB of value, less ~2 KiB of envelope and room for later fields
+UPSTREAM_BYTES_MAX: Final = 256
 LONG_MAX: Final = 2**63 - 1
 INT_MAX: Final = 2**31 - 1
 TIME_MAX: Final = 253_402_300_799_999_999  # 9999-12-31T23:59:59.999999Z, the last that ISO 8601 can write
@@ -146,9 +147,18 @@ def _check_names(
     _text("source", source, 256)
     _text("request_id", request_id, 128)
     _text("task_id", task_id, 128)
-    _text("upstream_id", upstream_id, 256)
+    _text("upstream_id", upstream_id, UPSTREAM_BYTES_MAX)
     if traceparent:
         _match("traceparent", traceparent, _TRACEPARENT)
+
+
+def fitting(text: str, bytes_max: int) -> str:
+    """Give what of a stranger's text a field may hold: what can be shown, up to so many bytes of UTF-8."""
+    if not text.isprintable():
+        text = "".join(each for each in text[: 2 * bytes_max] if each.isprintable())
+    if len(text) > bytes_max or not text.isascii():
+        text = text[:bytes_max].encode()[:bytes_max].decode("utf-8", "ignore")
+    return text
 
 
 def check_published(event: Event) -> None:

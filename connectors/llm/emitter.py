@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from schemas.envelope import SEQ_UNSET, Event
+from schemas.envelope import SEQ_UNSET, UPSTREAM_BYTES_MAX, Event, fitting
 
 if TYPE_CHECKING:
     import asyncio
@@ -92,8 +92,8 @@ class Emitter:
         self._send("reset", {"from_seq": 1, "reason": reason}, _now_us())
 
     def named(self, upstream_id: str) -> None:
-        """Name the provider's call in the events that follow."""
-        self._upstream_id = upstream_id[:256]
+        """Name the provider's call in the events that follow, of which ingest would refuse any other name."""
+        self._upstream_id = fitting(upstream_id, UPSTREAM_BYTES_MAX)
 
     def piece(self, piece: Piece) -> None:
         """Take a piece of content."""

@@ -7,9 +7,11 @@ from decimal import Decimal
 
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from connectors.llm.calls import Target
-from connectors.llm.deltas import Media, Piece, Usage
+from connectors.llm.deltas import Media, Named, Piece, Usage
 from connectors.llm.ledger import Attempt
 from connectors.llm.nesting import NESTING_MAX, read_json
 from connectors.llm.prices import Counted, Price, Prices
@@ -17,6 +19,7 @@ from connectors.llm.providers import PROVIDERS
 from connectors.llm.providers.normalising import COUNT_MAX
 from connectors.llm.raw import RawKeeper
 from schemas.catalog import LocalSchemas
+from schemas.envelope import fitting
 from schemas.topics import LLM_RAW
 from schemas.wire import WireCodec
 from tests.unit.support_llm import deltas_of, sent, told
@@ -153,3 +156,34 @@ def test_an_index_of_a_piece_is_of_the_contract():
     (piece,) = (each for each in PROVIDERS["anthropic"].normaliser().take("", start))
     assert isinstance(piece, Piece)
     assert piece.index == 0
+
+
+NAMINGS = {
+    "openai-chat": ("x-request-id", '{"id": %s, "model": %s, "choices": []}'),
+    "openai-responses": ("x-request-id", '{"type": "response.created", "response": {"id": %s, "model": %s}}'),
+    "anthropic": ("request-id", '{"type": "message_start", "message": {"id": %s, "model": %s}}'),
+    "gemini": ("x-request-id", '{"responseId": %s, "modelVersion": %s}'),
+}
+
+
+@pytest.mark.parametrize("shape", sorted(NAMINGS))
+@pytest.mark.parametrize(
+    ("said", "named"),
+    [("req\n1", "req1"), ("é" * 200, "é" * 128), ("a\tb", "ab")],
+    ids=["line", "bytes", "tab"],
+)
+def test_names_are_as_the_contract_has_them_on_the_ledger_and_in_events(shape, said, named):
+    header, event = NAMINGS[shape]
+    assert PROVIDERS[shape].named({header: said}) == Named(named)
+    deltas = PROVIDERS[shape].normaliser().take("", event % (json.dumps(said), json.dumps(said)))
+    assert Named(named, named) in deltas
+
+
+@given(st.text(max_size=300), st.integers(1, 256))
+def test_what_is_made_to_fit_does_and_what_fits_is_left(text, bytes_max):
+    made = fitting(text, bytes_max)
+    assert made.isprintable()
+    assert len(made.encode()) <= bytes_max
+    assert fitting(made, bytes_max) == made
+    if text.isprintable() and len(text.encode()) <= bytes_max:
+        assert made == text

@@ -10,6 +10,7 @@ from connectors.llm.ledger import Attempt
 from connectors.llm.options import FlushOptions
 from connectors.llm.request import Envelope
 from schemas.catalog import LocalSchemas
+from schemas.envelope import check_event
 from schemas.payloads import PayloadCodec
 from schemas.wire import WireCodec
 
@@ -148,6 +149,26 @@ def test_a_reset_forgets_what_gathered_and_names_the_events_after_it_anew(world)
     ]  # fmt: skip
     assert world.said()[1][1] == {"from_seq": 1, "reason": "another attempt"}
     assert len({event.event_id for event in world.events}) == 3
+
+
+@pytest.mark.parametrize(
+    ("said", "named"),
+    [
+        ("req\n1", "req1"),
+        ("é" * 200, "é" * 128),
+        ("a\tb", "ab"),
+        ("x" * 9_000, "x" * 256),
+        ("\x00" * 900, ""),
+    ],
+    ids=["line", "bytes", "tab", "long", "nothing"],
+)
+def test_a_providers_name_is_one_that_ingest_takes(world, said, named):
+    begin(world)
+    world.emitter.named(said)
+    world.emitter.piece(Piece("text", "A"))
+    (event,) = world.events
+    assert event.upstream_id == named
+    check_event(event._replace(seq=1))
 
 
 def test_a_stream_is_opened_once_by_whoever_asked_or_by_the_worker(world):

@@ -17,7 +17,7 @@ from connectors.llm.providers import PROVIDERS
 from connectors.llm.providers.normalising import (
     BLOCKS_MAX,
     MEDIA_BYTES_MAX,
-    NAME_CHARACTERS_MAX,
+    NAME_BYTES_MAX,
     PIECE_CHARACTERS_MAX,
 )
 from tests.unit.support_llm import RECORDED, STREAMED, body_of, deltas_of, ended, sent, told
@@ -269,6 +269,6 @@ def test_names_are_bounded_as_they_go_into_each_event():
     call = {"id": long, "function": {"name": long, "arguments": "{}"}}
     chunk = {"id": long, "model": long, "choices": [{"delta": {"tool_calls": [call]}}]}
     answer = told(deltas_of("openai-chat", [sent("openai-chat", "", json.dumps(chunk))]))
-    short = long[:NAME_CHARACTERS_MAX]
+    short = long[:NAME_BYTES_MAX]
     assert answer.tools == {short: [short, "{}"]}
     assert (answer.named.request_id, answer.named.model) == (short, short)

@@ -14,6 +14,7 @@ from connectors.llm.deltas import Alive, Failed, Finished, Media, Named, Over, P
 from connectors.llm.framing import clipped
 from connectors.llm.nesting import read_json
 from connectors.llm.providers.failures import failed_in_band
+from schemas.envelope import UPSTREAM_BYTES_MAX, fitting
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,7 +26,7 @@ BLOCKS_MAX: Final = 4_096
 PIECE_CHARACTERS_MAX: Final = 65_536
 """Four bytes each at the most: an event carries 900 KiB, and a client is to see something soon."""
 MEDIA_BYTES_MAX: Final = 262_144
-NAME_CHARACTERS_MAX: Final = 256
+NAME_BYTES_MAX: Final = UPSTREAM_BYTES_MAX
 REFERENCE_CHARACTERS_MAX: Final = 8_192
 COUNT_MAX: Final = 1_000_000_000
 """A thousand times the context of any model: what is counted beyond it is no count, and no sum, cost or row
@@ -105,8 +106,10 @@ class Reader(ABC):
 
         Pieces of one index join: of a picture that is too large for one event, and sound that follows sound.
         """
-        if len(mime) > NAME_CHARACTERS_MAX:
-            self._fail(out, "malformed", f"a media type of {len(mime)} characters")
+        if mime != name_of(mime):
+            self._fail(
+                out, "malformed", f"a media type of {len(mime)} characters, or one that cannot be shown"
+            )
             return
         try:
             data = base64.b64decode(text(written), validate=True)
@@ -156,8 +159,8 @@ def text(value: object) -> str:
 
 
 def name_of(value: object) -> str:
-    """Give a name (of a call, a tool, a model), bounded, for it goes into each event of what it names."""
-    return text(value)[:NAME_CHARACTERS_MAX]
+    """Give a name (of an answer, a call, a tool, a model) as it may stand in each event of what it names."""
+    return fitting(text(value), NAME_BYTES_MAX)
 
 
 def mapping(value: object) -> Mapping[str, Any]:

@@ -85,7 +85,7 @@ class OpenAiChat:
 
     def named(self, headers: Mapping[str, str]) -> Named:
         """Read the names in the headers."""
-        return Named(headers.get("x-request-id", "") or headers.get("x-generation-id", ""))
+        return Named(name_of(headers.get("x-request-id")) or name_of(headers.get("x-generation-id")))
 
     def failed(self, status: int, headers: Mapping[str, str], body: bytes) -> Failed:
         """Say what another status than 200 means."""

@@ -74,7 +74,7 @@ class OpenAiResponses:
 
     def named(self, headers: Mapping[str, str]) -> Named:
         """Read the names in the headers."""
-        return Named(headers.get("x-request-id", ""))
+        return Named(name_of(headers.get("x-request-id")))
 
     def failed(self, status: int, headers: Mapping[str, str], body: bytes) -> Failed:
         """Say what another status than 200 means."""
