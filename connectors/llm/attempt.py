@@ -114,9 +114,9 @@ class Attempt:
         try:
             await self._read(watch, loop.time)
         except asyncio.CancelledError:
-            if watch.why is None:
+            # A partition that is taken away at the same moment cancels, too: that must not be lost.
+            if watch.why is None or task.uncancel() > 0:
                 raise
-            task.uncancel()
             outcome.error_class = watch.why
         except Ended as end:
             outcome.error_class, outcome.error_raw = end.error_class, str(end)

@@ -127,6 +127,7 @@ def test_all_that_gathered_goes_before_media_usage_and_the_end(world):
     world.emitter.piece(Piece("text", "C"))
     world.emitter.data("usage", {"provider": "p"})
     world.emitter.piece(Piece("text", "D"))
+    world.emitter.flush()
     end = world.wire.decode_event(world.emitter.end("completed", ""))
     assert [type_name for type_name, _ in world.said()] == [
         "token", "token", "media", "token", "usage", "token",
@@ -139,7 +140,8 @@ def test_a_reset_forgets_what_gathered_and_names_the_events_after_it_anew(world)
     begin(world)
     world.emitter.piece(Piece("text", "A"))
     world.emitter.piece(Piece("text", "superseded"))
-    world.emitter.reset("another attempt", 2)
+    world.emitter.raise_epoch(1)
+    world.emitter.reset("another attempt")
     begin(world, 2)
     world.emitter.piece(Piece("text", "B"))
     world.loop.fire()
