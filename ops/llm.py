@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from decimal import Decimal
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import urlsplit
@@ -18,6 +19,8 @@ from ops.errors import Misused
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pydantic import SecretStr
+
     from connectors.llm.calls import Shape
     from ops.settings import LlmSettings, ProviderSettings, Settings
 
@@ -26,6 +29,9 @@ LOCAL: Final = "local"
 """Provider that the model of `sluicegate up --model` is."""
 FREE: Final = Price(input_usd=Decimal(0), output_usd=Decimal(0))
 """What it costs: nobody sends a bill for it, and that is known."""
+
+_HEADER: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")
+"""RFC 9110, 5.6.2."""
 
 
 class _Known(NamedTuple):
@@ -118,9 +124,8 @@ def target_of(name: str, given: ProviderSettings) -> Target:
         raise Misused(
             f"{variable}{str(error.args[0])[:500]}", "correct it; the key is shown nowhere"
         ) from None
-    key = secret.get_secret_value() if secret is not None else ""
-    if key and not (key.isascii() and key.isprintable()):
-        raise Misused(f"{variable}API_KEY has characters that no header may have", "copy it again")
+    key = _sendable(secret, f"{variable}API_KEY") if secret is not None else ""
+    headers = {_header(header, variable): value for header, value in given.headers.items()}
     if wrong := [model for model in given.models if not model or not is_model_name(model)]:
         raise Misused(
             f"{variable}MODELS: {wrong[0][:80]!r} is no model's name", "1 to 128 bytes that can be shown"
@@ -136,10 +141,30 @@ def target_of(name: str, given: ProviderSettings) -> Target:
         shape=shape,
         base_url=base_url.rstrip("/"),
         api_key=key,
-        headers={header.lower(): value.get_secret_value() for header, value in given.headers.items()},
+        headers={
+            header: _sendable(value, f"{variable}HEADERS: {header}") for header, value in headers.items()
+        },
         models=given.models,
         priced_as=given.priced_as,
     )
+
+
+def _sendable(secret: SecretStr, what: str) -> str:
+    """Give a header's value without the blanks around it, which are copied with a key. Raises Misused."""
+    value = secret.get_secret_value().strip()
+    if not (value.isascii() and value.isprintable()):
+        raise Misused(f"{what} has characters that no header may have", "copy it again; it is shown nowhere")
+    return value
+
+
+def _header(name: str, variable: str) -> str:
+    """Give a header's name as it is compared. Raises Misused, which does not show what may be a value."""
+    if not _HEADER.fullmatch(name):
+        raise Misused(
+            f"{variable}HEADERS has a name that is no header's",
+            'a JSON object of names and values: {"x-api-key": "…"}',
+        )
+    return name.lower()
 
 
 def shape_fits(shape: Shape, known: _Known) -> bool:

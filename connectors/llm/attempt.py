@@ -14,6 +14,7 @@ from connectors.kafka.errors import KafkaFailure
 from connectors.llm.deltas import WHOLE, Alive, Failed, Finished, Media, Named, Over, Piece, Usage
 from connectors.llm.errors import CallRefused
 from connectors.llm.framing import Frame, framer
+from connectors.llm.masking import Mask
 from connectors.llm.watch import Watch
 from schemas.errors import SchemaError
 
@@ -30,8 +31,6 @@ log = structlog.get_logger(__name__)
 
 ERROR_BODY_MAX: Final = 65_536
 """Bytes of an answer of another status that are read."""
-_SECRET_MIN: Final = 6
-"""Characters; what is shorter is no key, but a word."""
 _REFUSALS: Final = frozenset({"content_filter", "refusal"})
 
 
@@ -133,7 +132,7 @@ class Attempt:
             outcome.error_class, outcome.error_raw = "malformed", _broken(error, self._choice.target)
         finally:
             watch.close()
-        outcome.error_raw = _masked(outcome.error_raw, self._choice.target)
+        outcome.error_raw = Mask.of(self._choice.target)(outcome.error_raw)
         return outcome
 
     async def _read(self, watch: Watch, now_s: Callable[[], float]) -> None:
@@ -225,11 +224,3 @@ async def _bounded(response: httpx2.Response) -> bytes:
         if len(body) > ERROR_BODY_MAX:
             break
     return body[:ERROR_BODY_MAX]
-
-
-def _masked(text: str, target: Target) -> str:
-    """Take a provider's keys out of its words: some quote what they refuse."""
-    for secret in (target.api_key, *target.headers.values()):
-        if len(secret) >= _SECRET_MIN:
-            text = text.replace(secret, "***")
-    return text

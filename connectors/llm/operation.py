@@ -320,7 +320,7 @@ class Operation:
             return None
         tools = self._tools
         return RawKeeper(
-            row, choice.target.shape, plan.keep_raw, tools.wire, tools.outlet, self.tenure.source.partition
+            row, choice.target, plan.keep_raw, tools.wire, tools.outlet, self.tenure.source.partition
         )
 
     # -- records ------------------------------------------------------------------------------------------

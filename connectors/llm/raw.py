@@ -6,10 +6,11 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from connectors.llm.kept import kept_raw
+from connectors.llm.masking import Mask
 from schemas.topics import LLM_RAW
 
 if TYPE_CHECKING:
-    from connectors.llm.calls import Shape
+    from connectors.llm.calls import Target
     from connectors.llm.ledger import Attempt
     from connectors.llm.outlet import KafkaOutlet
     from connectors.llm.plan import Keep
@@ -29,10 +30,11 @@ class RawKeeper:
     """Keeps one attempt's, many chunks a record: a stream of tokens must not become two of records."""
 
     def __init__(
-        self, row: Attempt, shape: Shape, keep: Keep, wire: WireCodec, outlet: KafkaOutlet, partition: int
+        self, row: Attempt, target: Target, keep: Keep, wire: WireCodec, outlet: KafkaOutlet, partition: int
     ) -> None:
         self._row = row
-        self._shape = shape
+        self._shape = target.shape
+        self._masked = Mask.of(target)
         self._keep = keep
         self._wire = wire
         self._outlet = outlet
@@ -46,7 +48,8 @@ class RawKeeper:
 
     def take(self, event: str, data: str) -> None:
         """Take one event, with its name where its framing has one."""
-        kept, event = kept_raw(data, self._keep), event[:_NAME_CHARACTERS_MAX]
+        kept = self._masked(kept_raw(data, self._keep))
+        event = self._masked(event[:_NAME_CHARACTERS_MAX])
         size = len(kept) if kept.isascii() else len(kept.encode())
         if size > _CHUNK_BYTES_MAX:
             kept = f'{{"cut": true, "characters": {len(kept)}}}'

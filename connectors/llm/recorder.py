@@ -11,6 +11,7 @@ import httpx2
 from connectors.llm.deltas import Alive
 from connectors.llm.errors import RecordingRefused
 from connectors.llm.framing import Frame, framer
+from connectors.llm.masking import Mask
 from connectors.llm.normalised import unfinished
 from connectors.llm.recording import BYTES_MAX, Recorded, Recording
 
@@ -28,14 +29,12 @@ _KEPT_HEADERS: Final = re.compile(
 )
 """What tells of the answer; cookies, and names of the account, are not among them."""
 _SECRET_HEADERS: Final = re.compile(r"auth|key|token|secret|cookie|password|credential")
-_SECRET_CHARACTERS_MIN: Final = 6  # a shorter one is no secret, and would be found in any text
 
 
 def secrets_of(target: Target) -> list[str]:
     """Give what must be in no recording: the key, and the values of headers whose names tell of one."""
     values = [value for name, value in target.headers.items() if _SECRET_HEADERS.search(name.lower())]
-    # "Bearer abc" is one as a whole, and a provider repeats "abc".
-    return [target.api_key, *values, *(value.rpartition(" ")[2] for value in values)]
+    return [target.api_key, *values]
 
 
 class Recorder:
@@ -44,8 +43,7 @@ class Recorder:
     def __init__(self, provider: Provider, secrets: Iterable[str] = ()) -> None:
         self._shape = provider.shape
         self._framer = framer(provider.framing)
-        found = {secret for secret in secrets if len(secret) >= _SECRET_CHARACTERS_MIN}
-        self._secrets = sorted(found, key=len, reverse=True)  # one within another would leave its rest
+        self.masked = Mask(secrets)
         self._size = 0
         self.events: list[Recorded] = []
         self.problem = ""
@@ -73,12 +71,6 @@ class Recorder:
         text = self.masked(body.decode("utf-8", "replace"))
         event = Recorded(at_us, body=text)
         return Recording(self._shape, [event], status, self._safe(headers), note)
-
-    def masked(self, text: str) -> str:
-        """Give a text without the secrets."""
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        return text
 
     def _keep(self, framed: Sequence[Frame | Alive | Failed], at_us: int) -> Sequence[Recorded]:
         new: list[Recorded] = []

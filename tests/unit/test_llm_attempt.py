@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from urllib.parse import quote
 
 import httpx2
 import pytest
@@ -100,6 +102,33 @@ def test_a_key_that_a_provider_quotes_is_in_no_record():
     assert outcome.error_class == "unauthorized"
     assert "Incorrect API key provided: *** of ***" in outcome.error_raw
     assert KEY not in repr(outcome)
+
+
+LEFT = {
+    "blank": {"key": f"{KEY} "},
+    "line": {"headers": {"x-api-key": f"{KEY}\n"}},
+    "scheme": {"headers": {"authorization": f"Bearer {KEY}\n"}},
+    "ascii": {"headers": {"x-api-key": f"{KEY}\u2019"}},
+}
+
+
+@pytest.mark.parametrize("sent", LEFT.values(), ids=LEFT.keys())
+def test_a_key_that_no_header_can_have_is_in_no_record_either(sent):
+    outcome, _ = outcome_of("openai-chat", body(""), **sent)
+    assert outcome.error_class in ("connect", "malformed")
+    assert outcome.error_raw
+    assert KEY not in repr(outcome)
+
+
+@pytest.mark.parametrize(
+    "said", [KEY, quote(f"{KEY} "), "x" * 1_965 + KEY, json.dumps(f"a{KEY}")], ids=range(4)
+)
+def test_a_key_is_masked_however_it_is_written_and_where_it_is_cut(said):
+    headers = {"authorization": f"Bearer {KEY}"}
+    answer = body(json.dumps({"error": {"message": said}}), "401 Unauthorized")
+    outcome, _ = outcome_of("openai-chat", answer, headers=headers, key="")
+    assert KEY[:6] not in outcome.error_raw
+    assert "***" in outcome.error_raw
 
 
 def test_usage_that_comes_with_an_error_counts_and_content_after_it_does_not():

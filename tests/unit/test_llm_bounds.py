@@ -120,6 +120,9 @@ def test_no_cost_is_beyond_64_bits():
     assert nanos(2**53) is None
 
 
+TARGET = Target("p", "openai-chat", "http://127.0.0.1:1", "sk-secret-0123456789")
+
+
 class Outlet:
     """Keeps what it is given."""
 
@@ -141,7 +144,7 @@ class Outlet:
 def test_what_is_kept_raw_always_fits_a_record(events, keep):
     outlet, wire = Outlet(), WireCodec(LocalSchemas())
     row = Attempt(tenant="acme", stream_id="s", kind="llm", attempt=1, epoch=0)
-    keeper = RawKeeper(row, "openai-chat", keep, wire, outlet, 0)
+    keeper = RawKeeper(row, TARGET, keep, wire, outlet, 0)
     for event, data in events:
         keeper.take(event, data)
     keeper.flush()
@@ -149,6 +152,20 @@ def test_what_is_kept_raw_always_fits_a_record(events, keep):
     assert all(len(value) < RECORD_MAX * 3 // 4 for value in outlet.values)
     assert sum(len(record["chunks"]) for record in records) == len(events)
     assert min(record["first_index"] for record in records) == 0
+
+
+@pytest.mark.parametrize("keep", ["full", "redacted"])
+def test_a_key_that_a_provider_quotes_is_not_kept_raw(keep):
+    outlet, wire = Outlet(), WireCodec(LocalSchemas())
+    keeper = RawKeeper(
+        Attempt(tenant="acme", stream_id="s", kind="llm", attempt=1, epoch=0), TARGET, keep, wire, outlet, 0
+    )
+    keeper.take(f"k-{TARGET.api_key}", json.dumps({"code": TARGET.api_key, "words": "hush"}))
+    keeper.flush()
+    (record,) = (wire.decode(value, LLM_RAW.subject) for value in outlet.values)
+    assert record["events"] == ["k-***"]
+    assert json.loads(record["chunks"][0])["code"] == "***"
+    assert TARGET.api_key.encode() not in outlet.values[0]
 
 
 def test_an_index_of_a_piece_is_of_the_contract():

@@ -65,6 +65,22 @@ def test_a_key_is_in_no_representation(monkeypatch, tmp_path):
     assert KEY not in shown
 
 
+def own(headers):
+    """A provider of one's own, with these headers."""
+    return '{"base_url": "https://llm.example/v1", "headers": {' + headers + "}}"
+
+
+def test_blanks_that_were_copied_with_a_key_are_not_sent(monkeypatch, tmp_path):
+    llm = set_to(
+        monkeypatch,
+        tmp_path,
+        PROVIDERS__OPENAI__API_KEY=f"{KEY} \n",
+        PROVIDERS__OWN=own(f'"x-key": "{KEY} "'),
+    )
+    found = targets(llm)
+    assert (found["openai"].api_key, found["own"].headers) == (KEY, {"x-key": KEY})
+
+
 BAD = {
     "no-key": ({"OPENAI__MODELS": "gpt-4o"}, "PROVIDERS__OPENAI__API_KEY is missing"),
     "no-address": ({"MISTRAL__API_KEY": KEY}, "PROVIDERS__MISTRAL__BASE_URL is missing"),
@@ -83,6 +99,9 @@ BAD = {
     "no-variable": ({"OPENAI__API_KEY_ENV": "NO_SUCH_VARIABLE_HERE"}, "has no NO_SUCH_VARIABLE_HERE"),
     "no-file": ({"OPENAI__API_KEY_FILE": "/no/such/file"}, "cannot be read"),
     "header": ({"OPENAI__API_KEY": f"{KEY}\nx"}, "no header may have"),
+    "value": ({"OWN": own('"X-Key": "' + KEY + '\\nx"')}, "HEADERS: x-key has characters"),
+    "letters": ({"OWN": own('"X-Key": "' + KEY + '\u2019"')}, "HEADERS: x-key has characters"),
+    "swapped": ({"OWN": own('"Bearer ' + KEY + '": "x-key"')}, "HEADERS has a name that is no header"),
     "model": ({"OPENAI__API_KEY": KEY, "OPENAI__MODELS": "x" * 129}, "is no model's name"),
     "other-shape": ({"OPENAI__API_KEY": KEY, "OPENAI__SHAPE": "gemini"}, "BASE_URL is missing"),
 }
