@@ -2,10 +2,12 @@
 
 ``redacted`` keeps what an operator needs to see what went on, and no word that a person or a model wrote:
 each string but those of a few keys (types, roles, names of models and tools, reasons) becomes as many dots.
+Those keys count only where they are the provider's own, not in what was said or in arguments of tools.
 """
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -13,6 +15,8 @@ import orjson
 from connectors.llm.nesting import read_json
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
     from connectors.llm.calls import Call
     from connectors.llm.plan import Keep
 
@@ -24,7 +28,22 @@ _PLAIN: Final = frozenset(
      "finishReason", "done_reason", "stop_sequence", "code", "mime", "channel", "tool_call_id", "call_id",
      "responseId", "modelVersion", "created_at", "service_tier", "system_fingerprint")
 )  # fmt: skip
-_PLAIN_CHARACTERS_MAX: Final = 128  # longer ones are no names
+"""Keys of a provider's envelope."""
+_NAME: Final = re.compile(r"[A-Za-z0-9_.:/@+-]{1,128}")
+_KEY: Final = re.compile(r"[A-Za-z_$][A-Za-z0-9_$-]{0,63}")
+_OPAQUE: Final = frozenset(
+    ("args", "arguments", "input", "parameters", "parametersJsonSchema", "schema", "json_schema", "format")
+)
+"""Of these nothing is kept but how long their JSON is: keys and numbers in them are somebody's, too."""
+_CONTENTS: Final = frozenset(("messages", "content", "contents"))
+_SAID_PLAIN: Final[Mapping[str, Collection[str]]] = {
+    "role": frozenset(("system", "user", "assistant", "tool", "model")),
+    "type": frozenset(
+        ("text", "media", "image", "image_url", "input_audio", "output_text", "refusal", "thinking",
+         "redacted_thinking", "reasoning", "tool_use", "tool_result", "server_tool_use")
+    ),
+}  # fmt: skip
+"""Within a content these alone, by their words."""
 _DEPTH_MAX: Final = 64
 
 
@@ -62,17 +81,27 @@ def kept_raw(data: str, keep: Keep) -> str:
     return orjson.dumps(redacted(value)).decode()
 
 
-def redacted(value: Any, key: str = "", depth: int = 0) -> Any:
-    """Return a JSON value without the words in it; the sizes stay."""
+def redacted(value: Any, key: str = "", depth: int = 0, *, said: bool = False) -> Any:
+    """Return a JSON value without the words in it; the sizes stay.
+
+    ``said``: it is within a content, whose members a person, a model or a tool may have named and filled.
+    """
     if isinstance(value, str):
-        return value if key in _PLAIN and len(value) <= _PLAIN_CHARACTERS_MAX else _dots(value)
+        plain = value in _SAID_PLAIN.get(key, ()) if said else key in _PLAIN and _NAME.fullmatch(value)
+        return value if plain else _dots(value)
     if depth >= _DEPTH_MAX:
         return None
+    if key in _OPAQUE and value is not None:
+        return _dots(orjson.dumps(value, default=dict).decode())
+    said = said or key in _CONTENTS
     if isinstance(value, dict):
-        return {name: redacted(part, name, depth + 1) for name, part in value.items()}
+        return {
+            name if _KEY.fullmatch(name) else _dots(name): redacted(part, name, depth + 1, said=said)
+            for name, part in value.items()
+        }
     if isinstance(value, (list, tuple)):
-        return [redacted(part, key, depth + 1) for part in value]
-    return value
+        return [redacted(part, key, depth + 1, said=said) for part in value]
+    return 0 if said and type(value) in (int, float) else value
 
 
 def _dots(text: str) -> str:
