@@ -13,6 +13,7 @@ import structlog
 from connectors.kafka.errors import KafkaFailure
 from connectors.llm.deltas import WHOLE, Alive, Failed, Finished, Media, Named, Over, Piece, Usage
 from connectors.llm.errors import CallRefused
+from connectors.llm.extent import Extent
 from connectors.llm.framing import Frame, framer
 from connectors.llm.masking import Mask
 from connectors.llm.watch import Watch
@@ -92,6 +93,7 @@ class Attempt:
         self._watch: Watch | None = None
         self._stopped: ErrorClass | None = None
         self._over = False
+        self._extent = Extent()
         self.outcome = Outcome()
 
     def stop(self, why: ErrorClass) -> None:
@@ -152,6 +154,7 @@ class Attempt:
             normaliser = provider.normaliser()
             frames = framer(provider.framing)
             async for data in response.aiter_bytes():
+                _check(self._extent.read(len(data)))
                 self._frames(frames.feed(data), normaliser, watch, now_s)
                 if self._over:
                     return
@@ -177,6 +180,7 @@ class Attempt:
         for delta in deltas:
             match delta:
                 case Piece() | Media():
+                    _check(self._extent.take(delta))
                     watch.content_s = now_s()
                     outcome.had_content = True
                     outcome.had_tool_call = outcome.had_tool_call or getattr(delta, "channel", "") == "tool"
@@ -208,6 +212,11 @@ class Attempt:
         if outcome.error_class is not None or outcome.finish in WHOLE:
             return
         outcome.error_class = "content_refused" if outcome.finish in _REFUSALS else "truncated"
+
+
+def _check(problem: str) -> None:
+    if problem:
+        raise Ended("malformed", problem)
 
 
 def _broken(error: Exception, target: Target) -> str:

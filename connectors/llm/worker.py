@@ -13,7 +13,6 @@ from collections import deque
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final
 
-import httpx2
 import structlog
 
 from connectors.kafka.chunk import SourcePartition, events_of
@@ -21,6 +20,7 @@ from connectors.kafka.consumer import ConsumerOptions, PollThread
 from connectors.kafka.errors import KafkaUnavailable
 from connectors.kafka.positions import PositionReader
 from connectors.kafka.transaction import KafkaTransaction
+from connectors.llm.client import provider_client
 from connectors.llm.committer import Committer, PartitionLost, Row
 from connectors.llm.emitter import Emitter
 from connectors.llm.errors import LlmError
@@ -143,10 +143,7 @@ class LlmWorker:
             loop,
         )
         outlet = KafkaOutlet(options.kafka, self._failed_from_thread, loop)
-        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=64)  # calls are bounded
-        async with httpx2.AsyncClient(
-            timeout=None, limits=limits, trust_env=False, follow_redirects=False
-        ) as client:
+        async with provider_client() as client:
             self._tools = Tools(
                 desk=self._desk,
                 client=client,

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from urllib.parse import quote
 
-import httpx2
 import pytest
 import structlog
 
 from connectors.kafka.errors import ProducerFailed
+from connectors.llm import extent
 from connectors.llm.attempt import Attempt
 from connectors.llm.calls import Call, Target
+from connectors.llm.client import provider_client
 from connectors.llm.plan import Choice
 from connectors.llm.providers import PROVIDERS
 
@@ -25,6 +27,7 @@ class Sink:
 
     def __init__(self):
         self.contents = []
+        self.heads = []
 
     def connected(self, status):
         """See attempt.Sink."""
@@ -40,13 +43,13 @@ class Sink:
         """See attempt.Sink."""
 
 
-def outcome_of(shape, answer, sink=None, *, headers=None, key=KEY):
+def outcome_of(shape, answer, sink=None, *, headers=None, key=KEY, calls=1):
     """Make one call of a server that answers with these bytes, and closes."""
     sink = sink or Sink()
     headers = {"x-org": "org-9876543210"} if headers is None else headers
 
     async def serve(reader, writer):
-        await reader.readuntil(b"\r\n\r\n")
+        sink.heads.append(await reader.readuntil(b"\r\n\r\n"))
         writer.write(answer)
         await writer.drain()
         writer.close()
@@ -55,9 +58,11 @@ def outcome_of(shape, answer, sink=None, *, headers=None, key=KEY):
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
         target = Target("here", shape, f"http://127.0.0.1:{port}/v1", key, headers)
-        async with server, httpx2.AsyncClient(timeout=None, trust_env=False) as client:
-            run = Attempt(client, PROVIDERS[shape], Choice(target, "m"), CALL, sink)
-            return await run.run(30), sink
+        async with server, provider_client() as client:
+            for _ in range(calls):
+                run = Attempt(client, PROVIDERS[shape], Choice(target, "m"), CALL, sink)
+                outcome = await run.run(30)
+            return outcome, sink
 
     return asyncio.run(call())
 
@@ -152,3 +157,45 @@ def test_a_finish_that_nobody_knows_is_whole_and_a_refusal_is_none(finish, error
     said = f'data: {{"choices":[{{"index":0,"delta":{{"content":"A"}},"finish_reason":"{finish}"}}]}}\n\n'
     outcome, _ = outcome_of("openai-chat", body(f"{said}data: [DONE]\n\n"))
     assert (outcome.error_class, outcome.finish_raw) == (error, finish)
+
+
+def test_no_cookie_of_one_call_is_sent_with_the_next():
+    answer = body("").replace(b"\r\n\r\n", b"\r\nset-cookie: tenant=acme; Path=/\r\n\r\n")
+    _, sink = outcome_of("openai-chat", answer, calls=2)
+    assert len(sink.heads) == 2
+    assert b"cookie" not in b"".join(sink.heads).lower()
+
+
+def piece(text, index=0):
+    return f'data: {{"choices":[{{"index":{index},"delta":{{"content":"{text}"}}}}]}}\n\n'
+
+
+def picture(size_bytes):
+    url = "data:image/png;base64," + base64.b64encode(bytes(size_bytes)).decode()
+    return f'data: {{"choices":[{{"delta":{{"images":[{{"image_url":{{"url":"{url}"}}}}]}}}}]}}\n\n'
+
+
+EXTENTS = {
+    "pieces": ("CONTENTS_MAX", 10, [piece("a", number % 2) for number in range(20)]),
+    "text": ("TEXT_CHARACTERS_MAX", 100, [piece("a" * 30) for _ in range(9)]),
+    "media": ("MEDIA_BYTES_MAX", 1_000, [picture(400) for _ in range(9)]),
+    "body": ("BODY_BYTES_MAX", 3_000, [": ping\n\n"] * 1_000),
+}
+
+
+@pytest.mark.parametrize(("bound", "most", "frames"), EXTENTS.values(), ids=EXTENTS.keys())
+def test_an_answer_that_does_not_end_is_ended(monkeypatch, bound, most, frames):
+    monkeypatch.setattr(extent, bound, most)
+    outcome, sink = outcome_of("openai-chat", body("".join(frames)))
+    assert (outcome.error_class, outcome.finish) == ("malformed", "")
+    assert outcome.error_raw.startswith(f"an answer of more than {most} ")
+    assert len(sink.contents) < 11
+    size = sum(len(getattr(each, "text", "")) + len(getattr(each, "data", b"")) for each in sink.contents)
+    assert size <= most
+
+
+def test_the_longest_answer_of_a_model_is_within_all_bounds():
+    tokens, characters, event_bytes = 128_000, 4, 300
+    assert tokens * characters * 4 < extent.TEXT_CHARACTERS_MAX
+    assert tokens * 2 < extent.CONTENTS_MAX
+    assert tokens * event_bytes * 4 < extent.BODY_BYTES_MAX
