@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _BATCH_MAX: Final = 1_000
-"""Entries of one transaction. Each holds some rows of one operation, and at most one end: some KiB a row, or up
-to 400 KB (twice ``kept.BYTES_MAX``) where the route keeps questions and answers."""
+"""Entries of one transaction. Each holds some rows of one operation, and at most one end: some KiB a row, or
+up to 400 KB (twice ``kept.BYTES_MAX``) where the route keeps questions and answers."""
 _WAITING_MAX: Final = 20_000
 _AGAIN_S: Final = 0.2
 
