@@ -1,0 +1,83 @@
+"""THE table of works and of who is asked: what is measured, by the name that ``WORKS=`` selects it with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from benchmarks.bench import say
+from benchmarks.llm import cancel, clients, overhead, streams
+from benchmarks.llm.results import Answered, not_had
+from benchmarks.llm.servers import PASSED_ON, LiteLlm, Sluicegate
+from benchmarks.results import OURS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from benchmarks.llm.bench import LlmBench
+    from benchmarks.llm.provider import Provider
+    from benchmarks.llm.servers import Contender
+
+LITELLM: Final = "LiteLLM proxy"
+WARM_CLIENTS: Final = 4
+WARM_S: Final = 2.0
+TRIES: Final = 10
+
+
+def measure(bench: LlmBench, work: str, provider: Provider) -> Iterator[Answered]:
+    """Do one work, each contender after the other."""
+    return WORKS[work](bench, provider)
+
+
+def _overhead(bench: LlmBench, provider: Provider) -> Iterator[Answered]:
+    with _ours(bench, provider) as ours:
+        warm(bench, provider, ours)
+        yield from overhead.measure(bench, provider, ours, [])
+
+
+def _cancel(bench: LlmBench, provider: Provider) -> Iterator[Answered]:
+    with _ours(bench, provider) as ours:
+        warm(bench, provider, ours)
+        yield cancel.measure(bench, provider, ours)
+
+
+def _streams(bench: LlmBench, provider: Provider) -> Iterator[Answered]:
+    makers: list[tuple[str, str, Callable[[], Contender]]] = [
+        (OURS, Sluicegate.guarantee, lambda: _ours(bench, provider))
+    ]
+    if "litellm" in bench.asked.peers:
+        for workers in (1, 2):
+            name = f"{LITELLM}, {workers} worker{'s' if workers > 1 else ''}"
+            makers.append((name, PASSED_ON, _litellm(bench, provider, name, workers)))
+    for name, guarantee, make in makers:
+        say(f"streams: {name}")
+        try:
+            with make() as contender:
+                warm(bench, provider, contender)
+                yield streams.measure(bench, provider, contender)
+        except Exception as error:  # noqa: BLE001  whatever it is: the others are still measured
+            yield not_had(name, streams.work(), guarantee, error)
+
+
+def _ours(bench: LlmBench, provider: Provider) -> Sluicegate:
+    return Sluicegate(bench, provider, OURS)
+
+
+def _litellm(bench: LlmBench, provider: Provider, name: str, workers: int) -> Callable[[], Contender]:
+    return lambda: LiteLlm(bench, provider, name, workers=workers)
+
+
+def warm(bench: LlmBench, provider: Provider, contender: Contender) -> None:
+    """Ask until it answers: workers join their groups, code is loaded. Raises RuntimeError."""
+    base = f"http://127.0.0.1:{contender.port}"
+    for _ in range(TRIES):
+        found = clients.ask(bench, provider, base, "chat", WARM_CLIENTS, WARM_S, 0.0)
+        if found.is_whole:
+            return
+    raise RuntimeError(f"{contender.name} does not answer: {found.cause}")
+
+
+WORKS: Final[Mapping[str, Callable[[LlmBench, Provider], Iterator[Answered]]]] = {
+    "overhead": _overhead,
+    "cancel": _cancel,
+    "streams": _streams,
+}
