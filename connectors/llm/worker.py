@@ -29,6 +29,7 @@ from connectors.llm.outlet import KafkaOutlet
 from connectors.llm.providers import PROVIDERS
 from connectors.llm.request import envelope_of, request_of
 from connectors.llm.takeover import TakenOver, take_over
+from connectors.llm.transport import AiohttpTransport
 from connectors.threads import DaemonExecutor
 from schemas.errors import ContractError, RegistryUnavailable, WireError
 from schemas.topics import LLM_REQUESTS
@@ -120,9 +121,11 @@ class LlmWorker:
             transaction, self._offsets, self._follower.ledger_at, self._failed_from_thread, loop
         )
         outlet = KafkaOutlet(options.kafka, self._failed_from_thread, loop)
-        limits = httpx2.Limits(max_connections=options.calls_max, max_keepalive_connections=64)
         async with httpx2.AsyncClient(
-            timeout=None, limits=limits, trust_env=False, follow_redirects=False
+            transport=AiohttpTransport(options.calls_max),
+            timeout=None,
+            trust_env=False,
+            follow_redirects=False,
         ) as client:
             self._tools = Tools(
                 desk=self._desk,
