@@ -59,13 +59,12 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """See httpx2. Raises httpx2.TransportError: ``ConnectError`` while nothing was sent."""
+        headers = [(name.decode("ascii"), value.decode("latin-1")) for name, value in request.headers.raw]
         try:
             response = await self._session.request(
                 request.method,
                 URL(str(request.url), encoded=True),
-                headers=[
-                    (name.decode("ascii"), value.decode("latin-1")) for name, value in request.headers.raw
-                ],
+                headers=headers,
                 data=await request.aread(),
                 allow_redirects=False,
             )

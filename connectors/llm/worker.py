@@ -121,11 +121,9 @@ class LlmWorker:
             transaction, self._offsets, self._follower.ledger_at, self._failed_from_thread, loop
         )
         outlet = KafkaOutlet(options.kafka, self._failed_from_thread, loop)
+        transport = AiohttpTransport(options.calls_max)
         async with httpx2.AsyncClient(
-            transport=AiohttpTransport(options.calls_max),
-            timeout=None,
-            trust_env=False,
-            follow_redirects=False,
+            transport=transport, timeout=None, trust_env=False, follow_redirects=False
         ) as client:
             self._tools = Tools(
                 desk=self._desk,
