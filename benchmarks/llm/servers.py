@@ -115,6 +115,8 @@ class LiteLlm(Server):
             "HOME": str(self.folder),
             "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # else it fetches one from the network
             "LITELLM_LOG": "ERROR",
+            # It asks nobody for a key, as our edge does here.
+            "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",
         }
         self._run(
             (
