@@ -10,12 +10,12 @@ from benchmarks.llm.results import Answered
 from benchmarks.llm.servers import Direct, used
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from benchmarks.llm.bench import LlmBench
     from benchmarks.llm.clients import Load, Mode
     from benchmarks.llm.provider import Provider
-    from benchmarks.llm.servers import Contender, Sluicegate
+    from benchmarks.llm.servers import Contender
 
 STREAMS: Final = 10
 RAMP_S: Final = 1.0
@@ -23,15 +23,17 @@ FROM_BYTE_MS_MAX: Final = 150.0
 FROM_FLUSH_MS_MAX: Final = 80.0
 
 
+def direct(bench: LlmBench, provider: Provider) -> tuple[Load, Answered]:
+    """Ten answers at once without anything between."""
+    return _asked(bench, provider, Direct(provider), "chat")
+
+
 def measure(
-    bench: LlmBench, provider: Provider, ours: Sluicegate, peers: list[Contender]
+    bench: LlmBench, provider: Provider, contender: Contender, modes: Sequence[Mode], beside: Load
 ) -> Iterator[Answered]:
-    """Ten answers at once: directly, ours by both ways, then the peers."""
-    direct, line = _asked(bench, provider, Direct(provider), "chat")
-    yield line
-    ways: list[tuple[Contender, Mode]] = [(ours, "events"), (ours, "chat"), *((one, "chat") for one in peers)]
-    for contender, mode in ways:
-        _, line = _asked(bench, provider, contender, mode, direct)
+    """Ten answers at once by each of a contender's ways, beside the direct one."""
+    for mode in modes:
+        _, line = _asked(bench, provider, contender, mode, beside)
         yield line
 
 
@@ -41,7 +43,7 @@ def work() -> str:
 
 
 def _asked(
-    bench: LlmBench, provider: Provider, contender: Contender, mode: Mode, direct: Load | None = None
+    bench: LlmBench, provider: Provider, contender: Contender, mode: Mode, beside: Load | None = None
 ) -> tuple[Load, Answered]:
     name = f"{contender.name}, {_WAYS[mode]}"
     say(f"overhead: {name}")
@@ -49,10 +51,10 @@ def _asked(
     before = contender.parts()
     found = clients.ask(bench, provider, base, mode, STREAMS, bench.asked.seconds, RAMP_S)
     figures: dict[str, object] = {"p50_ms": found.latency.p50_ms, "p99_ms": found.latency.p99_ms}
-    if direct is not None:
+    if beside is not None:
         figures |= {
-            "p50_ms_added": round(found.latency.p50_ms - direct.latency.p50_ms, 2),
-            "p99_ms_added": round(found.latency.p99_ms - direct.latency.p99_ms, 2),
+            "p50_ms_added": round(found.latency.p50_ms - beside.latency.p50_ms, 2),
+            "p99_ms_added": round(found.latency.p99_ms - beside.latency.p99_ms, 2),
         }
     if found.from_flush is not None:
         figures |= {

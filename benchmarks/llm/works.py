@@ -11,9 +11,10 @@ from benchmarks.llm.servers import PASSED_ON, LiteLlm, Sluicegate
 from benchmarks.results import OURS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from benchmarks.llm.bench import LlmBench
+    from benchmarks.llm.clients import Mode
     from benchmarks.llm.provider import Provider
     from benchmarks.llm.servers import Contender
 
@@ -33,9 +34,16 @@ def measure(bench: LlmBench, work: str, provider: Provider) -> Iterator[Answered
 
 
 def _overhead(bench: LlmBench, provider: Provider) -> Iterator[Answered]:
-    with _ours(bench, provider) as ours:
-        warm(bench, provider, ours)
-        yield from overhead.measure(bench, provider, ours, [])
+    beside, line = overhead.direct(bench, provider)
+    yield line
+    for name, guarantee, make in _contenders(bench, provider, litellm_workers=(1,)):
+        try:
+            with make() as contender:
+                warm(bench, provider, contender)
+                modes: list[Mode] = ["events", "chat"] if name == OURS else ["chat"]
+                yield from overhead.measure(bench, provider, contender, modes, beside)
+        except Exception as error:  # noqa: BLE001  whatever it is: the others are still measured
+            yield not_had(name, overhead.work(), guarantee, error)
 
 
 def _cancel(bench: LlmBench, provider: Provider) -> Iterator[Answered]:
@@ -45,14 +53,7 @@ def _cancel(bench: LlmBench, provider: Provider) -> Iterator[Answered]:
 
 
 def _streams(bench: LlmBench, provider: Provider) -> Iterator[Answered]:
-    makers: list[tuple[str, str, Callable[[], Contender]]] = [
-        (OURS, Sluicegate.guarantee, lambda: _ours(bench, provider))
-    ]
-    if "litellm" in bench.asked.peers:
-        for workers in (1, 2):
-            name = f"{LITELLM}, {workers} worker{'s' if workers > 1 else ''}"
-            makers.append((name, PASSED_ON, _litellm(bench, provider, name, workers)))
-    for name, guarantee, make in makers:
+    for name, guarantee, make in _contenders(bench, provider, litellm_workers=(1, 2)):
         say(f"streams: {name}")
         try:
             with make() as contender:
@@ -60,6 +61,16 @@ def _streams(bench: LlmBench, provider: Provider) -> Iterator[Answered]:
                 yield streams.measure(bench, provider, contender)
         except Exception as error:  # noqa: BLE001  whatever it is: the others are still measured
             yield not_had(name, streams.work(), guarantee, error)
+
+
+def _contenders(
+    bench: LlmBench, provider: Provider, litellm_workers: Sequence[int]
+) -> Iterator[tuple[str, str, Callable[[], Contender]]]:
+    """Give name, guarantee, and what makes it: ours first, then what is wanted of the others."""
+    yield OURS, Sluicegate.guarantee, lambda: _ours(bench, provider)
+    for workers in litellm_workers if "litellm" in bench.asked.peers else ():
+        name = f"{LITELLM}, {workers} worker{'s' if workers > 1 else ''}"
+        yield name, PASSED_ON, _litellm(bench, provider, name, workers)
 
 
 def _ours(bench: LlmBench, provider: Provider) -> Sluicegate:

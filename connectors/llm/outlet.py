@@ -51,7 +51,7 @@ class KafkaOutlet(threading.Thread):
             | {
                 "enable.idempotence": True,
                 "acks": "all",
-                "linger.ms": 5,  # what other streams send meanwhile goes in the same request: a fifth of a flush
+                "linger.ms": 5,  # what other streams send meanwhile goes in the same request
                 "compression.type": "lz4",
                 "partitioner": "murmur2_random",
                 "queue.buffering.max.messages": 500_000,
