@@ -95,10 +95,12 @@ class Admission:
         name: str,
         *,
         identity: Identity,
+        fresh: bool = False,
     ) -> Joined | Over:
         """Attach a client; whoever gets ``Joined`` detaches it from the hub in the end.
 
-        Where nothing is known of the stream yet, its kind is judged by ``Delivery`` once it is.
+        Where nothing is known of the stream yet, its kind is judged by ``Delivery`` once it is. ``fresh``:
+        the name was made a moment ago, so there is nothing to look up.
 
         Raises:
             Forbidden: the client may not read the stream.
@@ -107,7 +109,8 @@ class Admission:
         """
         core, key = self._core, stream_key(tenant, stream_id)
         self.check_read(identity, tenant, stream_id, "")  # before anybody else's stream is looked for
-        await core.find(key)
+        if not fresh:
+            await core.find(key)
         self.check_read(identity, tenant, stream_id, core.joiner.kind_name(key))
         beyond = cursor is not None and await core.is_beyond_the_log(cursor)
         core.gate.check_still(identity)  # it may have been revoked while we waited, before it can be closed

@@ -124,7 +124,7 @@ class EdgeMetrics:
             buckets=(0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10),
             registry=self.registry,
         )
-        for transport in ("sse", "websocket", "grpc"):
+        for transport in ("sse", "websocket", "grpc", "answer"):
             self.connections.labels(transport).set(0)  # there before the first client, for who watches it
         # Children are looked up once: the label lookup costs more than the count.
         self._from_ring = self.events.labels("ring")

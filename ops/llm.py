@@ -11,6 +11,7 @@ from connectors.llm.calls import Target
 from connectors.llm.judges import load_judges
 from connectors.llm.options import FlushOptions, LlmOptions
 from connectors.llm.prices import Price, Prices
+from connectors.llm.route import is_model_name
 from ops.addresses import addresses, kafka_options, local_model
 from ops.errors import Misused
 
@@ -120,6 +121,10 @@ def target_of(name: str, given: ProviderSettings) -> Target:
     key = secret.get_secret_value() if secret is not None else ""
     if key and not (key.isascii() and key.isprintable()):
         raise Misused(f"{variable}API_KEY has characters that no header may have", "copy it again")
+    if wrong := [model for model in given.models if not model or not is_model_name(model)]:
+        raise Misused(
+            f"{variable}MODELS: {wrong[0][:80]!r} is no model's name", "1 to 128 bytes that can be shown"
+        )
     needs_key = known.needs_key if known is not None else shape != "ollama"
     if not key and not given.headers and needs_key and not _is_loopback(host):
         raise Misused(

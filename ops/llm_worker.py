@@ -18,6 +18,7 @@ from connectors.llm.follow import BookFollower
 from connectors.llm.worker import ROLE, TYPES, LlmWorker
 from connectors.registry import Registry
 from ops import console
+from ops.extension import extension_of
 from ops.llm import llm_options
 from ops.logs import configure_logs
 from ops.signals import on_stop_signals
@@ -68,6 +69,7 @@ def run_llm_worker(settings: Settings) -> int:
         )
         payloads.warm(TYPES)
         letters = DeadLetterMaker(wire)
+        kinds = extension_of(settings).all_kinds()
 
         def letter(record: Record, error: BaseException) -> Row:
             made = letters.letter(
@@ -78,7 +80,7 @@ def run_llm_worker(settings: Settings) -> int:
         async def work() -> None:
             book = Book(options.providers, options.prices)
             follower = BookFollower(kafka, wire, book)
-            worker = LlmWorker(options, wire, payloads, RoutingDesk(book), letter)
+            worker = LlmWorker(options, wire, payloads, RoutingDesk(book), letter, kinds)
 
             def stop(number: signal.Signals) -> None:
                 console.note(f"{number.name}: no more requests are taken; {worker.under_way} calls may end")

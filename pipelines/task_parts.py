@@ -150,14 +150,14 @@ class TaskEvents:
         if event["type"] == "usage" and event["source"] == LEDGER_SOURCE:
             return False  # the ledger has it
         key = b"s" + f"{event['tenant']}/{event['stream_id']}".encode()
-        fields = self._payloads.decode(event["payload_schema"], event["payload"])
+        fields = self._payloads.decode_as(event["type"], event["payload_schema"], event["payload"])
         if event["type"] == "open":
             task_id = event["task_id"]
             root = is_root(event["stream_id"], task_id, fields["labels"])
             if task_id not in ("", event["stream_id"]):
                 scope.state.put(key, (_ROOT if root else _OTHER) + task_id.encode())
-            else:
-                scope.state.delete(key)  # of an id that is used again
+            elif scope.state.get(key) is not None:  # of an id that is used again
+                scope.state.delete(key)
             return False
         kept = scope.state.get(key)
         task_id = event["stream_id"] if kept is None else kept[1:].decode()

@@ -9,7 +9,6 @@ from pipelines.queries import Query
 from pipelines.two_stage import LATE, MergeStage, PartialStage, Stages
 from pipelines.verdicts import TICK
 from schemas import envelope, topics
-from schemas.catalog import payload_subject
 from schemas.envelope import Event
 from schemas.errors import ContractError, InvalidEvent, WireError
 
@@ -67,10 +66,7 @@ class UsagePartials(PartialStage[Group, Figures]):
             raise InvalidEvent("value", "the record has none")
         if item.type != "usage":
             return item, None
-        subject = self._payloads.subject_of(item.payload_schema)
-        if subject != payload_subject("usage"):
-            raise InvalidEvent("payload_schema", f"{item.payload_schema} is of {subject}, not of usage")
-        return item, self._payloads.decode(item.payload_schema, item.payload)
+        return item, self._payloads.decode_as(item.type, item.payload_schema, item.payload)
 
 
 class UsageMerge(MergeStage[Group, Figures]):

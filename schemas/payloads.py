@@ -71,6 +71,16 @@ class PayloadCodec:
         entry = self._readers.get(schema_id) or self._reader(schema_id)
         return entry[0].read(body)
 
+    def decode_as(self, type_name: str, schema_id: int, body: bytes) -> dict[str, Any]:
+        """Return the fields of a payload that must be of a type of ours: none of them is missing.
+
+        Raises InvalidEvent if it is of another, else as ``decode``.
+        """
+        subject = self.subject_of(schema_id)
+        if subject != payload_subject(type_name):
+            raise InvalidEvent("payload_schema", f"{schema_id} is of {subject}, not of {type_name}")
+        return self.decode(schema_id, body)
+
     def subject_of(self, schema_id: int) -> str:
         """Return the subject (the record's full name) that a payload's schema id stands for.
 

@@ -43,8 +43,7 @@ topics stay together. ``cooperative-sticky``: moves only what must move, promise
 """
 
 _SEEK_TRIES, _SEEK_PAUSE_S = 200, 0.01
-_DECODE_PAUSE_S = 1.0
-_FULL_WAIT_S = 0.002
+_DECODE_PAUSE_S, _FULL_WAIT_S = 1.0, 0.002
 _PATIENCE_S = 1.0  # a rebalance waits so long at most; heartbeats are librdkafka's own thread's
 _OUTAGE_S = 60.0  # far longer than a rejoin takes, far shorter than an operator who replaces a worker
 _TWIN_S = 10.0  # two with one identity fence each other within seconds; a session alone takes 6 s to time out
@@ -237,12 +236,13 @@ class PollThread(threading.Thread):
             return
         timeout_s = 0.02 if self._held or self._undecoded else 0.1
         first = self._consumer.poll(timeout_s if self._commands.empty() else 0)
+        # Also when nothing comes: a rebalance that moves no partition of ours calls nobody, and changes it.
+        self.group_metadata = self._consumer.consumer_group_metadata()
         if first is None:
             return
         # A rewind inside of these calls, by a rebalance, makes void what they return: it is fetched again.
         epoch = self._epoch
         messages = [first, *self._consumer.consume(self._options.chunk_records_max - 1, 0)]
-        self.group_metadata = self._consumer.consumer_group_metadata()
         if epoch != self._epoch:
             for source, offset in self._expected.items():
                 self._seek(source, offset)

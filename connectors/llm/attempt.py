@@ -16,7 +16,7 @@ from connectors.llm.watch import Watch
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from connectors.llm.calls import Call
+    from connectors.llm.calls import Call, Target
     from connectors.llm.deltas import Delta, ErrorClass, Finish
     from connectors.llm.framing import Framed
     from connectors.llm.plan import Choice
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 ERROR_BODY_MAX: Final = 65_536
 """Bytes of an answer of another status that are read."""
+_SECRET_MIN: Final = 6
+"""Characters; what is shorter is no key, but a word."""
 _REFUSALS: Final = frozenset({"content_filter", "refusal"})
 
 
@@ -106,9 +108,9 @@ class Attempt:
         try:
             await self._read(watch, loop.time)
         except asyncio.CancelledError:
-            if watch.why is None:
+            # A partition that is taken away at the same moment cancels, too: that must not be lost.
+            if watch.why is None or task.uncancel() > 0:
                 raise
-            task.uncancel()
             outcome.error_class = watch.why
         except Ended as end:
             outcome.error_class, outcome.error_raw = end.error_class, str(end)
@@ -121,6 +123,7 @@ class Attempt:
             outcome.error_class, outcome.error_raw = "malformed", f"{type(error).__name__}: {error}"
         finally:
             watch.close()
+        outcome.error_raw = _masked(outcome.error_raw, self._choice.target)
         return outcome
 
     async def _read(self, watch: Watch, now_s: Callable[[], float]) -> None:
@@ -151,14 +154,14 @@ class Attempt:
         self, frames: Sequence[Framed], normaliser: Normaliser, watch: Watch, now_s: Callable[[], float]
     ) -> None:
         for frame in frames:
-            if self._over:  # nothing follows the end, whatever a provider sends after it
-                return
+            deltas: Sequence[Delta] = (frame,) if not isinstance(frame, Frame) else ()
             if isinstance(frame, Frame):
                 self.outcome.chunks += 1
                 self._sink.raw(frame.event, frame.data)
-                self._take(normaliser.take(frame.event, frame.data), watch, now_s)
-            else:
-                self._take((frame,), watch, now_s)
+                deltas = normaliser.take(frame.event, frame.data)
+            if self._over:  # nothing follows the end; but what came with an error may say what it cost
+                deltas = [delta for delta in deltas if isinstance(delta, Usage)]
+            self._take(deltas, watch, now_s)
 
     def _take(self, deltas: Sequence[Delta], watch: Watch, now_s: Callable[[], float]) -> None:
         outcome = self.outcome
@@ -195,11 +198,7 @@ class Attempt:
         self._over = True
         if outcome.error_class is not None or outcome.finish in WHOLE:
             return
-        if outcome.finish in _REFUSALS:
-            outcome.error_class = "content_refused"
-        elif not outcome.finish:
-            outcome.error_class = "truncated"
-        # "other" is a finish that we do not know: its own word is on record, and the answer is whole.
+        outcome.error_class = "content_refused" if outcome.finish in _REFUSALS else "truncated"
 
 
 async def _bounded(response: httpx2.Response) -> bytes:
@@ -209,3 +208,11 @@ async def _bounded(response: httpx2.Response) -> bytes:
         if len(body) > ERROR_BODY_MAX:
             break
     return body[:ERROR_BODY_MAX]
+
+
+def _masked(text: str, target: Target) -> str:
+    """Take a provider's keys out of its words: some quote what they refuse."""
+    for secret in (target.api_key, *target.headers.values()):
+        if len(secret) >= _SECRET_MIN:
+            text = text.replace(secret, "***")
+    return text

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 from typing import TYPE_CHECKING, Final, Protocol
 
 from connectors.llm.budgets import Budgets, tokens_of
@@ -28,6 +27,11 @@ _FREE: Final = frozenset({"connect", "bad_request"})
 
 class Came(Protocol):
     """What an attempt brought."""
+
+    @property
+    def sent(self) -> bool:
+        """Whether the provider was asked at all."""
+        ...
 
     @property
     def size_bytes(self) -> int:
@@ -69,8 +73,12 @@ class RoutingDesk:
             BudgetSpent: the tenant's budget has no room for it; nothing is held.
         """
         reserve = self.book.prices.reserve_for(plan.call, _choice_of(plan, row), plan.prices)
-        self.budgets.reserve(row.key.decode(), row.tenant, reserve, time.time_ns() // 1_000)
+        self.budgets.reserve(row.key.decode(), row.tenant, reserve, row.started_us)
         row.reserved_tokens, row.reserved_nanos = reserve.tokens, reserve.nanos or 0
+
+    def release(self, row: Attempt) -> None:
+        """Let go of what was held for an attempt that was not made."""
+        self.budgets.release(row.key.decode())
 
     def settle(self, plan: Plan | None, row: Attempt, came: Came | None) -> None:
         """Note in its row what an attempt took and cost, and let go of the rest of what was held.
@@ -102,6 +110,8 @@ def _counted(plan: Plan, row: Attempt, came: Came) -> Counted:
         row.output_tokens,
         row.reasoning_tokens,
     )
+    if not came.sent:
+        return NOTHING
     if said == Usage() and not row.contents:
         if row.http_status >= 300 or (not row.http_status and row.error_class in _FREE):
             return NOTHING

@@ -87,14 +87,15 @@ class Emitter:
         self._template = None
         self._had_content = False
 
-    def reset(self, reason: str, epoch: int) -> None:
-        """Say that all content so far is superseded; what follows is of a higher epoch.
-
-        What a dead owner may still write is of a lower one, and is refused by ``ingest``.
-        """
+    def raise_epoch(self, epoch: int) -> None:
+        """Write under this epoch: what a dead owner may still write is of a lower one, and is refused."""
         self.drop()
         self.epoch, self._events = epoch, 0
         self._template = None
+
+    def reset(self, reason: str) -> None:
+        """Say that all content so far is superseded; what follows is of the next epoch."""
+        self.raise_epoch(self.epoch + 1)
         # The open is seq 0, and the only event that stays.
         self._send("reset", {"from_seq": 1, "reason": reason}, _now_us())
 
@@ -155,9 +156,12 @@ class Emitter:
         self._forget()
 
     def end(self, reason: str, message: str) -> bytes:
-        """Give the value of the stream's ``end``, after all that was sent."""
-        self.flush()
+        """Give the value of the stream's ``end``, which is sent with what settles it."""
         return self._value("end", {"reason": reason, "message": message}, _now_us(), f"{self.epoch}.end")
+
+    def value(self, type_name: str, fields: Mapping[str, Any]) -> bytes:
+        """Give the value of another event that is sent with the ``end``, before it."""
+        return self._value(type_name, fields, _now_us(), f"{self.epoch}.{type_name}")
 
     def _forget(self) -> None:
         self._block = None

@@ -9,6 +9,7 @@ what it cost. 6. If it failed, the plan says whether another follows, and what o
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
     import httpx2
 
-    from connectors.kafka.chunk import SourcePartition
     from connectors.llm.attempt import Outcome
     from connectors.llm.committer import Committer
     from connectors.llm.deltas import ErrorClass
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from connectors.llm.gates import GateRules
     from connectors.llm.judges import Judge
     from connectors.llm.ledger import EndReason, Known
+    from connectors.llm.metrics import LlmMetrics
+    from connectors.llm.offsets import Tenure
     from connectors.llm.outlet import KafkaOutlet
     from connectors.llm.plan import Choice, Plan
     from connectors.llm.provider import Provider
@@ -69,6 +71,10 @@ class Desk(Protocol):
         """Hold what the attempt may take of the tenant's budget, and note it. Raises LlmError: too little."""
         ...
 
+    def release(self, row: Attempt) -> None:
+        """Let go of what was held for an attempt that was not made."""
+        ...
+
     def settle(self, plan: Plan | None, row: Attempt, shown: Shown | None) -> None:
         """Note what it took and cost, with where that is known from, and let go of the rest."""
         ...
@@ -89,6 +95,7 @@ class Tools:
         worker: str,
         queue_ms_max: int,
         judges: Mapping[str, Judge],
+        metrics: LlmMetrics,
     ) -> None:
         self.desk = desk
         self.client = client
@@ -99,6 +106,7 @@ class Tools:
         self.worker = worker
         self.queue_ms_max = queue_ms_max
         self._judges = judges
+        self.metrics = metrics
         self._gates: dict[tuple[str, int], GateRules] = {}
 
     def gate(self, plan: Plan) -> Gate | None:
@@ -115,21 +123,23 @@ class Tools:
 
 
 class Operation:
-    """One request's; ``cancel`` is a client's wish, ``abandon`` is for a partition that is gone."""
+    """One request's. ``cancel`` is a client's wish; a partition that is taken away cancels the task."""
 
     def __init__(
         self,
         tools: Tools,
-        source: SourcePartition,
+        tenure: Tenure,
         offset: int,
+        asked_us: int,
         to: Envelope,
         request: Request | LlmError,
         known: Known | None,
         emitter: Emitter,
     ) -> None:
         self._tools = tools
-        self.source = source
+        self.tenure = tenure
         self.offset = offset
+        self._asked_us = asked_us
         self.to = to
         self._request = request
         self._known = known
@@ -177,13 +187,16 @@ class Operation:
         for row in known.unsettled:
             row.state, row.error_class, row.ended_us = "abandoned", "crashed", _now_us()
             self._tools.desk.settle(None, row, None)
+            self._tools.metrics.settled(row)
             self._pending.append(row)
         for _, row in sorted(known.attempts.items()):
             self._tried.append(
                 Tried(row.provider, row.model, row.error_class or "crashed", had_content=True)  # type: ignore[arg-type]
             )
         self._number = known.next_attempt
-        self._emitter.reset("the worker was replaced", known.next_epoch)
+        # Above all that the dead owner may still write. What it wrote stays, unless another attempt follows.
+        self._emitter.raise_epoch(known.next_epoch)
+        self._shown_anything = True
 
     # -- attempts -----------------------------------------------------------------------------------------
 
@@ -208,21 +221,12 @@ class Operation:
             return
         row: Attempt | None = None
         while True:
-            step = self._tools.desk.decide(plan, self._tried, self._left_ms(plan))
-            if isinstance(step, Stop):
-                late = self._left_ms(plan) <= 0 or (row is not None and row.error_class == "timeout_total")
-                reason: EndReason = "timed_out" if late else "upstream_error"
-                await self._end(row or self._row(plan, None, "first", "refused"), reason, step.message)
-                return
-            if step.wait_ms and await self._waits(step.wait_ms):
-                await self._end(
-                    row or self._row(plan, None, "first", "refused"), "cancelled", "it was cancelled"
-                )
+            step = await self._following(plan, row)
+            if not isinstance(step, Next):
+                await self._end(row or self._row(plan, None, "first", "refused"), *step)
                 return
             if row is not None:
                 self._pending.append(row)
-            if step.why == "continue" and not self._can_continue():
-                step = replace(step, why="restart")
             row = self._row(plan, step.choice, step.why, "started")
             try:
                 self._tools.desk.reserve(plan, row)
@@ -233,12 +237,10 @@ class Operation:
             shown = await self._attempt(plan, step, row)
             self._answer += shown.text
             outcome = shown.outcome
-            if outcome.error_class is None:
-                await self._end(row, "completed", _finish_message(outcome))
+            if (ending := _ending(outcome)) is not None:
+                await self._end(row, *ending)
                 return
-            if outcome.error_class == "cancelled":
-                await self._end(row, "cancelled", "it was cancelled")
-                return
+            assert outcome.error_class is not None, "a good answer ends it"
             self._tried.append(
                 Tried(
                     step.choice.target.name,
@@ -250,6 +252,20 @@ class Operation:
                 )
             )
 
+    async def _following(self, plan: Plan, row: Attempt | None) -> Next | tuple[EndReason, str]:
+        """Say what is done next, after a wait if it takes one; or how it ends, and what a person reads."""
+        step = self._tools.desk.decide(plan, self._tried, self._left_ms(plan))
+        if isinstance(step, Stop):
+            late = self._left_ms(plan) <= 0 or (row is not None and row.error_class == "timeout_total")
+            return "timed_out" if late else "upstream_error", step.message
+        if step.wait_ms:
+            await self._waits(step.wait_ms)
+        if self._cancelled.is_set():
+            return "cancelled", "it was cancelled"
+        if step.why == "continue" and not self._can_continue():
+            return replace(step, why="restart")
+        return step
+
     def _can_continue(self) -> bool:
         return len(self._answer) < KEPT_MAX and can_be_continued(self._answer)
 
@@ -258,12 +274,16 @@ class Operation:
         choice = step.choice
         call = continued(plan.call, self._answer) if step.why == "continue" else plan.call
         if self._shown_anything and step.why not in ("continue", "resume"):
-            self._emitter.reset(f"attempt {row.attempt}: {step.why}", self._emitter.epoch + 1)
+            self._emitter.reset(f"attempt {row.attempt}: {step.why}")
             self._shown_anything, self._answer = False, ""
         row.epoch = self._emitter.epoch
         self._emitter.begin(row)
         row.input_json = kept_input(call, plan.keep_input)
-        await self._commit([row])
+        try:
+            await self._commit([row])
+        except BaseException:
+            self._tools.desk.release(row)  # nobody made the call, unless the ledger says so
+            raise
         shown = Shown(
             self._emitter,
             row,
@@ -282,6 +302,7 @@ class Operation:
             shown,
         )
         if self._cancelled.is_set():
+            shown.sent = False
             self._run.stop("cancelled")
         outcome = await self._run.run(max(self._left_ms(plan), 0) / 1_000)
         self._run = None
@@ -290,6 +311,7 @@ class Operation:
         _settle(row, outcome)
         row.output_json = kept_output(shown.text, plan.keep_output)
         self._tools.desk.settle(plan, row, shown)
+        self._tools.metrics.settled(row)
         self._emitter.data("usage", _usage(row))
         return shown
 
@@ -298,7 +320,7 @@ class Operation:
             return None
         tools = self._tools
         return RawKeeper(
-            row, choice.target.shape, plan.keep_raw, tools.wire, tools.outlet, self.source.partition
+            row, choice.target.shape, plan.keep_raw, tools.wire, tools.outlet, self.tenure.source.partition
         )
 
     # -- records ------------------------------------------------------------------------------------------
@@ -318,7 +340,7 @@ class Operation:
             requested_us=to.time_us,
             started_us=_now_us(),
             worker=self._tools.worker,
-            request_partition=self.source.partition,
+            request_partition=self.tenure.source.partition,
             request_offset=self.offset,
         )
         if plan is not None:
@@ -338,40 +360,40 @@ class Operation:
     async def _end(
         self, row: Attempt, reason: EndReason, message: str, error_class: ErrorClass | None = None
     ) -> None:
-        told = error_class or row.error_class
+        told, last = error_class or row.error_class, []
+        self._emitter.flush()
         if told and reason == "upstream_error":  # a program cannot go by what a person reads in the end
             value = orjson.dumps({"error_class": told, "attempt": row.attempt}).decode()
-            self._emitter.data("state", {"name": "error", "value_json": value})
-        end = self._emitter.end(reason, message)
+            last.append(self._emitter.value("state", {"name": "error", "value_json": value}))
+        last.append(self._emitter.end(reason, message))
         await self._tools.outlet.acknowledged(self.to.key)
         row.end_reason = reason
-        await self._commit([row], end)
+        # One transaction: of an operation that the ledger does not have, nothing may be in its stream.
+        await self._commit([row], last)
+        self._tools.metrics.ended(reason)
 
-    async def _commit(self, rows: Sequence[Attempt], end: bytes | None = None) -> None:
+    async def _commit(self, rows: Sequence[Attempt], last: Sequence[bytes] = ()) -> None:
         pending, self._pending = self._pending, []
-        partition = self.source.partition
+        partition = self.tenure.source.partition
         records = [
             Row(LLM_ATTEMPTS, row.key, row.encoded(self._tools.wire), partition) for row in (*pending, *rows)
         ]
-        if end is not None:
-            records.append(Row(INPUT, self.to.key, end, partition))
-        await self._tools.committer.put(self.source, records, ends=None if end is None else self.offset)
+        records += [Row(INPUT, self.to.key, value, partition) for value in last]
+        await self._tools.committer.put(self.tenure, records, ends=self.offset if last else None)
 
     # -- time ---------------------------------------------------------------------------------------------
 
     def _age_ms(self) -> int:
-        return (_now_us() - self.to.time_us) // 1_000
+        """Since the broker took the request: whoever asked may have another clock."""
+        return max(_now_us() - self._asked_us, 0) // 1_000
 
     def _left_ms(self, plan: Plan) -> int:
         return plan.deadline_ms - self._age_ms()
 
-    async def _waits(self, wait_ms: int) -> bool:
-        """Wait before another attempt; True = it was cancelled meanwhile."""
-        try:
+    async def _waits(self, wait_ms: int) -> None:
+        """Wait before another attempt, or until it is cancelled."""
+        with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._cancelled.wait(), wait_ms / 1_000)
-        except TimeoutError:
-            return False
-        return True
 
 
 def _settle(row: Attempt, outcome: Outcome) -> None:
@@ -407,8 +429,16 @@ def _usage(row: Attempt) -> dict[str, Any]:
     }
 
 
-def _finish_message(outcome: Outcome) -> str:
-    return "the model stopped at its limit of tokens" if outcome.finish == "length" else ""
+def _ending(outcome: Outcome) -> tuple[EndReason, str] | None:
+    """Say how an operation ends with an attempt, and what a person reads; None = another may follow."""
+    if outcome.error_class is None:
+        cut = outcome.finish == "length"
+        return "completed", "the model stopped at its limit of tokens" if cut else ""
+    if outcome.error_class == "cancelled":
+        return "cancelled", "it was cancelled"
+    if outcome.error_class == "gate":  # another answer would be judged by the same rules
+        return "upstream_error", f"the gate ended it: {outcome.error_raw}"
+    return None
 
 
 def _now_us() -> int:

@@ -29,6 +29,7 @@ DEFAULT: Final = "default"
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 CONFIG_BYTES_MAX: Final = 262_144  # a few hundred candidates; a record holds at most 1 MiB
 MODEL_BYTES_MAX: Final = 128  # what a usage event takes of a name
+CANDIDATES_MAX: Final = 64  # two of each provider of the settings, which are 32 at the most
 Policy = Literal["ordered", "weighted", "cheapest", "fastest"]
 
 NEVER: Final = frozenset({"cancelled", "gate", "crashed"})
@@ -160,7 +161,7 @@ class GateConfig(Config):
 class RouteConfig(Config):
     """A route."""
 
-    candidates: tuple[Candidate, ...] = Field(min_length=1, max_length=32)
+    candidates: tuple[Candidate, ...] = Field(min_length=1, max_length=CANDIDATES_MAX)
     policy: Policy = Field(
         "ordered",
         description="ordered: as they stand here; weighted: by their weights, the same for the same stream; "
@@ -264,15 +265,16 @@ def said(error: ValidationError) -> str:
 def default_route(targets: Sequence[tuple[str, Sequence[str]]]) -> RouteConfig | None:
     """Make the route that holds where nobody wrote one: providers (name, models) in order; None without any.
 
-    Of a provider with models the first is asked for, or the one that the client names if it is among them;
-    of one without, whichever the client names.
+    Of a provider with models the first whole name is asked for, or the one that the client names if it is
+    among them; of one without, whichever the client names.
     """
     candidates = []
     for name, models in targets:
         candidates.append(Candidate(target=name, when=When(models=tuple(models) or ("*",))))
-        if models:
-            candidates.append(Candidate(target=name, model=models[0], when=When(models=("",))))
-    return RouteConfig(candidates=tuple(candidates[:32])) if candidates else None
+        first = next((model for model in models if "*" not in model), None)
+        if first is not None:
+            candidates.append(Candidate(target=name, model=first, when=When(models=("",))))
+    return RouteConfig(candidates=tuple(candidates)) if candidates else None
 
 
 def is_model_name(model: str) -> bool:

@@ -61,6 +61,8 @@ class Shown:
         """UTF-8 of all text, reasoning, refusal and arguments that came."""
         self.media = False
         """Whether sound or pictures came."""
+        self.sent = True
+        """Whether the provider was asked at all; it is cancelled before, sometimes."""
         self.refused = ""
         """Why the gate ended it; empty = it did not."""
         self.outcome = Outcome()

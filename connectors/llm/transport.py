@@ -24,22 +24,19 @@ _OURS: Final = frozenset({"accept", "accept-encoding", "content-type", "user-age
 
 
 class AiohttpTransport(httpx2.AsyncBaseTransport):
-    """Makes requests, so many at once; to be used on one loop.
+    """Makes requests; to be used on one loop. Whoever calls bounds how many there are at once.
 
     Certificates are verified as httpx2 does by itself. Proxies of the environment are not used, redirects not
     followed, cookies not kept.
     """
 
-    def __init__(self, connections_max: int) -> None:
-        self._connections_max = connections_max
+    def __init__(self) -> None:
         self._session: aiohttp.ClientSession
 
     async def __aenter__(self) -> Self:
         """Make the pool: it belongs to the running loop."""
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=self._connections_max, ssl=httpx2.create_ssl_context(trust_env=False)
-            ),
+            connector=aiohttp.TCPConnector(limit=0, ssl=httpx2.create_ssl_context(trust_env=False)),
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
             max_field_size=_HEAD_MAX,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import deque
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,12 +18,14 @@ import structlog
 
 from connectors.kafka.chunk import SourcePartition, events_of
 from connectors.kafka.consumer import ConsumerOptions, PollThread
+from connectors.kafka.errors import KafkaUnavailable
 from connectors.kafka.positions import PositionReader
 from connectors.kafka.transaction import KafkaTransaction
 from connectors.llm.committer import Committer, PartitionLost, Row
 from connectors.llm.emitter import Emitter
 from connectors.llm.errors import LlmError
 from connectors.llm.follower import Follower
+from connectors.llm.metrics import LlmMetrics
 from connectors.llm.offsets import Offsets
 from connectors.llm.operation import Operation, Tools
 from connectors.llm.outlet import KafkaOutlet
@@ -30,9 +33,10 @@ from connectors.llm.providers import PROVIDERS
 from connectors.llm.request import envelope_of, request_of
 from connectors.llm.takeover import TakenOver, take_over
 from connectors.llm.transport import AiohttpTransport
+from connectors.llm.web import Pages, serving
 from connectors.threads import DaemonExecutor
 from schemas.errors import ContractError, RegistryUnavailable, WireError
-from schemas.topics import LLM_REQUESTS
+from schemas.topics import LLM_REQUESTS, partition_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -40,8 +44,10 @@ if TYPE_CHECKING:
     from connectors.kafka.chunk import Chunk
     from connectors.llm.desk import RoutingDesk
     from connectors.llm.ledger import Known
+    from connectors.llm.offsets import Tenure
     from connectors.llm.options import LlmOptions
     from connectors.llm.request import Envelope
+    from schemas.kinds import KindTable
     from schemas.payloads import PayloadCodec
     from schemas.record import Record
     from schemas.wire import WireCodec
@@ -52,6 +58,7 @@ ROLE: Final = "llm"
 TYPES: Final = ("open", "token", "media", "structured", "usage", "state", "reset", "end")
 """Types of events that a worker writes: their schemas are fetched before the first call."""
 _STOP_S: Final = 10.0
+_AGAIN_S: Final = 1.0
 
 
 class LlmWorker:
@@ -63,6 +70,7 @@ class LlmWorker:
         payloads: writes payloads.
         desk: decides about providers and money.
         letter: makes the dead letter of a request that names no stream.
+        kinds: those that ``ingest`` knows, too.
     """
 
     def __init__(
@@ -72,22 +80,28 @@ class LlmWorker:
         payloads: PayloadCodec,
         desk: RoutingDesk,
         letter: Callable[[Record, BaseException], Row],
+        kinds: KindTable,
     ) -> None:
         self._options = options
         self._wire = wire
         self._payloads = payloads
         self._desk = desk
         self._letter = letter
+        self._kinds = kinds
         prefix = options.kafka.topic_prefix
         self._group = f"{prefix}sluicegate.{ROLE}"
         self._source_topic = LLM_REQUESTS.named(prefix)
         self._offsets = Offsets()
         self._operations: dict[bytes, tuple[Operation, asyncio.Task[None]]] = {}
-        self._known: dict[SourcePartition, dict[bytes, Known]] = {}
+        self._known: dict[Tenure, dict[bytes, Known]] = {}
+        self._waiting: deque[tuple[Tenure, Record, Any]] = deque()
+        """Requests beyond ``calls_max``; the poll thread hands over twice as many at most."""
         self._opening: dict[SourcePartition, threading.Event] = {}
         self._failure: BaseException | None = None
         self._over = asyncio.Event()
         self._draining = False
+        self._metrics = LlmMetrics(lambda: len(self._operations))
+        self._pages = Pages(self._unready, self._metrics.render)
 
     async def run(self) -> None:
         """Work until stopped; raises what failed."""
@@ -108,22 +122,30 @@ class LlmWorker:
             {self._source_topic: events_of(self._decode)},
             self,
         )
-        transaction = KafkaTransaction(
-            options.kafka,
-            transactional_id=f"{self._group}.{options.identity}",
-            group_metadata=lambda: self._poll.group_metadata,
-            committed_unit=self._committed_unit,
-            timeout_ms=options.transaction_timeout_ms,
-            leaving=leaving,
-        )
+
+        def transaction(group_metadata: Callable[[], Any]) -> KafkaTransaction:
+            return KafkaTransaction(
+                options.kafka,
+                transactional_id=f"{self._group}.{options.identity}",
+                group_metadata=group_metadata,
+                committed_unit=self._committed_unit,
+                timeout_ms=options.transaction_timeout_ms,
+                leaving=leaving,
+            )
+
         self._follower = Follower(options.kafka, self._wire, loop, cancelled=self._cancel, saw=self._desk.saw)
         self._committer = Committer(
-            transaction, self._offsets, self._follower.ledger_at, self._failed_from_thread, loop
+            transaction,
+            lambda: self._poll.group_metadata,
+            self._offsets,
+            self._follower.ledger_at,
+            self._failed_from_thread,
+            self._metrics.commit_seconds.observe,
+            loop,
         )
         outlet = KafkaOutlet(options.kafka, self._failed_from_thread, loop)
-        transport = AiohttpTransport(options.calls_max)
         async with httpx2.AsyncClient(
-            transport=transport, timeout=None, trust_env=False, follow_redirects=False
+            transport=AiohttpTransport(), timeout=None, trust_env=False, follow_redirects=False
         ) as client:
             self._tools = Tools(
                 desk=self._desk,
@@ -135,6 +157,7 @@ class LlmWorker:
                 worker=options.identity,
                 queue_ms_max=options.queue_ms_max,
                 judges=options.judges,
+                metrics=self._metrics,
             )
             self._outlet = outlet
             self._follower.start()
@@ -143,8 +166,9 @@ class LlmWorker:
             await self._ready()
             self._poll.start()
             try:
-                await self._over.wait()
-                await self._drain()
+                async with serving(self._pages, options.web_host, options.web_port):
+                    await self._over.wait()
+                    await self._drain()
             finally:
                 leaving.set()
                 self._committer.stop()
@@ -175,11 +199,22 @@ class LlmWorker:
         """Operations that are not over."""
         return len(self._operations)
 
+    def _unready(self) -> list[str]:
+        """Why no requests are taken; empty when they are."""
+        causes = []
+        if self._draining:
+            causes.append("it is about to stop")
+        if self._follower.problem:
+            causes.append(self._follower.problem)
+        if not self._desk.book.targets:
+            causes.append("no provider is configured")
+        return causes
+
     async def _drain(self) -> None:
         """Let calls end; what is left after the time is the next owner's, who begins it anew."""
         self._draining = True
-        for source in list(self._known):
-            self._poll.stop_partition(source)
+        for tenure in self._known:
+            self._poll.stop_partition(tenure.source)
         if self._operations and self._failure is None:
             tasks = [task for _, task in self._operations.values()]
             log.info("llm_drain", under_way=len(tasks), drain_ms=self._options.drain_ms)
@@ -216,23 +251,35 @@ class LlmWorker:
 
     def _take(self, chunks: Sequence[Chunk]) -> None:
         for chunk in chunks:
-            if not self._offsets.owns(chunk.source) or self._draining:
+            tenure = self._offsets.tenure(chunk.source)
+            if tenure is None or self._draining:
                 self._poll.handled(len(chunk), chunk.size_bytes)
                 continue
             for record, item in chunk.items:  # type: ignore[attr-defined]  # they are EventChunks
-                self._begin(chunk.source, record, item)
+                self._offsets.take(tenure, record.offset, self._follower.ledger_at(tenure.source.partition))
+                self._waiting.append((tenure, record, item))
+        self._begin_waiting()
 
-    def _begin(self, source: SourcePartition, record: Record, item: Any) -> None:
-        self._offsets.take(source, record.offset, self._follower.ledger_at(source.partition))
+    def _begin_waiting(self) -> None:
+        """Begin what there is room for; what waits beyond it is bounded by the poll thread."""
+        while self._waiting and len(self._operations) < self._options.calls_max and not self._draining:
+            tenure, record, item = self._waiting.popleft()
+            if self._offsets.lasts(tenure):
+                self._begin(tenure, record, item)
+            else:
+                self._poll.handled(1, record.size_bytes)
+
+    def _begin(self, tenure: Tenure, record: Record, item: Any) -> None:
         try:
-            to = _addressed(record, item)
+            to = self._addressed(record, item)
         except (ContractError, WireError, LlmError) as error:
-            self._spawn(self._bury(source, record, error), record)
+            self._spawn(self._bury(tenure, record, error), record)
             return
-        known = self._known.get(source, {}).pop(to.key, None)
+        known = self._known.get(tenure, {}).pop(to.key, None)
         if to.key in self._operations or self._follower.has_ended(to.key) or (known and known.end_reason):
+            self._metrics.requests_again.inc()
             log.info("llm_request_again", stream=to.key.decode(), offset=record.offset)
-            self._offsets.finish(source, record.offset)
+            self._offsets.finish(tenure, record.offset)
             self._poll.handled(1, record.size_bytes)
             return
         try:
@@ -241,19 +288,25 @@ class LlmWorker:
             request = refused
         emitter = Emitter(
             to,
-            source.partition,
+            tenure.source.partition,
             self._outlet,
             self._wire,
             self._payloads,
             self._options.flush,
             self._loop,
         )
-        operation = Operation(self._tools, source, record.offset, to, request, known, emitter)
+        operation = Operation(
+            self._tools, tenure, record.offset, record.timestamp_us, to, request, known, emitter
+        )
         if self._follower.is_cancelled(to.key):
             operation.cancel()
         task = self._spawn(operation.run(), record)
         self._operations[to.key] = (operation, task)
-        task.add_done_callback(lambda _task: self._operations.pop(to.key, None))
+        task.add_done_callback(lambda _task: self._over_with(to.key))
+
+    def _over_with(self, key: bytes) -> None:
+        self._operations.pop(key, None)
+        self._begin_waiting()
 
     def _spawn(self, work: Any, record: Record) -> asyncio.Task[None]:
         task: asyncio.Task[None] = self._loop.create_task(work)
@@ -267,11 +320,25 @@ class LlmWorker:
         task.add_done_callback(done)
         return task
 
-    async def _bury(self, source: SourcePartition, record: Record, error: BaseException) -> None:
+    def _addressed(self, record: Record, item: Any) -> Envelope:
+        """Read whose a request is. Raises WireError, ContractError, LlmError: nobody can be told of it."""
+        if isinstance(item, BaseException):
+            raise item
+        to = envelope_of(item)
+        if record.key != to.key:
+            raise LlmError(f"its key is {record.key!r}, and it names the stream {to.key.decode()}")
+        partition = partition_of(to.key, LLM_REQUESTS.partitions)
+        if record.partition != partition:  # its stream is another partition's, and another worker's
+            raise LlmError(f"it is on partition {record.partition}, and its key belongs on {partition}")
+        self._kinds.named(to.kind)
+        return to
+
+    async def _bury(self, tenure: Tenure, record: Record, error: BaseException) -> None:
+        self._metrics.letters.inc()
         log.error(
             "llm_request_unreadable", partition=record.partition, offset=record.offset, cause=str(error)
         )
-        await self._committer.put(source, [self._letter(record, error)], ends=record.offset)
+        await self._committer.put(tenure, [self._letter(record, error)], ends=record.offset)
 
     def _cancel(self, key: bytes) -> None:
         found = self._operations.get(key)
@@ -291,7 +358,10 @@ class LlmWorker:
             DaemonExecutor(1, "llm-open").submit(self._open, source, cancelled)
 
     def revoked(self, sources: Sequence[SourcePartition], *, lost: bool) -> Future[None]:
-        """See Listener: calls of these partitions end here, and are their next owner's to begin anew."""
+        """See Listener: calls of these partitions end here, and are their next owner's to begin anew.
+
+        The partitions are not let go of while a transaction may hold something of them.
+        """
         for source in sources:
             opening = self._opening.pop(source, None)
             if opening is not None:
@@ -307,32 +377,41 @@ class LlmWorker:
         self._failed_from_thread(error)
 
     def _open(self, source: SourcePartition, cancelled: threading.Event) -> None:
-        try:
-            found = take_over(self._options.kafka, self._wire, self._positions, source, cancelled)
-        except Exception as error:  # noqa: BLE001  whatever it is, this partition cannot be read
-            if not cancelled.is_set():
-                self._failed_from_thread(error)
-            return
-        if not cancelled.is_set():
-            self._loop.call_soon_threadsafe(self._opened, source, found, cancelled)
+        while not cancelled.is_set():
+            try:
+                found = take_over(self._options.kafka, self._wire, self._positions, source, cancelled)
+            except KafkaUnavailable as error:
+                log.warning("llm_partition_waits", partition=source.partition, cause=str(error))
+                cancelled.wait(_AGAIN_S)
+            except Exception as error:  # noqa: BLE001  whatever it is, this partition cannot be read
+                if not cancelled.is_set():
+                    self._failed_from_thread(error)
+                return
+            else:
+                self._loop.call_soon_threadsafe(self._opened, source, found, cancelled)
+                return
 
     def _opened(self, source: SourcePartition, found: TakenOver, cancelled: threading.Event) -> None:
         if cancelled.is_set() or self._draining:
             return
-        self._known[source] = found.known
-        self._offsets.start(source, found.offset)
+        tenure = self._offsets.start(source, found.offset, found.note, found.until)
+        if cancelled.is_set():  # it was taken away meanwhile, by the poll thread
+            self._offsets.stop([source])
+            return
+        self._known[tenure] = found.known
         self._poll.start_partition(source, found.offset)
-        log.info(
-            "llm_partition_opened", partition=source.partition, offset=found.offset, known=len(found.known)
-        )
+        where = {"partition": source.partition, "offset": found.offset}
+        log.info("llm_partition_opened", **where, known=len(found.known))
 
     def _let_go(self, sources: frozenset[SourcePartition], done: Future[None]) -> None:
-        for source in sources:
-            self._known.pop(source, None)
-        tasks = [task for operation, task in self._operations.values() if operation.source in sources]
+        for tenure in [tenure for tenure in self._known if tenure.source in sources]:
+            del self._known[tenure]
+        tasks = [task for operation, task in self._operations.values() if operation.tenure.source in sources]
         for task in tasks:
             task.cancel()
-        gathered = asyncio.gather(*tasks, return_exceptions=True)
+        self._begin_waiting()  # those of these partitions are thrown away
+        settled = asyncio.wrap_future(self._committer.settled(), loop=self._loop)
+        gathered = asyncio.gather(settled, *tasks, return_exceptions=True)
         gathered.add_done_callback(lambda _: done.set_result(None))
 
     # -- failures -----------------------------------------------------------------------------------------
@@ -341,17 +420,7 @@ class LlmWorker:
         self._loop.call_soon_threadsafe(self._fail, error)
 
     def _fail(self, error: BaseException) -> None:
-        if self._failure is None and not self._over.is_set():
-            log.error("llm_worker_failed", cause=str(error))
+        if self._failure is None and not self._draining:
             self._failure = error
+        log.error("llm_worker_failed", cause=str(error), stopping=self._draining)
         self._over.set()
-
-
-def _addressed(record: Record, item: Any) -> Envelope:
-    """Read whose a request is. Raises WireError, InvalidEvent, LlmError: nobody can be told of it."""
-    if isinstance(item, BaseException):
-        raise item
-    to = envelope_of(item)
-    if record.key != to.key:
-        raise LlmError(f"its key is {record.key!r}, and it names the stream {to.key.decode()}")
-    return to

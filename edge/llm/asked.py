@@ -97,6 +97,17 @@ class Message(Shape):
     tool_calls: list[ToolCall] = Field(default=[], max_length=CALLS_MAX)
     tool_call_id: Label = Field(default="", description="Of role tool: which call it answers.")
 
+    @model_validator(mode="after")
+    def _says_something(self) -> Message:
+        if "content" not in self.model_fields_set and not self.tool_calls:
+            raise ValueError("has neither content nor tool_calls")
+        return self
+
+    def shown(self) -> dict[str, Any]:
+        """As the worker reads it."""
+        fields = self.model_dump(exclude_defaults=True)
+        return fields if self.tool_calls else {"content": "", **fields}
+
 
 class Tool(Shape):
     """What the model may call."""
@@ -177,6 +188,12 @@ def read(shape: type[Model], body: bytes) -> Model:
         ) from None
     if not isinstance(value, dict):
         raise RequestError(400, "Not a request", "a request to a model is a JSON object")
+    try:
+        orjson.dumps(
+            value
+        )  # parts of it will be written again, and what can be read may be too deep for that
+    except TypeError:
+        raise RequestError(400, "Not a request", "it is nested more deeply than 250 levels") from None
     return shaped(shape, value)
 
 

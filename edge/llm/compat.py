@@ -83,7 +83,7 @@ class Compat:
         except HistoryUnavailable as error:
             return _problem(dialect, Failure(503, "unready", str(error), again=True))
         except RequestError as error:
-            return _refused(dialect, error)
+            return _refused(dialect, error, keyed="idempotency-key" in request.headers)
         except InvalidEvent as error:
             return _problem(dialect, Failure(400, "malformed", str(error)), error.field)
 
@@ -123,7 +123,13 @@ class Compat:
         by = From(tenant, identity, traceparent_of(request.headers.get("traceparent", "")))
         opened = await self._ask(asked, by, name, again=bool(key))
         joined = await admission.join(
-            "answer", tenant, opened.stream_id, None, peer_of(request.scope), identity=identity
+            "answer",
+            tenant,
+            opened.stream_id,
+            None,
+            peer_of(request.scope),
+            identity=identity,
+            fresh=asked.stream_id is None,
         )
         assert isinstance(joined, Joined)  # without a cursor nothing is over
         return HandOver(self._connection(request.scope, dialect, question, opened, joined))
@@ -207,11 +213,16 @@ def _busy(status: int, detail: str) -> RequestError:
     )
 
 
-def _refused(dialect: Dialect, error: RequestError) -> Response:
-    """Say in their shape what was refused; they know no 422."""
+def _refused(dialect: Dialect, error: RequestError, *, keyed: bool) -> Response:
+    """Say in their shape what was refused; they know no 422.
+
+    What may have been written is safe to repeat if it has a key: else it would be asked, and paid for, again.
+    """
     code, field = error.extra.get("code"), error.extra.get("field")
     detail = f"{error} {error.remedy}".strip()
-    again = error.status == 429 or code in ("overloaded", "keys_unavailable")
+    again = (
+        error.status == 429 or code in ("overloaded", "keys_unavailable") or (keyed and error.status == 503)
+    )
     status = 400 if error.status == 422 else error.status
     failure = Failure(status, str(code or "invalid_request"), detail, again=again)
     return _problem(dialect, failure, str(field) if field else None, error.headers)

@@ -21,6 +21,8 @@ from edge.llm.openai_chat import ChatCompletion
 from schemas.envelope import DEFAULT_TENANT
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pydantic import BaseModel
 
     from edge.core import EdgeCore
@@ -113,4 +115,17 @@ def llm_routes(core: EdgeCore, asker: Asker, publisher: Publisher) -> APIRouter:
 def _body(shape: type[BaseModel]) -> dict[str, Any]:
     """Describe a body that is read by ourselves, within its bounds."""
     schema = shape.model_json_schema(by_alias=True)
+    # Its definitions would be looked for at the root of the whole description.
+    schema = _inlined(schema, schema.pop("$defs", {}))
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def _inlined(value: Any, definitions: Mapping[str, Any]) -> Any:
+    """Put definitions in the places that refer to them; none of ours refers to itself."""
+    if isinstance(value, list):
+        return [_inlined(each, definitions) for each in value]
+    if not isinstance(value, dict):
+        return value
+    if "$ref" in value:
+        return _inlined(definitions[value["$ref"].rpartition("/")[2]], definitions)
+    return {name: _inlined(each, definitions) for name, each in value.items()}

@@ -7,11 +7,12 @@ as a gap or a ``reset`` behind content is a failure to it, never a text with a h
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args
 
 import orjson
 import structlog
 
+from connectors.llm.deltas import Finish
 from schemas.errors import SchemaError, WireError
 
 if TYPE_CHECKING:
@@ -164,7 +165,9 @@ class Telling:
             return
         attempt = value.get("attempt")
         if fields["name"] == "finish":
-            self._finish, self._finish_of = str(value.get("finish", "")), attempt
+            finish = value.get("finish")
+            known = isinstance(finish, str) and finish in get_args(Finish)
+            self._finish, self._finish_of = str(finish) if known else "", attempt
         else:
             self._error_class = str(value.get("error_class", ""))
             if attempt != self._finish_of:  # an earlier attempt's, of which nothing was shown

@@ -184,3 +184,12 @@ def test_the_program_of_the_page_prints_an_answer_without_what_was_superseded(wo
     words = [sys.executable, str(program), world.edge.url + told["events"]]
     printed = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True).stdout
     assert printed == "wrong\n[begun anew: another attempt]\nHello\n[completed] \n5 characters\n"
+
+
+def test_the_description_of_the_api_shows_what_a_question_has(world: LlmWorld):
+    api = httpx2.get(f"{world.edge.url}/openapi.json", trust_env=False).json()
+    for path in ("/v1/llm/streams", "/v1/chat/completions", "/v1/messages"):
+        schema = api["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+        assert schema["additionalProperties"] is False
+        assert "role" in schema["properties"]["messages"]["items"]["properties"]
+        assert "$ref" not in str(schema)

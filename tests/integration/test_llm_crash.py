@@ -71,6 +71,78 @@ def test_kill_at_every_chunk_of_an_answer(world, loopback):
     assert worker.stop() == 0
 
 
+def test_owners_that_die_one_after_the_other_lose_nothing_of_those_before_them(world, loopback):
+    """The second owner dies with all of it under way: the third must know what the first has begun, too."""
+    worker = world.worker(target(loopback), session_timeout_ms=6_000, queue_ms_max=120_000)
+    world.ask("whole", model=f"here/{WORDS}")
+    whole = world.answer("whole").text
+    streams = [f"a-{number}" for number in range(12)]
+    for name in streams:
+        world.ask(name, model=f"here/{WORDS}&fault=stall&after=4&times=2&tag={name}")
+    for calls in (1, 2):
+        until(
+            lambda calls=calls: sum("stall" in seen.model for seen in loopback.seen) >= calls * len(streams)
+        )
+        worker.kill()
+        worker.start()
+    check(world, loopback, streams, whole)
+    assert {len(world.attempts(name)) for name in streams} == {3}
+
+
+def test_a_worker_that_takes_over_a_few_and_dies_at_once_leaves_the_rest_as_it_was(world, loopback):
+    """One call at a time: most requests of the first owner are not taken by the second before it dies."""
+    slow = target(loopback)
+    worker = world.worker(slow, session_timeout_ms=6_000, queue_ms_max=120_000)
+    world.ask("whole", model=f"here/{WORDS}")
+    whole = world.answer("whole").text
+    streams = [f"a-{number}" for number in range(12)]
+    for name in streams:
+        world.ask(name, model=f"here/{WORDS}&fault=stall&after=4&times=1&tag={name}")
+    until(lambda: sum("stall" in seen.model for seen in loopback.seen) >= len(streams))
+    worker.kill()
+    few = world.worker(slow, session_timeout_ms=6_000, queue_ms_max=120_000, calls_max=1)
+    until(lambda: loopback.calls.total > len(streams) + 2)
+    few.kill()
+    few.start()
+    check(world, loopback, streams, whole)
+    assert loopback.calls.total <= len({(row.stream_id, row.attempt) for row in world.rows()})
+
+
+def test_partitions_that_move_between_workers_under_load_lose_and_double_nothing(world, loopback):
+    """A worker joins, one is stopped and one killed while calls begin, stream and end."""
+    luck = random.Random(11)
+    settings = {"session_timeout_ms": 6_000, "queue_ms_max": 120_000, "drain_ms": 100}
+    world.worker(target(loopback), **settings)
+    world.ask("whole", model=f"here/{WORDS}")
+    whole = world.answer("whole").text
+    streams = []
+
+    def ask(count):
+        for _ in range(count):
+            streams.append(f"a-{len(streams)}")
+            world.ask(streams[-1], model=f"here/{WORDS}&rate=20")
+            time.sleep(luck.uniform(0, 0.15))
+
+    def ask_until(workers):
+        deadline = time.monotonic() + 60
+        while len({row.worker for row in world.rows()}) < workers:
+            assert time.monotonic() < deadline, "it was given no partition"
+            ask(8)
+
+    ask(15)
+    second = world.worker(target(loopback), data="second", **settings)
+    ask_until(2)
+    third = world.worker(target(loopback), data="third", **settings)
+    ask_until(3)
+    ask(20)
+    assert second.stop() == 0
+    second.killed = True
+    ask(10)
+    third.kill()
+    ask(15)
+    check(world, loopback, streams, whole)
+
+
 def test_kills_at_any_moment_while_requests_come(world, loopback):
     """Kills while calls begin, stream and end: every step of a transaction is hit sooner or later."""
     luck = random.Random(7)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from connectors.llm.loopback.server import Loopback
     from ops.stack.addresses import Addresses
+    from tests.support.llm_world import LlmWorkerProcess
 
 pytestmark = pytest.mark.timeout(180)
 ASKED: list[Any] = [{"role": "user", "content": "tell me of the river"}]
@@ -40,6 +41,7 @@ class Whole:
     edge: EdgeProcess
     llm: LlmWorld
     loopback: Loopback
+    worker: LlmWorkerProcess
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +57,11 @@ def whole(
     try:
         with LoopbackThread() as loopback:
             shape = "openai-chat"
-            llm.worker({"here": {"shape": shape, "base_url": loopback.base_url(shape)}})
+            provider = {"shape": shape, "base_url": loopback.base_url(shape)}
+            worker = llm.worker({"here": provider}, session_timeout_ms=6_000)
             edge.start()
             ingest.wait_ready(4)
-            yield Whole(edge, llm, loopback)
+            yield Whole(edge, llm, loopback, worker)
     finally:
         llm.close()
         edge.stop()
@@ -161,3 +164,22 @@ def test_a_client_that_leaves_can_have_the_provider_stopped(whole, client):
     )
     seen = read_stream(f"{whole.edge.url}/v1/streams/{stream_id}/events")
     assert seen.events[-1]["reason"] == "cancelled"
+
+
+def test_a_worker_that_is_killed_leaves_an_error_to_their_client_and_a_clear_end_to_ours(whole, client):
+    model = "words?tokens=400&rate=40&tag=killed"
+    chunks = client.chat.completions.create(model=model, messages=ASKED, stream=True)
+    first = next(iter(chunks))
+    whole.worker.kill()
+    whole.worker.start()
+    got: list[str] = []
+    with pytest.raises(openai.APIError) as raised:
+        got.extend(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert raised.value.code == "superseded"
+    seen = read_stream(f"{whole.edge.url}/v1/streams/{first.id}/events", timeout_s=60)
+    types = [event["type"] for event in seen.events]
+    before = seen.events[: types.index("reset")]
+    assert "".join(event["text"] for event in before if event["type"] == "token") == "".join(got)
+    assert types.count("end") == 1
+    assert types[-1] == "end"
+    assert seen.events[-1]["reason"] == "upstream_error", "what was shown was not to be begun anew"

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SECRET = "hunter2-p@ss/word"  # of nobody
+NEXT = len(migrations()) + 1
 
 
 @pytest.fixture
@@ -84,7 +85,7 @@ def test_a_migration_that_another_makes_for_too_long_is_a_time_out(database):
 
 
 def test_a_migration_that_fails_leaves_nothing(database):
-    steps = (*migrations(), Migration(2, "0002_broken.sql", "CREATE TABLE more (a int); SELECT 1/0", 1))
+    steps = (*migrations(), Migration(NEXT, "0099_broken.sql", "CREATE TABLE more (a int); SELECT 1/0", 1))
     connection = connect(database.options)
     with pytest.raises(SinkUnfit, match="division by zero"):
         migrate(connection, database.options, steps)
@@ -96,21 +97,21 @@ def test_a_migration_that_fails_leaves_nothing(database):
 
 def test_a_later_migration_is_applied_to_a_schema_in_use(database):
     database.sink()
-    steps = (*migrations(), Migration(2, "0002_more.sql", "ALTER TABLE streams ADD COLUMN more text", 1))
+    steps = (*migrations(), Migration(NEXT, "0099_more.sql", "ALTER TABLE streams ADD COLUMN more text", 1))
     connection = connect(database.options)
-    assert migrate(connection, database.options, steps) == [2]
+    assert migrate(connection, database.options, steps) == [NEXT]
     assert migrate(connection, database.options, steps) == []
     connection.close()
 
 
-@pytest.mark.parametrize(("oldest", "works"), [(1, True), (2, False)])
+@pytest.mark.parametrize(("oldest", "works"), [(1, True), (NEXT, False)])
 def test_old_code_writes_to_a_newer_schema_as_long_as_that_allows_it(database, oldest, works):
     database.sink()
-    database.query("INSERT INTO $schema.migrations VALUES (2, '0002_more.sql', 'digest', %s)", oldest)
+    database.query("INSERT INTO $schema.migrations VALUES (%s, '0099_more.sql', 'digest', %s)", NEXT, oldest)
     if works:
         database.sink()
         return
-    with pytest.raises(SinkUnfit, match=r"0002_more\.sql.*cannot write") as caught:
+    with pytest.raises(SinkUnfit, match=r"0099_more\.sql.*cannot write") as caught:
         database.sink()
     assert "Upgrade this worker" in caught.value.remedy
 

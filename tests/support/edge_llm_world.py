@@ -64,8 +64,10 @@ def world(
     guarded = EdgeProcess(kafka, registered_schemas, folder / "guarded.log", options)
     with closing(LlmTwin(kafka, Registry(registered_schemas))) as twin:
         try:
-            edge.start()
-            guarded.start()
+            edge.start(ready=False)
+            guarded.start(ready=False)
+            for each in (edge, guarded):
+                each.wait_for("/readyz")
             yield LlmWorld(edge, guarded, twin, issuer)
         finally:
             edge.stop()

@@ -90,6 +90,7 @@ class LlmWorkerProcess:
 
     def start(self) -> None:
         """Start it."""
+        self.killed = False
         with self.log.open("ab") as out:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "ops", "llm"],
@@ -100,6 +101,7 @@ class LlmWorkerProcess:
 
     def kill(self) -> None:
         """End it as a power cut does."""
+        self.killed = True
         self.process.kill()
         self.process.wait(10)
 
@@ -123,9 +125,10 @@ class LlmWorld:
 
     def environment(self, providers: Mapping[str, Mapping[str, Any]], **settings: Any) -> dict[str, str]:
         """Settings of a worker, as variables."""
+        data = settings.pop("data", "data")
         named = {f"SLUICEGATE_LLM__{name.upper()}": str(value) for name, value in settings.items()}
         return {
-            "SLUICEGATE_DATA_DIR": str(self._folder / "data"),
+            "SLUICEGATE_DATA_DIR": str(self._folder / data),
             "SLUICEGATE_KAFKA__BOOTSTRAP_SERVERS": self.kafka.bootstrap_servers,
             "SLUICEGATE_KAFKA__TOPIC_PREFIX": self.kafka.topic_prefix,
             "SLUICEGATE_REGISTRY__URL": self._registry_url,
@@ -163,6 +166,16 @@ class LlmWorld:
         value = self.wire.encode(LLM_REQUESTS.subject, record)
         self.append(LLM_REQUESTS, stream_key(record["tenant"], stream_id), value)
 
+    def route(self, name: str, version: int = 1, **config: Any) -> None:
+        """Append a version of a route, as ``sluicegate llm routes set`` does."""
+        record = {
+            "name": name,
+            "version": version,
+            "config_json": orjson.dumps(config).decode(),
+            "time_us": time.time_ns() // 1_000,
+        }
+        self.append(LLM_ROUTES, f"{name}/{version}".encode(), self.wire.encode(LLM_ROUTES.subject, record))
+
     def cancel(self, stream_id: str) -> None:
         """Append what ``ingest`` says of a cancel that it accepted."""
         payload, schema = self.payloads.encode("cancel", {"reason": "enough"})
@@ -184,7 +197,7 @@ class LlmWorld:
 
         def all_ended(found) -> bool:
             for worker in self._workers:
-                assert worker.process.poll() is None, worker.log.read_text()[-2_000:]
+                assert worker.killed or worker.process.poll() is None, worker.log.read_text()[-2_000:]
             ends = {
                 message.key() for message in found if self.wire.decode_event(message.value()).type == "end"
             }

@@ -12,6 +12,7 @@ from connectors.llm.providers import PROVIDERS
 from tests.unit.support_llm import RECORDED, STREAMED, Told, body_of, deltas_of, sent, told
 
 SHAPES = sorted(PROVIDERS)
+DELTA = "response.function_call_arguments.delta"
 
 
 def chat(*chunks: dict[str, Any]) -> Told:
@@ -80,6 +81,26 @@ def test_the_older_call_of_a_function_is_a_call_of_a_tool():
 def test_arguments_may_come_as_an_object():
     call = {"id": "c", "function": {"name": "f", "arguments": {"x": 1}}}
     assert chat({"choices": [{"delta": {"tool_calls": [call]}}]}).tools == {"c": ["f", '{"x":1}']}
+
+
+def test_outputs_that_have_no_index_are_told_apart_by_their_items():
+    def event(kind: str, **fields: Any) -> bytes:
+        return sent("openai-responses", kind, json.dumps({"type": kind, **fields}))
+
+    def called(number: int) -> list[bytes]:
+        item = {"id": f"fc_{number}", "type": "function_call", "call_id": f"c{number}", "name": "f"}
+        pieces = ('{"x":', f"{number}}}")
+        return [
+            event("response.output_item.added", item=item),
+            *(
+                event("response.function_call_arguments.delta", item_id=item["id"], delta=each)
+                for each in pieces
+            ),
+            event("response.output_item.done", item={**item, "arguments": "".join(pieces)}),
+        ]
+
+    deltas = deltas_of("openai-responses", [*called(1), *called(2)])
+    assert told(deltas).tools == {"c1": ["f", '{"x":1}'], "c2": ["f", '{"x":2}']}
 
 
 def test_sound_of_a_response_is_media():

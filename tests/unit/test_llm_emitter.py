@@ -132,13 +132,13 @@ def test_every_token_is_as_if_it_was_written_by_itself(world):
             world.emitter.named("call-9")
         world.emitter.piece(piece)
         world.emitter.flush()
-    world.emitter.reset("again", 4)
+    world.emitter.reset("again")
     world.emitter.piece(Piece("text", "B"))
     world.emitter.flush()
     tokens = [event for event in world.events if event.type == "token"]
     assert world.texts() == [piece.text for piece in pieces] + ["B"]
     assert [event.upstream_id for event in tokens] == ["", "", "call-9", "call-9", "call-9", "call-9"]
-    assert [(event.epoch, event.event_id) for event in tokens[-2:]] == [(0, "0.4"), (4, "4.1")]
+    assert [(event.epoch, event.event_id) for event in tokens[-2:]] == [(0, "0.4"), (1, "1.1")]
     for event in tokens:
         fields = world.payloads.decode(event.payload_schema, event.payload)
         assert world.payloads.encode("token", fields) == (event.payload, event.payload_schema)
@@ -152,6 +152,7 @@ def test_all_that_gathered_goes_before_media_usage_and_the_end(world):
     world.emitter.piece(Piece("text", "C"))
     world.emitter.data("usage", {"provider": "p"})
     world.emitter.piece(Piece("text", "D"))
+    world.emitter.flush()
     end = world.wire.decode_event(world.emitter.end("completed", ""))
     assert [type_name for type_name, _ in world.said()] == [
         "token", "token", "media", "token", "usage", "token",
@@ -164,7 +165,8 @@ def test_a_reset_forgets_what_gathered_and_names_the_events_after_it_anew(world)
     begin(world)
     world.emitter.piece(Piece("text", "A"))
     world.emitter.piece(Piece("text", "superseded"))
-    world.emitter.reset("another attempt", 2)
+    world.emitter.raise_epoch(1)
+    world.emitter.reset("another attempt")
     begin(world, 2)
     world.emitter.piece(Piece("text", "B"))
     world.loop.fire()

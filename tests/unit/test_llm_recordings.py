@@ -19,6 +19,7 @@ RAIN = "The rain in Spain stays mainly in the plain. 🌧️"
 LYON = '{"city":"Lyon","people":522250}'
 SORRY = "I'm sorry, I can't help with that."
 PICTURE = [("image/png", b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR")]
+SAID = " Paris\n\nQuestion: The French"
 PARIS = ["get_weather", '{"location":"Paris"}']
 
 
@@ -79,6 +80,10 @@ GOLDEN: dict[str, dict[str, Any]] = {
         "usage": tokens(20, 24, 0, thought=0),
         "finish": "stop",
     },
+    "openai-chat/llama-cpp": {"text": SAID, "usage": tokens(11, 6, 1), "finish": "length"},
+    # in this shape it calls an answer that met its bound completed
+    "openai-responses/llama-cpp": {"text": SAID, "usage": tokens(11, 6, 6), "finish": "stop"},
+    "anthropic/llama-cpp": {"text": SAID, "usage": tokens(5 + 6, 6, 6), "finish": "length"},
     "openai-responses/text": {
         "text": "Hi there! How can I assist you today? 👋",
         "usage": tokens(37, 11, 0, 0, 0),

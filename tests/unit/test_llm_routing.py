@@ -74,6 +74,15 @@ def test_without_a_record_providers_are_asked_in_the_order_of_the_settings():
     ]  # fmt: skip
 
 
+def test_a_pattern_is_never_asked_for():
+    wild = replace(OPENAI, models=("gpt-*", "gpt-4o-mini"))
+    book = book_with(targets={"openai": wild})
+    assert names(planned(book)) == ["openai/gpt-4o-mini"]
+    assert names(planned(book, asked(model="gpt-5"))) == ["openai/gpt-5"]
+    many = {f"p{number}": replace(wild, name=f"p{number}") for number in range(32)}
+    assert len(planned(book_with(targets=many)).choices) == 32
+
+
 def test_a_model_named_with_its_provider_goes_there_alone():
     assert names(planned(book_with(), asked(model="local/llama3.2"))) == ["local/llama3.2"]
     assert names(planned(book_with(), asked(model="meta/llama3.2"))) == [

@@ -83,6 +83,7 @@ BAD = {
     "no-variable": ({"OPENAI__API_KEY_ENV": "NO_SUCH_VARIABLE_HERE"}, "has no NO_SUCH_VARIABLE_HERE"),
     "no-file": ({"OPENAI__API_KEY_FILE": "/no/such/file"}, "cannot be read"),
     "header": ({"OPENAI__API_KEY": f"{KEY}\nx"}, "no header may have"),
+    "model": ({"OPENAI__API_KEY": KEY, "OPENAI__MODELS": "x" * 129}, "is no model's name"),
     "other-shape": ({"OPENAI__API_KEY": KEY, "OPENAI__SHAPE": "gemini"}, "BASE_URL is missing"),
 }
 

@@ -46,14 +46,16 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "cancel": {"reason": "", "by": "me"},
     "progress": {"done": 3.0, "total": 9.0, "unit": "tests", "message": "x"},
     "log": {"line": "é\x00\x1b[0m", "level": "error", "stream": "stderr", "partial": False},
-    "token": {"text": " a", "role": "assistant", "index": 0},
+    "token": {
+        "text": " a", "role": "assistant", "index": 0, "channel": "tool", "call_id": "c", "tool": "find",
+    },
     "usage": {
         "provider": "p", "model": "m", "calls": 1, "errors": 0, "input_tokens": 3, "output_tokens": 4,
         "cost_nanos": 5_000, "latency_ms": 12, "provenance": "provider",
     },
     "state": {"name": "phase", "value_json": '{"a":1}'},
     "media": {"mime": "image/png", "index": 1, "data": b"\x00\xff", "reference": ""},
-    "structured": {"schema_name": "s", "json": "{}"},
+    "structured": {"schema_name": "s", "json": "{}", "complete": False, "problem": "/a"},
     "message": {"from": "a", "text": "b"},
     "custom": {"name": "n", "json": "null"},
 }  # fmt: skip

@@ -138,9 +138,19 @@ def test_cost_of_usage_is_known_estimated_or_unknown(partition):
 
 def test_a_payload_that_is_none_is_a_dead_letter_and_its_neighbours_are_counted(partition):
     wrong = usage(1)._replace(payload=b"\xff")
-    assert len(feed_events(partition, usage(0), wrong, usage(2))) == 2
-    assert [letter["cause"] for letter in partition.values(topics.DEAD_LETTERS)] == ["Undecodable"]
-    assert partition.counts == {"counted": 2, "dead_letter": 1}
+    other = usage(3)._replace(payload_schema=make_event("log").payload_schema)
+    assert len(feed_events(partition, usage(0), wrong, other, usage(2))) == 2
+    causes = [letter["cause"] for letter in partition.values(topics.DEAD_LETTERS)]
+    assert causes == ["Undecodable", "InvalidEvent"]
+    assert partition.counts == {"counted": 2, "dead_letter": 2}
+
+
+def test_streams_that_name_no_task_leave_nothing_in_the_changelog(partition):
+    scope = partition.scope()
+    record = partition.record(make_event("open", 0, stream="plain"))
+    step = TaskEvents(CODEC, PAYLOADS)
+    step.handle(ColumnBatch(READER.decode_batch([record.value]), [record], scope, "o", 1, 1))
+    assert scope.view.staged == {}
 
 
 def test_a_refused_request_called_nobody_and_takes_back_that_it_runs(partition):

@@ -139,6 +139,8 @@ class _Events(Reader):
         """Texts and calls that began: (output, part of it, channel) to their number, as they came."""
         self._said: set[int] = set()
         """Those of them of which a piece came."""
+        self._items: dict[str, int] = {}
+        """Outputs of servers that give no index (llama.cpp): id of the item to its number."""
         self._tools: dict[int, tuple[str, str]] = {}
         """Tool calls: output to (id, name)."""
         self._refused = False
@@ -154,10 +156,20 @@ class _Events(Reader):
         if not out:
             out.append(Alive(clipped(kind)))
 
+    def _output(self, value: Mapping[str, Any]) -> int:
+        """Give the number of the output that an event is of."""
+        index = number(value.get("output_index"))
+        if index is not None:
+            return index
+        item_id = name_of(value.get("item_id")) or name_of(mapping(value.get("item")).get("id"))
+        if item_id not in self._items and len(self._items) >= BLOCKS_MAX:
+            return 0
+        return self._items.setdefault(item_id, len(self._items))
+
     def _block(self, channel: Channel, value: Mapping[str, Any], out: list[Delta]) -> int:
         """Give the number of the block that an event is of; a new one may be one too many."""
         part = value.get("summary_index") if "summary_index" in value else value.get("content_index")
-        key = (number(value.get("output_index")) or 0, number(part) or 0, channel)
+        key = (self._output(value), number(part) or 0, channel)
         if key not in self._blocks and len(self._blocks) >= BLOCKS_MAX:
             self._fail(out, "malformed", f"more than {BLOCKS_MAX} blocks")
             return 0
@@ -170,7 +182,7 @@ class _Events(Reader):
         if not said:
             return
         if channel == "tool":
-            tool = self._tools.get(number(value.get("output_index")) or 0)
+            tool = self._tools.get(self._output(value))
             if tool is None:  # its item did not begin, or is none that the caller runs
                 return
             index = self._block(channel, value, out)
@@ -193,7 +205,7 @@ class _Events(Reader):
         self._name(out, response.get("id"), response.get("model"))
 
     def _item_added(self, value: Mapping[str, Any], out: list[Delta]) -> None:
-        item, output = mapping(value.get("item")), number(value.get("output_index")) or 0
+        item, output = mapping(value.get("item")), self._output(value)
         if item.get("type") not in ("function_call", "custom_tool_call") or output in self._tools:
             return
         call_id = name_of(item.get("call_id")) or name_of(item.get("id")) or f"call_{output}"

@@ -1,0 +1,126 @@
+"""The desk: what an attempt's row says of tokens, cost and budget once it is settled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from connectors.llm.desk import RoutingDesk
+from connectors.llm.errors import BudgetSpent
+from connectors.llm.ledger import Attempt
+from connectors.llm.plan import Next, Tried
+from tests.unit.test_llm_routing import asked, book_with, put
+
+ROUTE = {
+    "candidates": [{"target": "openai", "model": "gpt-4o"}, {"target": "local", "model": "llama"}],
+    "max_output_tokens": 100,
+}
+ASKED_TOKENS = 9  # "Why is the sky blue?": 20 bytes, and 4 of framing
+
+
+@dataclass
+class Came:
+    """What an attempt brought."""
+
+    size_bytes: int = 0
+    media: bool = False
+
+
+@pytest.fixture
+def desk():
+    return RoutingDesk(book_with(ROUTE))
+
+
+def started(desk, **fields):
+    plan = desk.plan(asked())
+    row = Attempt(
+        tenant="default", stream_id="s1", kind="llm", attempt=1, epoch=0, provider="openai", model="gpt-4o",
+        started_us=1_764_115_200_000_000,
+    )  # fmt: skip
+    desk.reserve(plan, row)
+    for name, value in fields.items():
+        setattr(row, name, value)
+    return plan, row
+
+
+def summed(row):
+    return row.usage_source, row.input_tokens, row.output_tokens, row.cost_source, row.cost_nanos
+
+
+def test_what_a_call_may_come_to_is_held_and_stands_in_its_row(desk):
+    _, row = started(desk)
+    assert row.reserved_tokens == ASKED_TOKENS + 100
+    assert row.reserved_nanos == ASKED_TOKENS * 2_500 + 100 * 10_000
+
+
+@pytest.mark.parametrize(
+    ("fields", "came", "expected"),
+    [
+        pytest.param(
+            {"finish": "stop", "http_status": 200, "contents": 5, "input_tokens": 10, "output_tokens": 20},
+            Came(80), ("provider", 10, 20, "known", 10 * 2_500 + 20 * 10_000), id="counted",
+        ),
+        pytest.param(
+            {"finish": "stop", "http_status": 200, "contents": 5},
+            Came(80), ("estimated", 9, 20, "estimated", 9 * 2_500 + 20 * 10_000), id="uncounted",
+        ),
+        pytest.param(
+            {"http_status": 200, "contents": 5, "error_class": "cancelled",
+             "input_tokens": 10, "output_tokens": 1},
+            Came(80), ("estimated", 10, 20, "estimated", 10 * 2_500 + 20 * 10_000), id="cancelled",
+        ),
+        pytest.param(
+            {"http_status": 200, "error_class": "timeout_first_content"},
+            Came(), ("estimated", 9, 0, "estimated", 9 * 2_500), id="answered-and-silent",
+        ),
+        pytest.param(
+            {"http_status": 429, "error_class": "rate_limited"},
+            Came(), ("estimated", 0, 0, "estimated", 0), id="refused",
+        ),
+        pytest.param({"error_class": "connect"}, Came(), ("estimated", 0, 0, "estimated", 0), id="unreached"),
+        pytest.param(
+            {"error_class": "timeout_connect"}, Came(), ("unknown", None, None, "unknown", None),
+            id="no-status",
+        ),
+        pytest.param(
+            {"http_status": 200, "contents": 1, "finish": "stop", "model_answered": "of-nobody",
+             "provider": "local", "model": "llama", "input_tokens": 1, "output_tokens": 1},
+            Came(4), ("provider", 1, 1, "unknown", None), id="no-price",
+        ),
+    ],
+)  # fmt: skip
+def test_an_attempt_is_settled_by_what_is_known_of_it(desk, fields, came, expected):
+    plan, row = started(desk, **fields)
+    desk.settle(plan, row, came)
+    assert summed(row) == expected
+    spent = desk.budgets.spent("default", row.started_us)
+    held = row.reserved_tokens
+    assert spent["calls"] == 0
+    assert sum(desk.budgets._tenants["default"].tokens.values()) == (
+        held if expected[1] is None else expected[1] + expected[2]
+    )
+
+
+def test_of_an_attempt_whose_worker_died_nothing_is_known_and_its_reservation_stays(desk):
+    _, row = started(desk)
+    desk.settle(None, row, None)
+    assert summed(row) == ("unknown", None, None, "unknown", None)
+    assert sum(desk.budgets._tenants["default"].tokens.values()) == row.reserved_tokens
+
+
+def test_a_bound_that_is_written_while_it_runs_holds_from_the_next_call_on(desk):
+    started(desk)
+    put(desk.book, "budgets", 1, {"tenants": {"default": {"calls": 1}}})
+    with pytest.raises(BudgetSpent):
+        started(desk)
+
+
+def test_it_says_what_follows_and_spreads_waits(desk):
+    plan = desk.plan(asked())
+    assert desk.decide(plan, [], plan.deadline_ms) == Next(plan.choices[0], "first")
+    again = Tried("openai", "gpt-4o", "overloaded", had_content=False)
+    waits = {desk.decide(plan, [again], plan.deadline_ms).wait_ms for _ in range(50)}
+    assert len(waits) > 5
+    assert min(waits) >= 125
+    assert max(waits) <= 250
