@@ -73,8 +73,12 @@ bench-engine: $(STAMP) ## measure the engine beside others (JSON=1, WORKS=window
 bench-edge: $(STAMP) ## measure the edge beside others (JSON=1, WORKS=fanout,resume,…; benchmarks/edge/README.md)
 	@$(BIN)/python -m benchmarks.edge
 
+.PHONY: bench-llm
+bench-llm: $(STAMP) ## measure answers of language models beside LiteLLM's proxy (benchmarks/llm/README.md)
+	@$(BIN)/python -m benchmarks.llm
+
 .PHONY: bench
-bench: bench-engine bench-edge ## every benchmark that there is
+bench: bench-engine bench-edge bench-llm ## every benchmark that there is
 
 .PHONY: soak
 soak: $(STAMP) ## half an hour of load with workers killed at random (MINUTES=, RATE=, SEED=)

@@ -39,14 +39,14 @@ class NotServed(RuntimeError):
     """Clients were refused, cut off, or did not get what they had to in time; its text says which."""
 
 
-def program(settings: Settings) -> Path:
-    """Return the built program.
+def program(settings: Settings, source: Path = SOURCE) -> Path:
+    """Return the program of a folder, built.
 
     Raises:
         NoGo: see there.
         CalledProcessError: the compiler's own words are in it.
     """
-    sources = [*sorted(SOURCE.glob("*.go")), SOURCE / "go.mod"]
+    sources = [*sorted(source.glob("*.go")), source / "go.mod"]
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
     built = settings.cache_dir.absolute() / "bench-edge" / f"load-{digest[:8]}"
     if built.exists():
@@ -58,7 +58,7 @@ def program(settings: Settings) -> Path:
     fresh = built.with_suffix(".new")
     subprocess.run(
         [compiler, "build", "-trimpath", "-o", str(fresh), "."],
-        cwd=SOURCE, timeout=BUILD_TIMEOUT_S, capture_output=True, text=True, check=True,
+        cwd=source, timeout=BUILD_TIMEOUT_S, capture_output=True, text=True, check=True,
     )  # fmt: skip
     fresh.rename(built)  # never half built
     return built

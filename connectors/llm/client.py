@@ -6,6 +6,8 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import httpx2
 
+from connectors.llm.transport import AiohttpTransport
+
 
 def provider_client() -> httpx2.AsyncClient:
     """Make it, without proxies of the environment, redirects, and timers: those are the attempt's own.
@@ -13,8 +15,8 @@ def provider_client() -> httpx2.AsyncClient:
     Its jar takes no cookie: it would hand one tenant's to the next, and grow with each answer.
     """
     return httpx2.AsyncClient(
+        transport=AiohttpTransport(),
         timeout=None,
-        limits=httpx2.Limits(max_connections=None, max_keepalive_connections=64),  # calls are bounded
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
         trust_env=False,
         follow_redirects=False,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from connectors.llm.deltas import Media, Piece
+from connectors.llm.deltas import Piece
+
+if TYPE_CHECKING:
+    from connectors.llm.deltas import Media
 
 BODY_BYTES_MAX: Final = 256 * 1_048_576
 """As it comes, framing, pings and base64 included; a token's event is some 300 bytes at most."""
@@ -24,20 +27,19 @@ class Extent:
     def read(self, size_bytes: int) -> str:
         """Count bytes of the body."""
         self._body += size_bytes
-        return "" if self._body <= BODY_BYTES_MAX else f"an answer of more than {BODY_BYTES_MAX} bytes"
+        return _more(BODY_BYTES_MAX, "bytes") if self._body > BODY_BYTES_MAX else ""
 
     def take(self, content: Piece | Media) -> str:
         """Count content."""
         self._contents += 1
+        if self._contents > CONTENTS_MAX:
+            return _more(CONTENTS_MAX, "pieces")
         if isinstance(content, Piece):
             self._text += len(content.text)
-        else:
-            self._media += len(content.data)
-        for found, most, what in (
-            (self._contents, CONTENTS_MAX, "pieces"),
-            (self._text, TEXT_CHARACTERS_MAX, "characters"),
-            (self._media, MEDIA_BYTES_MAX, "bytes of media"),
-        ):
-            if found > most:
-                return f"an answer of more than {most} {what}"
-        return ""
+            return _more(TEXT_CHARACTERS_MAX, "characters") if self._text > TEXT_CHARACTERS_MAX else ""
+        self._media += len(content.data)
+        return _more(MEDIA_BYTES_MAX, "bytes of media") if self._media > MEDIA_BYTES_MAX else ""
+
+
+def _more(most: int, what: str) -> str:
+    return f"an answer of more than {most} {what}"

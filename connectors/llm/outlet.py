@@ -51,7 +51,7 @@ class KafkaOutlet(threading.Thread):
             | {
                 "enable.idempotence": True,
                 "acks": "all",
-                "linger.ms": 2,  # what other streams send in the same moment goes in the same request
+                "linger.ms": 5,  # what other streams send meanwhile goes in the same request
                 "compression.type": "lz4",
                 "partitioner": "murmur2_random",
                 "queue.buffering.max.messages": 500_000,

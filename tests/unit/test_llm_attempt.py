@@ -120,7 +120,7 @@ LEFT = {
 @pytest.mark.parametrize("sent", LEFT.values(), ids=LEFT.keys())
 def test_a_key_that_no_header_can_have_is_in_no_record_either(sent):
     outcome, _ = outcome_of("openai-chat", body(""), **sent)
-    assert outcome.error_class in ("connect", "malformed")
+    assert outcome.error_class is not None
     assert outcome.error_raw
     assert KEY not in repr(outcome)
 

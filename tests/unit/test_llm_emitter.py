@@ -119,6 +119,32 @@ def test_another_block_ends_the_gathering_and_is_never_joined(world, other):
     )  # fmt: skip
 
 
+def test_every_token_is_as_if_it_was_written_by_itself(world):
+    begin(world)
+    pieces = [
+        Piece("text", "A"),
+        Piece("text", "é→水 " * 20),
+        Piece("text", "x" * 70_000),
+        Piece("tool", "{}", index=2, call_id="c", tool="find"),
+        Piece("tool", '{"a":1}', index=2, call_id="c", tool="find"),
+    ]
+    for number, piece in enumerate(pieces):
+        if number == 2:
+            world.emitter.named("call-9")
+        world.emitter.piece(piece)
+        world.emitter.flush()
+    world.emitter.reset("again")
+    world.emitter.piece(Piece("text", "B"))
+    world.emitter.flush()
+    tokens = [event for event in world.events if event.type == "token"]
+    assert world.texts() == [piece.text for piece in pieces] + ["B"]
+    assert [event.upstream_id for event in tokens] == ["", "", "call-9", "call-9", "call-9", "call-9"]
+    assert [(event.epoch, event.event_id) for event in tokens[-2:]] == [(0, "0.4"), (1, "1.1")]
+    for event in tokens:
+        fields = world.payloads.decode(event.payload_schema, event.payload)
+        assert world.payloads.encode("token", fields) == (event.payload, event.payload_schema)
+
+
 def test_all_that_gathered_goes_before_media_usage_and_the_end(world):
     begin(world)
     for text in ("A", "B"):

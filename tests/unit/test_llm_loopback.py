@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import re
+import time
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -470,3 +471,16 @@ def test_the_page_names_every_fault_and_all_that_can_be_wanted():
     section = page.partition("### The loopback provider")[2].partition("\n## ")[0]
     named = set(re.findall(r"`([a-z_0-9]+)`", section))
     assert {*FAULTS, *ANSWERS, *(field.name for field in fields(Wanted))} - {"answer"} <= named
+
+
+def test_a_stamped_token_says_when_it_was_written():
+    began_us = time.time_ns() // 1_000
+    got = run(lambda loopback: ask(loopback.url, "openai-chat", "words?tokens=5&rate=50&stamp=1"))
+    ended_us = time.time_ns() // 1_000
+    chunks = [value for _, value in got.events("openai-chat") if value != "[DONE]"]
+    text = "".join(each["choices"][0]["delta"].get("content") or "" for each in chunks if each["choices"])
+    stamps = [int(stamp) for stamp in re.findall(r"@(\d{16})", text)]
+    assert re.sub(r"@\d{16}", "", text) == "".join(words(5, random.Random(1)))
+    assert [began_us, *stamps, ended_us] == sorted([began_us, *stamps, ended_us])
+    assert len(stamps) == 5
+    assert stamps[-1] - stamps[0] >= 75_000  # four gaps of 20 ms, less a tick

@@ -265,6 +265,21 @@ def test_an_event_with_another_number_is_the_same_to_the_byte_as_if_written_anew
     )
 
 
+@given(events, events)
+def test_a_template_writes_other_events_to_the_byte_as_if_each_were_written_anew(event, other):
+    like = event._replace(event_id=other.event_id, time=other.time, payload=other.payload)
+    written = CODEC.template(event).write(like.event_id, like.time, like.payload)
+    assert written == CODEC.encode_event(like)
+
+
+def test_a_template_refuses_an_event_over_the_limit():
+    codec = WireCodec(SOURCE, value_bytes_max=len(CODEC.encode_event(GOOD)))
+    template = codec.template(GOOD)
+    assert template.write(GOOD.event_id, GOOD.time, GOOD.payload) == CODEC.encode_event(GOOD)
+    with pytest.raises(TooLarge):
+        template.write(GOOD.event_id, GOOD.time, GOOD.payload + b"x")
+
+
 @pytest.mark.parametrize("at", [0, 1, 2])
 def test_a_value_whose_lengths_or_number_are_written_longer_than_need_be_is_written_anew(at):
     event = GOOD._replace(event_id="e", tenant="t", stream_id="s", seq=3)

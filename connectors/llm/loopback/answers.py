@@ -92,8 +92,8 @@ class Answers:
             return Answer(model, _refused(shape, refused))
         wire = tuple(chunk_of(frame) for frame in play.frames)
         made = Answer(model, play, wire)
-        # What stands for a name may change, and a fault that passes has to be counted.
-        if not wanted.times and model not in self.models and len(body) <= CACHED_BODY_BYTES_MAX:
+        # A fault that passes has to be counted. Where a name comes to stand for another, all are forgotten.
+        if not wanted.times and len(body) <= CACHED_BODY_BYTES_MAX:
             self._keep(key, made)
         return made
 

@@ -44,6 +44,8 @@ class Play:
     """Set where the answer is no stream."""
     ping: bytes = b""
     ping_us: int = 0
+    stamped: bool = False
+    """The frames have ``STAMP`` where the time is to stand."""
 
 
 def play_script(script: Script, wanted: Wanted, shape: Shape) -> Play:
@@ -114,6 +116,7 @@ def _play(lines: Sequence[Line], wanted: Wanted, shape: Shape, headers: Mapping[
         ending,
         ping=frame_of(ping_of(shape), shape.framing) if ending == "pings" else b"",
         ping_us=wanted.ping_ms * 1_000,
+        stamped=wanted.stamp,
     )
 
 

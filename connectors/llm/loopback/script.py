@@ -31,6 +31,8 @@ _WORDS: Final = (
     "café", "naïve", "résumé", "façade", "→", "each", "piece", "keeps", "水", "its", "place",
     "until", "the", "end", "comes",
 )  # fmt: skip
+STAMP: Final = "@0000000000000000"
+"""Stands for the time at which it is written, and has its length."""
 REFUSAL: Final = "I can’t help with that."  # noqa: RUF001  # as models write it
 
 
@@ -80,6 +82,8 @@ def script_of(asked: Asked, wanted: Wanted) -> Script:
         text = pieces_of(asked.texts[-1] if asked.texts else "")
     elif wanted.answer == "words":
         text = words(wanted.tokens, rng)
+        if wanted.stamp:
+            text = [token + STAMP for token in text]
     elif wanted.answer == "json":
         text = pieces_of(orjson.dumps(instance_of(asked.schema or {"type": "object"}, rng)).decode())
     elif wanted.answer == "tool":

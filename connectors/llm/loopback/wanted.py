@@ -73,6 +73,8 @@ class Wanted:
     first_ms: int = 0
     """From the request to the first content; of made-up answers."""
     seed: int = 1
+    stamp: bool = False
+    """Each token of ``words`` ends with ``@`` and when it was written: 16 digits, microseconds since 1970."""
     speed: float | None = None
     """Of recordings: 2 = twice as fast, 0 = as fast as it can be written; None = as the provider is set."""
     fault: frozenset[str] = frozenset()
@@ -159,6 +161,7 @@ _READERS: Final[dict[str, Callable[[str], Any]]] = {
     "rate": _number(1e6),
     "first_ms": _whole(0, 600_000),
     "seed": _whole(0, 2**31),
+    "stamp": lambda text: bool(_whole(0, 1)(text)),
     "speed": _number(1e6),
     "fault": _faults,
     "after": _whole(0, 100_000),

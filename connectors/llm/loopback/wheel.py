@@ -10,6 +10,8 @@ import termios
 import time
 from typing import TYPE_CHECKING, Final
 
+from connectors.llm.loopback.script import STAMP
+
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from connectors.llm.loopback.seen import Seen
 
 TICK_US: Final = 1_000
+_STAMP: Final = STAMP.encode()
 WRITE_FRAMES_MAX: Final = 256
 """In one write; what is due beyond goes with the next, after others had their turn."""
 _DRAIN_US: Final = 2_000
@@ -129,7 +132,8 @@ class Playing:
             self._index = self._seen.sent = index
             if start <= self._play.first_content < index:
                 self._seen.first_content_us = time.time_ns() // 1_000
-            self._transport.write(frames[start] if index == start + 1 else b"".join(frames[start:index]))
+            data = frames[start] if index == start + 1 else b"".join(frames[start:index])
+            self._transport.write(stamped(data) if self._play.stamped else data)
         if self._paused:
             return
         if index < count:
@@ -177,6 +181,11 @@ class Playing:
         self._done = True
         self._seen.outcome = outcome
         self._seen.done_us = time.time_ns() // 1_000
+
+
+def stamped(data: bytes) -> bytes:
+    """Put the time, microseconds since 1970, where it is to stand."""
+    return data.replace(_STAMP, b"@%016d" % (time.time_ns() // 1_000))
 
 
 def chunk_of(data: bytes) -> bytes:

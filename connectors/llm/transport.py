@@ -1,0 +1,103 @@
+"""httpx2's way to providers over aiohttp's connections.
+
+httpx2's own reads each piece of an answer through a parser and deadlines in Python: half of a worker's time
+at fifty tokens a second and stream. aiohttp parses in C, and deadlines are the attempt's own (``watch.py``).
+Requests, responses and errors stay httpx2's.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Self
+
+import aiohttp
+import httpx2
+from yarl import URL
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from types import TracebackType
+
+_HEAD_MAX: Final = 65_536
+"""Bytes of one header; its own bound of 8 KiB is below what proxies in front of providers send."""
+_OURS: Final = frozenset({"accept", "accept-encoding", "content-type", "user-agent"})
+"""Headers that aiohttp would add where a request has none."""
+
+
+class AiohttpTransport(httpx2.AsyncBaseTransport):
+    """Makes requests; to be used on one loop. Whoever calls bounds how many there are at once.
+
+    Certificates are verified as httpx2 does by itself. Proxies of the environment are not used, redirects not
+    followed, cookies not kept.
+    """
+
+    def __init__(self) -> None:
+        self._session: aiohttp.ClientSession
+
+    async def __aenter__(self) -> Self:
+        """Make the pool: it belongs to the running loop."""
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, ssl=httpx2.create_ssl_context(trust_env=False)),
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            max_field_size=_HEAD_MAX,
+            skip_auto_headers=_OURS,
+            timeout=aiohttp.ClientTimeout(),
+        )
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None = None,
+        exc_value: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        """Close the pool."""
+        await self._session.close()
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """See httpx2. Raises httpx2.TransportError: ``ConnectError`` while nothing was sent."""
+        headers = [(name.decode("ascii"), value.decode("latin-1")) for name, value in request.headers.raw]
+        try:
+            response = await self._session.request(
+                request.method,
+                URL(str(request.url), encoded=True),
+                headers=headers,
+                data=await request.aread(),
+                allow_redirects=False,
+            )
+        except aiohttp.ClientConnectorError as error:
+            raise httpx2.ConnectError(str(error), request=request) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise httpx2.RemoteProtocolError(_said(error), request=request) from error
+        return httpx2.Response(
+            response.status,
+            headers=list(response.raw_headers),
+            stream=_Body(response, request),
+            request=request,
+        )
+
+
+class _Body(httpx2.AsyncByteStream):
+    """A response's body as it comes."""
+
+    def __init__(self, response: aiohttp.ClientResponse, request: httpx2.Request) -> None:
+        self._response = response
+        self._request = request
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        content = self._response.content
+        try:
+            while data := await content.readany():
+                yield data
+        except aiohttp.ClientPayloadError as error:
+            raise httpx2.RemoteProtocolError(_said(error), request=self._request) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise httpx2.ReadError(_said(error), request=self._request) from error
+
+    async def aclose(self) -> None:
+        """Give the connection back if the body was read to its end, else close it: the provider stops."""
+        self._response.close()
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
