@@ -25,6 +25,7 @@ class Came:
 
     size_bytes: int = 0
     media: bool = False
+    sent: bool = True
 
 
 @pytest.fixture
