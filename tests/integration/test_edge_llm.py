@@ -143,11 +143,8 @@ def test_a_stream_can_be_cancelled_as_soon_as_it_was_asked_for(world: LlmWorld):
 
 def test_while_ingest_is_away_the_answer_says_that_the_stream_is_pending(world: LlmWorld):
     token = world.issuer.token(**ALL)
-    world.twin.deaf.set()
-    try:
+    with world.twin.ears:
         told = world.ask(world.asking(), guarded=True, **bearer(token)).json()
-    finally:
-        world.twin.deaf.clear()
     assert told["verdict"] == "pending"
     seen = read_stream(world.edge.url + told["events"], until=lambda seen: bool(seen.events))
     assert seen.events[0]["type"] == "open"

@@ -75,8 +75,8 @@ class LlmTwin:
         self.answers: dict[str, Sequence[Step] | Callable[[dict[str, Any]], Sequence[Step]]] = {}
         self.requests: list[dict[str, Any]] = []
         self.cancels: list[Event] = []
-        self.deaf = threading.Event()
-        """Set: it reads nothing."""
+        self.ears = threading.Lock()
+        """Whoever holds it has nothing read meanwhile."""
         self._wire = WireCodec(source)
         self._ingest = IngestTwin(kafka, source)
         self._streams: dict[bytes, TwinStream] = {}
@@ -133,11 +133,10 @@ class LlmTwin:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            if self.deaf.is_set():
-                time.sleep(0.02)
-                continue
-            message = self._consumer.poll(0.1)
+            with self.ears:
+                message = self._consumer.poll(0.1)
             if message is None or message.error() is not None:
+                time.sleep(0.001)  # so that somebody else can have the lock
                 continue
             if self._topics[message.topic()] is INPUT:
                 self._judge(self._wire.decode_event(message.value()))
