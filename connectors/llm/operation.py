@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import orjson
 import structlog
 
+from connectors.kafka.errors import KafkaFailure
 from connectors.llm.answer_schemas import answer_schema
 from connectors.llm.attempt import Attempt as Run
-from connectors.llm.committer import Row
+from connectors.llm.committer import PartitionLost, Row
 from connectors.llm.errors import LlmError
 from connectors.llm.fallback import can_be_continued, continued
 from connectors.llm.gates import Gate, compile_gate
@@ -28,6 +29,7 @@ from connectors.llm.ledger import RAW_MAX, Attempt
 from connectors.llm.plan import Next, Stop, Tried
 from connectors.llm.raw import RawKeeper
 from connectors.llm.shown import KEPT_MAX, Shown
+from schemas.errors import SchemaError
 from schemas.topics import INPUT, LLM_ATTEMPTS
 
 if TYPE_CHECKING:
@@ -145,6 +147,8 @@ class Operation:
         self._known = known
         self._emitter = emitter
         self._run: Run | None = None
+        self._under_way: Attempt | None = None
+        """On the ledger as started."""
         self._cancelled = asyncio.Event()
         self._pending: list[Attempt] = []
         """Settled rows that go out with the next transaction."""
@@ -160,7 +164,27 @@ class Operation:
         self._stop("cancelled")
 
     async def run(self) -> None:
-        """Do it, from the request to the ``end``. Raises PartitionLost."""
+        """Do it, from the request to the ``end``.
+
+        What nobody thought of ends this stream alone: a worker that died of it would be given it again.
+
+        Raises:
+            PartitionLost: it is another worker's now.
+            KafkaFailure, SchemaError: what it is written to, or by, fails all.
+        """
+        try:
+            await self._do()
+        except (PartitionLost, KafkaFailure, SchemaError):
+            raise
+        except Exception as error:
+            log.exception("llm_operation_broke", stream=self.to.key.decode(), offset=self.offset)
+            row = self._under_way or self._row(None, None, "first", "refused")
+            if row.state == "started":
+                row.state, row.error_class, row.ended_us = "failed", "crashed", _now_us()
+                self._tools.desk.settle(None, row, None)
+            await self._end(row, "upstream_error", f"a defect of the worker: {type(error).__name__}")
+
+    async def _do(self) -> None:
         self._emitter.open()
         self._inherit()
         if isinstance(self._request, LlmError):
@@ -284,6 +308,7 @@ class Operation:
         except BaseException:
             self._tools.desk.release(row)  # nobody made the call, unless the ledger says so
             raise
+        self._under_way = row
         shown = Shown(
             self._emitter,
             row,
