@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from pipelines import fates, usage, verdicts
+from pipelines import fates, two_stage, verdicts
 from pipelines.metrics import _CAUSES_MAX, WorkerMetrics
 from state.checkpoint import Share, SourcePartition, UnitResult
 
@@ -46,11 +46,11 @@ def test_each_input_is_shown_under_one_fate_and_they_sum_to_the_source_records()
 
 
 def test_all_outcomes_of_ours_have_a_fate_of_their_own():
-    ours = {*verdicts.Verdict.__args__, usage.LATE, usage.SUPERSEDED, usage.FORGOTTEN}
+    ours = {*verdicts.Verdict.__args__, two_stage.LATE, two_stage.SUPERSEDED, two_stage.FORGOTTEN}
     ours |= {verdicts.DEAD_LETTER, verdicts.TICK, verdicts.HELD, verdicts.RELEASED}
     ours |= {verdicts.MADE, verdicts.FUTURE_DATED}
     assert ours <= fates.FATES.keys()
-    assert fates.fate_of(verdicts.OUTPUT) == fates.fate_of(usage.COUNTED) == "output"
+    assert fates.fate_of(verdicts.OUTPUT) == fates.fate_of(two_stage.COUNTED) == "output"
     assert fates.fate_of("a word of a user's agent") == "output"
 
 
