@@ -51,8 +51,9 @@ def demo_command() -> list[str]:
     """A command worth watching: real, with real output, for a while: most of the project's own unit tests."""
     # The same examples each time: a demo that fails once in a hundred runs tells nobody anything. Those of
     # language models are as many as all the others: two minutes are enough to watch.
-    steady = ("--hypothesis-seed=0", "-p", "no:cacheprovider", "--ignore-glob=*_llm_*")
-    where = ("--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml"), str(ROOT / "tests" / "unit"))
+    unit = ROOT / "tests" / "unit"
+    steady = ("--hypothesis-seed=0", "-p", "no:cacheprovider", f"--ignore-glob={unit / '*_llm_*'}")
+    where = ("--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml"), str(unit))
     return [sys.executable, "-u", "-m", "pytest", "-v", "--color=no", *steady, *where]
 
 

@@ -154,7 +154,12 @@ def _stays(error: ValidationError, open_path: tuple[str | int, ...]) -> bool:
             options: Any = expected if error.validator == "enum" else [expected]
             return not any(isinstance(option, str) and option.startswith(value) for option in options)
         case "anyOf" | "oneOf":
-            wrong = {each.schema_path[0] for each in error.context or () if _for_good(each, open_path)}
+            # An option that is ``false`` has one error, and no place of its own.
+            wrong = {
+                each.schema_path[0] if each.schema_path else id(each)
+                for each in error.context or ()
+                if _for_good(each, open_path)
+            }
             return len(wrong) == len(cast("list[object]", expected))
         case keyword:
             return keyword in _FOR_GOOD

@@ -259,3 +259,12 @@ def deep(levels):
 def test_a_schema_that_would_never_be_done_is_given_up(schema, value):
     with pytest.raises(Unchecked):
         answer_schema(schema, "s").problems(value)
+
+
+def test_an_option_that_nothing_fits_is_wrong_for_good_and_breaks_nothing():
+    schema = answer_schema(
+        {"type": "object", "properties": {"a": {"anyOf": [{"type": "string"}, False]}}}, "s"
+    )
+    answer = StructuredAnswer(schema)
+    shown = [*answer.take('{"a": [' + "1, " * 60, 1.0), answer.finish()]
+    assert shown[0].problem.startswith("/a")
