@@ -8,9 +8,9 @@ here: it goes out with the ledger's row and the offsets, when all that went befo
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from connectors.llm.clock import now_us
 from schemas.envelope import SEQ_UNSET, UPSTREAM_BYTES_MAX, Event, fitting
 from schemas.wire import avro_string
 
@@ -97,7 +97,7 @@ class Emitter:
         """Say that all content so far is superseded; what follows is of the next epoch."""
         self.raise_epoch(self.epoch + 1)
         # The open is seq 0, and the only event that stays.
-        self._send("reset", {"from_seq": 1, "reason": reason}, _now_us())
+        self._send("reset", {"from_seq": 1, "reason": reason}, now_us())
 
     def named(self, upstream_id: str) -> None:
         """Name the provider's call in the events that follow, of which ingest would refuse any other name."""
@@ -112,7 +112,7 @@ class Emitter:
             block = None
         if block is None:
             self._block = piece
-            self._since_us = _now_us()
+            self._since_us = now_us()
         self._texts.append(piece.text)
         self._size += len(piece.text)
         if not self._had_content or self._size >= self._flush_bytes:
@@ -126,12 +126,12 @@ class Emitter:
         self.flush()
         self._had_content = True
         fields = {"mime": media.mime, "index": media.index, "data": media.data, "reference": media.reference}
-        self._send("media", fields, _now_us())
+        self._send("media", fields, now_us())
 
     def data(self, type_name: str, fields: Mapping[str, Any]) -> None:
         """Send another event of the operation: usage, structured."""
         self.flush()
-        self._send(type_name, fields, _now_us())
+        self._send(type_name, fields, now_us())
 
     def flush(self) -> None:
         """Send what has gathered."""
@@ -157,11 +157,11 @@ class Emitter:
 
     def end(self, reason: str, message: str) -> bytes:
         """Give the value of the stream's ``end``, which is sent with what settles it."""
-        return self._value("end", {"reason": reason, "message": message}, _now_us(), f"{self.epoch}.end")
+        return self._value("end", {"reason": reason, "message": message}, now_us(), f"{self.epoch}.end")
 
     def value(self, type_name: str, fields: Mapping[str, Any]) -> bytes:
         """Give the value of another event that is sent with the ``end``, before it."""
-        return self._value(type_name, fields, _now_us(), f"{self.epoch}.{type_name}")
+        return self._value(type_name, fields, now_us(), f"{self.epoch}.{type_name}")
 
     def _forget(self) -> None:
         self._block = None
@@ -232,7 +232,3 @@ def _joins(block: Piece, piece: Piece) -> bool:
         and block.call_id == piece.call_id
         and block.tool == piece.tool
     )
-
-
-def _now_us() -> int:
-    return time.time_ns() // 1_000

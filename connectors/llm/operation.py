@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -20,6 +19,7 @@ import structlog
 from connectors.kafka.errors import KafkaFailure
 from connectors.llm.answer_schemas import answer_schema
 from connectors.llm.attempt import Attempt as Run
+from connectors.llm.clock import now_us
 from connectors.llm.committer import PartitionLost, Row
 from connectors.llm.errors import LlmError
 from connectors.llm.fallback import can_be_continued, continued
@@ -180,7 +180,7 @@ class Operation:
             log.exception("llm_operation_broke", stream=self.to.key.decode(), offset=self.offset)
             row = self._under_way or self._row(None, None, "first", "refused")
             if row.state == "started":
-                row.state, row.error_class, row.ended_us = "failed", "crashed", _now_us()
+                row.state, row.error_class, row.ended_us = "failed", "crashed", now_us()
                 self._tools.desk.settle(None, row, None)
             await self._end(row, "upstream_error", f"a defect of the worker: {type(error).__name__}")
 
@@ -209,7 +209,7 @@ class Operation:
         if known is None:
             return
         for row in known.unsettled:
-            row.state, row.error_class, row.ended_us = "abandoned", "crashed", _now_us()
+            row.state, row.error_class, row.ended_us = "abandoned", "crashed", now_us()
             self._tools.desk.settle(None, row, None)
             self._tools.metrics.settled(row)
             self._pending.append(row)
@@ -363,7 +363,7 @@ class Operation:
             task_id=to.task_id,
             why=why,
             requested_us=to.time_us,
-            started_us=_now_us(),
+            started_us=now_us(),
             worker=self._tools.worker,
             request_partition=self.tenure.source.partition,
             request_offset=self.offset,
@@ -410,7 +410,7 @@ class Operation:
 
     def _age_ms(self) -> int:
         """Since the broker took the request: whoever asked may have another clock."""
-        return max(_now_us() - self._asked_us, 0) // 1_000
+        return max(now_us() - self._asked_us, 0) // 1_000
 
     def _left_ms(self, plan: Plan) -> int:
         return plan.deadline_ms - self._age_ms()
@@ -422,7 +422,7 @@ class Operation:
 
 
 def _settle(row: Attempt, outcome: Outcome) -> None:
-    row.ended_us = _now_us()
+    row.ended_us = now_us()
     row.http_status = outcome.http_status
     row.finish, row.finish_raw = outcome.finish, outcome.finish_raw[:RAW_MAX]
     row.chunks = outcome.chunks
@@ -464,7 +464,3 @@ def _ending(outcome: Outcome) -> tuple[EndReason, str] | None:
     if outcome.error_class == "gate":  # another answer would be judged by the same rules
         return "upstream_error", f"the gate ended it: {outcome.error_raw}"
     return None
-
-
-def _now_us() -> int:
-    return time.time_ns() // 1_000

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Final
 
 import orjson
 
 from connectors.llm.attempt import Ended, Outcome
+from connectors.llm.clock import now_us
 from connectors.llm.deltas import Failed, Media, Piece
 from connectors.llm.route import is_model_name
 from connectors.llm.structured import StructuredAnswer
@@ -74,7 +74,7 @@ class Shown:
 
     def connected(self, status: int) -> None:
         """See Sink."""
-        self._row.connected_us = _now_us()
+        self._row.connected_us = now_us()
         self._row.http_status = status
 
     def named(self, named: Named) -> None:
@@ -90,7 +90,7 @@ class Shown:
     def content(self, delta: Piece | Media) -> None:
         """See Sink."""
         row = self._row
-        row.last_content_us = _now_us()
+        row.last_content_us = now_us()
         row.first_content_us = row.first_content_us or row.last_content_us
         row.contents += 1
         if isinstance(delta, Media):
@@ -176,7 +176,3 @@ class Shown:
                 "problem": shown.problem,
             },
         )
-
-
-def _now_us() -> int:
-    return time.time_ns() // 1_000

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from connectors.llm.loopback.server import LoopbackThread
-from tests.support.llm_world import TOPICS, LlmWorld
+from tests.support.llm_world import TOPICS, LlmWorld, until
 
 CHUNKS = 14
 """Of an answer of the words below."""
@@ -164,11 +164,3 @@ def test_kills_at_any_moment_while_requests_come(world, loopback):
 def _stands(seen) -> bool:
     """Whether the provider has sent all that it sends before it is silent."""
     return seen.outcome != "playing" or seen.sent >= seen.events
-
-
-def until(holds, timeout_s=60.0):
-    """Wait until something is so."""
-    deadline = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < deadline, "never seen"
-        time.sleep(0.02)

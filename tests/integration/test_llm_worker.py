@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from connectors.llm.loopback.server import LoopbackThread
 from schemas.topics import DEAD_LETTERS, LLM_REQUESTS
-from tests.support.llm_world import TOPICS, LlmWorld
+from tests.support.llm_world import TOPICS, LlmWorld, until
 from tests.support.read_topic import read_committed
 
 
@@ -136,11 +134,3 @@ def test_the_same_request_again_is_not_asked_again(world, loopback):
     world.answers("a-1", "a-2")
     assert len([seen for seen in loopback.seen if seen.model.endswith("tag=twice")]) == 2
     assert len(world.attempts("a-1")) == 1
-
-
-def until(holds, timeout_s=60.0):
-    """Wait until something is so."""
-    deadline = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < deadline, "never seen"
-        time.sleep(0.02)

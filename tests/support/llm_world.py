@@ -35,7 +35,7 @@ from tests.support.read_topic import read_committed
 from tests.unit.support_scope import Partition
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from connectors.kafka.options import KafkaOptions
@@ -243,3 +243,11 @@ class LlmWorld:
             attempt_of(self.wire.decode(message.value(), LLM_ATTEMPTS.subject))
             for message in read_committed(self.kafka, LLM_ATTEMPTS, 0, quiet_s=0.3)
         ]
+
+
+def until(holds: Callable[[], object], timeout_s: float = 60.0) -> None:
+    """Wait until something is so."""
+    deadline = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < deadline, "never seen"
+        time.sleep(0.02)
