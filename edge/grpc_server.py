@@ -6,7 +6,7 @@ It needs no guard against other sites' pages: no browser speaks HTTP/2 without T
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -16,7 +16,7 @@ from edge.errors import PortInUse
 from edge.grpc_service import LOG_SERVICE, STREAM_SERVICE, StreamCalls
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from edge.core import EdgeCore
     from edge.options import EdgeOptions
@@ -40,7 +40,7 @@ class GrpcServer:
     def __init__(self, core: EdgeCore, publisher: Publisher | None) -> None:
         self._core = core
         self._calls = StreamCalls(core, publisher)
-        self._health = health.aio.HealthServicer()
+        self._health = _Health(self._tell_health)
         self._looking: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
 
@@ -100,6 +100,19 @@ class GrpcServer:
         serving = status.NOT_SERVING if self._core.unready else status.SERVING
         for service in ("", *_SERVICES):
             await self._health.set(service, serving)
+
+
+class _Health(health.aio.HealthServicer):  # type: ignore[misc]  # gRPC carries no types
+    """The health service, which looks before it answers a check; who watches is told at the next look."""
+
+    def __init__(self, look: Callable[[], Awaitable[None]]) -> None:
+        super().__init__()
+        self._look_now = look
+
+    async def Check(self, request: health_pb2.HealthCheckRequest, context: object) -> Any:  # noqa: N802
+        """Answer as `/readyz` would at this moment."""
+        await self._look_now()
+        return await super().Check(request, context)
 
 
 class _Methods(grpc.GenericRpcHandler):  # type: ignore[misc]  # gRPC carries no types

@@ -30,13 +30,17 @@ def lag_command(
     partitions: Flag = False,
     watch: Flag = False,
     every_s: float = 1.0,
+    wait_s: float | None = None,
 ) -> int:
     """Show how far the agents are behind, in records and in seconds, and whether that grows.
 
     Measured against the last stable offset: what an open transaction holds back counts as waiting for
     the transaction, not for the agent. The trend is the difference of two looks.
 
-    Example: `sluicegate lag ingest --watch`
+    With --wait-s a script waits until all of it is consumed; groups that never committed anything count
+    for nothing, unless one is named. Exit code 1 says that one was still behind at the end.
+
+    Examples: `sluicegate lag ingest --watch`, `sluicegate lag --wait-s 180`
 
     Parameters
     ----------
@@ -50,6 +54,8 @@ def lag_command(
         Look again and again until Ctrl-C.
     every_s
         Seconds between two looks.
+    wait_s
+        Look until nothing is behind, this many seconds at most; shows the last look.
     """
     from connectors.kafka.admin import group_lag
     from ops import console
@@ -66,9 +72,13 @@ def lag_command(
     groups = list(known.values()) if group is None else [known.get(group, group)]
     lags = LagWatch(groups, lambda name: group_lag(kafka, name))
     lags.look()
+    deadline = None if wait_s is None else time.monotonic() + wait_s
     while True:
         time.sleep(every_s)
         found = lags.look()
+        behind = [one.group for one in found if one.records or (group is not None and not one.known)]
+        if deadline is not None and behind and time.monotonic() < deadline:
+            continue
         paused = _paused(kafka, groups, known)
         if as_json:
             told = [{**one.as_json(), "paused": paused[one.group]} for one in found]
@@ -79,11 +89,17 @@ def lag_command(
                 if what:
                     console.warn(f"{name}: paused by an operator, {', '.join(what)}")
             _warn_of_standstills(found)
-        if not watch:
+        if not watch or deadline is not None:
             break
     if group is not None and not found[0].known:
         console.fail(
             f"group {groups[0]} has committed nothing", "start a worker, or see the name: `sluicegate lag`"
+        )
+        return 1
+    if deadline is not None and behind:
+        console.fail(
+            f"still behind after {wait_s:g} s: {', '.join(behind)}",
+            "runbooks/lag-growth.md says where to look",
         )
         return 1
     return 0

@@ -304,13 +304,21 @@ def test_lag_is_nothing_when_all_is_read_and_counts_what_waits_for_a_worker(
         return found["records"] == 0 and bool(found["partitions"])
 
     line.until(drained, "ingest has read all")
-    code, out, _ = line.run("lag")
+    code, out, _ = line.run("lag", "--wait-s", "30")
     assert code == 0
     assert "ingest" in out
     assert "nothing committed yet" in out, "no archive runs here"
     code, _, err = line.run("lag", "no-such-group")
     assert code == 1
     assert "has committed nothing" in err
+
+    line.run("pause", "ingest", "--yes", "--reason", "to see it fall behind")
+    line.run("publish", ndjson(tmp_path, *a_stream("behind", 50)))
+    code, _, err = line.run("lag", "ingest", "--wait-s", "2")
+    assert code == 1
+    assert "still behind after 2 s: " in err
+    line.run("resume", "ingest", "--yes", "--reason", "seen")
+    assert line.run("lag", "ingest", "--wait-s", "60")[0] == 0
 
 
 def test_what_is_no_event_is_listed_and_shown_as_a_dead_letter(line: CommandLine, stack: Addresses) -> None:
