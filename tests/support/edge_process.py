@@ -22,6 +22,7 @@ from edge.access.options import AccessOptions
 from edge.app import create_app
 from edge.options import EdgeOptions
 from edge.server import bind, run
+from pipelines.extension import load
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -130,10 +131,12 @@ def main() -> None:
     given = json.loads(sys.argv[1])
     access = {name: Path(value) if name.endswith("_file") else value
               for name, value in given["options"].pop("access", {}).items()}  # fmt: skip
+    pipelines = given["options"].pop("pipelines", None)  # a folder with kinds of a user's own
+    kinds = load(Path(pipelines) if pipelines else None).all_kinds()
     options = EdgeOptions(**given["options"], access=AccessOptions(**access)).checked()
     kafka = KafkaOptions(bootstrap_servers=given["bootstrap"], topic_prefix=given["prefix"])
     listening = bind(options.host, options.port)
-    run(create_app(options, kafka, Registry(given["registry"])), listening)
+    run(create_app(options, kafka, Registry(given["registry"]), kinds), listening)
 
 
 if __name__ == "__main__":
