@@ -155,9 +155,9 @@ func (a *Answer) text(text string, now time.Time, load Load) {
 	a.Last = now
 	// When it was flushed, at the earliest: the first content at once, the last ones by the finish, others at the
 	// clock's first multiple of the gathering time after the event's time, which is its first piece's.
-	if load.Mode == "events" {
+	if load.Mode == "events" && load.Flush > 0 {
 		flushed := stampUs
-		gather := max(load.Flush.Microseconds(), 1)
+		gather := load.Flush.Microseconds()
 		if due := (a.chunk.Time.UnixMicro()/gather + 1) * gather; !isFirst && a.rest != "" && due > flushed {
 			flushed = due
 		}
