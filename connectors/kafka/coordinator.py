@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from connectors.kafka.backlog import Backlog
-from connectors.kafka.errors import TransactionAborted
+from connectors.kafka.errors import NotSupported, TransactionAborted
 from connectors.kafka.handout import HandOut
 from connectors.kafka.inflight import InFlight
 from connectors.kafka.isolation import Isolation, Standstill, backoff_s
@@ -93,7 +93,18 @@ class Coordinator:
 
         One that the agent still holds was neither done nor failed, as its iterator was closed or cancelled:
         its last step is undone and what is left of it comes again.
+
+        Raises:
+            NotSupported: somebody else waits for the topic's chunks; of two, one would wait without an end.
         """
+        waiting = self._takers.get(topic)
+        if waiting is not None and not waiting.done():
+            agent = self._agents[topic]
+            error = NotSupported(
+                f"a second iteration over {topic}, which {agent} reads", "one agent a topic and role"
+            )
+            self.stop_for(error)
+            raise error
         self._give_back(topic)
         self.handout.returned(topic)
         future: asyncio.Future[Lease] = self._loop.create_future()
