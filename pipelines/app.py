@@ -21,6 +21,7 @@ from pipelines.errors import OptionsRefused, UnknownRole
 from pipelines.extension import Extension
 from pipelines.generations import folder_of, group_of
 from pipelines.metrics import WorkerMetrics
+from pipelines.options import time_out_problems
 from pipelines.partitions import OpenStore, open_rocks
 from pipelines.role import RoleApp
 from pipelines.slots import Slot
@@ -94,11 +95,7 @@ def build_role(name: str, options: WorkerOptions, extension: Extension) -> RoleA
     if name not in roles:
         raise UnknownRole(name, roles)
     check_kinds(extension.all_kinds())
-    if options.transaction_timeout_ms <= options.commit_interval_ms + options.stall_ms_max:
-        raise OptionsRefused(
-            f"transaction_timeout_ms={options.transaction_timeout_ms} is not longer than commit_interval_ms "
-            f"+ stall_ms_max = {options.commit_interval_ms + options.stall_ms_max}"
-        )
+    _check_time_outs(name, options)
     check_machine(options.state)
     _guarantee(name, options)  # what it refuses is said before anything is asked of a service
     web = _web(options, list(roles).index(name))  # asked now: a port in use is said before all else
@@ -179,6 +176,20 @@ def _guarantee(name: str, options: WorkerOptions) -> Guarantee:
             remedy=f"Take {name} out of SLUICEGATE_WORKER__AT_LEAST_ONCE.",
         )
     return "at-least-once"
+
+
+def _check_time_outs(name: str, options: WorkerOptions) -> None:
+    """Look again, as a program of a user's own gives options without the settings' checks."""
+    problems = time_out_problems(
+        commit_interval_ms=options.commit_interval_ms,
+        stall_ms_max=options.stall_ms_max,
+        transaction_timeout_ms=options.transaction_timeout_ms,
+        session_timeout_ms=options.session_timeout_ms,
+        max_poll_interval_ms=options.max_poll_interval_ms,
+        at_least_once=name in options.at_least_once,
+    )
+    if problems:
+        raise OptionsRefused("; ".join(problems))
 
 
 def check_kinds(kinds: Iterable[Kind]) -> None:
