@@ -6,14 +6,17 @@ import gc
 import socket
 from typing import TYPE_CHECKING, Any
 
+import structlog
+
 from connectors.kafka.access import check_topics
-from connectors.kafka.admin import ensure_topics
+from connectors.kafka.admin import check_partitions, ensure_topics
 from connectors.kafka.consumer import ConsumerOptions
 from connectors.kafka.ports import CoordinatorOptions
 from connectors.kafka.roster import Roster
 from connectors.registry import Registry
 from pipelines.blueprint import ROLES, agents_of
-from pipelines.checks import operations_of, register_schemas
+from pipelines.changelogs import tombstones_of
+from pipelines.checks import operations_of, register_schemas, topics_of
 from pipelines.controls import Controls
 from pipelines.deploying import deploy
 from pipelines.engine import Engine, EngineOptions
@@ -42,6 +45,8 @@ if TYPE_CHECKING:
     from schemas.catalog import SchemaSource
     from schemas.kinds import Kind
 
+log = structlog.get_logger(__name__)
+
 MADE_WAY, AGAIN = 5, 6
 # A collection of Faust's heap costs more than the work between two of them: see docs/adr/0002.
 _GC_THRESHOLDS = (100_000, 50, 50)
@@ -59,6 +64,8 @@ def run_role(name: str, options: WorkerOptions, extension: Extension | None = No
 
     Raises:
         UnknownRole: no such role.
+        TopicMismatch: a topic has other partitions than this code says, or a changelog deletes
+            what is in use.
         DeployRefused: the code does not fit the state or the schemas of what runs.
         OptionsRefused: time-outs under which a unit of work could be lost, kinds that cannot be served, or a
             web port in use.
@@ -102,12 +109,17 @@ def build_role(name: str, options: WorkerOptions, extension: Extension) -> RoleA
     registry = Registry(options.registry_url)
     register_schemas(registry, extension, may_register=options.register_schemas)
     if options.create_topics:
-        ensure_topics(options.kafka, extension.all_topics())
+        for warning in ensure_topics(options.kafka, extension.all_topics()).warnings:
+            log.warning("topic differs from its declaration", what=warning)
     tools = tools_of(extension, registry)
     app = assemble(name, options, extension, tools, web=web)
     app.controls = Controls(options.kafka, name, tools.codec)
-    check_topics(options.kafka, operations_of(name, agents_of(app.sources), options.kafka.topic_prefix))
+    agents = agents_of(app.sources)
+    check_topics(options.kafka, operations_of(name, agents, options.kafka.topic_prefix))
+    if not options.create_topics:  # an operator made them: their configuration is not ours to read
+        check_partitions(options.kafka, topics_of(agents))
     deploy(app, Roster(options.kafka, tools.codec), options, extension)
+    app.engine.tombstones_ms = tombstones_of(options.kafka, app.sources.values())
     return app
 
 

@@ -74,6 +74,8 @@ class Engine:
         self.partitions: Partitions
         self.in_flight: InFlight
         self.guard: DecodeGuard
+        self.tombstones_ms: Mapping[str, int] = {}
+        """How long each changelog keeps tombstones, by full name; set by the composition root."""
         self.still_deployed: Callable[[], None] = lambda: None
         """Raises if this code is not what is deployed any more; set by the composition root."""
 
@@ -95,6 +97,7 @@ class Engine:
             state_dir=self.options.state_dir,
             begin_at=self.transaction.begin_at if isinstance(self.transaction, AtLeastOnce) else None,
             still_deployed=self.still_deployed,
+            tombstones_ms=self.tombstones_ms,
             state=self.options.state,
             open_store=self.options.open_store,
         )

@@ -11,6 +11,7 @@ import structlog
 
 from connectors.kafka.restore import Restorer
 from pipelines.restoration import Restoration
+from schemas.topics import TOMBSTONES_MS
 from state.effects import PartitionScope
 from state.errors import PositionLost, StateWithoutOffset
 from state.memory import MemoryBackend
@@ -93,6 +94,7 @@ class Partitions:
         late: Callable[[TopicSpec], LateEvents],
         open_store: OpenStore = open_rocks,
         still_deployed: Callable[[], None] = lambda: None,
+        tombstones_ms: Mapping[str, int] | None = None,
     ) -> None:
         self._kafka = kafka
         self._sources = sources
@@ -102,6 +104,7 @@ class Partitions:
         self._letters = letters
         self._state_dir = state_dir
         self._still_deployed = still_deployed
+        self._tombstones_ms = tombstones_ms or {}
         self._begin_at = begin_at
         """Commits where a partition begins, before anything of it is handled. A transaction needs none."""
         self._late = {
@@ -227,7 +230,15 @@ class Partitions:
         if source.changelog is None:
             return
         restoration = Restoration(
-            self._kafka, self._reader, self.restorer, source.changelog, where.partition, backend
+            self._kafka,
+            self._reader,
+            self.restorer,
+            source.changelog,
+            where.partition,
+            backend,
+            tombstones_ms=self._tombstones_ms.get(
+                source.changelog.named(self._kafka.topic_prefix), TOMBSTONES_MS
+            ),
         )
         has_state = restoration.run(None if committed is None else committed.offset, cancelled)
         if committed is not None or cancelled.is_set():

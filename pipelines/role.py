@@ -18,6 +18,7 @@ from connectors.kafka.coordinator import Coordinator
 from connectors.kafka.ports import FailurePolicy
 from connectors.kafka.stream import Stream
 from connectors.threads import DaemonExecutor
+from pipelines.changelogs import keeps_too_little
 from pipelines.gauges import EngineGauges
 from pipelines.partitions import Source
 from pipelines.queries import Held, StateReader
@@ -132,8 +133,9 @@ class RoleApp(faust.App):
 
         Raises:
             ValueError: not exactly one of ``decode`` and ``columns``, no such policy, a changelog that has
-                not as many partitions as the input (state stands under the number of its partition), or an
-                ``open_deadline`` on a topic that holds no events, as a tick is one.
+                not as many partitions as the input (state stands under the number of its partition) or whose
+                cleanup deletes what the store needs, an ``open_deadline`` on a topic that holds no events, as
+                a tick is one, a topic that another agent of the role reads, or a name that one has.
         """
         wrong = ""
         if (decode is None) == (columns is None):
@@ -143,6 +145,10 @@ class RoleApp(faust.App):
                 f"{changelog.name} must have as many partitions as {spec.name}, {spec.partitions}, and has "
                 f"{changelog.partitions}"
             )
+        elif changelog is not None and (
+            lost := keeps_too_little(changelog.cleanup, changelog.retention_ms, store)
+        ):
+            wrong = f"{changelog.name}: {lost}"
         elif open_deadline is not None and spec.subject != EVENT:
             wrong = f"open_deadline has ticks appended, and {spec.name} holds no {EVENT}"
         elif on_failure not in get_args(FailurePolicy):
