@@ -112,13 +112,16 @@ class Engine:
     ) -> dict[tuple[str, int], tuple[int, float]]:
         """Return how many records, and seconds, each partition is behind its last stable offset; blocks.
 
+        ``progress`` has where it stands, and since when, microseconds: the append time of the last record
+        that was handled, or when the partition was given to us, if none was yet.
+
         Raises:
             KafkaUnavailable: no answer.
         """
         found = {}
         for source, (committed, handled_us) in progress.items():
             records = max(self._reader.stable_end(*source) - committed, 0)
-            seconds = time.time() - handled_us / 1_000_000 if records and handled_us else 0.0
+            seconds = time.time() - handled_us / 1_000_000 if records else 0.0
             found[source.topic, source.partition] = (records, max(seconds, 0.0))
         return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,6 +114,8 @@ class Partitions:
         self.restorer = Restorer(kafka)
         self._stores: dict[str, Store] = {}
         self._backends: dict[SourcePartition, Backend] = {}
+        self.opening: dict[SourcePartition, tuple[int, int]] = {}
+        """Where partitions will begin that are not read yet, and since when they are ours, microseconds."""
         self.memory = RocksMemory(state)
         agents = [source.agent for source in sources.values() if source.changelog is not None]
         for agent in agents:
@@ -136,6 +139,9 @@ class Partitions:
         self._still_deployed()
         source = self._sources[where.topic]
         committed = self._reader.committed(where.topic, where.partition, cancelled)
+        if committed is not None:
+            _, since_us = self.opening.get(where, (0, time.time_ns() // 1_000))
+            self.opening[where] = (committed.offset, since_us)
         backend = self._backend(source, where.partition)
         self._restore(source, where, backend, committed, cancelled)
         self._backends[where] = backend
@@ -176,6 +182,7 @@ class Partitions:
             self._late.get(source.agent),
         )
         self._unit.add_scope(source.agent, scope)
+        self.opening.pop(where, None)
         self.watch(where)
 
     def watch(self, where: SourcePartition) -> None:
@@ -189,6 +196,7 @@ class Partitions:
         """Let go of the partition; its state stays on disk for a quick return."""
         source = self._sources[where.topic]
         self._unit.remove_scope(source.agent, where.partition)
+        self.opening.pop(where, None)
         self._backends.pop(where, None)
         self._ticker.forget(where)
         if source.on_revoked is not None:

@@ -417,7 +417,7 @@ class RoleApp(faust.App):
         thread = DaemonExecutor(1, "lag")
         while not self.should_stop:
             await self.sleep(_LAG_S)
-            progress = self.coordinator.progress
+            progress = {**self.engine.partitions.opening.copy(), **self.coordinator.progress}
             try:
                 behind = await self.loop.run_in_executor(thread, self.engine.behind, progress)
             except SluicegateError as error:

@@ -72,7 +72,8 @@ class Coordinator:
         self._isolation = Isolation(options.attempts_max, policies)
         self.pauses = Pauses()
         self._committed: dict[SourcePartition, int] = {}
-        self._handled_us: dict[SourcePartition, int] = {}  # append time of the last record handled
+        # Append time of the last record handled; until there is one, when the partition was opened.
+        self._handled_us: dict[SourcePartition, int] = {}
         self._openings = Openings(unit, partitions, self._unit_thread, self._opened, self.stop_for)
         self._closed = 0  # reasons for which intake is stopped
         self._commit_task: asyncio.Task[None] | None = None
@@ -206,9 +207,12 @@ class Coordinator:
 
     @property
     def progress(self) -> Mapping[SourcePartition, tuple[int, int]]:
-        """Each partition's committed offset, and the append time of the last record handled, µs; 0 = none."""
-        handled_us = self._handled_us
-        return {source: (at, handled_us.get(source, 0)) for source, at in self._committed.items()}
+        """Each partition's committed offset, and the append time of the last record handled, µs.
+
+        Where none was handled yet, it is the time of the opening: a worker that hangs at its first event is
+        behind as one that hangs at any other.
+        """
+        return {source: (at, self._handled_us[source]) for source, at in self._committed.items()}
 
     # -- intake ---------------------------------------------------------------------------------------
 
@@ -439,6 +443,7 @@ class Coordinator:
         if cancelled.is_set():
             return
         self._partitions.ready(source)
+        self._handled_us[source] = time.time_ns() // 1_000
         self._committed[source] = start
         self._in_flight.passed({source: start})
         if self.pauses.must_stop(source):
