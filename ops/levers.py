@@ -69,8 +69,16 @@ def words_of(target: AnyTarget) -> str:
     if isinstance(target, Target):
         return target.role if target.partition is None else f"{target.role} {target.partition}"
     if isinstance(target, KeyTarget):
-        return f"{target.role} {shlex.quote(target.key.decode('utf-8', 'backslashreplace'))}"
+        return f"{target.role} {_word_of(target.key)}"
     return f"{target.role} {target.topic} {target.partition} {target.offset}"
+
+
+def _word_of(key: bytes) -> str:
+    """Return a key as a command line has it: as text, where a command line gives the same bytes back."""
+    text = key.decode("utf-8", "replace")
+    if text.encode() == key and text.isprintable() and not text.startswith("-"):
+        return shlex.quote(text)
+    return f"--key-hex {key.hex()}"
 
 
 def paused_in(kafka: KafkaOptions) -> list[Target]:
