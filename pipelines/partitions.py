@@ -163,7 +163,8 @@ class Partitions:
                 what += f": {gone}, were deleted before they were handled"
             raise PositionLost(
                 what,
-                remedy="Retention passed the worker, or the topic was made anew. See runbooks/lag-growth.md.",
+                remedy="See runbooks/checkpoint-failure.md, "
+                + ("Records that retention took." if start < low else "A position that is gone."),
             )
         if committed is None and self._begin_at is not None:
             # Else a crash in the first unit would leave state without an offset.

@@ -208,9 +208,13 @@ def producer_grants(prefix: str) -> list[Grant]:
 
 def responder_grants(prefix: str, topics: Iterable[TopicSpec], roles: Sequence[str]) -> list[Grant]:
     """Return what who acts needs: all of an operator's, and what the levers and `dlq replay` write."""
+    groups = [f"{prefix}sluicegate.{role}" for role in roles]
     return [
         *operator_grants(prefix, topics, roles, RESPONDER),
         *_topic_grants(RESPONDER, OF_RESPONDER, prefix),
+        # `accept-loss` sets a role's position behind records that are gone.
+        *(Grant(RESPONDER, "Read", "group", group) for group in groups),
+        *(Grant(RESPONDER, "Read", "group", f"{group}.", prefixed=True) for group in groups),
         Grant(RESPONDER, "Write", "transactional-id", f"{prefix}sluicegate.lever.", prefixed=True),
         Grant(RESPONDER, "Write", "transactional-id", f"{prefix}sluicegate.dead-letter-replay"),
     ]
