@@ -265,7 +265,7 @@ class WorkerSettings(Group):
 
 
 class StateSettings(Group):
-    """What the stores of one worker process, which is a role's, may use together."""
+    """What the stores of one role's process may use together; each role of a worker has as much."""
 
     block_cache_mb: int = Field(
         _STATE.block_cache_mb, description="read blocks, and the write buffers, counted into it"

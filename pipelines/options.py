@@ -45,6 +45,8 @@ class WorkerOptions:
     """Name of the migration of state to apply before the role runs; empty = none."""
     abandon_migration: bool = False
     """Give up one that is under way: the state as it was before it holds."""
+    adopt: bool = False
+    """Take this code for the one that wrote the state, where nothing on record says which did."""
     content_ms: int = 30 * DAY_MS
     """How long the archive keeps what was sent to and came from language models."""
     create_topics: bool = True
