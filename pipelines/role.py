@@ -289,6 +289,7 @@ class RoleApp(faust.App):
             unit=self.engine.unit,
             partitions=self.engine.partitions,
             options=self.engine.options.coordinator,
+            on_commit=self.sensed.commit_began,
             on_committed=self._on_committed,
             on_fatal=self._on_fatal,
             in_flight=self.engine.in_flight,

@@ -54,12 +54,14 @@ class Coordinator:
         on_committed: Callable[[Any], None],
         on_fatal: Callable[[BaseException], None],
         in_flight: InFlight | None = None,
+        on_commit: Callable[[], None] = lambda: None,
     ) -> None:
         self._agents = agents  # topic -> the agent that reads it
         self._policies = policies
         self._unit = unit
         self._partitions = partitions
         self._options = options
+        self._on_commit = on_commit
         self._on_committed = on_committed
         self._on_fatal = on_fatal
         self._loop = asyncio.get_running_loop()
@@ -356,6 +358,7 @@ class Coordinator:
 
     async def _commit_once(self) -> None:
         positions = dict(self._unit.positions)
+        self._on_commit()
         try:
             result = await self._loop.run_in_executor(self._unit_thread, self._unit.commit)
         except Exception as error:
