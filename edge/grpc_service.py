@@ -131,7 +131,8 @@ class StreamCalls:
             core.metrics.joins.labels("grpc", busy).inc()
             await _end(call, sent_away(busy, jittered(2 * core.options.retry_ms)))
         try:
-            joined = await admission.join("grpc", tenant, stream_id, cursor, _peer(call), identity=identity)
+            peer = self._peer(call)
+            joined = await admission.join("grpc", tenant, stream_id, cursor, peer, identity=identity)
         except HistoryUnavailable:
             await _end(call, sent_away("unready", jittered(2 * core.options.retry_ms)))
         if isinstance(joined, Over):
@@ -197,6 +198,11 @@ class StreamCalls:
         await counted(self._core, publisher.publish_one(to, "cancel", fields))
         return CancelResponse().SerializeToString()
 
+    def _peer(self, call: Call) -> str:
+        """The client's address, as over HTTP: gRPC says ``ipv4:127.0.0.1:5000``, ``ipv6:%5B::1%5D:5000``."""
+        host, _, port = unquote(call.peer().partition(":")[2]).rpartition(":")
+        return self._core.proxies.name(host.strip("[]"), port, _headers(call))
+
     def _writer(self) -> Publisher:
         if self._publisher is None:
             raise RequestError(404, "Nothing to publish to", "this edge plays a recording: it only shows")
@@ -224,8 +230,3 @@ def _headers(call: Call) -> list[tuple[bytes, bytes]]:
         (name.encode(), value if isinstance(value, bytes) else value.encode(errors="replace"))
         for name, value in call.invocation_metadata()
     ]
-
-
-def _peer(call: Call) -> str:
-    """The client's address, as over HTTP: gRPC says ``ipv4:127.0.0.1:5000`` and ``ipv6:%5B::1%5D:5000``."""
-    return unquote(call.peer().partition(":")[2])

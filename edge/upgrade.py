@@ -12,7 +12,7 @@ from websockets.server import ServerProtocol
 
 from edge.access.doorkeeper import identity_of
 from edge.admission import Admission
-from edge.events import TAKE_OVER, peer_of
+from edge.events import TAKE_OVER
 from edge.problems import problem
 from edge.websocket import WebSocketConnection
 
@@ -91,7 +91,8 @@ class UpgradeEndpoint:
             )
         self._core.gate.check_still(identity)  # it may have been revoked while we waited
         head = accepted.serialize()
-        connection = WebSocketConnection(self._share, ws, peer_of(scope), head=head, **admission.limits(None))
+        peer = self._core.proxies.peer_of(scope)
+        connection = WebSocketConnection(self._share, ws, peer, head=head, **admission.limits(None))
         connection.authorise(identity)
         scope["extensions"][TAKE_OVER](connection)
         return None

@@ -442,6 +442,7 @@ def test_the_first_day_of_the_page_works_as_it_is_written(stack, kafka_options, 
         ("EDGE__HOST", "0.0.0.0", "without keys"),
         ("EDGE__CORS_ORIGINS", "https://app.test/path", "is no origin"),
         ("EDGE__CORS_ORIGINS", "*", "pages of all sites"),
+        ("EDGE__TRUSTED_PROXIES", "proxy.example", "does not appear to be"),
     ],
 )
 def test_an_edge_that_could_not_be_kept_does_not_start_and_says_why(
