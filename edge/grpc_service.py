@@ -159,7 +159,7 @@ class StreamCalls:
         asked = _parsed(PublishRequest, request)
         tenant = asked.tenant or DEFAULT_TENANT
         kind = asked.kind or self._core.joiner.kind_name(stream_key(tenant, asked.stream_id)) or None
-        to = Asked(tenant, asked.stream_id, kind, asked.wait_committed, identity)
+        to = Asked(tenant, asked.stream_id, kind, asked.wait_committed, identity, "grpc")
         # A Struct is taken apart in Python, a member at a time: 1 MiB of it would hold up every stream.
         slow = any(event.WhichOneof("payload") == "fields" for event in asked.events)
         values = await asyncio.to_thread(values_of, asked.events) if slow else values_of(asked.events)
@@ -194,7 +194,7 @@ class StreamCalls:
         tenant = asked.tenant or DEFAULT_TENANT
         entry = await stream_to_cancel(self._core, tenant, asked.stream_id, identity)
         fields = {name: value for name in ("reason", "by") if (value := getattr(asked, name))}
-        to = Asked(tenant, asked.stream_id, entry.kind, wait=False, identity=identity)
+        to = Asked(tenant, asked.stream_id, entry.kind, wait=False, identity=identity, transport="grpc")
         await counted(self._core, publisher.publish_one(to, "cancel", fields))
         return CancelResponse().SerializeToString()
 

@@ -79,6 +79,7 @@ class UpgradeEndpoint:
             )
         admission = self._share.admission
         identity = identity_of(scope)
+        # Of a token of several tenants each subscription is counted to its own.
         busy = await admission.busy() or ("overload" if admission.is_full(identity.tenants.only) else "")
         if busy:
             self._core.metrics.joins.labels("websocket", busy).inc()
@@ -87,7 +88,7 @@ class UpgradeEndpoint:
                 "Cannot be taken now",
                 f"this edge takes no connection now: {busy}",
                 remedy="Come again after Retry-After.",
-                headers={"retry-after": str(max(2 * self._core.options.retry_ms // 1_000, 1))},
+                headers={"retry-after": str(admission.retry_after_s)},
             )
         self._core.gate.check_still(identity)  # it may have been revoked while we waited
         head = accepted.serialize()
