@@ -39,6 +39,7 @@ COMMANDS = (
     "asides",
     "tokens",
     "connections",
+    "deliveries",
 )
 
 EPILOGUE = """\

@@ -119,6 +119,9 @@ class PostgresSettings(Group):
     """Where the archive is written."""
 
     dsn: SecretStr | None = Field(default=None, description="libpq connection string; none = local stack")
+    connections_days: int = Field(
+        30, ge=1, le=36_500, description="how long it keeps to whom streams were delivered, by address and sub"
+    )
 
 
 class StackSettings(Group):

@@ -47,5 +47,7 @@ class WorkerOptions:
     """Give up one that is under way: the state as it was before it holds."""
     content_ms: int = 30 * DAY_MS
     """How long the archive keeps what was sent to and came from language models."""
+    connections_ms: int = 30 * DAY_MS
+    """How long the archive keeps to whom streams were delivered."""
     create_topics: bool = True
     register_schemas: bool = True
