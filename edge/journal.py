@@ -1,7 +1,7 @@
 """What became of deliveries, told to a topic of its own: opened, resumed, gap, closed.
 
-Each time all is told that is known of the delivery, with a number that grows: whoever keeps the latest of each
-(the archive does) has lost nothing by what was never told before.
+Each time all is told that is known of the delivery, with a number that grows: whoever keeps the latest of
+each (the archive does) has lost nothing by what was never told before.
 
 It is told as it happens and never waited for: an edge that is killed, or that cannot reach Kafka for long,
 leaves some of it untold. So it is for people and timelines; nothing that must be right is counted by it.

@@ -1,10 +1,10 @@
-"""By which address a client is known: its connection's own, or what a trusted proxy in front of the edge says.
+"""By which address a client is known: its connection's own, or what a trusted proxy in front says.
 
-``X-Forwarded-For`` is what a client wrote, and behind it what each proxy added: the address that it was asked
-from. So it is read from its end, and no further than the word of a trusted proxy reaches:
+``X-Forwarded-For`` is what a client wrote, and behind it what each proxy added: the address that it was
+asked from. So it is read from its end, and no further than the word of a trusted proxy reaches:
 
-1. The address of the connection is taken. 2. While the one that was taken is a trusted proxy's, the one before
-it is taken in its place. 3. What is no address, or the beginning, ends it.
+1. The address of the connection is taken. 2. While the one that was taken is a trusted proxy's, the one
+before it is taken in its place. 3. What is no address, or the beginning, ends it.
 
 Without trusted proxies the header is not looked at: any client could call itself by another's name.
 """

@@ -120,7 +120,10 @@ class PostgresSettings(Group):
 
     dsn: SecretStr | None = Field(default=None, description="libpq connection string; none = local stack")
     connections_days: int = Field(
-        30, ge=1, le=36_500, description="how long it keeps to whom streams were delivered, by address and sub"
+        30,
+        ge=1,
+        le=36_500,
+        description="how long it keeps to whom streams were delivered, by address and sub",
     )
 
 

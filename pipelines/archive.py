@@ -41,8 +41,8 @@ _REFUSED = SinkRefused.__name__
 _FENCED_S_MAX = 120.0
 _RETENTION_S = 60.0
 _FORGOTTEN_AT_ONCE_MAX = 20
-"""Statements of one round: 10,000 attempts, 100,000 connections a minute, far above what there are; batches go
-between two."""
+"""Statements of one round: 10,000 attempts and 100,000 connections a minute, far above what is made; batches
+go between two."""
 
 
 @dataclass(slots=True)

@@ -26,8 +26,8 @@ def deliveries_command(
 ) -> int:
     """Show how a stream was delivered: its record, and each connection that it was given to.
 
-    From the tables of the archive, so it needs PostgreSQL, and is some seconds late. Who is connected now, and
-    who of them is slow, says `sluicegate connections`. Exit code 1 if nothing is known of the stream.
+    From the tables of the archive, so it needs PostgreSQL, and is some seconds late. Who is connected now,
+    and who of them is slow, says `sluicegate connections`. Exit code 1 if nothing is known of the stream.
 
     Example: `sluicegate deliveries build-42`
 
@@ -78,14 +78,14 @@ def _show_record(record: Mapping[str, Any] | None) -> None:
         return
     ended = record["end_reason"] or "open"
     events = sum(record["events_by_type"].values())
-    lines = (
+    told = (
         f"{record['kind']} {record['tenant']}/{record['stream_id']}: {ended}, events {events:,}, "
-        f"last seq {record['last_seq']}",
+        f"last seq {record['last_seq']}\n"
         f"connections {record['connections']:,} (open {record['connections_open']:,}), "
         f"resumed {record['resumes']:,}, gaps {record['gaps']:,}, events dropped {record['dropped']:,}, "
-        f"last seq written {record['last_seq_written']}",
+        f"last seq written {record['last_seq_written']}"
     )
-    for line in lines:
+    for line in told.splitlines():
         console.out().print(Text(escaped(line.encode(), 1_000)))
 
 

@@ -1,4 +1,4 @@
-"""How streams were delivered, from a real edge through Kafka into PostgreSQL: each once, whoever is killed."""
+"""How streams were delivered, from a real edge by Kafka into PostgreSQL: each once, whoever is killed."""
 
 from __future__ import annotations
 
@@ -61,7 +61,8 @@ def test_each_delivery_is_one_row_though_the_archive_is_killed_and_the_record_ha
     url = f"{edge}/v1/streams/session/events"
 
     def publish(*types: str) -> None:
-        lines = [json.dumps({"type": name, "kind": "job"}) for name in types]
+        payloads = {"open": {}, "log": {"line": "x"}, "end": {"reason": "completed"}}
+        lines = [json.dumps({"type": name, "kind": "job", "payload": payloads[name]}) for name in types]
         answer = httpx2.post(
             f"{url}?wait=committed", content="\n".join(lines), trust_env=False, timeout=60,
             headers={"content-type": "application/x-ndjson"},

@@ -69,5 +69,5 @@ def test_whatever_a_client_writes_it_is_known_by_an_address(parts):
 
 @pytest.mark.parametrize("wrong", ["proxy.example", "10.0.0.1/8", ""])
 def test_what_is_no_network_is_refused(wrong):
-    with pytest.raises(ValueError, match="does not appear to be|has host bits set"):
+    with pytest.raises(ValueError, match=r"does not appear to be|has host bits set"):
         Proxies([wrong])
