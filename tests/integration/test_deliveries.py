@@ -55,7 +55,8 @@ def seen_until(seq: int) -> Callable[[Seen], bool]:
 def test_each_delivery_is_one_row_though_the_archive_is_killed_and_the_record_has_what_they_come_to(
     line, kafka_options, tmp_path
 ):
-    worker = line.worker("ingest,archive")
+    line.worker("ingest", log="ingest")
+    archive = line.worker("archive", log="archive")
     line.edge()
     edge = json.loads((tmp_path / "data" / "edge.json").read_bytes())["url"]
     url = f"{edge}/v1/streams/session/events"
@@ -71,8 +72,8 @@ def test_each_delivery_is_one_row_though_the_archive_is_killed_and_the_record_ha
 
     publish("open", *["log"] * 4)
     first = read_stream(url, until=seen_until(4))
-    line.until(lambda: told(line)["connections"], "a delivery is archived", log="worker")
-    line.kill(worker)
+    line.until(lambda: told(line)["connections"], "a delivery is archived", log="archive")
+    line.kill(archive)
 
     read_stream(url, last_id=first.ids[2], until=seen_until(4))
     of_an_older_topic = Cursor(9, 0, 0, 3).encode("default", "session")
@@ -83,7 +84,7 @@ def test_each_delivery_is_one_row_though_the_archive_is_killed_and_the_record_ha
         talk.until(lambda message: message["type"] == "event" and message["event"]["seq"] == 4)
         talk.say("unsubscribe", stream="session")
         talk.until_type("unsubscribed")
-    line.worker("ingest,archive", log="second")
+    line.worker("archive", log="another")
     publish("log", "end")
     assert read_stream(url).seqs == list(range(7))
 
@@ -92,7 +93,7 @@ def test_each_delivery_is_one_row_though_the_archive_is_killed_and_the_record_ha
         closed = [one for one in found["connections"] if one["action"] == "closed"]
         return len(closed) == 5 and bool(found["record"] and found["record"]["ended_us"])
 
-    line.until(settled, "all is archived", log="second")
+    line.until(settled, "all is archived", log="another")
     found = told(line)
     assert [
         (one["transport"], one["reason"], one["resumed"], one["events"], one["gaps"], one["seq"])
