@@ -40,6 +40,7 @@ COMMANDS = (
     "losses",
     "tokens",
     "connections",
+    "deliveries",
 )
 
 EPILOGUE = """\

@@ -6,6 +6,7 @@ import json
 import os
 import re
 from decimal import Decimal  # noqa: TC003  # pydantic reads it
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -119,6 +120,12 @@ class PostgresSettings(Group):
     """Where the archive is written."""
 
     dsn: SecretStr | None = Field(default=None, description="libpq connection string; none = local stack")
+    connections_days: int = Field(
+        30,
+        ge=1,
+        le=36_500,
+        description="how long it keeps to whom streams were delivered, by address and sub",
+    )
 
 
 class StackSettings(Group):
@@ -162,6 +169,9 @@ class EdgeSettings(Group):
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="names besides loopback's that it answers to, with commas or as a JSON list"
     )
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="addresses or networks of proxies whose X-Forwarded-For is believed, with commas"
+    )
     drain_ms: int = Field(5_000, ge=0, le=300_000, description="over how long a stop sends clients away")
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="sites whose pages may use it (https://app.example), with commas; * = all"
@@ -186,7 +196,14 @@ class EdgeSettings(Group):
                 raise ValueError(msg)
         return value
 
-    @field_validator("allowed_hosts", "cors_origins", mode="before")
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for one in value:
+            ip_network(one)  # its own error says what is wrong
+        return value
+
+    @field_validator("allowed_hosts", "trusted_proxies", "cors_origins", mode="before")
     @classmethod
     def _listed(cls, value: object) -> object:
         return _listed(value)

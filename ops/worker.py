@@ -50,6 +50,7 @@ def worker_options(
         abandon_migration=abandon_migration,
         adopt=adopt,
         content_ms=settings.llm.content_days * DAY_MS,
+        connections_ms=settings.postgres.connections_days * DAY_MS,
         create_topics=settings.kafka.create_topics,
         register_schemas=settings.registry.register_schemas,
     )

@@ -49,6 +49,8 @@ class WorkerOptions:
     """Take this code for the one that wrote the state, where nothing on record says which did."""
     content_ms: int = 30 * DAY_MS
     """How long the archive keeps what was sent to and came from language models."""
+    connections_ms: int = 30 * DAY_MS
+    """How long the archive keeps to whom streams were delivered."""
     create_topics: bool = True
     register_schemas: bool = True
 

@@ -104,7 +104,8 @@ ROLES: Final[Mapping[str, Access]] = {
         changelogs=(AGGREGATE_PARTIALS_CHANGELOG, AGGREGATE_WINDOWS_CHANGELOG),
     ),
     "archive": Access(
-        reads=(RECORDS, USAGE_WINDOWS, LLM_ATTEMPTS, LLM_WINDOWS, LLM_TASKS), writes=(DEAD_LETTERS,)
+        reads=(RECORDS, USAGE_WINDOWS, LLM_ATTEMPTS, LLM_WINDOWS, LLM_TASKS, CONNECTIONS),
+        writes=(DEAD_LETTERS,),
     ),
     "account": Access(
         reads=(LLM_ATTEMPTS, LLM_PARTIALS, OUTPUT, LLM_TASK_PARTS),

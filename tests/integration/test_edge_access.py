@@ -18,6 +18,7 @@ from tests.support.command_line import CommandLine
 from tests.support.edge_fixtures import EDGE_TOPICS
 from tests.support.sse_client import read_stream
 from tests.support.tokens import ALL, ISSUER, Issuer, confused, jwks_server, keys_file, unsigned
+from tests.support.ws_client import Talk
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -334,6 +335,10 @@ def test_a_tenant_has_its_share_of_connections_and_events_and_others_have_theirs
         assert (refused.events[0]["type"], refused.events[0]["reason"]) == ("reconnect", "overload")
         other = read_stream(f"{url}umbrella", headers=headers, until=lambda seen: bool(seen.events))
         assert other.seqs == [0]
+        with Talk(edge.url, additional_headers=headers) as talk:  # under a token of all tenants
+            full = talk.ask("subscribe", id=1, stream="s", tenant="acme")
+            assert (full["code"], full["status"]) == ("too_many_connections", 503)
+            assert talk.ask("subscribe", id=2, stream="s", tenant="third")["type"] == "subscribed"
         leave.set()
         twin.logs(streams["acme"], 1)
         held.result()
@@ -355,8 +360,8 @@ def test_a_tenant_has_its_share_of_connections_and_events_and_others_have_theirs
     assert 1 <= int(full.headers["retry-after"]) <= 5
     assert publish("umbrella", 5).status_code == 202
     text = get(edge, "/metrics", edge.token).text
-    for limit in ("tenant_connections", "tenant_events"):
-        assert f'sluicegate_edge_limited_total{{limit="{limit}",tenant="acme"}} 1.0' in text
+    for limit, times in (("tenant_connections", 2), ("tenant_events", 1)):
+        assert f'sluicegate_edge_limited_total{{limit="{limit}",tenant="acme"}} {times}.0' in text
     assert 'tenant="umbrella"' not in text
 
 
@@ -442,6 +447,7 @@ def test_the_first_day_of_the_page_works_as_it_is_written(stack, kafka_options, 
         ("EDGE__HOST", "0.0.0.0", "without keys"),
         ("EDGE__CORS_ORIGINS", "https://app.test/path", "is no origin"),
         ("EDGE__CORS_ORIGINS", "*", "pages of all sites"),
+        ("EDGE__TRUSTED_PROXIES", "proxy.example", "does not appear to be"),
     ],
 )
 def test_an_edge_that_could_not_be_kept_does_not_start_and_says_why(

@@ -97,6 +97,11 @@ def test_a_token_that_is_revoked_is_closed_at_once_wherever_it_is_in_use_and_tak
         closed = pool.submit(read_stream, url, headers=bearer(stolen))
         kept = pool.submit(read_stream, url, headers=bearer(good))
         wait_for_connections(edge, 2)
+        command.environment["SLUICEGATE_EDGE__URL"] = edge.url
+        assert command.run("connections")[0] == 1
+        command.environment["SLUICEGATE_EDGE__TOKEN"] = edge.token
+        code, out, err = command.run("connections", "--json")
+        assert ([one["subject"] for one in json.loads(out)["connections"]], code) == (["ann", "ann"], 0), err
         code, out, err = command.run("tokens", "revoke", "j-stolen", "--reason", "laptop lost")
         assert (code, "would be revoked" in out, "dry run" in err) == (0, True, True)
         assert get(edge, "/v1/streams", stolen).status_code == 200
