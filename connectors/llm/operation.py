@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     import httpx2
 
+    from connectors.llm.answer_schemas import AnswerSchema
     from connectors.llm.attempt import Outcome
     from connectors.llm.committer import Committer
     from connectors.llm.deltas import ErrorClass
@@ -149,6 +150,8 @@ class Operation:
         self._run: Run | None = None
         self._under_way: Attempt | None = None
         """On the ledger as started."""
+        self._schema: AnswerSchema | None = None
+        """What the answer must follow, once it is planned."""
         self._cancelled = asyncio.Event()
         self._pending: list[Attempt] = []
         """Settled rows that go out with the next transaction."""
@@ -230,7 +233,7 @@ class Operation:
             plan = self._tools.desk.plan(request)
             self._tools.gate(plan)  # what cannot be used of gate or schema is refused before it costs
             if plan.call.schema is not None:
-                answer_schema(plan.call.schema, plan.call.schema_name)
+                self._schema = await asyncio.to_thread(answer_schema, plan.call.schema, plan.call.schema_name)
         except LlmError as refused:
             await self._refuse("upstream_error", str(refused), refused.error_class)
             return None
@@ -316,7 +319,7 @@ class Operation:
             asyncio.get_running_loop(),
             raw=self._raw_keeper(plan, row, choice),
             gate=self._tools.gate(plan),
-            schema=None if call.schema is None else answer_schema(call.schema, call.schema_name),
+            schema=self._schema,
             stop=lambda: self._stop("gate"),
         )
         self._run = Run(
