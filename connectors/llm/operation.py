@@ -26,10 +26,11 @@ from connectors.llm.fallback import can_be_continued, continued
 from connectors.llm.gates import Gate, compile_gate
 from connectors.llm.kept import kept_input, kept_output
 from connectors.llm.ledger import RAW_MAX, Attempt
-from connectors.llm.plan import Next, Stop, Tried
+from connectors.llm.plan import Next, Stop, Tried, in_time_ms, within
 from connectors.llm.raw import RawKeeper
 from connectors.llm.shown import KEPT_MAX, Shown
 from schemas.errors import SchemaError
+from schemas.kinds import BUILTIN_KINDS
 from schemas.topics import INPUT, LLM_ATTEMPTS
 
 if TYPE_CHECKING:
@@ -51,10 +52,15 @@ if TYPE_CHECKING:
     from connectors.llm.plan import Choice, Plan
     from connectors.llm.provider import Provider
     from connectors.llm.request import Envelope, Request
+    from schemas.kinds import ConnectionPolicy, KindTable
     from schemas.wire import WireCodec
 
 log = structlog.get_logger(__name__)
 
+_STOPPED: Final[Mapping[EndReason, str]] = {
+    "cancelled": "it was cancelled",
+    "timed_out": "its stream had timed out",
+}
 _GATES_MAX: Final = 1_000
 """Versions of routes whose gates are kept compiled."""
 
@@ -99,6 +105,7 @@ class Tools:
         queue_ms_max: int,
         judges: Mapping[str, Judge],
         metrics: LlmMetrics,
+        kinds: KindTable = BUILTIN_KINDS,
     ) -> None:
         self.desk = desk
         self.client = client
@@ -110,6 +117,7 @@ class Tools:
         self.queue_ms_max = queue_ms_max
         self._judges = judges
         self.metrics = metrics
+        self.kinds = kinds
         self._gates: dict[tuple[str, int], GateRules] = {}
 
     def gate(self, plan: Plan) -> Gate | None:
@@ -156,13 +164,18 @@ class Operation:
         self._pending: list[Attempt] = []
         """Settled rows that go out with the next transaction."""
         self._tried: list[Tried] = []
+        self._ends_as: EndReason = "cancelled"
+        self._heard_us = asked_us
+        """When something was last written to the stream, however long nothing came since."""
         self._number = 1
         self._shown_anything = False
         self._answer = ""
         """Text that clients have of attempts which are gone on with; kept where the plan may continue it."""
 
-    def cancel(self) -> None:
-        """Stop the provider, keep what there is, and end as ``cancelled``."""
+    def cancel(self, reason: EndReason = "cancelled") -> None:
+        """Stop the provider, keep what there is, and end so; ``timed_out``: ``ingest`` ended the stream."""
+        if not self._cancelled.is_set():
+            self._ends_as = reason
         self._cancelled.set()
         self._stop("cancelled")
 
@@ -193,11 +206,9 @@ class Operation:
         if isinstance(self._request, LlmError):
             await self._refuse("upstream_error", str(self._request), self._request.error_class)
         elif self._cancelled.is_set():
-            await self._refuse("cancelled", "it was cancelled before a provider was called")
-        elif self._known is None and self._age_ms() > self._tools.queue_ms_max:
-            await self._refuse(
-                "timed_out", f"it waited longer than {self._tools.queue_ms_max} ms for a worker"
-            )
+            await self._refuse(self._ends_as, f"{_STOPPED[self._ends_as]} before a provider was called")
+        elif self._known is None and self._age_ms() > self._queue_ms_max():
+            await self._refuse("timed_out", f"it waited longer than {self._queue_ms_max()} ms for a worker")
         else:
             await self._attempts(self._request)
 
@@ -230,7 +241,7 @@ class Operation:
     async def _planned(self, request: Request) -> Plan | None:
         """Say what is to be done; None = it was refused, and is over."""
         try:
-            plan = self._tools.desk.plan(request)
+            plan = within(self._tools.desk.plan(request), self._connection)
             self._tools.gate(plan)  # what cannot be used of gate or schema is refused before it costs
             if plan.call.schema is not None:
                 self._schema = await asyncio.to_thread(answer_schema, plan.call.schema, plan.call.schema_name)
@@ -264,7 +275,7 @@ class Operation:
             shown = await self._attempt(plan, step, row)
             self._answer += shown.text
             outcome = shown.outcome
-            if (ending := _ending(outcome)) is not None:
+            if (ending := self._ending(outcome)) is not None:
                 await self._end(row, *ending)
                 return
             assert outcome.error_class is not None, "a good answer ends it"
@@ -288,7 +299,7 @@ class Operation:
         if step.wait_ms:
             await self._waits(step.wait_ms)
         if self._cancelled.is_set():
-            return "cancelled", "it was cancelled"
+            return self._ends_as, _STOPPED[self._ends_as]
         if step.why == "continue" and not self._can_continue():
             return replace(step, why="restart")
         return step
@@ -325,7 +336,7 @@ class Operation:
         self._run = Run(
             self._tools.client,
             self._tools.providers[choice.target.shape],
-            choice,
+            self._in_time(choice),
             replace(call, model=choice.model),
             shown,
         )
@@ -341,6 +352,7 @@ class Operation:
         self._tools.desk.settle(plan, row, shown)
         self._tools.metrics.settled(row)
         self._emitter.data("usage", _usage(row))
+        self._heard_us = now_us()
         return shown
 
     def _raw_keeper(self, plan: Plan, row: Attempt, choice: Choice) -> RawKeeper | None:
@@ -350,6 +362,17 @@ class Operation:
         return RawKeeper(
             row, choice.target, plan.keep_raw, tools.wire, tools.outlet, self.tenure.source.partition
         )
+
+    def _ending(self, outcome: Outcome) -> tuple[EndReason, str] | None:
+        """Say how it ends with an attempt, and what a person reads; None = another may follow."""
+        if outcome.error_class is None:
+            cut = outcome.finish == "length"
+            return "completed", "the model stopped at its limit of tokens" if cut else ""
+        if outcome.error_class == "cancelled":
+            return self._ends_as, _STOPPED[self._ends_as]
+        if outcome.error_class == "gate":  # another answer would be judged by the same rules
+            return "upstream_error", f"the gate ended it: {outcome.error_raw}"
+        return None
 
     # -- records ------------------------------------------------------------------------------------------
 
@@ -411,6 +434,21 @@ class Operation:
 
     # -- time ---------------------------------------------------------------------------------------------
 
+    @property
+    def _connection(self) -> ConnectionPolicy:
+        return self._tools.kinds.named(self.to.kind).connection
+
+    def _queue_ms_max(self) -> int:
+        return min(self._tools.queue_ms_max, in_time_ms(self._connection.idle_timeout_ms))
+
+    def _in_time(self, choice: Choice) -> Choice:
+        """Have the first content be there before the stream has been silent for too long."""
+        silent_ms = max(now_us() - self._heard_us, 0) // 1_000
+        left_ms = max(in_time_ms(self._connection.idle_timeout_ms) - silent_ms, 0)
+        timers = choice.timers
+        first_content_ms = min(timers.first_content_ms, left_ms)
+        return replace(choice, timers=replace(timers, first_content_ms=first_content_ms))
+
     def _age_ms(self) -> int:
         """Since the broker took the request: whoever asked may have another clock."""
         return max(now_us() - self._asked_us, 0) // 1_000
@@ -455,15 +493,3 @@ def _usage(row: Attempt) -> dict[str, Any]:
         "latency_ms": max(row.ended_us - row.started_us, 0) // 1_000,
         "provenance": row.usage_source,
     }
-
-
-def _ending(outcome: Outcome) -> tuple[EndReason, str] | None:
-    """Say how an operation ends with an attempt, and what a person reads; None = another may follow."""
-    if outcome.error_class is None:
-        cut = outcome.finish == "length"
-        return "completed", "the model stopped at its limit of tokens" if cut else ""
-    if outcome.error_class == "cancelled":
-        return "cancelled", "it was cancelled"
-    if outcome.error_class == "gate":  # another answer would be judged by the same rules
-        return "upstream_error", f"the gate ended it: {outcome.error_raw}"
-    return None

@@ -2,10 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
+from dataclasses import replace
 
 from connectors.llm import operation
-from tests.unit.support_llm_operation import World, said
+from connectors.llm.plan import Timers, within
+from connectors.llm.route import TimersConfig
+from schemas.kinds import LLM, KindTable
+from tests.unit.support_llm_operation import World, chunk, head, refusal, said
+from tests.unit.test_llm_routing import CHOICES, made
+
+
+async def stalls(writer):
+    """Say a little, then nothing until the other side leaves."""
+    writer.write(head() + chunk("Once upon").encode())
+    await writer.drain()
+    await writer.wait_closed()
+
+
+async def stalls_at_once(writer):
+    """Say nothing but that it is there."""
+    writer.write(head())
+    await writer.drain()
+    await writer.wait_closed()
+
+
+async def until(holds):
+    while not holds():  # noqa: ASYNC110  # it is a provider over a socket that is waited for
+        await asyncio.sleep(0.005)
 
 
 def test_a_schema_is_checked_beside_the_loop_and_once(monkeypatch):
@@ -22,3 +47,45 @@ def test_a_schema_is_checked_beside_the_loop_and_once(monkeypatch):
     assert [fields["complete"] for name, _, fields in world.events if name == "structured"] == [True]
     (thread,) = threads
     assert thread != threading.get_ident(), "it takes up to 0.3 s, in which no answer would go on"
+
+
+def test_who_asks_for_more_patience_than_there_is_is_not_waited_for_even_alone():
+    world = World(refusal("429 Too Many Requests", retry_after="500")).run()
+    assert (world.end, len(world.calls)) == ("upstream_error", 1)
+    assert world.rows[-1].retry_after_ms == 500_000
+
+
+def test_a_stream_that_ingest_ended_stops_its_call_and_says_so_on_the_ledger():
+    async def time_out(world):
+        await until(lambda: world.shown)
+        world.operation.cancel("timed_out")
+        world.operation.cancel("cancelled")
+
+    world = World(stalls).run(aside=time_out)
+    assert (world.end, world.shown) == ("timed_out", "Once upon")
+    last = world.rows[-1]
+    assert (last.state, last.error_class, last.end_reason) == ("cancelled", "cancelled", "timed_out")
+    assert last.output_tokens
+
+
+def test_a_plan_ends_before_ingest_would_end_its_stream():
+    longest = TimersConfig(first_content_ms=900_000, between_contents_ms=900_000).timers()
+    plan = replace(
+        made(deadline_ms=86_400_000, retry_wait_ms_max=600_000),
+        choices=[replace(CHOICES[0], timers=longest), CHOICES[1]],
+    )
+    bounded = within(plan, LLM.connection)
+    assert bounded.deadline_ms == 30 * 60_000 - 5_000
+    assert bounded.retry_wait_ms_max == (120_000 - 5_000) // 2, "the call after it has the other half"
+    timers = bounded.choices[0].timers
+    assert (timers.first_content_ms, timers.between_contents_ms) == (115_000, 115_000)
+    assert bounded.choices[1].timers == Timers(), "what is shorter stays"
+
+
+def test_what_waited_for_its_turn_has_less_time_to_its_first_content():
+    connection = replace(LLM.connection, idle_timeout_ms=1_000)
+    world = World(stalls_at_once, attempts_max=1)
+    world.tools["kinds"] = KindTable([replace(LLM, connection=connection)])
+    world.run()
+    assert world.rows[-1].error_class == "timeout_first_content", "though its timer is of 30 s"
+    assert world.end == "upstream_error"
