@@ -75,6 +75,8 @@ class Outcome:
     usage: Usage | None = None
     http_status: int = 0
     chunks: int = 0
+    sent: bool = True
+    """Whether the provider may have been given anything; what it began to answer may be billed."""
     had_content: bool = False
     had_tool_call: bool = False
 
@@ -106,7 +108,7 @@ class Attempt:
         """Make the call, for ``total_s`` seconds at most. Raises nothing but a foreign cancellation."""
         outcome = self.outcome
         if self._stopped is not None:
-            outcome.error_class = self._stopped
+            outcome.error_class, outcome.sent = self._stopped, False
             return outcome
         task = asyncio.current_task()
         assert task is not None
@@ -123,9 +125,11 @@ class Attempt:
             outcome.error_class, outcome.error_raw = end.error_class, str(end)
         except CallRefused as refused:
             outcome.error_class, outcome.error_raw = "bad_request", str(refused)
+            outcome.sent = False
         except httpx2.TransportError as error:
             broke: ErrorClass = "truncated" if watch.connected else "connect"
             outcome.error_class, outcome.error_raw = broke, f"{type(error).__name__}: {error}"
+            outcome.sent = not isinstance(error, httpx2.ConnectError)
         except httpx2.HTTPError as error:
             outcome.error_class, outcome.error_raw = "malformed", f"{type(error).__name__}: {error}"
         except (KafkaFailure, SchemaError):  # ours, not the provider's

@@ -341,7 +341,6 @@ class Operation:
             shown,
         )
         if self._cancelled.is_set():
-            shown.sent = False
             self._run.stop("cancelled")
         outcome = await self._run.run(max(self._left_ms(plan), 0) / 1_000)
         self._run = None

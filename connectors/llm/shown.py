@@ -62,7 +62,7 @@ class Shown:
         self.media = False
         """Whether sound or pictures came."""
         self.sent = True
-        """Whether the provider was asked at all; it is cancelled before, sometimes."""
+        """Whether the provider may have been given anything."""
         self.refused = ""
         """Why the gate ended it; empty = it did not."""
         self.outcome = Outcome()
@@ -113,7 +113,7 @@ class Shown:
 
     def finish(self, outcome: Outcome) -> None:
         """Take how it went: send what waits, and what the stream's readers should know of it."""
-        self.outcome = outcome
+        self.outcome, self.sent = outcome, outcome.sent
         if self._due is not None:
             self._due.cancel()
         if self._gate is not None:

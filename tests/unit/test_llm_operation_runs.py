@@ -89,3 +89,20 @@ def test_what_waited_for_its_turn_has_less_time_to_its_first_content():
     world.run()
     assert world.rows[-1].error_class == "timeout_first_content", "though its timer is of 30 s"
     assert world.end == "upstream_error"
+
+
+async def hangs_up(writer):
+    """Read the question, and leave."""
+
+
+def test_what_was_sent_and_broke_off_before_a_status_may_be_billed():
+    world = World(hangs_up, attempts_max=1).run()
+    last = world.rows[-1]
+    assert (last.error_class, last.http_status) == ("connect", 0)
+    assert (last.cost_source, last.cost_nanos, last.output_tokens) == ("unknown", None, None)
+
+
+def test_what_reached_nobody_is_free():
+    world = World(attempts_max=1, candidates=[{"target": "gone", "model": "m"}]).run()
+    last = world.rows[-1]
+    assert (last.error_class, last.cost_source, last.cost_nanos) == ("connect", "estimated", 0)
