@@ -55,6 +55,19 @@ class Sink(Protocol):
         ...
 
 
+class Room(Protocol):
+    """Where the content goes in the end: it may be full for a while."""
+
+    @property
+    def full(self) -> bool:
+        """Whether nothing more should be read."""
+        ...
+
+    async def emptied(self) -> None:
+        """Return when it is not."""
+        ...
+
+
 class Ended(Exception):
     """The sink wants no more: why, in our words and in words for a person."""
 
@@ -85,13 +98,20 @@ class Attempt:
     """One call; ``stop`` ends it from outside, ``run`` is awaited once."""
 
     def __init__(
-        self, client: httpx2.AsyncClient, provider: Provider, choice: Choice, call: Call, sink: Sink
+        self,
+        client: httpx2.AsyncClient,
+        provider: Provider,
+        choice: Choice,
+        call: Call,
+        sink: Sink,
+        room: Room | None = None,
     ) -> None:
         self._client = client
         self._provider = provider
         self._choice = choice
         self._call = call
         self._sink = sink
+        self._room = room
         self._watch: Watch | None = None
         self._stopped: ErrorClass | None = None
         self._over = False
@@ -162,9 +182,20 @@ class Attempt:
                 self._frames(frames.feed(data), normaliser, watch, now_s)
                 if self._over:
                     return
+                if self._room is not None and self._room.full:
+                    await self._wait_for(self._room, watch)
             self._frames(frames.eof(), normaliser, watch, now_s)
             if not self._over:
                 self._take(normaliser.eof(), watch, now_s)
+
+    @staticmethod
+    async def _wait_for(room: Room, watch: Watch) -> None:
+        """Read no more until there is room: the provider is held up by TCP, and not blamed for it."""
+        watch.hold()
+        try:
+            await room.emptied()
+        finally:
+            watch.go_on()
 
     def _frames(
         self, frames: Sequence[Framed], normaliser: Normaliser, watch: Watch, now_s: Callable[[], float]

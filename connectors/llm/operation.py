@@ -339,6 +339,7 @@ class Operation:
             self._in_time(choice),
             replace(call, model=choice.model),
             shown,
+            self._tools.outlet,
         )
         if self._cancelled.is_set():
             self._run.stop("cancelled")

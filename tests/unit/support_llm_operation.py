@@ -78,6 +78,9 @@ class World:
             else:
                 self.send(row.key, row.value, row.partition)
 
+    full = False
+    """See KafkaOutlet."""
+
     async def acknowledged(self, key: bytes) -> None:
         """See KafkaOutlet."""
 
