@@ -28,6 +28,7 @@ from connectors.llm.kept import kept_input, kept_output
 from connectors.llm.ledger import RAW_MAX, Attempt
 from connectors.llm.plan import Next, Stop, Tried, in_time_ms, within
 from connectors.llm.raw import RawKeeper
+from connectors.llm.settling import settle, usage_of
 from connectors.llm.shown import KEPT_MAX, Shown
 from schemas.errors import SchemaError
 from schemas.kinds import BUILTIN_KINDS
@@ -311,11 +312,11 @@ class Operation:
         """Put it on record, make the call, settle it."""
         choice = step.choice
         call = continued(plan.call, self._answer) if step.why == "continue" else plan.call
-        if self._shown_anything and step.why not in ("continue", "resume"):
-            self._emitter.reset(f"attempt {row.attempt}: {step.why}")
-            self._shown_anything, self._answer = False, ""
-        row.epoch = self._emitter.epoch
         self._emitter.begin(row)
+        supersedes = self._shown_anything and step.why not in ("continue", "resume")
+        if supersedes:
+            self._emitter.supersede(f"attempt {row.attempt}: {step.why}")
+        row.epoch = self._emitter.content_epoch
         row.input_json = kept_input(call, plan.keep_input)
         try:
             await self._commit([row])
@@ -346,12 +347,14 @@ class Operation:
         outcome = await self._run.run(max(self._left_ms(plan), 0) / 1_000)
         self._run = None
         shown.finish(outcome)
+        if supersedes and (shown.anything or outcome.error_class is None):
+            self._answer = ""
         self._shown_anything = self._shown_anything or shown.anything
-        _settle(row, outcome)
+        settle(row, outcome)
         row.output_json = kept_output(shown.text, plan.keep_output)
         self._tools.desk.settle(plan, row, shown)
         self._tools.metrics.settled(row)
-        self._emitter.data("usage", _usage(row))
+        self._emitter.data("usage", usage_of(row))
         self._heard_us = now_us()
         return shown
 
@@ -460,36 +463,3 @@ class Operation:
         """Wait before another attempt, or until it is cancelled."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._cancelled.wait(), wait_ms / 1_000)
-
-
-def _settle(row: Attempt, outcome: Outcome) -> None:
-    row.ended_us = now_us()
-    row.http_status = outcome.http_status
-    row.finish, row.finish_raw = outcome.finish, outcome.finish_raw[:RAW_MAX]
-    row.chunks = outcome.chunks
-    row.retry_after_ms = outcome.retry_after_ms
-    row.error_class, row.error_raw = outcome.error_class or "", outcome.error_raw[:RAW_MAX]
-    row.state = (
-        "completed"
-        if outcome.error_class is None
-        else "cancelled"
-        if outcome.error_class == "cancelled"
-        else "failed"
-    )
-    if outcome.usage is not None:
-        row.count(outcome.usage)
-        row.usage_source = "provider"
-
-
-def _usage(row: Attempt) -> dict[str, Any]:
-    return {
-        "provider": row.provider,
-        "model": row.model_answered or row.model,
-        "calls": 1,
-        "errors": int(row.state == "failed"),
-        "input_tokens": row.input_tokens or 0,
-        "output_tokens": row.output_tokens or 0,
-        "cost_nanos": row.cost_nanos,
-        "latency_ms": max(row.ended_us - row.started_us, 0) // 1_000,
-        "provenance": row.usage_source,
-    }

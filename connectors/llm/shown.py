@@ -122,6 +122,8 @@ class Shown:
             if self.refused:
                 outcome.error_class, outcome.error_raw = "gate", self.refused
         self._emitter.flush()
+        if outcome.error_class is None:  # whole, be it empty: nothing of another attempt stays beside it
+            self._emitter.supersede_now()
         if self._structured is not None and outcome.error_class is None:
             self._send(self._structured.finish())
         if self._raw is not None:

@@ -7,6 +7,7 @@ import threading
 from dataclasses import replace
 
 from connectors.llm import operation
+from connectors.llm.ledger import Attempt, Known
 from connectors.llm.plan import Timers, within
 from connectors.llm.route import TimersConfig
 from schemas.kinds import LLM, KindTable
@@ -106,3 +107,64 @@ def test_what_reached_nobody_is_free():
     world = World(attempts_max=1, candidates=[{"target": "gone", "model": "m"}]).run()
     last = world.rows[-1]
     assert (last.error_class, last.cost_source, last.cost_nanos) == ("connect", "estimated", 0)
+
+
+TWO = [{"target": "here", "model": "m", "retries": 0}, {"target": "here", "model": "n", "retries": 0}]
+
+
+def contents(world):
+    """Tokens and resets with their epochs."""
+    return [
+        (name, epoch, fields.get("text", ""))
+        for name, epoch, fields in world.events
+        if name in ("token", "reset")
+    ]
+
+
+def test_what_clients_have_stays_until_another_attempt_has_content():
+    world = World(said("Once upon", whole=False), refusal("500 Oops"), candidates=TWO).run()
+    assert (world.end, world.shown) == ("upstream_error", "Once upon")
+    assert "reset" not in world.types()
+    assert [row.epoch for row in world.rows if row.state == "started"] == [0, 1], (
+        "what its content would have"
+    )
+
+
+def test_content_of_another_attempt_supersedes_it_once_and_an_empty_answer_does_too():
+    again = [*TWO, {"target": "here", "model": "o"}]
+    cut = said("Once upon", whole=False)
+    world = World(cut, refusal("500 Oops"), said("There was"), candidates=again).run()
+    assert (world.end, world.shown) == ("completed", "There was")
+    assert contents(world) == [("token", 0, "Once upon"), ("reset", 1, ""), ("token", 1, "There was")]
+    assert world.rows[-1].epoch == 1
+    world = World(cut, said(), candidates=TWO).run()
+    assert (world.end, world.shown) == ("completed", "")
+
+
+def test_a_cancel_before_new_content_keeps_what_there_is():
+    async def cancel(world):
+        await until(lambda: len(world.calls) == 2)
+        world.operation.cancel()
+
+    world = World(said("Once upon", whole=False), stalls_at_once, candidates=TWO).run(aside=cancel)
+    assert (world.end, world.shown) == ("cancelled", "Once upon")
+
+
+def dead(**fields):
+    """What the ledger has of an operation whose worker died."""
+    known = Known()
+    row = Attempt(
+        tenant="default", stream_id="s1", kind="llm", attempt=1, epoch=3, provider="here", model="m", **fields
+    )
+    known.take(row)
+    return known
+
+
+def test_who_takes_over_supersedes_nothing_before_it_has_content_of_its_own():
+    world = World(refusal("400 Bad Request"), known=dead()).run()
+    assert world.end == "upstream_error"
+    assert "reset" not in world.types()
+    assert world.events[-1][1] == 4, "above all that the dead one may still write"
+    world = World(said("There was"), known=dead()).run()
+    assert contents(world) == [("reset", 5, ""), ("token", 5, "There was")]
+    assert (world.end, world.rows[-1].epoch) == ("completed", 5)
