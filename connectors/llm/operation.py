@@ -62,6 +62,8 @@ _STOPPED: Final[Mapping[EndReason, str]] = {
     "cancelled": "it was cancelled",
     "timed_out": "its stream had timed out",
 }
+_PENDING_MS_MAX: Final = 1_000
+"""A settled row waits for no longer than this for another transaction to go out with."""
 _GATES_MAX: Final = 1_000
 """Versions of routes whose gates are kept compiled."""
 
@@ -264,8 +266,6 @@ class Operation:
             if not isinstance(step, Next):
                 await self._end(row or self._row(plan, None, "first", "refused"), *step)
                 return
-            if row is not None:
-                self._pending.append(row)
             row = self._row(plan, step.choice, step.why, "started")
             try:
                 self._tools.desk.reserve(plan, row)
@@ -297,6 +297,10 @@ class Operation:
         if isinstance(step, Stop):
             late = self._left_ms(plan) <= 0 or (row is not None and row.error_class == "timeout_total")
             return "timed_out" if late else "upstream_error", step.message
+        if row is not None:
+            self._pending.append(row)
+        if step.wait_ms > _PENDING_MS_MAX:  # a crash would make a call that nobody knows the cost of it
+            await self._commit([])
         if step.wait_ms:
             await self._waits(step.wait_ms)
         if self._cancelled.is_set():
@@ -422,6 +426,7 @@ class Operation:
         last.append(self._emitter.end(reason, message))
         await self._tools.outlet.acknowledged(self.to.key)
         row.end_reason = reason
+        self._pending = [each for each in self._pending if each is not row]
         # One transaction: of an operation that the ledger does not have, nothing may be in its stream.
         await self._commit([row], last)
         self._tools.metrics.ended(reason)

@@ -6,6 +6,8 @@ import asyncio
 import threading
 from dataclasses import replace
 
+import pytest
+
 from connectors.llm import operation
 from connectors.llm.ledger import Attempt, Known
 from connectors.llm.plan import Timers, within
@@ -168,3 +170,22 @@ def test_who_takes_over_supersedes_nothing_before_it_has_content_of_its_own():
     world = World(said("There was"), known=dead()).run()
     assert contents(world) == [("reset", 5, ""), ("token", 5, "There was")]
     assert (world.end, world.rows[-1].epoch) == ("completed", 5)
+
+
+@pytest.mark.parametrize(("asks_ms", "on_record"), [("1500", True), ("900", False)])
+def test_before_a_long_wait_what_was_settled_is_on_record(asks_ms, on_record):
+    during = []
+
+    async def cancel(world):
+        await until(lambda: "usage" in world.types())
+        for _ in range(20):
+            await asyncio.sleep(0.005)
+        during.extend((row.attempt, row.state) for row in world.rows)
+        world.operation.cancel()
+
+    world = World(refusal("429 Too Many Requests", retry_after_ms=asks_ms)).run(aside=cancel)
+    assert during == [(1, "started"), *([(1, "failed")] if on_record else [])]
+    assert world.end == "cancelled"
+    assert [(row.attempt, row.state, row.end_reason) for row in world.rows][len(during) :] == [
+        (1, "failed", "cancelled")
+    ], "once, with the end"
