@@ -140,7 +140,8 @@ class Attempt:
             # A partition that is taken away at the same moment cancels, too: that must not be lost.
             if watch.why is None or task.uncancel() > 0:
                 raise
-            outcome.error_class = watch.why
+            told = None if watch.why == "cancelled" else outcome.error_class
+            outcome.error_class = told or watch.why
         except Ended as end:
             outcome.error_class, outcome.error_raw = end.error_class, str(end)
         except CallRefused as refused:
@@ -173,7 +174,7 @@ class Attempt:
             headers = {name.lower(): value for name, value in response.headers.items()}
             self._sink.named(provider.named(headers))
             if response.status_code != 200:
-                self._fail(provider.failed(response.status_code, headers, await _bounded(response)))
+                await self._refused(response, headers)
                 return
             normaliser = provider.normaliser()
             frames = framer(provider.framing)
@@ -187,6 +188,19 @@ class Attempt:
             self._frames(frames.eof(), normaliser, watch, now_s)
             if not self._over:
                 self._take(normaliser.eof(), watch, now_s)
+
+    async def _refused(self, response: httpx2.Response, headers: dict[str, str]) -> None:
+        """Say what an answer of another status means, by its status and what comes of its body."""
+        body = b""
+        try:
+            async for data in response.aiter_bytes():
+                body += data
+                if len(body) >= ERROR_BODY_MAX:
+                    break
+        except httpx2.HTTPError:  # it broke off, or cannot be decoded
+            pass
+        finally:  # a timer may have ended it, too
+            self._fail(self._provider.failed(response.status_code, headers, body[:ERROR_BODY_MAX]))
 
     @staticmethod
     async def _wait_for(room: Room, watch: Watch) -> None:
@@ -259,12 +273,3 @@ def _broken(error: Exception, target: Target) -> str:
     kind, frame = type(error).__name__, traceback.extract_tb(error.__traceback__)[-1]
     log.error("llm_attempt_broke", target=target.name, error=kind, at=f"{frame.name}:{frame.lineno}")
     return f"it could not be read: {kind}"
-
-
-async def _bounded(response: httpx2.Response) -> bytes:
-    body = b""
-    async for data in response.aiter_bytes():
-        body += data
-        if len(body) > ERROR_BODY_MAX:
-            break
-    return body[:ERROR_BODY_MAX]
