@@ -218,7 +218,7 @@ LLM_CONTROL: Final = TopicSpec(
     partitions=STREAM_PARTITIONS,
     retention_ms=DAY_MS,  # an operation is over long before
     cleanup="delete",
-    doc="Cancels that ingest accepted: what makes a worker close a provider's connection.",
+    doc="Cancels that ingest accepted, and its time-outs: what makes a worker close a provider's connection.",
 )
 LLM_ATTEMPTS: Final = TopicSpec(
     name="llm.attempts.v1",
