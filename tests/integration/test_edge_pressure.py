@@ -91,7 +91,7 @@ def until(done: Callable[[], Any]) -> Any:
 
 
 def slow_at(edge: EdgeProcess) -> list[dict[str, Any]]:
-    answer = httpx2.get(f"{edge.url}/v1/connections?slow=true", trust_env=False).json()
+    answer = httpx2.get(f"{edge.url}/v1/connections?slow=true", trust_env=False, verify=False).json()
     assert len(answer["connections"]) == answer["total"]
     return list(answer["connections"])
 
@@ -101,6 +101,7 @@ def post(edge: EdgeProcess, stream_id: str) -> httpx2.Response:
         f"{edge.url}/v1/streams/{stream_id}/events?kind=job",
         json={"type": "log", "payload": {"line": "one more"}},
         trust_env=False,
+        verify=False,
         timeout=30,
     )
 
