@@ -60,6 +60,17 @@ _ONE_AGENT = "a role's partitions are its parallelism, start more workers"
 # Kafka are given up from the first on, the last unit is left as it is at the second; then the poll thread
 # has 3 s to end (connectors/kafka/coordinator.py), and the clients the third.
 _LEAVE_S, _ABANDON_S, _CLOSE_S = 8.0, 13.0, 4.0
+_CANCELLED_S = 1.0
+
+
+class RoleWorker(faust.Worker):
+    """Faust's worker, at the end of which nobody sleeps for a second."""
+
+    async def _sentinel_task(self) -> None:
+        """Let the tasks that were cancelled end, for a second at most; then the loop is closed."""
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        if left:
+            await asyncio.wait(left, timeout=_CANCELLED_S)
 
 
 class RoleApp(faust.App):
@@ -100,6 +111,7 @@ class RoleApp(faust.App):
             agent_supervisor=Restarting,
             Stream=Stream,
             TableManager=Tables,
+            Worker=RoleWorker,
             **kwargs,
         )
 

@@ -54,6 +54,7 @@ def test_every_abstract_method_of_fausts_seam_is_there(ours, theirs):
         (SupervisorStrategy, "wakeup", ["self"]),
         (AgentManager, "wait_until_agents_started", ["self"]),
         (Agent, "_execute_actor", ["self", "coro", "aref"]),
+        (faust.Worker, "_sentinel_task", ["self"]),
     ],
 )
 def test_a_hook_has_the_signature_that_we_override_or_rely_on(owner, hook, parameters):
@@ -68,6 +69,15 @@ def test_an_agent_that_raises_is_reported_before_it_is_restarted():
 def test_the_conductor_subscribes_only_when_all_agents_are_up():
     source = inspect.getsource(Conductor._subscriber.fun)
     assert source.index("wait_until_agents_started") < source.index("consumer.subscribe")
+
+
+def test_a_worker_waits_for_the_sentinel_after_it_cancelled_all_tasks_and_before_it_closes_the_loop():
+    source = inspect.getsource(faust.Worker._shutdown_loop)
+    steps = [
+        source.index(step) for step in ("self._gather_all()", "self._sentinel_task()", "self.loop.close()")
+    ]
+    assert steps == sorted(steps)
+    assert "task.cancel()" in inspect.getsource(faust.Worker._gather_all)
 
 
 def test_stock_exactly_once_is_off_for_the_class_and_not_by_chance():
