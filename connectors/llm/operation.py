@@ -26,10 +26,12 @@ from connectors.llm.fallback import can_be_continued, continued
 from connectors.llm.gates import Gate, compile_gate
 from connectors.llm.kept import kept_input, kept_output
 from connectors.llm.ledger import RAW_MAX, Attempt
-from connectors.llm.plan import Next, Stop, Tried
+from connectors.llm.plan import Next, Stop, Tried, in_time_ms, within
 from connectors.llm.raw import RawKeeper
+from connectors.llm.settling import settle, usage_of
 from connectors.llm.shown import KEPT_MAX, Shown
 from schemas.errors import SchemaError
+from schemas.kinds import BUILTIN_KINDS
 from schemas.topics import INPUT, LLM_ATTEMPTS
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
     import httpx2
 
+    from connectors.llm.answer_schemas import AnswerSchema
     from connectors.llm.attempt import Outcome
     from connectors.llm.committer import Committer
     from connectors.llm.deltas import ErrorClass
@@ -50,10 +53,17 @@ if TYPE_CHECKING:
     from connectors.llm.plan import Choice, Plan
     from connectors.llm.provider import Provider
     from connectors.llm.request import Envelope, Request
+    from schemas.kinds import ConnectionPolicy, KindTable
     from schemas.wire import WireCodec
 
 log = structlog.get_logger(__name__)
 
+_STOPPED: Final[Mapping[EndReason, str]] = {
+    "cancelled": "it was cancelled",
+    "timed_out": "its stream had timed out",
+}
+_PENDING_MS_MAX: Final = 1_000
+"""A settled row waits for no longer than this for another transaction to go out with."""
 _GATES_MAX: Final = 1_000
 """Versions of routes whose gates are kept compiled."""
 
@@ -98,6 +108,7 @@ class Tools:
         queue_ms_max: int,
         judges: Mapping[str, Judge],
         metrics: LlmMetrics,
+        kinds: KindTable = BUILTIN_KINDS,
     ) -> None:
         self.desk = desk
         self.client = client
@@ -109,6 +120,7 @@ class Tools:
         self.queue_ms_max = queue_ms_max
         self._judges = judges
         self.metrics = metrics
+        self.kinds = kinds
         self._gates: dict[tuple[str, int], GateRules] = {}
 
     def gate(self, plan: Plan) -> Gate | None:
@@ -149,17 +161,24 @@ class Operation:
         self._run: Run | None = None
         self._under_way: Attempt | None = None
         """On the ledger as started."""
+        self._schema: AnswerSchema | None = None
+        """What the answer must follow, once it is planned."""
         self._cancelled = asyncio.Event()
         self._pending: list[Attempt] = []
         """Settled rows that go out with the next transaction."""
         self._tried: list[Tried] = []
+        self._ends_as: EndReason = "cancelled"
+        self._heard_us = asked_us
+        """When something was last written to the stream, however long nothing came since."""
         self._number = 1
         self._shown_anything = False
         self._answer = ""
         """Text that clients have of attempts which are gone on with; kept where the plan may continue it."""
 
-    def cancel(self) -> None:
-        """Stop the provider, keep what there is, and end as ``cancelled``."""
+    def cancel(self, reason: EndReason = "cancelled") -> None:
+        """Stop the provider, keep what there is, and end so; ``timed_out``: ``ingest`` ended the stream."""
+        if not self._cancelled.is_set():
+            self._ends_as = reason
         self._cancelled.set()
         self._stop("cancelled")
 
@@ -190,11 +209,9 @@ class Operation:
         if isinstance(self._request, LlmError):
             await self._refuse("upstream_error", str(self._request), self._request.error_class)
         elif self._cancelled.is_set():
-            await self._refuse("cancelled", "it was cancelled before a provider was called")
-        elif self._known is None and self._age_ms() > self._tools.queue_ms_max:
-            await self._refuse(
-                "timed_out", f"it waited longer than {self._tools.queue_ms_max} ms for a worker"
-            )
+            await self._refuse(self._ends_as, f"{_STOPPED[self._ends_as]} before a provider was called")
+        elif self._known is None and self._age_ms() > self._queue_ms_max():
+            await self._refuse("timed_out", f"it waited longer than {self._queue_ms_max()} ms for a worker")
         else:
             await self._attempts(self._request)
 
@@ -227,10 +244,10 @@ class Operation:
     async def _planned(self, request: Request) -> Plan | None:
         """Say what is to be done; None = it was refused, and is over."""
         try:
-            plan = self._tools.desk.plan(request)
+            plan = within(self._tools.desk.plan(request), self._connection)
             self._tools.gate(plan)  # what cannot be used of gate or schema is refused before it costs
             if plan.call.schema is not None:
-                answer_schema(plan.call.schema, plan.call.schema_name)
+                self._schema = await asyncio.to_thread(answer_schema, plan.call.schema, plan.call.schema_name)
         except LlmError as refused:
             await self._refuse("upstream_error", str(refused), refused.error_class)
             return None
@@ -249,8 +266,6 @@ class Operation:
             if not isinstance(step, Next):
                 await self._end(row or self._row(plan, None, "first", "refused"), *step)
                 return
-            if row is not None:
-                self._pending.append(row)
             row = self._row(plan, step.choice, step.why, "started")
             try:
                 self._tools.desk.reserve(plan, row)
@@ -261,7 +276,7 @@ class Operation:
             shown = await self._attempt(plan, step, row)
             self._answer += shown.text
             outcome = shown.outcome
-            if (ending := _ending(outcome)) is not None:
+            if (ending := self._ending(outcome)) is not None:
                 await self._end(row, *ending)
                 return
             assert outcome.error_class is not None, "a good answer ends it"
@@ -282,10 +297,14 @@ class Operation:
         if isinstance(step, Stop):
             late = self._left_ms(plan) <= 0 or (row is not None and row.error_class == "timeout_total")
             return "timed_out" if late else "upstream_error", step.message
+        if row is not None:
+            self._pending.append(row)
+        if step.wait_ms > _PENDING_MS_MAX:  # a crash would make a call that nobody knows the cost of it
+            await self._commit([])
         if step.wait_ms:
             await self._waits(step.wait_ms)
         if self._cancelled.is_set():
-            return "cancelled", "it was cancelled"
+            return self._ends_as, _STOPPED[self._ends_as]
         if step.why == "continue" and not self._can_continue():
             return replace(step, why="restart")
         return step
@@ -297,11 +316,11 @@ class Operation:
         """Put it on record, make the call, settle it."""
         choice = step.choice
         call = continued(plan.call, self._answer) if step.why == "continue" else plan.call
-        if self._shown_anything and step.why not in ("continue", "resume"):
-            self._emitter.reset(f"attempt {row.attempt}: {step.why}")
-            self._shown_anything, self._answer = False, ""
-        row.epoch = self._emitter.epoch
         self._emitter.begin(row)
+        supersedes = self._shown_anything and step.why not in ("continue", "resume")
+        if supersedes:
+            self._emitter.supersede(f"attempt {row.attempt}: {step.why}")
+        row.epoch = self._emitter.content_epoch
         row.input_json = kept_input(call, plan.keep_input)
         try:
             await self._commit([row])
@@ -316,28 +335,31 @@ class Operation:
             asyncio.get_running_loop(),
             raw=self._raw_keeper(plan, row, choice),
             gate=self._tools.gate(plan),
-            schema=None if call.schema is None else answer_schema(call.schema, call.schema_name),
+            schema=self._schema,
             stop=lambda: self._stop("gate"),
         )
         self._run = Run(
             self._tools.client,
             self._tools.providers[choice.target.shape],
-            choice,
+            self._in_time(choice),
             replace(call, model=choice.model),
             shown,
+            self._tools.outlet,
         )
         if self._cancelled.is_set():
-            shown.sent = False
             self._run.stop("cancelled")
         outcome = await self._run.run(max(self._left_ms(plan), 0) / 1_000)
         self._run = None
         shown.finish(outcome)
+        if supersedes and (shown.anything or outcome.error_class is None):
+            self._answer = ""
         self._shown_anything = self._shown_anything or shown.anything
-        _settle(row, outcome)
+        settle(row, outcome)
         row.output_json = kept_output(shown.text, plan.keep_output)
         self._tools.desk.settle(plan, row, shown)
         self._tools.metrics.settled(row)
-        self._emitter.data("usage", _usage(row))
+        self._emitter.data("usage", usage_of(row))
+        self._heard_us = now_us()
         return shown
 
     def _raw_keeper(self, plan: Plan, row: Attempt, choice: Choice) -> RawKeeper | None:
@@ -347,6 +369,17 @@ class Operation:
         return RawKeeper(
             row, choice.target, plan.keep_raw, tools.wire, tools.outlet, self.tenure.source.partition
         )
+
+    def _ending(self, outcome: Outcome) -> tuple[EndReason, str] | None:
+        """Say how it ends with an attempt, and what a person reads; None = another may follow."""
+        if outcome.error_class is None:
+            cut = outcome.finish == "length"
+            return "completed", "the model stopped at its limit of tokens" if cut else ""
+        if outcome.error_class == "cancelled":
+            return self._ends_as, _STOPPED[self._ends_as]
+        if outcome.error_class == "gate":  # another answer would be judged by the same rules
+            return "upstream_error", f"the gate ended it: {outcome.error_raw}"
+        return None
 
     # -- records ------------------------------------------------------------------------------------------
 
@@ -393,6 +426,7 @@ class Operation:
         last.append(self._emitter.end(reason, message))
         await self._tools.outlet.acknowledged(self.to.key)
         row.end_reason = reason
+        self._pending = [each for each in self._pending if each is not row]
         # One transaction: of an operation that the ledger does not have, nothing may be in its stream.
         await self._commit([row], last)
         self._tools.metrics.ended(reason)
@@ -408,6 +442,21 @@ class Operation:
 
     # -- time ---------------------------------------------------------------------------------------------
 
+    @property
+    def _connection(self) -> ConnectionPolicy:
+        return self._tools.kinds.named(self.to.kind).connection
+
+    def _queue_ms_max(self) -> int:
+        return min(self._tools.queue_ms_max, in_time_ms(self._connection.idle_timeout_ms))
+
+    def _in_time(self, choice: Choice) -> Choice:
+        """Have the first content be there before the stream has been silent for too long."""
+        silent_ms = max(now_us() - self._heard_us, 0) // 1_000
+        left_ms = max(in_time_ms(self._connection.idle_timeout_ms) - silent_ms, 0)
+        timers = choice.timers
+        first_content_ms = min(timers.first_content_ms, left_ms)
+        return replace(choice, timers=replace(timers, first_content_ms=first_content_ms))
+
     def _age_ms(self) -> int:
         """Since the broker took the request: whoever asked may have another clock."""
         return max(now_us() - self._asked_us, 0) // 1_000
@@ -419,48 +468,3 @@ class Operation:
         """Wait before another attempt, or until it is cancelled."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._cancelled.wait(), wait_ms / 1_000)
-
-
-def _settle(row: Attempt, outcome: Outcome) -> None:
-    row.ended_us = now_us()
-    row.http_status = outcome.http_status
-    row.finish, row.finish_raw = outcome.finish, outcome.finish_raw[:RAW_MAX]
-    row.chunks = outcome.chunks
-    row.retry_after_ms = outcome.retry_after_ms
-    row.error_class, row.error_raw = outcome.error_class or "", outcome.error_raw[:RAW_MAX]
-    row.state = (
-        "completed"
-        if outcome.error_class is None
-        else "cancelled"
-        if outcome.error_class == "cancelled"
-        else "failed"
-    )
-    if outcome.usage is not None:
-        row.count(outcome.usage)
-        row.usage_source = "provider"
-
-
-def _usage(row: Attempt) -> dict[str, Any]:
-    return {
-        "provider": row.provider,
-        "model": row.model_answered or row.model,
-        "calls": 1,
-        "errors": int(row.state == "failed"),
-        "input_tokens": row.input_tokens or 0,
-        "output_tokens": row.output_tokens or 0,
-        "cost_nanos": row.cost_nanos,
-        "latency_ms": max(row.ended_us - row.started_us, 0) // 1_000,
-        "provenance": row.usage_source,
-    }
-
-
-def _ending(outcome: Outcome) -> tuple[EndReason, str] | None:
-    """Say how an operation ends with an attempt, and what a person reads; None = another may follow."""
-    if outcome.error_class is None:
-        cut = outcome.finish == "length"
-        return "completed", "the model stopped at its limit of tokens" if cut else ""
-    if outcome.error_class == "cancelled":
-        return "cancelled", "it was cancelled"
-    if outcome.error_class == "gate":  # another answer would be judged by the same rules
-        return "upstream_error", f"the gate ended it: {outcome.error_raw}"
-    return None

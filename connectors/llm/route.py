@@ -193,7 +193,7 @@ class RouteConfig(Config):
         5_000,
         ge=0,
         le=600_000,
-        description="a provider that asks to wait for longer is left for the next candidate, if there is one",
+        description="a provider that asks to wait for longer is not waited for: the next is asked, or none",
     )
     max_output_tokens: int | None = Field(
         default=None, ge=1, le=10_000_000, description="bound of an answer; a request may ask for less"

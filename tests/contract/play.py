@@ -32,8 +32,6 @@ import time
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-import httpx2
-
 from schemas.cursor import Cursor, decode_cursor
 from schemas.topics import OUTPUT
 from tests.support.tokens import ALL
@@ -251,7 +249,7 @@ class Play:
 
     def _are_stuck(self) -> bool:
         """Whether the edge names a client of each transport that takes nothing, and has read all itself."""
-        shown = httpx2.get(f"{self._edge.url}/v1/connections?slow=true&limit=1000", trust_env=False).json()
+        shown = self._edge.wait_for("/v1/connections?slow=true&limit=1000").json()
         own = [one for one in shown["connections"] if one["stream_id"] == self._stream_id]
         last = self._stream.next_seq - 1
         return len(own) == len(self._drivers) and all(

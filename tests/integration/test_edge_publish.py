@@ -39,6 +39,7 @@ def post(
         content=content,
         headers={"content-type": media, **headers},
         trust_env=False,
+        verify=False,
         timeout=30,
     )
 
@@ -218,7 +219,7 @@ def test_unknown_pages_and_methods_are_answered_as_problems(make_edge):
         ("GET", "/console/../../etc/passwd", 404),
         ("GET", "/console/%2e%2e%2foptions.py", 404),
     ):
-        answer = httpx2.request(method, edge.url + path, trust_env=False)
+        answer = httpx2.request(method, edge.url + path, trust_env=False, verify=False)
         assert answer.status_code == status, (method, path, answer.text)
 
 
@@ -247,7 +248,9 @@ def test_a_producer_that_waits_is_given_a_verdict_an_event(make_edge, twin):
     # The cursor of a verdict is the one that clients are given.
     seen = read_stream(f"{edge.url}/v1/streams/s-1/events", until=lambda seen: len(seen.ids) == 2)
     assert accepted["cursor"] == seen.ids[1]
-    rejects = httpx2.get(f"{edge.url}/v1/streams/s-1/rejects", trust_env=False).json()["rejects"]
+    rejects = httpx2.get(f"{edge.url}/v1/streams/s-1/rejects", trust_env=False, verify=False).json()[
+        "rejects"
+    ]
     assert [(one["event_id"], one["verdict"]) for one in rejects] == [("e-late", "late")]
 
 
@@ -281,7 +284,9 @@ def test_cancel_is_appended_as_an_event_and_an_ended_stream_cannot_be_cancelled(
     edge = make_edge()
 
     def cancel(stream_id: str, body: bytes = b"") -> httpx2.Response:
-        return httpx2.post(f"{edge.url}/v1/streams/{stream_id}/cancel", content=body, trust_env=False)
+        return httpx2.post(
+            f"{edge.url}/v1/streams/{stream_id}/cancel", content=body, trust_env=False, verify=False
+        )
 
     assert cancel("job-1").status_code == 202
     assert cancel("job-1", b'{"reason":"enough","by":"ada"}').status_code == 202
@@ -323,7 +328,7 @@ def test_streams_are_listed_newest_first_and_within_the_limit(make_edge, twin):
     twin.end(done, "cancelled")
 
     def listed(query: str = "") -> list[dict[str, Any]]:
-        found = httpx2.get(f"{edge.url}/v1/streams{query}", trust_env=False).json()["streams"]
+        found = httpx2.get(f"{edge.url}/v1/streams{query}", trust_env=False, verify=False).json()["streams"]
         assert isinstance(found, list)
         return found
 
@@ -336,7 +341,7 @@ def test_streams_are_listed_newest_first_and_within_the_limit(make_edge, twin):
     assert (second["ended"], second["reason"], second["title"]) == (None, None, "Stream 4")
     twin.tombstone(done)
     until(lambda: "done" not in [one["stream_id"] for one in listed()])
-    one = httpx2.get(f"{edge.url}/v1/streams/s-2?tenant=ada", trust_env=False).json()
+    one = httpx2.get(f"{edge.url}/v1/streams/s-2?tenant=ada", trust_env=False, verify=False).json()
     assert (one["open_offset"] >= 0, one["end_offset"], one["tenant"]) == (True, -1, "ada")
 
 
@@ -346,10 +351,10 @@ def test_a_stream_beyond_the_index_held_in_memory_is_found_in_the_topic(make_edg
         twin.logs(stream, 3)
         twin.end(stream)
     edge = make_edge(index_entries_max=4, tail_recent_records=0)
-    answer = httpx2.get(f"{edge.url}/v1/streams", trust_env=False).json()
+    answer = httpx2.get(f"{edge.url}/v1/streams", trust_env=False, verify=False).json()
     assert (len(answer["streams"]), answer["complete"]) == (4, False)
     for number in range(12):
         seen = read_stream(f"{edge.url}/v1/streams/s-{number}/events")
         assert seen.seqs == [0, 1, 2, 3, 4]
         assert read_stream(f"{edge.url}/v1/streams/s-{number}/events", last_id=seen.last_id).status == 204
-    assert httpx2.get(f"{edge.url}/v1/streams/none", trust_env=False).status_code == 404
+    assert httpx2.get(f"{edge.url}/v1/streams/none", trust_env=False, verify=False).status_code == 404

@@ -247,7 +247,7 @@ def test_a_function_that_takes_too_long_lets_nothing_through():
         (GateOptions(9, rules=(("a", "(?=x)", "pass"),)), "look-around"),
         (GateOptions(9, rules=(("a", "a)(?:b", "pass"),)), "rule a: unopened group"),
         (GateOptions(9, rules=(("a", "(.{0,45}){0,45}b", "pass"),)), "multiply to 2025"),
-        (GateOptions(9, rules=(("a", r"\w{1000}", "pass"),)), "exceeds size limit"),
+        (GateOptions(9, rules=(("a", r"\w{1000}", "pass"),)), "KiB compiled, at most 2048"),
         (GateOptions(9, rules=(("a", "", "pass"),)), "has 0 characters"),
         (GateOptions(9, rules=tuple((f"r{n}", "x", "pass") for n in range(65))), "65 rules, at most 64"),
         (GateOptions(function="os:system"), "was not started with function os:system"),

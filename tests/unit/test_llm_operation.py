@@ -79,6 +79,9 @@ class World:
                 self.events.append(self.wire.decode_event(row.value))
         self.ends.append(ends)
 
+    full = False
+    """See KafkaOutlet."""
+
     async def acknowledged(self, key):
         """See KafkaOutlet."""
 
