@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -41,7 +42,9 @@ class InProcess:
     def __init__(self, command: list[str], log: Path) -> None:
         self._log = log
         with log.open("wb") as out:
-            self._process = subprocess.Popen(command, cwd=HERE, stdout=out, stderr=subprocess.STDOUT)
+            # gRPC's core tells of a connection that its server ends, in lines of its own.
+            env = os.environ | {"GRPC_VERBOSITY": "NONE"}
+            self._process = subprocess.Popen(command, cwd=HERE, env=env, stdout=out, stderr=subprocess.STDOUT)
 
     def said(self) -> list[Said]:
         lines = self._log.read_bytes().split(b"\n")[:-1]  # the last may be half of one
