@@ -90,7 +90,7 @@ class EdgeMetrics:
         )
         self.slowed_publishes = Counter(
             f"{_P}slowed_publishes_total",
-            "Publish requests that were refused because the stream's clients could not follow.",
+            "Publish requests refused, or held back, because the stream's clients could not follow.",
             ["kind"],
             registry=self.registry,
         )
