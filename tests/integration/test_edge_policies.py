@@ -53,7 +53,11 @@ POLICIES = {
     "slow_then_drop_new": kind("slow_producer", "drop_new", 1_000),
     "slow_then_terminate": kind("slow_producer", "terminate", 1_000),
 }
-KINDS = {**POLICIES, "brief": {"connection": {"connection_life_ms_max": 1_500, "drain_ms": 1_000}}}
+KINDS = {
+    **POLICIES,
+    "one_of_many": kind("terminate"),
+    "brief": {"connection": {"connection_life_ms_max": 1_500, "drain_ms": 1_000}},
+}
 PUBLISHED = "sluicegate_edge_published_events_total"
 each_transport = pytest.mark.parametrize("transport", TRANSPORTS, ids=lambda one: one.transport)
 
@@ -272,6 +276,47 @@ def test_one_that_is_let_go_is_told_to_come_back_and_misses_nothing(stage, edge,
     assert (records[1]["reason"], records[1]["seq"]) == ("slow", seen[-1]["seq"])
     assert (records[3]["seq"], records[3]["events"]) == (one.last, len(rest))
     assert counter(edge, "slow_closed_total", **of_it) == 1
+
+
+def test_a_websocket_is_let_go_from_one_stream_alone_and_has_all_of_the_others(stage, edge):
+    slow, kept = stage.twin.open("slow", kind="one_of_many"), stage.twin.open("kept", kind="log")
+    client = SlowWebSocket(edge, slow.stream_id)
+    client.say(type="subscribe", stream=kept.stream_id)
+    heard: list[Said] = []
+
+    def hear_until(done: Callable[[], bool]) -> None:
+        while not done():
+            heard.append(client.hear())
+
+    def events(stream: TwinStream) -> list[Said]:
+        return [
+            said["event"] for said in heard if (said["type"], said["stream"]) == ("event", stream.stream_id)
+        ]
+
+    heard.append({"stream": "", **client.hear()})
+    hear_until(lambda: bool(events(slow) and events(kept)))
+    until(
+        lambda: all(
+            one["state"] == "abreast" for one in connections(edge) if one["stream_id"] in ("slow", "kept")
+        )
+    )
+    while not counter(
+        edge, "slow_closed_total", kind="one_of_many", policy="terminate", transport="websocket"
+    ):
+        stage.twin.write(slow, LINES)
+    stage.twin.logs(kept, 50)
+
+    hear_until(lambda: bool(events(kept)) and events(kept)[-1]["seq"] == 50)
+    assert missed_of(events(kept), 0) == []
+    assert missed_of(events(slow), 0) == []
+    (away,) = [said for said in heard if said["type"] == "reconnect"]
+    assert (away["stream"], away["reason"]) == ("slow", "slow")
+    assert away["cursor"] == [said for said in heard if said["stream"] == "slow"][-2]["cursor"]
+    client.say(type="subscribe", stream="slow", cursor=away["cursor"])
+    hear_until(lambda: events(slow)[-1]["seq"] == slow.next_seq - 1)
+    assert missed_of(events(slow), 0) == []
+    client.close()
+    assert actions(told(stage, kept, closed=1), SlowWebSocket) == ["opened", "closed"]
 
 
 def appended(stage: Stage, stream: TwinStream) -> list[str]:
