@@ -124,7 +124,7 @@ class Tools:
         self._gates: dict[tuple[str, int], GateRules] = {}
 
     def gate(self, plan: Plan, before: str = "") -> Gate | None:
-        """Give the gate of an attempt that goes on with ``before``. Raises RouteRefused: it cannot be made."""
+        """Give the gate of an attempt that goes on with ``before``. Raises RouteRefused: it cannot be."""
         if plan.gate is None:
             return None
         name = plan.route, plan.route_version

@@ -170,7 +170,8 @@ def test_reasoning_is_judged_if_it_is_asked_for():
 
 @pytest.mark.parametrize("cut", range(1, 13))
 def test_an_answer_that_goes_on_is_judged_over_the_seam_and_nothing_is_told_twice(cut):
-    rules = compile_gate(GateOptions(16, 0, (("heron", "project heron", "end:secret"), ("a", "a ", "pass"))), {})
+    two = ("heron", "project heron", "end:secret"), ("a", "a ", "pass")
+    rules = compile_gate(GateOptions(16, 0, two), {})
     text = "a project heron"
     first = Gate(rules)
     assert answer(first, [text[: cut + 2]])[0] == text[: cut + 2]
