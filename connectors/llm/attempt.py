@@ -16,6 +16,7 @@ from connectors.llm.errors import CallRefused
 from connectors.llm.extent import Extent
 from connectors.llm.framing import Frame, framer
 from connectors.llm.masking import Mask
+from connectors.llm.transport import CONNECTED
 from connectors.llm.watch import Watch
 from schemas.errors import SchemaError
 
@@ -146,11 +147,9 @@ class Attempt:
             outcome.error_class, outcome.error_raw = end.error_class, str(end)
         except CallRefused as refused:
             outcome.error_class, outcome.error_raw = "bad_request", str(refused)
-            outcome.sent = False
         except httpx2.TransportError as error:
-            broke: ErrorClass = "truncated" if watch.connected else "connect"
+            broke: ErrorClass = "truncated" if outcome.http_status else "connect"
             outcome.error_class, outcome.error_raw = broke, f"{type(error).__name__}: {error}"
-            outcome.sent = not isinstance(error, httpx2.ConnectError)
         except httpx2.HTTPError as error:
             outcome.error_class, outcome.error_raw = "malformed", f"{type(error).__name__}: {error}"
         except (KafkaFailure, SchemaError):  # ours, not the provider's
@@ -159,6 +158,7 @@ class Attempt:
             outcome.error_class, outcome.error_raw = "malformed", _broken(error, self._choice.target)
         finally:
             watch.close()
+            outcome.sent = watch.connected
         outcome.error_raw = Mask.of(self._choice.target)(outcome.error_raw)
         return outcome
 
@@ -166,9 +166,13 @@ class Attempt:
         provider, outcome, target = self._provider, self.outcome, self._choice.target
         request = provider.request(self._call, target)
         async with self._client.stream(
-            "POST", request.url, headers=dict(request.headers), content=request.body
+            "POST",
+            request.url,
+            headers=dict(request.headers),
+            content=request.body,
+            extensions={CONNECTED: watch.connect},
         ) as response:
-            watch.connected = True
+            watch.connect()  # whatever the transport tells
             outcome.http_status = response.status_code
             self._sink.connected(response.status_code)
             headers = {name.lower(): value for name, value in response.headers.items()}
