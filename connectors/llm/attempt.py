@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import traceback
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -12,7 +11,7 @@ import structlog
 
 from connectors.kafka.errors import KafkaFailure
 from connectors.llm.deltas import WHOLE, Alive, Failed, Finished, Media, Named, Over, Piece, Usage
-from connectors.llm.errors import CallRefused
+from connectors.llm.errors import CallRefused, place_of
 from connectors.llm.extent import Extent
 from connectors.llm.framing import Frame, framer
 from connectors.llm.masking import Mask
@@ -273,7 +272,7 @@ def _check(problem: str) -> None:
 
 
 def _broken(error: Exception, target: Target) -> str:
-    """Log a defect of ours by its type and place: its message may quote what a provider or a user said."""
-    kind, frame = type(error).__name__, traceback.extract_tb(error.__traceback__)[-1]
-    log.error("llm_attempt_broke", target=target.name, error=kind, at=f"{frame.name}:{frame.lineno}")
+    """Log a defect of ours without its message."""
+    kind = type(error).__name__
+    log.error("llm_attempt_broke", target=target.name, error=kind, at=place_of(error))
     return f"it could not be read: {kind}"
