@@ -189,3 +189,37 @@ def test_before_a_long_wait_what_was_settled_is_on_record(asks_ms, on_record):
     assert [(row.attempt, row.state, row.end_reason) for row in world.rows][len(during) :] == [
         (1, "failed", "cancelled")
     ], "once, with the end"
+
+
+def test_what_is_gone_on_with_is_sent_and_so_held_and_counted():
+    told = "Once upon a time there was a fox. " * 20 + "It"
+    going_on = [{**each, "can_continue": True} for each in TWO]
+    world = World(said(told, whole=False), said(" ran."), candidates=going_on, after_content="continue").run()
+    assert (world.end, world.shown) == ("completed", f"{told} ran.")
+    assert world.calls[1]["messages"][-1] == {"role": "assistant", "content": told}
+    first, second = ([row for row in world.rows if row.attempt == number] for number in (1, 2))
+    sent = len(told) // 4
+    assert second[0].reserved_tokens > first[0].reserved_tokens + sent
+    assert second[-1].usage_source == "estimated"
+    assert second[-1].input_tokens > first[-1].input_tokens + sent
+
+
+def test_what_ends_without_a_call_says_on_record_when_and_why():
+    late = World(deadline_ms=1_000)
+    late.asked_ago_us = 2_000_000
+    late.run()
+    (row,) = late.rows
+    assert (late.end, row.state, row.attempt, row.error_class) == ("timed_out", "refused", 0, "timeout_total")
+    assert "was not begun within the 1000 ms" in row.error_raw
+    assert row.ended_us == row.started_us > 0
+    worn = World(known=dead(), attempts_max=1).run()
+    row = worn.rows[-1]
+    assert (worn.end, row.state, row.error_class) == ("upstream_error", "refused", "crashed")
+    assert "1 attempts were made" in row.error_raw
+
+
+def test_a_budget_that_is_spent_is_on_record_with_its_bound():
+    world = World(budgets={"default": {"tokens_day": 1}}).run()
+    (row,) = world.rows
+    assert (world.end, row.state, row.error_class) == ("upstream_error", "refused", "spend_limited")
+    assert "the budget of tokens of this day is spent" in row.error_raw
