@@ -357,7 +357,7 @@ class LlmSettings(Group):
     queue_ms_max: int = Field(
         30_000, ge=100, le=86_400_000, description="longest that a request may wait for a worker"
     )
-    flush_ms: int = Field(40, ge=0, le=1_000, description="deltas are sent together for so long")
+    flush_ms: int = Field(40, ge=1, le=1_000, description="deltas are sent together for so long")
     flush_bytes: int = Field(1_024, ge=1, le=262_144, description="or until they are so many")
     drain_ms: int = Field(20_000, ge=0, le=600_000, description="how long calls may end when it is stopped")
     session_timeout_ms: int = Field(45_000, ge=1_000)

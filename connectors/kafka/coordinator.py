@@ -1,8 +1,9 @@
 """The loop side of a role: hands chunks to agents, ends units of work, and answers rebalances.
 
 One unit of work is open at a time. Intake stops when it is due, the agents finish what they hold, the
-unit commits on its own thread, and intake goes on. A lone event is committed at once; under load a unit
-grows until ``commit_interval_ms``.
+unit commits on its own thread, and intake goes on. A lone event is committed at once. Events that trickle
+in are gathered for as long as the last commit took, so that a broker is not asked for the next transaction
+without a pause; under load a unit grows until ``commit_interval_ms``.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _WAIT_S = 0.5  # a partition that waits for longer lets go of the hand-over, which the others need
+_REST_S = 0.025  # at most from one commit to the next, which is else as long as the last one took
 _LEAVE_S = 3.0  # for the poll thread to end, once the last unit has
 _REFUSALS_MAX = 5  # in a row: what a unit is refused for that was not an abort is there the next time, too
 
@@ -62,6 +64,7 @@ class Coordinator:
         self._partitions = partitions
         self._options = options
         self._on_commit = on_commit
+        self._interval_s = options.commit_interval_ms / 1_000
         self._on_committed = on_committed
         self._on_fatal = on_fatal
         self._loop = asyncio.get_running_loop()
@@ -81,6 +84,8 @@ class Coordinator:
         self._commit_task: asyncio.Task[None] | None = None
         self._ending = asyncio.Lock()  # held by whoever ends the unit for good: a rebalance or the stop
         self._unit_began = 0.0
+        self._rested_at = 0.0
+        self._resting: asyncio.TimerHandle | None = None
         self._epoch = 0
         self._aborts = 0
         self._stopped = False
@@ -237,15 +242,22 @@ class Coordinator:
                 chunk = self.handout.next(topic, self.pauses.shut, at_work=bool(self._leases))
                 if chunk is not None:
                     self._give(topic, taker, chunk)
-        if not self._leases and not self._unit.empty:
+        if self._leases or self._unit.empty:
+            return
+        rest_s = min(self._rested_at, self._unit_began + self._interval_s) - time.monotonic()
+        if rest_s <= 0 or self._unit.full:
             self._commit_task = self._loop.create_task(self._commit())
+        elif self._resting is None:
+            self._resting = self._loop.call_later(rest_s, self._rested)
+
+    def _rested(self) -> None:
+        self._resting = None
+        self._pump()
 
     def _due(self) -> bool:
         if self._unit.empty:
             return False
-        return (
-            time.monotonic() - self._unit_began > self._options.commit_interval_ms / 1_000 or self._unit.full
-        )
+        return time.monotonic() - self._unit_began > self._interval_s or self._unit.full
 
     def _give(self, topic: str, taker: asyncio.Future[Lease], chunk: Chunk) -> None:
         if self._unit.empty and not self._leases:
@@ -359,6 +371,7 @@ class Coordinator:
     async def _commit_once(self) -> None:
         positions = dict(self._unit.positions)
         self._on_commit()
+        began = time.monotonic()
         try:
             result = await self._loop.run_in_executor(self._unit_thread, self._unit.commit)
         except Exception as error:
@@ -376,6 +389,8 @@ class Coordinator:
                 await self._rewind()
         else:
             self._aborts = 0
+            ended = time.monotonic()
+            self._rested_at = ended + min(ended - began, _REST_S)
             self._committed.update({s: o for s, o in positions.items() if s in self._committed})
             self._in_flight.passed(self._committed)
             self._on_committed(result)
