@@ -74,7 +74,7 @@ class EdgeProcess:
         self.wait_for("/readyz" if ready else "/healthz")
         return self
 
-    def wait_for(self, path: str, status: int = 200, timeout_s: float = 30.0) -> httpx2.Response:
+    def wait_for(self, path: str, status: int = 200, timeout_s: float = 60.0) -> httpx2.Response:
         """Ask until the answer has the status."""
         deadline = time.monotonic() + timeout_s
         last: object = "no answer"
