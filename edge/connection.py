@@ -253,7 +253,9 @@ class Connection(asyncio.Protocol):
     def _look_at_stall(self, now_s: float) -> float:
         unsent_bytes = self.transport.get_write_buffer_size()
         if unsent_bytes >= self._unsent_bytes:
-            log.warning("client_stalled", peer=self.name, unsent_bytes=unsent_bytes)
+            log.warning(
+                "client_stalled", peer=self.name, subject=self.identity.shown, unsent_bytes=unsent_bytes
+            )
             let_go = any(delivery.too_slow for delivery in self.deliveries)
             self.abort("slow" if let_go else "stalled")
         self._unsent_bytes = unsent_bytes  # slow, but it reads

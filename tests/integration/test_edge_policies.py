@@ -132,7 +132,7 @@ def is_over(at: Said) -> bool:
 
 
 def connections(edge: EdgeProcess) -> list[Said]:
-    found = httpx2.get(f"{edge.url}/v1/connections", trust_env=False).json()
+    found = httpx2.get(f"{edge.url}/v1/connections", trust_env=False, verify=False).json()
     assert len(found["connections"]) == found["total"]
     return list(found["connections"])
 
@@ -148,7 +148,7 @@ def until(done: Callable[[], Any]) -> Any:
 def is_slowed(edge: EdgeProcess, one: Fallen) -> bool:
     answer = httpx2.post(
         f"{edge.url}/v1/streams/{one.stream.stream_id}/events",
-        json={"type": "log", "payload": {"line": "one more"}}, trust_env=False, timeout=30,
+        json={"type": "log", "payload": {"line": "one more"}}, trust_env=False, verify=False, timeout=30,
     )  # fmt: skip
     assert answer.status_code in (202, 429)
     return answer.status_code == 429
@@ -337,11 +337,11 @@ def over_http(edge: EdgeProcess, one: Fallen) -> Iterator[int]:
     """A producer that is refused, and repeats its request."""
     event = {"type": "log", "event_id": "held", "payload": {"line": "held"}}
     path = f"{edge.url}/v1/streams/{one.stream.stream_id}/events"
-    answer = httpx2.post(path, json=event, trust_env=False, timeout=30)
+    answer = httpx2.post(path, json=event, trust_env=False, verify=False, timeout=30)
     assert (answer.status_code, answer.json()["code"]) == (429, "slowed")
     assert answer.headers["retry-after"] == "1"
     yield 0
-    until(lambda: httpx2.post(path, json=event, trust_env=False, timeout=30).status_code == 202)
+    until(lambda: httpx2.post(path, json=event, trust_env=False, verify=False, timeout=30).status_code == 202)
 
 
 def over_websocket(edge: EdgeProcess, one: Fallen) -> Iterator[int]:

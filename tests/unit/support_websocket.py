@@ -13,16 +13,20 @@ from edge.websocket import WebSocketConnection
 from tests.support.fake_transport import FakeTransport
 
 if TYPE_CHECKING:
+    from edge.access.identity import Identity
     from edge.upgrade import WebSocketShare
 
 Message = dict[str, Any]
 LIMITS = {"heartbeat_ms": 10_000, "retry_ms": 1_000, "life_ms_max": 60_000, "drain_ms": 1_000}
 
 
-def connect(share: WebSocketShare, **limits: int) -> Peer:
-    """A connection whose handshake is over."""
+def connect(share: WebSocketShare, identity: Identity | None = None, **limits: int) -> Peer:
+    """A connection whose handshake is over; anybody's, unless it is said whose."""
     ws = ServerProtocol(state=OPEN, max_size=share.core.options.request_bytes_max)
-    return Peer(WebSocketConnection(share, ws, "test", head=b"", **(LIMITS | limits)))
+    connection = WebSocketConnection(share, ws, "test", head=b"", **(LIMITS | limits))
+    if identity is not None:
+        connection.authorise(identity)
+    return Peer(connection)
 
 
 class Peer:

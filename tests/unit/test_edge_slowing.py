@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -200,7 +201,10 @@ def test_a_publish_to_a_slowed_stream_is_429_with_when_to_come_back_and_a_cancel
                 await publisher.publish(request, _body(body), headers)
             assert (refused.value.status, refused.value.headers) == (429, {"retry-after": "1"})
             assert kept.events == []
-            assert edge.counted("slowed_publishes_total") == 1
+            with pytest.raises(RequestError):
+                await publisher.publish(replace(request, transport="grpc"), _body(body), headers)
+            for name in ("http", "grpc"):
+                assert edge.counted("slowed_publishes_total", kind="job", transport=name) == 1
             await publisher.publish_one(request, "cancel", {"by": "ann"})
             other = PublishRequest("default", "other", "job", wait=False, identity=ANYBODY)
             await publisher.publish(other, _body(body), headers)

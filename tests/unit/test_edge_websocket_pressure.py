@@ -170,6 +170,23 @@ def test_a_subscription_that_was_given_nothing_begins_anew_at_the_first_event():
     play(scene())
 
 
+def test_a_tenant_has_its_place_back_when_its_only_stream_was_let_go():
+    async def scene() -> None:
+        edge = Scene(backpressure("terminate"), tenant_connections_max=1)
+        edge.emit()
+        peer = await edge.follow("s")
+        assert edge.core.quotas.is_full("default")
+        peer.out.full = True
+        edge.emit()
+        await until(lambda: peer.connection.paused)
+        edge.emit(BOUND + 1)
+        peer.out.drain()
+        assert [one["stream"] for one in told(peer)] == ["s"]
+        assert not edge.core.quotas.is_full("default")
+
+    play(scene())
+
+
 def test_one_that_never_reads_is_aborted_with_all_of_its_streams_as_it_was_let_go_from_one():
     async def scene() -> None:
         edge = Scene(backpressure("terminate"), write_stall_ms_max=300)
