@@ -37,6 +37,7 @@ COMMANDS = (
     "dlq",
     "levers",
     "asides",
+    "losses",
     "tokens",
     "connections",
     "deliveries",

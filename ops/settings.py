@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, m
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from edge.access.options import AUDIENCE
+from pipelines.options import time_out_problems
 from state.budget import StateOptions
 
 _STATE = StateOptions()
@@ -267,25 +268,21 @@ class WorkerSettings(Group):
 
     @model_validator(mode="after")
     def _fit_together(self) -> WorkerSettings:
-        needed = self.commit_interval_ms + self.stall_ms_max
-        if self.transaction_timeout_ms <= needed:
-            msg = (
-                f"worker.transaction_timeout_ms={self.transaction_timeout_ms} must be longer than "
-                f"commit_interval_ms + stall_ms_max = {needed}: the broker would abort a unit of work "
-                "that is still being made; raise it, or lower the other two"
-            )
-            raise ValueError(msg)
-        if self.session_timeout_ms > self.max_poll_interval_ms:
-            msg = (
-                f"worker.session_timeout_ms={self.session_timeout_ms} must not be longer than "
-                f"max_poll_interval_ms={self.max_poll_interval_ms}"
-            )
-            raise ValueError(msg)
+        problems = time_out_problems(
+            commit_interval_ms=self.commit_interval_ms,
+            stall_ms_max=self.stall_ms_max,
+            transaction_timeout_ms=self.transaction_timeout_ms,
+            session_timeout_ms=self.session_timeout_ms,
+            max_poll_interval_ms=self.max_poll_interval_ms,
+            at_least_once=bool(self.at_least_once),
+        )
+        if problems:
+            raise ValueError("; ".join(f"worker.{problem}" for problem in problems))
         return self
 
 
 class StateSettings(Group):
-    """What the stores of one worker process, which is a role's, may use together."""
+    """What the stores of one role's process may use together; each role of a worker has as much."""
 
     block_cache_mb: int = Field(
         _STATE.block_cache_mb, description="read blocks, and the write buffers, counted into it"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from connectors.kafka.backlog import Backlog
-from connectors.kafka.errors import TransactionAborted
+from connectors.kafka.errors import NotSupported, TransactionAborted
 from connectors.kafka.handout import HandOut
 from connectors.kafka.inflight import InFlight
 from connectors.kafka.isolation import Isolation, Standstill, backoff_s
@@ -56,12 +56,14 @@ class Coordinator:
         on_committed: Callable[[Any], None],
         on_fatal: Callable[[BaseException], None],
         in_flight: InFlight | None = None,
+        on_commit: Callable[[], None] = lambda: None,
     ) -> None:
         self._agents = agents  # topic -> the agent that reads it
         self._policies = policies
         self._unit = unit
         self._partitions = partitions
         self._options = options
+        self._on_commit = on_commit
         self._interval_s = options.commit_interval_ms / 1_000
         self._on_committed = on_committed
         self._on_fatal = on_fatal
@@ -75,7 +77,8 @@ class Coordinator:
         self._isolation = Isolation(options.attempts_max, policies)
         self.pauses = Pauses()
         self._committed: dict[SourcePartition, int] = {}
-        self._handled_us: dict[SourcePartition, int] = {}  # append time of the last record handled
+        # Append time of the last record handled; until there is one, when the partition was opened.
+        self._handled_us: dict[SourcePartition, int] = {}
         self._openings = Openings(unit, partitions, self._unit_thread, self._opened, self.stop_for)
         self._closed = 0  # reasons for which intake is stopped
         self._commit_task: asyncio.Task[None] | None = None
@@ -98,7 +101,18 @@ class Coordinator:
 
         One that the agent still holds was neither done nor failed, as its iterator was closed or cancelled:
         its last step is undone and what is left of it comes again.
+
+        Raises:
+            NotSupported: somebody else waits for the topic's chunks; of two, one would wait without an end.
         """
+        waiting = self._takers.get(topic)
+        if waiting is not None and not waiting.done():
+            agent = self._agents[topic]
+            error = NotSupported(
+                f"a second iteration over {topic}, which {agent} reads", "one agent a topic and role"
+            )
+            self.stop_for(error)
+            raise error
         self._give_back(topic)
         self.handout.returned(topic)
         future: asyncio.Future[Lease] = self._loop.create_future()
@@ -200,9 +214,12 @@ class Coordinator:
 
     @property
     def progress(self) -> Mapping[SourcePartition, tuple[int, int]]:
-        """Each partition's committed offset, and the append time of the last record handled, µs; 0 = none."""
-        handled_us = self._handled_us
-        return {source: (at, handled_us.get(source, 0)) for source, at in self._committed.items()}
+        """Each partition's committed offset, and the append time of the last record handled, µs.
+
+        Where none was handled yet, it is the time of the opening: a worker that hangs at its first event is
+        behind as one that hangs at any other.
+        """
+        return {source: (at, self._handled_us[source]) for source, at in self._committed.items()}
 
     # -- intake ---------------------------------------------------------------------------------------
 
@@ -353,6 +370,7 @@ class Coordinator:
 
     async def _commit_once(self) -> None:
         positions = dict(self._unit.positions)
+        self._on_commit()
         began = time.monotonic()
         try:
             result = await self._loop.run_in_executor(self._unit_thread, self._unit.commit)
@@ -443,6 +461,7 @@ class Coordinator:
         if cancelled.is_set():
             return
         self._partitions.ready(source)
+        self._handled_us[source] = time.time_ns() // 1_000
         self._committed[source] = start
         self._in_flight.passed({source: start})
         if self.pauses.must_stop(source):

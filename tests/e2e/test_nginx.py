@@ -80,7 +80,7 @@ def test_events_come_one_by_one_and_a_stream_survives_the_edge_behind_the_proxy(
     assert seen.headers["cache-control"] == "no-store, no-transform"
 
     edge.kill()
-    away = httpx2.get(url, headers={"last-event-id": seen.last_id}, trust_env=False)
+    away = httpx2.get(url, headers={"last-event-id": seen.last_id}, trust_env=False, verify=False)
     assert away.status_code == 502
     edge.start()
     twin.end(stream)
@@ -88,7 +88,7 @@ def test_events_come_one_by_one_and_a_stream_survives_the_edge_behind_the_proxy(
     assert rest.seqs == list(range(5, stream.next_seq))
     assert (rest.closed, rest.broken) == (True, False)
     answer = httpx2.post(
-        f"{proxy.url}/v1/streams/other/events?kind=log", json={"type": "open"}, trust_env=False
+        f"{proxy.url}/v1/streams/other/events?kind=log", json={"type": "open"}, trust_env=False, verify=False
     )
     assert answer.status_code == 202
 

@@ -98,7 +98,7 @@ def until(done: Callable[[], Any]) -> Any:
 
 
 def connections_of(edge: EdgeProcess, query: str = "") -> list[dict[str, Any]]:
-    answer = httpx2.get(f"{edge.url}/v1/connections{query}", trust_env=False).json()
+    answer = httpx2.get(f"{edge.url}/v1/connections{query}", trust_env=False, verify=False).json()
     assert len(answer["connections"]) == answer["total"]
     return list(answer["connections"])
 
@@ -140,6 +140,7 @@ def post(edge: EdgeProcess, stream_id: str) -> httpx2.Response:
         f"{edge.url}/v1/streams/{stream_id}/events?kind=job",
         json={"type": "log", "payload": {"line": "one more"}},
         trust_env=False,
+        verify=False,
         timeout=30,
     )
 

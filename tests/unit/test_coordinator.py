@@ -12,7 +12,7 @@ import pytest
 
 from connectors.kafka.chunk import EventChunk, SourcePartition
 from connectors.kafka.coordinator import _REST_S, Coordinator
-from connectors.kafka.errors import AppendRefused, KafkaUnavailable, TransactionAborted
+from connectors.kafka.errors import AppendRefused, KafkaUnavailable, NotSupported, TransactionAborted
 from connectors.kafka.ports import CoordinatorOptions
 from schemas.record import Record
 from schemas.topics import INGEST_STREAMS_CHANGELOG, OUTPUT
@@ -205,6 +205,20 @@ def test_a_rewind_that_fails_stops_the_worker_instead_of_leaving_it_mute():
             bench.coordinator.done(TOPIC)
             await until(lambda: bench.fatal)
         assert str(bench.fatal[0]) == "seek refused"
+
+    asyncio.run(scenario())
+
+
+def test_a_second_that_waits_for_the_same_topic_is_refused_and_not_left_to_wait():
+    async def scenario():
+        async with coordinator() as bench:
+            await bench.assign()
+            first = asyncio.create_task(bench.coordinator.take(TOPIC))
+            await asyncio.sleep(0)
+            with pytest.raises(NotSupported, match=f"a second iteration over {TOPIC}, which agent reads"):
+                await bench.coordinator.take(TOPIC)
+            assert isinstance(bench.fatal[0], NotSupported)
+            first.cancel()
 
     asyncio.run(scenario())
 

@@ -325,9 +325,14 @@ def test_retry_after_is_honoured_or_the_next_is_asked():
     step = decide(made(), [failed(a, "rate_limited", retry_after_ms=60_000)], 0)
     assert (step.choice.model, step.why, step.wait_ms) == ("b", "fallback", 0)
     alone = replace(made(), choices=CHOICES[:1])
-    assert decide(alone, [failed(a, "rate_limited", retry_after_ms=60_000)], 0).wait_ms == 60_000
-    stop = decide(alone, [failed(a, "rate_limited", retry_after_ms=700_000)], 0)
+    patient = replace(alone, retry_wait_ms_max=600_000)
+    assert decide(patient, [failed(a, "rate_limited", retry_after_ms=60_000)], 0).wait_ms == 60_000
+    stop = decide(patient, [failed(a, "rate_limited", retry_after_ms=599_950)], 0)
     assert isinstance(stop, Stop), "the wait would pass the deadline"
+    stop = decide(alone, [failed(a, "rate_limited", retry_after_ms=60_000)], 0)
+    assert "it asks to wait for 60.0 s, the route waits for 5.0 at most" in stop.message
+    impatient = replace(alone, retry_wait_ms_max=0)
+    assert decide(impatient, [failed(a, "server")], 0).why == "retry", "a back-off is not the provider's wish"
 
 
 def test_a_spent_limit_is_no_reason_to_ask_the_same_account_again():
@@ -437,7 +442,7 @@ def test_it_always_ends_within_attempts_and_deadline_and_calls_nobody_excluded(d
         assert not (shown and going.after_content == "surface")
         assert shown or step.why in ("first", "retry", "fallback", "crash")
         if tried and step.why == "retry":
-            assert step.wait_ms >= tried[-1].retry_after_ms
+            assert tried[-1].retry_after_ms <= min(step.wait_ms, going.retry_wait_ms_max)
         elapsed += step.wait_ms + draw(st.integers(0, 20_000))
         tried.append(
             failed(
