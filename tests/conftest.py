@@ -16,7 +16,7 @@ import pytest
 from hypothesis import settings as hypothesis_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from connectors.kafka.options import KafkaOptions
     from connectors.registry import Registry
@@ -102,13 +102,19 @@ def topic_prefix() -> str:
 
 
 @pytest.fixture
-def kafka_options(stack: Addresses, topic_prefix: str) -> KafkaOptions:
-    """How to reach the real Kafka, with topics and groups of this test's own."""
+def kafka_options(stack: Addresses, topic_prefix: str) -> Iterator[KafkaOptions]:
+    """How to reach the real Kafka, with topics and groups of this test's own.
+
+    Its topics are removed after it: a broker of thousands of partitions answers ever later.
+    """
+    from connectors.kafka.admin import delete_topics, list_topics
     from connectors.kafka.options import KafkaOptions
 
-    return KafkaOptions(
+    options = KafkaOptions(
         bootstrap_servers=stack.kafka, topic_prefix=topic_prefix, client_id=f"test-{topic_prefix}"
     )
+    yield options
+    delete_topics(options, list_topics(options))
 
 
 @pytest.fixture(scope="session")
