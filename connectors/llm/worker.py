@@ -21,6 +21,7 @@ from connectors.kafka.errors import KafkaUnavailable
 from connectors.kafka.positions import PositionReader
 from connectors.kafka.transaction import KafkaTransaction
 from connectors.llm.client import provider_client
+from connectors.llm.clock import now_us
 from connectors.llm.committer import Committer, PartitionLost, Row
 from connectors.llm.emitter import Emitter
 from connectors.llm.errors import LlmError
@@ -58,6 +59,7 @@ TYPES: Final = ("open", "token", "media", "structured", "usage", "state", "reset
 """Types of events that a worker writes: their schemas are fetched before the first call."""
 _STOP_S: Final = 10.0
 _AGAIN_S: Final = 1.0
+_LOOK_S: Final = 0.5
 
 
 class LlmWorker:
@@ -165,11 +167,14 @@ class LlmWorker:
             self._committer.start()
             await self._ready()
             self._poll.start()
+            looking = self._loop.create_task(self._look_regularly())
+            looking.add_done_callback(self._watched)
             try:
                 async with serving(self._pages, options.web_host, options.web_port):
                     await self._over.wait()
                     await self._drain()
             finally:
+                looking.cancel()
                 leaving.set()
                 self._committer.stop()
                 outlet.stop()
@@ -269,6 +274,40 @@ class LlmWorker:
             else:
                 self._poll.handled(1, record.size_bytes)
 
+    def _look_at_waiting(self) -> None:
+        """Begin, beyond the bound, what will not be called any more: it was stopped, or waited for too long.
+
+        To say so takes no call of a provider, and whoever asked waits to hear it.
+        """
+        left: deque[tuple[Tenure, Record, Any]] = deque()
+        while self._waiting and not self._draining:
+            tenure, record, item = self._waiting.popleft()
+            if self._offsets.lasts(tenure) and self._is_over(tenure, record, item):
+                self._begin(tenure, record, item)
+            else:
+                left.append((tenure, record, item))
+        left.extend(self._waiting)
+        self._waiting = left
+
+    def _is_over(self, tenure: Tenure, record: Record, item: Any) -> bool:
+        key = record.key or b""
+        if self._follower.stopped(key):
+            return True
+        if isinstance(item, BaseException) or key in self._known.get(tenure, {}):
+            return False  # what a dead owner had begun has no bound of waiting
+        bounds_ms = self._options.queue_ms_max, self._desk.book.queue_ms(item["route"])
+        age_ms = (now_us() - record.timestamp_us) // 1_000
+        return any(bound_ms is not None and age_ms > bound_ms for bound_ms in bounds_ms)
+
+    def _watched(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fail(error)
+
+    async def _look_regularly(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            self._look_at_waiting()
+
     def _begin(self, tenure: Tenure, record: Record, item: Any) -> None:
         try:
             to = self._addressed(record, item)
@@ -344,6 +383,8 @@ class LlmWorker:
         found = self._operations.get(key)
         if found is not None:
             found[0].cancel(reason)
+        elif self._waiting:
+            self._look_at_waiting()
 
     # -- partitions: called on the poll thread --------------------------------------------------------------
 

@@ -132,6 +132,21 @@ def test_a_request_that_cannot_be_used_is_told_in_its_stream_and_one_without_a_n
     assert world.answer("a-4").end == "completed"
 
 
+def test_what_waits_for_a_call_is_told_when_it_is_over_without_one(world, loopback):
+    world.worker({"slow": target(loopback, "words?tokens=2000&rate=20&tag=queue")}, calls_max=1)
+    world.route("brief", candidates=[{"target": "slow", "model": "words"}], queue_ms=3_000)
+    world.ask("a-1")
+    until(lambda: any(seen.model.endswith("tag=queue") and seen.sent for seen in loopback.seen))
+    world.ask("a-2")
+    world.ask("a-3", route="brief")
+    world.cancel("a-2")
+    second, third = world.answers("a-2", "a-3")
+    assert (second.end, third.end) == ("cancelled", "timed_out"), "while the only call goes on"
+    assert [row.state for row in world.attempts("a-2") + world.attempts("a-3")] == ["refused"] * 2
+    world.cancel("a-1")
+    assert world.answer("a-1").end == "cancelled"
+
+
 def test_the_same_request_again_is_not_asked_again(world, loopback):
     world.worker({"here": target(loopback, "words?tokens=5&tag=twice")})
     world.ask("a-1")
