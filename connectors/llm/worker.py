@@ -31,7 +31,7 @@ from connectors.llm.offsets import Offsets
 from connectors.llm.operation import Operation, Tools
 from connectors.llm.outlet import KafkaOutlet
 from connectors.llm.providers import PROVIDERS
-from connectors.llm.request import envelope_of, request_of
+from connectors.llm.request import asks_of, envelope_of, request_of
 from connectors.llm.takeover import TakenOver, take_over
 from connectors.llm.web import Pages, serving
 from connectors.threads import DaemonExecutor
@@ -318,6 +318,8 @@ class LlmWorker:
         if to.key in self._operations or self._follower.has_ended(to.key) or (known and known.end_reason):
             self._metrics.requests_again.inc()
             log.info("llm_request_again", stream=to.key.decode(), offset=record.offset)
+            if to.key in self._operations:
+                self._operations[to.key][0].asked_again(asks_of(item), record.timestamp_us)
             self._offsets.finish(tenure, record.offset)
             self._poll.handled(1, record.size_bytes)
             return
@@ -335,7 +337,15 @@ class LlmWorker:
             self._loop,
         )
         operation = Operation(
-            self._tools, tenure, record.offset, record.timestamp_us, to, request, known, emitter
+            self._tools,
+            tenure,
+            record.offset,
+            record.timestamp_us,
+            to,
+            request,
+            known,
+            emitter,
+            asks_of(item),
         )
         if reason := self._follower.stopped(to.key):
             operation.cancel(reason)

@@ -156,3 +156,15 @@ def test_the_same_request_again_is_not_asked_again(world, loopback):
     world.answers("a-1", "a-2")
     assert len([seen for seen in loopback.seen if seen.model.endswith("tag=twice")]) == 2
     assert len(world.attempts("a-1")) == 1
+
+
+def test_two_questions_for_one_stream_at_one_moment_are_not_mixed_up(world, loopback):
+    world.worker({"here": target(loopback, "words?tokens=2000&rate=20&tag=two")})
+    world.ask("a-1", "What is my balance?")
+    until(lambda: any(seen.model.endswith("tag=two") and seen.sent for seen in loopback.seen))
+    world.ask("a-1", "What is my balance?", request_id="again")
+    world.ask("a-1", "What is the weather?")
+    answer = world.answer("a-1")
+    assert answer.end == "upstream_error"
+    assert "two questions came for this stream" in answer.of("end")[0]["message"]
+    assert len([seen for seen in loopback.seen if seen.model.endswith("tag=two")]) == 1

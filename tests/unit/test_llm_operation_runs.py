@@ -223,3 +223,22 @@ def test_a_budget_that_is_spent_is_on_record_with_its_bound():
     (row,) = world.rows
     assert (world.end, row.state, row.error_class) == ("upstream_error", "refused", "spend_limited")
     assert "the budget of tokens of this day is spent" in row.error_raw
+
+
+@pytest.mark.parametrize(
+    ("asks", "later_s", "end"),
+    [(b"other", 1, "upstream_error"), (b"one", 1, "cancelled"), (b"other", 3_600, "cancelled")],
+    ids=["another", "the same", "long after"],
+)
+def test_of_two_questions_of_one_moment_neither_is_answered_with_the_others(asks, later_s, end):
+    async def again(world):
+        await until(lambda: world.shown)
+        world.operation.asked_again(asks, world.asked_us + later_s * 1_000_000)
+        await asyncio.sleep(0)
+        world.operation.cancel()
+
+    world = World(stalls).run(aside=again)
+    assert world.end == end
+    said_so = "two questions came for this stream" in world.events[-1][2]["message"]
+    assert said_so == (end == "upstream_error")
+    assert (world.rows[-1].state, world.rows[-1].end_reason) == ("cancelled", end)
