@@ -60,6 +60,8 @@ TYPES: Final = ("open", "token", "media", "structured", "usage", "state", "reset
 _STOP_S: Final = 10.0
 _AGAIN_S: Final = 1.0
 _LOOK_S: Final = 0.5
+_WAITING_MAX: Final = 1_000
+"""Of those behind them in Kafka nobody knows how long they have waited; the poll thread bounds bytes."""
 
 
 class LlmWorker:
@@ -96,7 +98,7 @@ class LlmWorker:
         self._operations: dict[bytes, tuple[Operation, asyncio.Task[None]]] = {}
         self._known: dict[Tenure, dict[bytes, Known]] = {}
         self._waiting: deque[tuple[Tenure, Record, Any]] = deque()
-        """Requests beyond ``calls_max``; the poll thread hands over twice as many at most."""
+        """Requests beyond ``calls_max``: ``_WAITING_MAX`` and a chunk at most, and some 64 MiB."""
         self._opening: dict[SourcePartition, threading.Event] = {}
         self._failure: BaseException | None = None
         self._over = asyncio.Event()
@@ -118,7 +120,7 @@ class LlmWorker:
                 assignment="cooperative-sticky",
                 session_timeout_ms=options.session_timeout_ms,
                 chunk_records_max=options.calls_max,
-                handover_records_max=options.calls_max,
+                handover_records_max=options.calls_max + _WAITING_MAX,
             ),
             {self._source_topic: events_of(self._decode)},
             self,
