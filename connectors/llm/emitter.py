@@ -1,9 +1,9 @@
 """Deltas as events of the operation's stream, on their way to ``ingest``.
 
 1. The first content goes out at once: somebody waits for it. 2. Then pieces of one block gather for
-``flush_ms`` or ``flush_bytes``, whichever is first; another block, a finish, an error or a cancel ends the
-gathering. 3. Each event goes to the idempotent producer at once, in order. 4. The ``end`` is not sent from
-here: it goes out with the ledger's row and the offsets, when all that went before is acknowledged.
+``flush_ms`` at most or ``flush_bytes``, whichever is first; another block, a finish, an error or a cancel
+ends the gathering. 3. Each event goes to the idempotent producer at once, in order. 4. The ``end`` is not
+sent from here: it goes out with the ledger's row and the offsets, when all that went before is acknowledged.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Emitter:
         self._outlet = outlet
         self._wire = wire
         self._payloads = payloads
-        self._flush_s = flush.flush_ms / 1_000
+        self._flush_us = flush.flush_ms * 1_000
         self._flush_bytes = flush.flush_bytes
         self._loop = loop
         self.epoch = 0
@@ -137,7 +137,9 @@ class Emitter:
             self._had_content = True
             self.flush()
         elif self._due is None:
-            self._due = self._loop.call_later(self._flush_s, self.flush)
+            # All answers flush at the same ticks of the clock: their events share requests and transactions.
+            left_us = self._flush_us - self._since_us % self._flush_us
+            self._due = self._loop.call_later(left_us / 1e6, self.flush)
 
     def media(self, media: Media) -> None:
         """Send a piece of sound or picture."""

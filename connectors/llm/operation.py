@@ -128,8 +128,8 @@ class Tools:
         self.kinds = kinds
         self._gates: dict[tuple[str, int], GateRules] = {}
 
-    def gate(self, plan: Plan) -> Gate | None:
-        """Give the gate of an attempt. Raises RouteRefused: this worker cannot make it."""
+    def gate(self, plan: Plan, before: str = "") -> Gate | None:
+        """Give the gate of an attempt that goes on with ``before``. Raises RouteRefused: it cannot be."""
         if plan.gate is None:
             return None
         name = plan.route, plan.route_version
@@ -138,7 +138,7 @@ class Tools:
             if len(self._gates) >= _GATES_MAX:
                 self._gates.clear()
             rules = self._gates[name] = compile_gate(plan.gate, self._judges)
-        return Gate(rules)
+        return Gate(rules, before=before)
 
 
 class Operation:
@@ -354,7 +354,7 @@ class Operation:
             plan,
             asyncio.get_running_loop(),
             raw=self._raw_keeper(plan, row, choice),
-            gate=self._tools.gate(plan),
+            gate=self._tools.gate(plan, self._answer if step.why == "continue" else ""),
             schema=self._schema,
             stop=lambda: self._stop("gate"),
         )

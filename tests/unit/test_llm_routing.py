@@ -149,11 +149,24 @@ PICTURE = [{"role": "user", "content": [{"type": "media", "mime": "image/png", "
     ids=["tools", "no-tools", "schema", "no-schema", "media", "no-media", "tenant", "model"],
 )
 def test_a_condition_chooses(when, fits, fits_not):
-    book = book_with(
-        {"candidates": [{"target": "openai", "model": "a", "when": when}, {"target": "openai", "model": "b"}]}
-    )
+    others = {"target": "openai", "model": "b", "when": {"models": ["*"]}}
+    book = book_with({"candidates": [{"target": "openai", "model": "a", "when": when}, others]})
     assert names(planned(book, asked(**fits))) == ["openai/a", "openai/b"]
     assert names(planned(book, asked(**fits_not))) == ["openai/b"]
+
+
+def test_a_model_that_a_route_was_not_made_for_is_not_answered_by_another():
+    fixed = [{"target": "openai", "model": "gpt-4o"}, {"target": "anthropic", "model": "claude"}]
+    book = book_with({"candidates": fixed})
+    assert names(planned(book, asked(model="gpt-4o"))) == ["openai/gpt-4o", "anthropic/claude"], "falls back"
+    assert names(planned(book, asked(model="anthropic/claude"))) == ["anthropic/claude"]
+    for strange in ("gpt-4o-mni", "anthropic/gpt-4o"):
+        with pytest.raises(CallRefused, match="no candidate for model"):
+            planned(book, asked(model=strange))
+    aliased = [{**fixed[0], "when": {"models": ["fast", "gpt-*"]}}, fixed[1]]
+    assert names(planned(book_with({"candidates": aliased}), asked(model="fast"))) == [
+        "openai/gpt-4o", "anthropic/claude",
+    ]  # fmt: skip
 
 
 def test_weights_share_streams_and_a_stream_keeps_its_order():
