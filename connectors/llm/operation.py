@@ -250,13 +250,15 @@ class Operation:
             self._tools.metrics.settled(row)
             self._pending.append(row)
         for _, row in sorted(known.attempts.items()):
-            self._tried.append(
-                Tried(row.provider, row.model, row.error_class or "crashed", had_content=True)  # type: ignore[arg-type]
-            )
+            # Of one that its owner did not settle nobody knows what clients were shown.
+            had_content = row.state == "abandoned" or row.contents > 0
+            error: Any = row.error_class or "crashed"
+            may_have_called = had_content and bool(getattr(self._request, "tools", ()))
+            self._tried.append(Tried(row.provider, row.model, error, had_content, may_have_called))
         self._number = known.next_attempt
         # Above all that the dead owner may still write. What it wrote stays, unless another attempt follows.
         self._emitter.raise_epoch(known.next_epoch)
-        self._shown_anything = True
+        self._shown_anything = any(one.had_content for one in self._tried)
 
     # -- attempts -----------------------------------------------------------------------------------------
 

@@ -242,3 +242,21 @@ def test_of_two_questions_of_one_moment_neither_is_answered_with_the_others(asks
     said_so = "two questions came for this stream" in world.events[-1][2]["message"]
     assert said_so == (end == "upstream_error")
     assert (world.rows[-1].state, world.rows[-1].end_reason) == ("cancelled", end)
+
+
+@pytest.mark.parametrize(("state", "contents", "end"), [
+    ("started", 0, "upstream_error"), ("failed", 3, "upstream_error"), ("failed", 0, "completed"),
+], ids=["under-way", "shown", "before-content"])  # fmt: skip
+def test_a_crash_before_content_ends_no_answer_that_may_not_begin_anew(state, contents, end):
+    error = "" if state == "started" else "overloaded"
+    left = dead(state=state, contents=contents, error_class=error)
+    world = World(said("There was"), known=left, after_content="surface").run()
+    assert world.end == end
+    assert "reset" not in world.types()
+    assert len(world.calls) == (end == "completed")
+
+
+def test_a_tool_that_a_dead_worker_may_have_had_called_is_not_called_again():
+    tools = {"tools_json": '[{"name": "pay"}]', "side_effects": True}
+    world = World(known=dead(state="failed", contents=3, error_class="truncated")).run(**tools)
+    assert (world.end, world.calls) == ("upstream_error", [])
