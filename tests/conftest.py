@@ -16,7 +16,7 @@ import pytest
 from hypothesis import settings as hypothesis_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from connectors.kafka.options import KafkaOptions
     from connectors.registry import Registry
@@ -102,13 +102,16 @@ def topic_prefix() -> str:
 
 
 @pytest.fixture
-def kafka_options(stack: Addresses, topic_prefix: str) -> KafkaOptions:
+def kafka_options(stack: Addresses, topic_prefix: str) -> Iterator[KafkaOptions]:
     """How to reach the real Kafka, with topics and groups of this test's own."""
     from connectors.kafka.options import KafkaOptions
+    from tests.support.topics import drop_topics
 
-    return KafkaOptions(
+    options = KafkaOptions(
         bootstrap_servers=stack.kafka, topic_prefix=topic_prefix, client_id=f"test-{topic_prefix}"
     )
+    yield options
+    drop_topics(options)
 
 
 @pytest.fixture(scope="session")
