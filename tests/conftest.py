@@ -63,12 +63,13 @@ def _folder_of_the_run(config: pytest.Config) -> Path:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Stop the stack when the last process of the run has ended: a warm one for all costs half of two."""
-    from ops.stack.down import down
+    if hasattr(config, "workerinput") or not hasattr(config, "_tmp_path_factory"):
+        return
+    data_dir = _folder_of_the_run(config) / "stack"
+    if data_dir.exists():
+        from ops.stack.down import down
 
-    if not hasattr(config, "workerinput") and hasattr(config, "_tmp_path_factory"):
-        data_dir = _folder_of_the_run(config) / "stack"
-        if data_dir.exists():
-            down(_settings_of(data_dir))
+        down(_settings_of(data_dir))
 
 
 @pytest.fixture(scope="session")
