@@ -13,6 +13,7 @@ from connectors.registry import Registry
 from tests.support.edge_fixtures import EDGE_TOPICS
 from tests.support.edge_process import EdgeProcess
 from tests.support.ingest_twin import IngestTwin
+from tests.support.topics import drop_topics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,3 +60,4 @@ class Stage:
         for edge in self._edges.values():
             edge.stop()
         self.twin.close()
+        drop_topics(self._kafka)
