@@ -16,7 +16,7 @@ import pytest
 from hypothesis import settings as hypothesis_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from connectors.kafka.options import KafkaOptions
     from connectors.registry import Registry
@@ -63,12 +63,13 @@ def _folder_of_the_run(config: pytest.Config) -> Path:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Stop the stack when the last process of the run has ended: a warm one for all costs half of two."""
-    from ops.stack.down import down
+    if hasattr(config, "workerinput") or not hasattr(config, "_tmp_path_factory"):
+        return
+    data_dir = _folder_of_the_run(config) / "stack"
+    if data_dir.exists():
+        from ops.stack.down import down
 
-    if not hasattr(config, "workerinput") and hasattr(config, "_tmp_path_factory"):
-        data_dir = _folder_of_the_run(config) / "stack"
-        if data_dir.exists():
-            down(_settings_of(data_dir))
+        down(_settings_of(data_dir))
 
 
 @pytest.fixture(scope="session")
@@ -102,13 +103,16 @@ def topic_prefix() -> str:
 
 
 @pytest.fixture
-def kafka_options(stack: Addresses, topic_prefix: str) -> KafkaOptions:
+def kafka_options(stack: Addresses, topic_prefix: str) -> Iterator[KafkaOptions]:
     """How to reach the real Kafka, with topics and groups of this test's own."""
     from connectors.kafka.options import KafkaOptions
+    from tests.support.topics import drop_topics
 
-    return KafkaOptions(
+    options = KafkaOptions(
         bootstrap_servers=stack.kafka, topic_prefix=topic_prefix, client_id=f"test-{topic_prefix}"
     )
+    yield options
+    drop_topics(options)
 
 
 @pytest.fixture(scope="session")

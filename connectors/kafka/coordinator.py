@@ -63,8 +63,8 @@ class Coordinator:
         self._unit = unit
         self._partitions = partitions
         self._options = options
-        self._interval_s = options.commit_interval_ms / 1_000
         self._on_commit = on_commit
+        self._interval_s = options.commit_interval_ms / 1_000
         self._on_committed = on_committed
         self._on_fatal = on_fatal
         self._loop = asyncio.get_running_loop()
@@ -370,8 +370,8 @@ class Coordinator:
 
     async def _commit_once(self) -> None:
         positions = dict(self._unit.positions)
-        began = time.monotonic()
         self._on_commit()
+        began = time.monotonic()
         try:
             result = await self._loop.run_in_executor(self._unit_thread, self._unit.commit)
         except Exception as error:

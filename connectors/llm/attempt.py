@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import traceback
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -12,10 +11,11 @@ import structlog
 
 from connectors.kafka.errors import KafkaFailure
 from connectors.llm.deltas import WHOLE, Alive, Failed, Finished, Media, Named, Over, Piece, Usage
-from connectors.llm.errors import CallRefused
+from connectors.llm.errors import CallRefused, place_of
 from connectors.llm.extent import Extent
 from connectors.llm.framing import Frame, framer
 from connectors.llm.masking import Mask
+from connectors.llm.transport import CONNECTED
 from connectors.llm.watch import Watch
 from schemas.errors import SchemaError
 
@@ -146,11 +146,9 @@ class Attempt:
             outcome.error_class, outcome.error_raw = end.error_class, str(end)
         except CallRefused as refused:
             outcome.error_class, outcome.error_raw = "bad_request", str(refused)
-            outcome.sent = False
         except httpx2.TransportError as error:
-            broke: ErrorClass = "truncated" if watch.connected else "connect"
+            broke: ErrorClass = "truncated" if outcome.http_status else "connect"
             outcome.error_class, outcome.error_raw = broke, f"{type(error).__name__}: {error}"
-            outcome.sent = not isinstance(error, httpx2.ConnectError)
         except httpx2.HTTPError as error:
             outcome.error_class, outcome.error_raw = "malformed", f"{type(error).__name__}: {error}"
         except (KafkaFailure, SchemaError):  # ours, not the provider's
@@ -159,6 +157,7 @@ class Attempt:
             outcome.error_class, outcome.error_raw = "malformed", _broken(error, self._choice.target)
         finally:
             watch.close()
+            outcome.sent = watch.connected
         outcome.error_raw = Mask.of(self._choice.target)(outcome.error_raw)
         return outcome
 
@@ -166,9 +165,13 @@ class Attempt:
         provider, outcome, target = self._provider, self.outcome, self._choice.target
         request = provider.request(self._call, target)
         async with self._client.stream(
-            "POST", request.url, headers=dict(request.headers), content=request.body
+            "POST",
+            request.url,
+            headers=dict(request.headers),
+            content=request.body,
+            extensions={CONNECTED: watch.connect},
         ) as response:
-            watch.connected = True
+            watch.connect()  # whatever the transport tells
             outcome.http_status = response.status_code
             self._sink.connected(response.status_code)
             headers = {name.lower(): value for name, value in response.headers.items()}
@@ -269,7 +272,7 @@ def _check(problem: str) -> None:
 
 
 def _broken(error: Exception, target: Target) -> str:
-    """Log a defect of ours by its type and place: its message may quote what a provider or a user said."""
-    kind, frame = type(error).__name__, traceback.extract_tb(error.__traceback__)[-1]
-    log.error("llm_attempt_broke", target=target.name, error=kind, at=f"{frame.name}:{frame.lineno}")
+    """Log a defect of ours without its message."""
+    kind = type(error).__name__
+    log.error("llm_attempt_broke", target=target.name, error=kind, at=place_of(error))
     return f"it could not be read: {kind}"

@@ -21,7 +21,7 @@ from connectors.llm.answer_schemas import answer_schema
 from connectors.llm.attempt import Attempt as Run
 from connectors.llm.clock import now_us
 from connectors.llm.committer import PartitionLost, Row
-from connectors.llm.errors import LlmError
+from connectors.llm.errors import LlmError, place_of
 from connectors.llm.fallback import can_be_continued, continued
 from connectors.llm.gates import Gate, compile_gate
 from connectors.llm.kept import kept_input, kept_output
@@ -61,9 +61,14 @@ log = structlog.get_logger(__name__)
 _STOPPED: Final[Mapping[EndReason, str]] = {
     "cancelled": "it was cancelled",
     "timed_out": "its stream had timed out",
+    "upstream_error": "two questions came for this stream at one moment: ask again, under another stream_id",
 }
+_CLASSES: Final[Mapping[EndReason, ErrorClass]] = {"cancelled": "cancelled", "timed_out": "timeout_total"}
+"""What is said of an operation that ended so before a call."""
 _PENDING_MS_MAX: Final = 1_000
 """A settled row waits for no longer than this for another transaction to go out with."""
+_ONE_MOMENT_US: Final = 60_000_000
+"""An edge refuses to ask for a stream that is known; a transaction of one may take as long."""
 _GATES_MAX: Final = 1_000
 """Versions of routes whose gates are kept compiled."""
 
@@ -123,8 +128,8 @@ class Tools:
         self.kinds = kinds
         self._gates: dict[tuple[str, int], GateRules] = {}
 
-    def gate(self, plan: Plan) -> Gate | None:
-        """Give the gate of an attempt. Raises RouteRefused: this worker cannot make it."""
+    def gate(self, plan: Plan, before: str = "") -> Gate | None:
+        """Give the gate of an attempt that goes on with ``before``. Raises RouteRefused: it cannot be."""
         if plan.gate is None:
             return None
         name = plan.route, plan.route_version
@@ -133,7 +138,7 @@ class Tools:
             if len(self._gates) >= _GATES_MAX:
                 self._gates.clear()
             rules = self._gates[name] = compile_gate(plan.gate, self._judges)
-        return Gate(rules)
+        return Gate(rules, before=before)
 
 
 class Operation:
@@ -149,6 +154,7 @@ class Operation:
         request: Request | LlmError,
         known: Known | None,
         emitter: Emitter,
+        asks: bytes = b"",
     ) -> None:
         self._tools = tools
         self.tenure = tenure
@@ -158,6 +164,7 @@ class Operation:
         self._request = request
         self._known = known
         self._emitter = emitter
+        self._asks = asks
         self._run: Run | None = None
         self._under_way: Attempt | None = None
         """On the ledger as started."""
@@ -182,6 +189,15 @@ class Operation:
         self._cancelled.set()
         self._stop("cancelled")
 
+    def asked_again(self, asks: bytes, asked_us: int) -> None:
+        """Take another request for the stream, ``asks`` being the digest of what it asks.
+
+        Its edge had not seen the stream open either, so ingest may have opened it for that one. The same
+        question is the same answer; of two that differ, neither client may be given the other's.
+        """
+        if asks != self._asks and abs(asked_us - self._asked_us) <= _ONE_MOMENT_US:
+            self.cancel("upstream_error")
+
     async def run(self) -> None:
         """Do it, from the request to the ``end``.
 
@@ -195,13 +211,16 @@ class Operation:
             await self._do()
         except (PartitionLost, KafkaFailure, SchemaError):
             raise
-        except Exception as error:
-            log.exception("llm_operation_broke", stream=self.to.key.decode(), offset=self.offset)
-            row = self._under_way or self._row(None, None, "first", "refused")
+        except Exception as error:  # noqa: BLE001  whatever it is
+            kind, where = type(error).__name__, {"stream": self.to.key.decode(), "offset": self.offset}
+            # Without its message and its traceback, which may quote what was asked or said.
+            log.error("llm_operation_broke", **where, error=kind, at=place_of(error))  # noqa: TRY400
+            message = f"a defect of the worker: {kind}"
+            row = self._under_way or self._not_made(None, "upstream_error", message, "crashed")
             if row.state == "started":
                 row.state, row.error_class, row.ended_us = "failed", "crashed", now_us()
                 self._tools.desk.settle(None, row, None)
-            await self._end(row, "upstream_error", f"a defect of the worker: {type(error).__name__}")
+            await self._end(row, "upstream_error", message)
 
     async def _do(self) -> None:
         self._emitter.open()
@@ -231,13 +250,15 @@ class Operation:
             self._tools.metrics.settled(row)
             self._pending.append(row)
         for _, row in sorted(known.attempts.items()):
-            self._tried.append(
-                Tried(row.provider, row.model, row.error_class or "crashed", had_content=True)  # type: ignore[arg-type]
-            )
+            # Of one that its owner did not settle nobody knows what clients were shown.
+            had_content = row.state == "abandoned" or row.contents > 0
+            error: Any = row.error_class or "crashed"
+            may_have_called = had_content and bool(getattr(self._request, "tools", ()))
+            self._tried.append(Tried(row.provider, row.model, error, had_content, may_have_called))
         self._number = known.next_attempt
         # Above all that the dead owner may still write. What it wrote stays, unless another attempt follows.
         self._emitter.raise_epoch(known.next_epoch)
-        self._shown_anything = True
+        self._shown_anything = any(one.had_content for one in self._tried)
 
     # -- attempts -----------------------------------------------------------------------------------------
 
@@ -264,16 +285,18 @@ class Operation:
         while True:
             step = await self._following(plan, row)
             if not isinstance(step, Next):
-                await self._end(row or self._row(plan, None, "first", "refused"), *step)
+                await self._end(row or self._not_made(plan, *step), *step)
                 return
             row = self._row(plan, step.choice, step.why, "started")
+            made = plan if step.why != "continue" else replace(plan, call=continued(plan.call, self._answer))
             try:
-                self._tools.desk.reserve(plan, row)
+                self._tools.desk.reserve(made, row)
             except LlmError as refused:
-                row.state, row.error_class, row.ended_us = "refused", "spend_limited", row.started_us
+                row.state, row.error_class, row.ended_us = "refused", refused.error_class, row.started_us
+                row.error_raw = str(refused)[:RAW_MAX]
                 await self._end(row, "upstream_error", str(refused))
                 return
-            shown = await self._attempt(plan, step, row)
+            shown = await self._attempt(made, step, row)
             self._answer += shown.text
             outcome = shown.outcome
             if (ending := self._ending(outcome)) is not None:
@@ -313,9 +336,8 @@ class Operation:
         return len(self._answer) < KEPT_MAX and can_be_continued(self._answer)
 
     async def _attempt(self, plan: Plan, step: Next, row: Attempt) -> Shown:
-        """Put it on record, make the call, settle it."""
-        choice = step.choice
-        call = continued(plan.call, self._answer) if step.why == "continue" else plan.call
+        """Put it on record, make the plan's call, settle it."""
+        choice, call = step.choice, plan.call
         self._emitter.begin(row)
         supersedes = self._shown_anything and step.why not in ("continue", "resume")
         if supersedes:
@@ -334,7 +356,7 @@ class Operation:
             plan,
             asyncio.get_running_loop(),
             raw=self._raw_keeper(plan, row, choice),
-            gate=self._tools.gate(plan),
+            gate=self._tools.gate(plan, self._answer if step.why == "continue" else ""),
             schema=self._schema,
             stop=lambda: self._stop("gate"),
         )
@@ -411,17 +433,24 @@ class Operation:
 
     async def _refuse(self, reason: EndReason, message: str, error_class: ErrorClass | None = None) -> None:
         """End it without a call; it is on the ledger all the same, as attempt 0."""
-        row = self._row(None, None, "first", "refused")
-        row.ended_us, row.error_raw = row.started_us, message[:RAW_MAX]
-        await self._end(row, reason, message, error_class)
+        await self._end(self._not_made(None, reason, message, error_class), reason, message)
 
-    async def _end(
-        self, row: Attempt, reason: EndReason, message: str, error_class: ErrorClass | None = None
-    ) -> None:
-        told, last = error_class or row.error_class, []
+    def _not_made(
+        self, plan: Plan | None, reason: EndReason, message: str, error_class: ErrorClass | None = None
+    ) -> Attempt:
+        """Give the row of an operation that ends without a call, or another one after its owner died."""
+        row = self._row(plan, None, "first", "refused")
+        row.ended_us, row.error_raw = row.started_us, message[:RAW_MAX]
+        before = self._tried[-1].error_class if self._tried else "bad_request"
+        row.error_class = error_class or _CLASSES.get(reason, before)
+        return row
+
+    async def _end(self, row: Attempt, reason: EndReason, message: str) -> None:
+        last = []
         self._emitter.flush()
-        if told and reason == "upstream_error":  # a program cannot go by what a person reads in the end
-            value = orjson.dumps({"error_class": told, "attempt": row.attempt}).decode()
+        # A program cannot go by what a person reads in the end.
+        if row.error_class and reason == "upstream_error":
+            value = orjson.dumps({"error_class": row.error_class, "attempt": row.attempt}).decode()
             last.append(self._emitter.value("state", {"name": "error", "value_json": value}))
         last.append(self._emitter.end(reason, message))
         await self._tools.outlet.acknowledged(self.to.key)

@@ -29,6 +29,8 @@ _COUNTED: Final = re.compile(r"\{\s*(\d*)\s*(?:,\s*(\d*)\s*)?\}")
 _TOKEN: Final = re.compile(
     r"\\[pPxuUb]\{[^}]*\}|\\.|\[\^?\]?|\(\?[A-Za-z]*x|\{\s*\d*\s*(?:,\s*\d*\s*)?\}|.", re.DOTALL
 )
+_CLASS: Final = re.compile(r"\\.|\[\^?\]?(?:\\.|\[:?[^\]]*\]|[^\]])*\]", re.DOTALL)
+_UNBOUNDED: Final = re.compile(r"[*+]|\{\s*\d+\s*,\s*\}")
 _BYTES: Final = dict.fromkeys("wWpP", 32_000) | dict.fromkeys("dDsS", 3_000)
 """Of one copy of a class of all Unicode, measured: ``\\w`` is 770 ranges."""
 _ATOM_BYTES: Final = 200
@@ -43,7 +45,7 @@ class BadPattern(ValueError):
 class Pattern:
     """One regular expression, in the syntax of Rust's ``regex``."""
 
-    __slots__ = ("_anywhere", "_around", "_atoms", "_expression", "size_bytes")
+    __slots__ = ("_anywhere", "_around", "_atoms", "_expression", "_longest", "size_bytes")
 
     def __init__(self, expression: str) -> None:
         """Compile what ``matches`` needs; six times as much, for ``find``, when that is first asked.
@@ -65,6 +67,7 @@ class Pattern:
                 "fewer classes of all Unicode, as [A-Za-z0-9_] for \\w, or + and * for counted repetitions"
             )
         self._atoms = _sum_of(expression, lambda _: 1)
+        self._longest = math.inf if _UNBOUNDED.search(_CLASS.sub("_", expression)) else self._atoms
         self._expression = expression
         # On its own first: what is not closed must not be closed by the brackets that come around it.
         self._anywhere = _matcher(expression)
@@ -82,16 +85,18 @@ class Pattern:
         """Find the first match that begins in [start, stop): the longest of at most ``width`` characters.
 
         What it finds at a place depends on ``width + 1`` characters from there on, and on the one before,
-        alone. An answer takes one look, and for each match at most ``width`` more of ``width`` characters.
+        alone. An answer takes one look, and for each match as many more as it can have characters, at most
+        ``width``.
         """
         if start >= stop or not self._anywhere(text[max(start - 1, 0) :]):
             return None
         around = self._around = self._around or _Around(self._expression)
+        longest = int(min(width, self._longest))
         for begin in range(start, stop):
             before = begin > 0
             if not around.at[before](text[begin - before : begin + width + 1]):
                 continue
-            for end in range(min(begin + width, len(text)), begin, -1):
+            for end in range(min(begin + longest, len(text)), begin, -1):
                 after = end < len(text)
                 if around.between[before, after](text[begin - before : end + after]):
                     return begin, end

@@ -25,7 +25,7 @@ class Timers:
     """Bounds of one attempt; pings and comments end none of them."""
 
     connect_ms: int = 5_000
-    """From the call to the answer's status."""
+    """From the call until a connection stands, TLS and all; a status may come with the first token."""
     first_content_ms: int = 30_000
     """From the call to the first content."""
     between_contents_ms: int = 30_000

@@ -52,7 +52,7 @@ class Config(BaseModel):
 class TimersConfig(Config):
     """Bounds of one attempt, in milliseconds. Pings and comments of a provider end none of them."""
 
-    connect_ms: int = Field(5_000, ge=100, le=60_000, description="from the call to the answer's status")
+    connect_ms: int = Field(5_000, ge=100, le=60_000, description="until a connection stands, TLS and all")
     first_content_ms: int = Field(
         30_000, ge=100, le=900_000, description="from the call to the first content"
     )

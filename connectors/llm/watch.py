@@ -33,6 +33,7 @@ class Watch:
         self._held_s: float | None = None
         """Since when nothing is read of it."""
         self.connected = False
+        """Whether a connection stands: what is sent by it may be billed."""
         self.content_s = 0.0
         """When the latest content came; 0 = none did."""
         self.why: ErrorClass | None = None
@@ -43,6 +44,10 @@ class Watch:
         if self.why is None:
             self.why = why
             self._task.cancel()
+
+    def connect(self) -> None:
+        """Note that a connection stands."""
+        self.connected = True
 
     def hold(self) -> None:
         """Nothing is read of it for a while: it is our doing, for which no timer but the last ends it."""

@@ -36,7 +36,7 @@ from tests.support.worker_process import WorkerProcess
 if TYPE_CHECKING:
     from schemas.envelope import Event
 
-STREAMS = 120
+STREAMS = 60
 EVENTS_A_STREAM = 2_000
 EVENTS_A_SECOND = 12_000
 PROVIDERS = ["north", "south", "east"]

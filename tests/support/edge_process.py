@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from edge.app import create_app
 from edge.options import EdgeOptions
 from edge.server import bind, run
 from pipelines.extension import load
+from schemas.kinds import JOB, KindTable
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -41,6 +42,7 @@ class EdgeProcess:
     registry_url: str
     log: Path
     options: dict[str, Any] = field(default_factory=dict)
+    """Those of the edge; ``kinds`` are some beside the built-in ones, by name: what differs from ``job``."""
     port: int = field(default_factory=free_port)
     grpc_port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
@@ -75,7 +77,7 @@ class EdgeProcess:
         self.wait_for("/readyz" if ready else "/healthz")
         return self
 
-    def wait_for(self, path: str, status: int = 200, timeout_s: float = 30.0) -> httpx2.Response:
+    def wait_for(self, path: str, status: int = 200, timeout_s: float = 60.0) -> httpx2.Response:
         """Ask until the answer has the status."""
         deadline = time.monotonic() + timeout_s
         last: object = "no answer"
@@ -131,12 +133,25 @@ def main() -> None:
     given = json.loads(sys.argv[1])
     access = {name: Path(value) if name.endswith("_file") else value
               for name, value in given["options"].pop("access", {}).items()}  # fmt: skip
-    pipelines = given["options"].pop("pipelines", None)  # a folder with kinds of a user's own
-    kinds = load(Path(pipelines) if pipelines else None).all_kinds()
+    pipelines = given["options"].pop("pipelines", None)
+    kinds = kinds_of(given["options"].pop("kinds", {}), Path(pipelines) if pipelines else None)
     options = EdgeOptions(**given["options"], access=AccessOptions(**access)).checked()
     kafka = KafkaOptions(bootstrap_servers=given["bootstrap"], topic_prefix=given["prefix"])
     listening = bind(options.host, options.port)
     run(create_app(options, kafka, Registry(given["registry"]), kinds), listening)
+
+
+def kinds_of(given: dict[str, dict[str, dict[str, Any]]], folder: Path | None = None) -> KindTable:
+    """The built-in kinds, those of a user's folder, and those that are ``job`` but for some fields."""
+    made = [
+        replace(
+            JOB,
+            name=name,
+            **{policy: replace(getattr(JOB, policy), **fields) for policy, fields in policies.items()},
+        )
+        for name, policies in given.items()
+    ]
+    return KindTable([*load(folder).all_kinds(), *made])
 
 
 if __name__ == "__main__":

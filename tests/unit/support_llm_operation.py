@@ -59,9 +59,13 @@ def refusal(status: str, error: str = "no", **headers: str) -> bytes:
 class World:
     """One operation's; ``rows`` are the ledger's as they were committed, ``events`` the stream's."""
 
-    def __init__(self, *answers: Answer, known: Any = None, **route: Any) -> None:
+    asked_ago_us = 0
+    """How long ago it was asked for."""
+
+    def __init__(self, *answers: Answer, known: Any = None, budgets: Any = None, **route: Any) -> None:
         self._answers = list(answers)
         self._known = known
+        self._budgets = budgets
         self._route = route
         self.wire, self.payloads = WireCodec(LocalSchemas()), PayloadCodec(LocalSchemas())
         self.calls: list[dict[str, Any]] = []
@@ -136,6 +140,8 @@ class World:
         book = Book({"here": here, "gone": Target("gone", "openai-chat", "http://127.0.0.1:1/v1")})
         candidates = self._route.pop("candidates", [{"target": "here", "model": "m"}])
         put(book, "default", 1, {"candidates": candidates, **self._route})
+        if self._budgets is not None:
+            put(book, "budgets", 1, self._budgets)
         assert not book.refused
         request = asked(**asking)
         async with server, provider_client() as client:
@@ -147,8 +153,10 @@ class World:
             loop = asyncio.get_running_loop()
             emitter = Emitter(request.to, 3, self, self.wire, self.payloads, FlushOptions(), loop)
             tenure = Tenure(SourcePartition("llm.requests.v1", 3), 0, 0, 0)
-            now_us = time.time_ns() // 1_000
-            self.operation = Operation(tools, tenure, 7, now_us, request.to, request, self._known, emitter)
+            self.asked_us = now_us = time.time_ns() // 1_000 - self.asked_ago_us
+            self.operation = Operation(
+                tools, tenure, 7, now_us, request.to, request, self._known, emitter, b"one"
+            )
             task = loop.create_task(self.operation.run())
             if aside is not None:
                 await aside(self)

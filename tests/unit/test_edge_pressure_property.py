@@ -72,7 +72,7 @@ class Client:
 
     def kill(self) -> None:
         """Gone in mid-stream: what was not taken yet is lost."""
-        self.out.close()
+        self.out.lose()
 
     def read_on(self) -> None:
         """Take what waits, and what comes."""

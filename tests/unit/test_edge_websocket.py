@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from websockets.frames import Close, Frame, Opcode
-from websockets.protocol import CLIENT, OPEN, Protocol
-from websockets.server import ServerProtocol
+from websockets.frames import Close, Opcode
+from websockets.protocol import CLIENT, Protocol
 
 from edge.access.identity import ANYBODY, Names
 from edge.access.options import AccessOptions
@@ -30,7 +29,7 @@ from edge.upgrade import WebSocketShare
 from edge.websocket import WebSocketConnection
 from schemas.catalog import LocalSchemas
 from schemas.payloads import PayloadCodec
-from tests.support.fake_transport import FakeTransport
+from tests.unit.support_websocket import Message, Peer, connect, masked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -38,8 +37,6 @@ if TYPE_CHECKING:
     from edge.frame import Frame as Event
     from edge.history import SpanAsked
     from edge.publish import PublishRequest
-
-Message = dict[str, Any]
 
 
 class SlowPublisher:
@@ -70,9 +67,7 @@ class Room:
         self.share = WebSocketShare(self.core, self.publisher)  # type: ignore[arg-type]  # a twin
 
     def connect(self, **limits: int) -> Peer:
-        usual = {"heartbeat_ms": 10_000, "retry_ms": 1_000, "life_ms_max": 60_000, "drain_ms": 1_000}
-        ws = ServerProtocol(state=OPEN, max_size=self.core.options.request_bytes_max)
-        return Peer(WebSocketConnection(self.share, ws, "test", head=b"", **(usual | limits)))
+        return connect(self.share, **limits)
 
     async def _read(self, asked: SpanAsked) -> Span:
         await asyncio.sleep(self.read_s)
@@ -98,53 +93,6 @@ class Room:
             return declared("log", fields, cursor=f"c{seq}", seq=seq, offset=offset)
 
         return self.log.append(key, make)
-
-
-class Peer:
-    """A client of one connection, without a socket."""
-
-    def __init__(self, connection: WebSocketConnection) -> None:
-        self.connection = connection
-        self.out = FakeTransport().serve(connection)
-
-    def send(self, data: bytes) -> None:
-        """Bytes as they come from the network; a socket that is not read holds them back."""
-        assert self.out.reading
-        self.connection.data_received(data)
-
-    def say(self, *messages: Message) -> None:
-        self.send(b"".join(masked(Opcode.TEXT, json.dumps(message).encode()) for message in messages))
-
-    def heard(self) -> list[Frame]:
-        """All frames that were written."""
-        reader = Protocol(CLIENT, max_size=None)
-        reader.receive_data(self.out.data)
-        return [event for event in reader.events_received() if isinstance(event, Frame)]
-
-    def messages(self) -> list[Message]:
-        return [json.loads(frame.data) for frame in self.heard() if frame.opcode is Opcode.TEXT]
-
-    def types(self) -> list[str]:
-        return [message["type"] for message in self.messages()]
-
-    def seqs(self, stream: str) -> list[int]:
-        return [
-            message["event"]["seq"]
-            for message in self.messages()
-            if message["type"] == "event" and message["stream"] == stream
-        ]
-
-    def close_code(self) -> int:
-        (close,) = [frame for frame in self.heard() if frame.opcode is Opcode.CLOSE]
-        return Close.parse(bytes(close.data)).code
-
-
-def masked(opcode: Opcode, data: bytes, *, fin: bool = True) -> bytes:
-    """A client's frame, also one that a client must not send."""
-    size, key = len(data), b"\x5a\x01\xfe\x33"
-    length = bytes([0x80 | size]) if size < 126 else b"\xfe" + size.to_bytes(2, "big")
-    hidden = bytes(byte ^ key[place % 4] for place, byte in enumerate(data))
-    return bytes([opcode | (0x80 if fin else 0)]) + length + key + hidden
 
 
 def play(scene: Coroutine[Any, Any, Any]) -> Any:
@@ -419,11 +367,7 @@ def test_a_connection_of_one_tenant_alone_counts_from_its_start_and_once():
     async def scene() -> None:
         room = Room(tenant_connections_max=1)
         only = replace(ANYBODY, tenants=Names(("acme",)))
-        ws = ServerProtocol(state=OPEN)
-        limits = {"heartbeat_ms": 10_000, "retry_ms": 1_000, "life_ms_max": 60_000, "drain_ms": 1_000}
-        connection = WebSocketConnection(room.share, ws, "test", head=b"", **limits)
-        connection.authorise(only)
-        peer = Peer(connection)
+        peer = connect(room.share, only)
         assert room.core.quotas.is_full("acme")
         peer.say({"type": "subscribe", "stream": "s", "tenant": "acme"})
         await until(lambda: "subscribed" in peer.types())

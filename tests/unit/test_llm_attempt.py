@@ -168,6 +168,37 @@ def test_no_cookie_of_one_call_is_sent_with_the_next():
     assert b"cookie" not in b"".join(sink.heads).lower()
 
 
+def outcome_of_nobody(timers, scheme="http"):
+    """Make one call of a server that takes connections, and says nothing; give what it was sent, too."""
+
+    async def call():
+        got = []
+
+        async def serve(reader, writer):
+            got.append(await reader.read(4))
+            await writer.wait_closed()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        target = Target("here", "openai-chat", f"{scheme}://127.0.0.1:{port}/v1", KEY)
+        async with server, provider_client() as client:
+            run = Attempt(client, PROVIDERS["openai-chat"], Choice(target, "m", timers), CALL, Sink())
+            return await run.run(30), got
+
+    return asyncio.run(call())
+
+
+def test_a_connection_without_its_tls_in_time_was_sent_nothing():
+    outcome, got = outcome_of_nobody(Timers(connect_ms=500), scheme="https")
+    assert (outcome.error_class, outcome.sent) == ("timeout_connect", False)
+    assert got != [b"POST"]
+
+
+def test_a_status_that_does_not_come_is_no_first_content():
+    outcome, got = outcome_of_nobody(Timers(connect_ms=100, first_content_ms=1_000))
+    assert (outcome.error_class, outcome.sent, got) == ("timeout_first_content", True, [b"POST"])
+
+
 WAYS = {
     "cut": b'content-length: 999\r\n\r\n{"error',
     "garbled": b"content-encoding: gzip\r\n\r\nno gzip",

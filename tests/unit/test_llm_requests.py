@@ -481,6 +481,13 @@ def test_media_are_sent(shape, call, part):
     assert (message.get("content") or message["parts"]) == [part]
 
 
+def test_anthropic_does_not_think_on_after_a_tool_where_it_would_have_to_repeat_what_it_thought():
+    talk = dataclasses.replace(TALK, model="claude-haiku-4-5", params=Params(reasoning="low"))
+    assert "thinking" in requested("anthropic", talk)[1]
+    after_a_tool = dataclasses.replace(talk, messages=talk.messages[:-1])
+    assert "thinking" not in requested("anthropic", after_a_tool)[1]
+
+
 @pytest.mark.parametrize("shape", ["openai-chat", "openai-responses", "anthropic", "gemini"])
 def test_a_picture_at_a_url_may_be_of_any_format(shape):
     _, body = requested(shape, media("image/*", url="https://x/y.png?size=1"))
