@@ -22,7 +22,8 @@ from edge.access.options import AccessOptions
 from edge.app import create_app
 from edge.options import EdgeOptions
 from edge.server import bind, run
-from schemas.kinds import BUILTIN_KINDS, JOB, KindTable
+from pipelines.extension import load
+from schemas.kinds import JOB, KindTable
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -132,15 +133,17 @@ def main() -> None:
     given = json.loads(sys.argv[1])
     access = {name: Path(value) if name.endswith("_file") else value
               for name, value in given["options"].pop("access", {}).items()}  # fmt: skip
-    kinds = kinds_of(given["options"].pop("kinds", {}))
+    pipelines = given["options"].pop("pipelines", None)  # a folder with kinds of a user's own
+    changed = given["options"].pop("kinds", {})
+    kinds = with_changed(load(Path(pipelines) if pipelines else None).all_kinds(), changed)
     options = EdgeOptions(**given["options"], access=AccessOptions(**access)).checked()
     kafka = KafkaOptions(bootstrap_servers=given["bootstrap"], topic_prefix=given["prefix"])
     listening = bind(options.host, options.port)
     run(create_app(options, kafka, Registry(given["registry"]), kinds), listening)
 
 
-def kinds_of(given: dict[str, dict[str, dict[str, Any]]]) -> KindTable:
-    """The built-in kinds, and those that are ``job`` with other fields of some policies."""
+def with_changed(kinds: KindTable, given: dict[str, dict[str, dict[str, Any]]]) -> KindTable:
+    """Some kinds, and those that are ``job`` with other fields of some policies."""
     made = [
         replace(
             JOB,
@@ -149,7 +152,7 @@ def kinds_of(given: dict[str, dict[str, dict[str, Any]]]) -> KindTable:
         )
         for name, policies in given.items()
     ]
-    return KindTable([*BUILTIN_KINDS, *made])
+    return KindTable([*kinds, *made])
 
 
 if __name__ == "__main__":
