@@ -133,16 +133,17 @@ def main() -> None:
     given = json.loads(sys.argv[1])
     access = {name: Path(value) if name.endswith("_file") else value
               for name, value in given["options"].pop("access", {}).items()}  # fmt: skip
-    pipelines = given["options"].pop("pipelines", None)
-    kinds = kinds_of(given["options"].pop("kinds", {}), Path(pipelines) if pipelines else None)
+    pipelines = given["options"].pop("pipelines", None)  # a folder with kinds of a user's own
+    changed = given["options"].pop("kinds", {})
+    kinds = with_changed(load(Path(pipelines) if pipelines else None).all_kinds(), changed)
     options = EdgeOptions(**given["options"], access=AccessOptions(**access)).checked()
     kafka = KafkaOptions(bootstrap_servers=given["bootstrap"], topic_prefix=given["prefix"])
     listening = bind(options.host, options.port)
     run(create_app(options, kafka, Registry(given["registry"]), kinds), listening)
 
 
-def kinds_of(given: dict[str, dict[str, dict[str, Any]]], folder: Path | None = None) -> KindTable:
-    """The built-in kinds, those of a user's folder, and those that are ``job`` but for some fields."""
+def with_changed(kinds: KindTable, given: dict[str, dict[str, dict[str, Any]]]) -> KindTable:
+    """Some kinds, and those that are ``job`` with other fields of some policies."""
     made = [
         replace(
             JOB,
@@ -151,7 +152,7 @@ def kinds_of(given: dict[str, dict[str, dict[str, Any]]], folder: Path | None = 
         )
         for name, policies in given.items()
     ]
-    return KindTable([*load(folder).all_kinds(), *made])
+    return KindTable([*kinds, *made])
 
 
 if __name__ == "__main__":

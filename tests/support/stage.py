@@ -60,4 +60,4 @@ class Stage:
         for edge in self._edges.values():
             edge.stop()
         self.twin.close()
-        drop_topics(self._kafka)
+        drop_topics(self.kafka)
