@@ -91,7 +91,7 @@ class UpgradeEndpoint:
             )
         self._core.gate.check_still(identity)  # it may have been revoked while we waited
         head = accepted.serialize()
-        connection = WebSocketConnection(self._share, ws, peer_of(scope), head=head, **admission.limits(None))
+        connection = WebSocketConnection(self._share, ws, peer_of(scope), admission.limits(None), head=head)
         connection.authorise(identity)
         scope["extensions"][TAKE_OVER](connection)
         return None

@@ -21,7 +21,7 @@ from schemas.catalog import LocalSchemas
 from schemas.envelope import Event
 from schemas.kinds import JOB, BackpressurePolicy, KindTable
 from schemas.payloads import PayloadCodec
-from tests.support.fake_transport import FakeTransport
+from tests.support.fake_transport import LIMITS, FakeTransport
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from schemas.topics import TopicSpec
 
 KEY = b"default/s"
+STREAMS = ("s", "t")
 BOUND = 10
 MANY_BYTES = 1 << 30
 _SCHEMAS = LocalSchemas()
@@ -38,6 +39,29 @@ _SCHEMAS = LocalSchemas()
 def backpressure(policy: str, **others: Any) -> BackpressurePolicy:
     usual = BackpressurePolicy(policy, BOUND, MANY_BYTES, 1.0, 60_000, "drop_old")  # type: ignore[arg-type]
     return replace(usual, **others)
+
+
+def key_of(stream: str) -> bytes:
+    return f"default/{stream}".encode()
+
+
+def _known(stream: str) -> IndexEntry:
+    """What the index has of a stream from which nothing was read yet."""
+    return IndexEntry(
+        "default",
+        stream,
+        "job",
+        "",
+        {},
+        0,
+        1,
+        opened_us=0,
+        open_offset=0,
+        mark_seqs=[0],
+        mark_offsets=[0],
+        last_seq=-1,
+        updated_us=0,
+    )
 
 
 class Told:
@@ -57,7 +81,7 @@ class Told:
 
 
 class Scene:
-    """One edge and stream ``s``; ``emit`` is what comes out of Kafka."""
+    """One edge and streams ``s`` and ``t``; ``emit`` is what comes out of Kafka."""
 
     def __init__(self, policy: BackpressurePolicy, **options: Any) -> None:
         self.payloads = PayloadCodec(_SCHEMAS)
@@ -66,26 +90,15 @@ class Scene:
         self.told = self.core.notices = Told()
         self.log = MemoryLog()
         self.core.feed_from(self.log, SharedHistory(self.log.read, 1 << 20))
-        self.core.index.put(
-            KEY,
-            IndexEntry(
-                "default",
-                "s",
-                "job",
-                "",
-                {},
-                0,
-                1,
-                opened_us=0,
-                open_offset=0,
-                mark_seqs=[0],
-                mark_offsets=[0],
-                last_seq=-1,
-                updated_us=0,
-            ),
-        )
+        for stream in STREAMS:
+            self.core.index.put(key_of(stream), _known(stream))
         self.core.start()
-        self.next_seq = 0
+        self.next_seqs = dict.fromkeys(STREAMS, 0)
+
+    @property
+    def next_seq(self) -> int:
+        """How many events stream ``s`` has."""
+        return self.next_seqs["s"]
 
     def connect(self, cursor: str | None = None) -> FakeTransport | None:
         """A client that comes, with its cursor if it was here before; None if it has the end."""
@@ -95,8 +108,7 @@ class Scene:
         if isinstance(joined, Over):
             return None
         assert isinstance(joined, Joined)
-        limits = {"heartbeat_ms": 60_000, "retry_ms": 1_000, "life_ms_max": 600_000, "drain_ms": 1_000}
-        connection = SseConnection(self.core, joined, head=HEADERS, chunked=False, **limits)
+        connection = SseConnection(self.core, joined, LIMITS, head=HEADERS, chunked=False)
         return FakeTransport().serve(connection)
 
     async def reader(self) -> FakeTransport:
@@ -114,19 +126,21 @@ class Scene:
         await until(lambda: out.get_write_buffer_size() > 0)
         return out
 
-    def emit(self, count: int = 1, *, size_bytes: int = 4, end: bool = False) -> None:
-        """Put events into the stream, in one batch."""
+    def emit(self, count: int = 1, *, size_bytes: int = 4, end: bool = False, stream: str = "s") -> None:
+        """Put events into a stream, in one batch."""
         types = ["log"] * (count - end) + ["end"] * end
-        self.core.hub.publish([(KEY, self._made(type_name, size_bytes)) for type_name in types])
+        key = key_of(stream)
+        self.core.hub.publish([(key, self._made(stream, type_name, size_bytes)) for type_name in types])
 
-    def _made(self, type_name: str, size_bytes: int) -> Frame:
+    def _made(self, stream: str, type_name: str, size_bytes: int) -> Frame:
         fields = {"reason": "completed"} if type_name == "end" else {"line": "x" * size_bytes}
         payload, schema_id = self.payloads.encode(type_name, fields)
-        seq, self.next_seq = self.next_seq, self.next_seq + 1
+        seq = self.next_seqs[stream]
+        self.next_seqs[stream] += 1
         event = Event(
             event_id=f"e{seq}",
             tenant="default",
-            stream_id="s",
+            stream_id=stream,
             seq=seq,
             kind="job",
             type=type_name,
@@ -145,17 +159,17 @@ class Scene:
 
         def make(offset: int) -> Frame:
             frame = frame_of(event, topic_version=1, partition=0, offset=offset, read_ms=0)
-            self.core.index.saw(KEY, frame, 0)
+            self.core.index.saw(key_of(stream), frame, 0)
             return frame
 
-        return self.log.append(KEY, make)
+        return self.log.append(key_of(stream), make)
 
-    def counted(self, name: str) -> float:
-        """A counter, over all its labels."""
+    def counted(self, name: str, **labels: str) -> float:
+        """A counter, over all labels that are not given."""
         found = 0.0
         for metric in self.core.metrics.registry.collect():
             for sample in metric.samples:
-                if sample.name == f"sluicegate_edge_{name}":
+                if sample.name == f"sluicegate_edge_{name}" and labels.items() <= sample.labels.items():
                     found += sample.value
         return found
 
