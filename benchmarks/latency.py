@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from benchmarks.load import make_streams
-from benchmarks.meter import stop
+from benchmarks.meter import PERIOD_S, Meter, stop
 from benchmarks.pipeline import start_ingest
 from benchmarks.results import OURS, Latency
 from connectors.kafka.admin import ensure_topics
@@ -53,12 +54,23 @@ def measure(where: Addresses, data_dir: Path) -> Latency:
             producer.produce(topic, value, key)
         producer.flush(START_S)
         arrivals.wait_for(STREAMS, START_S)
+        meter = Meter(worker.pid)
+        time.sleep(2 * PERIOD_S)  # a sample of what its start took
+        started_s, began_s = meter.cpu_s, time.monotonic()
         sent = _publish(producer, topic, records[STREAMS:-STREAMS])
+        took_s = time.monotonic() - began_s
         arrivals.wait_for(STREAMS + len(sent), LAST_S)
+        cpu_s, rss_mb = meter.stop()
     finally:
         found = arrivals.stop()
         stop(worker)
-    return _result(codec, sent, found)
+    line = _result(codec, sent, found)
+    return replace(
+        line,
+        records_per_s=round(len(sent) / took_s),
+        cpu_s_per_million=round((cpu_s - started_s) * 1_000_000 / len(sent), 1),
+        peak_rss_mb=rss_mb,
+    )
 
 
 def _publish(
@@ -129,8 +141,11 @@ def _result(codec: WireCodec, sent: dict[tuple[bytes, int], int], found: list[tu
         f"{OURS} ingest",
         f"latency: {EVENTS_PER_S} events/s for {SECONDS} s, publish to committed output",
         "exactly once",
-        _percentile(took_ns, 0.5),
-        _percentile(took_ns, 0.99),
+        records_per_s=None,
+        cpu_s_per_million=None,
+        peak_rss_mb=None,
+        p50_ms=_percentile(took_ns, 0.5),
+        p99_ms=_percentile(took_ns, 0.99),
         verified=in_order and complete,
     )
 

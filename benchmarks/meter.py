@@ -23,6 +23,11 @@ class Meter:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
+    @property
+    def cpu_s(self) -> float:
+        """Processor seconds since the processes' start, as of the last sample."""
+        return sum(tuple(self._cpu_s.values()))
+
     def stop(self) -> tuple[float, int]:
         """Stop; returns processor seconds and MB."""
         self._stop.set()

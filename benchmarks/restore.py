@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from benchmarks.bench import say
 from benchmarks.keys import FoldedState, KeyLoad
-from benchmarks.meter import kill, stop
+from benchmarks.meter import Meter, kill, stop
 from benchmarks.readback import ends, read_back
 from benchmarks.results import Restored
 
@@ -56,24 +56,33 @@ def measure(race: Race, bench: Bench) -> list[Restored]:
             if remove:
                 worker.remove_state()
             worker.start()
+            meter = worker.meter()
             note = note or worker.wait_ready()
+            cost = meter.stop()
             seconds = worker.ready_after_s()
             note = note or worker.wait_committed(load.count)
             _, difference = read_back(race.output, FoldedState(load, sample), before)
             note = note or difference
-            lines.append(_line(race, way, seconds, size_mb, note))
+            lines.append(_line(race, way, seconds, cost, size_mb, note))
     finally:
         worker.end()
-    return lines or [_line(race, "its disk", None, 0, note)]
+    return lines or [_line(race, "its disk", None, (0.0, 0), 0, note)]
 
 
-def _line(race: Race, way: str, seconds: float | None, state_mb: int, note: str) -> Restored:
+def _line(
+    race: Race, way: str, seconds: float | None, cost: tuple[float, int], state_mb: int, note: str
+) -> Restored:
+    """Make the line; ``cost`` is processor seconds and MB."""
     load = race.load
     assert isinstance(load, KeyLoad)
+    cpu_s, rss_mb = cost
     return Restored(
         name=race.contender.name,
         work=f"restore: {load.keys} keys of {load.state_bytes} bytes, kill -9, from {way}",
         guarantee=race.contender.guarantee,
+        records_per_s=round(load.keys / seconds) if seconds else None,
+        cpu_s_per_million=round(cpu_s * 1_000_000 / load.keys, 1) if seconds else None,
+        peak_rss_mb=rss_mb if seconds else None,
         seconds=seconds,
         state_mb=state_mb,
         verified=not note,
@@ -96,6 +105,11 @@ class _Worker:
         self._log_at = self._race.log.stat().st_size
         self._began_ms = time.time_ns() // 1_000_000
         self._process = self._race.start(self._command)
+
+    def meter(self) -> Meter:
+        """Begin to measure what it takes."""
+        assert self._process is not None
+        return Meter(self._process.pid)
 
     def wait_ready(self) -> str:
         """Wait until it says that all partitions are ready; says what went wrong if it does not."""

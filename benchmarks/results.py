@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -16,6 +17,10 @@ RAW: Final = "librdkafka consume"
 RAW_DEFAULTS: Final = "librdkafka consume, its defaults"
 KAFKA_STREAMS: Final = "Kafka Streams"
 OURS: Final = "sluicegate"
+UNIT_MB_MAX: Final = 64
+"""What one unit of work writes at most (``state.checkpoint.UnitOfWork``): it is held beyond the budget."""
+_HOLD: Final = re.compile(r"stores hold (\d+) MB")
+_JUDGED: Final = ("flat", "within_budget")
 
 
 class Line(Protocol):
@@ -55,6 +60,10 @@ class Result:
     """Of the work ``skew``: to the same contender with the same events spread evenly."""
     state_budget_mb: int | None = None
     """Of the work ``state``: what the stores may use of the memory, by settings."""
+    state_peak_mb: int | None = None
+    """And what they used of it at most, write buffers included."""
+    within_budget: bool | None = None
+    """Whether that was within the budget, and the write of one unit of work beside it."""
     note: str = ""
 
     def row(self) -> dict[str, object]:
@@ -69,6 +78,11 @@ class Latency:
     name: str
     work: str
     guarantee: str
+    records_per_s: int | None
+    """At which they were published."""
+    cpu_s_per_million: float | None
+    """Of the worker, while they were."""
+    peak_rss_mb: int | None
     p50_ms: float
     p99_ms: float
     verified: bool
@@ -85,6 +99,11 @@ class Restored:
     name: str
     work: str
     guarantee: str
+    records_per_s: int | None
+    """Keys that were there again, by those seconds."""
+    cpu_s_per_million: float | None
+    peak_rss_mb: int | None
+    """Of the process up to then, as is what it took of the processor."""
     seconds: float | None
     """None = it did not become ready; ``note`` says why."""
     state_mb: int
@@ -141,8 +160,20 @@ def show(results: Sequence[Line], *, as_json: bool) -> None:
 
 
 def failed(results: Sequence[Line]) -> bool:
-    """Whether a result of ours was not verified, or what must stay flat grew."""
+    """Whether a result of ours was not verified, or what must stay flat, or within a budget, did not."""
     return any(
-        result.name.startswith(OURS) and (not result.verified or result.row().get("flat") is False)
+        result.name.startswith(OURS)
+        and (not result.verified or any(result.row().get(judged) is False for judged in _JUDGED))
         for result in results
     )
+
+
+def judged_by_budget(result: Result, budget_mb: int, said: str) -> Result:
+    """Hold what a worker's stores used at most, as it ``said`` itself, against their budget.
+
+    One that did not say is not within it.
+    """
+    peaks = [int(peak) for peak in _HOLD.findall(said)]
+    peak_mb = max(peaks, default=None)
+    within = peak_mb is not None and peak_mb <= budget_mb + UNIT_MB_MAX
+    return replace(result, state_budget_mb=budget_mb, state_peak_mb=peak_mb, within_budget=within)

@@ -75,6 +75,8 @@ class Soaked:
     flat: bool | None
     verified: bool
     """Each window was written once, with the right sums."""
+    cpu_s_per_million: float | None = None
+    """Not told: workers that are killed take theirs with them."""
     note: str = ""
 
     def row(self) -> dict[str, object]:

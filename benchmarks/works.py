@@ -12,7 +12,7 @@ from benchmarks.contest import contest
 from benchmarks.keys import AGAIN, make_key_load
 from benchmarks.race import Race
 from benchmarks.readings import EVEN, KEYS, Shape, make_load
-from benchmarks.results import RAW, RAW_DEFAULTS, median, ratio, with_ratios
+from benchmarks.results import RAW, RAW_DEFAULTS, judged_by_budget, median, ratio, with_ratios
 from benchmarks.windows import PARTITIONS
 
 if TYPE_CHECKING:
@@ -106,11 +106,16 @@ def _state(bench: Bench, keys: int, state_bytes: int) -> _Stated:
         f"state: {keys} keys of {state_bytes} bytes, {PARTITIONS} partitions, one in {AGAIN} keys twice, "
         f"{bench.runs()}"
     )
+    measured = contest(bench, [(each, load) for each in contenders], work)
+    races = [
+        [Race(contender, load, bench.where, number, bench.folder) for number in range(bench.asked.runs)]
+        for contender in contenders
+    ]
     lines = [
-        line if contender.peer else replace(line, state_budget_mb=bench.settings.state.block_cache_mb)
-        for contender, line in zip(
-            contenders, contest(bench, [(each, load) for each in contenders], work), strict=True
-        )
+        line
+        if contender.peer
+        else judged_by_budget(line, bench.settings.state.block_cache_mb, "".join(race.said for race in runs))
+        for contender, line, runs in zip(contenders, measured, races, strict=True)
     ]
     last = bench.asked.runs - 1
     ran = [

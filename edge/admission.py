@@ -58,6 +58,11 @@ class Admission:
         """Whether a tenant has all the connections that it may have; it may come again later, as if busy."""
         return self._core.quotas.is_full(tenant)
 
+    @property
+    def retry_after_s(self) -> int:
+        """When one comes again who is told by a status that there is no room."""
+        return max(2 * self._core.options.retry_ms // 1_000, 1)
+
     def cursor(self, text: str, tenant: str, stream_id: str) -> Cursor:
         """Read a cursor and count one that is refused. Raises MalformedCursor or ForeignCursor."""
         try:

@@ -263,7 +263,9 @@ class Connection(asyncio.Protocol):
     def _look_at_stall(self, now_s: float) -> float:
         unsent_bytes = self.transport.get_write_buffer_size()
         if unsent_bytes >= self._unsent_bytes:
-            log.warning("client_stalled", peer=self.name, unsent_bytes=unsent_bytes)
+            log.warning(
+                "client_stalled", peer=self.name, subject=self.identity.shown, unsent_bytes=unsent_bytes
+            )
             self.abort("slow" if self._leaving == "slow" else "stalled")
         self._unsent_bytes = unsent_bytes  # slow, but it reads
         return now_s + self._core.options.write_stall_ms_max / 1_000

@@ -1,4 +1,4 @@
-"""Who is connected, and who of them does not follow: by name, stream and how far behind."""
+"""Who is connected, and who of them does not follow: by address, subject, stream and how far behind."""
 
 from __future__ import annotations
 
@@ -66,10 +66,11 @@ def _is_slow(delivery: Delivery) -> bool:
 
 def shown(core: EdgeCore, client: Connection, delivery: Delivery) -> dict[str, Any]:
     """One stream of one connection, as it is now."""
-    channel = delivery.subscriber.channel
+    subscriber, channel = delivery.subscriber, delivery.subscriber.channel
     behind = channel.ring.behind(delivery.expect)
     return {
         "peer": client.name,
+        "subject": delivery.subject,
         "transport": client.transport_name,
         "tenant": channel.tenant,
         "stream_id": channel.stream_id,
@@ -77,6 +78,10 @@ def shown(core: EdgeCore, client: Connection, delivery: Delivery) -> dict[str, A
         "policy": core.pressure.policy_of(delivery),
         "state": delivery.state,
         "seq": delivery.expect - 1,
+        "events": delivery.events,
+        "bytes": delivery.bytes,
+        "gaps": subscriber.gaps,
+        "dropped": dict(subscriber.dropped),
         "events_behind": behind.events,
         "bytes_behind": behind.bytes,
         "bytes_pending": client.transport.get_write_buffer_size(),

@@ -21,7 +21,7 @@ from edge.join import Joined
 from edge.messages import WebSocketEncoder, error_of, malformed, read_message
 from edge.problems import code_of
 from edge.publish import Publisher, PublishRequest
-from schemas.envelope import check_stream_name
+from schemas.envelope import check_stream_name, split_key
 from schemas.errors import CursorError, InvalidEvent, SluicegateError
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ class Conversation:
         "_last_writes",
         "_requests",
         "_share",
+        "_tenants",
         "held_bytes",
     )
 
@@ -58,6 +59,8 @@ class Conversation:
         """By stream; who was written to longest ago first."""
         self._joining: dict[bytes, Asked] = {}
         """Subscriptions whose place is still looked for."""
+        self._tenants: frozenset[str] = frozenset()
+        """To whom the connection is counted for what it follows, beside the tenant of its token."""
         self._requests: set[asyncio.Task[None]] = set()
         self._last_writes: dict[bytes, asyncio.Task[None]] = {}
         self.held_bytes = 0
@@ -99,6 +102,7 @@ class Conversation:
         channel = delivery.subscriber.channel
         delivery.stop()
         del self._deliveries[channel.key]
+        self._count_no_more(channel.tenant)
         self._connection.say({"type": "ended", "tenant": channel.tenant, "stream": channel.stream_id})
 
     def had_turn(self, delivery: Delivery) -> None:
@@ -145,6 +149,7 @@ class Conversation:
         channel = delivery.subscriber.channel
         delivery.stop("refused")
         self._deliveries.pop(channel.key, None)
+        self._count_no_more(channel.tenant)
         where = {"tenant": channel.tenant, "stream": channel.stream_id}
         self._connection.say(
             {"type": "refused", **where, "code": denied.code, "detail": str(denied), "remedy": denied.remedy}
@@ -158,6 +163,7 @@ class Conversation:
             delivery.stop("left")
         elif self._joining.pop(asked.key, None) is None:
             raise _not_subscribed(asked)
+        self._count_no_more(asked.tenant)
         self._connection.say({"type": "unsubscribed", **asked.place})
 
     def _subscribe(self, asked: Asked) -> None:
@@ -176,8 +182,54 @@ class Conversation:
                 f"one connection follows at most {most} streams",
                 remedy="Unsubscribe from one, or open another connection.",
             )
+        # Before it is asked how full a tenant is: that is nobody else's to know.
+        self._share.admission.check_read(self._connection.identity, asked.tenant, asked.stream_id, "")
+        self._count(asked.tenant)
         self._joining[key] = asked
-        self._start(asked, self._join(asked))
+        self._start(asked, self._join_counted(asked))
+
+    def _count(self, tenant: str) -> None:
+        """Count the connection to the tenant of a stream that it is to follow; once.
+
+        A token of one tenant alone was counted with its connection.
+
+        Raises:
+            RequestError: 503, the tenant has all the connections that it may have.
+        """
+        core = self._share.core
+        if tenant == self._connection.tenant or tenant in self._tenants:
+            return
+        if self._share.admission.is_full(tenant):
+            core.metrics.joins.labels("websocket", "overload").inc()
+            raise RequestError(
+                503,
+                "Too many connections",
+                f"tenant {tenant} has all the connections that it may have here",
+                remedy="Subscribe again after retry_ms.",
+                headers={"retry-after": str(self._share.admission.retry_after_s)},
+            )
+        self._tenants |= {tenant}
+        core.quotas.opened(tenant)
+
+    def _count_no_more(self, tenant: str) -> None:
+        """Take back ``_count``, if nothing of the tenant's is followed any more."""
+        if tenant not in self._tenants:
+            return
+        if not any(split_key(key)[0] == tenant for key in (*self._deliveries, *self._joining)):
+            self._tenants -= {tenant}
+            self._share.core.quotas.closed(tenant)
+
+    def left(self) -> None:
+        """The connection is gone: it counts to nobody."""
+        tenants, self._tenants = self._tenants, frozenset()
+        for tenant in tenants:
+            self._share.core.quotas.closed(tenant)
+
+    async def _join_counted(self, asked: Asked) -> Message | None:
+        try:
+            return await self._join(asked)
+        finally:
+            self._count_no_more(asked.tenant)
 
     async def _join(self, asked: Asked) -> Message | None:
         admission = self._share.admission
@@ -300,7 +352,8 @@ class Conversation:
         self._start(asked, counted(core, chat()), in_order=True)
 
     def _request(self, asked: Asked, kind: str | None, *, wait: bool) -> PublishRequest:
-        return PublishRequest(asked.tenant, asked.stream_id, kind, wait, self._connection.identity)
+        identity = self._connection.identity
+        return PublishRequest(asked.tenant, asked.stream_id, kind, wait, identity, "websocket")
 
     def _publisher(self) -> Publisher:
         if self._share.publisher is None:

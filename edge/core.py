@@ -22,6 +22,7 @@ from edge.journal import Journal, NoNotices
 from edge.llm.models import Models
 from edge.metrics import EdgeMetrics, LevelCollector
 from edge.pressure import Pressure
+from edge.proxies import Proxies
 from edge.rejects import RejectBook
 from edge.replay import Replay
 from edge.siblings import Siblings
@@ -97,6 +98,7 @@ class EdgeCore:
         self.kinds = kinds
         self.metrics = EdgeMetrics()
         self.gate = Gate(options.access, self.metrics, cors_origins=options.cors_origins)
+        self.proxies = Proxies(options.trusted_proxies)
         self.quotas = Quotas(
             self.metrics,
             connections_max=options.tenant_connections_max,

@@ -54,6 +54,11 @@ class Outlet(Protocol):
         ...
 
     @property
+    def identity(self) -> Identity:
+        """Whose it is."""
+        ...
+
+    @property
     def turn(self) -> asyncio.Lock | None:
         """Held while a span of the past is read and not written yet: of all its deliveries, one at a time."""
         ...
@@ -90,10 +95,12 @@ class Delivery:
         "_turn",
         "_unjudged",
         "number",
+        "opened_us",
         "over",
         "partition",
         "started_s",
         "subscriber",
+        "told",
     )
 
     def __init__(self, core: EdgeCore, joined: Joined, encoder: Encoder, outlet: Outlet) -> None:
@@ -110,6 +117,9 @@ class Delivery:
         self.subscriber: Subscriber = joined.subscriber
         self.number = 0
         """Which of this edge's deliveries it is, from its start on."""
+        self.opened_us = 0
+        self.told = 0
+        """How often the journal told of it."""
         self.started_s = 0.0
         self.over = False
         """Nothing more is written."""
@@ -214,6 +224,17 @@ class Delivery:
         return self._outlet.transport_name
 
     @property
+    def subject(self) -> str:
+        """Whose token its client brought."""
+        return self._outlet.identity.shown
+
+    @property
+    def events(self) -> int:
+        """Of the stream, given so far."""
+        with_group = self._group.position - self.subscriber.expect if self._group is not None else 0
+        return self.subscriber.delivered + max(with_group, 0)
+
+    @property
     def expect(self) -> int:
         """The seq that comes next for it."""
         return self._group.position if self._group is not None else self.subscriber.expect
@@ -249,10 +270,9 @@ class Delivery:
     def _leave(self, group: Group) -> None:
         """Take its place with it: what the group was given, it was given."""
         subscriber = self.subscriber
-        self._own_bytes = self.bytes
+        self._own_bytes, subscriber.delivered = self.bytes, self.events
         del group.members[self]
         self._group = None
-        subscriber.delivered += max(group.position - subscriber.expect, 0)
         subscriber.expect, subscriber.next_offset = group.position, group.next_offset
         subscriber.finished = subscriber.channel.end_seq >= 0 and group.position > subscriber.channel.end_seq
 

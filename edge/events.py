@@ -78,7 +78,8 @@ class EventsEndpoint:
                 raise
             return self._refuse(error)
         try:
-            joined = await admission.join("sse", tenant, stream_id, cursor, peer_of(scope), identity=identity)
+            peer = self._core.proxies.peer_of(scope)
+            joined = await admission.join("sse", tenant, stream_id, cursor, peer, identity=identity)
         except HistoryUnavailable:
             return self._come_back("unready")
         if isinstance(joined, Over):
@@ -131,9 +132,3 @@ def _header(scope: Scope, name: bytes) -> str:
         if key == name:
             return str(value.decode("latin-1")).strip()
     return ""
-
-
-def peer_of(scope: Scope) -> str:
-    """The client's address."""
-    client = scope.get("client")
-    return f"{client[0]}:{client[1]}" if client else "unknown"

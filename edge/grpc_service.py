@@ -138,7 +138,8 @@ class StreamCalls:
             core.metrics.joins.labels("grpc", busy).inc()
             await _end(call, sent_away(busy, jittered(2 * core.options.retry_ms)))
         try:
-            joined = await admission.join("grpc", tenant, stream_id, cursor, _peer(call), identity=identity)
+            peer = self._peer(call)
+            joined = await admission.join("grpc", tenant, stream_id, cursor, peer, identity=identity)
         except HistoryUnavailable:
             await _end(call, sent_away("unready", jittered(2 * core.options.retry_ms)))
         if isinstance(joined, Over):
@@ -165,7 +166,7 @@ class StreamCalls:
         asked = _parsed(PublishRequest, request)
         tenant = asked.tenant or DEFAULT_TENANT
         kind = asked.kind or self._core.joiner.kind_name(stream_key(tenant, asked.stream_id)) or None
-        to = Asked(tenant, asked.stream_id, kind, asked.wait_committed, identity)
+        to = Asked(tenant, asked.stream_id, kind, asked.wait_committed, identity, "grpc")
         # A Struct is taken apart in Python, a member at a time: 1 MiB of it would hold up every stream.
         slow = any(event.WhichOneof("payload") == "fields" for event in asked.events)
         values = await asyncio.to_thread(values_of, asked.events) if slow else values_of(asked.events)
@@ -200,9 +201,14 @@ class StreamCalls:
         tenant = asked.tenant or DEFAULT_TENANT
         entry = await stream_to_cancel(self._core, tenant, asked.stream_id, identity)
         fields = {name: value for name in ("reason", "by") if (value := getattr(asked, name))}
-        to = Asked(tenant, asked.stream_id, entry.kind, wait=False, identity=identity)
+        to = Asked(tenant, asked.stream_id, entry.kind, wait=False, identity=identity, transport="grpc")
         await counted(self._core, publisher.publish_one(to, "cancel", fields))
         return CancelResponse().SerializeToString()
+
+    def _peer(self, call: Call) -> str:
+        """The client's address, as over HTTP: gRPC says ``ipv4:127.0.0.1:5000``, ``ipv6:%5B::1%5D:5000``."""
+        host, _, port = unquote(call.peer().partition(":")[2]).rpartition(":")
+        return self._core.proxies.name(host.strip("[]"), port, _headers(call))
 
     def _writer(self) -> Publisher:
         if self._publisher is None:
@@ -231,8 +237,3 @@ def _headers(call: Call) -> list[tuple[bytes, bytes]]:
         (name.encode(), value if isinstance(value, bytes) else value.encode(errors="replace"))
         for name, value in call.invocation_metadata()
     ]
-
-
-def _peer(call: Call) -> str:
-    """The client's address, as over HTTP: gRPC says ``ipv4:127.0.0.1:5000`` and ``ipv6:%5B::1%5D:5000``."""
-    return unquote(call.peer().partition(":")[2])

@@ -1,5 +1,8 @@
 """What became of deliveries, told to a topic of its own: opened, resumed, gap, closed.
 
+Each time all is told that is known of the delivery, with a number that grows: whoever keeps the latest of
+each (the archive does) has lost nothing by what was never told before.
+
 It is told as it happens and never waited for: an edge that is killed, or that cannot reach Kafka for long,
 leaves some of it untold. So it is for people and timelines; nothing that must be right is counted by it.
 """
@@ -59,7 +62,7 @@ class Journal:
 
     def opened(self, delivery: Delivery) -> None:
         """A client came."""
-        delivery.number = next(self._numbers)
+        delivery.number, delivery.opened_us = next(self._numbers), time.time_ns() // 1_000
         self._tell(delivery, "resumed" if delivery.subscriber.resumed else "opened")
 
     def gap(self, delivery: Delivery, frame: Frame) -> None:
@@ -72,17 +75,12 @@ class Journal:
         """A client has left, or its stream has."""
         if delivery.number == 0:
             return  # it never began
-        self._tell(
-            delivery,
-            "closed",
-            reason=reason,
-            events=delivery.subscriber.delivered,
-            bytes=delivery.bytes,
-            duration_ms=int((self._core.now_s() - delivery.started_s) * 1_000),
-        )
+        self._tell(delivery, "closed", reason=reason)
 
     def _tell(self, delivery: Delivery, action: str, **fields: Any) -> None:
-        channel = delivery.subscriber.channel
+        subscriber, channel = delivery.subscriber, delivery.subscriber.channel
+        duration_ms = int((self._core.now_s() - delivery.started_s) * 1_000)
+        delivery.told += 1
         told = {
             "tenant": channel.tenant,
             "stream_id": channel.stream_id,
@@ -91,9 +89,19 @@ class Journal:
             "edge": self._core.edge_id,
             "connection": delivery.number,
             "transport": delivery.transport_name,
-            "peer": delivery.subscriber.name,
-            "time_us": time.time_ns() // 1_000,
+            "peer": subscriber.name,
+            "subject": delivery.subject,
+            # By the clock that measures it: one that is set back does not close what was never opened.
+            "time_us": delivery.opened_us + duration_ms * 1_000,
             "seq": delivery.expect - 1,
+            "events": delivery.events,
+            "bytes": delivery.bytes,
+            "duration_ms": duration_ms,
+            "revision": delivery.told,
+            "resumed": subscriber.resumed,
+            "opened_us": delivery.opened_us,
+            "gaps": subscriber.gaps,
+            "dropped": sum(subscriber.dropped.values()),
             **fields,
         }
         self._core.notices.tell(CONNECTIONS, channel.key, told)

@@ -28,6 +28,8 @@ class EdgeOptions:
     allowed_hosts: tuple[str, ...] = ()
     """Host names besides the loopback ones that a request may be addressed to (without port)."""
     access: AccessOptions = field(default_factory=AccessOptions)
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses, or networks, of proxies whose ``X-Forwarded-For`` says where a client is."""
     cors_origins: tuple[str, ...] = ()
     """Other sites whose pages may use the edge, as ``https://app.example``; ``*`` = all, without cookies."""
 

@@ -138,6 +138,7 @@ class Pressure:
         if count <= 0:
             return None
         kind = self.kind_of(channel)
+        subscriber.drop(policy, count)
         labels = (policy, kind.name if kind is not None else "", delivery.transport_name)
         self._core.metrics.slow_dropped.labels(*labels).inc(count)
         offset = self._offset_before(delivery, to)

@@ -7,7 +7,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import ceil
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import structlog
 
@@ -74,6 +74,7 @@ class PublishRequest:
     kind: str | None
     wait: bool
     identity: Identity
+    transport: Literal["http", "websocket", "grpc"] = "http"
 
 
 class Publisher:
@@ -170,7 +171,7 @@ class Publisher:
     ) -> Answer:
         """Append events that were checked; raises as ``publish``."""
         key, ids = records[0][0], [event.event_id for event in events]
-        self._refuse_if_slowed(key, events)
+        self._refuse_if_slowed(key, events, request.transport)
         if request.wait and not self._waiters.room_for(len(events)):
             raise _overloaded("Too many wait", "too many events are waited for already")
         wait = self._waiters.add(key, ids) if request.wait else None
@@ -285,12 +286,12 @@ class Publisher:
                 "if each carries its own.",
             ) from None
 
-    def _refuse_if_slowed(self, key: bytes, events: Sequence[Event]) -> None:
+    def _refuse_if_slowed(self, key: bytes, events: Sequence[Event], transport: str) -> None:
         slowed = self.pressure.of(key)
         # Who asks that a stream be stopped helps; all else would only be more to fall behind with.
         if slowed is None or all(event.type == "cancel" for event in events):
             return
-        self._metrics.slowed_publishes.labels(slowed.kind).inc(1)
+        self._metrics.slowed_publishes.labels(slowed.kind, transport).inc(1)
         raise RequestError(
             429,
             "Stream is slowed",

@@ -167,11 +167,11 @@ class Replay:
                 reason = self._reason(subscriber)
                 frames.append(self.gap(subscriber, frame.seq - 1, reason, partition, frame.offset - 1))
             subscriber.passed(frame)
+            subscriber.delivered += 1
             subscriber.truncated = subscriber.aged = False
             frames.append(frame)
             if subscriber.finished:
                 break
-        subscriber.delivered += len(frames)
         return frames
 
     def _arrive(self, subscriber: Subscriber, partition: int, stop: int) -> list[Frame]:
@@ -215,6 +215,7 @@ class Replay:
             offset=entry.end_offset,
         )
         subscriber.passed(end)
+        subscriber.delivered += 1
         return [*frames, end]
 
     @staticmethod

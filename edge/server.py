@@ -121,6 +121,7 @@ async def serve(
             ws="none",
             lifespan="on",
             log_config=None,
+            proxy_headers=False,  # it would take any program of this machine for a proxy: ``proxies.py``
             access_log=False,
             server_header=False,
             timeout_keep_alive=30,

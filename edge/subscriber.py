@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from edge.channel import Channel
     from edge.frame import Frame
+    from schemas.kinds import Pressure
+
+_NOTHING: Final[Mapping[Pressure, int]] = MappingProxyType({})
+"""One for all: most are never slow, and a dict of their own would take 64 bytes of each."""
 
 
 class Subscriber:
@@ -24,6 +29,7 @@ class Subscriber:
         "channel",
         "delivered",
         "drop_from",
+        "dropped",
         "expect",
         "finished",
         "from_time_us",
@@ -64,7 +70,11 @@ class Subscriber:
         """``end`` was given: the connection is to close."""
         self.name = name
         self.delivered = 0
+        """Events of the stream that it was given; not those of a group that it stands in."""
         self.gaps = 0
+        """Gaps that were declared to it."""
+        self.dropped: Mapping[Pressure, int] = _NOTHING
+        """Events that it missed for being behind its bound, by policy."""
         self.resumed = False
         """It came with a cursor."""
         self.live = False
@@ -87,6 +97,10 @@ class Subscriber:
         if ring.next_seq < 0:
             return not self.settled
         return self.expect < ring.first_seq
+
+    def drop(self, policy: Pressure, count: int) -> None:
+        """Note that it misses events."""
+        self.dropped = {**self.dropped, policy: self.dropped.get(policy, 0) + count}
 
     def take(self, bytes_max: int, limit_seq: int | None = None) -> Sequence[Frame]:
         """Give the next frames out of the ring and move on past them; none if it has all, or is behind.

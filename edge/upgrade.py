@@ -12,7 +12,7 @@ from websockets.server import ServerProtocol
 
 from edge.access.doorkeeper import identity_of
 from edge.admission import Admission
-from edge.events import TAKE_OVER, peer_of
+from edge.events import TAKE_OVER
 from edge.problems import problem
 from edge.websocket import WebSocketConnection
 
@@ -79,6 +79,7 @@ class UpgradeEndpoint:
             )
         admission = self._share.admission
         identity = identity_of(scope)
+        # Of a token of several tenants each subscription is counted to its own.
         busy = await admission.busy() or ("overload" if admission.is_full(identity.tenants.only) else "")
         if busy:
             self._core.metrics.joins.labels("websocket", busy).inc()
@@ -87,11 +88,12 @@ class UpgradeEndpoint:
                 "Cannot be taken now",
                 f"this edge takes no connection now: {busy}",
                 remedy="Come again after Retry-After.",
-                headers={"retry-after": str(max(2 * self._core.options.retry_ms // 1_000, 1))},
+                headers={"retry-after": str(admission.retry_after_s)},
             )
         self._core.gate.check_still(identity)  # it may have been revoked while we waited
         head = accepted.serialize()
-        connection = WebSocketConnection(self._share, ws, peer_of(scope), admission.limits(None), head=head)
+        peer = self._core.proxies.peer_of(scope)
+        connection = WebSocketConnection(self._share, ws, peer, admission.limits(None), head=head)
         connection.authorise(identity)
         scope["extensions"][TAKE_OVER](connection)
         return None

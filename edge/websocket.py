@@ -335,6 +335,7 @@ class WebSocketConnection(Connection):
         self._share.held_bytes -= self._held_bytes
         self._held_bytes = 0
         super().connection_lost(exc)
+        self._conversation.left()
 
     # -- its time ---------------------------------------------------------------------------------------
 
@@ -345,7 +346,7 @@ class WebSocketConnection(Connection):
             self.abort(self._reason)
             return now_s + _LINGER_S
         if self._is_dead(now_s):
-            log.info("peer_dead", peer=self.name)
+            log.info("peer_dead", peer=self.name, subject=self.identity.shown)
             self.abort("dead")
             return now_s + _LINGER_S
         if self._partial_s and now_s - self._partial_s >= options.request_read_ms_max / 1_000:

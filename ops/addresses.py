@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from connectors.kafka.options import KafkaOptions
+    from connectors.postgres.options import PostgresOptions
     from ops.settings import Settings
     from ops.stack.addresses import Addresses
 
@@ -97,6 +98,24 @@ def addresses(settings: Settings) -> Addresses:
                 f"start one with `sluicegate up`, or set {variable}",
             )
     return found
+
+
+def archive_options(settings: Settings, what: str, name: str, also: str = "") -> PostgresOptions:
+    """Where the archive is read, by a command of a name; raises NoStack if nothing says where it is.
+
+    ``what`` is needed of it, and ``also`` what could be done besides: both stand in the error.
+    """
+    from connectors.postgres.options import PostgresOptions
+
+    dsn = settings.postgres.dsn.get_secret_value() if settings.postgres.dsn is not None else ""
+    remedy = "set SLUICEGATE_POSTGRES__DSN, or run `sluicegate up`" + (f"; {also}" if also else "")
+    try:
+        dsn = dsn or addresses(settings).postgres_dsn
+    except NoStack as error:
+        raise NoStack(f"{what}, and none is known: {error}", remedy) from None
+    if not dsn:
+        raise NoStack(f"{what}, and none is configured", remedy)
+    return PostgresOptions(dsn, application_name=f"sluicegate-{name}")
 
 
 def local_model(settings: Settings) -> LocalModel | None:

@@ -37,8 +37,10 @@ COMMANDS = (
     "dlq",
     "levers",
     "asides",
+    "losses",
     "tokens",
     "connections",
+    "deliveries",
 )
 
 EPILOGUE = """\

@@ -45,6 +45,7 @@ def edge_options(
         port=edge.port if port is None else port,
         allow_network=edge.allow_network,
         allowed_hosts=edge.allowed_hosts,
+        trusted_proxies=edge.trusted_proxies,
         drain_ms=edge.drain_ms,
         access=AccessOptions(**settings.access.model_dump()),
         cors_origins=edge.cors_origins,

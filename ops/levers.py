@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from connectors.kafka.admin import ensure_topics, group_lag
 from connectors.kafka.committed import CommittedReader
+from connectors.kafka.losses import accept, losses_of
+from connectors.kafka.members import groups_of
 from connectors.kafka.peek import record_at
 from connectors.kafka.slot import ProducerSlot
 from connectors.registry import Registry
+from ops.errors import Misused
 from ops.extension import extension_of
 from ops.person import who
 from schemas.controls import PAUSE, QUARANTINE, SKIP, AnyTarget, KeyTarget, Target, target_of
@@ -23,12 +26,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from connectors.kafka.lag import PartitionLag
+    from connectors.kafka.losses import Loss
     from connectors.kafka.options import KafkaOptions
     from ops.settings import Settings
     from schemas.record import Record
 
 _TIMEOUT_MS: Final = 10_000
 RESUME: Final = "resume"
+ACCEPT_LOSS: Final = "accept-loss"
 _TAKES_BACK: Final = {RESUME: PAUSE, f"undo {SKIP}": SKIP, f"undo {QUARANTINE}": QUARANTINE}
 
 
@@ -69,8 +74,16 @@ def words_of(target: AnyTarget) -> str:
     if isinstance(target, Target):
         return target.role if target.partition is None else f"{target.role} {target.partition}"
     if isinstance(target, KeyTarget):
-        return f"{target.role} {shlex.quote(target.key.decode('utf-8', 'backslashreplace'))}"
+        return f"{target.role} {_word_of(target.key)}"
     return f"{target.role} {target.topic} {target.partition} {target.offset}"
+
+
+def _word_of(key: bytes) -> str:
+    """Return a key as a command line has it: as text, where a command line gives the same bytes back."""
+    text = key.decode("utf-8", "replace")
+    if text.encode() == key and text.isprintable() and not text.startswith("-"):
+        return shlex.quote(text)
+    return f"--key-hex {key.hex()}"
 
 
 def paused_in(kafka: KafkaOptions) -> list[Target]:
@@ -105,7 +118,7 @@ class Levers:
         Topics have no prefix.
         """
         prefix = self._kafka.topic_prefix
-        found = group_lag(self._kafka, extension_of(self._settings).group(prefix, role))
+        found = group_lag(self._kafka, self._group(role))
         return [partition._replace(topic=partition.topic.removeprefix(prefix)) for partition in found]
 
     def bare(self, topic: str) -> str:
@@ -162,6 +175,46 @@ class Levers:
             slot.append(records)
         finally:
             slot.close()
+
+    def losses_of(self, role: str) -> list[Loss]:
+        """Return what retention took of a role before it was handled; topics have no prefix."""
+        found = losses_of(self._kafka, self._group(role))
+        return [loss._replace(topic=self.bare(loss.topic)) for loss in found]
+
+    def accept_losses(self, role: str, losses: Sequence[Loss], reason: str) -> None:
+        """Have a role stand behind what it lost; a record of each gap is kept, in the same transaction.
+
+        Raises:
+            Misused: the role has workers: they would not hear of it.
+            AppendFailed: Kafka did not take it, or nobody knows; it may be done again.
+        """
+        group, prefix = self._group(role), self._kafka.topic_prefix
+        if not groups_of(self._kafka, [group])[group].is_empty:
+            raise Misused(
+                f"{role} has workers, or had some until a moment ago",
+                "stop them; one that was killed is a member until its session has timed out (6 s)",
+            )
+        if self._settings.registry.register_schemas:
+            self._registry.register_all()
+        if self._settings.kafka.create_topics:
+            ensure_topics(self._kafka, [AUDIT])
+        codec = WireCodec(self._registry)
+        records: list[tuple[str, bytes, bytes | None, int | None]] = []
+        for loss in losses:
+            gap = {
+                "action": ACCEPT_LOSS,
+                "target": f"{role}/{loss.topic}/{loss.partition}/{loss.first}-{loss.last}",
+                "by": who(),
+                "reason": reason,
+                "undo": "",
+            }
+            key = f"{role}/{loss.partition}".encode()
+            records.append((AUDIT.named(prefix), key, codec.encode(AUDIT.subject, gap), 0))
+        moved = [loss._replace(topic=prefix + loss.topic) for loss in losses]
+        accept(self._kafka, group, moved, records, f"{prefix}sluicegate.lever.{token_hex(6)}")
+
+    def _group(self, role: str) -> str:
+        return extension_of(self._settings).group(self._kafka.topic_prefix, role)
 
     def close(self) -> None:
         """Let the connections go."""

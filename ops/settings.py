@@ -6,6 +6,7 @@ import json
 import os
 import re
 from decimal import Decimal  # noqa: TC003  # pydantic reads it
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, m
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from edge.access.options import AUDIENCE
+from pipelines.options import time_out_problems
 from state.budget import StateOptions
 
 _STATE = StateOptions()
@@ -118,6 +120,12 @@ class PostgresSettings(Group):
     """Where the archive is written."""
 
     dsn: SecretStr | None = Field(default=None, description="libpq connection string; none = local stack")
+    connections_days: int = Field(
+        30,
+        ge=1,
+        le=36_500,
+        description="how long it keeps to whom streams were delivered, by address and sub",
+    )
 
 
 class StackSettings(Group):
@@ -161,6 +169,9 @@ class EdgeSettings(Group):
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="names besides loopback's that it answers to, with commas or as a JSON list"
     )
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="addresses or networks of proxies whose X-Forwarded-For is believed, with commas"
+    )
     drain_ms: int = Field(5_000, ge=0, le=300_000, description="over how long a stop sends clients away")
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="sites whose pages may use it (https://app.example), with commas; * = all"
@@ -185,7 +196,14 @@ class EdgeSettings(Group):
                 raise ValueError(msg)
         return value
 
-    @field_validator("allowed_hosts", "cors_origins", mode="before")
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for one in value:
+            ip_network(one)  # its own error says what is wrong
+        return value
+
+    @field_validator("allowed_hosts", "trusted_proxies", "cors_origins", mode="before")
     @classmethod
     def _listed(cls, value: object) -> object:
         return _listed(value)
@@ -250,25 +268,21 @@ class WorkerSettings(Group):
 
     @model_validator(mode="after")
     def _fit_together(self) -> WorkerSettings:
-        needed = self.commit_interval_ms + self.stall_ms_max
-        if self.transaction_timeout_ms <= needed:
-            msg = (
-                f"worker.transaction_timeout_ms={self.transaction_timeout_ms} must be longer than "
-                f"commit_interval_ms + stall_ms_max = {needed}: the broker would abort a unit of work "
-                "that is still being made; raise it, or lower the other two"
-            )
-            raise ValueError(msg)
-        if self.session_timeout_ms > self.max_poll_interval_ms:
-            msg = (
-                f"worker.session_timeout_ms={self.session_timeout_ms} must not be longer than "
-                f"max_poll_interval_ms={self.max_poll_interval_ms}"
-            )
-            raise ValueError(msg)
+        problems = time_out_problems(
+            commit_interval_ms=self.commit_interval_ms,
+            stall_ms_max=self.stall_ms_max,
+            transaction_timeout_ms=self.transaction_timeout_ms,
+            session_timeout_ms=self.session_timeout_ms,
+            max_poll_interval_ms=self.max_poll_interval_ms,
+            at_least_once=bool(self.at_least_once),
+        )
+        if problems:
+            raise ValueError("; ".join(f"worker.{problem}" for problem in problems))
         return self
 
 
 class StateSettings(Group):
-    """What the stores of one worker process, which is a role's, may use together."""
+    """What the stores of one role's process may use together; each role of a worker has as much."""
 
     block_cache_mb: int = Field(
         _STATE.block_cache_mb, description="read blocks, and the write buffers, counted into it"
@@ -360,7 +374,7 @@ class LlmSettings(Group):
     queue_ms_max: int = Field(
         30_000, ge=100, le=86_400_000, description="longest that a request may wait for a worker"
     )
-    flush_ms: int = Field(40, ge=0, le=1_000, description="deltas are sent together for so long")
+    flush_ms: int = Field(40, ge=1, le=1_000, description="deltas are sent together for so long")
     flush_bytes: int = Field(1_024, ge=1, le=262_144, description="or until they are so many")
     drain_ms: int = Field(20_000, ge=0, le=600_000, description="how long calls may end when it is stopped")
     session_timeout_ms: int = Field(45_000, ge=1_000)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def worker_options(
-    settings: Settings, *, migrate: str = "", abandon_migration: bool = False
+    settings: Settings, *, migrate: str = "", abandon_migration: bool = False, adopt: bool = False
 ) -> WorkerOptions:
     """Everything a role is told; raises NoStack if nothing says where Kafka and the registry are."""
     from pipelines.options import WorkerOptions
@@ -48,20 +48,22 @@ def worker_options(
         identity=worker.identity,
         migrate=migrate,
         abandon_migration=abandon_migration,
+        adopt=adopt,
         content_ms=settings.llm.content_days * DAY_MS,
+        connections_ms=settings.postgres.connections_days * DAY_MS,
         create_topics=settings.kafka.create_topics,
         register_schemas=settings.registry.register_schemas,
     )
 
 
 def run_role_process(
-    role: str, settings: Settings, *, migrate: str = "", abandon_migration: bool = False
+    role: str, settings: Settings, *, migrate: str = "", abandon_migration: bool = False, adopt: bool = False
 ) -> int:
     """Be one role until a signal; the exit code is 0 if it was stopped on purpose."""
     from pipelines.app import AGAIN, run_role
 
     configure_logs()
-    options = worker_options(settings, migrate=migrate, abandon_migration=abandon_migration)
+    options = worker_options(settings, migrate=migrate, abandon_migration=abandon_migration, adopt=adopt)
     code = run_role(role, options, extension_of(settings))
     if code == AGAIN:  # the same process, so that whoever watches it sees no end
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606  # our own words

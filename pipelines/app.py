@@ -6,14 +6,17 @@ import gc
 import socket
 from typing import TYPE_CHECKING, Any
 
+import structlog
+
 from connectors.kafka.access import check_topics
-from connectors.kafka.admin import ensure_topics
+from connectors.kafka.admin import check_partitions, ensure_topics
 from connectors.kafka.consumer import ConsumerOptions
 from connectors.kafka.ports import CoordinatorOptions
 from connectors.kafka.roster import Roster
 from connectors.registry import Registry
 from pipelines.blueprint import ROLES, agents_of
-from pipelines.checks import operations_of, register_schemas
+from pipelines.changelogs import tombstones_of
+from pipelines.checks import operations_of, register_schemas, topics_of
 from pipelines.controls import Controls
 from pipelines.deploying import deploy
 from pipelines.engine import Engine, EngineOptions
@@ -21,6 +24,7 @@ from pipelines.errors import OptionsRefused, UnknownRole
 from pipelines.extension import Extension
 from pipelines.generations import folder_of, group_of
 from pipelines.metrics import WorkerMetrics
+from pipelines.options import time_out_problems
 from pipelines.partitions import OpenStore, open_rocks
 from pipelines.role import RoleApp
 from pipelines.slots import Slot
@@ -41,6 +45,8 @@ if TYPE_CHECKING:
     from schemas.catalog import SchemaSource
     from schemas.kinds import Kind
 
+log = structlog.get_logger(__name__)
+
 MADE_WAY, AGAIN = 5, 6
 # A collection of Faust's heap costs more than the work between two of them: see docs/adr/0002.
 _GC_THRESHOLDS = (100_000, 50, 50)
@@ -58,6 +64,8 @@ def run_role(name: str, options: WorkerOptions, extension: Extension | None = No
 
     Raises:
         UnknownRole: no such role.
+        TopicMismatch: a topic has other partitions than this code says, or a changelog deletes
+            what is in use.
         DeployRefused: the code does not fit the state or the schemas of what runs.
         OptionsRefused: time-outs under which a unit of work could be lost, kinds that cannot be served, or a
             web port in use.
@@ -94,23 +102,24 @@ def build_role(name: str, options: WorkerOptions, extension: Extension) -> RoleA
     if name not in roles:
         raise UnknownRole(name, roles)
     check_kinds(extension.all_kinds())
-    if options.transaction_timeout_ms <= options.commit_interval_ms + options.stall_ms_max:
-        raise OptionsRefused(
-            f"transaction_timeout_ms={options.transaction_timeout_ms} is not longer than commit_interval_ms "
-            f"+ stall_ms_max = {options.commit_interval_ms + options.stall_ms_max}"
-        )
+    _check_time_outs(name, options)
     check_machine(options.state)
     _guarantee(name, options)  # what it refuses is said before anything is asked of a service
     web = _web(options, list(roles).index(name))  # asked now: a port in use is said before all else
     registry = Registry(options.registry_url)
     register_schemas(registry, extension, may_register=options.register_schemas)
     if options.create_topics:
-        ensure_topics(options.kafka, extension.all_topics())
+        for warning in ensure_topics(options.kafka, extension.all_topics()).warnings:
+            log.warning("topic differs from its declaration", what=warning)
     tools = tools_of(extension, registry)
     app = assemble(name, options, extension, tools, web=web)
     app.controls = Controls(options.kafka, name, tools.codec)
-    check_topics(options.kafka, operations_of(name, agents_of(app.sources), options.kafka.topic_prefix))
+    agents = agents_of(app.sources)
+    check_topics(options.kafka, operations_of(name, agents, options.kafka.topic_prefix))
+    if not options.create_topics:  # an operator made them: their configuration is not ours to read
+        check_partitions(options.kafka, topics_of(agents))
     deploy(app, Roster(options.kafka, tools.codec), options, extension)
+    app.engine.tombstones_ms = tombstones_of(options.kafka, app.sources.values())
     return app
 
 
@@ -179,6 +188,20 @@ def _guarantee(name: str, options: WorkerOptions) -> Guarantee:
             remedy=f"Take {name} out of SLUICEGATE_WORKER__AT_LEAST_ONCE.",
         )
     return "at-least-once"
+
+
+def _check_time_outs(name: str, options: WorkerOptions) -> None:
+    """Look again, as a program of a user's own gives options without the settings' checks."""
+    problems = time_out_problems(
+        commit_interval_ms=options.commit_interval_ms,
+        stall_ms_max=options.stall_ms_max,
+        transaction_timeout_ms=options.transaction_timeout_ms,
+        session_timeout_ms=options.session_timeout_ms,
+        max_poll_interval_ms=options.max_poll_interval_ms,
+        at_least_once=name in options.at_least_once,
+    )
+    if problems:
+        raise OptionsRefused("; ".join(problems))
 
 
 def check_kinds(kinds: Iterable[Kind]) -> None:

@@ -1,4 +1,4 @@
-"""Archives stream records, windows, attempts and tasks in PostgreSQL, each once, whoever dies in between.
+"""Archives records, windows, attempts, tasks and connections in PostgreSQL, each once, whoever dies.
 
 PostgreSQL's own position wins (``connectors/postgres/sink.py``): on assignment the partition is claimed
 and read from there; a batch commits in PostgreSQL first, then in Kafka.
@@ -17,13 +17,13 @@ from connectors.postgres.claim import Batch as Rows
 from connectors.postgres.claim import Refusal
 from connectors.postgres.errors import FenceLost, SinkError, SinkRefused, SinkUnfit, WentBack
 from connectors.postgres.options import PostgresOptions
-from connectors.postgres.sink import CONTENTS_MAX, ArchiveSink
+from connectors.postgres.sink import CONNECTIONS_MAX, CONTENTS_MAX, ArchiveSink
 from connectors.threads import DaemonExecutor
 from pipelines.errors import OptionsRefused, PartitionReleased, WorkerStopped
-from schemas.topics import LLM_ATTEMPTS, LLM_TASKS, LLM_WINDOWS, RECORDS, USAGE_WINDOWS
+from schemas.topics import CONNECTIONS, LLM_ATTEMPTS, LLM_TASKS, LLM_WINDOWS, RECORDS, USAGE_WINDOWS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from connectors.kafka.stream import Batch, Stream
     from connectors.postgres.claim import Claim
@@ -41,7 +41,8 @@ _REFUSED = SinkRefused.__name__
 _FENCED_S_MAX = 120.0
 _RETENTION_S = 60.0
 _FORGOTTEN_AT_ONCE_MAX = 20
-"""Statements of one round: 10,000 attempts a minute, far above what is made; batches go between two."""
+"""Statements of one round: 10,000 attempts and 100,000 connections a minute, far above what is made; batches
+go between two."""
 
 
 @dataclass(slots=True)
@@ -107,18 +108,20 @@ class Archive:
             batch.scope.count("dead_letter")
         batch.scope.count("archived", len(batch.items) - len(letters))
 
-    async def forget_contents(self, older_than_ms: int) -> None:
-        """Delete inputs and outputs that are too old, a bounded number; what cannot be done now is later."""
+    async def forget(self, *, contents_ms: int, connections_ms: int) -> None:
+        """Delete inputs and outputs, and connections, that are older; what cannot be done now is later."""
+        await self._forget(self._sink.forget_contents, contents_ms, CONTENTS_MAX)
+        await self._forget(self._sink.forget_connections, connections_ms, CONNECTIONS_MAX)
+
+    async def _forget(self, forget: Callable[[int], int], older_than_ms: int, at_once_max: int) -> None:
         loop = asyncio.get_running_loop()
         for _ in range(_FORGOTTEN_AT_ONCE_MAX):
             try:
-                forgotten = await loop.run_in_executor(
-                    self._thread, self._sink.forget_contents, older_than_ms
-                )
+                forgotten = await loop.run_in_executor(self._thread, forget, older_than_ms)
             except SinkError as error:
-                log.warning("old inputs and outputs are not deleted yet", cause=str(error))
+                log.warning("what is too old is not deleted yet", cause=str(error))
                 return
-            if forgotten < CONTENTS_MAX:
+            if forgotten < at_once_max:
                 return
 
     def _store(self, batch: Batch, table: str, settled: int) -> list[tuple[Record, str, str]]:
@@ -203,7 +206,7 @@ def _rows(
 
 
 def register(app: RoleApp, tools: Tools, options: WorkerOptions) -> None:
-    """Add the agents to the role's app, one a table, and what deletes contents that are too old."""
+    """Add the agents to the role's app, one a table, and what deletes what is too old."""
     if options.postgres_dsn is None:
         raise OptionsRefused(
             "role archive needs PostgreSQL", remedy="Set SLUICEGATE_POSTGRES__DSN, or run `sluicegate up`."
@@ -232,9 +235,10 @@ def register(app: RoleApp, tools: Tools, options: WorkerOptions) -> None:
     agent(LLM_ATTEMPTS, "archive_attempts", "llm_attempts")
     agent(LLM_WINDOWS, "archive_llm_windows", "llm_windows")
     agent(LLM_TASKS, "archive_tasks", "llm_tasks")
+    agent(CONNECTIONS, "archive_connections", "connections")
 
     @app.task
     async def retention() -> None:
         while not app.should_stop:
-            await archive.forget_contents(options.content_ms)
+            await archive.forget(contents_ms=options.content_ms, connections_ms=options.connections_ms)
             await app.sleep(_RETENTION_S)

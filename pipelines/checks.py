@@ -131,7 +131,7 @@ def _subject_problems(registry: Registry, subject: str, text: str, *, may_regist
 
 def _role(one: Blueprint, extension: Extension, options: WorkerOptions, roster: Roster) -> Iterator[Finding]:
     prefix = options.kafka.topic_prefix
-    used = _topics(one)
+    used = topics_of(one.agents)
     there = {state.name: state for state in describe_topics(options.kafka, used)}
     problems = [problem for spec in used for problem in _topic_problems(spec, there, options)]
     yield Finding("topics", one.role, "; ".join(problems))
@@ -164,9 +164,10 @@ def _role(one: Blueprint, extension: Extension, options: WorkerOptions, roster: 
     yield Finding("state", one.role, "; ".join(state))
 
 
-def _topics(one: Blueprint) -> list[TopicSpec]:
-    changelogs = [agent.changelog for agent in one.agents if agent.changelog is not None]
-    specs = [spec for agent in one.agents for spec in (agent.reads, *agent.appends)]
+def topics_of(agents: Sequence[Agent]) -> list[TopicSpec]:
+    """Return all topics that a role's agents read and write."""
+    changelogs = [agent.changelog for agent in agents if agent.changelog is not None]
+    specs = [spec for agent in agents for spec in (agent.reads, *agent.appends)]
     return list(dict.fromkeys([*specs, *changelogs, DEAD_LETTERS]))
 
 

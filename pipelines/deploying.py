@@ -61,6 +61,7 @@ def deploy(app: RoleApp, roster: Roster, options: WorkerOptions, extension: Exte
         roster=roster,
         migrations=migrations,
         generation=generation,
+        adopt=options.adopt,
     )
     topics = deployment.admit()
     app.engine.still_deployed = deployment.still_holds

@@ -18,6 +18,7 @@ from connectors.kafka.lag import committed_offsets
 from connectors.kafka.roster import store_of
 from pipelines.errors import DeployRefused, PartitionReleased
 from pipelines.generations import FIRST, group_of
+from schemas.topics import DEPLOYED
 from state.schema import StoreSchema, differences
 
 if TYPE_CHECKING:
@@ -45,8 +46,12 @@ class Deployment:
         roster: Roster,
         migrations: Sequence[Migration] = (),
         generation: int = FIRST,
+        adopt: bool = False,
     ) -> None:
-        """Take the stores by their changelogs, as this generation of the code names them."""
+        """Take the stores by their changelogs, as this generation of the code names them.
+
+        ``adopt``: an operator says that this code is the one that wrote them, where no record does.
+        """
         self.role = role
         self.generation = generation
         self.rebuilds = ""
@@ -55,6 +60,7 @@ class Deployment:
         self._kafka = kafka
         self._roster = roster
         self._migrations = migrations
+        self._adopt = adopt
         self._admitted: object = None
 
     def admit(self) -> dict[TopicSpec, TopicSpec]:
@@ -65,6 +71,8 @@ class Deployment:
             KafkaUnavailable, NotAuthorized: it cannot be asked.
         """
         if not self._roster.is_there():
+            if self.stores:
+                self._check_first_use()
             log.warning("no topic of what is deployed, so no check: `sluicegate topics create` makes it")
             return {changelog: changelog for changelog in self.stores}
         row = self._roster.read().get(self.role)
@@ -78,6 +86,8 @@ class Deployment:
     def problems(self) -> list[str]:
         """Return why the code would be refused; empty = it fits. Changes nothing; raises as ``admit``."""
         try:
+            if self.stores and not self._roster.is_there():
+                self._check_first_use()
             self._completed(self._roster.read().get(self.role))
         except DeployRefused as refused:
             return [f"{refused}. {refused.remedy}"]
@@ -142,6 +152,7 @@ class Deployment:
         if not self.stores and self.generation == FIRST:
             return row
         if row is None:
+            self._check_first_use()
             row = new_row(self.role, self.generation)
             if self.generation > FIRST and committed_offsets(
                 self._kafka, group_of(self._kafka.topic_prefix, self.role, FIRST)
@@ -171,6 +182,19 @@ class Deployment:
                     stores[changelog.name] = {**kept, "parts": code.text()}
         after = {**row, "stores": list(stores.values())}
         return after if after == row else {**after, "by": worker_name(), "reason": "first start of a store"}
+
+    def _check_first_use(self) -> None:
+        """Refuse a role that has handled input where nothing says by which code: it is no first use."""
+        prefix = self._kafka.topic_prefix
+        group = group_of(prefix, self.role, self.generation)
+        if self._adopt or not committed_offsets(self._kafka, group):
+            return
+        raise DeployRefused(
+            f"role {self.role} has state, and {prefix}{DEPLOYED.name} has no record of which code wrote it: "
+            "whether this code fits is not known",
+            remedy="If the topic is missing, `sluicegate topics create`; if it was lost, restore it. If "
+            f"this code ran last, say so once: `sluicegate worker --roles {self.role} --adopt`.",
+        )
 
     def _check_generation(self, row: Row) -> None:
         mine, live, candidate = self.generation, row["generation"], row["candidate"]

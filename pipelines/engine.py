@@ -74,6 +74,8 @@ class Engine:
         self.partitions: Partitions
         self.in_flight: InFlight
         self.guard: DecodeGuard
+        self.tombstones_ms: Mapping[str, int] = {}
+        """How long each changelog keeps tombstones, by full name; set by the composition root."""
         self.still_deployed: Callable[[], None] = lambda: None
         """Raises if this code is not what is deployed any more; set by the composition root."""
 
@@ -95,6 +97,7 @@ class Engine:
             state_dir=self.options.state_dir,
             begin_at=self.transaction.begin_at if isinstance(self.transaction, AtLeastOnce) else None,
             still_deployed=self.still_deployed,
+            tombstones_ms=self.tombstones_ms,
             state=self.options.state,
             open_store=self.options.open_store,
         )
@@ -109,13 +112,16 @@ class Engine:
     ) -> dict[tuple[str, int], tuple[int, float]]:
         """Return how many records, and seconds, each partition is behind its last stable offset; blocks.
 
+        ``progress`` has where it stands, and since when, microseconds: the append time of the last record
+        that was handled, or when the partition was given to us, if none was yet.
+
         Raises:
             KafkaUnavailable: no answer.
         """
         found = {}
         for source, (committed, handled_us) in progress.items():
             records = max(self._reader.stable_end(*source) - committed, 0)
-            seconds = time.time() - handled_us / 1_000_000 if records and handled_us else 0.0
+            seconds = time.time() - handled_us / 1_000_000 if records else 0.0
             found[source.topic, source.partition] = (records, max(seconds, 0.0))
         return found
 

@@ -41,7 +41,7 @@ class AgentRefused(WorkerError):
 class OptionsRefused(WorkerError):
     """Settings under which events could be lost, or a web port in use. Operator: change them as it says."""
 
-    remedy = "Raise the transaction time-out, or lower the other two."
+    remedy = "Change the settings that it names."
 
 
 class DeployRefused(WorkerError):

@@ -82,7 +82,7 @@ class WorkerMetrics:
         )
         self._lag_seconds = Gauge(
             "sluicegate_lag_seconds",
-            "Age of the last record handled while more wait; 0 = none waits.",
+            "Age of the last record handled (until there is one: since when it is ours) while more wait.",
             ["role", "topic", "partition"],
             registry=self.registry,
         )

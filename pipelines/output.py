@@ -60,7 +60,8 @@ class Output:
         turn.scope.emit(
             topics.OUTPUT, stream.key, framed, partition=turn.scope.partition, on_offset=on_offset
         )
-        if event.type == "cancel":  # whoever asks a language model for it hears of it there
+        # Whoever asks a language model for it hears of it there, and pays for no answer that nobody takes.
+        if event.type == "cancel" or (event.type == "end" and event.source == SOURCE):
             turn.scope.emit(topics.LLM_CONTROL, stream.key, framed, partition=turn.scope.partition)
         return seq
 

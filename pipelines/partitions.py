@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import structlog
 
 from connectors.kafka.restore import Restorer
 from pipelines.restoration import Restoration
+from schemas.topics import TOMBSTONES_MS
 from state.effects import PartitionScope
 from state.errors import PositionLost, StateWithoutOffset
 from state.memory import MemoryBackend
@@ -93,6 +95,7 @@ class Partitions:
         late: Callable[[TopicSpec], LateEvents],
         open_store: OpenStore = open_rocks,
         still_deployed: Callable[[], None] = lambda: None,
+        tombstones_ms: Mapping[str, int] | None = None,
     ) -> None:
         self._kafka = kafka
         self._sources = sources
@@ -102,6 +105,7 @@ class Partitions:
         self._letters = letters
         self._state_dir = state_dir
         self._still_deployed = still_deployed
+        self._tombstones_ms = tombstones_ms or {}
         self._begin_at = begin_at
         """Commits where a partition begins, before anything of it is handled. A transaction needs none."""
         self._late = {
@@ -110,6 +114,8 @@ class Partitions:
         self.restorer = Restorer(kafka)
         self._stores: dict[str, Store] = {}
         self._backends: dict[SourcePartition, Backend] = {}
+        self.opening: dict[SourcePartition, tuple[int, int]] = {}
+        """Where partitions will begin that are not read yet, and since when they are ours, microseconds."""
         self.memory = RocksMemory(state)
         agents = [source.agent for source in sources.values() if source.changelog is not None]
         for agent in agents:
@@ -133,6 +139,9 @@ class Partitions:
         self._still_deployed()
         source = self._sources[where.topic]
         committed = self._reader.committed(where.topic, where.partition, cancelled)
+        if committed is not None:
+            _, since_us = self.opening.get(where, (0, time.time_ns() // 1_000))
+            self.opening[where] = (committed.offset, since_us)
         backend = self._backend(source, where.partition)
         self._restore(source, where, backend, committed, cancelled)
         self._backends[where] = backend
@@ -154,7 +163,8 @@ class Partitions:
                 what += f": {gone}, were deleted before they were handled"
             raise PositionLost(
                 what,
-                remedy="Retention passed the worker, or the topic was made anew. See runbooks/lag-growth.md.",
+                remedy="See runbooks/checkpoint-failure.md, "
+                + ("Records that retention took." if start < low else "A position that is gone."),
             )
         if committed is None and self._begin_at is not None:
             # Else a crash in the first unit would leave state without an offset.
@@ -173,6 +183,7 @@ class Partitions:
             self._late.get(source.agent),
         )
         self._unit.add_scope(source.agent, scope)
+        self.opening.pop(where, None)
         self.watch(where)
 
     def watch(self, where: SourcePartition) -> None:
@@ -186,6 +197,7 @@ class Partitions:
         """Let go of the partition; its state stays on disk for a quick return."""
         source = self._sources[where.topic]
         self._unit.remove_scope(source.agent, where.partition)
+        self.opening.pop(where, None)
         self._backends.pop(where, None)
         self._ticker.forget(where)
         if source.on_revoked is not None:
@@ -227,7 +239,15 @@ class Partitions:
         if source.changelog is None:
             return
         restoration = Restoration(
-            self._kafka, self._reader, self.restorer, source.changelog, where.partition, backend
+            self._kafka,
+            self._reader,
+            self.restorer,
+            source.changelog,
+            where.partition,
+            backend,
+            tombstones_ms=self._tombstones_ms.get(
+                source.changelog.named(self._kafka.topic_prefix), TOMBSTONES_MS
+            ),
         )
         has_state = restoration.run(None if committed is None else committed.offset, cancelled)
         if committed is not None or cancelled.is_set():

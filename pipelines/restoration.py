@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from connectors.kafka.birth import is_birth, mark_birth
-from schemas.topics import DAY_MS
+from schemas.topics import TOMBSTONES_MS
 from state.errors import StateLost
 from state.store import Position
 
@@ -23,12 +23,14 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-# A store older than this may miss tombstones that the changelog has already dropped (schemas/topics.py).
-_POSITION_AGE_US_MAX = 7 * DAY_MS * 1_000
-
 
 class Restoration:
-    """One partition of one store, on its way from what is on the disk to the changelog's end."""
+    """One partition of one store, on its way from what is on the disk to the changelog's end.
+
+    Args:
+        tombstones_ms: how long the changelog keeps tombstones (``delete.retention.ms``). An older store
+            may have missed some: what was deleted would stand in it for good.
+    """
 
     def __init__(
         self,
@@ -38,6 +40,8 @@ class Restoration:
         changelog: TopicSpec,
         partition: int,
         backend: Backend,
+        *,
+        tombstones_ms: int = TOMBSTONES_MS,
     ) -> None:
         self._kafka = kafka
         self._reader = reader
@@ -45,6 +49,7 @@ class Restoration:
         self._topic = changelog.named(kafka.topic_prefix)
         self._partition = partition
         self._backend = backend
+        self._tombstones_ms = tombstones_ms
         self._marked = changelog.cleanup == "compact"  # one that also deletes loses its beginning in time
         self._topic_id = ""
         self._began = False  # the first record was seen
@@ -64,7 +69,7 @@ class Restoration:
         self._topic_id = self._reader.topic_id(self._topic)
         low, high = self._reader.ends(self._topic, self._partition)
         position = self._backend.position()
-        lie = None if position is None else _lie(position, self._topic_id, low, high)
+        lie = None if position is None else _lie(position, self._topic_id, low, high, self._tombstones_ms)
         if position is not None and lie is None:
             self._restore(position.offset, high, self._write, cancelled)
             return True
@@ -123,12 +128,12 @@ class Restoration:
         )
 
 
-def _lie(position: Position, topic_id: str, low: int, high: int) -> str | None:
+def _lie(position: Position, topic_id: str, low: int, high: int, tombstones_ms: int) -> str | None:
     """Say why a local position cannot be trusted, or None."""
     if position.topic_id != topic_id:
         return f"the changelog was made anew (was {position.topic_id}, is {topic_id})"
     if not low <= position.offset <= high:
         return f"position {position.offset} is outside of the changelog ({low} to {high})"
-    if time.time_ns() // 1_000 - position.written_us > _POSITION_AGE_US_MAX:
-        return "position is older than the changelog keeps tombstones"
+    if time.time_ns() // 1_000 - position.written_us > tombstones_ms * 1_000:
+        return f"position is older than the changelog keeps tombstones ({tombstones_ms} ms)"
     return None

@@ -10,28 +10,27 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import faust
 import structlog
-from faust.app.base import BootStrategy as FaustBootStrategy
-from mode import Service
-from mode.supervisors import OneForOneSupervisor
+from faust.types.topics import TopicT
 
 from connectors.kafka.chunk import events_of
 from connectors.kafka.consumer import PollThread
 from connectors.kafka.coordinator import Coordinator
-from connectors.kafka.errors import NotSupported
 from connectors.kafka.ports import FailurePolicy
 from connectors.kafka.stream import Stream
 from connectors.threads import DaemonExecutor
+from pipelines.changelogs import keeps_too_little
 from pipelines.gauges import EngineGauges
 from pipelines.partitions import Source
 from pipelines.queries import Held, StateReader
 from pipelines.sensors import Sensors
+from pipelines.services import BootStrategy, Restarting, Tables
 from schemas.catalog import EVENT
 from schemas.controls import Target
 from schemas.errors import SluicegateError
 from state.schema import UNDECLARED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from concurrent.futures import Future
 
     from connectors.kafka.chunk import Chunker, SourcePartition
@@ -55,69 +54,23 @@ _TICK_S = 0.5
 _LAG_S = 5.0
 _DEPLOYED_S, _BOUNDS_S = 2.0, 1.0
 _TURNS = {"makes way": "generation makes way", "is live": "generation is live"}
-_READY_POLL_S = 0.05
-_WAKE_AGAIN_S = 0.005
+_ONE_READER = "one agent a topic and role; give the other a role of its own, or do both in one"
+_ONE_AGENT = "a role's partitions are its parallelism, start more workers"
 # How a stop's time is spent; with Faust's own 3 s it is less than ops/supervisor.py STOP_WITHIN_S. Waits for
 # Kafka are given up from the first on, the last unit is left as it is at the second; then the poll thread
 # has 3 s to end (connectors/kafka/coordinator.py), and the clients the third.
 _LEAVE_S, _ABANDON_S, _CLOSE_S = 8.0, 13.0, 4.0
+_CANCELLED_S = 1.0
 
 
-class BootStrategy(FaustBootStrategy):
-    """Faust's services without its leader assignor and reply consumer: they need a client of their own."""
+class RoleWorker(faust.Worker):
+    """Faust's worker, at the end of which nobody sleeps for a second."""
 
-    def kafka_consumer(self) -> Iterable[Any]:
-        """Return the consumer alone."""
-        return [self.app.consumer]
-
-
-class Tables(Service):
-    """Stands where Faust keeps its tables: ready when our restore is, and refuses Faust's own."""
-
-    def __init__(self, app: RoleApp, **kwargs: Any) -> None:
-        self.app = app
-        super().__init__(**kwargs)
-
-    def add(self, table: Any) -> Any:
-        """Refuse: Faust's tables are not transactional."""
-        raise NotSupported(
-            f"faust table {table.name}", "use a store: app.source(…, changelog=…) and scope.state"
-        )
-
-    async def wait_until_tables_registered(self) -> None:
-        """There is nothing to wait for."""
-
-    async def wait_until_recovery_completed(self) -> bool:
-        """Wait for the first partitions; returns True if the app stopped meanwhile."""
-        while not self.should_stop and not self.app.should_stop:
-            if self.app.assigned_once:
-                return False
-            await asyncio.sleep(_READY_POLL_S)
-        return True
-
-    def on_partitions_revoked(self, revoked: Any) -> None:
-        """The coordinator lets go of the partitions' state."""
-
-    def on_rebalance_start(self) -> None:
-        """The coordinator answers rebalances."""
-
-    def values(self) -> list[Any]:
-        """No tables."""
-        return []
-
-
-class Restarting(OneForOneSupervisor):
-    """Restarts a failed agent as often as it fails: the coordinator isolates the event and paces retries."""
-
-    def __init__(self, *services: Any, **kwargs: Any) -> None:
-        kwargs |= {"max_restarts": 1e9, "over": 1.0}
-        super().__init__(*services, **kwargs)
-
-    def wakeup(self) -> None:
-        """Wake up until nothing is crashed: mode forgets a call that comes while it restarts another."""
-        super().wakeup()
-        if not self.should_stop and any(service.crashed for service in self._services):
-            self.loop.call_later(_WAKE_AGAIN_S, self.wakeup)
+    async def _sentinel_task(self) -> None:
+        """Let the tasks that were cancelled end, for a second at most; then the loop is closed."""
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        if left:
+            await asyncio.wait(left, timeout=_CANCELLED_S)
 
 
 class RoleApp(faust.App):
@@ -131,6 +84,7 @@ class RoleApp(faust.App):
         self.engine = engine
         self.slot = slot  # held, and its folder locked, for as long as the app is
         self.sources: dict[str, Source] = {}
+        self._readers: dict[str, str] = {}  # topic -> the agent function that iterates over it
         self.coordinator_or_none: Coordinator | None = None
         self.controls: Controls | None = None
         """What operators tell this role; set by the composition root before the start."""
@@ -157,6 +111,7 @@ class RoleApp(faust.App):
             agent_supervisor=Restarting,
             Stream=Stream,
             TableManager=Tables,
+            Worker=RoleWorker,
             **kwargs,
         )
 
@@ -190,8 +145,9 @@ class RoleApp(faust.App):
 
         Raises:
             ValueError: not exactly one of ``decode`` and ``columns``, no such policy, a changelog that has
-                not as many partitions as the input (state stands under the number of its partition), or an
-                ``open_deadline`` on a topic that holds no events, as a tick is one.
+                not as many partitions as the input (state stands under the number of its partition) or whose
+                cleanup deletes what the store needs, an ``open_deadline`` on a topic that holds no events, as
+                a tick is one, a topic that another agent of the role reads, or a name that one has.
         """
         wrong = ""
         if (decode is None) == (columns is None):
@@ -201,15 +157,19 @@ class RoleApp(faust.App):
                 f"{changelog.name} must have as many partitions as {spec.name}, {spec.partitions}, and has "
                 f"{changelog.partitions}"
             )
+        elif changelog is not None and (
+            lost := keeps_too_little(changelog.cleanup, changelog.retention_ms, store)
+        ):
+            wrong = f"{changelog.name}: {lost}"
         elif open_deadline is not None and spec.subject != EVENT:
             wrong = f"open_deadline has ticks appended, and {spec.name} holds no {EVENT}"
         elif on_failure not in get_args(FailurePolicy):
             wrong = f"on_failure={on_failure!r} is none of {get_args(FailurePolicy)}"
-        if wrong:
+        if wrong or (wrong := self._taken(spec, agent)):
             raise ValueError(f"source of {agent}: {wrong}")
+        name = spec.named(self.engine.options.kafka.topic_prefix)
         chunker = columns if decode is None else events_of(decode)
         assert chunker is not None
-        name = spec.named(self.engine.options.kafka.topic_prefix)
         self.sources[name] = Source(
             spec,
             chunker,
@@ -226,6 +186,51 @@ class RoleApp(faust.App):
             store,
         )
         return self.topic(name, value_type=bytes)
+
+    def _taken(self, spec: TopicSpec, agent: str) -> str:
+        """Say by which source a topic, or the name of an agent, is taken; empty = both are free."""
+        for source in self.sources.values():
+            if source.spec.name == spec.name:
+                return f"{spec.name} is read by {source.agent} already: {_ONE_READER}"
+            if source.agent == agent:
+                return (
+                    f"an agent of that name reads {source.spec.name}, and its state is in a folder of that "
+                    f"name; give what reads {spec.name} another"
+                )
+        return ""
+
+    def agent(
+        self,
+        channel: Any = None,
+        *,
+        concurrency: int = 1,
+        isolated_partitions: bool = False,
+        **kwargs: Any,
+    ) -> Callable[[Callable[..., Any]], Any]:
+        """Make a Faust agent of a function; ``channel`` is what ``source`` returned.
+
+        Raises:
+            ValueError: a second agent for a topic, or several of one agent: they would take events from each
+                other, and each of them hold up the other's unit of work.
+        """
+        define = super().agent(
+            channel, concurrency=concurrency, isolated_partitions=isolated_partitions, **kwargs
+        )
+
+        def defined(fun: Callable[..., Any]) -> Any:
+            name = kwargs.get("name") or fun.__name__
+            if concurrency > 1 or isolated_partitions:
+                how = f"concurrency={concurrency}" if concurrency > 1 else "isolated_partitions"
+                raise ValueError(f"agent {name}: {how} is not supported: {_ONE_AGENT}")
+            topic = channel.get_topic_name() if isinstance(channel, TopicT) else str(channel)
+            if topic not in self.sources:
+                raise ValueError(f"agent {name}: {topic} is no source; give it what app.source() returned")
+            if topic in self._readers:
+                raise ValueError(f"agents {self._readers[topic]} and {name} both read {topic}: {_ONE_READER}")
+            self._readers[topic] = name
+            return define(fun)
+
+        return defined
 
     def partitions(self) -> list[str]:
         """Return the partitions that are restored and being read, as ``topic[partition]``."""
@@ -296,6 +301,7 @@ class RoleApp(faust.App):
             unit=self.engine.unit,
             partitions=self.engine.partitions,
             options=self.engine.options.coordinator,
+            on_commit=self.sensed.commit_began,
             on_committed=self._on_committed,
             on_fatal=self._on_fatal,
             in_flight=self.engine.in_flight,
@@ -424,7 +430,7 @@ class RoleApp(faust.App):
         thread = DaemonExecutor(1, "lag")
         while not self.should_stop:
             await self.sleep(_LAG_S)
-            progress = self.coordinator.progress
+            progress = {**self.engine.partitions.opening.copy(), **self.coordinator.progress}
             try:
                 behind = await self.loop.run_in_executor(thread, self.engine.behind, progress)
             except SluicegateError as error:

@@ -56,6 +56,8 @@ ROSTER: Final = "sluicegate.roster"
 Resource = Literal["topic", "group", "transactional-id"]
 Operation = Literal["Read", "Write", "Create", "Describe", "DescribeConfigs"]
 
+_OF_STEMS: Final[tuple[Operation, ...]] = ("Read", "Write", "Create", "DescribeConfigs")
+
 EDGE: Final = "edge"
 LLM: Final = "llm"
 OPERATOR: Final = "operator"
@@ -73,7 +75,11 @@ class Access:
     """Read at a restore, written with each unit of work."""
 
     def operations(self) -> dict[str, tuple[Operation, ...]]:
-        """Return what is done with each topic, by its name without prefix. Each implies Describe."""
+        """Return what is done with each topic, by its name without prefix. Each implies Describe.
+
+        What a changelog keeps is looked up at a start: a cleanup that deletes would lose state.
+        """
+        changelogs = {spec.name for spec in self.changelogs}
         read = {spec.name for spec in (*self.reads, *self.changelogs)}
         written = {spec.name for spec in (*self.writes, *self.changelogs)}
         found: dict[str, tuple[Operation, ...]] = {}
@@ -81,6 +87,8 @@ class Access:
             found[name] = (
                 ("Read", "Write") if name in read & written else ("Read",) if name in read else ("Write",)
             )
+            if name in changelogs:
+                found[name] = (*found[name], "DescribeConfigs")
         return found
 
 
@@ -96,7 +104,8 @@ ROLES: Final[Mapping[str, Access]] = {
         changelogs=(AGGREGATE_PARTIALS_CHANGELOG, AGGREGATE_WINDOWS_CHANGELOG),
     ),
     "archive": Access(
-        reads=(RECORDS, USAGE_WINDOWS, LLM_ATTEMPTS, LLM_WINDOWS, LLM_TASKS), writes=(DEAD_LETTERS,)
+        reads=(RECORDS, USAGE_WINDOWS, LLM_ATTEMPTS, LLM_WINDOWS, LLM_TASKS, CONNECTIONS),
+        writes=(DEAD_LETTERS,),
     ),
     "account": Access(
         reads=(LLM_ATTEMPTS, LLM_PARTIALS, OUTPUT, LLM_TASK_PARTS),
@@ -165,7 +174,7 @@ def role_grants(role: str, access: Access, prefix: str) -> list[Grant]:
         grants.append(Grant(role, "Read", "group", f"{group}.", prefixed=True))
         for spec in access.changelogs:
             stem = prefix + stem_of(spec.name)
-            grants += [Grant(role, one, "topic", stem, prefixed=True) for one in ("Read", "Write", "Create")]
+            grants += [Grant(role, one, "topic", stem, prefixed=True) for one in _OF_STEMS]
     # A worker's slot ends the id: two workers of a role have two.
     grants.append(Grant(role, "Write", "transactional-id", f"{group}.", prefixed=True))
     return [*grants, Grant(role, "Write", "transactional-id", f"{prefix}{ROSTER}")]
@@ -200,9 +209,13 @@ def producer_grants(prefix: str) -> list[Grant]:
 
 def responder_grants(prefix: str, topics: Iterable[TopicSpec], roles: Sequence[str]) -> list[Grant]:
     """Return what who acts needs: all of an operator's, and what the levers and `dlq replay` write."""
+    groups = [f"{prefix}sluicegate.{role}" for role in roles]
     return [
         *operator_grants(prefix, topics, roles, RESPONDER),
         *_topic_grants(RESPONDER, OF_RESPONDER, prefix),
+        # `accept-loss` sets a role's position behind records that are gone.
+        *(Grant(RESPONDER, "Read", "group", group) for group in groups),
+        *(Grant(RESPONDER, "Read", "group", f"{group}.", prefixed=True) for group in groups),
         Grant(RESPONDER, "Write", "transactional-id", f"{prefix}sluicegate.lever.", prefixed=True),
         Grant(RESPONDER, "Write", "transactional-id", f"{prefix}sluicegate.dead-letter-replay"),
     ]

@@ -11,6 +11,8 @@ Cleanup = Literal["delete", "compact", "compact,delete"]
 
 DAY_MS: Final = 86_400_000
 MIB: Final = 1_048_576
+TOMBSTONES_MS: Final = 7 * DAY_MS
+"""How long a compacted topic keeps tombstones: who begins at a checkpoint this old still sees them."""
 
 # A value of at most 1 MiB, its key of at most 193 bytes, and the batch's own framing (< 200 bytes).
 EVENT_BYTES_MAX: Final = MIB + 4_096
@@ -46,8 +48,7 @@ class TopicSpec:
             "message.timestamp.type": "LogAppendTime",
         }
         if self.cleanup != "delete":
-            # A reader that starts from a checkpoint this old must still see the tombstones (7 days).
-            config["delete.retention.ms"] = str(7 * DAY_MS)
+            config["delete.retention.ms"] = str(TOMBSTONES_MS)
         return config
 
 
@@ -217,7 +218,7 @@ LLM_CONTROL: Final = TopicSpec(
     partitions=STREAM_PARTITIONS,
     retention_ms=DAY_MS,  # an operation is over long before
     cleanup="delete",
-    doc="Cancels that ingest accepted: what makes a worker close a provider's connection.",
+    doc="Cancels that ingest accepted, and its time-outs: what makes a worker close a provider's connection.",
 )
 LLM_ATTEMPTS: Final = TopicSpec(
     name="llm.attempts.v1",

@@ -17,7 +17,7 @@ _OTHER_FILES: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class StateOptions:
-    """One budget a worker process, however many stores it has."""
+    """One budget a process, which is a role's, however many stores it has."""
 
     block_cache_mb: int = 128
     """Blocks, indexes and filters as they were read, and the write buffers, which are counted into it."""
@@ -37,18 +37,20 @@ class StateOptions:
             )
 
 
-def check_machine(options: StateOptions) -> None:
-    """Compare a budget with what this machine gives a process.
+def check_machine(options: StateOptions, *, processes: int = 1) -> None:
+    """Compare a budget with what this machine gives; ``processes`` have one each, of memory.
 
     Raises:
         BudgetRefused: there is less of it.
     """
     memory_mb = memory_bytes() >> 20
-    if options.block_cache_mb > memory_mb:
+    if options.block_cache_mb * max(processes, 1) > memory_mb:
+        times = f", in each of {processes} roles with state," if processes > 1 else ""
         raise BudgetRefused(
-            f"state.block_cache_mb={options.block_cache_mb} is more than the {memory_mb} MiB that this "
-            "process may have",
-            remedy="Lower SLUICEGATE_STATE__BLOCK_CACHE_MB: each role is a process with a cache of its own.",
+            f"state.block_cache_mb={options.block_cache_mb}{times} is more than the {memory_mb} MiB that "
+            "this process may have" + (" with its children" if processes > 1 else ""),
+            remedy="Lower SLUICEGATE_STATE__BLOCK_CACHE_MB, which each role has for itself, or start fewer "
+            "roles here.",
         )
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files != resource.RLIM_INFINITY and options.open_files_max + _OTHER_FILES > files:

@@ -39,6 +39,13 @@ class Part:
     grace_ms: int = 0
     ttl_ms: int = 0
 
+    @property
+    def lives_ms(self) -> int:
+        """How long an entry is needed after its last write; 0 = until it is deleted, or written again."""
+        if self.kind in ("window", "session"):
+            return self.window_ms + self.gap_ms + self.grace_ms + self.ttl_ms
+        return self.ttl_ms
+
 
 @dataclass(frozen=True, slots=True)
 class StoreSchema:
@@ -54,6 +61,11 @@ class StoreSchema:
         names = [part.name for part in self.parts]
         if self.version < VERSION_FIRST or len(set(names)) < len(names):
             raise ValueError(f"a version is at least {VERSION_FIRST}, and each part has its own name: {self}")
+
+    @property
+    def lives_ms(self) -> int:
+        """How long the entry that expires last is needed after its last write; 0 = none expires."""
+        return max((part.lives_ms for part in self.parts), default=0)
 
     def text(self) -> str:
         """Return the parts as JSON, the same for the same parts in any order; without the version."""

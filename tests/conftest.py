@@ -46,22 +46,41 @@ def need_program(name: str) -> None:
         unavailable(name, f"not on the path (apt-get install {name})")
 
 
-@pytest.fixture(scope="session")
-def stack_settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """Settings of the session's stack, free of what the environment says of addresses."""
+def _settings_of(data_dir: Path) -> Settings:
+    """Settings of a stack, free of what the environment says of addresses."""
     from ops.settings import KafkaSettings, PostgresSettings, RegistrySettings, Settings
 
-    shared = os.environ.get("SLUICEGATE_TEST_STACK")
-    data_dir = Path(shared) if shared else tmp_path_factory.mktemp("stack")
     return Settings(
         data_dir=data_dir, kafka=KafkaSettings(), registry=RegistrySettings(), postgres=PostgresSettings()
     )
 
 
-@pytest.fixture(scope="session")
-def stack(stack_settings: Settings) -> Iterator[Addresses]:
-    """Addresses of real Kafka, registry and PostgreSQL."""
+def _folder_of_the_run(config: pytest.Config) -> Path:
+    """The folder that all processes of a run have: pytest-xdist gives each one within it."""
+    folder: Path = config._tmp_path_factory.getbasetemp()
+    return folder.parent if hasattr(config, "workerinput") else folder
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Stop the stack when the last process of the run has ended: a warm one for all costs half of two."""
     from ops.stack.down import down
+
+    if not hasattr(config, "workerinput") and hasattr(config, "_tmp_path_factory"):
+        data_dir = _folder_of_the_run(config) / "stack"
+        if data_dir.exists():
+            down(_settings_of(data_dir))
+
+
+@pytest.fixture(scope="session")
+def stack_settings(request: pytest.FixtureRequest) -> Settings:
+    """Settings of the run's stack."""
+    shared = os.environ.get("SLUICEGATE_TEST_STACK")
+    return _settings_of(Path(shared) if shared else _folder_of_the_run(request.config) / "stack")
+
+
+@pytest.fixture(scope="session")
+def stack(stack_settings: Settings) -> Addresses:
+    """Addresses of real Kafka, registry and PostgreSQL; who asks first starts them."""
     from ops.stack.errors import BrokenDownload, Unsuitable
     from ops.stack.up import addresses_of, ensure_up
 
@@ -69,14 +88,11 @@ def stack(stack_settings: Settings) -> Iterator[Addresses]:
         running = addresses_of(stack_settings)
         if running is None:
             unavailable("the shared stack", f"nothing runs in {stack_settings.data_dir}")
-        yield running
-        return
+        return running
     try:
-        addresses = ensure_up(stack_settings)
+        return ensure_up(stack_settings)
     except (Unsuitable, BrokenDownload) as error:  # it cannot be had here; a part that fails is a failure
         unavailable("the local stack", f"{error}\n{error.remedy}")
-    yield addresses
-    down(stack_settings)
 
 
 @pytest.fixture
@@ -86,13 +102,19 @@ def topic_prefix() -> str:
 
 
 @pytest.fixture
-def kafka_options(stack: Addresses, topic_prefix: str) -> KafkaOptions:
-    """How to reach the real Kafka, with topics and groups of this test's own."""
+def kafka_options(stack: Addresses, topic_prefix: str) -> Iterator[KafkaOptions]:
+    """How to reach the real Kafka, with topics and groups of this test's own.
+
+    Its topics are removed after it: a broker of thousands of partitions answers ever later.
+    """
+    from connectors.kafka.admin import delete_topics, list_topics
     from connectors.kafka.options import KafkaOptions
 
-    return KafkaOptions(
+    options = KafkaOptions(
         bootstrap_servers=stack.kafka, topic_prefix=topic_prefix, client_id=f"test-{topic_prefix}"
     )
+    yield options
+    delete_topics(options, list_topics(options))
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 P99_MS_MAX: Final = 150.0
 """From the provider's byte to the client's, of all tokens: the same for all contenders."""
+WARMING: Final = 32
+WARM_S: Final = 20.0
 FIRST: Final = 16
 STREAMS_MAX: Final = 4_096
 STARTS_PER_S: Final = 25
@@ -49,6 +51,7 @@ def work() -> str:
 
 def measure(bench: LlmBench, provider: Provider, contender: Contender) -> Answered:
     """Look for the highest number by short probes, then hold it for as long as was asked for."""
+    _hold(bench, provider, contender, WARMING, WARM_S)  # compilers of broker and proxy are not measured
     best = _search(bench, provider, contender)
     runs = [_held(bench, provider, contender, best) for _ in range(bench.asked.runs)]
     middle = median_low(run.streams if run.kept else 0 for run in runs)

@@ -28,6 +28,7 @@ REFUSALS: Final = frozenset(
     }
 )
 """What a broker answers to a principal that an ACL is missing for."""
+_NAMES: Final = {"DescribeConfigs": "DESCRIBE_CONFIGS"}  # librdkafka's, where capitals are not enough
 _STRANGER: Final = (
     _REFUSED_LOGIN,
     KafkaError._SSL,  # noqa: SLF001
@@ -104,7 +105,9 @@ def check_topics(options: KafkaOptions, needed: Mapping[str, Sequence[str]]) -> 
                 raise asking.unreached(cause) from error
             allowed = {"NONE"}
         # A broker that does not say is not taken for one that refuses.
-        lacks = [one for one in needed[name] if allowed and not allowed & {one.upper(), "ALL"}]
+        lacks = [
+            one for one in needed[name] if allowed and not allowed & {_NAMES.get(one, one.upper()), "ALL"}
+        ]
         if lacks:
             missing.append(f"{' and '.join(lacks)} topic {name}")
     if missing:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from schemas.topics import TopicSpec
 
 __all__ = [
-    "Ensured", "PartitionLag", "TopicState", "delete_topics", "describe_topics", "ensure_topics",
-    "group_lag", "list_topics", "partition_counts", "topic_ids",
+    "Ensured", "PartitionLag", "TopicState", "check_partitions", "delete_topics", "describe_topics",
+    "ensure_topics", "group_lag", "list_topics", "partition_counts", "topic_ids",
 ]  # fmt: skip
 
 _CALL_S: Final = 10.0
@@ -77,6 +77,20 @@ def ensure_topics(options: KafkaOptions, specs: Sequence[TopicSpec]) -> Ensured:
         _check_partitions(wanted[name], name, len(visible[name].partitions))
         warnings += _differences(wanted[name], name, config)
     return Ensured(tuple(created), tuple(warnings))
+
+
+def check_partitions(options: KafkaOptions, specs: Iterable[TopicSpec]) -> None:
+    """Compare the topics that exist in what needs no right of its own: their numbers of partitions.
+
+    Raises:
+        TopicMismatch: one has another number; names the remedy.
+        KafkaUnavailable: no answer.
+    """
+    counts = partition_counts(options)
+    for spec in specs:
+        name = spec.named(options.topic_prefix)
+        if name in counts:
+            _check_partitions(spec, name, counts[name])
 
 
 def delete_topics(options: KafkaOptions, names: Sequence[str]) -> None:

@@ -1,8 +1,9 @@
 """The loop side of a role: hands chunks to agents, ends units of work, and answers rebalances.
 
 One unit of work is open at a time. Intake stops when it is due, the agents finish what they hold, the
-unit commits on its own thread, and intake goes on. A lone event is committed at once; under load a unit
-grows until ``commit_interval_ms``.
+unit commits on its own thread, and intake goes on. A lone event is committed at once. Events that trickle
+in are gathered for as long as the last commit took, so that a broker is not asked for the next transaction
+without a pause; under load a unit grows until ``commit_interval_ms``.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from connectors.kafka.backlog import Backlog
-from connectors.kafka.errors import TransactionAborted
+from connectors.kafka.errors import NotSupported, TransactionAborted
 from connectors.kafka.handout import HandOut
 from connectors.kafka.inflight import InFlight
 from connectors.kafka.isolation import Isolation, Standstill, backoff_s
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _WAIT_S = 0.5  # a partition that waits for longer lets go of the hand-over, which the others need
+_REST_S = 0.025  # at most from one commit to the next, which is else as long as the last one took
 _LEAVE_S = 3.0  # for the poll thread to end, once the last unit has
 _REFUSALS_MAX = 5  # in a row: what a unit is refused for that was not an abort is there the next time, too
 
@@ -54,12 +56,15 @@ class Coordinator:
         on_committed: Callable[[Any], None],
         on_fatal: Callable[[BaseException], None],
         in_flight: InFlight | None = None,
+        on_commit: Callable[[], None] = lambda: None,
     ) -> None:
         self._agents = agents  # topic -> the agent that reads it
         self._policies = policies
         self._unit = unit
         self._partitions = partitions
         self._options = options
+        self._on_commit = on_commit
+        self._interval_s = options.commit_interval_ms / 1_000
         self._on_committed = on_committed
         self._on_fatal = on_fatal
         self._loop = asyncio.get_running_loop()
@@ -72,12 +77,15 @@ class Coordinator:
         self._isolation = Isolation(options.attempts_max, policies)
         self.pauses = Pauses()
         self._committed: dict[SourcePartition, int] = {}
-        self._handled_us: dict[SourcePartition, int] = {}  # append time of the last record handled
+        # Append time of the last record handled; until there is one, when the partition was opened.
+        self._handled_us: dict[SourcePartition, int] = {}
         self._openings = Openings(unit, partitions, self._unit_thread, self._opened, self.stop_for)
         self._closed = 0  # reasons for which intake is stopped
         self._commit_task: asyncio.Task[None] | None = None
         self._ending = asyncio.Lock()  # held by whoever ends the unit for good: a rebalance or the stop
         self._unit_began = 0.0
+        self._rested_at = 0.0
+        self._resting: asyncio.TimerHandle | None = None
         self._epoch = 0
         self._aborts = 0
         self._stopped = False
@@ -93,7 +101,18 @@ class Coordinator:
 
         One that the agent still holds was neither done nor failed, as its iterator was closed or cancelled:
         its last step is undone and what is left of it comes again.
+
+        Raises:
+            NotSupported: somebody else waits for the topic's chunks; of two, one would wait without an end.
         """
+        waiting = self._takers.get(topic)
+        if waiting is not None and not waiting.done():
+            agent = self._agents[topic]
+            error = NotSupported(
+                f"a second iteration over {topic}, which {agent} reads", "one agent a topic and role"
+            )
+            self.stop_for(error)
+            raise error
         self._give_back(topic)
         self.handout.returned(topic)
         future: asyncio.Future[Lease] = self._loop.create_future()
@@ -195,9 +214,12 @@ class Coordinator:
 
     @property
     def progress(self) -> Mapping[SourcePartition, tuple[int, int]]:
-        """Each partition's committed offset, and the append time of the last record handled, µs; 0 = none."""
-        handled_us = self._handled_us
-        return {source: (at, handled_us.get(source, 0)) for source, at in self._committed.items()}
+        """Each partition's committed offset, and the append time of the last record handled, µs.
+
+        Where none was handled yet, it is the time of the opening: a worker that hangs at its first event is
+        behind as one that hangs at any other.
+        """
+        return {source: (at, self._handled_us[source]) for source, at in self._committed.items()}
 
     # -- intake ---------------------------------------------------------------------------------------
 
@@ -220,15 +242,22 @@ class Coordinator:
                 chunk = self.handout.next(topic, self.pauses.shut, at_work=bool(self._leases))
                 if chunk is not None:
                     self._give(topic, taker, chunk)
-        if not self._leases and not self._unit.empty:
+        if self._leases or self._unit.empty:
+            return
+        rest_s = min(self._rested_at, self._unit_began + self._interval_s) - time.monotonic()
+        if rest_s <= 0 or self._unit.full:
             self._commit_task = self._loop.create_task(self._commit())
+        elif self._resting is None:
+            self._resting = self._loop.call_later(rest_s, self._rested)
+
+    def _rested(self) -> None:
+        self._resting = None
+        self._pump()
 
     def _due(self) -> bool:
         if self._unit.empty:
             return False
-        return (
-            time.monotonic() - self._unit_began > self._options.commit_interval_ms / 1_000 or self._unit.full
-        )
+        return time.monotonic() - self._unit_began > self._interval_s or self._unit.full
 
     def _give(self, topic: str, taker: asyncio.Future[Lease], chunk: Chunk) -> None:
         if self._unit.empty and not self._leases:
@@ -341,6 +370,8 @@ class Coordinator:
 
     async def _commit_once(self) -> None:
         positions = dict(self._unit.positions)
+        self._on_commit()
+        began = time.monotonic()
         try:
             result = await self._loop.run_in_executor(self._unit_thread, self._unit.commit)
         except Exception as error:
@@ -358,6 +389,8 @@ class Coordinator:
                 await self._rewind()
         else:
             self._aborts = 0
+            ended = time.monotonic()
+            self._rested_at = ended + min(ended - began, _REST_S)
             self._committed.update({s: o for s, o in positions.items() if s in self._committed})
             self._in_flight.passed(self._committed)
             self._on_committed(result)
@@ -428,6 +461,7 @@ class Coordinator:
         if cancelled.is_set():
             return
         self._partitions.ready(source)
+        self._handled_us[source] = time.time_ns() // 1_000
         self._committed[source] = start
         self._in_flight.passed({source: start})
         if self.pauses.must_stop(source):

@@ -76,7 +76,7 @@ class ConsumerFailed(KafkaFailure):
     def __init__(self, group: str, cause: str) -> None:
         super().__init__(
             f"consumer of group {group} cannot go on: {cause}",
-            remedy="A position outside of the log: see runbooks/lag-growth.md. A fenced instance: two "
+            remedy="Position outside of the log: runbooks/checkpoint-failure.md. A fenced instance: two "
             "workers share a slot.",
         )
 

@@ -103,6 +103,14 @@ def group_lag(options: KafkaOptions, group: str) -> list[PartitionLag]:
     return sorted(lags, key=lambda lag: (-lag.seconds, -lag.records, lag.topic, lag.partition))
 
 
+def first_offsets(options: KafkaOptions, at: Sequence[tuple[str, int]]) -> dict[tuple[str, int], int]:
+    """Return where the logs of partitions begin, of topics that exist; raises KafkaException."""
+    admin = AdminClient(options.client_config() | {"log_level": 0})
+    there = set(_all_partitions(admin, {topic for topic, _ in at}))
+    found = [one for one in at if one in there]
+    return _offsets(admin, found, OffsetSpec.earliest(), IsolationLevel.READ_UNCOMMITTED) if found else {}
+
+
 _At = tuple[str, int]
 
 

@@ -36,7 +36,7 @@ class Scope(Protocol):
 class Lease:
     """One chunk handed to one agent, as a whole (batch agent) or an event at a time (event agent)."""
 
-    __slots__ = ("_at", "_items", "_marked", "chunk", "scope", "strict", "void")
+    __slots__ = ("_at", "_items", "_marked", "_step", "chunk", "scope", "strict", "void")
 
     def __init__(self, chunk: Chunk, scope: Scope, *, strict: bool = False) -> None:
         self.chunk = chunk
@@ -47,6 +47,7 @@ class Lease:
         """Its unit of work is gone (rebalance, abort): what the agent still does counts for nothing."""
         self._items: Sequence[tuple[Record, Any]] = getattr(chunk, "items", ())  # columns have none
         self._at = 0  # items before this are done and kept
+        self._step = 1  # items that are in hand, where the step is of several
         self._marked = False
 
     def begin(self) -> None:
@@ -68,6 +69,23 @@ class Lease:
         self.scope.keep()
         self._marked = False
         return None
+
+    def next_items(self, items_max: int) -> Sequence[tuple[Record, Any]]:
+        """Keep those before, and return the next ones behind one savepoint; none at the end."""
+        if self._marked:
+            self.scope.keep()
+            self._marked = False
+            self._at += self._step
+        items = self._items[self._at : self._at + max(items_max, 1)]
+        self._step = len(items)
+        if items:
+            self.begin()
+        return items
+
+    @property
+    def in_hand(self) -> tuple[Record, Any] | None:
+        """The item that ``next_item`` gave and that is not kept yet."""
+        return self._items[self._at] if self._marked else None
 
     def keep_all(self) -> None:
         """The agent is done with the whole chunk."""

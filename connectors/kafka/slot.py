@@ -14,6 +14,8 @@ from connectors.kafka.errors import AppendFailed
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from confluent_kafka import TopicPartition
+
     from connectors.kafka.options import KafkaOptions
 
 log = structlog.get_logger(__name__)
@@ -52,8 +54,14 @@ class ProducerSlot:
         except AppendFailed as error:
             log.warning("producer is not ready, tried again with the next append", cause=str(error))
 
-    def append(self, records: Sequence[tuple[str, bytes, bytes | None, int | None]]) -> list[tuple[int, int]]:
+    def append(
+        self,
+        records: Sequence[tuple[str, bytes, bytes | None, int | None]],
+        offsets: tuple[Sequence[TopicPartition], Any] | None = None,
+    ) -> list[tuple[int, int]]:
         """Append all records in one transaction and return (partition, offset) of each.
+
+        ``offsets`` are positions of a group, with its metadata, that are set in the same transaction.
 
         What failed before its commit was sent is tried once more with a new producer.
 
@@ -64,7 +72,7 @@ class ProducerSlot:
         problem = ""
         for _ in range(2):
             try:
-                return self._try(records, deadline)
+                return self._try(records, offsets, deadline)
             except _NotCommitted as error:
                 problem = str(error)
             if time.monotonic() > deadline - self._timeout_s / 2:
@@ -95,7 +103,10 @@ class ProducerSlot:
         return self._producer
 
     def _try(
-        self, records: Sequence[tuple[str, bytes, bytes | None, int | None]], deadline: float
+        self,
+        records: Sequence[tuple[str, bytes, bytes | None, int | None]],
+        positions: tuple[Sequence[TopicPartition], Any] | None,
+        deadline: float,
     ) -> list[tuple[int, int]]:
         producer = self._ready(deadline)
         try:
@@ -103,6 +114,9 @@ class ProducerSlot:
             reports = _produce(producer, records)
             producer.flush(max(0.1, deadline - _MARGIN_S - time.monotonic()))
             offsets = _delivered(reports)
+            if positions is not None:
+                left_s = max(0.1, deadline - _MARGIN_S - time.monotonic())
+                producer.send_offsets_to_transaction(list(positions[0]), positions[1], left_s)
         except (KafkaException, BufferError) as error:
             self._abort(producer)
             raise _NotCommitted(_said(error)) from error

@@ -6,6 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import faust
+from faust.agents.agent import Agent
+from faust.events import Event
+from faust.exceptions import Skip
+from faust.streams import _current_event
+from faust.types.tuples import Message
+from mode.utils.futures import maybe_async
 
 from connectors.kafka.aside import ProcessDied, SetAside, put_aside
 from connectors.kafka.chunk import EventChunk, Records
@@ -13,7 +19,7 @@ from connectors.kafka.columns import ColumnChunk
 from connectors.kafka.errors import NotSupported
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     import pyarrow as pa
 
@@ -23,6 +29,26 @@ if TYPE_CHECKING:
 
 
 _Chunk = TypeVar("_Chunk", EventChunk, ColumnChunk)
+
+_LOG_APPEND_TIME = 1  # Kafka's number for it: all topics of the table are stamped by the broker
+_BY_STEP = (
+    "iterate over stream, stream.take(), or stream.batches(): a step is done when the next is asked for"
+)
+_BY_TOPIC = (
+    "declare the other topic with app.source() and an agent of its own, and write to it by scope.emit(): it "
+    "commits with the event's offset"
+)
+_JOINS = "keep what is to be joined in scope.state, and look it up there"
+
+
+def _refused(name: str, instead: str) -> Callable[..., Any]:
+    """Return a method of Faust's streams that is not in use here: it says what to write instead."""
+
+    def refuse(self: Stream, *_args: Any, **_kwargs: Any) -> Any:
+        raise self._refusal(f"stream.{name}", instead)
+
+    refuse.__name__, refuse.__doc__ = name, f"Not in use: {instead}."
+    return refuse
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +97,14 @@ class Stream(faust.Stream[Any]):
     ``async for event in stream`` gives typed events; what does not decode becomes a dead letter, or stops
     its partition, by the policy of the source.
     ``async for batch in stream.batches()`` gives all there is of one partition, errors among it.
+
+    Of Faust's own, ``events()``, ``items()``, ``enumerate()``, ``take()``, ``filter()``, ``add_processor()``
+    and ``current_event`` hold with the same step; what would send, or acknowledge by itself, is refused.
     """
 
     _lease: Lease | None = None
     _one_by_one: AsyncIterator[Any] | None = None
+    _begun = False  # to iterate
     scope: Any = None
     """Scope of the event in hand."""
     record: Record | None = None
@@ -103,6 +133,7 @@ class Stream(faust.Stream[Any]):
 
     async def _events(self) -> AsyncIterator[Any]:
         """Give events; a generator, as C runs it in a third of the time that ``__anext__`` would take."""
+        processed = bool(self._processors)
         while True:
             lease = self._lease = await self._coordinator.take(self._topic)
             self._expect(EventChunk, "stream.record_batches()")
@@ -111,8 +142,40 @@ class Stream(faust.Stream[Any]):
                 self.record, event = item
                 if isinstance(event, Exception):
                     self._put_aside(self.record, event)
-                else:
-                    yield event
+                    continue
+                if processed:
+                    try:
+                        event = await self._process(event)
+                    except Skip:
+                        lease.scope.count("filtered")
+                        continue
+                yield event
+            if not lease.void:
+                self._coordinator.done(self._topic)
+
+    async def take(self, max_: int, within: Any = None) -> AsyncIterator[list[Any]]:  # noqa: ARG002
+        """Give lists of at most ``max_`` events of one partition, whose effects are one step.
+
+        All there is at once: ``within`` bounds how long Faust waits for a list to fill, and here nothing is
+        waited for. A list that raises is undone and halved until the event that fails is alone.
+        """
+        self._register()
+        while True:
+            lease = self._lease = await self._coordinator.take(self._topic)
+            self._expect(EventChunk, "stream.record_batches()")
+            self.scope = lease.scope
+            while not lease.void and (items := lease.next_items(max_)):
+                values = []
+                for record, event in items:
+                    if isinstance(event, Exception):
+                        self._put_aside(record, event)
+                        continue
+                    try:
+                        values.append(await self._process(event))
+                    except Skip:
+                        lease.scope.count("filtered")
+                if values:
+                    yield values
             if not lease.void:
                 self._coordinator.done(self._topic)
 
@@ -170,11 +233,65 @@ class Stream(faust.Stream[Any]):
         chunk = self._lease.chunk
         if isinstance(chunk, kind):
             return chunk
-        error = NotSupported(f"iterating so over {self._topic}", f"its source is declared for {instead}")
-        self._coordinator.stop_for(error)
-        raise error
+        raise self._refusal(f"iterating so over {self._topic}", f"its source is declared for {instead}")
+
+    # -- what Faust's own methods stand on -------------------------------------------------------------
+
+    def add_processor(self, processor: Any) -> None:
+        """Have each value go by ``processor``, as ``filter`` does; for the next iteration over the stream.
+
+        An agent that failed begins anew with the stream that it had, and adds its processors again: those of
+        the iteration before are dropped.
+        """
+        if getattr(processor, "__func__", None) is Agent._maybe_unwrap_reply_request:  # noqa: SLF001
+            return  # of an agent that yields: no event of ours is a request of Faust's
+        if self._begun:
+            self._processors.clear()
+            self._begun = False
+        super().add_processor(processor)
+
+    async def _process(self, value: Any) -> Any:
+        """Run the processors over a value; raises Skip for one that a filter does not let through."""
+        for processor in self._processors:
+            value = await maybe_async(processor(value))
+        return value
+
+    @property
+    def current_event(self) -> Event | None:
+        """The event in hand as Faust has it, made when asked for; None between two and with several."""
+        record, lease = self.record, self._lease
+        item = None if record is None or lease is None or lease.void else lease.in_hand
+        if item is None:
+            return None
+        record, value = item
+        seconds = record.timestamp_us / 1_000_000
+        message = Message(
+            record.topic, record.partition, record.offset, seconds, _LOG_APPEND_TIME, None,
+            record.key, record.value, None,
+        )  # fmt: skip
+        return Event(self.app, record.key, value, None, message)
+
+    noack = _refused("noack()", _BY_STEP)
+    noack_take = _refused("noack_take()", _BY_STEP)
+    take_events = _refused("take_events()", "stream.take() has the values, stream.batches() the records too")
+    take_with_timestamp = _refused("take_with_timestamp()", "stream.batches() has record.timestamp_us")
+    through = _refused("through()", _BY_TOPIC)
+    echo = _refused("echo()", _BY_TOPIC)
+    group_by = _refused("group_by()", _BY_TOPIC)
+    combine = __and__ = _refused("combine()", _JOINS)
+    join = left_join = inner_join = outer_join = _refused("join()", _JOINS)
+
+    def _refusal(self, what: str, instead: str) -> NotSupported:
+        """Return the error, and have the worker stop: the agent would fail for each of its events."""
+        error = NotSupported(what, instead)
+        if self.app.coordinator_or_none is not None:
+            self._coordinator.stop_for(error)
+        return error
 
     def _register(self) -> None:
-        self._lease = None
+        self._lease = self.record = None
+        self._begun = True
+        # ``faust.current_event()`` calls what stands there, in Faust a weak reference that each event sets.
+        _current_event.set(lambda: self.current_event)
         # Iterating over a topic is what tells Faust's conductor to subscribe to it.
         self.app.topics.add(self.channel)

@@ -6,7 +6,7 @@ JSON Schema of 2020-12 without references to elsewhere, and with regular express
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
 from jsonschema import Draft202012Validator, FormatChecker
@@ -15,7 +15,7 @@ from jsonschema.validators import extend
 from pydantic_core import from_json, to_json
 
 from connectors.llm.errors import CallRefused
-from connectors.llm.patterns import BadPattern, pattern
+from connectors.llm.patterns import BadPattern, Pattern
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -30,6 +30,11 @@ PARTS_MAX: Final = 1_000
 WORK_MAX: Final = 100_000
 """Keywords looked at in one validation, some 2 µs each. A schema that refers to itself twice at each level
 takes 2^depth of them."""
+PATTERNS_MAX: Final = 64
+PATTERN_BYTES_MAX: Final = 2_097_152
+"""Of all regular expressions of a schema, compiled: a caller wrote them, and the memory is the worker's."""
+KEPT_MAX: Final = 32
+"""Schemas that are kept checked: with their expressions, some 70 MB at the most."""
 PROBLEMS_MAX: Final = 32
 _MAPS: Final = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 _LISTS: Final = ("allOf", "anyOf", "oneOf", "prefixItems")
@@ -49,9 +54,10 @@ class AnswerSchema:
     """One schema that was checked; share it between calls."""
 
     def __init__(self, schema: Mapping[str, Any], name: str = "") -> None:
-        """Check it. Raises CallRefused, naming the place in the schema."""
+        """Check it, which may take 0.3 s: not on a loop. Raises CallRefused, naming the place in it."""
         self.name = name
         self._schema = schema
+        self._patterns: dict[str, Pattern] = {}
         places: set[Place] = set()
         references: list[tuple[Place, str]] = []
         self._walk(schema, (), places, references)
@@ -67,7 +73,8 @@ class AnswerSchema:
         """Give what is wrong with a value, the first of it. Raises Unchecked."""
         found: list[ValidationError] = []
         try:
-            for error in _Bounded(self._schema, format_checker=_Work(work_max)).iter_errors(value):
+            checker = _Work(work_max, self._patterns)
+            for error in _Bounded(self._schema, format_checker=checker).iter_errors(value):
                 found.append(error)
                 if len(found) == PROBLEMS_MAX:
                     break
@@ -93,13 +100,32 @@ class AnswerSchema:
                 raise _refused((*at, name), "is not supported here")
         if isinstance(reference := schema.get("$ref"), str):
             references.append((at, reference))
-        _check_expressions(schema, at)
+        self._compile(schema, at)
         for path, each in _subschemas(schema):
             self._walk(each, (*at, *path), places, references)
 
+    def _compile(self, schema: Mapping[str, Any], at: Place) -> None:
+        """Compile the regular expressions of one place. Raises CallRefused."""
+        properties = schema.get("patternProperties")
+        for expression in (schema.get("pattern"), *(properties if isinstance(properties, dict) else ())):
+            if not isinstance(expression, str) or expression in self._patterns:
+                continue
+            if len(self._patterns) == PATTERNS_MAX:
+                raise _refused(at, f"is one of more than {PATTERNS_MAX} regular expressions")
+            try:
+                made = self._patterns[expression] = Pattern(expression)
+            except BadPattern as error:
+                raise _refused(at, f"regular expression {expression[:80]!r} {error}") from None
+            if sum(each.size_bytes for each in self._patterns.values()) > PATTERN_BYTES_MAX:
+                raise _refused(
+                    at,
+                    f"the regular expressions take more than {PATTERN_BYTES_MAX // 1_024} KiB compiled, with "
+                    f"{expression[:80]!r}, which takes {made.size_bytes // 1_024} KiB",
+                )
+
 
 def answer_schema(schema: Mapping[str, Any], name: str) -> AnswerSchema:
-    """Give a schema, checked; the latest are kept. Raises CallRefused."""
+    """Give a schema, checked; the latest are kept. Not on a loop, see AnswerSchema. Raises CallRefused."""
     try:
         text = to_json(schema)
     except ValueError as error:
@@ -109,7 +135,7 @@ def answer_schema(schema: Mapping[str, Any], name: str) -> AnswerSchema:
     return _checked(text, name)
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=KEPT_MAX)
 def _checked(text: bytes, name: str) -> AnswerSchema:
     return AnswerSchema(from_json(text), name)
 
@@ -131,16 +157,6 @@ def _place_of(reference: str) -> Place | None:
     return tuple(part.replace("~1", "/").replace("~0", "~") for part in unquote(reference[2:]).split("/"))
 
 
-def _check_expressions(schema: Mapping[str, Any], at: Place) -> None:
-    properties = schema.get("patternProperties")
-    for expression in (schema.get("pattern"), *(properties if isinstance(properties, dict) else ())):
-        if isinstance(expression, str):
-            try:
-                pattern(expression)
-            except BadPattern as error:
-                raise _refused(at, f"regular expression {expression[:80]!r} {error}") from None
-
-
 def _subschemas(schema: Mapping[str, Any]) -> Iterator[tuple[Place, object]]:
     for name in _MAPS:
         if isinstance(schema.get(name), dict):
@@ -154,14 +170,21 @@ def _subschemas(schema: Mapping[str, Any]) -> Iterator[tuple[Place, object]]:
 class _Work(FormatChecker):
     """Counts the work of one validation: what is handed on as format checker reaches every part of it."""
 
-    def __init__(self, work_max: int) -> None:
+    def __init__(self, work_max: int, patterns: Mapping[str, Pattern]) -> None:
         super().__init__(())
+        self._patterns = patterns
         self._max = self._left = work_max
 
     def spend(self, amount: int) -> None:
         self._left -= amount
         if self._left < 0:
             raise Unchecked(f"to check it takes more than {self._max} steps")
+
+    def matches(self, expression: str, text: str) -> bool:
+        """Whether an expression of the schema matches anywhere in a text."""
+        pattern = self._patterns[expression]
+        self.spend(pattern.work(len(text)))
+        return pattern.matches(text)
 
 
 def _counted(keyword: Keyword) -> Keyword:
@@ -173,7 +196,7 @@ def _counted(keyword: Keyword) -> Keyword:
 
 
 def _pattern(validator: Any, value: str, instance: object, _schema: object) -> Iterator[ValidationError]:
-    if validator.is_type(instance, "string") and not pattern(value).matches(cast("str", instance)):
+    if validator.is_type(instance, "string") and not validator.format_checker.matches(value, instance):
         yield ValidationError(f"does not match {value!r}")
 
 
@@ -185,7 +208,7 @@ def _pattern_properties(
     validator.format_checker.spend(len(value) * len(instance))
     for expression, subschema in value.items():
         for key, each in instance.items():
-            if pattern(expression).matches(key):
+            if validator.format_checker.matches(expression, key):
                 yield from validator.descend(each, subschema, path=key, schema_path=expression)
 
 
@@ -197,7 +220,7 @@ def _additional_properties(
     known, expressions = schema.get("properties", {}), schema.get("patternProperties", {})
     validator.format_checker.spend(len(instance) * (1 + len(expressions)))
     for key, each in instance.items():
-        if key in known or any(pattern(expression).matches(key) for expression in expressions):
+        if key in known or any(validator.format_checker.matches(each, key) for each in expressions):
             continue
         if value is False:
             yield ValidationError(f"may not have {key[:80]!r}")

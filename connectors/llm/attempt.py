@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import traceback
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -12,10 +11,11 @@ import structlog
 
 from connectors.kafka.errors import KafkaFailure
 from connectors.llm.deltas import WHOLE, Alive, Failed, Finished, Media, Named, Over, Piece, Usage
-from connectors.llm.errors import CallRefused
+from connectors.llm.errors import CallRefused, place_of
 from connectors.llm.extent import Extent
 from connectors.llm.framing import Frame, framer
 from connectors.llm.masking import Mask
+from connectors.llm.transport import CONNECTED
 from connectors.llm.watch import Watch
 from schemas.errors import SchemaError
 
@@ -55,6 +55,19 @@ class Sink(Protocol):
         ...
 
 
+class Room(Protocol):
+    """Where the content goes in the end: it may be full for a while."""
+
+    @property
+    def full(self) -> bool:
+        """Whether nothing more should be read."""
+        ...
+
+    async def emptied(self) -> None:
+        """Return when it is not."""
+        ...
+
+
 class Ended(Exception):
     """The sink wants no more: why, in our words and in words for a person."""
 
@@ -75,6 +88,8 @@ class Outcome:
     usage: Usage | None = None
     http_status: int = 0
     chunks: int = 0
+    sent: bool = True
+    """Whether the provider may have been given anything; what it began to answer may be billed."""
     had_content: bool = False
     had_tool_call: bool = False
 
@@ -83,13 +98,20 @@ class Attempt:
     """One call; ``stop`` ends it from outside, ``run`` is awaited once."""
 
     def __init__(
-        self, client: httpx2.AsyncClient, provider: Provider, choice: Choice, call: Call, sink: Sink
+        self,
+        client: httpx2.AsyncClient,
+        provider: Provider,
+        choice: Choice,
+        call: Call,
+        sink: Sink,
+        room: Room | None = None,
     ) -> None:
         self._client = client
         self._provider = provider
         self._choice = choice
         self._call = call
         self._sink = sink
+        self._room = room
         self._watch: Watch | None = None
         self._stopped: ErrorClass | None = None
         self._over = False
@@ -106,7 +128,7 @@ class Attempt:
         """Make the call, for ``total_s`` seconds at most. Raises nothing but a foreign cancellation."""
         outcome = self.outcome
         if self._stopped is not None:
-            outcome.error_class = self._stopped
+            outcome.error_class, outcome.sent = self._stopped, False
             return outcome
         task = asyncio.current_task()
         assert task is not None
@@ -118,13 +140,14 @@ class Attempt:
             # A partition that is taken away at the same moment cancels, too: that must not be lost.
             if watch.why is None or task.uncancel() > 0:
                 raise
-            outcome.error_class = watch.why
+            told = None if watch.why == "cancelled" else outcome.error_class
+            outcome.error_class = told or watch.why
         except Ended as end:
             outcome.error_class, outcome.error_raw = end.error_class, str(end)
         except CallRefused as refused:
             outcome.error_class, outcome.error_raw = "bad_request", str(refused)
         except httpx2.TransportError as error:
-            broke: ErrorClass = "truncated" if watch.connected else "connect"
+            broke: ErrorClass = "truncated" if outcome.http_status else "connect"
             outcome.error_class, outcome.error_raw = broke, f"{type(error).__name__}: {error}"
         except httpx2.HTTPError as error:
             outcome.error_class, outcome.error_raw = "malformed", f"{type(error).__name__}: {error}"
@@ -134,6 +157,7 @@ class Attempt:
             outcome.error_class, outcome.error_raw = "malformed", _broken(error, self._choice.target)
         finally:
             watch.close()
+            outcome.sent = watch.connected
         outcome.error_raw = Mask.of(self._choice.target)(outcome.error_raw)
         return outcome
 
@@ -141,15 +165,19 @@ class Attempt:
         provider, outcome, target = self._provider, self.outcome, self._choice.target
         request = provider.request(self._call, target)
         async with self._client.stream(
-            "POST", request.url, headers=dict(request.headers), content=request.body
+            "POST",
+            request.url,
+            headers=dict(request.headers),
+            content=request.body,
+            extensions={CONNECTED: watch.connect},
         ) as response:
-            watch.connected = True
+            watch.connect()  # whatever the transport tells
             outcome.http_status = response.status_code
             self._sink.connected(response.status_code)
             headers = {name.lower(): value for name, value in response.headers.items()}
             self._sink.named(provider.named(headers))
             if response.status_code != 200:
-                self._fail(provider.failed(response.status_code, headers, await _bounded(response)))
+                await self._refused(response, headers)
                 return
             normaliser = provider.normaliser()
             frames = framer(provider.framing)
@@ -158,9 +186,33 @@ class Attempt:
                 self._frames(frames.feed(data), normaliser, watch, now_s)
                 if self._over:
                     return
+                if self._room is not None and self._room.full:
+                    await self._wait_for(self._room, watch)
             self._frames(frames.eof(), normaliser, watch, now_s)
             if not self._over:
                 self._take(normaliser.eof(), watch, now_s)
+
+    async def _refused(self, response: httpx2.Response, headers: dict[str, str]) -> None:
+        """Say what an answer of another status means, by its status and what comes of its body."""
+        body = b""
+        try:
+            async for data in response.aiter_bytes():
+                body += data
+                if len(body) >= ERROR_BODY_MAX:
+                    break
+        except httpx2.HTTPError:  # it broke off, or cannot be decoded
+            pass
+        finally:  # a timer may have ended it, too
+            self._fail(self._provider.failed(response.status_code, headers, body[:ERROR_BODY_MAX]))
+
+    @staticmethod
+    async def _wait_for(room: Room, watch: Watch) -> None:
+        """Read no more until there is room: the provider is held up by TCP, and not blamed for it."""
+        watch.hold()
+        try:
+            await room.emptied()
+        finally:
+            watch.go_on()
 
     def _frames(
         self, frames: Sequence[Framed], normaliser: Normaliser, watch: Watch, now_s: Callable[[], float]
@@ -220,16 +272,7 @@ def _check(problem: str) -> None:
 
 
 def _broken(error: Exception, target: Target) -> str:
-    """Log a defect of ours by its type and place: its message may quote what a provider or a user said."""
-    kind, frame = type(error).__name__, traceback.extract_tb(error.__traceback__)[-1]
-    log.error("llm_attempt_broke", target=target.name, error=kind, at=f"{frame.name}:{frame.lineno}")
+    """Log a defect of ours without its message."""
+    kind = type(error).__name__
+    log.error("llm_attempt_broke", target=target.name, error=kind, at=place_of(error))
     return f"it could not be read: {kind}"
-
-
-async def _bounded(response: httpx2.Response) -> bytes:
-    body = b""
-    async for data in response.aiter_bytes():
-        body += data
-        if len(body) > ERROR_BODY_MAX:
-            break
-    return body[:ERROR_BODY_MAX]

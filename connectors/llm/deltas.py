@@ -103,7 +103,7 @@ Delta = Piece | Media | Usage | Named | Finished | Failed | Over | Alive
 
 ErrorClass = Literal[
     "connect",  # no connection, or it broke before a status came
-    "timeout_connect",
+    "timeout_connect",  # no connection in time; a status that does not come is no first content
     "timeout_first_content",
     "timeout_between_contents",
     "timeout_total",

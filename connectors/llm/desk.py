@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from connectors.llm.budgets import Budgets, tokens_of
 from connectors.llm.deltas import Usage
@@ -21,16 +21,13 @@ if TYPE_CHECKING:
     from connectors.llm.prices import Counted
     from connectors.llm.request import Request
 
-_FREE: Final = frozenset({"connect", "bad_request"})
-"""Without a status, these sent nothing that a provider could have begun to answer."""
-
 
 class Came(Protocol):
     """What an attempt brought."""
 
     @property
     def sent(self) -> bool:
-        """Whether the provider was asked at all."""
+        """Whether the provider may have been given anything."""
         ...
 
     @property
@@ -113,7 +110,7 @@ def _counted(plan: Plan, row: Attempt, came: Came) -> Counted:
     if not came.sent:
         return NOTHING
     if said == Usage() and not row.contents:
-        if row.http_status >= 300 or (not row.http_status and row.error_class in _FREE):
+        if row.http_status >= 300:
             return NOTHING
         if not row.http_status:  # sent, and no answer came: it may have begun to think, and bill for it
             return UNCOUNTED

@@ -1,9 +1,9 @@
 """Deltas as events of the operation's stream, on their way to ``ingest``.
 
 1. The first content goes out at once: somebody waits for it. 2. Then pieces of one block gather for
-``flush_ms`` or ``flush_bytes``, whichever is first; another block, a finish, an error or a cancel ends the
-gathering. 3. Each event goes to the idempotent producer at once, in order. 4. The ``end`` is not sent from
-here: it goes out with the ledger's row and the offsets, when all that went before is acknowledged.
+``flush_ms`` at most or ``flush_bytes``, whichever is first; another block, a finish, an error or a cancel
+ends the gathering. 3. Each event goes to the idempotent producer at once, in order. 4. The ``end`` is not
+sent from here: it goes out with the ledger's row and the offsets, when all that went before is acknowledged.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Emitter:
         self._outlet = outlet
         self._wire = wire
         self._payloads = payloads
-        self._flush_s = flush.flush_ms / 1_000
+        self._flush_us = flush.flush_ms * 1_000
         self._flush_bytes = flush.flush_bytes
         self._loop = loop
         self.epoch = 0
@@ -65,6 +65,8 @@ class Emitter:
         self._upstream_id = ""
         self._events = 0
         """Events under this epoch; names the next."""
+        self._supersedes = ""
+        """Why the next content supersedes all before it; empty = it does not."""
         self._block: Piece | None = None
         self._texts: list[str] = []
         self._size = 0
@@ -82,6 +84,7 @@ class Emitter:
     def begin(self, attempt: Attempt) -> None:
         """Go on with another attempt's output; its first content goes out at once again."""
         self.flush()
+        self._supersedes = ""
         self._attempt = attempt.attempt - 1
         self._upstream_id = ""
         self._template = None
@@ -92,6 +95,21 @@ class Emitter:
         self.drop()
         self.epoch, self._events = epoch, 0
         self._template = None
+
+    def supersede(self, reason: str) -> None:
+        """Have the next content supersede all before it; until there is some, what clients have stays."""
+        self._supersedes = reason
+
+    @property
+    def content_epoch(self) -> int:
+        """Epoch of the next content."""
+        return self.epoch + bool(self._supersedes)
+
+    def supersede_now(self) -> None:
+        """Say that what came is superseded, if it is to be: content follows, or the answer is whole."""
+        reason, self._supersedes = self._supersedes, ""
+        if reason:
+            self.reset(reason)
 
     def reset(self, reason: str) -> None:
         """Say that all content so far is superseded; what follows is of the next epoch."""
@@ -119,11 +137,14 @@ class Emitter:
             self._had_content = True
             self.flush()
         elif self._due is None:
-            self._due = self._loop.call_later(self._flush_s, self.flush)
+            # All answers flush at the same ticks of the clock: their events share requests and transactions.
+            left_us = self._flush_us - self._since_us % self._flush_us
+            self._due = self._loop.call_later(left_us / 1e6, self.flush)
 
     def media(self, media: Media) -> None:
         """Send a piece of sound or picture."""
         self.flush()
+        self.supersede_now()
         self._had_content = True
         fields = {"mime": media.mime, "index": media.index, "data": media.data, "reference": media.reference}
         self._send("media", fields, now_us())
@@ -131,6 +152,8 @@ class Emitter:
     def data(self, type_name: str, fields: Mapping[str, Any]) -> None:
         """Send another event of the operation: usage, structured."""
         self.flush()
+        if type_name == "structured":
+            self.supersede_now()
         self._send(type_name, fields, now_us())
 
     def flush(self) -> None:
@@ -143,6 +166,7 @@ class Emitter:
             return
         text = "".join(self._texts) if len(self._texts) > 1 else self._texts[0]
         self._forget()
+        self.supersede_now()
         if len(text) <= _SHORT:
             self._token(block, text, self._since_us)
         else:

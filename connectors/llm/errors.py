@@ -10,6 +10,7 @@ LlmError
 
 from __future__ import annotations
 
+import traceback
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
 
 MESSAGE_MAX: Final = 2_000
 """Characters of what is said: it goes into a stream's `end` and onto the ledger, and may quote a request."""
+
+
+def place_of(error: BaseException) -> str:
+    """Say where a defect of ours is, for a log: its own message may quote what a user or a provider said."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{frame.name}:{frame.lineno}"
 
 
 class LlmError(SluicegateError):

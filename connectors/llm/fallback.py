@@ -42,7 +42,8 @@ def decide(
        ends; ``resume`` and ``continue`` are ``restart`` where the provider cannot do them. Before that a
        failure is invisible, and costs a client nothing but time.
     3. The same again, if the error may pass, retries are left and the wait ends before the deadline. A
-       provider that asks for more patience than the plan has is left for the next one, if there is one.
+       provider that asks for more patience than the plan has is not waited for: each wait holds one of the
+       worker's calls.
     4. The next one in order that was not tried yet, if the error is one to fall back on, at once. Never one
        whose provider said that the account is refused, or spent.
     5. Else the end.
@@ -61,11 +62,13 @@ def decide(
     left_ms = plan.deadline_ms - elapsed_ms
     again = _again(plan, tried, left_ms, chance)
     other = _other(plan, tried)
-    if again is not None and other is not None and again.wait_ms > plan.retry_wait_ms_max:
+    waits_ms = 0 if again is None else again.wait_ms if other is not None else last.retry_after_ms
+    if waits_ms > plan.retry_wait_ms_max:
         again = None
     following = again or other
     if following is None:
-        return Stop(f"{_what(last)}; {_no_more(plan, tried)}")
+        long = waits_ms > plan.retry_wait_ms_max
+        return Stop(f"{_what(last)}; {_too_long(plan, waits_ms) if long else _no_more(plan, tried)}")
     if not shown:
         return following
     return replace(following, why=_why(plan, following, last, resumable=resumable))
@@ -154,6 +157,13 @@ def _is_of(choice: Choice, one: Tried) -> bool:
 
 def _what(last: Tried) -> str:
     return f"{last.target} {last.model}: {last.error_class.replace('_', ' ')}"
+
+
+def _too_long(plan: Plan, wait_ms: int) -> str:
+    asked_s, most_s = wait_ms / 1_000, plan.retry_wait_ms_max / 1_000
+    return (
+        f"it asks to wait for {asked_s:.1f} s, the route waits for {most_s:.1f} at most; none other is left"
+    )
 
 
 def _no_more(plan: Plan, tried: Sequence[Tried]) -> str:

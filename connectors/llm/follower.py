@@ -1,4 +1,4 @@
-"""What all workers follow, each in whole: cancels, and the ledger."""
+"""What all workers follow, each in whole: what is to be stopped, and the ledger."""
 
 from __future__ import annotations
 
@@ -20,29 +20,30 @@ if TYPE_CHECKING:
 
     from connectors.kafka.options import KafkaOptions
     from connectors.kafka.tailer import Place, TailState
+    from connectors.llm.ledger import EndReason
     from schemas.record import Record
     from schemas.wire import WireCodec
 
 log = structlog.get_logger(__name__)
 
-_CANCELS_RECENT: Final = 10_000
-"""Cancels a partition that are read again at a start: one may be for a request that a dead worker had."""
+_STOPS_RECENT: Final = 10_000
+"""Cancels and time-outs a partition read again at a start: a dead worker may have had their requests."""
 _ROWS_RECENT: Final = 500_000
 """Rows of the ledger a partition that are read again at a start, at the most: two an attempt, so a day of
 three calls a second. Budgets know the day by them, figures the last minutes."""
 _ROWS_SINCE_MS: Final = 24 * 3_600_000
-_CANCELLED_MAX: Final = 100_000
+_STOPPED_MAX: Final = 100_000
 _ENDED_MAX: Final = 100_000
 
 
 @dataclass(slots=True)
 class _Batch:
-    cancels: list[bytes] = field(default_factory=list)
+    stops: list[tuple[bytes, EndReason]] = field(default_factory=list)
     rows: list[Attempt] = field(default_factory=list)
 
 
 class Follower:
-    """Knows which operations were cancelled and which have ended; belongs to the loop."""
+    """Knows which operations are to stop and which have ended; belongs to the loop."""
 
     def __init__(
         self,
@@ -50,16 +51,16 @@ class Follower:
         codec: WireCodec,
         loop: asyncio.AbstractEventLoop,
         *,
-        cancelled: Callable[[bytes], None],
+        stopped: Callable[[bytes, EndReason], None],
         saw: Callable[[Attempt], None],
     ) -> None:
         self._codec = codec
-        self._cancelled = cancelled
+        self._stopped = stopped
         self._saw = saw
         self._control = LLM_CONTROL.named(kafka.topic_prefix)
         self._ledger = LLM_ATTEMPTS.named(kafka.topic_prefix)
-        self._cancels: OrderedDict[bytes, None] = OrderedDict()
-        self._ended: OrderedDict[bytes, None] = OrderedDict()
+        self._stops: OrderedDict[bytes, EndReason] = OrderedDict()
+        self._ended: OrderedDict[bytes, EndReason] = OrderedDict()
         self._positions: dict[Place, int] = {}
         self._read: set[Place] = set()
         self._ready = asyncio.Event()
@@ -67,7 +68,7 @@ class Follower:
         self._tailer = Tailer(
             kafka,
             [
-                Followed(self._control, _CANCELS_RECENT),
+                Followed(self._control, _STOPS_RECENT),
                 Followed(self._ledger, _ROWS_RECENT, time.time_ns() // 1_000_000 - _ROWS_SINCE_MS),
             ],
             self._decode,
@@ -88,9 +89,9 @@ class Follower:
         """Wait until what stood in the ledger was read: before, a budget that is spent is not known to be."""
         await self._ready.wait()
 
-    def is_cancelled(self, key: bytes) -> bool:
-        """Say whether somebody asked lately that an operation be stopped."""
-        return key in self._cancels
+    def stopped(self, key: bytes) -> EndReason:
+        """Say as what an operation is to end: cancelled or timed out of late; empty = it may go on."""
+        return self._stops.get(key, "")
 
     def has_ended(self, key: bytes) -> bool:
         """Say whether an operation is known to be over."""
@@ -107,7 +108,7 @@ class Follower:
                 continue
             try:
                 if record.topic == self._control:
-                    batch.cancels.append(record.key or b"")
+                    batch.stops.append((record.key or b"", self._stop_of(record)))
                 else:
                     batch.rows.append(attempt_of(self._codec.decode(record.value, LLM_ATTEMPTS.subject)))
             except WireError as error:
@@ -116,16 +117,24 @@ class Follower:
                 )
         return batch
 
+    def _stop_of(self, record: Record) -> EndReason:
+        """Read whether somebody cancelled, or ``ingest`` timed the stream out."""
+        try:
+            ended = self._codec.decode_event(record.value or b"").type == "end"
+        except WireError:
+            ended = False  # whatever it says, it is there to stop the call
+        return "timed_out" if ended else "cancelled"
+
     def tail_batch(self, batch: _Batch, positions: Mapping[Place, int]) -> None:
         """See TailListener."""
         self._positions.update(positions)
         for row in batch.rows:
             if row.end_reason:
-                _remember(self._ended, row.operation, _ENDED_MAX)
+                _remember(self._ended, row.operation, row.end_reason, _ENDED_MAX)
             self._saw(row)
-        for key in batch.cancels:
-            _remember(self._cancels, key, _CANCELLED_MAX)
-            self._cancelled(key)
+        for key, reason in batch.stops:
+            _remember(self._stops, key, reason, _STOPPED_MAX)
+            self._stopped(key, reason)
 
     def tail_caught_up(self, place: Place) -> None:
         """See TailListener."""
@@ -138,8 +147,8 @@ class Follower:
         self.problem = state.problem
 
 
-def _remember(held: OrderedDict[bytes, None], key: bytes, most: int) -> None:
-    held[key] = None
+def _remember(held: OrderedDict[bytes, EndReason], key: bytes, reason: EndReason, most: int) -> None:
+    held[key] = reason
     held.move_to_end(key)
     if len(held) > most:
         held.popitem(last=False)

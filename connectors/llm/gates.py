@@ -98,9 +98,13 @@ class Gate:
     the answer: the provider's connection can be closed, and the gate gives nothing any more.
     """
 
-    def __init__(self, gate: GateRules, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self, gate: GateRules, clock: Callable[[], float] = time.perf_counter, before: str = ""
+    ) -> None:
+        """``before`` is what an earlier attempt showed of the answer, with which this one goes on."""
         self._gate = gate
         self._clock = clock
+        self._before = before[len(before) - min(gate.hold_characters, len(before)) :]
         self._blocks: dict[tuple[Channel, int], Passage] = {}
         self._block: tuple[Channel, int] | None = None
         self._shown = ""
@@ -163,10 +167,16 @@ class Gate:
         if passage is None:
             if len(self._blocks) >= BLOCKS_MAX:
                 del self._blocks[next(iter(self._blocks))]
-            passage = self._blocks[block] = Passage(self._gate.rules, self._gate.hold_characters)
+            passage = self._blocks[block] = self._begun(piece.channel)
         self._block = block
         passage.add(scalar(piece.text), now_s)
         return (*before, *self._release(passage, passage.end - self._gate.hold_characters, last=False))
+
+    def _begun(self, channel: Channel) -> Passage:
+        before = self._before if channel == "text" else ""
+        if before:
+            self._shown, self._before = before, ""
+        return Passage(self._gate.rules, self._gate.hold_characters, before)
 
     def _release(self, passage: Passage, upto: int, *, last: bool) -> Sequence[Delta]:
         """Let go of the block's text up to a place, as rules and function have it."""

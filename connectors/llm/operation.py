@@ -21,15 +21,17 @@ from connectors.llm.answer_schemas import answer_schema
 from connectors.llm.attempt import Attempt as Run
 from connectors.llm.clock import now_us
 from connectors.llm.committer import PartitionLost, Row
-from connectors.llm.errors import LlmError
+from connectors.llm.errors import LlmError, place_of
 from connectors.llm.fallback import can_be_continued, continued
 from connectors.llm.gates import Gate, compile_gate
 from connectors.llm.kept import kept_input, kept_output
 from connectors.llm.ledger import RAW_MAX, Attempt
-from connectors.llm.plan import Next, Stop, Tried
+from connectors.llm.plan import Next, Stop, Tried, in_time_ms, within
 from connectors.llm.raw import RawKeeper
+from connectors.llm.settling import settle, usage_of
 from connectors.llm.shown import KEPT_MAX, Shown
 from schemas.errors import SchemaError
+from schemas.kinds import BUILTIN_KINDS
 from schemas.topics import INPUT, LLM_ATTEMPTS
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
     import httpx2
 
+    from connectors.llm.answer_schemas import AnswerSchema
     from connectors.llm.attempt import Outcome
     from connectors.llm.committer import Committer
     from connectors.llm.deltas import ErrorClass
@@ -50,10 +53,19 @@ if TYPE_CHECKING:
     from connectors.llm.plan import Choice, Plan
     from connectors.llm.provider import Provider
     from connectors.llm.request import Envelope, Request
+    from schemas.kinds import ConnectionPolicy, KindTable
     from schemas.wire import WireCodec
 
 log = structlog.get_logger(__name__)
 
+_STOPPED: Final[Mapping[EndReason, str]] = {
+    "cancelled": "it was cancelled",
+    "timed_out": "its stream had timed out",
+}
+_CLASSES: Final[Mapping[EndReason, ErrorClass]] = {"cancelled": "cancelled", "timed_out": "timeout_total"}
+"""What is said of an operation that ended so before a call."""
+_PENDING_MS_MAX: Final = 1_000
+"""A settled row waits for no longer than this for another transaction to go out with."""
 _GATES_MAX: Final = 1_000
 """Versions of routes whose gates are kept compiled."""
 
@@ -98,6 +110,7 @@ class Tools:
         queue_ms_max: int,
         judges: Mapping[str, Judge],
         metrics: LlmMetrics,
+        kinds: KindTable = BUILTIN_KINDS,
     ) -> None:
         self.desk = desk
         self.client = client
@@ -109,10 +122,11 @@ class Tools:
         self.queue_ms_max = queue_ms_max
         self._judges = judges
         self.metrics = metrics
+        self.kinds = kinds
         self._gates: dict[tuple[str, int], GateRules] = {}
 
-    def gate(self, plan: Plan) -> Gate | None:
-        """Give the gate of an attempt. Raises RouteRefused: this worker cannot make it."""
+    def gate(self, plan: Plan, before: str = "") -> Gate | None:
+        """Give the gate of an attempt that goes on with ``before``. Raises RouteRefused: it cannot be."""
         if plan.gate is None:
             return None
         name = plan.route, plan.route_version
@@ -121,7 +135,7 @@ class Tools:
             if len(self._gates) >= _GATES_MAX:
                 self._gates.clear()
             rules = self._gates[name] = compile_gate(plan.gate, self._judges)
-        return Gate(rules)
+        return Gate(rules, before=before)
 
 
 class Operation:
@@ -149,17 +163,24 @@ class Operation:
         self._run: Run | None = None
         self._under_way: Attempt | None = None
         """On the ledger as started."""
+        self._schema: AnswerSchema | None = None
+        """What the answer must follow, once it is planned."""
         self._cancelled = asyncio.Event()
         self._pending: list[Attempt] = []
         """Settled rows that go out with the next transaction."""
         self._tried: list[Tried] = []
+        self._ends_as: EndReason = "cancelled"
+        self._heard_us = asked_us
+        """When something was last written to the stream, however long nothing came since."""
         self._number = 1
         self._shown_anything = False
         self._answer = ""
         """Text that clients have of attempts which are gone on with; kept where the plan may continue it."""
 
-    def cancel(self) -> None:
-        """Stop the provider, keep what there is, and end as ``cancelled``."""
+    def cancel(self, reason: EndReason = "cancelled") -> None:
+        """Stop the provider, keep what there is, and end so; ``timed_out``: ``ingest`` ended the stream."""
+        if not self._cancelled.is_set():
+            self._ends_as = reason
         self._cancelled.set()
         self._stop("cancelled")
 
@@ -176,13 +197,16 @@ class Operation:
             await self._do()
         except (PartitionLost, KafkaFailure, SchemaError):
             raise
-        except Exception as error:
-            log.exception("llm_operation_broke", stream=self.to.key.decode(), offset=self.offset)
-            row = self._under_way or self._row(None, None, "first", "refused")
+        except Exception as error:  # noqa: BLE001  whatever it is
+            kind, where = type(error).__name__, {"stream": self.to.key.decode(), "offset": self.offset}
+            # Without its message and its traceback, which may quote what was asked or said.
+            log.error("llm_operation_broke", **where, error=kind, at=place_of(error))  # noqa: TRY400
+            message = f"a defect of the worker: {kind}"
+            row = self._under_way or self._not_made(None, "upstream_error", message, "crashed")
             if row.state == "started":
                 row.state, row.error_class, row.ended_us = "failed", "crashed", now_us()
                 self._tools.desk.settle(None, row, None)
-            await self._end(row, "upstream_error", f"a defect of the worker: {type(error).__name__}")
+            await self._end(row, "upstream_error", message)
 
     async def _do(self) -> None:
         self._emitter.open()
@@ -190,11 +214,9 @@ class Operation:
         if isinstance(self._request, LlmError):
             await self._refuse("upstream_error", str(self._request), self._request.error_class)
         elif self._cancelled.is_set():
-            await self._refuse("cancelled", "it was cancelled before a provider was called")
-        elif self._known is None and self._age_ms() > self._tools.queue_ms_max:
-            await self._refuse(
-                "timed_out", f"it waited longer than {self._tools.queue_ms_max} ms for a worker"
-            )
+            await self._refuse(self._ends_as, f"{_STOPPED[self._ends_as]} before a provider was called")
+        elif self._known is None and self._age_ms() > self._queue_ms_max():
+            await self._refuse("timed_out", f"it waited longer than {self._queue_ms_max()} ms for a worker")
         else:
             await self._attempts(self._request)
 
@@ -227,10 +249,10 @@ class Operation:
     async def _planned(self, request: Request) -> Plan | None:
         """Say what is to be done; None = it was refused, and is over."""
         try:
-            plan = self._tools.desk.plan(request)
+            plan = within(self._tools.desk.plan(request), self._connection)
             self._tools.gate(plan)  # what cannot be used of gate or schema is refused before it costs
             if plan.call.schema is not None:
-                answer_schema(plan.call.schema, plan.call.schema_name)
+                self._schema = await asyncio.to_thread(answer_schema, plan.call.schema, plan.call.schema_name)
         except LlmError as refused:
             await self._refuse("upstream_error", str(refused), refused.error_class)
             return None
@@ -247,21 +269,21 @@ class Operation:
         while True:
             step = await self._following(plan, row)
             if not isinstance(step, Next):
-                await self._end(row or self._row(plan, None, "first", "refused"), *step)
+                await self._end(row or self._not_made(plan, *step), *step)
                 return
-            if row is not None:
-                self._pending.append(row)
             row = self._row(plan, step.choice, step.why, "started")
+            made = plan if step.why != "continue" else replace(plan, call=continued(plan.call, self._answer))
             try:
-                self._tools.desk.reserve(plan, row)
+                self._tools.desk.reserve(made, row)
             except LlmError as refused:
-                row.state, row.error_class, row.ended_us = "refused", "spend_limited", row.started_us
+                row.state, row.error_class, row.ended_us = "refused", refused.error_class, row.started_us
+                row.error_raw = str(refused)[:RAW_MAX]
                 await self._end(row, "upstream_error", str(refused))
                 return
-            shown = await self._attempt(plan, step, row)
+            shown = await self._attempt(made, step, row)
             self._answer += shown.text
             outcome = shown.outcome
-            if (ending := _ending(outcome)) is not None:
+            if (ending := self._ending(outcome)) is not None:
                 await self._end(row, *ending)
                 return
             assert outcome.error_class is not None, "a good answer ends it"
@@ -282,10 +304,14 @@ class Operation:
         if isinstance(step, Stop):
             late = self._left_ms(plan) <= 0 or (row is not None and row.error_class == "timeout_total")
             return "timed_out" if late else "upstream_error", step.message
+        if row is not None:
+            self._pending.append(row)
+        if step.wait_ms > _PENDING_MS_MAX:  # a crash would make a call that nobody knows the cost of it
+            await self._commit([])
         if step.wait_ms:
             await self._waits(step.wait_ms)
         if self._cancelled.is_set():
-            return "cancelled", "it was cancelled"
+            return self._ends_as, _STOPPED[self._ends_as]
         if step.why == "continue" and not self._can_continue():
             return replace(step, why="restart")
         return step
@@ -294,14 +320,13 @@ class Operation:
         return len(self._answer) < KEPT_MAX and can_be_continued(self._answer)
 
     async def _attempt(self, plan: Plan, step: Next, row: Attempt) -> Shown:
-        """Put it on record, make the call, settle it."""
-        choice = step.choice
-        call = continued(plan.call, self._answer) if step.why == "continue" else plan.call
-        if self._shown_anything and step.why not in ("continue", "resume"):
-            self._emitter.reset(f"attempt {row.attempt}: {step.why}")
-            self._shown_anything, self._answer = False, ""
-        row.epoch = self._emitter.epoch
+        """Put it on record, make the plan's call, settle it."""
+        choice, call = step.choice, plan.call
         self._emitter.begin(row)
+        supersedes = self._shown_anything and step.why not in ("continue", "resume")
+        if supersedes:
+            self._emitter.supersede(f"attempt {row.attempt}: {step.why}")
+        row.epoch = self._emitter.content_epoch
         row.input_json = kept_input(call, plan.keep_input)
         try:
             await self._commit([row])
@@ -315,29 +340,32 @@ class Operation:
             plan,
             asyncio.get_running_loop(),
             raw=self._raw_keeper(plan, row, choice),
-            gate=self._tools.gate(plan),
-            schema=None if call.schema is None else answer_schema(call.schema, call.schema_name),
+            gate=self._tools.gate(plan, self._answer if step.why == "continue" else ""),
+            schema=self._schema,
             stop=lambda: self._stop("gate"),
         )
         self._run = Run(
             self._tools.client,
             self._tools.providers[choice.target.shape],
-            choice,
+            self._in_time(choice),
             replace(call, model=choice.model),
             shown,
+            self._tools.outlet,
         )
         if self._cancelled.is_set():
-            shown.sent = False
             self._run.stop("cancelled")
         outcome = await self._run.run(max(self._left_ms(plan), 0) / 1_000)
         self._run = None
         shown.finish(outcome)
+        if supersedes and (shown.anything or outcome.error_class is None):
+            self._answer = ""
         self._shown_anything = self._shown_anything or shown.anything
-        _settle(row, outcome)
+        settle(row, outcome)
         row.output_json = kept_output(shown.text, plan.keep_output)
         self._tools.desk.settle(plan, row, shown)
         self._tools.metrics.settled(row)
-        self._emitter.data("usage", _usage(row))
+        self._emitter.data("usage", usage_of(row))
+        self._heard_us = now_us()
         return shown
 
     def _raw_keeper(self, plan: Plan, row: Attempt, choice: Choice) -> RawKeeper | None:
@@ -347,6 +375,17 @@ class Operation:
         return RawKeeper(
             row, choice.target, plan.keep_raw, tools.wire, tools.outlet, self.tenure.source.partition
         )
+
+    def _ending(self, outcome: Outcome) -> tuple[EndReason, str] | None:
+        """Say how it ends with an attempt, and what a person reads; None = another may follow."""
+        if outcome.error_class is None:
+            cut = outcome.finish == "length"
+            return "completed", "the model stopped at its limit of tokens" if cut else ""
+        if outcome.error_class == "cancelled":
+            return self._ends_as, _STOPPED[self._ends_as]
+        if outcome.error_class == "gate":  # another answer would be judged by the same rules
+            return "upstream_error", f"the gate ended it: {outcome.error_raw}"
+        return None
 
     # -- records ------------------------------------------------------------------------------------------
 
@@ -378,21 +417,29 @@ class Operation:
 
     async def _refuse(self, reason: EndReason, message: str, error_class: ErrorClass | None = None) -> None:
         """End it without a call; it is on the ledger all the same, as attempt 0."""
-        row = self._row(None, None, "first", "refused")
-        row.ended_us, row.error_raw = row.started_us, message[:RAW_MAX]
-        await self._end(row, reason, message, error_class)
+        await self._end(self._not_made(None, reason, message, error_class), reason, message)
 
-    async def _end(
-        self, row: Attempt, reason: EndReason, message: str, error_class: ErrorClass | None = None
-    ) -> None:
-        told, last = error_class or row.error_class, []
+    def _not_made(
+        self, plan: Plan | None, reason: EndReason, message: str, error_class: ErrorClass | None = None
+    ) -> Attempt:
+        """Give the row of an operation that ends without a call, or another one after its owner died."""
+        row = self._row(plan, None, "first", "refused")
+        row.ended_us, row.error_raw = row.started_us, message[:RAW_MAX]
+        before = self._tried[-1].error_class if self._tried else "bad_request"
+        row.error_class = error_class or _CLASSES.get(reason, before)
+        return row
+
+    async def _end(self, row: Attempt, reason: EndReason, message: str) -> None:
+        last = []
         self._emitter.flush()
-        if told and reason == "upstream_error":  # a program cannot go by what a person reads in the end
-            value = orjson.dumps({"error_class": told, "attempt": row.attempt}).decode()
+        # A program cannot go by what a person reads in the end.
+        if row.error_class and reason == "upstream_error":
+            value = orjson.dumps({"error_class": row.error_class, "attempt": row.attempt}).decode()
             last.append(self._emitter.value("state", {"name": "error", "value_json": value}))
         last.append(self._emitter.end(reason, message))
         await self._tools.outlet.acknowledged(self.to.key)
         row.end_reason = reason
+        self._pending = [each for each in self._pending if each is not row]
         # One transaction: of an operation that the ledger does not have, nothing may be in its stream.
         await self._commit([row], last)
         self._tools.metrics.ended(reason)
@@ -408,6 +455,21 @@ class Operation:
 
     # -- time ---------------------------------------------------------------------------------------------
 
+    @property
+    def _connection(self) -> ConnectionPolicy:
+        return self._tools.kinds.named(self.to.kind).connection
+
+    def _queue_ms_max(self) -> int:
+        return min(self._tools.queue_ms_max, in_time_ms(self._connection.idle_timeout_ms))
+
+    def _in_time(self, choice: Choice) -> Choice:
+        """Have the first content be there before the stream has been silent for too long."""
+        silent_ms = max(now_us() - self._heard_us, 0) // 1_000
+        left_ms = max(in_time_ms(self._connection.idle_timeout_ms) - silent_ms, 0)
+        timers = choice.timers
+        first_content_ms = min(timers.first_content_ms, left_ms)
+        return replace(choice, timers=replace(timers, first_content_ms=first_content_ms))
+
     def _age_ms(self) -> int:
         """Since the broker took the request: whoever asked may have another clock."""
         return max(now_us() - self._asked_us, 0) // 1_000
@@ -419,48 +481,3 @@ class Operation:
         """Wait before another attempt, or until it is cancelled."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._cancelled.wait(), wait_ms / 1_000)
-
-
-def _settle(row: Attempt, outcome: Outcome) -> None:
-    row.ended_us = now_us()
-    row.http_status = outcome.http_status
-    row.finish, row.finish_raw = outcome.finish, outcome.finish_raw[:RAW_MAX]
-    row.chunks = outcome.chunks
-    row.retry_after_ms = outcome.retry_after_ms
-    row.error_class, row.error_raw = outcome.error_class or "", outcome.error_raw[:RAW_MAX]
-    row.state = (
-        "completed"
-        if outcome.error_class is None
-        else "cancelled"
-        if outcome.error_class == "cancelled"
-        else "failed"
-    )
-    if outcome.usage is not None:
-        row.count(outcome.usage)
-        row.usage_source = "provider"
-
-
-def _usage(row: Attempt) -> dict[str, Any]:
-    return {
-        "provider": row.provider,
-        "model": row.model_answered or row.model,
-        "calls": 1,
-        "errors": int(row.state == "failed"),
-        "input_tokens": row.input_tokens or 0,
-        "output_tokens": row.output_tokens or 0,
-        "cost_nanos": row.cost_nanos,
-        "latency_ms": max(row.ended_us - row.started_us, 0) // 1_000,
-        "provenance": row.usage_source,
-    }
-
-
-def _ending(outcome: Outcome) -> tuple[EndReason, str] | None:
-    """Say how an operation ends with an attempt, and what a person reads; None = another may follow."""
-    if outcome.error_class is None:
-        cut = outcome.finish == "length"
-        return "completed", "the model stopped at its limit of tokens" if cut else ""
-    if outcome.error_class == "cancelled":
-        return "cancelled", "it was cancelled"
-    if outcome.error_class == "gate":  # another answer would be judged by the same rules
-        return "upstream_error", f"the gate ended it: {outcome.error_raw}"
-    return None

@@ -22,7 +22,20 @@ CHARACTERS_MAX: Final = 512
 COPIES_MAX: Final = 1_200
 """``(.{0,45}){0,45}`` is 2,025 copies of one dot, and a look at 300 characters takes it 23 ms, measured; a
 UUID's ``{8}-(…{4}-){3}{12}`` multiplies to 1,152."""
-_COUNTED: Final = re.compile(r"\{\s*(\d+)\s*(?:,\s*(\d*)\s*)?\}")
+BYTES_MAX: Final = 2_097_152
+"""Of one compiled expression, as it is reckoned here; to compile so many takes 10 ms, in which nothing else
+of the process runs."""
+_COUNTED: Final = re.compile(r"\{\s*(\d*)\s*(?:,\s*(\d*)\s*)?\}")
+_TOKEN: Final = re.compile(
+    r"\\[pPxuUb]\{[^}]*\}|\\.|\[\^?\]?|\(\?[A-Za-z]*x|\{\s*\d*\s*(?:,\s*\d*\s*)?\}|.", re.DOTALL
+)
+_CLASS: Final = re.compile(r"\\.|\[\^?\]?(?:\\.|\[:?[^\]]*\]|[^\]])*\]", re.DOTALL)
+_UNBOUNDED: Final = re.compile(r"[*+]|\{\s*\d+\s*,\s*\}")
+_BYTES: Final = dict.fromkeys("wWpP", 32_000) | dict.fromkeys("dDsS", 3_000)
+"""Of one copy of a class of all Unicode, measured: ``\\w`` is 770 ranges."""
+_ATOM_BYTES: Final = 200
+_ATOMS_A_STEP: Final = 64
+"""``(.{0,30}){0,30}`` takes 25 to 33 µs a character, measured."""
 
 
 class BadPattern(ValueError):
@@ -32,10 +45,13 @@ class BadPattern(ValueError):
 class Pattern:
     """One regular expression, in the syntax of Rust's ``regex``."""
 
-    __slots__ = ("_anywhere", "_at", "_between")
+    __slots__ = ("_anywhere", "_around", "_atoms", "_expression", "_longest", "size_bytes")
 
     def __init__(self, expression: str) -> None:
-        """Compile it. Raises BadPattern."""
+        """Compile what ``matches`` needs; six times as much, for ``find``, when that is first asked.
+
+        Raises BadPattern.
+        """
         if not 1 <= len(expression) <= CHARACTERS_MAX:
             raise BadPattern(f"has {len(expression)} characters; write 1 to {CHARACTERS_MAX}")
         copies = math.prod(int(most or least or 1) or 1 for least, most in _COUNTED.findall(expression))
@@ -44,44 +60,69 @@ class Pattern:
                 f"its counted repetitions multiply to {copies}, at most {COPIES_MAX}: "
                 "write + or *, or make two of it"
             )
+        self.size_bytes = _sum_of(expression, lambda piece: _BYTES.get(piece[1:2], _ATOM_BYTES))
+        if self.size_bytes > BYTES_MAX:
+            raise BadPattern(
+                f"takes some {self.size_bytes // 1_024} KiB compiled, at most {BYTES_MAX // 1_024}: write "
+                "fewer classes of all Unicode, as [A-Za-z0-9_] for \\w, or + and * for counted repetitions"
+            )
+        self._atoms = _sum_of(expression, lambda _: 1)
+        self._longest = math.inf if _UNBOUNDED.search(_CLASS.sub("_", expression)) else self._atoms
+        self._expression = expression
         # On its own first: what is not closed must not be closed by the brackets that come around it.
         self._anywhere = _matcher(expression)
+        self._around: _Around | None = None
+
+    def matches(self, text: str) -> bool:
+        """Whether it matches anywhere in a text."""
+        return self._anywhere(text)
+
+    def work(self, characters: int) -> int:
+        """How much it is at the most to look through so many characters, in steps of some 2 µs."""
+        return characters * self._atoms // _ATOMS_A_STEP
+
+    def find(self, text: str, start: int, stop: int, width: int) -> tuple[int, int] | None:
+        """Find the first match that begins in [start, stop): the longest of at most ``width`` characters.
+
+        What it finds at a place depends on ``width + 1`` characters from there on, and on the one before,
+        alone. An answer takes one look, and for each match as many more as it can have characters, at most
+        ``width``.
+        """
+        if start >= stop or not self._anywhere(text[max(start - 1, 0) :]):
+            return None
+        around = self._around = self._around or _Around(self._expression)
+        longest = int(min(width, self._longest))
+        for begin in range(start, stop):
+            before = begin > 0
+            if not around.at[before](text[begin - before : begin + width + 1]):
+                continue
+            for end in range(min(begin + longest, len(text)), begin, -1):
+                after = end < len(text)
+                if around.between[before, after](text[begin - before : end + after]):
+                    return begin, end
+        return None
+
+
+class _Around:
+    """What it takes to find where an expression matches: it is asked about a place, and one text after it."""
+
+    __slots__ = ("at", "between")
+
+    def __init__(self, expression: str) -> None:
         inner = f"(?:{expression})"
         # A character on each side is part of what is asked, so that \b and ^ see what stands around a match.
-        self._at = _matcher(rf"\A{inner}"), _matcher(rf"\A(?s:.){inner}")
-        self._between = {
+        self.at = _matcher(rf"\A{inner}"), _matcher(rf"\A(?s:.){inner}")
+        self.between = {
             (False, False): _matcher(rf"\A{inner}\z"),
             (False, True): _matcher(rf"\A{inner}(?s:.)\z"),
             (True, False): _matcher(rf"\A(?s:.){inner}\z"),
             (True, True): _matcher(rf"\A(?s:.){inner}(?s:.)\z"),
         }
 
-    def matches(self, text: str) -> bool:
-        """Whether it matches anywhere in a text."""
-        return self._anywhere(text)
-
-    def find(self, text: str, start: int, stop: int, width: int) -> tuple[int, int] | None:
-        """Find the first match that begins in [start, stop): the longest of at most ``width`` characters.
-
-        What it finds at a place depends on ``width + 1`` characters from there on, and on the one before,
-        alone. An answer takes one look, and for each match at most ``width`` more of ``width`` characters.
-        """
-        if start >= stop or not self._anywhere(text[max(start - 1, 0) :]):
-            return None
-        for begin in range(start, stop):
-            before = begin > 0
-            if not self._at[before](text[begin - before : begin + width + 1]):
-                continue
-            for end in range(min(begin + width, len(text)), begin, -1):
-                after = end < len(text)
-                if self._between[before, after](text[begin - before : end + after]):
-                    return begin, end
-        return None
-
 
 @lru_cache(maxsize=256)
 def pattern(expression: str) -> Pattern:
-    """Give the compiled expression; the latest are kept. Raises BadPattern."""
+    """Give the compiled expression of a rule; the latest are kept. Raises BadPattern."""
     return Pattern(expression)
 
 
@@ -90,6 +131,35 @@ def scalar(text: str) -> str:
     if text.isascii():
         return text
     return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _sum_of(expression: str, weight: Callable[[str], int]) -> int:
+    """Sum weights over an expression's atoms, each as often as counted repetitions around it say.
+
+    Of one that is not well formed it is any number: the compiler refuses it. Raises BadPattern.
+    """
+    sums, atom, classes = [0], 0, 0
+    for piece in _TOKEN.findall(expression):
+        if classes:  # a class is one atom, whatever is written in it
+            classes += (piece[0] == "[") - (piece == "]")
+            more = weight(piece if piece[0] == "\\" else "")
+            atom, sums[-1] = atom + more, sums[-1] + more
+        elif piece[0] == "(":
+            if piece != "(":  # what is a comment would not be told from what counts
+                raise BadPattern("sets the flag x: write it without")
+            sums.append(0)
+        elif piece == ")":
+            atom = sums.pop() if len(sums) > 1 else 0
+            sums[-1] += atom
+        elif counted := _COUNTED.fullmatch(piece):
+            copies = int(counted[2] or counted[1] or 1) or 1
+            sums[-1] += atom * (copies - 1)
+            atom *= copies
+        elif piece not in "?*+":  # what they repeat is compiled once, and may be counted behind them
+            classes = int(piece[0] == "[")
+            atom = weight(piece if piece[0] == "\\" else "")
+            sums[-1] += atom
+    return sum(sums)
 
 
 def _matcher(expression: str) -> Callable[[str], bool]:

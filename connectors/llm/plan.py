@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from connectors.llm.calls import Call, Target
     from connectors.llm.deltas import ErrorClass
     from connectors.llm.prices import Price
+    from schemas.kinds import ConnectionPolicy
 
 AfterContent = Literal["resume", "restart", "continue", "surface"]
 """A failure after content: go on where the provider can be asked to; start over with a ``reset``; have the
@@ -24,11 +25,16 @@ class Timers:
     """Bounds of one attempt; pings and comments end none of them."""
 
     connect_ms: int = 5_000
-    """From the call to the answer's status."""
+    """From the call until a connection stands, TLS and all; a status may come with the first token."""
     first_content_ms: int = 30_000
     """From the call to the first content."""
     between_contents_ms: int = 30_000
     total_ms: int = 300_000
+
+
+MARGIN_MS_MAX: Final = 5_000
+"""So long before ``ingest`` would end a silent stream a call is given up, or a tenth of the time-out: what is
+said of it then still counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +81,7 @@ class Plan:
     queue_ms: int | None = None
     """What was not begun so long after it was asked for is not begun any more; None = the worker's bound."""
     retry_wait_ms_max: int = 5_000
-    """A provider that asks to wait for longer is left for the next one, where there is one."""
+    """A provider that asks to wait for longer is left for the next one; without one it is the end."""
     route: str = "default"
     route_version: int = 0
     prompt: str = ""
@@ -116,3 +122,35 @@ class Stop:
     """Nothing more is tried; ``message`` is what the ``end`` says to a person."""
 
     message: str
+
+
+def in_time_ms(timeout_ms: int) -> int:
+    """Give how long may pass of a time-out of ``ingest``'s, so that the stream can still say how it ended."""
+    return timeout_ms - min(MARGIN_MS_MAX, timeout_ms // 10)
+
+
+def within(plan: Plan, connection: ConnectionPolicy) -> Plan:
+    """Bound a plan by what its kind of stream may last: nobody is there for what comes after it.
+
+    A wait has half of the silence that is allowed, so that the call after it has the other half.
+    """
+    silent_ms, all_ms = in_time_ms(connection.idle_timeout_ms), in_time_ms(connection.total_timeout_ms)
+
+    def bounded(choice: Choice) -> Choice:
+        timers = choice.timers
+        return replace(
+            choice,
+            timers=Timers(
+                timers.connect_ms,
+                min(timers.first_content_ms, silent_ms),
+                min(timers.between_contents_ms, silent_ms),
+                timers.total_ms,
+            ),
+        )
+
+    return replace(
+        plan,
+        choices=[bounded(choice) for choice in plan.choices],
+        deadline_ms=min(plan.deadline_ms, all_ms),
+        retry_wait_ms_max=min(plan.retry_wait_ms_max, silent_ms // 2),
+    )

@@ -52,7 +52,7 @@ class Config(BaseModel):
 class TimersConfig(Config):
     """Bounds of one attempt, in milliseconds. Pings and comments of a provider end none of them."""
 
-    connect_ms: int = Field(5_000, ge=100, le=60_000, description="from the call to the answer's status")
+    connect_ms: int = Field(5_000, ge=100, le=60_000, description="until a connection stands, TLS and all")
     first_content_ms: int = Field(
         30_000, ge=100, le=900_000, description="from the call to the first content"
     )
@@ -193,7 +193,7 @@ class RouteConfig(Config):
         5_000,
         ge=0,
         le=600_000,
-        description="a provider that asks to wait for longer is left for the next candidate, if there is one",
+        description="a provider that asks to wait for longer is not waited for: the next is asked, or none",
     )
     max_output_tokens: int | None = Field(
         default=None, ge=1, le=10_000_000, description="bound of an answer; a request may ask for less"

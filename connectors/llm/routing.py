@@ -7,6 +7,7 @@ stream, so that whoever takes an operation over plans the same.
 from __future__ import annotations
 
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from hashlib import blake2b
 from math import inf
 from typing import TYPE_CHECKING
@@ -99,7 +100,7 @@ def _choices(
 ) -> list[tuple[Candidate, Choice]]:
     found: list[tuple[Candidate, Choice]] = []
     missing: dict[str, None] = {}
-    for candidate in route.config.candidates:
+    for candidate in route.config.candidates if _knows(route, request.model, book) else ():
         named = _named_of(request.model, candidate.target, book)
         if named is None or not candidate.when.holds(request, named, prompt, version):
             continue
@@ -127,6 +128,22 @@ def _choices(
         f"{route.name} has no candidate for {asked} (tools, schema, media, tenant and prompt count, too)",
         remedy="Name a model that the route has (`sluicegate llm routes get`), or add a candidate to it.",
     )
+
+
+def _knows(route: Route, model: str, book: Book) -> bool:
+    """Whether a route was made with this model in mind, whoever of its candidates answers in the end.
+
+    A mistyped name is refused: another model's answer under it would be believed.
+    """
+    for candidate in route.config.candidates:
+        named, patterns = _named_of(model, candidate.target, book), candidate.when.models
+        if named is None:
+            continue
+        if not (named and candidate.model) or named == candidate.model:
+            return True
+        if any(fnmatchcase(named, pattern) for pattern in patterns):
+            return True
+    return False
 
 
 def _named_of(model: str, target: str, book: Book) -> str | None:

@@ -86,17 +86,17 @@ class Passage:
     was released early of those that may yet turn out to begin a match: no more than the hold-back again.
     """
 
-    __slots__ = ("_arrivals", "_base", "_hold", "_next", "_rules", "_text", "end", "released")
+    __slots__ = ("_arrivals", "_base", "_hold", "_next", "_rules", "_text", "before", "end", "released")
 
-    def __init__(self, rules: Sequence[Rule], hold: int) -> None:
+    def __init__(self, rules: Sequence[Rule], hold: int, before: str = "") -> None:
+        """``before`` is what was shown already of a text that this one goes on with."""
         self._rules = rules
         self._hold = hold
-        self._text = ""
+        self._text = before
         self._base = 0
         self._next = [0] * len(rules)
         self._arrivals: deque[tuple[int, float]] = deque()
-        self.end = 0
-        self.released = 0
+        self.end = self.released = self.before = len(before)
 
     def add(self, text: str, now_s: float) -> None:
         """Take more of the block."""
@@ -131,6 +131,7 @@ class Passage:
                 at = span[1] + base
                 found.append(Match(span[0] + base, at, rule))
             self._next[number] = max(at, settled)
+        found = [match for match in found if match.end > self.before]  # what ends there is told already
         found.sort(key=lambda match: match.start)  # stable: of two at one place the rule that stands first
         return found
 

@@ -62,7 +62,7 @@ class Shown:
         self.media = False
         """Whether sound or pictures came."""
         self.sent = True
-        """Whether the provider was asked at all; it is cancelled before, sometimes."""
+        """Whether the provider may have been given anything."""
         self.refused = ""
         """Why the gate ended it; empty = it did not."""
         self.outcome = Outcome()
@@ -113,7 +113,7 @@ class Shown:
 
     def finish(self, outcome: Outcome) -> None:
         """Take how it went: send what waits, and what the stream's readers should know of it."""
-        self.outcome = outcome
+        self.outcome, self.sent = outcome, outcome.sent
         if self._due is not None:
             self._due.cancel()
         if self._gate is not None:
@@ -122,6 +122,8 @@ class Shown:
             if self.refused:
                 outcome.error_class, outcome.error_raw = "gate", self.refused
         self._emitter.flush()
+        if outcome.error_class is None:  # whole, be it empty: nothing of another attempt stays beside it
+            self._emitter.supersede_now()
         if self._structured is not None and outcome.error_class is None:
             self._send(self._structured.finish())
         if self._raw is not None:

@@ -7,7 +7,7 @@ Requests, responses and errors stay httpx2's.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import aiohttp
 import httpx2
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from types import TracebackType
 
+CONNECTED: Final = "connected"
+"""Extension of a request: called without arguments once its connection stands, before anything is sent."""
 _HEAD_MAX: Final = 65_536
 """Bytes of one header; its own bound of 8 KiB is below what proxies in front of providers send."""
 _OURS: Final = frozenset({"accept", "accept-encoding", "content-type", "user-agent"})
@@ -42,6 +44,7 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
             max_field_size=_HEAD_MAX,
             skip_auto_headers=_OURS,
             timeout=aiohttp.ClientTimeout(),
+            trace_configs=[_tracing()],
         )
         return self
 
@@ -64,6 +67,7 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
                 headers=headers,
                 data=await request.aread(),
                 allow_redirects=False,
+                trace_request_ctx=request.extensions.get(CONNECTED),
             )
         except aiohttp.ClientConnectorError as error:
             raise httpx2.ConnectError(str(error), request=request) from error
@@ -75,6 +79,19 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
             stream=_Body(response, request),
             request=request,
         )
+
+
+def _tracing() -> aiohttp.TraceConfig:
+    """Have whoever asks for it told when a connection, with its TLS, is made or taken again."""
+
+    async def stands(_session: object, context: Any, _params: object) -> None:
+        if context.trace_request_ctx is not None:
+            context.trace_request_ctx()
+
+    trace = aiohttp.TraceConfig()
+    trace.on_connection_create_end.append(stands)
+    trace.on_connection_reuseconn.append(stands)
+    return trace
 
 
 class _Body(httpx2.AsyncByteStream):

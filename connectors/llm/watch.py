@@ -29,7 +29,11 @@ class Watch:
         self._timers = timers
         self._began_s = loop.time()
         self._total_s = self._began_s + min(timers.total_ms / 1_000, total_s)
+        self._first_s = self._began_s + timers.first_content_ms / 1_000
+        self._held_s: float | None = None
+        """Since when nothing is read of it."""
         self.connected = False
+        """Whether a connection stands: what is sent by it may be billed."""
         self.content_s = 0.0
         """When the latest content came; 0 = none did."""
         self.why: ErrorClass | None = None
@@ -41,17 +45,36 @@ class Watch:
             self.why = why
             self._task.cancel()
 
+    def connect(self) -> None:
+        """Note that a connection stands."""
+        self.connected = True
+
+    def hold(self) -> None:
+        """Nothing is read of it for a while: it is our doing, for which no timer but the last ends it."""
+        self._held_s = self._loop.time()
+
+    def go_on(self) -> None:
+        """It is read again, and has as much time left as it had."""
+        assert self._held_s is not None
+        held_s, self._held_s = self._loop.time() - self._held_s, None
+        self._first_s += held_s
+        self.content_s += held_s if self.content_s else 0.0
+        self._handle.cancel()
+        self._handle = self._loop.call_at(self._next()[0], self._look)
+
     def close(self) -> None:
         """Watch no more."""
         self._handle.cancel()
 
     def _next(self) -> tuple[float, ErrorClass]:
         timers = self._timers
+        if self._held_s is not None:
+            return self._total_s, "timeout_total"
         if not self.connected:
             due_s = self._began_s + timers.connect_ms / 1_000
             why: ErrorClass = "timeout_connect"
         elif not self.content_s:
-            due_s, why = self._began_s + timers.first_content_ms / 1_000, "timeout_first_content"
+            due_s, why = self._first_s, "timeout_first_content"
         else:
             due_s = self.content_s + timers.between_contents_ms / 1_000
             why = "timeout_between_contents"

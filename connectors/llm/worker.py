@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from connectors.kafka.chunk import Chunk
     from connectors.llm.desk import RoutingDesk
-    from connectors.llm.ledger import Known
+    from connectors.llm.ledger import EndReason, Known
     from connectors.llm.offsets import Tenure
     from connectors.llm.options import LlmOptions
     from connectors.llm.request import Envelope
@@ -132,7 +132,9 @@ class LlmWorker:
                 leaving=leaving,
             )
 
-        self._follower = Follower(options.kafka, self._wire, loop, cancelled=self._cancel, saw=self._desk.saw)
+        self._follower = Follower(
+            options.kafka, self._wire, loop, stopped=self._stop_operation, saw=self._desk.saw
+        )
         self._committer = Committer(
             transaction,
             lambda: self._poll.group_metadata,
@@ -155,6 +157,7 @@ class LlmWorker:
                 queue_ms_max=options.queue_ms_max,
                 judges=options.judges,
                 metrics=self._metrics,
+                kinds=self._kinds,
             )
             self._outlet = outlet
             self._follower.start()
@@ -295,8 +298,8 @@ class LlmWorker:
         operation = Operation(
             self._tools, tenure, record.offset, record.timestamp_us, to, request, known, emitter
         )
-        if self._follower.is_cancelled(to.key):
-            operation.cancel()
+        if reason := self._follower.stopped(to.key):
+            operation.cancel(reason)
         task = self._spawn(operation.run(), record)
         self._operations[to.key] = (operation, task)
         task.add_done_callback(lambda _task: self._over_with(to.key))
@@ -337,10 +340,10 @@ class LlmWorker:
         )
         await self._committer.put(tenure, [self._letter(record, error)], ends=record.offset)
 
-    def _cancel(self, key: bytes) -> None:
+    def _stop_operation(self, key: bytes, reason: EndReason) -> None:
         found = self._operations.get(key)
         if found is not None:
-            found[0].cancel()
+            found[0].cancel(reason)
 
     # -- partitions: called on the poll thread --------------------------------------------------------------
 

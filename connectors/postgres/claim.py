@@ -52,6 +52,8 @@ class Batch:
     """`sluicegate.LlmWindow`"""
     llm_tasks: Sequence[Mapping[str, object]] = ()
     """`sluicegate.LlmTask`"""
+    connections: Sequence[Mapping[str, object]] = ()
+    """`sluicegate.ConnectionEvent`"""
     refused: Sequence[Refusal] = ()
     """Kept with the position: a dead letter whose Kafka transaction failed afterwards can be made again."""
     settled: int = 0

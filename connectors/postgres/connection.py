@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 import psycopg
@@ -13,6 +14,8 @@ from psycopg.rows import TupleRow, tuple_row
 from connectors.postgres.errors import SinkError, SinkTimeout, SinkUnavailable, SinkUnfit
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from psycopg.abc import PQGen
 
     from connectors.postgres.options import PostgresOptions
@@ -71,6 +74,22 @@ def connect(options: PostgresOptions) -> BoundedConnection:
         connection.close()
         raise
     return connection
+
+
+@contextmanager
+def reading(options: PostgresOptions, doing: str) -> Iterator[BoundedConnection]:
+    """A connection that changes nothing, and whose answers are of one moment; let go of at the end.
+
+    ``doing`` stands in errors. Raises SinkUnavailable, SinkTimeout, SinkUnfit.
+    """
+    connection = connect(options)
+    try:
+        connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        yield connection
+    except psycopg.Error as error:
+        raise explain(options.where, doing, error) from error
+    finally:
+        connection.close()
 
 
 def _dial(options: PostgresOptions) -> BoundedConnection | SinkError:

@@ -6,14 +6,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
-import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from connectors.postgres.connection import connect, explain
+from connectors.postgres.connection import reading
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+
+    import psycopg
 
     from connectors.postgres.options import PostgresOptions
 
@@ -89,14 +90,8 @@ class CostReader:
         Raises:
             SinkUnavailable, SinkTimeout, SinkUnfit: there is no answer, or none for us.
         """
-        connection = connect(options)
-        try:
-            connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        with reading(options, "read what language models cost") as connection:
             yield cls(connection, options)
-        except psycopg.Error as error:
-            raise explain(options.where, "read what language models cost", error) from error
-        finally:
-            connection.close()
 
     def groups(self, by: By, asked: Asked) -> list[dict[str, Any]]:
         """Return the sums of the ledger's windows by group, the most expensive first; counts as maps."""

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 CONTENTS_MAX = 500
 """Attempts whose contents one statement deletes: of 1 MiB each, well within a statement's time."""
+CONNECTIONS_MAX = 5_000
+"""Connections that one statement deletes, of some 500 bytes each."""
 
 
 class ArchiveSink:
@@ -60,7 +62,8 @@ class ArchiveSink:
         self._settle_sql = sql.SQL(statements.SETTLE).format(schema=schema)
         self._refuse_sql = sql.SQL(statements.REFUSE).format(schema=schema)
         self._refused_sql = sql.SQL(statements.REFUSED).format(schema=schema)
-        self._forget_sql = sql.SQL(statements.FORGET_CONTENTS).format(schema=schema)
+        self._forget_contents_sql = sql.SQL(statements.FORGET_CONTENTS).format(schema=schema)
+        self._forget_connections_sql = sql.SQL(statements.FORGET_CONNECTIONS).format(schema=schema)
         self._upserts = {table.name: table.upsert(options.schema) for table in TABLES}
 
     def open(self) -> None:
@@ -204,13 +207,22 @@ class ArchiveSink:
         Their age is by PostgreSQL's clock; the attempts themselves stand. Several workers may do it at once:
         each takes others. Raises SinkUnavailable, SinkTimeout, SinkUnfit.
         """
+        values = (older_than_ms * 1_000, CONTENTS_MAX)
+        return self._forget(self._forget_contents_sql, values, "delete old inputs and outputs")
+
+    def forget_connections(self, older_than_ms: int) -> int:
+        """Delete connections that were heard of last so long ago, `CONNECTIONS_MAX` at most; as above."""
+        values = (older_than_ms * 1_000, CONNECTIONS_MAX)
+        return self._forget(self._forget_connections_sql, values, "delete old connections")
+
+    def _forget(self, statement: sql.Composed, values: tuple[int, int], doing: str) -> int:
         if self._connection is None:
             self.open()
         connection = self._connected()
         try:
-            return connection.execute(self._forget_sql, (older_than_ms * 1_000, CONTENTS_MAX)).rowcount
+            return connection.execute(statement, values).rowcount
         except psycopg.Error as error:
-            raise self._explained(connection, "delete old inputs and outputs", error) from error
+            raise self._explained(connection, doing, error) from error
 
     def _note_refused(self, connection: BoundedConnection, claim: Claim, batch: Batch) -> None:
         place = (self.options.sink, claim.topic_id, claim.partition)

@@ -35,6 +35,16 @@ FROM (
 ) AS old
 WHERE (kept.tenant, kept.stream_id, kept.attempt) = (old.tenant, old.stream_id, old.attempt)
 """
+FORGET_CONNECTIONS = """
+DELETE FROM {schema}.connections AS kept
+USING (
+    SELECT tenant, stream_id, edge, connection FROM {schema}.connections
+    WHERE time_us < (extract(epoch FROM clock_timestamp()) * 1000000)::bigint - %s
+    ORDER BY time_us LIMIT %s FOR UPDATE SKIP LOCKED
+) AS old
+WHERE (kept.tenant, kept.stream_id, kept.edge, kept.connection)
+    = (old.tenant, old.stream_id, old.edge, old.connection)
+"""
 REFUSED = """
 SELECT record_offset, problem FROM {schema}.refusals
 WHERE sink = %s AND topic_id = %s AND partition = %s AND record_offset >= %s AND record_offset < %s

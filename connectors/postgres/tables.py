@@ -26,6 +26,8 @@ class Table:
     columns: Mapping[str, ColumnType]
     revision: str = "revision"
     """Column by which of two rows of a key the newer is known."""
+    left_out: tuple[str, ...] = ()
+    """Fields of the record that are no columns: they tell of one event alone, and a row of many."""
 
     def upsert(self, schema: str) -> sql.Composed:
         """One statement, one parameter: a JSON array of rows; one without a higher revision changes nothing.
@@ -263,4 +265,35 @@ LLM_TASKS = Table(
     ),
 )
 
-TABLES = (STREAMS, USAGE_WINDOWS, LLM_ATTEMPTS, LLM_WINDOWS, LLM_TASKS)
+CONNECTIONS = Table(
+    name="connections",
+    record="sluicegate.ConnectionEvent",
+    key=("tenant", "stream_id", "edge", "connection"),
+    columns=MappingProxyType(
+        {
+            "tenant": "text",
+            "stream_id": "text",
+            "edge": "text",
+            "connection": "bigint",
+            "kind": "text",
+            "action": "text",
+            "transport": "text",
+            "peer": "text",
+            "subject": "text",
+            "opened_us": "bigint",
+            "time_us": "bigint",
+            "reason": "text",
+            "resumed": "boolean",
+            "seq": "bigint",
+            "events": "bigint",
+            "bytes": "bigint",
+            "gaps": "bigint",
+            "dropped": "bigint",
+            "duration_ms": "bigint",
+            "revision": "bigint",
+        }
+    ),
+    left_out=("from_seq", "to_seq", "count"),
+)
+
+TABLES = (STREAMS, USAGE_WINDOWS, LLM_ATTEMPTS, LLM_WINDOWS, LLM_TASKS, CONNECTIONS)

@@ -11,6 +11,8 @@ from edge.errors import Forbidden
 Scope = Literal["subscribe", "publish", "cancel", "operate"]
 SCOPES: Final[tuple[Scope, ...]] = ("subscribe", "publish", "cancel", "operate")
 """``publish`` includes ``cancel``: whoever writes a stream may ask that it be stopped."""
+SHOWN_CHARS_MAX: Final = 256
+"""Of a subject: as many as a token's may have that needs no escapes."""
 
 
 class Names:
@@ -50,6 +52,15 @@ class Identity:
     """Seconds since 1970; 0 = not said."""
     expires_s: float = inf
     """Seconds since 1970 from which on it is worth nothing, leeway included."""
+
+    @property
+    def shown(self) -> str:
+        """Whose token it is, as people are shown it: on one line, and nothing that steers a terminal."""
+        if self.subject.isprintable():
+            return self.subject
+        return "".join(
+            char if char.isprintable() else char.encode("unicode_escape").decode() for char in self.subject
+        )[:SHOWN_CHARS_MAX]
 
     def may_subscribe(self, tenant: str, stream_id: str, kind: str) -> Forbidden | None:
         """Say why a stream may not be read, if so; an empty kind is unknown, and judged later."""

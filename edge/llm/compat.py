@@ -22,7 +22,7 @@ from edge.access.doorkeeper import identity_of
 from edge.admission import Admission
 from edge.control import counted
 from edge.errors import HistoryUnavailable, RequestError
-from edge.events import TAKE_OVER, peer_of
+from edge.events import TAKE_OVER
 from edge.join import Joined
 from edge.llm.answer import Collected, Http, Streamed, retry_headers
 from edge.llm.ask import From, Opened, made_name, traceparent_of
@@ -127,7 +127,7 @@ class Compat:
             tenant,
             opened.stream_id,
             None,
-            peer_of(request.scope),
+            self._core.proxies.peer_of(request.scope),
             identity=identity,
             fresh=asked.stream_id is None,
         )

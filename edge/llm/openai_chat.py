@@ -47,8 +47,9 @@ class ChatCompletion:
     def done(self, done: Done) -> bytes:
         """See Shape."""
         last = self._chunk({}, finish=_finish(done))
-        if self._include_usage:
-            last += self._event([], usage=_usage(done.totals))
+        usage = _usage(done.totals)
+        if self._include_usage and usage is not None:  # their clients read a last chunk's usage unasked
+            last += self._event([], usage=usage)
         return last + b"data: [DONE]\n\n"
 
     def failed(self, failure: Failure) -> bytes:

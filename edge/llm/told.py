@@ -183,6 +183,9 @@ class Telling:
     def _ended(self, fields: Mapping[str, Any]) -> Done | Failure:
         reason, finish = fields["reason"], self._finish
         if reason == "completed" or (reason == "upstream_error" and finish in _WORDS):
-            return Done(finish or ("tool_calls" if self._calls else "stop"), self._totals)
+            # A model that was told to call a tool finishes as any other with some providers; who runs tools
+            # for it stops there.
+            called = self._calls and finish in ("", "stop")
+            return Done("tool_calls" if called else finish or "stop", self._totals)
         status, code = _OF_REASON.get(reason) or _OF_CLASS.get(self._error_class) or (502, reason)
         return Failure(status, code, fields["message"] or f"the stream ended as {reason}")

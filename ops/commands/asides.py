@@ -86,8 +86,9 @@ def skip_command(
 
 def quarantine_command(
     role: str,
-    key: str,
+    key: str = "",
     *,
+    key_hex: str = "",
     reason: str = "",
     undo: Flag = False,
     yes: Flag = False,
@@ -106,6 +107,8 @@ def quarantine_command(
         ingest, aggregate, archive, account, or one of yours.
     key
         Key of the records, in all topics that the role reads; that of a stream is tenant/stream_id.
+    key_hex
+        The key's bytes in hexadecimal, in place of the key: for one that is no text.
     reason
         Kept with who did it; needed with --yes.
     undo
@@ -122,9 +125,15 @@ def quarantine_command(
     check_role(role)
     if not undo:
         need_reason(reason, yes=yes)
-    if not key:
-        raise Misused("a key is needed", "that of a stream is tenant/stream_id")
-    target = KeyTarget(role, key.encode())
+    if bool(key) == bool(key_hex):
+        raise Misused(
+            "a key is needed, or --key-hex, and not both" if key else "a key is needed",
+            "that of a stream is tenant/stream_id; --key-hex takes bytes that are no text",
+        )
+    try:
+        target = KeyTarget(role, key.encode() or bytes.fromhex(key_hex))
+    except ValueError:
+        raise Misused(f"--key-hex {key_hex!r} is not hexadecimal", "two of 0-9 a-f a byte") from None
     move = Move(f"undo {QUARANTINE}" if undo else QUARANTINE, target)
     with opened() as levers:
         keys = [

@@ -29,7 +29,8 @@ def connections_command(
     """Show who is connected to the edge: each stream of each connection, the slowest first.
 
     A client is slow while it takes nothing of what it is written, and until it has caught up after that. The
-    policy is what its stream's kind does with one that falls behind its bound (docs/backpressure.md).
+    policy is what its stream's kind does with one that falls behind its bound (docs/backpressure.md). Who it
+    is says its token (`sub`). An edge with keys tells it to whom SLUICEGATE_EDGE__TOKEN lets operate.
 
     Example: `sluicegate connections --slow`
 
@@ -47,13 +48,21 @@ def connections_command(
     import asyncio
 
     from ops import console
-    from ops.addresses import edge_url
+    from ops.addresses import edge_token, edge_url
     from ops.answers import object_of
     from ops.client import EdgeClient
     from ops.settings import Settings
 
+    settings = Settings()
+
     async def ask() -> dict[str, Any]:
-        async with EdgeClient(edge_url(Settings()), patience_s=patience_s, on_trouble=console.note) as edge:
+        client = EdgeClient(
+            edge_url(settings),
+            token=edge_token(settings),
+            patience_s=patience_s,
+            on_trouble=console.note,
+        )
+        async with client as edge:
             query = {"slow": str(slow).lower(), "limit": str(limit)}
             return object_of((await edge.get("/v1/connections", query)).content)
 
@@ -74,22 +83,26 @@ def _show(found: Sequence[Mapping[str, Any]]) -> None:
     from rich.text import Text
 
     from ops import console
+    from ops.redaction import escaped
 
     if not found:
         console.note("no such connection")
         return
     table = Table(box=None, pad_edge=False)
-    for name in ("peer", "transport", "stream", "policy", "state"):
+    for name in ("peer", "who", "transport", "stream", "policy", "state"):
         table.add_column(name)
-    for name in ("behind", "pending", "paused"):
+    for name in ("behind", "pending", "paused", "given", "gaps", "dropped"):
         table.add_column(name, justify="right")
     for one in found:
         stream = f"{one['tenant']}/{one['stream_id']}"
+        texts = (one["peer"], one["subject"], one["transport"], stream, one["policy"], one["state"])
         table.add_row(
-            *(Text(str(text)) for text in (one["peer"], one["transport"], stream, one["policy"] or "-")),
-            one["state"],
+            *(Text(escaped(str(text or "-").encode(), 256)) for text in texts),
             f"{one['events_behind']:,}",
             f"{one['bytes_pending']:,} B",
             f"{one['paused_ms'] / 1_000:.1f} s" if one["paused_ms"] else "-",
+            f"{one['events']:,}",
+            f"{one['gaps']:,}",
+            f"{sum(one['dropped'].values()):,}",
         )
     console.out().print(table)

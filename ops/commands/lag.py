@@ -40,7 +40,7 @@ def lag_command(
     With --wait-s a script waits until all of it is consumed; groups that never committed anything count
     for nothing, unless one is named. Exit code 1 says that one was still behind at the end.
 
-    Examples: `sluicegate lag ingest --watch`, `sluicegate lag --wait-s 180`
+    Example: `sluicegate lag ingest --watch`, and in a script `sluicegate lag --wait-s 180`
 
     Parameters
     ----------

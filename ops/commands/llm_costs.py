@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 
     from cyclopts import App
 
-    from connectors.postgres.options import PostgresOptions
-
 
 def register(app: App) -> None:
     """Add the command to the app."""
@@ -49,15 +47,20 @@ def costs_command(
     """
     from connectors.postgres.costs import Asked, CostReader
     from ops import console
+    from ops.addresses import archive_options
     from ops.errors import Misused
     from ops.llm_figures import figures_of, per_completed
     from ops.reprocess.plan import from_ms_of
+    from ops.settings import Settings
 
     if not 1 <= limit <= 10_000:
         raise Misused(f"--limit {limit} is not between 1 and 10,000", "give a number of rows")
     since_ms = from_ms_of(since, option="--since")
     asked = Asked(max(since_ms, 0) * 1_000, tenant, limit)
-    with CostReader.opened(_postgres()) as reader:
+    options = archive_options(
+        Settings(), "costs are in PostgreSQL", "costs", "`sluicegate llm attempts` needs Kafka alone"
+    )
+    with CostReader.opened(options) as reader:
         rows = reader.tasks(asked) if by == "task" else [figures_of(row) for row in reader.groups(by, asked)]
         tasks = reader.completed(asked)
     if as_json:
@@ -70,26 +73,6 @@ def costs_command(
         _show_groups(rows, by)
     _show_completed(tasks)
     return 0
-
-
-def _postgres() -> PostgresOptions:
-    from connectors.postgres.options import PostgresOptions
-    from ops.addresses import addresses
-    from ops.errors import NoStack
-    from ops.settings import Settings
-
-    settings = Settings()
-    dsn = settings.postgres.dsn.get_secret_value() if settings.postgres.dsn is not None else ""
-    remedy = (
-        "set SLUICEGATE_POSTGRES__DSN, or run `sluicegate up`; `sluicegate llm attempts` needs Kafka alone"
-    )
-    try:
-        dsn = dsn or addresses(settings).postgres_dsn
-    except NoStack as error:
-        raise NoStack(f"costs are in PostgreSQL, and none is known: {error}", remedy) from None
-    if not dsn:
-        raise NoStack("costs are in PostgreSQL, and none is configured", remedy)
-    return PostgresOptions(dsn, application_name="sluicegate-costs")
 
 
 def _show_groups(rows: Sequence[Mapping[str, Any]], by: str) -> None:

@@ -30,6 +30,7 @@ def worker_command(
     check: Flag = False,
     migrate: str = "",
     abandon_migration: Flag = False,
+    adopt: Flag = False,
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
     role_process: Annotated[str, Parameter(show=False)] = "",
     no_web: Annotated[bool, Parameter(show=False, negative=())] = False,
@@ -58,6 +59,9 @@ def worker_command(
         passed over.
     abandon_migration
         Give up what a migration has begun: the state as it was before holds.
+    adopt
+        Say once that this is the code that ran last, where no record says what was deployed of a role with
+        state.
     as_json
         With --check, print a JSON document.
     role_process
@@ -75,11 +79,15 @@ def worker_command(
     if no_web:
         settings.worker.web_port = 0
     if role_process:
-        return run_role_process(role_process, settings, migrate=migrate, abandon_migration=abandon_migration)
+        return run_role_process(
+            role_process, settings, migrate=migrate, abandon_migration=abandon_migration, adopt=adopt
+        )
     chosen = _chosen(roles, settings)
     if check:
         return _check(chosen, settings, as_json=as_json)
-    words = [*_migrations(migrate, settings), *(["--abandon-migration"] if abandon_migration else [])]
+    _check_budget(chosen, settings)
+    given = {"--abandon-migration": abandon_migration, "--adopt": adopt}
+    words = [*_migrations(migrate, settings), *(flag for flag, is_given in given.items() if is_given)]
     return asyncio.run(supervise(chosen, words))
 
 
@@ -106,6 +114,20 @@ def _check(chosen: Sequence[str], settings: Settings, *, as_json: bool) -> int:
             {"fits": not any(one.problem for one in found), "found": [one._asdict() for one in found]}
         )
     return REFUSED if any(one.problem for one in found) else 0
+
+
+def _check_budget(chosen: Sequence[str], settings: Settings) -> None:
+    """Hold what the roles of this worker use together against the machine: each checks itself alone."""
+    from ops.extension import extension_of
+    from schemas.access import ROLES as ACCESS
+    from state.budget import StateOptions, check_machine
+
+    access = {**ACCESS, **extension_of(settings).access}
+    state = settings.state
+    check_machine(
+        StateOptions(state.block_cache_mb, state.write_buffer_mb, state.open_files_max),
+        processes=sum(bool(access[role].changelogs) for role in chosen),
+    )
 
 
 def _migrations(names: str, settings: Settings) -> list[str]:

@@ -42,7 +42,9 @@ def postgres(dsn: str, timeout_s: float) -> bool:
 
 def _is_ok(url: str, timeout_s: float) -> bool:
     try:
-        response = httpx2.get(url, timeout=timeout_s, trust_env=False)  # no proxy to the loopback
+        # No proxy to the loopback, and no authorities: they take 30 ms to read, at each question.
+        verify = not url.startswith("http://")
+        response = httpx2.get(url, timeout=timeout_s, trust_env=False, verify=verify)
     except httpx2.HTTPError:
         return False
     return response.status_code == httpx2.codes.OK

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 from schemas.access import OF_EDGE, OF_LLM, Access
-from schemas.topics import DEAD_LETTERS
+from schemas.topics import CONNECTIONS, DEAD_LETTERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -20,8 +20,8 @@ EDGE_OUT: Final = "edge (clients)"
 LLM_IN: Final = "llm (calls)"
 LLM_OUT: Final = "llm (worker)"
 _OUTSIDE: Final[Mapping[str, Access]] = {
-    EDGE_IN: Access(writes=OF_EDGE.writes),
-    EDGE_OUT: Access(reads=OF_EDGE.reads),
+    EDGE_IN: Access(writes=tuple(spec for spec in OF_EDGE.writes if spec != CONNECTIONS)),
+    EDGE_OUT: Access(reads=OF_EDGE.reads, writes=(CONNECTIONS,)),  # of its clients
     LLM_IN: Access(writes=OF_LLM.writes),
     LLM_OUT: Access(reads=OF_LLM.reads),
 }

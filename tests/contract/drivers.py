@@ -117,7 +117,7 @@ class SseDriver:
 class _SseReading(Reading):
     def __init__(self, address: str, headers: dict[str, str]) -> None:
         super().__init__()
-        self._client = httpx2.Client(trust_env=False, timeout=TIMEOUT_S)
+        self._client = httpx2.Client(trust_env=False, verify=False, timeout=TIMEOUT_S)
         request = self._client.build_request("GET", address, headers=headers)
         self._response = self._client.send(request, stream=True)
         self._blocks = self._split()

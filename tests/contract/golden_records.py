@@ -88,6 +88,8 @@ RECORDS: Final[dict[str, dict[str, Any]]] = {
         "tenant": "acme", "stream_id": "build-7", "kind": "job", "action": "gap", "edge": "host-é-1a2b",
         "connection": 2**40, "transport": "sse", "peer": "127.0.0.1:5000", "time_us": _US, "reason": "slow",
         "seq": 12, "from_seq": 7, "to_seq": 12, "count": 6, "events": 7, "bytes": 2**33, "duration_ms": 99,
+        "subject": "ann-é", "revision": 3, "resumed": True, "opened_us": _US - 99_000, "gaps": 1,
+        "dropped": 6,
     },
     "sluicegate.Revocation": {
         "what": "sub", "name": "ann-é", "issued_until_us": _US, "until_us": _US + 3_600_000_000,

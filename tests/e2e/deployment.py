@@ -16,6 +16,7 @@ import psutil
 import psycopg
 from confluent_kafka import Producer
 
+from connectors.kafka.lag import group_lag
 from connectors.registry import Registry
 from schemas.envelope import Event, new_event_id
 from schemas.payloads import PayloadCodec
@@ -188,15 +189,16 @@ class Deployment:
 
     def lag(self, role: str) -> dict[str, Any]:
         """What `sluicegate lag --json` says of a role."""
-        (group,) = json.loads(self.command("sluicegate", "lag", role, "--json"))["groups"]
+        said = self.command("sluicegate", "lag", role, "--json", "--every-s", "0.1")
+        (group,) = json.loads(said)["groups"]
         assert isinstance(group, dict)
         return group
 
     def drained(self, *roles: str) -> bool:
-        """Whether roles have committed everything there is."""
-        known = json.loads(self.command("sluicegate", "lag", "--json"))["groups"]
-        behind = {group["group"].rpartition(".")[2]: group["records"] for group in known if group["worst"]}
-        return all(behind.get(role) == 0 for role in roles)
+        """Whether roles have committed everything there is; asked here: a command a look is dear."""
+        prefix = f"{self.kafka.topic_prefix}sluicegate."
+        lags = [group_lag(self.kafka, prefix + role) for role in roles]
+        return all(lag and not any(part.records for part in lag) for lag in lags)
 
     def until(self, holds: Callable[[], object], what: str, timeout_s: float = 60) -> None:
         """Wait until something can be seen; say what the worker wrote last if it never can."""

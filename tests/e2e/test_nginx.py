@@ -80,7 +80,7 @@ def test_events_come_one_by_one_and_a_stream_survives_the_edge_behind_the_proxy(
     assert seen.headers["cache-control"] == "no-store, no-transform"
 
     edge.kill()
-    away = httpx2.get(url, headers={"last-event-id": seen.last_id}, trust_env=False)
+    away = httpx2.get(url, headers={"last-event-id": seen.last_id}, trust_env=False, verify=False)
     assert away.status_code == 502
     edge.start()
     twin.end(stream)
@@ -88,7 +88,7 @@ def test_events_come_one_by_one_and_a_stream_survives_the_edge_behind_the_proxy(
     assert rest.seqs == list(range(5, stream.next_seq))
     assert (rest.closed, rest.broken) == (True, False)
     answer = httpx2.post(
-        f"{proxy.url}/v1/streams/other/events?kind=log", json={"type": "open"}, trust_env=False
+        f"{proxy.url}/v1/streams/other/events?kind=log", json={"type": "open"}, trust_env=False, verify=False
     )
     assert answer.status_code == 202
 
@@ -151,6 +151,45 @@ def test_a_websocket_is_upgraded_and_grpc_is_passed_on_and_their_events_come_one
                 break
             twin.logs(stream, 1)
         assert seen == list(range(4))
+
+
+def test_a_client_is_known_by_the_address_that_the_proxy_saw_whatever_it_calls_itself(tmp_path, nginx):
+    """The proxy asks from an address of its own, by which it is told from a client of this machine."""
+    options = {"trusted_proxies": ["127.0.0.3"], "grpc_port": free_port()}
+    from_its_own = {
+        "gzip off;": "gzip off; proxy_bind 127.0.0.3;",
+        "grpc_read_timeout 60s;": "grpc_read_timeout 60s; grpc_bind 127.0.0.3;",
+    }
+    forged = {"x-forwarded-for": "I am <b>somebody else</b>, 198.51.100.7"}
+    with ShownEdge(tmp_path / "edge.log", options) as edge:
+        proxy = nginx(edge.port, from_its_own, grpc_port=options["grpc_port"])
+
+        def peers(transport: str) -> list[str]:
+            answer = httpx2.get(f"{edge.url}/v1/connections", trust_env=False).json()
+            return [one["peer"] for one in answer["connections"] if one["transport"] == transport]
+
+        found: dict[str, list[str]] = {}
+
+        def look(_: Seen) -> bool:
+            found["sse"] = peers("sse")
+            return True
+
+        path = "/v1/streams/one/events"
+        read_stream(proxy.url + path, headers=forged, until=look)
+        with Talk(proxy.url, additional_headers=forged) as talk:
+            talk.say("subscribe", id=1, stream="one")
+            talk.until_type("event")
+            found["websocket"] = peers("websocket")
+        with grpc.insecure_channel(f"127.0.0.1:{proxy.h2_port}") as channel:
+            asked = WatchRequest(stream_id="one")
+            watch = StreamServiceStub(channel).Watch(asked, timeout=60, metadata=tuple(forged.items()))
+            next(watch)
+            found["grpc"] = peers("grpc")
+            watch.cancel()
+        assert found == {transport: ["127.0.0.1"] for transport in ("sse", "websocket", "grpc")}
+
+        read_stream(edge.url + path, headers=forged, until=look)  # past the proxy its word is nobody's
+        assert {name.partition(":")[0] for name in found["sse"]} == {"127.0.0.1"}
 
 
 # -- the check ------------------------------------------------------------------------------------------

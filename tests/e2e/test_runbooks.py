@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from schemas.topics import INPUT
@@ -324,6 +324,26 @@ def test_checkpoint_failure_a_position_that_is_gone(busy: Deployment):
     again = busy.start()
     assert again.wait(60) != 0
     run(busy, "checkpoint-failure", "which-position")
+
+
+def test_checkpoint_failure_records_that_retention_took(busy: Deployment):
+    assert busy.stop(busy.worker) == 0
+    busy.publish(300, 10)
+    topic = INPUT.named(busy.kafka.topic_prefix)
+    admin = AdminClient(busy.kafka.client_config())
+    all_of_it = TopicPartition(topic, 0, -1)  # up to the end
+    admin.delete_records([all_of_it])[all_of_it].result(20)
+    again = busy.start()
+    assert again.wait(60) != 0
+    run(busy, "checkpoint-failure", "what-the-worker-says", "were deleted before they were handled")
+    run(busy, "checkpoint-failure", "what-retention-took")
+    run(busy, "checkpoint-failure", "accept-the-loss")
+    run(busy, "checkpoint-failure", "gaps-that-were-accepted", "down for longer than retention")
+    busy.start()
+    run(busy, "checkpoint-failure", "caught-up")
+    streams, events = busy.archived()
+    assert 20 < streams < 320, "what the other partitions held, and no more"
+    assert events == 10 * streams
 
 
 # -- reconnect-storm ------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ import pytest
 from confluent_kafka import Producer
 
 from connectors.kafka.positions import PositionReader
+from schemas.access import ROLES
 from schemas.envelope import stream_key
 from schemas.topics import DEAD_LETTERS, RECORDS
 from schemas.wire import WireCodec
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.slow_fault, pytest.mark.timeout(240)]
 
 SESSION_MS, POLL_MS = 6_000, 7_000
-PARTITIONS = 4 + 4  # of both of its inputs
+PARTITIONS = sum(topic.partitions for topic in ROLES["archive"].reads)
 
 
 class Archived:

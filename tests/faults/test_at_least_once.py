@@ -30,7 +30,7 @@ def handled(bench, published, *, repeats_max):
     Returns how many were there again.
     """
     values, last = Counter(), Counter()
-    for message in bench.read(OUTPUT, published):
+    for message in bench.read(OUTPUT, published, quiet_s=1.0):
         value = message.value() or b""
         values[value[COUNT.size :]] += 1
         last[message.key()] = COUNT.unpack_from(value)[0]
@@ -52,7 +52,7 @@ def test_killed_when_its_records_stand_and_its_offsets_do_not_it_repeats_that_un
         dying = start(bench, commits_max=0)
         bench.publish(0, 1_000)
         assert dying.wait(60) == 137
-        stood = len(bench.read(OUTPUT, 1))
+        stood = len(bench.read(OUTPUT, 1, quiet_s=1.0))
         start(bench)
         bench.publish(1_000, 2_000)
 

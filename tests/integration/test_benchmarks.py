@@ -9,6 +9,7 @@ from benchmarks.contenders import KEYED
 from benchmarks.keys import make_key_load
 from benchmarks.race import Race
 from benchmarks.readback import read_back
+from benchmarks.results import judged_by_budget
 
 KEYS = 500
 
@@ -22,13 +23,17 @@ def test_a_race_is_verified_a_worker_killed_twice_counts_right_and_a_wrong_count
     assert (result.verified, result.note) == (True, "")
     assert result.events == KEYS + KEYS // 5
     assert result.records_per_s > 0
+    judged = judged_by_budget(result, 128, race.said)
+    assert judged.within_budget, "it says itself what its stores hold"
+    assert 0 < judged.state_peak_mb < 128
 
     lines = restore.measure(race, Bench(stack, stack_settings, Asked()))
     assert [(line.work.rpartition(" from ")[2], line.verified, line.note) for line in lines] == [
         ("its disk", True, ""),
         ("the changelog", True, ""),
     ]
-    assert all(line.seconds > 0 for line in lines)
+    for line in lines:
+        assert min(line.seconds, line.records_per_s, line.cpu_s_per_million, line.peak_rss_mb) > 0
 
     load.counts[load.order[0]] += 1
     _, difference = read_back(race.output, load.check(), quiet_s=2)

@@ -6,8 +6,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from confluent_kafka.admin import AdminClient, NewTopic
+from structlog.testing import capture_logs
 
 from connectors.kafka.at_least_once import AtLeastOnce
+from connectors.kafka.errors import TopicMismatch
 from connectors.kafka.transaction import KafkaTransaction
 from connectors.registry import Registry
 from pipelines.app import build_role
@@ -17,7 +20,7 @@ from pipelines.options import WorkerOptions
 from schemas.catalog import PAYLOAD_PREFIX, subjects
 from schemas.errors import RegistryUnavailable
 from schemas.kinds import JOB
-from schemas.topics import TOPICS
+from schemas.topics import TOPICS, TopicSpec
 from tests.contract.golden_records import RECORDS
 
 if TYPE_CHECKING:
@@ -71,3 +74,43 @@ def test_a_role_is_at_least_once_if_it_is_named_and_not_where_others_rely_on_mor
     assert isinstance(build_role("other", named, mine).engine.transaction, KafkaTransaction)
     with pytest.raises(OptionsRefused, match="ingest is exactly once"):
         build_role("ingest", named, mine)
+
+
+READS = TopicSpec("kept.in.v1", "key", "", 2, -1, "delete", "What is read.")
+KEPT = TopicSpec("kept.changelog.v1", "key", "", 2, -1, "compact", "What is kept.")
+
+
+def keeping() -> Extension:
+    """A role of one agent with state."""
+
+    def register(app, _tools, _options):
+        app.source(READS, agent="one", decode=list, changelog=KEPT)
+
+    return Extension(roles={"one": [register]}, topics=(READS, KEPT))
+
+
+@pytest.mark.parametrize("create_topics", [True, False])
+def test_topics_that_do_not_fit_are_refused_whoever_made_them(options, topics, create_topics):
+    topics(*TOPICS, READS, replace(KEPT, cleanup="compact,delete", retention_ms=60_000))
+    told = replace(options, create_topics=create_topics)
+    with pytest.raises(TopicMismatch, match=r"kept\.changelog\.v1: has cleanup\.policy=compact,delete"):
+        build_role("one", told, keeping())
+
+
+def test_another_number_of_partitions_is_refused_where_topics_are_not_made_either(options, topics):
+    topics(*TOPICS, replace(READS, partitions=3), KEPT)
+    with pytest.raises(TopicMismatch, match=r"kept\.in\.v1: has 3 partitions, must have 2"):
+        build_role("one", options, keeping())
+
+
+def test_a_changelog_is_asked_for_how_long_it_keeps_tombstones_and_differences_are_told(options, topics):
+    topics(*TOPICS, READS)
+    admin = AdminClient(options.kafka.client_config())
+    name = KEPT.named(options.kafka.topic_prefix)
+    config = KEPT.config() | {"delete.retention.ms": "3600000"}
+    admin.create_topics([NewTopic(name, num_partitions=2, config=config)])[name].result(20)
+    with capture_logs() as logs:
+        app = build_role("one", replace(options, create_topics=True), keeping())
+    assert app.engine.tombstones_ms == {name: 3_600_000}
+    (told,) = [line for line in logs if line["event"] == "topic differs from its declaration"]
+    assert f"topic {name} has delete.retention.ms=3600000" in told["what"]

@@ -98,7 +98,7 @@ def test_events_that_ingest_refuses_are_named_by_file_line_and_verdict(
     assert f"{file}:7: late" in err
     assert "5 accepted, 1 wrong_kind, 1 late" in err
     url = json.loads((line.folder / "data" / "edge.json").read_bytes())["url"]
-    rejects = httpx2.get(f"{url}/v1/streams/late/rejects", trust_env=False).json()["rejects"]
+    rejects = httpx2.get(f"{url}/v1/streams/late/rejects", trust_env=False, verify=False).json()["rejects"]
     assert [one["verdict"] for one in rejects] == ["late", "wrong_kind"]
 
 
@@ -125,7 +125,7 @@ def test_a_bad_line_is_named_and_nothing_of_the_file_is_published(
     assert f"{file}:6: " in err
     assert said in err
     url = json.loads((line.folder / "data" / "edge.json").read_bytes())["url"]
-    assert httpx2.get(f"{url}/v1/streams/{stream}", trust_env=False).status_code == 404
+    assert httpx2.get(f"{url}/v1/streams/{stream}", trust_env=False, verify=False).status_code == 404
 
 
 def test_what_only_the_edge_can_know_is_told_by_line_too(line: CommandLine, tmp_path: Path) -> None:
@@ -185,7 +185,10 @@ def test_a_cancel_from_outside_ends_a_command(line: CommandLine) -> None:
     assert [tail.stdout.readline(), tail.stdout.readline()][1] == b"up\n"
     url = json.loads((line.folder / "data" / "edge.json").read_bytes())["url"]
     answer = httpx2.post(
-        f"{url}/v1/streams/stopped/cancel", json={"by": "ann", "reason": "enough"}, trust_env=False
+        f"{url}/v1/streams/stopped/cancel",
+        json={"by": "ann", "reason": "enough"},
+        trust_env=False,
+        verify=False,
     )
     assert answer.status_code == 202
     assert process.wait(20) == 128 + signal.SIGTERM
@@ -271,7 +274,7 @@ def test_a_broken_recording_is_told_by_its_line_and_nothing_is_played(
     assert code == 1
     assert f"{file}:{len(recording)}: is not JSON" in err
     url = json.loads((line.folder / "data" / "edge.json").read_bytes())["url"]
-    assert httpx2.get(f"{url}/v1/streams/never", trust_env=False).status_code == 404
+    assert httpx2.get(f"{url}/v1/streams/never", trust_env=False, verify=False).status_code == 404
 
 
 def test_a_recording_is_served_with_nothing_else_running(line: CommandLine, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from connectors.kafka.admin import ensure_topics
@@ -19,6 +19,7 @@ from connectors.kafka.roster import Roster, store_of
 from ops.errors import REFUSED
 from pipelines.deployment import Deployment
 from pipelines.errors import DeployRefused
+from pipelines.generations import FIRST, group_of
 from schemas.topics import DEPLOYED
 from schemas.wire import WireCodec
 from state.schema import Migration, StoreSchema, kv, windows
@@ -47,8 +48,10 @@ def roster(kafka_options: KafkaOptions, registry: Registry) -> Iterator[Roster]:
     made.close()
 
 
-def deployment(kafka, roster, store, migrations=()):
-    return Deployment("totals", {CHANGELOG: store}, kafka=kafka, roster=roster, migrations=migrations)
+def deployment(kafka, roster, store, migrations=(), *, adopt=False):
+    return Deployment(
+        "totals", {CHANGELOG: store}, kafka=kafka, roster=roster, migrations=migrations, adopt=adopt
+    )
 
 
 def test_a_store_is_on_record_from_its_first_start_and_another_form_of_it_is_refused(
@@ -146,6 +149,28 @@ def test_where_nobody_made_the_topic_a_role_starts_unchecked(kafka_options, rost
     topics(CHANGELOG)
     assert deployment(kafka_options, roster, COUNTS).admit() == {CHANGELOG: CHANGELOG}
     assert deployment(kafka_options, roster, HOURS).admit() == {CHANGELOG: CHANGELOG}
+
+
+@pytest.mark.parametrize("topic_is_there", [True, False])
+def test_a_role_that_has_run_and_has_no_record_is_refused_until_somebody_says_which_code_did(
+    kafka_options, roster, topics, topic_is_there
+):
+    topics(CHANGELOG, OUTPUT, *([DEPLOYED] if topic_is_there else []))
+    group = group_of(kafka_options.topic_prefix, "totals", FIRST)
+    handled = TopicPartition(OUTPUT.named(kafka_options.topic_prefix), 0, 5)
+    admin = AdminClient(kafka_options.client_config())
+    committed = [ConsumerGroupTopicPartitions(group, [handled])]
+    admin.alter_consumer_group_offsets(committed)[group].result(20)
+    with pytest.raises(DeployRefused, match="no record of which code wrote it") as caught:
+        deployment(kafka_options, roster, COUNTS).admit()
+    assert "--adopt" in caught.value.remedy
+    (problem,) = deployment(kafka_options, roster, COUNTS).problems()
+    assert "no record of which code wrote it" in problem
+    assert deployment(kafka_options, roster, COUNTS, adopt=True).admit() == {CHANGELOG: CHANGELOG}
+    if topic_is_there:  # it is on record from then on
+        deployment(kafka_options, roster, COUNTS).admit()
+        with pytest.raises(DeployRefused, match="does not fit this code"):
+            deployment(kafka_options, roster, HOURS, adopt=True).admit()
 
 
 # -- whole deploys ---------------------------------------------------------------------------------------

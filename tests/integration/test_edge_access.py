@@ -18,6 +18,7 @@ from tests.support.command_line import CommandLine
 from tests.support.edge_fixtures import EDGE_TOPICS
 from tests.support.sse_client import read_stream
 from tests.support.tokens import ALL, ISSUER, Issuer, confused, jwks_server, keys_file, unsigned
+from tests.support.ws_client import Talk
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -141,7 +142,7 @@ def test_who_may_publish_may_only_where_and_what_the_claims_say(world):
     assert post(edge, "/v1/streams/mine/events?kind=llm", token).status_code == 403
     assert post(edge, "/v1/streams/other/events?kind=job", token).status_code == 403
     other_kind = httpx2.post(
-        f"{edge.url}/v1/streams/mine/events?kind=job", trust_env=False, headers=bearer(token),
+        f"{edge.url}/v1/streams/mine/events?kind=job", trust_env=False, verify=False, headers=bearer(token),
         json={"type": "log", "kind": "log", "payload": {"line": "x"}},
     )  # fmt: skip
     assert other_kind.status_code == 403
@@ -243,6 +244,7 @@ def test_a_cookie_counts_only_with_an_origin_that_is_ours(world):
             events,
             headers={**cookie, **{n.replace("_", "-"): v for n, v in headers.items()}},
             trust_env=False,
+            verify=False,
         ).status_code
 
     assert status(origin=edge.url) == 200
@@ -283,7 +285,9 @@ def test_pages_of_the_sites_that_are_named_may_use_the_edge_and_others_may_not(w
 
     def preflight(path: str, method: str, headers: str, origin: str = "https://app.test") -> httpx2.Response:
         asked = {"access-control-request-method": method, "access-control-request-headers": headers}
-        return httpx2.options(edge.url + path, headers={"origin": origin, **asked}, trust_env=False)
+        return httpx2.options(
+            edge.url + path, headers={"origin": origin, **asked}, trust_env=False, verify=False
+        )
 
     for path, method, headers in (
         ("/v1/streams/page/events", "GET", "authorization,last-event-id,cache-control"),
@@ -334,6 +338,10 @@ def test_a_tenant_has_its_share_of_connections_and_events_and_others_have_theirs
         assert (refused.events[0]["type"], refused.events[0]["reason"]) == ("reconnect", "overload")
         other = read_stream(f"{url}umbrella", headers=headers, until=lambda seen: bool(seen.events))
         assert other.seqs == [0]
+        with Talk(edge.url, additional_headers=headers) as talk:  # under a token of all tenants
+            full = talk.ask("subscribe", id=1, stream="s", tenant="acme")
+            assert (full["code"], full["status"]) == ("too_many_connections", 503)
+            assert talk.ask("subscribe", id=2, stream="s", tenant="third")["type"] == "subscribed"
         leave.set()
         twin.logs(streams["acme"], 1)
         held.result()
@@ -345,7 +353,7 @@ def test_a_tenant_has_its_share_of_connections_and_events_and_others_have_theirs
             json.dumps({"type": "log", "kind": "job", "payload": {"line": "x"}}) + "\n" for _ in range(count)
         )
         return httpx2.post(
-            f"{edge.url}/v1/streams/p/events?tenant={tenant}", content=lines, trust_env=False,
+            f"{edge.url}/v1/streams/p/events?tenant={tenant}", content=lines, trust_env=False, verify=False,
             headers={**headers, "content-type": "application/x-ndjson"},
         )  # fmt: skip
 
@@ -355,8 +363,8 @@ def test_a_tenant_has_its_share_of_connections_and_events_and_others_have_theirs
     assert 1 <= int(full.headers["retry-after"]) <= 5
     assert publish("umbrella", 5).status_code == 202
     text = get(edge, "/metrics", edge.token).text
-    for limit in ("tenant_connections", "tenant_events"):
-        assert f'sluicegate_edge_limited_total{{limit="{limit}",tenant="acme"}} 1.0' in text
+    for limit, times in (("tenant_connections", 2), ("tenant_events", 1)):
+        assert f'sluicegate_edge_limited_total{{limit="{limit}",tenant="acme"}} {times}.0' in text
     assert 'tenant="umbrella"' not in text
 
 
@@ -373,7 +381,7 @@ def test_a_head_that_is_too_large_or_has_too_many_lines_is_refused_before_it_is_
             client.sendall(text.encode())
             assert _all_of(client).startswith(b"HTTP/1.1 431 ")
     assert "aaaaaaaaaa" not in world.edge.log.read_text()
-    assert httpx2.get(f"{world.edge.url}/healthz", trust_env=False).status_code == 200
+    assert httpx2.get(f"{world.edge.url}/healthz", trust_env=False, verify=False).status_code == 200
 
 
 def test_a_head_that_drips_in_is_given_up(world):
@@ -417,7 +425,7 @@ def test_the_first_day_of_the_page_works_as_it_is_written(stack, kafka_options, 
         until(lambda: address.exists() or process.poll() is not None)
         assert process.poll() is None, (tmp_path / "edge.log").read_text()
         url = json.loads(address.read_text())["url"]
-        until(lambda: httpx2.get(f"{url}/readyz", trust_env=False).status_code == 200)
+        until(lambda: httpx2.get(f"{url}/readyz", trust_env=False, verify=False).status_code == 200)
 
         events = tmp_path / "events.ndjson"
         events.write_text('{"type": "open", "kind": "job", "payload": {}}\n')
@@ -442,6 +450,7 @@ def test_the_first_day_of_the_page_works_as_it_is_written(stack, kafka_options, 
         ("EDGE__HOST", "0.0.0.0", "without keys"),
         ("EDGE__CORS_ORIGINS", "https://app.test/path", "is no origin"),
         ("EDGE__CORS_ORIGINS", "*", "pages of all sites"),
+        ("EDGE__TRUSTED_PROXIES", "proxy.example", "does not appear to be"),
     ],
 )
 def test_an_edge_that_could_not_be_kept_does_not_start_and_says_why(

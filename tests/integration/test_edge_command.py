@@ -55,7 +55,7 @@ def edge(environment, tmp_path) -> Iterator[tuple[subprocess.Popen[str], str]]:
         assert process.poll() is None, process.communicate()
         try:
             url = json.loads(file.read_text())["url"]
-            if httpx2.get(f"{url}/readyz", trust_env=False).status_code == 200:
+            if httpx2.get(f"{url}/readyz", trust_env=False, verify=False).status_code == 200:
                 break
         except (OSError, httpx2.TransportError):
             pass
@@ -188,7 +188,7 @@ def test_a_client_that_leaves_is_noticed_and_costs_nothing_more(make_edge, twin)
     while edge.metric("sluicegate_edge_connections") and time.monotonic() < deadline:
         time.sleep(0.05)
     assert edge.metric("sluicegate_edge_connections") == 0
-    text = httpx2.get(f"{edge.url}/metrics", trust_env=False).text
+    text = httpx2.get(f"{edge.url}/metrics", trust_env=False, verify=False).text
     assert 'sluicegate_edge_connections_closed_total{reason="gone",transport="sse"} 20.0' in text
 
 
@@ -217,7 +217,7 @@ def test_metrics_are_of_this_edge_alone_and_named_after_it(make_edge, twin):
     twin.end(stream)
     edge = make_edge()
     read_stream(f"{edge.url}/v1/streams/m/events")
-    text = httpx2.get(f"{edge.url}/metrics", trust_env=False).text
+    text = httpx2.get(f"{edge.url}/metrics", trust_env=False, verify=False).text
     names = {line.split("{")[0].split(" ")[0] for line in text.splitlines() if line and line[0] != "#"}
     assert all(name.startswith("sluicegate_edge_") for name in names)
     assert edge.metric("sluicegate_edge_delivered_events_total") == 2
@@ -243,6 +243,6 @@ def test_a_client_that_stops_reading_is_given_up_after_the_stall_bound_and_other
         deadline = time.monotonic() + 60
         while edge.metric("sluicegate_edge_connections") and time.monotonic() < deadline:
             time.sleep(0.05)
-        text = httpx2.get(f"{edge.url}/metrics", trust_env=False).text
+        text = httpx2.get(f"{edge.url}/metrics", trust_env=False, verify=False).text
     assert 'sluicegate_edge_connections_closed_total{reason="stalled",transport="sse"} 1.0' in text
     assert edge.metric("sluicegate_edge_connections") == 0

@@ -34,7 +34,7 @@ def client(world: LlmWorld) -> Iterator[Anthropic]:
 
 
 def plain() -> httpx2.Client:
-    return httpx2.Client(trust_env=False, timeout=30)
+    return httpx2.Client(trust_env=False, verify=False, timeout=30)
 
 
 def test_the_helper_of_the_client_gathers_thinking_text_and_tool_calls(world: LlmWorld, client: Anthropic):
@@ -76,7 +76,7 @@ def test_the_async_client_reads_the_same(world: LlmWorld):
     world.twin.answers["async"] = [*text("a", "b"), end()]
 
     async def read() -> str:
-        http = httpx2.AsyncClient(trust_env=False, timeout=30)
+        http = httpx2.AsyncClient(trust_env=False, verify=False, timeout=30)
         async with (
             AsyncAnthropic(base_url=world.edge.url, api_key="none", http_client=http) as client,
             client.messages.stream(model="async", max_tokens=9, messages=ASKED) as stream,
@@ -227,7 +227,9 @@ def test_a_token_comes_as_the_key_or_as_a_bearer(world: LlmWorld):
     ):
         client.messages.create(model="mine", max_tokens=9, messages=ASKED)
     assert raised.value.body["error"]["type"] == "authentication_error"
-    answer = httpx2.get(f"{world.guarded.url}/v1/streams", headers={"x-api-key": token}, trust_env=False)
+    answer = httpx2.get(
+        f"{world.guarded.url}/v1/streams", headers={"x-api-key": token}, trust_env=False, verify=False
+    )
     assert answer.status_code == 401, "the key's header is for others' endpoints alone"
 
 

@@ -72,7 +72,7 @@ def kill_part(settings: Settings, part: str) -> None:
 
 def publish(edge: EdgeProcess, event: dict[str, Any]) -> httpx2.Response:
     url = f"{edge.url}/v1/streams/s/events?kind=log"
-    return httpx2.post(url, json=event, trust_env=False, timeout=60)
+    return httpx2.post(url, json=event, trust_env=False, verify=False, timeout=60)
 
 
 def test_clients_stay_through_an_outage_of_kafka_and_get_everything_after_it(own_stack, running):

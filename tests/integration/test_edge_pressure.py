@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
+import sys
 import time
 from collections import deque
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -20,10 +23,14 @@ from schemas.proto.sluicegate.v1.stream_pb2 import WatchRequest
 from schemas.proto.sluicegate.v1.stream_pb2_grpc import StreamServiceStub
 from schemas.topics import CONNECTIONS
 from schemas.wire import WireCodec
+from tests.conftest import need_program
+from tests.e2e.runbook_page import Page
+from tests.integration.test_docs_pages import DOCS, run
+from tests.support.command_line import CommandLine
 from tests.support.read_topic import read_committed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from tests.support.edge_process import EdgeProcess
     from tests.support.ingest_twin import IngestTwin, TwinStream
@@ -90,10 +97,42 @@ def until(done: Callable[[], Any]) -> Any:
     return found
 
 
-def slow_at(edge: EdgeProcess) -> list[dict[str, Any]]:
-    answer = httpx2.get(f"{edge.url}/v1/connections?slow=true", trust_env=False).json()
+def connections_of(edge: EdgeProcess, query: str = "") -> list[dict[str, Any]]:
+    answer = httpx2.get(f"{edge.url}/v1/connections{query}", trust_env=False, verify=False).json()
     assert len(answer["connections"]) == answer["total"]
     return list(answer["connections"])
+
+
+def slow_at(edge: EdgeProcess) -> list[dict[str, Any]]:
+    return connections_of(edge, "?slow=true")
+
+
+@pytest.fixture
+def line(stack, kafka_options, tmp_path) -> Iterator[CommandLine]:
+    """Who looks after the edge, at a terminal."""
+    need_program("curl")
+    with CommandLine(tmp_path, stack, kafka_options) as line:
+        line.environment["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+        yield line
+
+
+def shown_as_the_page_says(
+    edge: EdgeProcess, slow: Sequence[Reader], quick: Reader, line: CommandLine
+) -> None:
+    """Who is slow stands first, and with ``--slow`` alone, as docs/backpressure.md shows it."""
+    line.environment |= {"SLUICEGATE_EDGE__URL": edge.url, "EDGE": edge.url}
+    page = Page("backpressure", (DOCS / "backpressure.md").read_text())
+    shown = run(line, page.blocks["slow"])
+    assert quick.peer not in shown
+    assert all(shown.count(one.peer) == 2 for one in slow)  # by the command, and by the edge's own answer
+
+    code, out, err = line.run("connections")
+    assert (code, err) == (0, "")
+    rows = [row.split()[0] for row in out.splitlines()[1:]]
+    assert (set(rows[:3]), rows[3:]) == ({one.peer for one in slow}, [quick.peer])
+    code, out, err = line.run("connections", "--limit", "1", "--json")
+    (first,) = json.loads(out)["connections"]
+    assert (code, err, first["peer"] in rows[:3], json.loads(out)["total"]) == (0, "", True, 4)
 
 
 def post(edge: EdgeProcess, stream_id: str) -> httpx2.Response:
@@ -101,12 +140,13 @@ def post(edge: EdgeProcess, stream_id: str) -> httpx2.Response:
         f"{edge.url}/v1/streams/{stream_id}/events?kind=job",
         json={"type": "log", "payload": {"line": "one more"}},
         trust_env=False,
+        verify=False,
         timeout=30,
     )
 
 
 def test_who_stops_reading_is_named_costs_no_memory_and_is_told_what_it_missed(
-    make_edge, twin, readers, kafka_options, registry
+    make_edge, twin, readers, kafka_options, registry, line
 ):
     stream = twin.open("session", kind="chat")  # drop_new, at most 1,000 events or 1 MiB behind
     edge = make_edge(**PATIENT)
@@ -116,6 +156,7 @@ def test_who_stops_reading_is_named_costs_no_memory_and_is_told_what_it_missed(
     assert [one["seq"] for one in quick.read_until(200)] == list(range(201))
     found = until(lambda: len(slow_at(edge)) == 3 and slow_at(edge))
     assert {one["peer"] for one in found} == {one.peer for one in slow}
+    shown_as_the_page_says(edge, slow, quick, line)
     assert all((one["policy"], one["state"], one["kind"]) == ("drop_new", "paused", "chat") for one in found)
     assert all(one["paused_ms"] > 0 and one["bytes_behind"] > 1 << 20 for one in found)
     assert all(0 < one["bytes_pending"] < 600_000 for one in found)
@@ -131,6 +172,10 @@ def test_who_stops_reading_is_named_costs_no_memory_and_is_told_what_it_missed(
     late = slow[0]
     seen = late.read_until(1_200)
     gap = seen[-1]
+    (told_of,) = [one for one in connections_of(edge) if one["peer"] == late.peer]
+    assert (told_of["gaps"], told_of["dropped"]) == (1, {"drop_new": gap["count"]})
+    assert (told_of["events"], told_of["subject"]) == (len(seen) - 1, "")
+    assert LINE_BYTES * (len(seen) - 2) < told_of["bytes"] < len(late.data)
     assert [one["seq"] for one in seen[:-1]] == list(range(gap["from_seq"]))
     assert (gap["type"], gap["reason"], gap["to_seq"]) == ("gap", "slow", 1_200)
     assert edge.metric("sluicegate_edge_slow_dropped_events_total") == gap["count"]
@@ -160,6 +205,11 @@ def test_who_stops_reading_is_named_costs_no_memory_and_is_told_what_it_missed(
         (one["peer"], one["from_seq"], one["to_seq"], one["reason"]) for one in kept if one["action"] == "gap"
     ] == [(late.peer, gap["from_seq"], 1_200, "slow")]
     closed = {one["peer"]: one for one in kept if one["action"] == "closed"}
+    assert [(one["gaps"], one["dropped"]) for one in map(closed.get, (quick.peer, late.peer)) if one] == [
+        (0, 0),
+        (1, gap["count"]),
+    ]
+    assert closed[late.peer]["events"] == len(seen) - 1 + 50
     assert {(one["reason"], one["seq"]) for one in closed.values()} == {("gone", 1_250)}
     assert closed[quick.peer]["events"] == 1_251
     assert closed[quick.peer]["bytes"] > 1_250 * LINE_BYTES > closed[late.peer]["bytes"]

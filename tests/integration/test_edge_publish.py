@@ -15,13 +15,34 @@ import pytest
 from schemas.catalog import payload_subject
 from schemas.topics import INPUT, partition_of
 from tests.support.sse_client import read_stream
+from tests.support.stage import stage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from schemas.envelope import Event
     from tests.support.edge_process import EdgeProcess
+    from tests.support.ingest_twin import IngestTwin
+    from tests.support.stage import Stage
 
+__all__ = ["stage"]  # a fixture
 pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture
+def make_edge(stage: Stage) -> Callable[..., EdgeProcess]:
+    """Make an edge, or take the one that has the same options already."""
+    return stage.edge
+
+
+@pytest.fixture
+def twin(stage: Stage) -> IngestTwin:
+    return stage.twin
+
+
+def appended(twin: IngestTwin, *stream_ids: str) -> list[Event]:
+    """What stands in the input of streams."""
+    return [event for event in twin.records(INPUT) if event.stream_id in stream_ids]
 
 
 def post(
@@ -39,6 +60,7 @@ def post(
         content=content,
         headers={"content-type": media, **headers},
         trust_env=False,
+        verify=False,
         timeout=30,
     )
 
@@ -69,7 +91,7 @@ def test_events_in_each_form_are_appended_in_order_to_the_partition_of_their_str
         post(edge, [cloud | {"id": "c-2"}], media="application/cloudevents-batch+json"),
     ]
     assert [answer.status_code for answer in answers] == [202] * 5
-    events = twin.records(INPUT)
+    events = appended(twin, "s-1")
     assert [event.event_id for event in events][:1] == ["e-1"]
     assert [event.event_id for event in events][-2:] == ["c-1", "c-2"]
     assert [twin.payload(event)["line"] for event in events] == [
@@ -122,6 +144,7 @@ def test_a_request_with_anything_wrong_is_refused_with_the_place_and_nothing_of_
     make_edge, twin
 ):
     edge = make_edge()
+    stood, published = len(twin.records(INPUT)), edge.metric("sluicegate_edge_published_events_total")
     for body, status, said in BAD:
         answer = post(edge, body)
         problem = answer.json()
@@ -142,8 +165,8 @@ def test_a_request_with_anything_wrong_is_refused_with_the_place_and_nothing_of_
     assert post(edge, log("x"), media="text/plain").status_code == 415
     assert post(edge, log("x"), origin="http://evil.example").status_code == 403
     assert post(edge, log("x"), host="evil.example").status_code == 421
-    assert twin.records(INPUT) == []
-    assert edge.metric("sluicegate_edge_published_events_total") == 0
+    assert len(twin.records(INPUT)) == stood
+    assert edge.metric("sluicegate_edge_published_events_total") == published
 
 
 def test_a_body_that_never_ends_is_cut_off_at_the_limit(make_edge):
@@ -184,7 +207,7 @@ def test_requests_under_way_are_bounded_and_one_too_many_is_asked_to_come_back(m
         one_too_many: list[httpx2.Response] = []
         deadline = time.monotonic() + 30
         while not one_too_many and time.monotonic() < deadline:  # until both of the others were seen
-            answer = post(edge, log("y"))
+            answer = post(edge, log("y"), stream="busy")
             one_too_many += [answer] if answer.status_code != 202 else []
         (answer,) = one_too_many
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
@@ -192,8 +215,8 @@ def test_requests_under_way_are_bounded_and_one_too_many_is_asked_to_come_back(m
         for client in (first, second):
             client.sendall(body)
             assert client.recv(4_096).startswith(b"HTTP/1.1 202")
-    assert post(edge, log("z")).status_code == 202
-    lines = [twin.payload(event)["line"] for event in twin.records(INPUT)]
+    assert post(edge, log("z"), stream="busy").status_code == 202
+    lines = [twin.payload(event)["line"] for event in appended(twin, "s", "busy")]
     assert sorted(line for line in lines if line != "y") == ["x", "x", "z"]
 
 
@@ -218,25 +241,27 @@ def test_unknown_pages_and_methods_are_answered_as_problems(make_edge):
         ("GET", "/console/../../etc/passwd", 404),
         ("GET", "/console/%2e%2e%2foptions.py", 404),
     ):
-        answer = httpx2.request(method, edge.url + path, trust_env=False)
+        answer = httpx2.request(method, edge.url + path, trust_env=False, verify=False)
         assert answer.status_code == status, (method, path, answer.text)
 
 
 def test_a_producer_that_waits_is_given_a_verdict_an_event(make_edge, twin):
     edge = make_edge(wait_timeout_ms=5_000)
-    stream = twin.open("s-1")
+    stream = twin.open("waits")
     ids = ["e-accepted", "e-late", "e-never"]
 
     def judge() -> None:
         until(lambda: edge.metric("sluicegate_edge_published_events_total") == 3)  # and so waited for
         twin.write(stream, [("log", {"line": "x"})], event_ids=[ids[0]])
-        twin.reject("default", "s-1", ids[1], "late")
+        twin.reject("default", "waits", ids[1], "late")
         twin.reject("default", "another", ids[2], "late")
 
     judging = threading.Thread(target=judge)
     judging.start()
     started = time.monotonic()
-    answer = post(edge, [log("x", event_id=one) for one in ids], query="?kind=log&wait=committed")
+    answer = post(
+        edge, [log("x", event_id=one) for one in ids], stream="waits", query="?kind=log&wait=committed"
+    )
     assert answer.status_code == 202
     accepted, late, pending = answer.json()["verdicts"]
     judging.join()
@@ -245,43 +270,57 @@ def test_a_producer_that_waits_is_given_a_verdict_an_event(make_edge, twin):
     assert late == {"event_id": "e-late", "verdict": "late", "detail": "this is late"}
     assert (pending["event_id"], pending["verdict"]) == ("e-never", "pending")
     # The cursor of a verdict is the one that clients are given.
-    seen = read_stream(f"{edge.url}/v1/streams/s-1/events", until=lambda seen: len(seen.ids) == 2)
+    seen = read_stream(f"{edge.url}/v1/streams/waits/events", until=lambda seen: len(seen.ids) == 2)
     assert accepted["cursor"] == seen.ids[1]
-    rejects = httpx2.get(f"{edge.url}/v1/streams/s-1/rejects", trust_env=False).json()["rejects"]
+    rejects = httpx2.get(f"{edge.url}/v1/streams/waits/rejects", trust_env=False, verify=False).json()[
+        "rejects"
+    ]
     assert [(one["event_id"], one["verdict"]) for one in rejects] == [("e-late", "late")]
 
 
 def test_a_waiting_producer_is_answered_as_soon_as_all_verdicts_are_there(make_edge, twin):
     edge = make_edge(wait_timeout_ms=600_000)
-    stream = twin.open("s-1")
+    stream = twin.open("soon")
     with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(post, edge, [log("x", event_id="e-1")], query="?kind=log&wait=committed")
+        query = "?kind=log&wait=committed"
+        answer = pool.submit(post, edge, [log("x", event_id="e-soon")], stream="soon", query=query)
         until(lambda: edge.metric("sluicegate_edge_published_events_total") == 1)
-        twin.write(stream, [("log", {"line": "x"})], event_ids=["e-1"])
+        twin.write(stream, [("log", {"line": "x"})], event_ids=["e-soon"])
         assert answer.result().json()["verdicts"][0]["verdict"] == "accepted"
 
 
 def test_no_more_producers_wait_than_there_is_room_for(make_edge, twin):
     edge = make_edge(wait_timeout_ms=6_000, waiting_events_max=10)
-    body = [log("x") for _ in range(6)]
+
+    def waiting(count: int) -> httpx2.Response:
+        body = [log("x") for _ in range(count)]
+        return post(edge, body, stream="room", query="?kind=log&wait=committed")
+
     with ThreadPoolExecutor(3) as pool:
-        answers = list(
-            pool.map(lambda _: post(edge, body, query="?kind=log&wait=committed").status_code, range(3))
-        )
+        answers = [answer.status_code for answer in pool.map(waiting, [6] * 3)]
     assert sorted(answers) == [202, 503, 503]
-    assert len(twin.records(INPUT)) == 6
-    answer = post(edge, [log("x") for _ in range(11)], query="?kind=log&wait=committed")
+    assert len(appended(twin, "room")) == 6
+    answer = waiting(11)
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
     assert "nothing was appended" in answer.json()["detail"]
+
+
+def _told(edge: EdgeProcess, stream_id: str) -> dict[str, Any]:
+    """What the edge tells of a stream."""
+    answer = httpx2.get(f"{edge.url}/v1/streams/{stream_id}", trust_env=False, verify=False)
+    return dict(answer.json())
 
 
 def test_cancel_is_appended_as_an_event_and_an_ended_stream_cannot_be_cancelled(make_edge, twin):
     stream = twin.open("job-1", kind="job")
     twin.end(twin.open("job-2", kind="job"))
     edge = make_edge()
+    until(lambda: _told(edge, "job-1").get("kind") and _told(edge, "job-2").get("ended"))
 
     def cancel(stream_id: str, body: bytes = b"") -> httpx2.Response:
-        return httpx2.post(f"{edge.url}/v1/streams/{stream_id}/cancel", content=body, trust_env=False)
+        return httpx2.post(
+            f"{edge.url}/v1/streams/{stream_id}/cancel", content=body, trust_env=False, verify=False
+        )
 
     assert cancel("job-1").status_code == 202
     assert cancel("job-1", b'{"reason":"enough","by":"ada"}').status_code == 202
@@ -289,7 +328,7 @@ def test_cancel_is_appended_as_an_event_and_an_ended_stream_cannot_be_cancelled(
     assert cancel("job-1", b"{").status_code == 400
     assert cancel("job-1", b"[" * 10_000).status_code == 413
     assert cancel("job-2").status_code == 409
-    events = twin.records(INPUT)
+    events = appended(twin, "job-1", "job-2")
     assert [(event.type, event.kind, event.seq, event.stream_id) for event in events] == [
         ("cancel", "job", -1, stream.stream_id)
     ] * 2
@@ -317,39 +356,39 @@ def test_a_type_that_is_registered_while_the_edge_runs_passes_in_both_directions
 def test_streams_are_listed_newest_first_and_within_the_limit(make_edge, twin):
     edge = make_edge()
     for number in range(5):
-        twin.open(f"s-{number}", title=f"Stream {number}", tenant="ada" if number == 2 else "default")
+        twin.open(f"l-{number}", title=f"Stream {number}", tenant="ada" if number == 2 else "default")
     done = twin.open("done", kind="job")
     twin.logs(done, 10)
     twin.end(done, "cancelled")
 
     def listed(query: str = "") -> list[dict[str, Any]]:
-        found = httpx2.get(f"{edge.url}/v1/streams{query}", trust_env=False).json()["streams"]
+        found = httpx2.get(f"{edge.url}/v1/streams{query}", trust_env=False, verify=False).json()["streams"]
         assert isinstance(found, list)
-        return found
+        return [one for one in found if one["stream_id"].startswith(("l-", "done"))]
 
     until(lambda: len(listed()) == 6 and listed("?limit=1")[0]["ended"])
-    assert [one["stream_id"] for one in listed()] == ["done", "s-4", "s-3", "s-2", "s-1", "s-0"]
-    assert [one["stream_id"] for one in listed("?limit=2")] == ["done", "s-4"]
-    assert [one["stream_id"] for one in listed("?tenant=ada")] == ["s-2"]
+    assert [one["stream_id"] for one in listed()] == ["done", "l-4", "l-3", "l-2", "l-1", "l-0"]
+    assert [one["stream_id"] for one in listed("?limit=2")] == ["done", "l-4"]
+    assert [one["stream_id"] for one in listed("?tenant=ada")] == ["l-2"]
     first, second = listed("?limit=2")
     assert (first["reason"], first["last_seq"], first["kind"]) == ("cancelled", 11, "job")
     assert (second["ended"], second["reason"], second["title"]) == (None, None, "Stream 4")
     twin.tombstone(done)
     until(lambda: "done" not in [one["stream_id"] for one in listed()])
-    one = httpx2.get(f"{edge.url}/v1/streams/s-2?tenant=ada", trust_env=False).json()
+    one = httpx2.get(f"{edge.url}/v1/streams/l-2?tenant=ada", trust_env=False, verify=False).json()
     assert (one["open_offset"] >= 0, one["end_offset"], one["tenant"]) == (True, -1, "ada")
 
 
 def test_a_stream_beyond_the_index_held_in_memory_is_found_in_the_topic(make_edge, twin):
     for number in range(12):
-        stream = twin.open(f"s-{number}")
+        stream = twin.open(f"b-{number}")
         twin.logs(stream, 3)
         twin.end(stream)
     edge = make_edge(index_entries_max=4, tail_recent_records=0)
-    answer = httpx2.get(f"{edge.url}/v1/streams", trust_env=False).json()
+    answer = httpx2.get(f"{edge.url}/v1/streams", trust_env=False, verify=False).json()
     assert (len(answer["streams"]), answer["complete"]) == (4, False)
     for number in range(12):
-        seen = read_stream(f"{edge.url}/v1/streams/s-{number}/events")
+        seen = read_stream(f"{edge.url}/v1/streams/b-{number}/events")
         assert seen.seqs == [0, 1, 2, 3, 4]
-        assert read_stream(f"{edge.url}/v1/streams/s-{number}/events", last_id=seen.last_id).status == 204
-    assert httpx2.get(f"{edge.url}/v1/streams/none", trust_env=False).status_code == 404
+        assert read_stream(f"{edge.url}/v1/streams/b-{number}/events", last_id=seen.last_id).status == 204
+    assert httpx2.get(f"{edge.url}/v1/streams/none", trust_env=False, verify=False).status_code == 404

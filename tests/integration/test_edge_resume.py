@@ -7,28 +7,56 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import TYPE_CHECKING
 
+import httpx2
 import pytest
 
 from schemas.cursor import Cursor, decode_cursor
 from schemas.topics import OUTPUT, partition_of
 from tests.support.sse_client import Seen, read_stream
+from tests.support.stage import stage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.support.edge_process import EdgeProcess
+    from tests.support.ingest_twin import IngestTwin
+    from tests.support.stage import Stage
 
+__all__ = ["stage"]  # a fixture
 pytestmark = pytest.mark.timeout(240)
 
 # Nothing of the past is in memory: whatever a client gets of it comes out of Kafka.
 NO_MEMORY = {"tail_recent_records": 0, "ring_events_max": 8}
+_AHEAD = 50_000_000
+"""An offset that no log of these tests comes to."""
+_NUMBERS = count()
+
+
+@pytest.fixture
+def make_edge(stage: Stage) -> Callable[..., EdgeProcess]:
+    """Make an edge, or take the one that has the same options already."""
+    return stage.edge
+
+
+@pytest.fixture
+def twin(stage: Stage) -> IngestTwin:
+    return stage.twin
 
 
 def events_of(edge: EdgeProcess, stream_id: str, query: str = "") -> str:
     return f"{edge.url}/v1/streams/{stream_id}/events{query}"
+
+
+def until_known(edge: EdgeProcess, stream_id: str) -> None:
+    """Wait until an edge that ran before has read of a stream."""
+    deadline = time.monotonic() + 30
+    url = f"{edge.url}/v1/streams/{stream_id}"
+    while httpx2.get(url, trust_env=False, verify=False).status_code != 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def has(count: int) -> Callable[[Seen], bool]:
@@ -40,12 +68,12 @@ def lines(seen: Seen) -> list[str]:
 
 
 def test_a_client_that_joins_without_a_cursor_gets_everything_from_open_to_end(make_edge, twin):
-    stream = twin.open("build-1", title="a build")
+    stream = twin.open("joined", title="a build")
     twin.logs(stream, 50)
     edge = make_edge()
     later = threading.Timer(0.3, lambda: (twin.logs(stream, 50), twin.end(stream)))
     later.start()
-    seen = read_stream(events_of(edge, "build-1"))
+    seen = read_stream(events_of(edge, "joined"))
     later.join()
     assert seen.status == 200
     assert seen.headers["x-accel-buffering"] == "no"
@@ -64,23 +92,23 @@ def test_a_client_that_joins_without_a_cursor_gets_everything_from_open_to_end(m
 
 @pytest.mark.parametrize("options", [{}, NO_MEMORY], ids=["from the ring", "from Kafka"])
 def test_a_client_resumes_after_any_cursor_with_exactly_the_rest(make_edge, twin, options):
-    other = twin.open("other")
-    stream = twin.open("build-1")
+    number = next(_NUMBERS)
+    other, stream = twin.open(f"other-{number}"), twin.open(name := f"build-{number}")
     for _ in range(6):
         twin.logs(stream, 7)
         twin.logs(other, 5)
     twin.end(stream)
     edge = make_edge(**options)
-    whole = read_stream(events_of(edge, "build-1"))
+    whole = read_stream(events_of(edge, name))
     assert whole.seqs == list(range(44))
     for seq, cursor in enumerate(whole.ids[:-1]):
-        rest = read_stream(events_of(edge, "build-1"), last_id=cursor)
+        rest = read_stream(events_of(edge, name), last_id=cursor)
         assert (rest.seqs, rest.ids) == (whole.seqs[seq + 1 :], whole.ids[seq + 1 :])
-        by_query = read_stream(events_of(edge, "build-1", f"?last_event_id={cursor}"))
+        by_query = read_stream(events_of(edge, name, f"?last_event_id={cursor}"))
         assert by_query.ids == rest.ids
-    assert read_stream(events_of(edge, "build-1", f"?lastEventId={whole.ids[40]}")).ids == whole.ids[41:]
+    assert read_stream(events_of(edge, name, f"?lastEventId={whole.ids[40]}")).ids == whole.ids[41:]
     # The newer one counts: a native client repeats its address, and adds what it has seen since.
-    newer = read_stream(events_of(edge, "build-1", f"?last_event_id={whole.ids[3]}"), last_id=whole.ids[30])
+    newer = read_stream(events_of(edge, name, f"?last_event_id={whole.ids[3]}"), last_id=whole.ids[30])
     assert newer.ids == whole.ids[31:]
 
 
@@ -103,7 +131,7 @@ def test_a_finished_stream_answers_from_history_and_204_once_the_client_has_its_
 def test_clients_that_join_anywhere_while_it_flows_see_each_event_once(make_edge, twin):
     """The hand-over from history to live, under fire: a ring of eight events, a writer that never waits."""
     edge = make_edge(**NO_MEMORY, history_span_events=100, history_scan_ms_max=50)
-    stream, other = twin.open("flow"), twin.open("other")
+    stream, other = twin.open("flow"), twin.open("beside")
     twin.logs(stream, 2_000)
     cursors = read_stream(events_of(edge, "flow"), until=has(2_001)).ids
     stop = threading.Event()
@@ -185,16 +213,16 @@ def test_a_slow_client_that_the_ring_has_passed_is_given_all_of_it_from_kafka(ma
 
 
 def test_what_retention_took_is_declared_as_a_gap_and_the_rest_follows(make_edge, twin):
-    stream = twin.open("old")
+    stream = twin.open("worn")
     twin.logs(stream, 2_500)
     edge = make_edge(**NO_MEMORY)
-    cursors = read_stream(events_of(edge, "old"), until=has(2_501)).ids
-    cut = decode_cursor(cursors[1_800], "default", "old")
+    cursors = read_stream(events_of(edge, "worn"), until=has(2_501)).ids
+    cut = decode_cursor(cursors[1_800], "default", "worn")
     twin.delete_before(OUTPUT, cut.partition, cut.offset)
     twin.end(stream)
     edge.kill()
     edge.start()  # what was read of it before is in memory, and would still be given
-    seen = read_stream(events_of(edge, "old"), last_id=cursors[100])
+    seen = read_stream(events_of(edge, "worn"), last_id=cursors[100])
     gap, rest = seen.events[0], seen.events[1:]
     assert gap | {"time": ""} == {
         "type": "gap", "seq": 1_799, "time": "", "from_seq": 101, "to_seq": 1_799, "count": 1_699,
@@ -202,11 +230,11 @@ def test_what_retention_took_is_declared_as_a_gap_and_the_rest_follows(make_edge
     }  # fmt: skip
     assert [event["seq"] for event in rest] == list(range(1_800, 2_502))
     # A client that goes away right after the gap comes back to what follows it, and to no second gap.
-    assert read_stream(events_of(edge, "old"), last_id=seen.ids[0]).ids == seen.ids[1:]
+    assert read_stream(events_of(edge, "worn"), last_id=seen.ids[0]).ids == seen.ids[1:]
     edge.wait_for_low_offset(cut.offset)
-    refused = read_stream(events_of(edge, "old", f"?last_event_id={cursors[100]}"))
+    refused = read_stream(events_of(edge, "worn", f"?last_event_id={cursors[100]}"))
     assert (refused.status, b"retention" in refused.body) == (410, True)
-    assert read_stream(events_of(edge, "old", f"?last_event_id={cursors[1_900]}")).ids == seen.ids[102:]
+    assert read_stream(events_of(edge, "worn", f"?last_event_id={cursors[1_900]}")).ids == seen.ids[102:]
 
 
 def test_an_end_that_retention_took_is_told_from_the_index(make_edge, twin):
@@ -234,17 +262,18 @@ def test_an_end_that_retention_took_is_told_from_the_index(make_edge, twin):
 def test_a_cursor_that_cannot_be_used_is_refused_where_a_native_client_can_read_it(
     make_edge, twin, cursor, code
 ):
-    twin.open("mine")
+    twin.open(mine := f"mine-{next(_NUMBERS)}")
     edge = make_edge()
+    until_known(edge, mine)
     if cursor == "other":
         cursor = Cursor(1, 0, 5, 5).encode("default", "another")
-    seen = read_stream(events_of(edge, "mine"), last_id=cursor)
+    seen = read_stream(events_of(edge, mine), last_id=cursor)
     assert seen.status == 200
     assert [(event["type"], event["code"]) for event in seen.events] == [("refused", code)]
     assert seen.closed
-    retry = read_stream(events_of(edge, "mine"), last_id=seen.last_id)
+    retry = read_stream(events_of(edge, mine), last_id=seen.last_id)
     assert retry.status == 204
-    by_query = read_stream(events_of(edge, "mine", f"?last_event_id={cursor}"))
+    by_query = read_stream(events_of(edge, mine, f"?last_event_id={cursor}"))
     assert by_query.status == 400
     assert by_query.headers["content-type"] == "application/problem+json"
     assert code.encode() in by_query.body
@@ -254,6 +283,7 @@ def test_a_cursor_of_an_older_topic_version_gives_a_gap_and_then_what_there_is(m
     stream = twin.open("moved")
     twin.logs(stream, 3)
     edge = make_edge()
+    until_known(edge, "moved")
     old = Cursor(0, 0, 99, 7).encode("default", "moved")
     seen = read_stream(events_of(edge, "moved"), last_id=old, until=has(5))
     gap = seen.events[0]
@@ -327,21 +357,20 @@ def test_a_record_that_nobody_can_read_is_a_gap_of_one_and_its_neighbours_flow(m
         gaps = [(event["from_seq"], event["to_seq"]) for event in seen.events if event["type"] == "gap"]
         assert gaps == [(3, 3), (6, 6), (9, 9), (12, 12)]
         assert seen.seqs == list(range(16))
-        edge.stop()
 
 
 def test_what_is_older_than_the_history_of_its_kind_is_a_gap_and_its_end_is_told_all_the_same(
     make_edge, twin
 ):
     long_ago = time.time_ns() // 1_000 - 5 * 86_400_000_000
-    old = twin.open("old", at_us=long_ago)
+    old = twin.open("aged", at_us=long_ago)
     twin.logs(old, 5, at_us=long_ago)
     twin.logs(old, 3)
     older = twin.open("older", at_us=long_ago)
     twin.logs(older, 5, at_us=long_ago)
     twin.end(older, at_us=long_ago)
     edge = make_edge(**NO_MEMORY, ring_age_ms_max=1)
-    seen = read_stream(events_of(edge, "old"), until=has(4))
+    seen = read_stream(events_of(edge, "aged"), until=has(4))
     assert [(event["type"], event["seq"]) for event in seen.events] == [
         ("gap", 5), ("log", 6), ("log", 7), ("log", 8),
     ]  # fmt: skip
@@ -372,7 +401,7 @@ def test_a_cursor_ahead_of_the_log_is_of_a_log_that_is_no_more(make_edge, twin):
     stream = twin.open("tab")
     twin.logs(stream, 3)
     partition = partition_of(b"default/tab", OUTPUT.partitions)
-    former = Cursor(1, partition, 5_000, 400).encode("default", "tab")
+    former = Cursor(1, partition, _AHEAD, 400).encode("default", "tab")
     seen = read_stream(events_of(edge, "tab"), last_id=former, until=has(5))
     gap = seen.events[0]
     assert (gap["type"], gap["reason"], gap["from_seq"], gap["count"]) == ("gap", "reopened", 401, -1)
@@ -381,7 +410,7 @@ def test_a_cursor_ahead_of_the_log_is_of_a_log_that_is_no_more(make_edge, twin):
     assert read_stream(events_of(edge, "tab"), last_id=seen.last_id).seqs == [4]
     # Past this end, but not by having seen it; and a stream of which nothing is known (yet).
     assert read_stream(events_of(edge, "tab"), last_id=former).seqs[1:] == [0, 1, 2, 3, 4]
-    unborn = Cursor(1, partition, 5_000, 400).encode("default", "unborn")
+    unborn = Cursor(1, partition, _AHEAD, 400).encode("default", "unborn")
     seen = read_stream(events_of(edge, "unborn"), last_id=unborn, until=has(1))
     assert (seen.events[0]["type"], seen.events[0]["reason"]) == ("gap", "reopened")
 
@@ -394,6 +423,8 @@ def test_a_short_finished_stream_among_many_foreign_events_answers_at_once(make_
     twin.foreign("short", 150_000)
     edge = make_edge(**NO_MEMORY)
     for _ in range(2):
+        edge.kill()  # the next one has it to read again, and has counted nothing
+        edge.start()
         with socket.create_connection(("127.0.0.1", edge.port)) as client:
             client.sendall(b"GET /v1/streams/short/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
             received = b""
@@ -401,5 +432,3 @@ def test_a_short_finished_stream_among_many_foreign_events_answers_at_once(make_
                 received += client.recv(65_536)
         # By the index, and not by a scan: so it takes 60 to 100 ms alone, and holds on a busy machine.
         assert edge.metric("sluicegate_edge_history_passed_records_total") < 100
-        edge.kill()  # the next one has it to read again
-        edge.start()

@@ -80,8 +80,9 @@ class Bench:
                     self.producer.poll(0.1)
         assert self.producer.flush(30) == 0
 
-    def read(self, topic, enough):
-        found = read_committed(self.kafka, topic, enough)
+    def read(self, topic, enough, *, quiet_s=0.0):
+        """What there is when there is enough; with ``quiet_s``, and then nothing more for so long."""
+        found = read_committed(self.kafka, topic, enough, quiet_s=quiet_s)
         logs = "\n".join(p.read_text()[-2_000:] for p in self.state_dir.glob("worker-*.log"))
         assert len(found) >= enough, f"{len(found)} of {enough} records on {topic.name}\n{logs}"
         return found
@@ -90,13 +91,13 @@ class Bench:
         """Each key's outputs are 1, 2, 3, … up to what was published, each once and in order."""
         total = sum(self.expected.values())
         last = Counter()
-        for message in self.read(OUTPUT, total):
+        for message in self.read(OUTPUT, total, quiet_s=1.0):
             n = COUNT.unpack(message.value()[:8])[0]
             assert n == last[message.key()] + 1, f"{message.key()}: {n} after {last[message.key()]}"
             last[message.key()] = n
         assert last == self.expected
         if self.poisoned:
-            assert len(self.read(DEAD_LETTERS, self.poisoned)) == self.poisoned
+            assert len(self.read(DEAD_LETTERS, self.poisoned, quiet_s=1.0)) == self.poisoned
 
     def stop(self):
         for worker in self.workers:
@@ -242,7 +243,7 @@ def counted(bench, first, last):
     """Have a worker count, then kill it."""
     worker = bench.start()
     bench.publish(first, last)
-    bench.read(OUTPUT, last)
+    bench.read(OUTPUT, last, quiet_s=1.0)  # by then its disk has what it committed, too
     kill(worker)
 
 

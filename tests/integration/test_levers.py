@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import shlex
 import socket
 from typing import TYPE_CHECKING, Any
 
 import httpx2
 import pytest
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
 
+from connectors.kafka.lag import committed_offsets
 from schemas.topics import AUDIT, CONTROLS, INPUT, OUTPUT, partition_of
 from schemas.wire import WireCodec
 from tests.support.command_line import CommandLine
 from tests.support.read_topic import read_committed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from connectors.kafka.options import KafkaOptions
@@ -41,7 +45,7 @@ def ready(line: CommandLine) -> dict[str, Any]:
     """What the worker's web says of itself; nothing while it does not answer."""
     url = f"http://127.0.0.1:{line.environment['SLUICEGATE_WORKER__WEB_PORT']}/readyz"
     try:
-        return dict(httpx2.get(url, trust_env=False).json())
+        return dict(httpx2.get(url, trust_env=False, verify=False).json())
     except httpx2.TransportError:
         return {}
 
@@ -142,3 +146,72 @@ def test_a_role_that_is_paused_as_a_whole_is_resumed_as_a_whole(line: CommandLin
     assert "not paused already" in line.run("resume", "archive")[1]
     assert line.run("pause", "dancing")[0] == 2
     assert line.run("pause", "ingest", "-1")[0] == 2
+
+
+def test_a_key_that_is_no_text_is_put_in_quarantine_and_released_by_the_undo_that_is_printed(
+    line: CommandLine, topics: Callable[..., None]
+) -> None:
+    topics(CONTROLS, AUDIT)
+    held = told(line, "quarantine", "ingest", "--key-hex", "ff00", "--reason", "a test", "--yes")
+    assert held["changed"] == ["ingest/key=%FF%00"]
+    (undo,) = held["undo"]
+    assert undo == "sluicegate quarantine ingest --key-hex ff00 --undo --yes"
+    (row,) = told(line, "levers")["held"]
+    assert row["ends_by"] == undo
+    assert told(line, *shlex.split(undo)[1:])["changed"] == ["ingest/key=%FF%00"]
+    assert told(line, "levers")["held"] == []
+    for words in (("--key-hex", "f"), ("acme/run-7", "--key-hex", "ff"), ()):
+        assert line.run("quarantine", "ingest", *words)[0] == 2, words
+
+
+# -- what retention took -----------------------------------------------------------------------------------
+
+
+def test_a_loss_is_accepted_once_with_a_record_of_the_gap_and_never_behind_a_worker(
+    line: CommandLine,
+    kafka_options: KafkaOptions,
+    registry: Registry,
+    topics: Callable[..., None],
+) -> None:
+    topics(INPUT, AUDIT)
+    source = INPUT.named(kafka_options.topic_prefix)
+    group = f"{kafka_options.topic_prefix}sluicegate.ingest"
+    producer = Producer(kafka_options.client_config())
+    for partition in (0, 1):
+        for _ in range(50):
+            producer.produce(source, b"v", b"k", partition)
+    assert producer.flush(20) == 0
+    admin = AdminClient(kafka_options.client_config())
+    stands = [TopicPartition(source, 0, 25), TopicPartition(source, 1, 40)]
+    admin.alter_consumer_group_offsets([ConsumerGroupTopicPartitions(group, stands)])[group].result(20)
+    assert told(line, "accept-loss", "ingest") == {"dry_run": True, "role": "ingest", "lost": []}
+
+    cut = TopicPartition(source, 0, 30)
+    admin.delete_records([cut])[cut].result(20)
+    gap = {"topic": INPUT.name, "partition": 0, "first": 25, "last": 29, "offsets": 5}
+    assert told(line, "accept-loss", "ingest")["lost"] == [gap]
+    assert committed_offsets(kafka_options, group) == {(source, 0): 25, (source, 1): 40}, "a dry run"
+
+    member = Consumer(kafka_options.client_config() | {"group.id": group, "auto.offset.reset": "error"})
+    member.subscribe([source])
+    line.until(lambda: bool(member.poll(0.1) or member.assignment()), "a worker in the group")
+    accept = ("accept-loss", "ingest", "--reason", "down too long", "--yes")
+    code, _, err = line.run(*accept)
+    assert code == 2
+    assert "ingest has workers" in err
+    member.close()
+
+    assert told(line, *accept)["lost"] == [gap]
+    assert committed_offsets(kafka_options, group) == {(source, 0): 30, (source, 1): 40}
+    (message,) = read_committed(kafka_options, AUDIT, 1)
+    record = WireCodec(registry).decode(message.value(), AUDIT.subject)
+    assert record["action"] == "accept-loss"
+    assert record["target"] == "ingest/streams.input.v1/0/25-29"
+    assert record["reason"] == "down too long"
+    assert told(line, *accept)["lost"] == [], "and not twice"
+
+
+def test_a_loss_of_the_archive_is_not_accepted_here_as_postgresql_has_its_position(line: CommandLine) -> None:
+    code, _, err = line.run("accept-loss", "archive")
+    assert code == 2
+    assert "runbooks/checkpoint-failure.md" in err

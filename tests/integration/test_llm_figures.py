@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 from confluent_kafka import Producer
-from psycopg import sql
-from psycopg.conninfo import make_conninfo
 
 from connectors.llm.emitter import SOURCE
 from connectors.llm.ledger import Attempt
@@ -28,6 +26,7 @@ from schemas.wire import WireCodec
 from tests.support.attempts import SECOND_US, attempt, random_attempt
 from tests.support.command_line import CommandLine
 from tests.support.llm_world import LlmWorld
+from tests.support.own_database import own_database
 from tests.support.worker_process import WorkerProcess
 from tests.unit.support_scope import make_event
 
@@ -40,12 +39,8 @@ COSTS = ("known_nanos", "estimated_nanos", "cost_unknown")
 
 @pytest.fixture
 def dsn(stack, topic_prefix) -> Iterator[str]:
-    """A database of this test's own: the archive's schema has one name."""
-    name = f"llm_{topic_prefix.rstrip('.')}"
-    with psycopg.connect(stack.postgres_dsn, autocommit=True) as admin:
-        admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-        yield make_conninfo(stack.postgres_dsn, dbname=name)
-        admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+    with own_database(stack.postgres_dsn, f"llm_{topic_prefix.rstrip('.')}") as dsn:
+        yield dsn
 
 
 @pytest.fixture

@@ -70,7 +70,7 @@ def whole(
 
 @pytest.fixture
 def client(whole: Whole) -> Iterator[openai.OpenAI]:
-    http = httpx2.Client(trust_env=False, timeout=60)
+    http = httpx2.Client(trust_env=False, verify=False, timeout=60)
     with openai.OpenAI(base_url=f"{whole.edge.url}/v1", api_key="none", http_client=http) as client:
         yield client
 
@@ -80,7 +80,7 @@ def test_what_openais_client_reads_is_what_the_provider_sent_and_what_our_stream
     direct = openai.OpenAI(
         base_url=whole.loopback.base_url("openai-chat"),
         api_key="none",
-        http_client=httpx2.Client(trust_env=False),
+        http_client=httpx2.Client(trust_env=False, verify=False),
     )
     sent = direct.chat.completions.create(model=model, messages=ASKED, stream=True)
     expected = "".join(chunk.choices[0].delta.content or "" for chunk in sent if chunk.choices)
@@ -105,7 +105,7 @@ def test_a_tool_is_called_through_both_clients(whole, client):
     )
     assert made.choices[0].finish_reason == "tool_calls"
     (call,) = made.choices[0].message.tool_calls
-    http = httpx2.Client(trust_env=False, timeout=60)
+    http = httpx2.Client(trust_env=False, verify=False, timeout=60)
     with anthropic.Anthropic(base_url=whole.edge.url, api_key="none", http_client=http) as other:
         tool = {"name": "look", "input_schema": {"type": "object"}}
         with other.messages.stream(model="tool", max_tokens=99, messages=ASKED, tools=[tool]) as stream:

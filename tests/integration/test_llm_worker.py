@@ -106,6 +106,13 @@ def test_a_cancel_closes_the_providers_connection_and_keeps_what_there_is(world,
     assert row.usage_source == "estimated"
     (seen,) = [seen for seen in loopback.seen if seen.model.endswith("tag=cancel")]
     until(lambda: seen.outcome == "client_closed")
+    world.ask("a-2")
+    until(lambda: sum(seen.model.endswith("tag=cancel") and seen.sent > 3 for seen in loopback.seen) == 2)
+    world.time_out("a-2")
+    assert world.answer("a-2").end == "timed_out", "ingest has ended its stream: nobody takes the rest"
+    (row,) = world.attempts("a-2")
+    assert (row.state, row.end_reason) == ("cancelled", "timed_out")
+    assert row.output_tokens
 
 
 def test_a_request_that_cannot_be_used_is_told_in_its_stream_and_one_without_a_name_is_a_dead_letter(

@@ -224,7 +224,9 @@ def test_whatever_is_not_the_registrys_own_no_is_unavailable(faulty: str, answer
 
 def test_two_who_register_a_new_subject_at_once_do_not_meet(faulty: str) -> None:
     there_now = b'{"error_code":409,"message":"A rule named \'COMPATIBILITY\' already exists."}'
-    Faulty.answers = [(409, there_now), (200, b'{"compatibility":"FULL_TRANSITIVE"}'), (200, b'{"id":7}')]
+    not_there = b'{"error_code":40401,"message":"No artifact."}'
+    level = b'{"compatibility":"FULL_TRANSITIVE"}'
+    Faulty.answers = [(404, not_there), (409, there_now), (200, level), (200, b'{"id":7}')]
     assert Registry(faulty).register("sluicegate.New", "{}") == 7
     assert Faulty.answers == []
 

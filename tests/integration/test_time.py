@@ -24,7 +24,7 @@ def test_streams_that_fall_silent_end_as_timed_out_once_each(
     codec, payloads = WireCodec(registry), PayloadCodec(registry)
     worker = WorkerProcess(stack, kafka_options, tmp_path, roles="ingest")
     try:
-        streams.publish("open", [{"title": "silent", "idle_timeout_ms": 1_000}])
+        streams.publish("open", [{"title": "silent", "idle_timeout_ms": 3_000}])
         streams.lines(3)
         found = [
             codec.decode_event(m.value()) for m in read_committed(kafka_options, OUTPUT, 8 * 5, deadline_s=40)

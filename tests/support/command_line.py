@@ -96,7 +96,7 @@ class CommandLine:
         def ready() -> bool:
             try:
                 found = json.loads((self.folder / "data" / "edge.json").read_bytes())
-                answer = httpx2.get(f"{found['url']}/readyz", trust_env=False)
+                answer = httpx2.get(f"{found['url']}/readyz", trust_env=False, verify=False)
             except (OSError, ValueError, httpx2.TransportError):
                 return False
             return found["pid"] == process.pid and answer.status_code == 200

@@ -43,6 +43,7 @@ class LlmWorld:
             content=content,
             headers={"content-type": "application/json", **headers},
             trust_env=False,
+            verify=False,
             timeout=30,
         )
 

@@ -106,7 +106,7 @@ class Deployment(CommandLine):
 
     def ready(self) -> dict[str, Any]:
         try:
-            return dict(httpx2.get(f"{self.web}/readyz", trust_env=False).json())
+            return dict(httpx2.get(f"{self.web}/readyz", trust_env=False, verify=False).json())
         except httpx2.TransportError:
             return {}
 

@@ -178,10 +178,17 @@ class LlmWorld:
 
     def cancel(self, stream_id: str) -> None:
         """Append what ``ingest`` says of a cancel that it accepted."""
-        payload, schema = self.payloads.encode("cancel", {"reason": "enough"})
+        self._control(stream_id, "cancel", {"reason": "enough"})
+
+    def time_out(self, stream_id: str) -> None:
+        """Append what ``ingest`` says of a stream that it timed out."""
+        self._control(stream_id, "end", {"reason": "timed_out", "message": "no event"})
+
+    def _control(self, stream_id: str, type_name: str, fields: Mapping[str, Any]) -> None:
+        payload, schema = self.payloads.encode(type_name, fields)
         event = Event(
-            new_event_id(), "default", stream_id, 1, "llm", "cancel", time.time_ns() // 1_000, "edge", "", "",
-            "", "", 0, 0, payload, schema,
+            new_event_id(), "default", stream_id, 1, "llm", type_name, time.time_ns() // 1_000, "edge",
+            "", "", "", "", 0, 0, payload, schema,
         )  # fmt: skip
         self.append(LLM_CONTROL, event.key, self.wire.encode_event(event))
 

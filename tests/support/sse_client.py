@@ -56,7 +56,7 @@ def read_stream(
         sent["last-event-id"] = last_id
     started = time.monotonic()
     with (
-        httpx2.Client(trust_env=False, timeout=httpx2.Timeout(10.0, read=timeout_s)) as client,
+        httpx2.Client(trust_env=False, verify=False, timeout=httpx2.Timeout(10.0, read=timeout_s)) as client,
         client.stream("GET", url, headers=sent) as response,
     ):
         seen = Seen(response.status_code, dict(response.headers))

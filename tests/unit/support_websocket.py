@@ -26,6 +26,7 @@ from tests.support.fake_transport import LIMITS, FakeTransport
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+    from edge.access.identity import Identity
     from edge.frame import Frame as Event
     from edge.history import SpanAsked
     from edge.publish import PublishRequest
@@ -41,6 +42,7 @@ class SlowPublisher:
         self.gate = asyncio.Event()
 
     async def publish_values(self, request: PublishRequest, values: list[object]) -> Message:
+        assert request.transport == "websocket"
         self.taken.append((request.stream_id, len(values)))
         await self.gate.wait()
         return {"appended": len(values)}
@@ -60,8 +62,7 @@ class Room:
         self.share = WebSocketShare(self.core, self.publisher)  # type: ignore[arg-type]  # a twin
 
     def connect(self, **limits: int) -> Peer:
-        ws = ServerProtocol(state=OPEN, max_size=self.core.options.request_bytes_max)
-        return Peer(WebSocketConnection(self.share, ws, "test", replace(LIMITS, **limits), head=b""))
+        return connect(self.share, **limits)
 
     async def _read(self, asked: SpanAsked) -> Span:
         await asyncio.sleep(self.read_s)
@@ -87,6 +88,15 @@ class Room:
             return declared("log", fields, cursor=f"c{seq}", seq=seq, offset=offset)
 
         return self.log.append(key, make)
+
+
+def connect(share: WebSocketShare, identity: Identity | None = None, **limits: int) -> Peer:
+    """A connection whose handshake is over; anybody's, unless it is said whose."""
+    ws = ServerProtocol(state=OPEN, max_size=share.core.options.request_bytes_max)
+    connection = WebSocketConnection(share, ws, "test", replace(LIMITS, **limits), head=b"")
+    if identity is not None:
+        connection.authorise(identity)
+    return Peer(connection)
 
 
 class Peer:

@@ -79,7 +79,11 @@ def test_names_have_the_prefix_and_only_what_is_a_roles_own_is_open_at_its_end()
     assert Grant("ingest", "Read", "group", "team-a.sluicegate.ingest") in grants
     assert Grant(EDGE, "Write", "topic", INPUT.named("team-a.")) in grants
     makes = [grant for grant in grants if grant.operation in ("Create", "DescribeConfigs")]
-    assert {(grant.name, grant.prefixed) for grant in makes} == {("team-a.ingest.streams.changelog.", True)}
+    assert {(grant.operation, grant.name, grant.prefixed) for grant in makes} == {
+        ("Create", "team-a.ingest.streams.changelog.", True),
+        ("DescribeConfigs", "team-a.ingest.streams.changelog.", True),
+        ("DescribeConfigs", "team-a.ingest.streams.changelog.v1", False),
+    }
 
 
 def test_one_line_of_the_script_has_all_names_with_which_the_same_may_be_done():
@@ -110,7 +114,7 @@ def test_an_agent_of_ones_own_is_a_role_that_reads_the_output_and_owns_its_topic
     assert topics == {
         *(
             (operation, f"totals.{what}.")
-            for operation in ("Read", "Write", "Create")
+            for operation in ("Read", "Write", "Create", "DescribeConfigs")
             for what in ("results", "changelog")
         ),
         ("Read", "ops.roles.v1"),
@@ -122,6 +126,8 @@ def test_an_agent_of_ones_own_is_a_role_that_reads_the_output_and_owns_its_topic
         ("Write", "totals.results.v1"),
         ("Read", "totals.changelog.v1"),
         ("Write", "totals.changelog.v1"),
+        ("DescribeConfigs", "totals.results.v1"),
+        ("DescribeConfigs", "totals.changelog.v1"),
     }
     (tmp_path / "totals.py").open("a").write("READS = (OUTPUT,)\nTICKS = (OUTPUT,)\n")
     (tmp_path / "totals.py").open("a").write(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from array import array
+from dataclasses import fields
 from functools import partial
 from xml.etree import ElementTree as ET
 
@@ -18,7 +19,7 @@ from benchmarks.keys import FoldedState, KeyLoad
 from benchmarks.peers.jars import COMPILER, KAFKA_STREAMS, LOCK_FILE
 from benchmarks.readings import EVEN, Load, Shape
 from benchmarks.results import KAFKA_STREAMS as PEER
-from benchmarks.results import RAW, Result, failed, median, with_ratios
+from benchmarks.results import RAW, Latency, Restored, Result, failed, judged_by_budget, median, with_ratios
 from benchmarks.soak import GROWTH_MAX, Soaked
 from benchmarks.steady import EachOnce
 from benchmarks.windows import FIGURES
@@ -235,3 +236,28 @@ def test_a_chart_shows_more_higher_up_and_breaks_for_what_was_not_measured():
     assert len(heights) == 3
     assert all(text in drawn for text in ("over keys", "1 k", "10 M", "events/s", ">a<", ">b<"))
     ET.fromstring(drawn)
+
+
+PROMISED = {"name", "work", "guarantee", "records_per_s", "cpu_s_per_million", "peak_rss_mb", "verified"}
+
+
+def test_every_kind_of_line_has_the_fields_that_are_promised():
+    assert all(
+        {each.name for each in fields(kind)} >= PROMISED for kind in (Result, Latency, Restored, Soaked)
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "peak_mb", "within"),
+    [
+        ("ready at 1\nstores hold 3 MB\nstores hold 192 MB\n", 192, True),
+        ("stores hold 193 MB\nstores hold 12 MB\n", 193, False),  # of another run
+        ("ready at 1\n", None, False),
+    ],
+)
+def test_what_stores_use_beyond_their_budget_and_one_unit_fails_the_command(said, peak_mb, within):
+    line = Result("sluicegate batch agent", "state", "exactly once", 1, 1, 1.0, 900, verified=True)
+    judged = judged_by_budget(line, 128, said)
+    assert (judged.state_budget_mb, judged.state_peak_mb, judged.within_budget) == (128, peak_mb, within)
+    assert failed([judged]) is not within
+    assert not failed([line]), "what is not judged does not fail"

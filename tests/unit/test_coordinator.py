@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 
 import pytest
 
 from connectors.kafka.chunk import EventChunk, SourcePartition
-from connectors.kafka.coordinator import Coordinator
-from connectors.kafka.errors import AppendRefused, KafkaUnavailable, TransactionAborted
+from connectors.kafka.coordinator import _REST_S, Coordinator
+from connectors.kafka.errors import AppendRefused, KafkaUnavailable, NotSupported, TransactionAborted
 from connectors.kafka.ports import CoordinatorOptions
 from schemas.record import Record
 from schemas.topics import INGEST_STREAMS_CHANGELOG, OUTPUT
@@ -208,6 +209,20 @@ def test_a_rewind_that_fails_stops_the_worker_instead_of_leaving_it_mute():
     asyncio.run(scenario())
 
 
+def test_a_second_that_waits_for_the_same_topic_is_refused_and_not_left_to_wait():
+    async def scenario():
+        async with coordinator() as bench:
+            await bench.assign()
+            first = asyncio.create_task(bench.coordinator.take(TOPIC))
+            await asyncio.sleep(0)
+            with pytest.raises(NotSupported, match=f"a second iteration over {TOPIC}, which agent reads"):
+                await bench.coordinator.take(TOPIC)
+            assert isinstance(bench.fatal[0], NotSupported)
+            first.cancel()
+
+    asyncio.run(scenario())
+
+
 def test_what_fails_after_a_commit_stops_the_worker_and_is_not_swallowed():
     async def scenario():
         async with coordinator() as bench:
@@ -255,6 +270,46 @@ def test_a_stop_does_not_wait_for_the_pause_after_an_abort():
             await bench.coordinator.stop(within_s=3)
             assert not bench.coordinator._abandoned
         assert bench.poller.rewinds == []
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("rest_s", "interval_ms"), [(0.2, 60_000), (60.0, 200)], ids=["rested", "due"])
+def test_what_trickles_in_after_a_commit_is_one_unit(rest_s, interval_ms):
+    async def scenario():
+        async with coordinator(commit_interval_ms=interval_ms) as bench:
+            await bench.assign()
+            bench.coordinator._rested_at = time.monotonic() + rest_s  # a commit has just ended
+            for offset in range(3):
+                bench.deliver(offset, offset + 1)
+                await bench.work()
+                bench.coordinator.done(TOPIC)
+                assert bench.committed == []
+            await until(lambda: bench.committed)
+            assert bench.stores.backends[SOURCE].position() is not None
+            bench.coordinator._rested_at = 0.0
+            bench.deliver(3, 4)
+            await bench.work()
+            bench.coordinator.done(TOPIC)
+            await until(lambda: len(bench.committed) == 2)
+        assert [call for call in bench.transaction.calls if call[0] == "commit"] == [("commit",)] * 2
+
+    asyncio.run(scenario())
+
+
+def test_a_commit_that_took_long_is_followed_by_a_bounded_rest():
+    async def scenario():
+        gate = Gate("commit")
+        async with coordinator(gate) as bench:
+            await bench.assign()
+            bench.deliver(0, 1)
+            await bench.work()
+            bench.coordinator.done(TOPIC)
+            await until(gate.reached.is_set)
+            await asyncio.sleep(0.05)
+            gate.let_on.set()
+            await until(lambda: bench.committed)
+            assert bench.coordinator._rested_at <= time.monotonic() + _REST_S
 
     asyncio.run(scenario())
 

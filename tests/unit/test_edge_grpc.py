@@ -389,6 +389,7 @@ class BusyPublisher:
             self.refusals -= 1
             raise RequestError(429, "Stream is slowed", "slowed", headers={"retry-after": "0"})
         check_stream_name(asked.tenant, asked.stream_id)
+        assert asked.transport == "grpc"
         self.taken += values
         offsets = [{"event_id": "e", "partition": 0, "offset": 0} for _ in values]
         return {"tenant": asked.tenant, "stream_id": asked.stream_id, "offsets": offsets}

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.support_pressure import BOUND, Scene, backpressure, cursor_of, gaps_of, play, until
+from edge.access.identity import Identity, Names
+from edge.connections import shown
+from tests.unit.support_pressure import (
+    BOUND,
+    Scene,
+    backpressure,
+    cursor_of,
+    gaps_of,
+    play,
+    seqs_of,
+    until,
+)
 
 TOPIC = "edge.connections.v1"
 
@@ -34,11 +45,44 @@ def test_a_delivery_is_told_from_its_opening_to_its_close(left):
             "stream_id": "s",
         }  # fmt: skip
         assert (opened["action"], opened["seq"]) == ("opened", -1)
+        assert [(one["revision"], one["resumed"]) for one in (opened, closed)] == [(1, False), (2, False)]
+        assert (closed["gaps"], closed["dropped"]) == (0, 0)
+        assert opened["opened_us"] == closed["opened_us"] == opened["time_us"]
         assert (closed["reason"], closed["seq"]) == (left, edge.next_seq - 1)
         assert closed["events"] == edge.next_seq
         assert closed["bytes"] == len(out.data[out.data.index(b"id: ") :].partition(b"retry:")[0])
         assert closed["duration_ms"] >= 0
         assert opened["time_us"] <= closed["time_us"]
+
+    play(scene())
+
+
+ALL = Names(("*",))
+
+
+@pytest.mark.parametrize(
+    ("subject", "shown_as"),
+    [
+        ("", ""),
+        ("Änn <b>", "Änn <b>"),
+        ("a\x1b[2J\nb", r"a\x1b[2J\nb"),
+        ("\u202eann", r"\u202eann"),
+        ("\ud800", r"\ud800"),
+        ("\0" * 256, (r"\x00" * 256)[:256]),
+    ],
+    ids=["nobody", "printable", "steers a terminal", "turns the line around", "no character", "long"],
+)
+def test_whose_token_it_is_stands_in_view_and_record_as_text_that_does_nothing(subject, shown_as):
+    async def scene() -> None:
+        edge = Scene(backpressure("drop_old"))
+        out = await edge.reader()
+        (client,) = edge.core.clients
+        client.authorise(Identity(ALL, ALL, ALL, frozenset({"subscribe"}), subject=subject))
+        (delivery,) = client.deliveries
+        assert shown(edge.core, client, delivery)["subject"] == shown_as
+        out.close()
+        await until(lambda: edge.told.of(TOPIC, action="closed"))
+        assert edge.told.of(TOPIC, action="closed")[0]["subject"] == shown_as
 
     play(scene())
 
@@ -53,7 +97,7 @@ def test_who_comes_with_a_cursor_has_resumed_from_it_and_a_gap_is_told_as_the_cl
         back = edge.connect(cursor_of(out.data))
         assert back is not None
         (resumed,) = edge.told.of(TOPIC, action="resumed")
-        assert (resumed["seq"], resumed["connection"]) == (0, 2)
+        assert (resumed["seq"], resumed["connection"], resumed["resumed"]) == (0, 2, True)
         edge.emit()
         back.full = True
         edge.emit()
@@ -63,6 +107,13 @@ def test_who_comes_with_a_cursor_has_resumed_from_it_and_a_gap_is_told_as_the_cl
         ((from_seq, to_seq, _),) = gaps_of(back.data)
         (gap,) = edge.told.of(TOPIC, action="gap")
         assert (gap["from_seq"], gap["to_seq"], gap["reason"]) == (from_seq, to_seq, "slow")
-        assert gap["count"] == to_seq + 1 - from_seq
+        assert gap["count"] == gap["dropped"] == to_seq + 1 - from_seq
+        given = len(seqs_of(back.data))
+        assert (gap["gaps"], gap["events"], gap["revision"]) == (1, given - BOUND, 2)
+        back.close()
+        await until(lambda: len(edge.told.of(TOPIC, action="closed")) == 2)
+        closed = edge.told.of(TOPIC, action="closed")[-1]
+        assert (closed["gaps"], closed["dropped"], closed["events"]) == (1, gap["count"], given)
+        assert (closed["subject"], closed["revision"], closed["resumed"]) == ("", 3, True)
 
     play(scene())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -228,7 +229,12 @@ def test_a_publish_to_a_slowed_stream_is_429_with_when_to_come_back_and_a_cancel
                 await publisher.publish(request, _body(body), headers)
             assert (refused.value.status, refused.value.headers) == (429, {"retry-after": "1"})
             assert kept.records == []
-            assert edge.counted("slowed_publishes_total") == 1
+            with pytest.raises(RequestError):
+                await publisher.publish(replace(request, transport="grpc"), _body(body), headers)
+            for name in ("http", "grpc"):
+                labels = {"kind": "job", "transport": name}
+                counter = "sluicegate_edge_slowed_publishes_total"
+                assert edge.core.metrics.registry.get_sample_value(counter, labels) == 1
             await publisher.publish_one(request, "cancel", {"by": "ann"})
             other = PublishRequest("default", "other", "job", wait=False, identity=ANYBODY)
             await publisher.publish(other, _body(body), headers)

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 from websockets.frames import Opcode
 
-from edge.access.identity import ANYBODY
+from edge.access.identity import ANYBODY, Names
 from edge.access.options import AccessOptions
-from tests.unit.support_websocket import Room, gone, masked, play, until
+from tests.unit.support_websocket import Message, Peer, Room, connect, gone, masked, play, until
 
 
 def test_messages_beyond_the_rate_wait_and_none_is_lost():
@@ -76,6 +76,59 @@ def test_what_all_clients_have_sent_and_is_not_dealt_with_is_bounded_and_the_sma
             peer.connection.abort("gone")
             await gone(peer)
         assert room.share.held_bytes == 0
+
+    play(scene())
+
+
+def test_a_connection_counts_once_to_each_tenant_of_which_it_follows_a_stream_and_no_longer_than_it_does():
+    def asked(type_name: str, number: int, stream: str, tenant: str) -> Message:
+        return {"type": type_name, "id": number, "stream": stream, "tenant": tenant}
+
+    async def answer(peer: Peer, number: int) -> Message:
+        await until(lambda: [one for one in peer.messages() if one.get("id") == number])
+        (said,) = [one for one in peer.messages() if one.get("id") == number]
+        return said
+
+    async def scene() -> None:
+        room = Room(tenant_connections_max=1)
+        one, other = room.connect(), room.connect()
+        one.say(asked("subscribe", 1, "s", "acme"), asked("subscribe", 2, "t", "acme"))
+        assert [(await answer(one, number))["type"] for number in (1, 2)] == ["subscribed"] * 2
+        other.say(asked("subscribe", 3, "s", "acme"), asked("subscribe", 4, "s", "umbrella"))
+        refused = await answer(other, 3)
+        assert (refused["type"], refused["code"], refused["status"]) == ("error", "too_many_connections", 503)
+        assert refused["retry_ms"] == 2_000
+        assert (await answer(other, 4))["type"] == "subscribed"
+
+        one.say(asked("unsubscribe", 5, "s", "acme"))
+        other.say(asked("subscribe", 6, "s", "acme"))
+        assert (await answer(other, 6))["status"] == 503
+        one.say(asked("unsubscribe", 7, "t", "acme"))
+        other.say(asked("subscribe", 8, "s", "acme"))
+        assert (await answer(other, 8))["type"] == "subscribed"
+
+        other.connection.abort("gone")
+        await gone(other)
+        one.say(*(asked("subscribe", number, "s", name) for number, name in ((9, "acme"), (10, "umbrella"))))
+        assert [(await answer(one, number))["type"] for number in (9, 10)] == ["subscribed"] * 2
+
+    play(scene())
+
+
+def test_a_connection_of_one_tenant_alone_counts_from_its_start_and_once():
+    async def scene() -> None:
+        room = Room(tenant_connections_max=1)
+        only = replace(ANYBODY, tenants=Names(("acme",)))
+        peer = connect(room.share, only)
+        assert room.core.quotas.is_full("acme")
+        peer.say({"type": "subscribe", "stream": "s", "tenant": "acme"})
+        await until(lambda: "subscribed" in peer.types())
+        peer.say({"type": "unsubscribe", "stream": "s", "tenant": "acme"})
+        await until(lambda: "unsubscribed" in peer.types())
+        assert room.core.quotas.is_full("acme")
+        peer.connection.abort("gone")
+        await gone(peer)
+        assert not room.core.quotas.is_full("acme")
 
     play(scene())
 

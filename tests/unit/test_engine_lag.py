@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ import pytest
 from connectors.kafka.chunk import SourcePartition
 from pipelines.engine import Engine
 from pipelines.metrics import WorkerMetrics
+from tests.unit.test_coordinator import coordinator
 
 QUICK, SLOW, FRESH = (SourcePartition("streams.input.v1", number) for number in range(3))
 
@@ -21,11 +23,28 @@ def behind(ends, progress):
 
 def test_lag_is_counted_from_what_is_committed_and_never_below_nothing():
     now_us = time.time_ns() // 1_000
-    progress = {QUICK: (10, now_us - 5_000_000), SLOW: (10, now_us - 60_000_000), FRESH: (0, 0)}
+    progress = {QUICK: (10, now_us - 5_000_000), SLOW: (10, now_us - 60_000_000), FRESH: (0, now_us)}
     found = behind({QUICK: 9, SLOW: 25, FRESH: 3}, progress)
     assert found[QUICK] == (0, 0.0)
     assert found[SLOW] == (15, pytest.approx(60, abs=5))
-    assert found[FRESH] == (3, 0.0)
+    assert found[FRESH] == (3, pytest.approx(0, abs=5))
+
+
+def test_a_worker_that_hangs_at_its_first_event_is_behind_from_the_opening_on():
+    async def scenario():
+        before_us = time.time_ns() // 1_000
+        async with coordinator() as bench:
+            await bench.assign()
+            bench.deliver(0, 3)
+            await bench.work()  # and never done
+            return before_us, bench.coordinator.progress
+
+    before_us, progress = asyncio.run(scenario())
+    ((offset, since_us),) = progress.values()
+    assert offset == 0
+    assert before_us <= since_us <= time.time_ns() // 1_000
+    an_hour = {QUICK: (offset, since_us - 3_600_000_000)}
+    assert behind({QUICK: 3}, an_hour)[QUICK] == (3, pytest.approx(3_600, abs=60))
 
 
 def test_a_partition_that_is_another_workers_now_is_not_shown_any_more():

@@ -50,6 +50,8 @@ def test_a_silent_stream_is_ended_when_the_watermark_passes_its_idle_deadline(pa
     fields = payload(end)
     assert (fields["reason"], fields["events"], fields["exit_code"]) == ("timed_out", 2, None)
     assert "idle" in fields["message"]
+    (told,) = partition.events(topics.LLM_CONTROL)
+    assert told == end, "who writes it may be a model, which goes on and costs"
     assert partition.counts == {"output": 2, "tick": 2, "made": 1}
 
 

@@ -15,7 +15,7 @@ from connectors.llm import extent
 from connectors.llm.attempt import Attempt
 from connectors.llm.calls import Call, Target
 from connectors.llm.client import provider_client
-from connectors.llm.plan import Choice
+from connectors.llm.plan import Choice, Timers
 from connectors.llm.providers import PROVIDERS
 
 KEY = "sk-secret-0123456789"
@@ -43,7 +43,7 @@ class Sink:
         """See attempt.Sink."""
 
 
-def outcome_of(shape, answer, sink=None, *, headers=None, key=KEY, calls=1):
+def outcome_of(shape, answer, sink=None, *, headers=None, key=KEY, calls=1, stays=False, timers=None):
     """Make one call of a server that answers with these bytes, and closes."""
     sink = sink or Sink()
     headers = {"x-org": "org-9876543210"} if headers is None else headers
@@ -52,6 +52,8 @@ def outcome_of(shape, answer, sink=None, *, headers=None, key=KEY, calls=1):
         sink.heads.append(await reader.readuntil(b"\r\n\r\n"))
         writer.write(answer)
         await writer.drain()
+        if stays:
+            await writer.wait_closed()
         writer.close()
 
     async def call():
@@ -60,7 +62,7 @@ def outcome_of(shape, answer, sink=None, *, headers=None, key=KEY, calls=1):
         target = Target("here", shape, f"http://127.0.0.1:{port}/v1", key, headers)
         async with server, provider_client() as client:
             for _ in range(calls):
-                run = Attempt(client, PROVIDERS[shape], Choice(target, "m"), CALL, sink)
+                run = Attempt(client, PROVIDERS[shape], Choice(target, "m", timers or Timers()), CALL, sink)
                 outcome = await run.run(30)
             return outcome, sink
 
@@ -164,6 +166,59 @@ def test_no_cookie_of_one_call_is_sent_with_the_next():
     _, sink = outcome_of("openai-chat", answer, calls=2)
     assert len(sink.heads) == 2
     assert b"cookie" not in b"".join(sink.heads).lower()
+
+
+def outcome_of_nobody(timers, scheme="http"):
+    """Make one call of a server that takes connections, and says nothing; give what it was sent, too."""
+
+    async def call():
+        got = []
+
+        async def serve(reader, writer):
+            got.append(await reader.read(4))
+            await writer.wait_closed()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        target = Target("here", "openai-chat", f"{scheme}://127.0.0.1:{port}/v1", KEY)
+        async with server, provider_client() as client:
+            run = Attempt(client, PROVIDERS["openai-chat"], Choice(target, "m", timers), CALL, Sink())
+            return await run.run(30), got
+
+    return asyncio.run(call())
+
+
+def test_a_connection_without_its_tls_in_time_was_sent_nothing():
+    outcome, got = outcome_of_nobody(Timers(connect_ms=500), scheme="https")
+    assert (outcome.error_class, outcome.sent) == ("timeout_connect", False)
+    assert got != [b"POST"]
+
+
+def test_a_status_that_does_not_come_is_no_first_content():
+    outcome, got = outcome_of_nobody(Timers(connect_ms=100, first_content_ms=1_000))
+    assert (outcome.error_class, outcome.sent, got) == ("timeout_first_content", True, [b"POST"])
+
+
+WAYS = {
+    "cut": b'content-length: 999\r\n\r\n{"error',
+    "garbled": b"content-encoding: gzip\r\n\r\nno gzip",
+    "endless": b"\r\n" + b"x" * 70_000,
+    "silent": b"content-length: 999\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("status", "error"), [("401 Unauthorized", "unauthorized"), ("429 Too Many Requests", "rate_limited")]
+)
+def test_a_status_tells_what_it_is_whatever_becomes_of_its_body(way, status, error):
+    answer = f"HTTP/1.1 {status}\r\nretry-after: 7\r\n".encode() + WAYS[way]
+    outcome, _ = outcome_of(
+        "openai-chat", answer, stays=way in ("endless", "silent"), timers=Timers(5_000, 1_000)
+    )
+    assert (outcome.error_class, outcome.http_status) == (error, int(status[:3]))
+    assert outcome.retry_after_ms == 7_000
+    assert outcome.error_raw
 
 
 def piece(text, index=0):

@@ -79,7 +79,12 @@ def test_what_a_call_may_come_to_is_held_and_stands_in_its_row(desk):
             {"http_status": 429, "error_class": "rate_limited"},
             Came(), ("estimated", 0, 0, "estimated", 0), id="refused",
         ),
-        pytest.param({"error_class": "connect"}, Came(), ("estimated", 0, 0, "estimated", 0), id="unreached"),
+        pytest.param(
+            {"error_class": "connect"}, Came(sent=False), ("estimated", 0, 0, "estimated", 0), id="unreached",
+        ),
+        pytest.param(
+            {"error_class": "connect"}, Came(), ("unknown", None, None, "unknown", None), id="broken-off",
+        ),
         pytest.param(
             {"error_class": "timeout_connect"}, Came(), ("unknown", None, None, "unknown", None),
             id="no-status",

@@ -14,6 +14,7 @@ from connectors.llm.deltas import Delta, Failed, Finished, Media, Named, Over, P
 from connectors.llm.errors import RouteRefused
 from connectors.llm.gates import Gate, compile_gate
 from connectors.llm.judges import End, Held, Instead, load_judges
+from connectors.llm.patterns import Pattern
 from connectors.llm.plan import GateOptions
 
 SECRET = ("secret", r"secret\w*", "rewrite:[…]")
@@ -167,6 +168,20 @@ def test_reasoning_is_judged_if_it_is_asked_for():
     assert answer(gate_of(SECRET), ["secret"], "refusal")[0] == "[…]"
 
 
+@pytest.mark.parametrize("cut", range(1, 13))
+def test_an_answer_that_goes_on_is_judged_over_the_seam_and_nothing_is_told_twice(cut):
+    two = ("heron", "project heron", "end:secret"), ("a", "a ", "pass")
+    rules = compile_gate(GateOptions(16, 0, two), {})
+    text = "a project heron"
+    first = Gate(rules)
+    assert answer(first, [text[: cut + 2]])[0] == text[: cut + 2]
+    assert first.summary() == "passed a=1"
+    second = Gate(rules, before=text[: cut + 2])
+    shown, deltas = answer(second, [text[cut + 2 :], " is a "])
+    assert (shown, deltas[-1]) == ("", Failed("gate", "secret"))
+    assert second.summary() == "ended:secret heron=1"
+
+
 def test_after_its_end_a_gate_gives_nothing():
     gate = gate_of(STOP, hold=16)
     gate.take(Piece("text", "stop. and much more of it"), 0.0)
@@ -247,7 +262,7 @@ def test_a_function_that_takes_too_long_lets_nothing_through():
         (GateOptions(9, rules=(("a", "(?=x)", "pass"),)), "look-around"),
         (GateOptions(9, rules=(("a", "a)(?:b", "pass"),)), "rule a: unopened group"),
         (GateOptions(9, rules=(("a", "(.{0,45}){0,45}b", "pass"),)), "multiply to 2025"),
-        (GateOptions(9, rules=(("a", r"\w{1000}", "pass"),)), "exceeds size limit"),
+        (GateOptions(9, rules=(("a", r"\w{1000}", "pass"),)), "KiB compiled, at most 2048"),
         (GateOptions(9, rules=(("a", "", "pass"),)), "has 0 characters"),
         (GateOptions(9, rules=tuple((f"r{n}", "x", "pass") for n in range(65))), "65 rules, at most 64"),
         (GateOptions(function="os:system"), "was not started with function os:system"),
@@ -271,3 +286,19 @@ def test_a_function_that_is_not_there_is_said_at_start(name):
     with pytest.raises(RouteRefused, match=re.escape(name)):
         load_judges([name])
     assert load_judges(["math:sqrt"])["math:sqrt"](9.0) == 3.0
+
+
+@pytest.mark.parametrize(
+    ("expression", "looks"), [(r"\d", 1), (r"[0-9]{2,3}", 15), (r"\+\d", 2), (r"\d+", 512), (r"a{1,}\d", 512)]
+)
+def test_a_match_is_looked_for_no_further_than_it_can_reach(expression, looks):
+    found = Pattern(expression)
+    text = "+1a1" * 500
+    first = found.find(text, 0, 8, 512)
+    assert first is None or first == found.find(text, 0, 8, 5)
+    asked: list[str] = []
+    between = found._around.between if found._around else {}
+    for sides, look in tuple(between.items()):
+        between[sides] = lambda given, look=look: asked.append(given) or look(given)
+    found.find(text, 0, 8, 512)
+    assert len(asked) <= looks

@@ -6,6 +6,7 @@ import asyncio
 import time
 
 import pytest
+import structlog
 
 from connectors.kafka.chunk import SourcePartition
 from connectors.kafka.errors import ProducerFailed
@@ -79,6 +80,9 @@ class World:
                 self.events.append(self.wire.decode_event(row.value))
         self.ends.append(ends)
 
+    full = False
+    """See KafkaOutlet."""
+
     async def acknowledged(self, key):
         """See KafkaOutlet."""
 
@@ -110,7 +114,13 @@ def told(world):
 @pytest.mark.parametrize("breaks", ["plan", "reserve"])
 def test_a_defect_before_a_call_ends_its_stream_alone_and_is_on_record(breaks):
     world = World(breaks, ZeroDivisionError("secret"))
-    asyncio.run(world.run({}))
+    with structlog.testing.capture_logs() as logs:
+        asyncio.run(world.run({}))
+    (logged,) = logs
+    assert (logged["event"], logged["error"]) == ("llm_operation_broke", "ZeroDivisionError")
+    assert logged["at"].startswith("_meet:")
+    assert "secret" not in repr(logs), "a message may quote what was asked"
+    assert "exc_info" not in logged, "and so may a traceback"
     assert told(world) == {
         "reason": "upstream_error", "message": "a defect of the worker: ZeroDivisionError",
         "exit_code": None, "events": 0, "bytes": 0,

@@ -149,11 +149,24 @@ PICTURE = [{"role": "user", "content": [{"type": "media", "mime": "image/png", "
     ids=["tools", "no-tools", "schema", "no-schema", "media", "no-media", "tenant", "model"],
 )
 def test_a_condition_chooses(when, fits, fits_not):
-    book = book_with(
-        {"candidates": [{"target": "openai", "model": "a", "when": when}, {"target": "openai", "model": "b"}]}
-    )
+    others = {"target": "openai", "model": "b", "when": {"models": ["*"]}}
+    book = book_with({"candidates": [{"target": "openai", "model": "a", "when": when}, others]})
     assert names(planned(book, asked(**fits))) == ["openai/a", "openai/b"]
     assert names(planned(book, asked(**fits_not))) == ["openai/b"]
+
+
+def test_a_model_that_a_route_was_not_made_for_is_not_answered_by_another():
+    fixed = [{"target": "openai", "model": "gpt-4o"}, {"target": "anthropic", "model": "claude"}]
+    book = book_with({"candidates": fixed})
+    assert names(planned(book, asked(model="gpt-4o"))) == ["openai/gpt-4o", "anthropic/claude"], "falls back"
+    assert names(planned(book, asked(model="anthropic/claude"))) == ["anthropic/claude"]
+    for strange in ("gpt-4o-mni", "anthropic/gpt-4o"):
+        with pytest.raises(CallRefused, match="no candidate for model"):
+            planned(book, asked(model=strange))
+    aliased = [{**fixed[0], "when": {"models": ["fast", "gpt-*"]}}, fixed[1]]
+    assert names(planned(book_with({"candidates": aliased}), asked(model="fast"))) == [
+        "openai/gpt-4o", "anthropic/claude",
+    ]  # fmt: skip
 
 
 def test_weights_share_streams_and_a_stream_keeps_its_order():
@@ -312,9 +325,14 @@ def test_retry_after_is_honoured_or_the_next_is_asked():
     step = decide(made(), [failed(a, "rate_limited", retry_after_ms=60_000)], 0)
     assert (step.choice.model, step.why, step.wait_ms) == ("b", "fallback", 0)
     alone = replace(made(), choices=CHOICES[:1])
-    assert decide(alone, [failed(a, "rate_limited", retry_after_ms=60_000)], 0).wait_ms == 60_000
-    stop = decide(alone, [failed(a, "rate_limited", retry_after_ms=700_000)], 0)
+    patient = replace(alone, retry_wait_ms_max=600_000)
+    assert decide(patient, [failed(a, "rate_limited", retry_after_ms=60_000)], 0).wait_ms == 60_000
+    stop = decide(patient, [failed(a, "rate_limited", retry_after_ms=599_950)], 0)
     assert isinstance(stop, Stop), "the wait would pass the deadline"
+    stop = decide(alone, [failed(a, "rate_limited", retry_after_ms=60_000)], 0)
+    assert "it asks to wait for 60.0 s, the route waits for 5.0 at most" in stop.message
+    impatient = replace(alone, retry_wait_ms_max=0)
+    assert decide(impatient, [failed(a, "server")], 0).why == "retry", "a back-off is not the provider's wish"
 
 
 def test_a_spent_limit_is_no_reason_to_ask_the_same_account_again():
@@ -424,7 +442,7 @@ def test_it_always_ends_within_attempts_and_deadline_and_calls_nobody_excluded(d
         assert not (shown and going.after_content == "surface")
         assert shown or step.why in ("first", "retry", "fallback", "crash")
         if tried and step.why == "retry":
-            assert step.wait_ms >= tried[-1].retry_after_ms
+            assert tried[-1].retry_after_ms <= min(step.wait_ms, going.retry_wait_ms_max)
         elapsed += step.wait_ms + draw(st.integers(0, 20_000))
         tried.append(
             failed(

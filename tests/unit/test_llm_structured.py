@@ -228,6 +228,12 @@ def nested(depth):
         (nested(40), "is deeper than 32 levels"),
         ({"allOf": [{}] * 1_000}, "has more than 1000 parts"),
         ({"x": object()}, "is no JSON"),
+        ({"pattern": r"\w" * 140}, "KiB compiled, at most 2048: write fewer classes"),
+        ({"pattern": r"(?:\p{L}x{2,9})+{0,90}"}, "KiB compiled, at most 2048"),
+        ({"pattern": r"(\w{9}[](])?{9}"}, "KiB compiled, at most 2048"),
+        ({"pattern": "(?mx)a#("}, "sets the flag x"),
+        ({"allOf": [{"pattern": rf"\w{{20}}{n}"} for n in range(75)]}, "schema/allOf/3: the regular"),
+        ({"patternProperties": {f"{n}": True for n in range(65)}}, "one of more than 64 regular expressions"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -251,10 +257,11 @@ def deep(levels):
         ({"$ref": "#"}, 1),
         ({"allOf": [{"$ref": "#"}, {"$ref": "#"}]}, 1),
         ({"uniqueItems": True}, [{"n": number} for number in range(5_000)]),
-        ({"patternProperties": {f"{n}x+": True for n in range(100)}}, {str(n): n for n in range(2_000)}),
+        ({"patternProperties": {f"{n}x+": True for n in range(60)}}, {str(n): n for n in range(2_000)}),
         ({"multipleOf": 0.5}, float("inf")),
+        ({"pattern": "(.{0,30}){0,30}y"}, "x" * 100_000),
     ],
-    ids=["twice a level", "itself", "itself twice", "unique", "patterns", "infinite"],
+    ids=["twice a level", "itself", "itself twice", "unique", "patterns", "infinite", "long"],
 )
 def test_a_schema_that_would_never_be_done_is_given_up(schema, value):
     with pytest.raises(Unchecked):

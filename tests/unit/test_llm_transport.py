@@ -18,7 +18,9 @@ def run(test):
     async def inner():
         async with (
             Loopback() as loopback,
-            httpx2.AsyncClient(transport=AiohttpTransport(), timeout=None, trust_env=False) as client,
+            httpx2.AsyncClient(
+                transport=AiohttpTransport(), timeout=None, trust_env=False, verify=False
+            ) as client,
         ):
             return await asyncio.wait_for(test(loopback, client), 60)
 

@@ -125,3 +125,27 @@ def test_the_first_reason_counts_and_a_watch_that_is_closed_ends_nothing(loop, t
     other.close()
     loop.go_to(90)
     assert other.why is None
+
+
+def test_while_nothing_is_read_of_it_no_timer_but_the_last_ends_it(loop, task):
+    watch = Watch(loop, task, TIMERS, 60)
+    watch.connected = True
+    loop.go_to(4)
+    watch.hold()
+    loop.go_to(9)
+    watch.go_on()
+    loop.go_to(9.9)
+    assert watch.why is None, "one second was left to the first content"
+    watch.content_s = loop.time()
+    loop.go_to(10.9)
+    watch.hold()
+    loop.go_to(15)
+    watch.go_on()
+    loop.go_to(15.9)
+    assert watch.why is None
+    loop.go_to(16.1)
+    assert watch.why == "timeout_between_contents"
+    held = Watch(loop, task, TIMERS, 3)
+    held.hold()
+    loop.go_to(20)
+    assert held.why == "timeout_total"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -49,3 +50,30 @@ def test_a_position_outside_of_the_log_is_called_by_whose_it_is(tmp_path):
         begin(tmp_path, committed=1)
     with pytest.raises(PositionLost, match="the offset that archive_streams keeps outside of Kafka, 1 is"):
         begin(tmp_path, committed=7, says=1)
+
+
+def test_a_partition_that_is_not_ready_yet_is_behind_since_it_is_ours(tmp_path):
+    seen = []
+
+    def ends(*_):  # of the input: asked after the restore
+        seen.append(dict(partitions.opening))
+        return (3, 9)
+
+    reader: Any = SimpleNamespace(committed=lambda *_: Committed(5, None), ends=ends)
+    parts: Any = dict.fromkeys(("letters", "state", "late"))
+    parts |= {name: SimpleNamespace() for name in ("unit", "ticker")}
+    source = Source(RECORDS, lambda _: [], "archive_streams")
+    partitions = Partitions(
+        kafka=KafkaOptions(""), sources={RECORDS.name: source}, reader=reader, state_dir=tmp_path, **parts
+    )
+    before_us = time.time_ns() // 1_000
+    for _ in range(2):  # the second opening is the first's, tried again
+        partitions.open(WHERE, NOT_CANCELLED)
+    (first, second) = (opening[WHERE] for opening in seen)
+    assert first == second, "it is not ours since later than it was"
+    offset, since_us = first
+    assert offset == 5
+    assert before_us <= since_us <= time.time_ns() // 1_000
+    parts["unit"].add_scope = lambda *_: None
+    partitions.ready(WHERE)
+    assert partitions.opening == {}

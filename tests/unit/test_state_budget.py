@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from ops.commands.worker import worker_command
 from ops.settings import StateSettings
 from state import budget
 from state.budget import StateOptions, check_machine
@@ -111,6 +112,18 @@ def test_more_memory_than_the_process_may_have_is_refused(monkeypatch, tmp_path)
         check_machine(StateOptions(block_cache_mb=101))
     limit.write_text("max\n")
     check_machine(StateOptions(block_cache_mb=101))
+
+
+def test_the_roles_of_one_worker_are_counted_together(monkeypatch, tmp_path):
+    limit = tmp_path / "memory.max"
+    limit.write_text(f"{100 * MIB}\n")
+    monkeypatch.setattr(budget, "_CGROUP_LIMIT", limit)
+    check_machine(StateOptions(block_cache_mb=33, write_buffer_mb=8), processes=3)
+    with pytest.raises(BudgetRefused, match="block_cache_mb=34, in each of 3 roles with state, is more than"):
+        check_machine(StateOptions(block_cache_mb=34, write_buffer_mb=8), processes=3)
+    monkeypatch.setenv("SLUICEGATE_STATE__BLOCK_CACHE_MB", "64")
+    with pytest.raises(BudgetRefused, match="in each of 2 roles"):
+        worker_command(roles="ingest,aggregate")
 
 
 def test_more_files_than_the_process_may_open_are_refused():

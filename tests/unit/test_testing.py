@@ -19,6 +19,7 @@ from schemas.topics import INDEX, INPUT, OUTPUT, USAGE_WINDOWS
 from tests.support.twin_scenario import CLOSED, EACH, READINGS, ROWS, SCHEMA, SUBJECT, extension, topic
 
 ROOT = Path(__file__).parents[2]
+KEPT = topic("twin.one.changelog.v1", cleanup="compact")
 ROW = {"sensor": "a", "amount": 1, "unit": "kWh"}
 
 pytestmark = pytest.mark.timeout(60)
@@ -43,7 +44,7 @@ def drive(tmp_path):
     drivers = []
 
     def start(handle=None, role="one", **how):
-        given = extension() if handle is None else role_of(handle, changelog=topic("twin.one.changelog.v1"))
+        given = extension() if handle is None else role_of(handle, changelog=KEPT)
         drivers.append(AgentDriver(role, given, folder=tmp_path, **how))
         return drivers[-1]
 
@@ -198,7 +199,7 @@ def test_a_tick_that_settles_nothing_comes_again_each_second_and_no_oftener(tmp_
 
 def test_a_changelog_of_other_partitions_than_the_inputs_is_refused(tmp_path):
     def register(app, tools, _options):
-        app.source(OUTPUT, agent="one", decode=tools.decode_events, changelog=topic("twin.one.changelog.v1"))
+        app.source(OUTPUT, agent="one", decode=tools.decode_events, changelog=KEPT)
 
     with pytest.raises(ValueError, match=r"twin\.one\.changelog\.v1 must have as many partitions as streams"):
         AgentDriver("one", Extension({"one": [register]}), folder=tmp_path)

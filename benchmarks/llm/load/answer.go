@@ -153,11 +153,12 @@ func (a *Answer) text(text string, now time.Time, load Load) {
 	}
 	a.Events++
 	a.Last = now
-	// When it was flushed, at the earliest: the first content at once, the last ones by the finish, others when
-	// they had gathered for so long since the event's time, which is its first piece's.
-	if load.Mode == "events" {
+	// When it was flushed, at the earliest: the first content at once, the last ones by the finish, others at the
+	// clock's first multiple of the gathering time after the event's time, which is its first piece's.
+	if load.Mode == "events" && load.Flush > 0 {
 		flushed := stampUs
-		if due := a.chunk.Time.Add(load.Flush).UnixMicro(); !isFirst && a.rest != "" && due > flushed {
+		gather := load.Flush.Microseconds()
+		if due := (a.chunk.Time.UnixMicro()/gather + 1) * gather; !isFirst && a.rest != "" && due > flushed {
 			flushed = due
 		}
 		a.FromFlush = append(a.FromFlush, nowUs-flushed)

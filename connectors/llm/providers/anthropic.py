@@ -65,7 +65,9 @@ class Anthropic:
             raise CallRefused("params.seed", "anthropic has none.", "Leave it out, or ask another provider.")
         messages = messages_of(call)
         max_tokens = MAX_TOKENS if params.max_output_tokens is None else params.max_output_tokens
-        thinking, effort = _thinking(call.model, params.reasoning)
+        # A turn that goes on after a tool has to repeat the thinking before it, which is not kept.
+        asked = "" if messages[-1].role == "tool" and _BY_BUDGET.search(call.model) else params.reasoning
+        thinking, effort = _thinking(call.model, asked)
         if "budget_tokens" in thinking and params.max_output_tokens is None:
             max_tokens += thinking["budget_tokens"]  # what is thought counts as output
         output_config = given(effort=effort)

@@ -5,9 +5,10 @@ https://ai.google.dev/api/generate-content
 
 from __future__ import annotations
 
+import mimetypes
 import re
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from connectors.llm.deltas import Failed, Named, Piece, Usage
 from connectors.llm.errors import CallRefused
@@ -175,7 +176,13 @@ def _part(part: str | Media) -> dict[str, Any]:
     if isinstance(part, str):
         return {"text": part}
     if part.url:
-        return {"fileData": {"mimeType": part.mime, "fileUri": part.url}}
+        mime = part.mime
+        if mime.endswith("/*"):  # Gemini wants to be told what it will find
+            known, _ = mimetypes.guess_type(urlsplit(part.url).path)
+            if known is None:
+                raise part.refused("gemini", "Say its media type, or send it as data.")
+            mime = known
+        return {"fileData": {"mimeType": mime, "fileUri": part.url}}
     return {"inlineData": {"mimeType": part.mime, "data": part.data}}
 
 

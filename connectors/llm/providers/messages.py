@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args
 
 import orjson
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 Role = Literal["system", "user", "assistant", "tool"]
 _MIME: Final = re.compile(r"[a-z]+/[a-z0-9][a-z0-9.+-]{0,126}\Z")
+_ANY_OF: Final = re.compile(r"[a-z]+/\*\Z")
+"""Of what a URL gives one may know no more than that it is a picture."""
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/]+={0,2}\Z")
 
 
@@ -89,6 +91,29 @@ def messages_of(call: Call) -> Sequence[Message]:
         out.append(_message(value, f"messages[{index}]"))
     if not any(each.role != "system" for each in out):
         raise CallRefused("messages", "there is none to be answered.", "Send one of role user at the least.")
+    return _told_apart(out)
+
+
+def _told_apart(messages: list[Message]) -> list[Message]:
+    """Give each call of a tool an id of its own; an answer belongs to the nearest call before it.
+
+    Where a provider names no calls they are counted within an answer, so that each turn has a ``call_0``.
+    """
+    taken: set[str] = set()
+    now: dict[str, str] = {}
+    out = []
+    for message in messages:
+        uses = []
+        for use in message.tool_uses:
+            own, number = use.call_id, 1
+            while own in taken:
+                own, number = f"{use.call_id}_{number}", number + 1
+            taken.add(own)
+            now[use.call_id] = own
+            uses.append(use if own == use.call_id else replace(use, call_id=own))
+        answered = now.get(message.call_id, message.call_id)
+        changed = uses != message.tool_uses or answered != message.call_id
+        out.append(replace(message, tool_uses=uses, call_id=answered) if changed else message)
     return out
 
 
@@ -172,7 +197,7 @@ def _part(value: Any, where: str) -> str | Media:
             where, 'must be {"type": "text", "text"} or {"type": "media", "mime", "data" or "url"}'
         )
     mime, data, url = (value.get(name) or "" for name in ("mime", "data", "url"))
-    if not isinstance(mime, str) or not _MIME.match(mime):
+    if not isinstance(mime, str) or not (_MIME.match(mime) or (url and _ANY_OF.match(mime))):
         raise CallRefused(f"{where}.mime", "must be a media type such as image/png.")
     if not isinstance(data, str) or not isinstance(url, str) or bool(data) == bool(url):
         raise CallRefused(where, "must have one of data and url.")

@@ -1,0 +1,77 @@
+"""Faust's own services, as they stand in a role's app: without what needs a client or a table of Faust's."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from faust.app.base import BootStrategy as FaustBootStrategy
+from mode import Service
+from mode.supervisors import OneForOneSupervisor
+
+from connectors.kafka.errors import NotSupported
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pipelines.role import RoleApp
+
+_READY_POLL_S = 0.05
+_WAKE_AGAIN_S = 0.005
+
+
+class BootStrategy(FaustBootStrategy):
+    """Faust's services without its leader assignor and reply consumer: they need a client of their own."""
+
+    def kafka_consumer(self) -> Iterable[Any]:
+        """Return the consumer alone."""
+        return [self.app.consumer]
+
+
+class Tables(Service):
+    """Stands where Faust keeps its tables: ready when our restore is, and refuses Faust's own."""
+
+    def __init__(self, app: RoleApp, **kwargs: Any) -> None:
+        self.app = app
+        super().__init__(**kwargs)
+
+    def add(self, table: Any) -> Any:
+        """Refuse: Faust's tables are not transactional."""
+        raise NotSupported(
+            f"faust table {table.name}", "use a store: app.source(…, changelog=…) and scope.state"
+        )
+
+    async def wait_until_tables_registered(self) -> None:
+        """There is nothing to wait for."""
+
+    async def wait_until_recovery_completed(self) -> bool:
+        """Wait for the first partitions; returns True if the app stopped meanwhile."""
+        while not self.should_stop and not self.app.should_stop:
+            if self.app.assigned_once:
+                return False
+            await asyncio.sleep(_READY_POLL_S)
+        return True
+
+    def on_partitions_revoked(self, revoked: Any) -> None:
+        """The coordinator lets go of the partitions' state."""
+
+    def on_rebalance_start(self) -> None:
+        """The coordinator answers rebalances."""
+
+    def values(self) -> list[Any]:
+        """No tables."""
+        return []
+
+
+class Restarting(OneForOneSupervisor):
+    """Restarts a failed agent as often as it fails: the coordinator isolates the event and paces retries."""
+
+    def __init__(self, *services: Any, **kwargs: Any) -> None:
+        kwargs |= {"max_restarts": 1e9, "over": 1.0}
+        super().__init__(*services, **kwargs)
+
+    def wakeup(self) -> None:
+        """Wake up until nothing is crashed: mode forgets a call that comes while it restarts another."""
+        super().wakeup()
+        if not self.should_stop and any(service.crashed for service in self._services):
+            self.loop.call_later(_WAKE_AGAIN_S, self.wakeup)
