@@ -63,7 +63,7 @@ def asked(env: Mapping[str, str]) -> Asked:
         minutes=number("MINUTES", env, MINUTES, least=0.1),
         rate=int(number("RATE", env, RATE)),
         seed=int(number("SEED", env, 0, least=0)),
-        as_json=env.get("JSON", "") not in ("", "0", "no", "false"),
+        as_json=is_on("JSON", env),
     )
 
 
@@ -73,6 +73,11 @@ def names(name: str, env: Mapping[str, str], known: Iterable[str]) -> set[str]:
     if unknown := named - set(known):
         raise Misspelt(f"{name}={','.join(sorted(unknown))}: there are {', '.join(known)}")
     return named
+
+
+def is_on(name: str, env: Mapping[str, str]) -> bool:
+    """Say whether a variable switches something on."""
+    return env.get(name, "") not in ("", "0", "no", "false")
 
 
 def number(name: str, env: Mapping[str, str], default: float, *, least: float = 1) -> float:

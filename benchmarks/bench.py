@@ -41,6 +41,10 @@ class Bench:
         return "one run" if self.asked.runs == 1 else f"median of {self.asked.runs} runs"
 
 
+class NotHad(RuntimeError):
+    """The benchmark itself needs what is not on this machine; its text says what, and the remedy."""
+
+
 def say(stage: str) -> None:
     """Tell on standard error what is being done; figures alone go to standard output."""
     print(f"bench: {stage}", file=sys.stderr, flush=True)

@@ -126,6 +126,10 @@ class Connection(asyncio.Protocol):
     def had_turn(self, delivery: Delivery) -> None:
         """See Outlet; one delivery alone needs no turns."""
 
+    def let_go(self, delivery: Delivery) -> None:  # noqa: ARG002  # it is the only one
+        """See Outlet; who has one stream is sent away for it."""
+        self.send_away("slow")
+
     def say_expiring(self, expires_in_ms: int) -> None:
         """Write that the token ends soon: who can, brings a new one; the others come back with one."""
         raise NotImplementedError
@@ -266,6 +270,7 @@ class Connection(asyncio.Protocol):
             log.warning(
                 "client_stalled", peer=self.name, subject=self.identity.shown, unsent_bytes=unsent_bytes
             )
-            self.abort("slow" if self._leaving == "slow" else "stalled")
+            let_go = any(delivery.too_slow for delivery in self.deliveries)
+            self.abort("slow" if let_go else "stalled")
         self._unsent_bytes = unsent_bytes  # slow, but it reads
         return now_s + self._core.options.write_stall_ms_max / 1_000

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from functools import partial
 from math import isfinite
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import structlog
 from websockets.frames import CloseCode
@@ -17,16 +19,18 @@ from websockets.frames import CloseCode
 from edge.control import counted, known_stream, stream_to_cancel
 from edge.delivery import Delivery
 from edge.errors import Forbidden, HistoryUnavailable, RequestError
+from edge.held_back import HELD_BACK_S_MAX, wait_for_credit
 from edge.join import Joined
 from edge.messages import WebSocketEncoder, error_of, malformed, read_message
 from edge.problems import code_of
 from edge.publish import Publisher, PublishRequest
+from edge.slowing import TICK_S
+from edge.sse import jittered
 from schemas.envelope import check_stream_name, split_key
 from schemas.errors import CursorError, InvalidEvent, SluicegateError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Coroutine
-    from typing import Any
+    from collections.abc import Awaitable, Collection
 
     from edge.messages import Asked
     from edge.upgrade import WebSocketShare
@@ -36,6 +40,8 @@ log = structlog.get_logger(__name__)
 _CHAT: Final = "chat"
 _CHAT_ID_CHARACTERS_MIN: Final = 16
 Message = dict[str, object]
+Request = Callable[[], Coroutine[Any, Any, Message | None]]
+"""Begins a request when its turn has come."""
 
 
 class Conversation:
@@ -44,6 +50,7 @@ class Conversation:
     __slots__ = (
         "_connection",
         "_deliveries",
+        "_held_back",
         "_joining",
         "_last_writes",
         "_requests",
@@ -63,6 +70,8 @@ class Conversation:
         """To whom the connection is counted for what it follows, beside the tenant of its token."""
         self._requests: set[asyncio.Task[None]] = set()
         self._last_writes: dict[bytes, asyncio.Task[None]] = {}
+        self._held_back: dict[bytes, asyncio.Task[None]] = {}
+        """By stream: the request to publish that waits for its credit; those behind it wait for it."""
         self.held_bytes = 0
         """Of the messages whose requests are under way."""
 
@@ -105,6 +114,16 @@ class Conversation:
         self._count_no_more(channel.tenant)
         self._connection.say({"type": "ended", "tenant": channel.tenant, "stream": channel.stream_id})
 
+    def let_go(self, delivery: Delivery) -> None:
+        """Say that a client was too slow for a stream, and is to subscribe again; the connection stays."""
+        channel, cursor = delivery.subscriber.channel, delivery.cursor
+        del self._deliveries[channel.key]
+        self._count_no_more(channel.tenant)
+        where = {"tenant": channel.tenant, "stream": channel.stream_id}
+        place = {"cursor": cursor} if cursor else {}
+        retry_ms = jittered(self._connection.retry_ms)
+        self._connection.say({"type": "reconnect", **where, **place, "reason": "slow", "retry_ms": retry_ms})
+
     def had_turn(self, delivery: Delivery) -> None:
         """Let the others go first the next time."""
         key = delivery.subscriber.channel.key
@@ -116,7 +135,7 @@ class Conversation:
             self._connection.say({"type": "pong", **asked.place})
             return
         if asked.type == "auth":
-            self._start(asked, self._renew(asked))
+            self._start(asked, partial(self._renew, asked))
             return
         check_stream_name(asked.tenant, asked.stream_id)
         if asked.type == "unsubscribe":
@@ -186,7 +205,7 @@ class Conversation:
         self._share.admission.check_read(self._connection.identity, asked.tenant, asked.stream_id, "")
         self._count(asked.tenant)
         self._joining[key] = asked
-        self._start(asked, self._join_counted(asked))
+        self._start(asked, partial(self._join_counted, asked))
 
     def _count(self, tenant: str) -> None:
         """Count the connection to the tenant of a stream that it is to follow; once.
@@ -304,10 +323,10 @@ class Conversation:
         request = self._request(asked, kind, wait=bool(wait))
 
         async def publish() -> Message:
-            answer = await publisher.publish_values(request, asked.events)
+            answer = await self._in_time(asked, partial(publisher.publish_values, request, asked.events))
             return {"type": "publish_ack", **asked.place, **_without_address(answer)}
 
-        self._start(asked, counted(core, publish()), in_order=True)
+        self._write(asked, publish)
 
     def _cancel(self, asked: Asked) -> None:
         publisher, core, identity = self._publisher(), self._share.core, self._connection.identity
@@ -319,7 +338,7 @@ class Conversation:
             answer = await publisher.publish_one(request, "cancel", fields)
             return {"type": "cancel_ack", **asked.place, **_without_address(answer)}
 
-        self._start(asked, counted(core, cancel()), in_order=True)
+        self._write(asked, cancel)
 
     def _chat(self, asked: Asked) -> None:
         publisher, core, identity = self._publisher(), self._share.core, self._connection.identity
@@ -346,10 +365,38 @@ class Conversation:
                     remedy="Use publish for streams of other kinds.",
                 )
             request = self._request(asked, _CHAT, wait=False)
-            await publisher.publish_values(request, [event])
+            await self._in_time(asked, partial(publisher.publish_values, request, [event]))
             return {"type": "chat_ack", **asked.place, "event_id": event_id}
 
-        self._start(asked, counted(core, chat()), in_order=True)
+        self._write(asked, chat)
+
+    async def _in_time(self, asked: Asked, publish: Callable[[], Awaitable[Message]]) -> Message:
+        """Publish once stream and tenant may; till then the answer, the client's credit, is withheld.
+
+        The socket is read on meanwhile, as far as ``requests_max`` goes: what is asked of other streams, a
+        ``cancel``, a new token and a pong have nothing to do with who is slow.
+        """
+        slowing, key = self._share.core.slowing, asked.key
+        until_s = self._share.core.now_s() + HELD_BACK_S_MAX
+        while True:
+            try:
+                return await publish()
+            except RequestError as refused:
+                self._held_back[key] = cast("asyncio.Task[None]", asyncio.current_task())
+                try:
+                    await wait_for_credit(
+                        refused, slowing, key, until_s=until_s, may_wait=self._may_hold_back
+                    )
+                finally:
+                    del self._held_back[key]
+
+    def _may_hold_back(self) -> bool:
+        return self._connection.leaving is None and self._share.may_hold_back
+
+    def drop_held_back(self) -> None:
+        """Its client has left: what waits is not done, nor what stands behind it, or it would overtake it."""
+        for task in self._held_back.values():
+            task.cancel()
 
     def _request(self, asked: Asked, kind: str | None, *, wait: bool) -> PublishRequest:
         identity = self._connection.identity
@@ -367,9 +414,12 @@ class Conversation:
 
     # -- requests under way -----------------------------------------------------------------------------
 
-    def _start(
-        self, asked: Asked, request: Coroutine[Any, Any, Message | None], *, in_order: bool = False
-    ) -> None:
+    def _write(self, asked: Asked, request: Callable[[], Coroutine[Any, Any, Message]]) -> None:
+        """Start a request that appends, behind those to the same stream."""
+        core = self._share.core
+        self._start(asked, lambda: counted(core, request()), in_order=True)
+
+    def _start(self, asked: Asked, request: Request, *, in_order: bool = False) -> None:
         before = self._last_writes.get(asked.key) if in_order else None
         task = asyncio.get_running_loop().create_task(self._answer(asked, request, before))
         self._requests.add(task)
@@ -378,13 +428,11 @@ class Conversation:
             self._last_writes[asked.key] = task
         task.add_done_callback(self._done(asked))
 
-    async def _answer(
-        self, asked: Asked, request: Coroutine[Any, Any, Message | None], before: asyncio.Task[None] | None
-    ) -> None:
+    async def _answer(self, asked: Asked, request: Request, before: asyncio.Task[None] | None) -> None:
         if before is not None:
-            await asyncio.wait({before})
+            await self._turn(asked.key, before, passes_held_back=asked.type == "cancel")
         try:
-            answer = await request
+            answer = await request()
         except (RequestError, InvalidEvent, HistoryUnavailable) as error:
             answer = error_of(error, asked)
         except Exception as error:
@@ -393,6 +441,18 @@ class Conversation:
             answer = error_of(hidden, asked)
         if answer is not None:
             self._connection.say(answer)
+        if before is not None:  # what stands behind a cancel stands behind what that has passed, too
+            await self._turn(asked.key, before)
+
+    async def _turn(self, key: bytes, before: asyncio.Task[None], *, passes_held_back: bool = False) -> None:
+        """Wait for a stream's write before this one; if that is dropped, this one is, too.
+
+        Who asks that a stream be stopped does not wait for what is held back for its slow clients.
+        """
+        while not (before.done() or (passes_held_back and key in self._held_back)):
+            await asyncio.wait({before}, timeout=TICK_S if passes_held_back else None)
+        if before.cancelled() and not passes_held_back:
+            raise asyncio.CancelledError
 
     def _done(self, asked: Asked) -> Callable[[asyncio.Task[None]], None]:
         def done(task: asyncio.Task[None]) -> None:

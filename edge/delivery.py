@@ -71,6 +71,10 @@ class Outlet(Protocol):
         """Have the client come back with its cursor."""
         ...
 
+    def let_go(self, delivery: Delivery) -> None:
+        """Have the client come back for a stream that it was too slow for; if paused, once it is not."""
+        ...
+
     def delivered_end(self, delivery: Delivery) -> None:
         """All of a stream was written."""
         ...
@@ -101,6 +105,7 @@ class Delivery:
         "started_s",
         "subscriber",
         "told",
+        "too_slow",
     )
 
     def __init__(self, core: EdgeCore, joined: Joined, encoder: Encoder, outlet: Outlet) -> None:
@@ -123,6 +128,8 @@ class Delivery:
         self.started_s = 0.0
         self.over = False
         """Nothing more is written."""
+        self.too_slow = False
+        """It was let go for being behind; its client may not have been told yet."""
         # Nothing was known of the stream when its client came: its kind is judged before its first event.
         known = self.subscriber.channel.kind or joined.identity.kinds.all
         self._unjudged: Identity | None = None if known else joined.identity
@@ -174,6 +181,9 @@ class Delivery:
 
     def resume(self) -> None:
         """The connection takes more."""
+        if self.too_slow:
+            self._outlet.let_go(self)
+            return
         self._write_first()  # it was read before what the gap may stand for
         if not self._outlet.paused:
             self._tell(self._core.pressure.resumed(self))
@@ -182,7 +192,8 @@ class Delivery:
     def let_go(self) -> None:
         """Its client is too slow: give it nothing more, and have it come back."""
         self.stop("slow")
-        self._outlet.send_away("slow")
+        self.too_slow = True
+        self._outlet.let_go(self)
 
     def is_passed(self) -> None:
         """See Member."""
@@ -238,6 +249,11 @@ class Delivery:
     def expect(self) -> int:
         """The seq that comes next for it."""
         return self._group.position if self._group is not None else self.subscriber.expect
+
+    @property
+    def cursor(self) -> str:
+        """What its client is to come back with after all that it was written; empty if that is nothing."""
+        return self._core.replay.cursor(self.subscriber, self.partition)
 
     @property
     def bytes(self) -> int:

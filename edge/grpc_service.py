@@ -26,6 +26,7 @@ from edge.grpc_call import (
 from edge.grpc_errors import Status, failed, sent_away, status_of
 from edge.grpc_messages import LogEncoder, WatchEncoder
 from edge.grpc_publish import answer_of, values_of
+from edge.held_back import HELD_BACK_S_MAX, wait_for_credit
 from edge.join import Over
 from edge.problems import code_of
 from edge.publish import PublishRequest as Asked
@@ -54,9 +55,6 @@ Method = Callable[[Any, Call, Identity], Awaitable[Any]]
 Behaviour = Callable[[Any, Call], Awaitable[Any]]
 STREAM_SERVICE: Final = "sluicegate.v1.StreamService"
 LOG_SERVICE: Final = "sluicegate.v1.LogStream"
-_TOO_FAST: Final = 429
-_HELD_BACK_S_MAX: Final = 60
-"""Longer than any kind of ours holds its producer back."""
 
 
 class StreamCalls:
@@ -162,8 +160,10 @@ class StreamCalls:
 
     async def publish(self, request: bytes, _call: Call, identity: Identity) -> bytes:
         """``StreamService.Publish``."""
+        return await self._publish(_parsed(PublishRequest, request), identity)
+
+    async def _publish(self, asked: PublishRequest, identity: Identity) -> bytes:
         publisher = self._writer()
-        asked = _parsed(PublishRequest, request)
         tenant = asked.tenant or DEFAULT_TENANT
         kind = asked.kind or self._core.joiner.kind_name(stream_key(tenant, asked.stream_id)) or None
         to = Asked(tenant, asked.stream_id, kind, asked.wait_committed, identity, "grpc")
@@ -177,22 +177,20 @@ class StreamCalls:
     async def publish_many(self, requests: AsyncIterable[bytes], call: Call, identity: Identity) -> None:
         """``StreamService.PublishMany``: one at a time, so what is ahead of the edge waits at its client."""
         async for request in requests:
-            await call.write(await self._publish_in_time(request, call, identity))
+            await call.write(await self._publish_in_time(_parsed(PublishRequest, request), identity))
 
-    async def _publish_in_time(self, request: bytes, call: Call, identity: Identity) -> bytes:
+    async def _publish_in_time(self, asked: PublishRequest, identity: Identity) -> bytes:
         """Publish once stream and tenant may; nothing more is read till then, which slows the client."""
-        loop = asyncio.get_running_loop()
-        deadline_s = loop.time() + _HELD_BACK_S_MAX
+        core, key = self._core, stream_key(asked.tenant or DEFAULT_TENANT, asked.stream_id)
+        until_s = core.now_s() + HELD_BACK_S_MAX
         while True:
-            self._core.gate.check_still(identity)
+            core.gate.check_still(identity)
             try:
-                return await self.publish(request, call, identity)
-            except RequestError as error:
-                wait_s = int(error.headers.get("retry-after", "1"))
-                held_back = error.status == _TOO_FAST and not self._core.draining
-                if not held_back or loop.time() + wait_s > deadline_s:
-                    raise
-            await asyncio.sleep(wait_s)
+                return await self._publish(asked, identity)
+            except RequestError as refused:
+                await wait_for_credit(
+                    refused, core.slowing, key, until_s=until_s, may_wait=lambda: not core.draining
+                )
 
     async def cancel(self, request: bytes, _call: Call, identity: Identity) -> bytes:
         """``StreamService.Cancel``."""

@@ -90,8 +90,8 @@ class EdgeMetrics:
         )
         self.slowed_publishes = Counter(
             f"{_P}slowed_publishes_total",
-            "Publish requests that were refused because the stream's clients could not follow, by how they "
-            "came: http, websocket, grpc.",
+            "Publish requests refused, or held back, because the stream's clients could not follow, by how "
+            "they came: http, websocket, grpc.",
             ["kind", "transport"],
             registry=self.registry,
         )

@@ -122,7 +122,7 @@ class Pressure:
                 self.let_go(delivery, kind, "terminate")
 
     def let_go(self, delivery: Delivery, kind: Kind, policy: PolicyName) -> None:
-        """Close its connection, once it takes what it was given or is found to be gone; it may come back."""
+        """Give it nothing more; its client is told once it takes anything, and may come back."""
         self._core.metrics.slow_closed.labels(policy, kind.name, delivery.transport_name).inc()
         delivery.let_go()
 

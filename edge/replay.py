@@ -95,6 +95,14 @@ class Replay:
         subscriber.gaps += 1
         return frame
 
+    def cursor(self, subscriber: Subscriber, partition: int) -> str:
+        """Give the place of a subscriber, after what it was given; empty before the first event."""
+        offset, seq = subscriber.next_offset - 1, subscriber.expect - 1
+        if offset < 0 or seq < 0:
+            return ""
+        channel = subscriber.channel
+        return Cursor(self.topic_version, partition, offset, seq).encode(channel.tenant, channel.stream_id)
+
     def _jump(self, subscriber: Subscriber, partition: int) -> list[Frame]:
         """An ephemeral stream has no past: whoever the ring has passed by goes on with what is there now."""
         ring = subscriber.channel.ring

@@ -42,6 +42,11 @@ class WebSocketShare:
         """Whether no more can be held."""
         return self.held_bytes > self.core.options.websocket_held_bytes_max
 
+    @property
+    def may_hold_back(self) -> bool:
+        """Whether a request may wait for its credit: the other half is for those that need not wait."""
+        return self.held_bytes <= self.core.options.websocket_held_bytes_max // 2
+
     @staticmethod
     def dumps(message: Mapping[str, Any]) -> bytes:
         """Make a message's JSON."""

@@ -160,6 +160,11 @@ class WebSocketConnection(Connection):
         """See Outlet."""
         self._conversation.refuse(delivery, denied)
 
+    def let_go(self, delivery: Delivery) -> None:
+        """See Outlet. The other streams stay: what holds the socket up may be none of theirs."""
+        if not self.paused:
+            self._conversation.let_go(delivery)
+
     def delivered_end(self, delivery: Delivery) -> None:
         """See Outlet."""
         self._conversation.delivered_end(delivery)
@@ -306,6 +311,7 @@ class WebSocketConnection(Connection):
         self._closing, self._reason = True, reason
         for delivery in tuple(self.deliveries):
             delivery.stop(reason)
+        self._conversation.drop_held_back()
         self._frames.clear()
         self._fragments, self._partial_bytes = None, 0
         self._send_out()
@@ -334,6 +340,7 @@ class WebSocketConnection(Connection):
             self._later.cancel()
         self._share.held_bytes -= self._held_bytes
         self._held_bytes = 0
+        self._conversation.drop_held_back()
         super().connection_lost(exc)
         self._conversation.left()
 

@@ -377,7 +377,9 @@ class LlmSettings(Group):
     flush_ms: int = Field(40, ge=1, le=1_000, description="deltas are sent together for so long")
     flush_bytes: int = Field(1_024, ge=1, le=262_144, description="or until they are so many")
     drain_ms: int = Field(20_000, ge=0, le=600_000, description="how long calls may end when it is stopped")
-    session_timeout_ms: int = Field(45_000, ge=1_000)
+    session_timeout_ms: int = Field(
+        10_000, ge=1_000, description="after it others take over; well below queue_ms_max"
+    )
     transaction_timeout_ms: int = Field(15_000, ge=1_000, le=60_000)
     gate_functions: Annotated[tuple[str, ...], NoDecode] = Field(
         (), max_length=32, description="gates in code that routes may name: module:name, with commas between"

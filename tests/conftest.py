@@ -63,12 +63,13 @@ def _folder_of_the_run(config: pytest.Config) -> Path:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Stop the stack when the last process of the run has ended: a warm one for all costs half of two."""
-    from ops.stack.down import down
+    if hasattr(config, "workerinput") or not hasattr(config, "_tmp_path_factory"):
+        return
+    data_dir = _folder_of_the_run(config) / "stack"
+    if data_dir.exists():
+        from ops.stack.down import down
 
-    if not hasattr(config, "workerinput") and hasattr(config, "_tmp_path_factory"):
-        data_dir = _folder_of_the_run(config) / "stack"
-        if data_dir.exists():
-            down(_settings_of(data_dir))
+        down(_settings_of(data_dir))
 
 
 @pytest.fixture(scope="session")
@@ -103,18 +104,15 @@ def topic_prefix() -> str:
 
 @pytest.fixture
 def kafka_options(stack: Addresses, topic_prefix: str) -> Iterator[KafkaOptions]:
-    """How to reach the real Kafka, with topics and groups of this test's own.
-
-    Its topics are removed after it: a broker of thousands of partitions answers ever later.
-    """
-    from connectors.kafka.admin import delete_topics, list_topics
+    """How to reach the real Kafka, with topics and groups of this test's own."""
     from connectors.kafka.options import KafkaOptions
+    from tests.support.topics import drop_topics
 
     options = KafkaOptions(
         bootstrap_servers=stack.kafka, topic_prefix=topic_prefix, client_id=f"test-{topic_prefix}"
     )
     yield options
-    delete_topics(options, list_topics(options))
+    drop_topics(options)
 
 
 @pytest.fixture(scope="session")

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from benchmarks.asked import names, number
+from benchmarks.asked import is_on, names, number
 from benchmarks.edge.servers import PEERS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 WORKS: Final = ("fanout", "crowd", "streams", "idle", "stalled", "resume", "latency")
-SECONDS: Final = 15.0
+SECONDS: Final = 60.0
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Asked:
     works: tuple[str, ...] = WORKS
     peers: frozenset[str] = frozenset(PEERS)
     seconds: float = SECONDS
-    """How long a rate is held that is told, and each load but the probes of a search."""
+    """How long a rate is held that is told; probes of a search, and clients that stop reading, take less."""
     size: float = 1.0
     """Share of the clients, streams and history that the works have by themselves: to try them out."""
     as_json: bool = False
@@ -45,5 +45,5 @@ def asked(env: Mapping[str, str]) -> Asked:
         peers=frozenset(peers - {"none"}),
         seconds=number("SECONDS", env, SECONDS, least=1),
         size=number("SIZE", env, 1.0, least=0.001),
-        as_json=env.get("JSON", "") not in ("", "0", "no", "false"),
+        as_json=is_on("JSON", env),
     )

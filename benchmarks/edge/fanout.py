@@ -47,7 +47,7 @@ def highest(  # the work's own words
             held = _held(load, contender.name, rate, bench.asked.seconds)
     line = served(contender.name, work, subscribers, held)
     each_kb = (connected.rss_kb - before.rss_kb) / subscribers
-    return replace(line, rss_kb_per_connection=round(each_kb, 1), note=_note(held))
+    return replace(line, rss_kb_per_connection=round(each_kb, 1), note=why_not(held))
 
 
 def at(  # the work's own words
@@ -69,19 +69,20 @@ def at(  # the work's own words
         held = load.hold(rate, bench.asked.seconds)
     line = served(server.name, work, subscribers, held)
     each_kb = (connected.rss_kb - before.rss_kb) / subscribers
-    return replace(line, rss_kb_per_connection=round(each_kb, 1), note=_note(held))
+    return replace(line, rss_kb_per_connection=round(each_kb, 1), note=why_not(held))
 
 
 def served(name: str, work: str, subscribers: int, held: Held) -> Served:
     """Make the line of a load."""
     found = held.found
     span_s = max(found.seconds, held.seconds)
+    writes = found.reads if held.writes is None else held.writes
     return Served(
         name,
         work,
         subscribers,
         delivered_per_s=int(held.delivered_per_s),
-        writes_per_s=int(found.reads / span_s),
+        writes_per_s=int(writes / span_s),
         p50_ms=round(found.p50_ms, 1),
         p99_ms=round(found.p99_ms, 1),
         rss_kb_per_connection=None,
@@ -89,7 +90,8 @@ def served(name: str, work: str, subscribers: int, held: Held) -> Served:
         verified=held.complete and not found.lost,
         more={
             "events_per_s": round(held.taken_per_s / held.streams, 1),
-            "events_per_write": round(found.events / max(found.reads, 1), 1),
+            "events_per_write": round(found.events / max(writes, 1), 1),
+            "reads_per_s": int(found.reads / span_s),
             "held": held.kept,
             "seconds": round(held.seconds, 1),
         },
@@ -152,7 +154,8 @@ def _held(load: Load, name: str, rate: float, seconds: float) -> Held:
     return held
 
 
-def _note(held: Held) -> str:
+def why_not(held: Held) -> str:
+    """Say why a load was not held, or that connections were lost before it; empty if neither."""
     found = held.found
     if held.kept:
         return f"{found.lost} connections cut off" if found.lost else ""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from benchmarks.bench import NotHad
 from benchmarks.meter import stop
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ STANDARD_PLACE: Final = "/usr/local/go/bin/go"
 LOOK_S: Final = 0.1
 
 
-class NoGo(RuntimeError):
+class NoGo(NotHad):
     """The clients cannot be built: there is no Go."""
 
     def __init__(self) -> None:
@@ -82,6 +83,8 @@ class Snapshot:
     gaps: int
     doubles: int
     declared: int
+    missed: int
+    """Events that declared gaps stand for."""
     ended: int
     sent_away: int
     refused: int

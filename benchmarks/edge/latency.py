@@ -63,13 +63,13 @@ def _posted(
     bench: EdgeBench, server: EdgeWithAgents, clients: Clients, requests: int, events: int, before: int
 ) -> tuple[Served, int]:
     count = max(int(requests * bench.asked.seconds), 5)
-    used = server.usage()
+    used, wrote = server.usage(), server.writes()
     clients.reset()
     with _Posters(server.port) as posters:
         took_ms = posters.post(count, requests, events)
     total = before + count * events
     found = clients.until(lambda found: found.next_min >= total, DRAIN_S)
-    cpu_s = server.usage().cpu_s - used.cpu_s
+    cpu_s, writes = server.usage().cpu_s - used.cpu_s, server.writes() - wrote
     parts = _parts(server.kafka, before, count * events, found.mean_ms)
     rate = requests * events
     line = Served(
@@ -77,7 +77,7 @@ def _posted(
         f"latency: POST at {rate} events/s, {events} a request, to {CLIENTS} clients, by Kafka and ingest",
         CLIENTS,
         delivered_per_s=int(found.events / found.seconds),
-        writes_per_s=int(found.reads / found.seconds),
+        writes_per_s=int(writes / found.seconds),
         p50_ms=round(found.p50_ms, 1),
         p99_ms=round(found.p99_ms, 1),
         rss_kb_per_connection=None,

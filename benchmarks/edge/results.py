@@ -26,7 +26,8 @@ class Served:
     delivered_per_s: int | None
     """Events that clients had read and checked, a second."""
     writes_per_s: int | None
-    """Reads that clients needed for them: a server's writes, less those that were read with the next."""
+    """Writes of events: as ours counts them (``sluicegate_edge_writes_total``); of another server, what its
+    clients needed to read them, which is its writes less those that were read along with the next."""
     p50_ms: float | None
     """From the publisher's clock just before it hands an event over, to the client's read of it."""
     p99_ms: float | None

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from benchmarks.edge.bench import EdgeBench
 
 START_S: Final = 60.0
+WRITES: Final = "sluicegate_edge_writes_total"
+KINDS_FOLDER: Final = Path(__file__).with_name("kinds")
 _PEERS: Final = Path(__file__).with_name("peers")
 
 
@@ -86,6 +88,10 @@ class Server:
     def flush(self) -> None:
         """Wait until all was taken that was handed over."""
 
+    def writes(self) -> int | None:
+        """Return how many writes of events it has counted so far; None if it counts none."""
+        return None
+
     def usage(self) -> Usage:
         """Return processor seconds and resident memory of all its processes, helpers of its own included."""
         cpu_s = rss = 0.0
@@ -129,16 +135,24 @@ class Edge(Server):
     first_seq = 1  # 0 is ``open``
 
     def __init__(
-        self, bench: EdgeBench, name: str, slug: str, *, processes: int = 1, streams: int = 1
+        self,
+        bench: EdgeBench,
+        name: str,
+        slug: str,
+        *,
+        processes: int = 1,
+        streams: int = 1,
+        kinds: Sequence[str] = (),
     ) -> None:
         super().__init__(bench, name, slug)
         self._processes = processes
-        self._streams = streams
+        self._kinds = kinds
+        self._streams = len(kinds) or streams
         self.kafka = KafkaOptions(bench.where.kafka, f"bench{time.time_ns()}.")
         registry = bench.registry()
         registry.register_all()
         ensure_topics(self.kafka, TOPICS)
-        self.writer = Writer(self.kafka, WireCodec(registry), PayloadCodec(registry))
+        self.writer = Writer(self.kafka, WireCodec(registry), PayloadCodec(registry), kinds)
 
     def start(self) -> None:
         """See Server."""
@@ -157,7 +171,8 @@ class Edge(Server):
 
     def environment(self) -> dict[str, str]:
         """Return where the edge, and a worker beside it, find what they need."""
-        return {
+        own = {"SLUICEGATE_PIPELINES": str(KINDS_FOLDER)} if self._kinds else {}
+        return own | {
             "SLUICEGATE_KAFKA__BOOTSTRAP_SERVERS": self.bench.where.kafka,
             "SLUICEGATE_KAFKA__TOPIC_PREFIX": self.kafka.topic_prefix,
             "SLUICEGATE_REGISTRY__URL": self.bench.where.registry_url,
@@ -175,8 +190,12 @@ class Edge(Server):
         """See Server."""
         self.writer.flush()
 
+    def writes(self) -> int:
+        """See Server."""
+        return sum(int(value) for key, value in self.metrics().items() if key.partition("{")[0] == WRITES)
+
     def metrics(self) -> dict[str, float]:
-        """Return what the edge counts, by name and labels."""
+        """Return what the edge counts, by name and labels; of several processes each with its own."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
         connection.request("GET", "/metrics")
         text = connection.getresponse().read().decode()

@@ -37,6 +37,8 @@ class Held:
     complete: bool
     """Each client that was there when it began was given each event, once and in order."""
     cpu_s: float
+    writes: int | None
+    """Of events, as the server counts them; None if it does not."""
     streams: int
     p99_ms_max: float
 
@@ -64,14 +66,26 @@ class Load:
     """Publishes to streams of a server in turn, and counts what its clients are given."""
 
     def __init__(
-        self, server: Server, clients: Clients, *, streams: int = 1, p99_ms_max: float = P99_MS_MAX
+        self,
+        server: Server,
+        clients: Clients,
+        *,
+        first: int = 0,
+        streams: int = 1,
+        p99_ms_max: float = P99_MS_MAX,
     ) -> None:
         self._server = server
+        self._first = first
+        """Number of the first stream that is published to."""
         self._p99_ms_max = p99_ms_max
         self._clients = clients
         self._streams = streams
         self._next = server.first_seq
-        """Seq that each stream gets next."""
+
+    @property
+    def next_seq(self) -> int:
+        """What each stream gets next."""
+        return self._next
 
     def settle(self, timeout_s: float = SETTLE_S) -> bool:
         """Wait until all clients have all that was published so far; False if they have not in time."""
@@ -82,7 +96,7 @@ class Load:
     def hold(self, rate: float, seconds: float) -> Held:
         """Publish so many events a second to each stream, for so long; then wait until all were delivered."""
         rounds = max(int(rate * seconds), 1)
-        before = self._server.usage()
+        before, wrote = self._server.usage(), self._server.writes()
         cut_off = self._clients.reset().lost
         readers = self._clients.connections - cut_off
         began_s = self._publish(rate, rounds, seconds)
@@ -91,13 +105,21 @@ class Load:
         self._server.flush()
         published = self._published
         found = self._clients.until(lambda found: found.next_min >= self._next, DRAIN_S)
-        after = self._server.usage()
+        after, written = self._server.usage(), self._server.writes()
         wanted = published // self._streams * readers
         whole = found.contiguous and found.lost == cut_off
         complete = found.events == wanted and whole and found.next_min == self._next
-        cpu_s = after.cpu_s - before.cpu_s
         return Held(
-            rate, published, took_s, in_time.events, found, complete, cpu_s, self._streams, self._p99_ms_max
+            rate,
+            published,
+            took_s,
+            in_time.events,
+            found,
+            complete,
+            cpu_s=after.cpu_s - before.cpu_s,
+            writes=written - wrote if written is not None and wrote is not None else None,
+            streams=self._streams,
+            p99_ms_max=self._p99_ms_max,
         )
 
     def _publish(self, rate: float, rounds: int, seconds: float) -> float:
@@ -110,7 +132,7 @@ class Load:
                 due_s = began_s + number * gap_s
                 while (left_s := due_s - time.perf_counter()) > EARLY_S:
                     time.sleep(left_s)
-                self._server.send(stream, self._next)
+                self._server.send(self._first + stream, self._next)
                 number += 1
             self._next += 1
             if time.perf_counter() - began_s > 2 * seconds + 1:

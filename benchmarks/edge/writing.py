@@ -13,6 +13,8 @@ from schemas.published import time_text
 from schemas.topics import INDEX, OUTPUT, topic_version
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from connectors.kafka.options import KafkaOptions
     from schemas.payloads import PayloadCodec
     from schemas.topics import TopicSpec
@@ -43,10 +45,13 @@ def shown(seq: int) -> bytes:
 
 
 class Writer:
-    """A native producer of events of some streams."""
+    """A native producer of events of some streams; ``kinds`` are theirs by number, else all are ``log``."""
 
-    def __init__(self, kafka: KafkaOptions, codec: WireCodec, payloads: PayloadCodec) -> None:
+    def __init__(
+        self, kafka: KafkaOptions, codec: WireCodec, payloads: PayloadCodec, kinds: Sequence[str] = ()
+    ) -> None:
         self._codec = codec
+        self._kinds = kinds
         self._payloads = payloads
         self._prefix = kafka.topic_prefix
         self._producer = Producer(
@@ -69,8 +74,9 @@ class Writer:
         """Hand one event over; waits while the producer's queue is full."""
         body, schema_id = self._payloads.encode(type_name, payload)
         event = Event(
-            event_id=new_event_id(), tenant=TENANT, stream_id=stream_id(stream), seq=seq, kind=KIND,
-            type=type_name, time=time.time_ns() // 1_000, source="bench", request_id="", task_id="",
+            event_id=new_event_id(), tenant=TENANT, stream_id=stream_id(stream), seq=seq,
+            kind=self._kinds[stream] if self._kinds else KIND, type=type_name,
+            time=time.time_ns() // 1_000, source="bench", request_id="", task_id="",
             upstream_id="", traceparent="", epoch=0, attempt=0, payload=body, payload_schema=schema_id,
         )  # fmt: skip
         self._produce(topic, event.key, self._codec.encode_event(event))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from benchmarks.asked import names, number
+from benchmarks.asked import is_on, names, number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,5 +41,5 @@ def asked(env: Mapping[str, str]) -> Asked:
         peers=frozenset(peers - {"none"}),
         seconds=number("SECONDS", env, SECONDS, least=1),
         runs=int(number("RUNS", env, 1)),
-        as_json=env.get("JSON", "") not in ("", "0", "no", "false"),
+        as_json=is_on("JSON", env),
     )

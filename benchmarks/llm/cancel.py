@@ -13,9 +13,8 @@ from benchmarks.llm.provider import MODEL, RATE
 from benchmarks.llm.results import Answered
 
 if TYPE_CHECKING:
-    from benchmarks.llm.bench import LlmBench
     from benchmarks.llm.provider import Provider
-    from benchmarks.llm.servers import Sluicegate
+    from benchmarks.llm.servers import Contender
 
 CANCELS: Final = 200
 AT_ONCE: Final = 20
@@ -27,8 +26,17 @@ ANSWERED_S: Final = 60.0
 LOOK_S: Final = 0.05
 
 
-def measure(_bench: LlmBench, provider: Provider, ours: Sluicegate) -> Answered:
-    """Cancel answers one after the other, each amid its tokens and among others that go on."""
+def work() -> str:
+    """Say what is measured."""
+    return f"cancel: from POST to the provider's closed connection, {AT_ONCE} answers at once"
+
+
+def measure(provider: Provider, ours: Contender) -> Answered:
+    """Cancel answers one after the other, each amid its tokens and among others that go on.
+
+    Raises:
+        RuntimeError: one was not answered, or not cancelled.
+    """
     say(f"cancel: {CANCELS} cancels")
     provider.answers(ANSWER_S * RATE)
     provider.forget()
@@ -52,7 +60,7 @@ def measure(_bench: LlmBench, provider: Provider, ours: Sluicegate) -> Answered:
     }
     return Answered(
         ours.name,
-        f"cancel: from POST to the provider's closed connection, {AT_ONCE} answers at once",
+        work(),
         "the cancel is in Kafka before it is acted upon; what was answered stays",
         verified=len(took_ms) == CANCELS and took_ms[0] > 0,
         figures=figures,

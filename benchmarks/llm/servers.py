@@ -83,8 +83,8 @@ class Sluicegate(Edge):
     def parts(self) -> dict[str, Part]:
         """See Contender."""
         found = {name: part_of(process.pid) for name, process in zip(self._names, self._started, strict=True)}
-        broker = read_state(self.bench.settings.data_dir.absolute())["kafka"]
-        return found | {"broker": part_of(broker.process.pid)}
+        broker = read_state(self.bench.settings.data_dir.absolute()).get("kafka")
+        return found | ({"broker": part_of(broker.process.pid)} if broker else {})  # else it is another's
 
     def _run_as(self, name: str, arguments: tuple[str, ...], env: dict[str, str]) -> None:
         folder = {"SLUICEGATE_DATA_DIR": str(self.folder / name)}

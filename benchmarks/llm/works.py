@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from benchmarks.bench import say
 from benchmarks.llm import cancel, clients, overhead, streams
@@ -11,7 +11,7 @@ from benchmarks.llm.servers import PASSED_ON, LiteLlm, Sluicegate
 from benchmarks.results import OURS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from benchmarks.llm.bench import LlmBench
     from benchmarks.llm.clients import Mode
@@ -36,45 +36,60 @@ def measure(bench: LlmBench, work: str, provider: Provider) -> Iterator[Answered
 def _overhead(bench: LlmBench, provider: Provider) -> Iterator[Answered]:
     beside, line = overhead.direct(bench, provider)
     yield line
-    for name, guarantee, make in _contenders(bench, provider, litellm_workers=(1,)):
-        try:
-            with make() as contender:
-                warm(bench, provider, contender)
-                modes: list[Mode] = ["events", "chat"] if name == OURS else ["chat"]
-                yield from overhead.measure(bench, provider, contender, modes, beside)
-        except Exception as error:  # noqa: BLE001  whatever it is: the others are still measured
-            yield not_had(name, overhead.work(), guarantee, error)
+
+    def added(contender: Contender) -> Iterator[Answered]:
+        modes: list[Mode] = ["events", "chat"] if contender.name == OURS else ["chat"]
+        return overhead.measure(bench, provider, contender, modes, beside)
+
+    for one in _contenders(bench, provider, litellm_workers=(1,)):
+        yield from _measured(bench, provider, one, overhead.work(), added)
 
 
 def _cancel(bench: LlmBench, provider: Provider) -> Iterator[Answered]:
-    with _ours(bench, provider) as ours:
-        warm(bench, provider, ours)
-        yield cancel.measure(bench, provider, ours)
+    for one in _contenders(bench, provider, litellm_workers=()):
+        yield from _measured(
+            bench, provider, one, cancel.work(), lambda ours: [cancel.measure(provider, ours)]
+        )
 
 
 def _streams(bench: LlmBench, provider: Provider) -> Iterator[Answered]:
-    for name, guarantee, make in _contenders(bench, provider, litellm_workers=(1, 2)):
-        say(f"streams: {name}")
-        try:
-            with make() as contender:
-                warm(bench, provider, contender)
-                yield streams.measure(bench, provider, contender)
-        except Exception as error:  # noqa: BLE001  whatever it is: the others are still measured
-            yield not_had(name, streams.work(), guarantee, error)
+    for one in _contenders(bench, provider, litellm_workers=(1, 2)):
+        say(f"streams: {one.name}")
+        yield from _measured(
+            bench, provider, one, streams.work(), lambda each: [streams.measure(bench, provider, each)]
+        )
 
 
-def _contenders(
-    bench: LlmBench, provider: Provider, litellm_workers: Sequence[int]
-) -> Iterator[tuple[str, str, Callable[[], Contender]]]:
-    """Give name, guarantee, and what makes it: ours first, then what is wanted of the others."""
-    yield OURS, Sluicegate.guarantee, lambda: _ours(bench, provider)
+class Entry(NamedTuple):
+    """One who takes part."""
+
+    name: str
+    guarantee: str
+    make: Callable[[], Contender]
+
+
+def _measured(
+    bench: LlmBench,
+    provider: Provider,
+    one: Entry,
+    work: str,
+    measure: Callable[[Contender], Iterable[Answered]],
+) -> Iterator[Answered]:
+    """Start one, warm it, and measure it; if it cannot be had, or breaks, that is a line with the reason."""
+    try:
+        with one.make() as contender:
+            warm(bench, provider, contender)
+            yield from measure(contender)
+    except Exception as error:  # noqa: BLE001  whatever it is: the others are still measured
+        yield not_had(one.name, work, one.guarantee, error)
+
+
+def _contenders(bench: LlmBench, provider: Provider, litellm_workers: Sequence[int]) -> Iterator[Entry]:
+    """Give ours first, then what is wanted of the others."""
+    yield Entry(OURS, Sluicegate.guarantee, lambda: Sluicegate(bench, provider, OURS))
     for workers in litellm_workers if "litellm" in bench.asked.peers else ():
         name = f"{LITELLM}, {workers} worker{'s' if workers > 1 else ''}"
-        yield name, PASSED_ON, _litellm(bench, provider, name, workers)
-
-
-def _ours(bench: LlmBench, provider: Provider) -> Sluicegate:
-    return Sluicegate(bench, provider, OURS)
+        yield Entry(name, PASSED_ON, _litellm(bench, provider, name, workers))
 
 
 def _litellm(bench: LlmBench, provider: Provider, name: str, workers: int) -> Callable[[], Contender]:

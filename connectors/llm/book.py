@@ -47,6 +47,11 @@ class Book:
 
     # -- what is asked ----------------------------------------------------------------------------------
 
+    def queue_ms(self, name: str) -> int | None:
+        """Give how long a request of a route may wait for its call; None = the route has no bound."""
+        found = self._routes.get(name or DEFAULT)
+        return None if found is None else found.config.queue_ms
+
     def route(self, name: str) -> Route:
         """Give the version of a route that is in force.
 

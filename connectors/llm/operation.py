@@ -61,11 +61,14 @@ log = structlog.get_logger(__name__)
 _STOPPED: Final[Mapping[EndReason, str]] = {
     "cancelled": "it was cancelled",
     "timed_out": "its stream had timed out",
+    "upstream_error": "two questions came for this stream at one moment: ask again, under another stream_id",
 }
 _CLASSES: Final[Mapping[EndReason, ErrorClass]] = {"cancelled": "cancelled", "timed_out": "timeout_total"}
 """What is said of an operation that ended so before a call."""
 _PENDING_MS_MAX: Final = 1_000
 """A settled row waits for no longer than this for another transaction to go out with."""
+_ONE_MOMENT_US: Final = 60_000_000
+"""An edge refuses to ask for a stream that is known; a transaction of one may take as long."""
 _GATES_MAX: Final = 1_000
 """Versions of routes whose gates are kept compiled."""
 
@@ -151,6 +154,7 @@ class Operation:
         request: Request | LlmError,
         known: Known | None,
         emitter: Emitter,
+        asks: bytes = b"",
     ) -> None:
         self._tools = tools
         self.tenure = tenure
@@ -160,6 +164,7 @@ class Operation:
         self._request = request
         self._known = known
         self._emitter = emitter
+        self._asks = asks
         self._run: Run | None = None
         self._under_way: Attempt | None = None
         """On the ledger as started."""
@@ -183,6 +188,15 @@ class Operation:
             self._ends_as = reason
         self._cancelled.set()
         self._stop("cancelled")
+
+    def asked_again(self, asks: bytes, asked_us: int) -> None:
+        """Take another request for the stream, ``asks`` being the digest of what it asks.
+
+        Its edge had not seen the stream open either, so ingest may have opened it for that one. The same
+        question is the same answer; of two that differ, neither client may be given the other's.
+        """
+        if asks != self._asks and abs(asked_us - self._asked_us) <= _ONE_MOMENT_US:
+            self.cancel("upstream_error")
 
     async def run(self) -> None:
         """Do it, from the request to the ``end``.
@@ -236,13 +250,15 @@ class Operation:
             self._tools.metrics.settled(row)
             self._pending.append(row)
         for _, row in sorted(known.attempts.items()):
-            self._tried.append(
-                Tried(row.provider, row.model, row.error_class or "crashed", had_content=True)  # type: ignore[arg-type]
-            )
+            # Of one that its owner did not settle nobody knows what clients were shown.
+            had_content = row.state == "abandoned" or row.contents > 0
+            error: Any = row.error_class or "crashed"
+            may_have_called = had_content and bool(getattr(self._request, "tools", ()))
+            self._tried.append(Tried(row.provider, row.model, error, had_content, may_have_called))
         self._number = known.next_attempt
         # Above all that the dead owner may still write. What it wrote stays, unless another attempt follows.
         self._emitter.raise_epoch(known.next_epoch)
-        self._shown_anything = True
+        self._shown_anything = any(one.had_content for one in self._tried)
 
     # -- attempts -----------------------------------------------------------------------------------------
 

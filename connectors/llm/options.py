@@ -38,7 +38,8 @@ class LlmOptions:
     """Operations in flight; beyond them partitions are paused."""
     queue_ms_max: int = 30_000
     """A request that has not been begun so long after it was asked for ends as ``timed_out``."""
-    session_timeout_ms: int = 45_000
+    session_timeout_ms: int = 10_000
+    """After so long without a sign of life others take over, and what waits must not be too old by then."""
     transaction_timeout_ms: int = 15_000
     drain_ms: int = 20_000
     """Calls in flight may end within it when the worker stops; the next owner begins anew what is left."""

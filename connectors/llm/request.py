@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 from connectors.llm.calls import Params, Tool
@@ -23,6 +24,8 @@ STOPS_MAX: Final = 16
 STOP_CHARACTERS_MAX: Final = 1_024
 DEADLINE_MS_MAX: Final = 86_400_000
 """The longest that any kind of stream may take."""
+_ABOUT: Final = frozenset({"time_us", "traceparent", "request_id", "source", "opened"})
+"""Fields of a request that differ when it is sent again."""
 _PARAMS: Final = frozenset(Params.__dataclass_fields__)
 _NUMBERS: Final[Mapping[str, tuple[Sequence[type], int, int]]] = {
     "max_output_tokens": ((int,), 1, 10_000_000),
@@ -127,6 +130,12 @@ def request_of(record: Mapping[str, Any]) -> Request:
         after_content=after,
         side_effects=record["side_effects"],
     )
+
+
+def asks_of(record: Mapping[str, Any]) -> bytes:
+    """Give a digest of what a request asks, whoever asks it and when: the same for the same question."""
+    asked = {name: value for name, value in record.items() if name not in _ABOUT}
+    return blake2b(repr(sorted(asked.items())).encode("utf-8", "replace"), digest_size=16).digest()
 
 
 def _check_name(where: str, value: Any) -> None:

@@ -21,6 +21,7 @@ from connectors.kafka.errors import KafkaUnavailable
 from connectors.kafka.positions import PositionReader
 from connectors.kafka.transaction import KafkaTransaction
 from connectors.llm.client import provider_client
+from connectors.llm.clock import now_us
 from connectors.llm.committer import Committer, PartitionLost, Row
 from connectors.llm.emitter import Emitter
 from connectors.llm.errors import LlmError
@@ -30,7 +31,7 @@ from connectors.llm.offsets import Offsets
 from connectors.llm.operation import Operation, Tools
 from connectors.llm.outlet import KafkaOutlet
 from connectors.llm.providers import PROVIDERS
-from connectors.llm.request import envelope_of, request_of
+from connectors.llm.request import asks_of, envelope_of, request_of
 from connectors.llm.takeover import TakenOver, take_over
 from connectors.llm.web import Pages, serving
 from connectors.threads import DaemonExecutor
@@ -58,6 +59,9 @@ TYPES: Final = ("open", "token", "media", "structured", "usage", "state", "reset
 """Types of events that a worker writes: their schemas are fetched before the first call."""
 _STOP_S: Final = 10.0
 _AGAIN_S: Final = 1.0
+_LOOK_S: Final = 0.5
+_WAITING_MAX: Final = 1_000
+"""Of those behind them in Kafka nobody knows how long they have waited; the poll thread bounds bytes."""
 
 
 class LlmWorker:
@@ -94,7 +98,7 @@ class LlmWorker:
         self._operations: dict[bytes, tuple[Operation, asyncio.Task[None]]] = {}
         self._known: dict[Tenure, dict[bytes, Known]] = {}
         self._waiting: deque[tuple[Tenure, Record, Any]] = deque()
-        """Requests beyond ``calls_max``; the poll thread hands over twice as many at most."""
+        """Requests beyond ``calls_max``: ``_WAITING_MAX`` and a chunk at most, and some 64 MiB."""
         self._opening: dict[SourcePartition, threading.Event] = {}
         self._failure: BaseException | None = None
         self._over = asyncio.Event()
@@ -116,7 +120,7 @@ class LlmWorker:
                 assignment="cooperative-sticky",
                 session_timeout_ms=options.session_timeout_ms,
                 chunk_records_max=options.calls_max,
-                handover_records_max=options.calls_max,
+                handover_records_max=options.calls_max + _WAITING_MAX,
             ),
             {self._source_topic: events_of(self._decode)},
             self,
@@ -165,11 +169,14 @@ class LlmWorker:
             self._committer.start()
             await self._ready()
             self._poll.start()
+            looking = self._loop.create_task(self._look_regularly())
+            looking.add_done_callback(self._watched)
             try:
                 async with serving(self._pages, options.web_host, options.web_port):
                     await self._over.wait()
                     await self._drain()
             finally:
+                looking.cancel()
                 leaving.set()
                 self._committer.stop()
                 outlet.stop()
@@ -269,6 +276,40 @@ class LlmWorker:
             else:
                 self._poll.handled(1, record.size_bytes)
 
+    def _look_at_waiting(self) -> None:
+        """Begin, beyond the bound, what will not be called any more: it was stopped, or waited for too long.
+
+        To say so takes no call of a provider, and whoever asked waits to hear it.
+        """
+        left: deque[tuple[Tenure, Record, Any]] = deque()
+        while self._waiting and not self._draining:
+            tenure, record, item = self._waiting.popleft()
+            if self._offsets.lasts(tenure) and self._is_over(tenure, record, item):
+                self._begin(tenure, record, item)
+            else:
+                left.append((tenure, record, item))
+        left.extend(self._waiting)
+        self._waiting = left
+
+    def _is_over(self, tenure: Tenure, record: Record, item: Any) -> bool:
+        key = record.key or b""
+        if self._follower.stopped(key):
+            return True
+        if isinstance(item, BaseException) or key in self._known.get(tenure, {}):
+            return False  # what a dead owner had begun has no bound of waiting
+        bounds_ms = self._options.queue_ms_max, self._desk.book.queue_ms(item["route"])
+        age_ms = (now_us() - record.timestamp_us) // 1_000
+        return any(bound_ms is not None and age_ms > bound_ms for bound_ms in bounds_ms)
+
+    def _watched(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fail(error)
+
+    async def _look_regularly(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            self._look_at_waiting()
+
     def _begin(self, tenure: Tenure, record: Record, item: Any) -> None:
         try:
             to = self._addressed(record, item)
@@ -279,6 +320,8 @@ class LlmWorker:
         if to.key in self._operations or self._follower.has_ended(to.key) or (known and known.end_reason):
             self._metrics.requests_again.inc()
             log.info("llm_request_again", stream=to.key.decode(), offset=record.offset)
+            if to.key in self._operations:
+                self._operations[to.key][0].asked_again(asks_of(item), record.timestamp_us)
             self._offsets.finish(tenure, record.offset)
             self._poll.handled(1, record.size_bytes)
             return
@@ -296,7 +339,15 @@ class LlmWorker:
             self._loop,
         )
         operation = Operation(
-            self._tools, tenure, record.offset, record.timestamp_us, to, request, known, emitter
+            self._tools,
+            tenure,
+            record.offset,
+            record.timestamp_us,
+            to,
+            request,
+            known,
+            emitter,
+            asks_of(item),
         )
         if reason := self._follower.stopped(to.key):
             operation.cancel(reason)
@@ -344,6 +395,8 @@ class LlmWorker:
         found = self._operations.get(key)
         if found is not None:
             found[0].cancel(reason)
+        elif self._waiting:
+            self._look_at_waiting()
 
     # -- partitions: called on the poll thread --------------------------------------------------------------
 

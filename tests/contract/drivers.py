@@ -16,10 +16,11 @@ from urllib.parse import quote
 
 import grpc
 import httpx2
-from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
 
-from schemas.proto.sluicegate.v1.stream_pb2 import WatchRequest
+from edge.grpc_errors import PROBLEM_KEY
+from schemas.proto.sluicegate.v1.stream_pb2 import Problem, WatchRequest
 from schemas.proto.sluicegate.v1.stream_pb2_grpc import StreamServiceStub
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ class Reading(ABC):
 
     def __init__(self) -> None:
         self.told: list[Told] = []
+        self.after_seq = -1
+        """Of the event that it resumed after, if so."""
         self.outcome = ""
         """Why nothing more comes; empty while it is open. One of
 
@@ -57,11 +60,15 @@ class Reading(ABC):
         - ``cut``: the connection broke
         """
         self.detail = ""
+        self.retry_ms = 0
+        """When a client that was sent away is to come back."""
+        self.expiring = False
+        """Whether it was told that its token ends."""
 
     @property
-    def cursor(self) -> str:
-        """What a client that was told so much resumes with; empty if it was told nothing."""
-        return self.told[-1].cursor if self.told else ""
+    def last_seq(self) -> int:
+        """Seq of the last event that it was told, or that it resumed after; -1 if there is none."""
+        return int(self.told[-1].event["seq"]) if self.told else self.after_seq
 
     def read(self, count: int) -> list[Told]:
         """Wait for so many more events; give fewer if nothing more comes. Fails after a long silence."""
@@ -95,8 +102,11 @@ class Driver(Protocol):
 
     name: str
 
-    def open(self, stream_id: str, cursor: str = "", *, tenant: str = "default") -> Reading:
-        """Join a stream; with a cursor behind the event that it came with."""
+    def open(self, stream_id: str, cursor: str = "", *, token: str = "", slow: bool = False) -> Reading:
+        """Join a stream of the tenant ``default``; with a cursor behind the event that it came with.
+
+        ``slow``: nothing is read ahead of who asks for it, but what kernel and library hold.
+        """
         ...
 
 
@@ -108,10 +118,10 @@ class SseDriver:
     def __init__(self, edge: EdgeProcess) -> None:
         self._url = edge.url
 
-    def open(self, stream_id: str, cursor: str = "", *, tenant: str = "default") -> Reading:
+    def open(self, stream_id: str, cursor: str = "", *, token: str = "", slow: bool = False) -> Reading:
         """See Driver."""
-        address = f"{self._url}/v1/streams/{quote(stream_id)}/events?tenant={tenant}"
-        return _SseReading(address, {"last-event-id": cursor} if cursor else {})
+        headers = bearer(token) | ({"last-event-id": cursor} if cursor else {})
+        return _SseReading(f"{self._url}/v1/streams/{quote(stream_id)}/events", headers)
 
 
 class _SseReading(Reading):
@@ -157,7 +167,9 @@ class _SseReading(Reading):
         if event["type"] == "refused":
             self.outcome, self.detail = "refused", event["code"]
         elif event["type"] == "reconnect":
-            self.outcome, self.detail = "reconnect", event["reason"]
+            self.outcome, self.detail, self.retry_ms = "reconnect", event["reason"], event["retry_ms"]
+        elif event["type"] == "expiring":
+            self.expiring = event["expires_in_ms"] >= 0
         else:
             return Told(fields["id"], event)
         return None
@@ -176,19 +188,32 @@ class WebSocketDriver:
     def __init__(self, edge: EdgeProcess) -> None:
         self._url = edge.url.replace("http://", "ws://") + "/v1/ws"
 
-    def open(self, stream_id: str, cursor: str = "", *, tenant: str = "default") -> Reading:
+    def open(self, stream_id: str, cursor: str = "", *, token: str = "", slow: bool = False) -> Reading:
         """See Driver."""
-        return _WebSocketReading(self._url, {"stream": stream_id, "tenant": tenant, "cursor": cursor})
+        return _WebSocketReading(self._url, {"stream": stream_id, "cursor": cursor}, token, slow=slow)
 
 
 class _WebSocketReading(Reading):
-    def __init__(self, address: str, asked: dict[str, str]) -> None:
+    def __init__(self, address: str, asked: dict[str, str], token: str, *, slow: bool) -> None:
         super().__init__()
-        self._socket = (
-            connect(  # one that reads no further ahead than some bound does not see the server close
-                address, proxy=None, compression=None, open_timeout=TIMEOUT_S, max_queue=None
+        self._socket: ClientConnection | None = None
+        try:
+            self._socket = connect(
+                address,
+                proxy=None,
+                compression=None,
+                open_timeout=TIMEOUT_S,
+                additional_headers=bearer(token),
+                # One that reads no further ahead than some bound does not see the server close.
+                max_queue=1 if slow else None,
+                max_size=None,
             ).__enter__()
-        )
+        except InvalidStatus as error:
+            if error.response.status_code != 503:
+                raise
+            self.outcome, self.retry_ms = "reconnect", 1_000 * int(error.response.headers["retry-after"])
+            self.detail = json.loads(error.response.body)["detail"].rpartition(": ")[2]
+            return
         assert self._message()["type"] == "connected"
         self._socket.send(json.dumps({"type": "subscribe", **asked}))
         answer = self._message()
@@ -200,6 +225,7 @@ class _WebSocketReading(Reading):
             assert answer["type"] == "subscribed", answer
 
     def _message(self) -> dict[str, Any]:
+        assert self._socket is not None
         try:
             message: dict[str, Any] = json.loads(self._socket.recv(TIMEOUT_S))
         except TimeoutError:
@@ -216,6 +242,9 @@ class _WebSocketReading(Reading):
             return Told(message["cursor"], message["event"])
         if message["type"] == "reconnect":
             self.outcome, self.detail = "reconnect", message["reason"]
+            self.retry_ms = message["retry_ms"]
+        elif message["type"] == "expiring":
+            self.expiring = message["expires_in_ms"] >= 0
         else:
             assert message["type"] == "ended", message
             self.outcome = "ended"
@@ -223,7 +252,8 @@ class _WebSocketReading(Reading):
 
     def close(self) -> None:
         """See Reading."""
-        self._socket.close()
+        if self._socket is not None:
+            self._socket.close()
 
 
 class GrpcDriver:
@@ -234,20 +264,23 @@ class GrpcDriver:
     def __init__(self, edge: EdgeProcess) -> None:
         self._address = edge.grpc_address
 
-    def open(self, stream_id: str, cursor: str = "", *, tenant: str = "default") -> Reading:
+    def open(self, stream_id: str, cursor: str = "", *, token: str = "", slow: bool = False) -> Reading:
         """See Driver."""
-        return _GrpcReading(self._address, WatchRequest(tenant=tenant, stream_id=stream_id, cursor=cursor))
+        return _GrpcReading(self._address, WatchRequest(stream_id=stream_id, cursor=cursor), token, slow=slow)
 
 
 class _GrpcReading(Reading):
-    def __init__(self, address: str, asked: WatchRequest) -> None:
+    def __init__(self, address: str, asked: WatchRequest, token: str, *, slow: bool) -> None:
         super().__init__()
-        own = [
-            ("grpc.use_local_subchannel_pool", 1)
-        ]  # or clients of an edge that was killed share its backoff
+        # Of its own, or clients of an edge that was killed share its backoff.
+        own = [("grpc.use_local_subchannel_pool", 1)]
+        if slow:  # the library takes megabytes ahead of who reads, if it may
+            own += [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_536)]
         self._channel = grpc.insecure_channel(address, options=own)
         # A call has no time-out a message. It is long enough for a scenario, and ends a silence.
-        self._call = StreamServiceStub(self._channel).Watch(asked, timeout=4 * TIMEOUT_S)
+        self._call = StreamServiceStub(self._channel).Watch(
+            asked, timeout=4 * TIMEOUT_S, metadata=list(bearer(token).items())
+        )
         self._came: deque[Event] = deque()
 
     def _next(self) -> Told | None:
@@ -259,22 +292,39 @@ class _GrpcReading(Reading):
                     self.outcome, self.detail = "refused", response.refused.code
                 if response.HasField("reconnect"):
                     self.outcome, self.detail = "reconnect", response.reconnect.reason
+                    self.retry_ms = response.reconnect.retry_ms
+                if response.HasField("expiring"):
+                    self.expiring = True
         except StopIteration:
             self.outcome = "ended" if self.told else "over"
         except grpc.RpcError as error:
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise AssertionError("no event for a long time") from None
             if not self.outcome:
-                self.outcome, self.detail = "cut", str(error)
+                self._ended_by(error)
         if not self._came:
             return None
         event = self._came.popleft()
         return Told(event.cursor, json.loads(event.json))
 
+    def _ended_by(self, error: grpc.RpcError) -> None:
+        """A call that is not taken ends with a problem that says so; one that breaks has none."""
+        found = [value for key, value in error.trailing_metadata() or () if key == PROBLEM_KEY]
+        if found and error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+            problem = Problem.FromString(found[0])
+            self.outcome, self.detail, self.retry_ms = "reconnect", problem.code, problem.retry_ms
+        else:
+            self.outcome, self.detail = "cut", str(error)
+
     def close(self) -> None:
         """See Reading."""
         self._call.cancel()
         self._channel.close()
+
+
+def bearer(token: str) -> dict[str, str]:
+    """How a token is brought along; nothing if there is none."""
+    return {"authorization": f"Bearer {token}"} if token else {}
 
 
 DRIVERS: dict[str, type[SseDriver | WebSocketDriver | GrpcDriver]] = {

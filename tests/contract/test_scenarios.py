@@ -1,9 +1,9 @@
-"""The same scenarios over every transport, against real edge processes on real Kafka (``play.py``)."""
+"""The same scenarios over every transport at once, against real edges on real Kafka (``play.py``)."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
@@ -11,41 +11,61 @@ import yaml
 from tests.contract.drivers import DRIVERS
 from tests.contract.play import Play
 from tests.support.stage import stage
+from tests.support.tokens import ISSUER, Issuer, keys_file
+
+if TYPE_CHECKING:
+    from tests.support.edge_process import EdgeProcess
+    from tests.support.stage import Stage
 
 __all__ = ["stage"]  # a fixture
 
 pytestmark = pytest.mark.timeout(240)
 
-QUICK = {"ahead_wait_ms": 1_500, "drain_ms": 500}
+HERE = Path(__file__).parent
+QUICK = {"ahead_wait_ms": 1_500, "drain_ms": 500, "pipelines": str(HERE / "kinds")}
 SCENARIOS: dict[str, dict[str, Any]] = {
-    file.stem: yaml.safe_load(file.read_text())
-    for file in sorted((Path(__file__).parent / "scenarios").glob("*.yaml"))
+    file.stem: yaml.safe_load(file.read_text()) for file in sorted((HERE / "scenarios").glob("*.yaml"))
 }
-PLAYS = [
-    pytest.param(name, first, resuming, id=f"{name}-{first}" + (f"-{resuming}" if first != resuming else ""))
-    for name, scenario in SCENARIOS.items()
-    for first in DRIVERS
-    for resuming in DRIVERS
-    if first == resuming or scenario.get("cross")
-]
 
 
-@pytest.mark.parametrize(("name", "first", "resuming"), PLAYS)
-def test_a_scenario_holds_over_a_transport(stage, name, first, resuming):
+@pytest.fixture(scope="module")
+def issuer() -> Issuer:
+    return Issuer()
+
+
+def edge_of(stage: Stage, scenario: dict[str, Any], keys: dict[str, Any]) -> EdgeProcess:
+    options: dict[str, Any] = {**QUICK, **scenario.get("options", {})}
+    if scenario.get("access"):
+        options["access"] = {**options["access"], **keys}
+    return stage.edge(**options)
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_scenario_holds_over_all_transports(stage, issuer, name, tmp_path):
     scenario = SCENARIOS[name]
+    keys = {"keys_file": str(keys_file(tmp_path, issuer)), "issuer": ISSUER}
     play = Play(
         stage.twin,
-        stage.edge(**QUICK, **scenario.get("options", {})),
+        edge_of(stage, scenario, keys),
         kind=scenario["kind"],
-        first=DRIVERS[first],
-        resuming=DRIVERS[resuming],
+        drivers=list(DRIVERS.values()),
+        issuer=issuer if scenario.get("access") else None,
     )
     play.perform(scenario["steps"])
 
 
-def test_a_scenario_that_expects_what_does_not_happen_fails(stage):
-    steps = [{"write": "open"}, {"join": {"client": "a"}}, {"sees": {"client": "a", "events": ["log 0"]}}]
-    for driver in DRIVERS.values():
-        play = Play(stage.twin, stage.edge(**QUICK), kind="log", first=driver, resuming=driver)
-        with pytest.raises(AssertionError, match="step 3"):
-            play.perform(steps)
+@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"sees": {"client": "a", "events": ["log 0"]}},
+        {"follows": {"client": "a", "to": 2, "gap": "slow"}},
+        {"sees": {"client": "a", "events": ["open 0", "log 1..2"], "expiring": True}},
+    ],
+    ids=["events", "gap", "expiring"],
+)
+def test_a_scenario_that_expects_what_does_not_happen_fails(stage, driver, wrong):
+    steps = [{"write": "open"}, {"write": "log 2"}, {"join": {"client": "a"}}, wrong]
+    play = Play(stage.twin, stage.edge(**QUICK), kind="log", drivers=[DRIVERS[driver]])
+    with pytest.raises(AssertionError, match="step 4"):
+        play.perform(steps)

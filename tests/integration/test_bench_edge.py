@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from benchmarks.edge import fanout, resume
+from benchmarks.edge import fanout, resume, stalled
 from benchmarks.edge.asked import Asked
 from benchmarks.edge.bench import EdgeBench
 from benchmarks.edge.generator import Clients, NoGo, program
-from benchmarks.edge.servers import CONTENDERS
+from benchmarks.edge.kinds.policies import KINDS
+from benchmarks.edge.servers import CONTENDERS, Edge
 from benchmarks.edge.steady import Load
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ def test_a_load_is_counted_event_by_event_at_each_client_of_the_edge(bench):
     assert (line.verified, line.note) == (True, "")
     assert line.row()["events_per_s"] == pytest.approx(50, rel=0.3)
     assert line.delivered_per_s == pytest.approx(20 * line.row()["events_per_s"], rel=0.2)
+    # Ours counts its writes itself: each client's reads are as many, or fewer where two came in one.
+    assert line.writes_per_s >= line.row()["reads_per_s"] > 0
     assert {"name", "work", "subscribers", "writes_per_s", "p50_ms", "p99_ms", "rss_kb_per_connection"} < set(
         line.row()
     )
@@ -68,10 +71,32 @@ def test_an_event_that_is_missing_is_found(bench):
     assert held.found.declared + held.found.gaps == 5
 
 
-def test_clients_that_come_back_into_a_long_history_lose_nothing(bench):
-    line = resume.measure(replace(bench, asked=Asked(seconds=1, size=0.02)))
+def test_clients_that_come_back_into_a_long_history_lose_nothing_and_share_the_reads(bench, monkeypatch):
+    bench = replace(bench, asked=Asked(seconds=1, size=0.02))
+    monkeypatch.setattr(resume, "BEHIND", 400_000)  # 8,000 of 20,000: more than an edge reads at its start
+    line = resume.measure(bench)
     assert line.verified
     assert line.delivered_per_s > 0
+    assert 0 < line.row()["kafka_reads"] <= line.row()["kafka_reads_max"]
+    monkeypatch.setattr(resume, "READS_A_SPAN_MAX", 0)
+    assert not resume.measure(bench).verified, "more reads than may be were not found"
+
+
+def test_each_policy_counts_what_its_clients_were_told_and_one_that_counts_otherwise_is_found(
+    bench, monkeypatch
+):
+    monkeypatch.setattr(stalled, "RATE", 1_000.0)
+    monkeypatch.setattr(stalled, "WARM_S", 0.2)
+    planted = replace(KINDS[0], backpressure=KINDS[1].backpressure)  # it is said to be drop_new, and is not
+    monkeypatch.setattr(stalled, "KINDS", (*KINDS, planted))
+    with Edge(bench, "edge", "stalled", kinds=[kind.name for kind in stalled.KINDS]) as server:
+        for number, kind in enumerate(KINDS):
+            alone, beside = stalled.of_policy(bench, server, number)
+            assert (alone.verified, beside.verified, beside.note) == (True, True, ""), kind.name
+            assert {"p99_ratio", "rss_growth_mb", "rss_growth_mb_max", "counters"} < set(beside.row())
+        _, beside = stalled.of_policy(bench, server, len(KINDS))
+    assert not beside.verified
+    assert 'policy="drop_new"' in beside.note
 
 
 ANSWER = (

@@ -222,7 +222,7 @@ def test_a_client_that_leaves_is_let_go_at_once_and_its_stream_flows_on(edge_wit
     assert "call_failed" not in edge.process.log.read_text()
 
 
-def test_an_idle_watch_gets_signs_of_life_and_the_end_of_its_life_sends_it_away(edge_with_grpc, twin):
+def test_a_watch_of_a_stream_that_is_not_there_yet_gets_signs_of_life(edge_with_grpc, twin):
     edge = edge_with_grpc(idle_heartbeat_ms=300)
     watched = edge.read("unborn", until=lambda seen: seen.beats == 3)
     assert (watched.beats, watched.events) == (3, [])

@@ -5,22 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 import sys
 import time
-from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
-import grpc
 import httpx2
 import psutil
 import pytest
-from websockets.sync.client import connect
 
-from schemas.proto.sluicegate.v1.stream_pb2 import WatchRequest
-from schemas.proto.sluicegate.v1.stream_pb2_grpc import StreamServiceStub
 from schemas.topics import CONNECTIONS
 from schemas.wire import WireCodec
 from tests.conftest import need_program
@@ -28,6 +21,7 @@ from tests.e2e.runbook_page import Page
 from tests.integration.test_docs_pages import DOCS, run
 from tests.support.command_line import CommandLine
 from tests.support.read_topic import read_committed
+from tests.support.slow_clients import DEADLINE_S, SlowSse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -37,26 +31,12 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.timeout(240)
 LINE_BYTES = 20_000
-DEADLINE_S = 90.0
 # They are to be found slow before they are given up as gone.
 PATIENT = {"write_stall_ms_max": 200_000}
 
 
-class Reader:
+class Reader(SlowSse):
     """One client that reads when it is told to; what it does not read, the kernel holds little of."""
-
-    def __init__(self, edge: EdgeProcess, stream_id: str) -> None:
-        at = urlsplit(edge.url)
-        self.socket = socket.socket()
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
-        self.socket.settimeout(DEADLINE_S)
-        self.socket.connect((at.hostname, at.port))
-        # HTTP/1.0: the answer is not in chunks.
-        self.socket.sendall(
-            f"GET /v1/streams/{stream_id}/events HTTP/1.0\r\nhost: {at.netloc}\r\n\r\n".encode()
-        )
-        self.peer = "{}:{}".format(*self.socket.getsockname())
-        self.data = bytearray()
 
     def read_until(self, seq: int) -> list[dict[str, Any]]:
         """Read until an event of that seq has come; give all so far."""
@@ -213,84 +193,6 @@ def test_who_stops_reading_is_named_costs_no_memory_and_is_told_what_it_missed(
     assert {(one["reason"], one["seq"]) for one in closed.values()} == {("gone", 1_250)}
     assert closed[quick.peer]["events"] == 1_251
     assert closed[quick.peer]["bytes"] > 1_250 * LINE_BYTES > closed[late.peer]["bytes"]
-
-
-class SlowWebSocket:
-    """One subscription, of which no more is read ahead than a little."""
-
-    transport = "websocket"
-
-    def __init__(self, edge: EdgeProcess, stream_id: str) -> None:
-        address = edge.url.replace("http://", "ws://") + "/v1/ws"
-        self._socket = connect(
-            address, proxy=None, compression=None, max_queue=1, max_size=None, open_timeout=DEADLINE_S
-        ).__enter__()
-        self._socket.send(json.dumps({"type": "subscribe", "stream": stream_id}))
-
-    def next(self) -> dict[str, Any]:
-        while (message := json.loads(self._socket.recv(DEADLINE_S)))["type"] != "event":
-            assert message["type"] in ("connected", "subscribed"), message
-        return dict(message["event"])
-
-    def close(self) -> None:
-        self._socket.close()
-
-
-class SlowCall:
-    """One call, whose messages come as they are asked for."""
-
-    transport = "grpc"
-
-    def __init__(self, edge: EdgeProcess, stream_id: str) -> None:
-        self._channel = grpc.insecure_channel(edge.grpc_address)
-        asked = WatchRequest(tenant="default", stream_id=stream_id)
-        self._call = StreamServiceStub(self._channel).Watch(asked, timeout=2 * DEADLINE_S)
-        self._came: deque[Any] = deque()
-
-    def next(self) -> dict[str, Any]:
-        while not self._came:
-            self._came.extend(next(self._call).events)
-        return dict(json.loads(self._came.popleft().json))
-
-    def close(self) -> None:
-        self._call.cancel()
-        self._channel.close()
-
-
-@pytest.mark.parametrize("transport", [SlowWebSocket, SlowCall], ids=lambda one: one.transport)
-def test_a_client_of_another_transport_is_named_and_told_of_what_it_missed_just_so(
-    make_edge, twin, transport
-):
-    stream = twin.open("session", kind="chat")
-    edge = make_edge(**PATIENT)
-    slow = transport(edge, "session")
-    assert slow.next()["seq"] == 0
-    write(twin, stream, 500)  # gRPC itself holds some megabytes for who does not read
-    (found,) = until(lambda: [one for one in slow_at(edge) if one["seq"] + one["events_behind"] == 500])
-    assert found["bytes_behind"] > 1 << 20
-    assert (found["transport"], found["policy"], found["state"]) == (
-        transport.transport,
-        "drop_new",
-        "paused",
-    )
-
-    # One gap, or some: gRPC's own buffers take more now and then from one that does not read.
-    expected, missed = 1, 0
-    while expected <= 500:
-        event = slow.next()
-        if event["type"] == "gap":
-            assert (event["reason"], event["from_seq"]) == ("slow", expected)
-            missed += event["count"]
-            expected = event["to_seq"] + 1
-        else:
-            assert event["seq"] == expected
-            expected += 1
-    assert missed > 0
-    dropped = 'slow_dropped_events_total{kind="chat",policy="drop_new",transport="%s"} %s'
-    assert dropped % (transport.transport, float(missed)) in edge.wait_for("/metrics").text
-    write(twin, stream, 50)
-    assert [slow.next()["seq"] for _ in range(10)] == list(range(expected, expected + 10))
-    slow.close()
 
 
 def test_a_producer_gets_429_while_all_clients_of_all_edges_are_behind_and_flows_again_when_one_reads(

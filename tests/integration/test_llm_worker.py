@@ -132,6 +132,21 @@ def test_a_request_that_cannot_be_used_is_told_in_its_stream_and_one_without_a_n
     assert world.answer("a-4").end == "completed"
 
 
+def test_what_waits_for_a_call_is_told_when_it_is_over_without_one(world, loopback):
+    world.worker({"slow": target(loopback, "words?tokens=2000&rate=20&tag=queue")}, calls_max=1)
+    world.route("brief", candidates=[{"target": "slow", "model": "words"}], queue_ms=3_000)
+    world.ask("a-1")
+    until(lambda: any(seen.model.endswith("tag=queue") and seen.sent for seen in loopback.seen))
+    world.ask("a-2")
+    world.ask("a-3", route="brief")
+    world.cancel("a-2")
+    second, third = world.answers("a-2", "a-3")
+    assert (second.end, third.end) == ("cancelled", "timed_out"), "while the only call goes on"
+    assert [row.state for row in world.attempts("a-2") + world.attempts("a-3")] == ["refused"] * 2
+    world.cancel("a-1")
+    assert world.answer("a-1").end == "cancelled"
+
+
 def test_the_same_request_again_is_not_asked_again(world, loopback):
     world.worker({"here": target(loopback, "words?tokens=5&tag=twice")})
     world.ask("a-1")
@@ -141,3 +156,15 @@ def test_the_same_request_again_is_not_asked_again(world, loopback):
     world.answers("a-1", "a-2")
     assert len([seen for seen in loopback.seen if seen.model.endswith("tag=twice")]) == 2
     assert len(world.attempts("a-1")) == 1
+
+
+def test_two_questions_for_one_stream_at_one_moment_are_not_mixed_up(world, loopback):
+    world.worker({"here": target(loopback, "words?tokens=2000&rate=20&tag=two")})
+    world.ask("a-1", "What is my balance?")
+    until(lambda: any(seen.model.endswith("tag=two") and seen.sent for seen in loopback.seen))
+    world.ask("a-1", "What is my balance?", request_id="again")
+    world.ask("a-1", "What is the weather?")
+    answer = world.answer("a-1")
+    assert answer.end == "upstream_error"
+    assert "two questions came for this stream" in answer.of("end")[0]["message"]
+    assert len([seen for seen in loopback.seen if seen.model.endswith("tag=two")]) == 1

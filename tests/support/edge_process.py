@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from edge.access.options import AccessOptions
 from edge.app import create_app
 from edge.options import EdgeOptions
 from edge.server import bind, run
+from pipelines.extension import load
+from schemas.kinds import JOB, KindTable
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -40,6 +42,7 @@ class EdgeProcess:
     registry_url: str
     log: Path
     options: dict[str, Any] = field(default_factory=dict)
+    """Those of the edge; ``kinds`` are some beside the built-in ones, by name: what differs from ``job``."""
     port: int = field(default_factory=free_port)
     grpc_port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
@@ -130,10 +133,26 @@ def main() -> None:
     given = json.loads(sys.argv[1])
     access = {name: Path(value) if name.endswith("_file") else value
               for name, value in given["options"].pop("access", {}).items()}  # fmt: skip
+    pipelines = given["options"].pop("pipelines", None)  # a folder with kinds of a user's own
+    changed = given["options"].pop("kinds", {})
+    kinds = with_changed(load(Path(pipelines) if pipelines else None).all_kinds(), changed)
     options = EdgeOptions(**given["options"], access=AccessOptions(**access)).checked()
     kafka = KafkaOptions(bootstrap_servers=given["bootstrap"], topic_prefix=given["prefix"])
     listening = bind(options.host, options.port)
-    run(create_app(options, kafka, Registry(given["registry"])), listening)
+    run(create_app(options, kafka, Registry(given["registry"]), kinds), listening)
+
+
+def with_changed(kinds: KindTable, given: dict[str, dict[str, dict[str, Any]]]) -> KindTable:
+    """Some kinds, and those that are ``job`` with other fields of some policies."""
+    made = [
+        replace(
+            JOB,
+            name=name,
+            **{policy: replace(getattr(JOB, policy), **fields) for policy, fields in policies.items()},
+        )
+        for name, policies in given.items()
+    ]
+    return KindTable([*kinds, *made])
 
 
 if __name__ == "__main__":

@@ -70,6 +70,12 @@ class FakeTransport(asyncio.Transport):
             self._closing = True
             asyncio.get_running_loop().call_soon(self._protocol.connection_lost, None)
 
+    def lose(self) -> None:
+        """The client is gone: the protocol is told at once, with no moment in which it could still write."""
+        if not self._closing:
+            self._closing = True
+            self._protocol.connection_lost(None)
+
     def abort(self) -> None:
         self.aborted = True
         self.close()

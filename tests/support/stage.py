@@ -13,6 +13,7 @@ from connectors.registry import Registry
 from tests.support.edge_fixtures import EDGE_TOPICS
 from tests.support.edge_process import EdgeProcess
 from tests.support.ingest_twin import IngestTwin
+from tests.support.topics import drop_topics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,12 +42,13 @@ class Stage:
 
     def __init__(self, stack: Addresses, registry_url: str, folder: Path) -> None:
         prefix = f"t{uuid.uuid4().hex[:10]}."
-        self._kafka = KafkaOptions(bootstrap_servers=stack.kafka, topic_prefix=prefix)
+        self.kafka = KafkaOptions(bootstrap_servers=stack.kafka, topic_prefix=prefix)
         self._registry_url = registry_url
         self._folder = folder
         self._edges: dict[str, EdgeProcess] = {}
-        ensure_topics(self._kafka, EDGE_TOPICS)
-        self.twin = IngestTwin(self._kafka, Registry(registry_url))
+        ensure_topics(self.kafka, EDGE_TOPICS)
+        self.registry = Registry(registry_url)
+        self.twin = IngestTwin(self.kafka, self.registry)
 
     def edge(self, **options: Any) -> EdgeProcess:
         """The edge with these options; started again if a test has left it dead."""
@@ -54,7 +56,7 @@ class Stage:
         edge = self._edges.get(name)
         if edge is None:
             log = self._folder / f"edge-{len(self._edges)}.log"
-            edge = self._edges[name] = EdgeProcess(self._kafka, self._registry_url, log, options)
+            edge = self._edges[name] = EdgeProcess(self.kafka, self._registry_url, log, options)
         if edge.process is None or edge.process.poll() is not None:
             edge.start()
         return edge
@@ -64,3 +66,4 @@ class Stage:
         for edge in self._edges.values():
             edge.stop()
         self.twin.close()
+        drop_topics(self._kafka)

@@ -153,8 +153,10 @@ class World:
             loop = asyncio.get_running_loop()
             emitter = Emitter(request.to, 3, self, self.wire, self.payloads, FlushOptions(), loop)
             tenure = Tenure(SourcePartition("llm.requests.v1", 3), 0, 0, 0)
-            now_us = time.time_ns() // 1_000 - self.asked_ago_us
-            self.operation = Operation(tools, tenure, 7, now_us, request.to, request, self._known, emitter)
+            self.asked_us = now_us = time.time_ns() // 1_000 - self.asked_ago_us
+            self.operation = Operation(
+                tools, tenure, 7, now_us, request.to, request, self._known, emitter, b"one"
+            )
             task = loop.create_task(self.operation.run())
             if aside is not None:
                 await aside(self)

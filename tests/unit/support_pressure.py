@@ -6,6 +6,9 @@ import asyncio
 import json
 import re
 import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,53 +18,39 @@ from edge.history import SharedHistory
 from edge.index import IndexEntry
 from edge.join import Joined, Over
 from edge.options import EdgeOptions
+from edge.publish import Publisher
 from edge.recorded import MemoryLog
+from edge.slowing import Counts, Said
 from edge.sse import HEADERS, SseConnection
+from edge.upgrade import WebSocketShare
 from schemas.catalog import LocalSchemas
 from schemas.envelope import Event
-from schemas.kinds import JOB, BackpressurePolicy, KindTable
+from schemas.kinds import JOB, LOG, BackpressurePolicy, KindTable
 from schemas.payloads import PayloadCodec
+from schemas.wire import WireCodec
 from tests.support.fake_transport import LIMITS, FakeTransport
+from tests.unit.support_websocket import connect
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping
+    from collections.abc import Coroutine, Iterator, Mapping
 
     from edge.frame import Frame
     from schemas.topics import TopicSpec
+    from tests.unit.support_websocket import Peer
 
 KEY = b"default/s"
-STREAMS = ("s", "t")
 BOUND = 10
 MANY_BYTES = 1 << 30
 _SCHEMAS = LocalSchemas()
-
-
-def backpressure(policy: str, **others: Any) -> BackpressurePolicy:
-    usual = BackpressurePolicy(policy, BOUND, MANY_BYTES, 1.0, 60_000, "drop_old")  # type: ignore[arg-type]
-    return replace(usual, **others)
 
 
 def key_of(stream: str) -> bytes:
     return f"default/{stream}".encode()
 
 
-def _known(stream: str) -> IndexEntry:
-    """What the index has of a stream from which nothing was read yet."""
-    return IndexEntry(
-        "default",
-        stream,
-        "job",
-        "",
-        {},
-        0,
-        1,
-        opened_us=0,
-        open_offset=0,
-        mark_seqs=[0],
-        mark_offsets=[0],
-        last_seq=-1,
-        updated_us=0,
-    )
+def backpressure(policy: str, **others: Any) -> BackpressurePolicy:
+    usual = BackpressurePolicy(policy, BOUND, MANY_BYTES, 1.0, 60_000, "drop_old")  # type: ignore[arg-type]
+    return replace(usual, **others)
 
 
 class Told:
@@ -81,24 +70,38 @@ class Told:
 
 
 class Scene:
-    """One edge and streams ``s`` and ``t``; ``emit`` is what comes out of Kafka."""
+    """One edge and stream ``s``, of kind ``job`` with a policy to try; ``emit`` is what comes out of Kafka.
+
+    Others may be opened beside it, of kind ``log`` as it is declared.
+    """
 
     def __init__(self, policy: BackpressurePolicy, **options: Any) -> None:
         self.payloads = PayloadCodec(_SCHEMAS)
-        kind = replace(JOB, backpressure=policy)
-        self.core = EdgeCore(EdgeOptions(**options), self.payloads, topic_version=1, kinds=KindTable([kind]))
+        kinds = KindTable([replace(JOB, backpressure=policy), LOG])
+        self.core = EdgeCore(EdgeOptions(**options), self.payloads, topic_version=1, kinds=kinds)
         self.told = self.core.notices = Told()
         self.log = MemoryLog()
         self.core.feed_from(self.log, SharedHistory(self.log.read, 1 << 20))
-        for stream in STREAMS:
-            self.core.index.put(key_of(stream), _known(stream))
         self.core.start()
-        self.next_seqs = dict.fromkeys(STREAMS, 0)
+        self.share = WebSocketShare(self.core, None)
+        self.next_seqs: Counter[str] = Counter()
+        self._kinds: dict[str, str] = {}
+        self.open("s", "job")
 
     @property
     def next_seq(self) -> int:
-        """How many events stream ``s`` has."""
+        """Of stream ``s``."""
         return self.next_seqs["s"]
+
+    def open(self, stream: str, kind: str) -> None:
+        """Have the index know of a stream."""
+        self._kinds[stream] = kind
+        offset = self.log.position(0)
+        entry = IndexEntry(
+            "default", stream, kind, "", {}, 0, 1, opened_us=0, open_offset=offset, mark_seqs=[0],
+            mark_offsets=[offset], last_seq=-1, updated_us=0,
+        )  # fmt: skip
+        self.core.index.put(key_of(stream), entry)
 
     def connect(self, cursor: str | None = None) -> FakeTransport | None:
         """A client that comes, with its cursor if it was here before; None if it has the end."""
@@ -110,6 +113,14 @@ class Scene:
         assert isinstance(joined, Joined)
         connection = SseConnection(self.core, joined, LIMITS, head=HEADERS, chunked=False)
         return FakeTransport().serve(connection)
+
+    async def follow(self, *streams: str) -> Peer:
+        """A client of a WebSocket that has all there is of some streams."""
+        peer = connect(self.share)
+        peer.say(*({"type": "subscribe", "stream": stream} for stream in streams))
+        following = peer.connection.deliveries
+        await until(lambda: sum(one.subscriber.live for one in following) == len(streams))
+        return peer
 
     async def reader(self) -> FakeTransport:
         """A client that has all there is."""
@@ -128,21 +139,20 @@ class Scene:
 
     def emit(self, count: int = 1, *, size_bytes: int = 4, end: bool = False, stream: str = "s") -> None:
         """Put events into a stream, in one batch."""
-        types = ["log"] * (count - end) + ["end"] * end
-        key = key_of(stream)
+        types, key = ["log"] * (count - end) + ["end"] * end, key_of(stream)
         self.core.hub.publish([(key, self._made(stream, type_name, size_bytes)) for type_name in types])
 
     def _made(self, stream: str, type_name: str, size_bytes: int) -> Frame:
         fields = {"reason": "completed"} if type_name == "end" else {"line": "x" * size_bytes}
         payload, schema_id = self.payloads.encode(type_name, fields)
-        seq = self.next_seqs[stream]
+        key, seq = key_of(stream), self.next_seqs[stream]
         self.next_seqs[stream] += 1
         event = Event(
             event_id=f"e{seq}",
             tenant="default",
             stream_id=stream,
             seq=seq,
-            kind="job",
+            kind=self._kinds[stream],
             type=type_name,
             time=time.time_ns() // 1_000,
             source="",
@@ -159,19 +169,63 @@ class Scene:
 
         def make(offset: int) -> Frame:
             frame = frame_of(event, topic_version=1, partition=0, offset=offset, read_ms=0)
-            self.core.index.saw(key_of(stream), frame, 0)
+            self.core.index.saw(key, frame, 0)
             return frame
 
-        return self.log.append(key_of(stream), make)
+        return self.log.append(key, make)
 
     def counted(self, name: str, **labels: str) -> float:
-        """A counter, over all labels that are not given."""
+        """A counter, over all its labels but those that are given."""
         found = 0.0
         for metric in self.core.metrics.registry.collect():
             for sample in metric.samples:
                 if sample.name == f"sluicegate_edge_{name}" and labels.items() <= sample.labels.items():
                     found += sample.value
         return found
+
+    async def slow(self) -> None:
+        """Have another edge say that its client cannot follow ``s``: its producer is held back."""
+        self.core.slowing.heard([(KEY, "other", Said("other", "job", Counts(1, 1)))])
+        await until(lambda: self.core.slowing.of(KEY) is not None)
+
+    async def relieve(self) -> None:
+        """Have the other edge take that back."""
+        self.core.slowing.heard([(KEY, "other", None)])
+        await until(lambda: self.core.slowing.of(KEY) is None)
+
+
+class Kept:
+    """Appends to a list, in place of Kafka."""
+
+    def __init__(self) -> None:
+        self._wire = WireCodec(_SCHEMAS)
+        self.events: list[Event] = []
+
+    async def append_transaction(self, records: Any) -> Any:
+        self.events += [self._wire.decode_event(value) for _, _, value, _ in records]
+        return [type("At", (), {"partition": 0, "offset": 0})() for _ in records]
+
+
+@contextmanager
+def publishing(scene: Scene) -> Iterator[tuple[Publisher, Kept]]:
+    """The real publisher of an edge, and what it appends."""
+    core, kept = scene.core, Kept()
+    with ThreadPoolExecutor(1) as threads:
+        publisher = Publisher(
+            kept,
+            WireCodec(_SCHEMAS),
+            scene.payloads,
+            core.kinds,
+            core.waiters,
+            core.metrics,
+            core.options,
+            core.quotas,
+            threads,
+            topic_prefix="",
+            pressure=core.slowing,
+        )
+        scene.share.publisher = publisher
+        yield publisher, kept
 
 
 def play(scene: Coroutine[Any, Any, Any]) -> Any:

@@ -213,7 +213,7 @@ class SseClient:
 
     def kill(self) -> None:
         if self.connected:
-            self.outs[-1].close()
+            self.outs[-1].lose()
 
     def written(self) -> list[Message]:
         return [one for out in self.outs for one in said(out.data)]

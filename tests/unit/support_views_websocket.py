@@ -14,14 +14,15 @@ from websockets.server import ServerProtocol
 
 from edge.upgrade import WebSocketShare
 from edge.websocket import WebSocketConnection
+from schemas.cursor import decode_cursor
 from tests.support.fake_transport import LIMITS, FakeTransport
-from tests.unit.support_views import REFUSALS
+from tests.unit.support_views import REFUSALS, Place
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tests.unit.support_pressure import Scene
-    from tests.unit.support_views import Message, Place, View
+    from tests.unit.support_views import Message, View
 
 _LEAVING: Final = ("leaving", "not_subscribed")
 """What a connection that is about to be closed may still answer."""
@@ -151,7 +152,7 @@ class WebSocketClient:
 
     def kill(self) -> None:
         if self.connected:
-            self._lines[-1].out.close()
+            self._lines[-1].out.lose()
 
     def written(self) -> list[Message]:
         found = [message for line in self._lines for message in line.written()]
@@ -164,6 +165,12 @@ class WebSocketClient:
         self._follows.add(view.stream)
         cursor = {"cursor": place.cursor} if place.cursor else {}
         self._lines[-1].say(type="subscribe", id=number, stream=view.stream, **cursor)
+
+    @staticmethod
+    def _place_of(message: Message) -> Place:
+        cursor = message.get("cursor", "")
+        seq = decode_cursor(cursor, "default", message["stream"]).seq if cursor else -1
+        return Place(cursor, seq + 1)
 
     def _hear(self, message: Message) -> None:
         stream = message.get("stream", "")
@@ -178,6 +185,10 @@ class WebSocketClient:
             case "ended":
                 assert self._of[stream].ended
                 if stream not in self._unanswered:  # it was asked for anew before this was heard
+                    self._follows.discard(stream)
+            case "reconnect" if stream:  # too slow for one of its streams; the others stay
+                assert self._of[stream].place == self._place_of(message)
+                if stream not in self._unanswered:
                     self._follows.discard(stream)
             case "error":
                 assert message["code"] in _LEAVING, message

@@ -14,6 +14,11 @@ import pytest
 from benchmarks.asked import BY_DEFAULT, ON_DEMAND, Asked, Misspelt, asked
 from benchmarks.chart import Panel, svg
 from benchmarks.contenders import CONTENDERS, KEYED, among
+from benchmarks.edge import streams
+from benchmarks.edge.asked import asked as asked_of_edge
+from benchmarks.edge.generator import Snapshot
+from benchmarks.edge.stalled import Growth, changes
+from benchmarks.edge.steady import Held
 from benchmarks.flat import flat, growth
 from benchmarks.keys import FoldedState, KeyLoad
 from benchmarks.peers.jars import COMPILER, KAFKA_STREAMS, LOCK_FILE
@@ -236,6 +241,57 @@ def test_a_chart_shows_more_higher_up_and_breaks_for_what_was_not_measured():
     assert len(heights) == 3
     assert all(text in drawn for text in ("over keys", "1 k", "10 M", "events/s", ">a<", ">b<"))
     ET.fromstring(drawn)
+
+
+def test_a_rate_of_the_edge_is_held_for_the_minute_that_its_goals_ask():
+    assert asked_of_edge({}).seconds == 60
+    assert asked_of_edge({"SECONDS": "15"}).seconds == 15
+
+
+def held(rate: float, p99_ms: float) -> Held:
+    found = Snapshot(**dict.fromkeys(Snapshot.__dataclass_fields__, 0) | {"p99_ms": p99_ms})
+    return Held(
+        rate,
+        int(1_000 * rate),
+        1_000.0,
+        0,
+        found,
+        complete=True,
+        cpu_s=0,
+        writes=1,
+        streams=1,
+        p99_ms_max=150,
+    )
+
+
+class Breaking:
+    """A load that is held up to some rate."""
+
+    def __init__(self, most: float) -> None:
+        self._most = most
+
+    def hold(self, rate: float, _seconds: float) -> Held:
+        return held(rate, 100 if rate <= self._most else 200)
+
+
+def test_the_rate_at_which_an_edge_breaks_is_the_first_that_was_not_held_with_the_reason():
+    assert streams.raised(Breaking(12)) == {
+        "holds_events_per_s": 11.2,
+        "breaks_at_events_per_s": 16.9,
+        "breaks_by": "not held: p99 200 ms (bound 150), 17 events/s taken",
+    }
+    none_broke = streams.raised(Breaking(1_000))
+    assert (none_broke["breaks_at_events_per_s"], none_broke["breaks_by"]) == (None, "")
+
+
+def test_memory_beside_the_stalled_is_flat_within_so_much_each_and_no_more():
+    at_most_kb = 6 * 2_000 + 8 * 1_024
+    assert [Growth(2_000, kb).is_flat for kb in (-500, at_most_kb, at_most_kb + 1)] == [True, True, False]
+    assert not Growth(2_000, 8 * 2_000 * 1_500 / 1_024).is_flat, "a reference for each client and event"
+
+
+def test_counters_that_did_not_rise_are_left_out_and_new_ones_rise_from_none():
+    assert changes({"a": 2, "b": 1}, {"a": 2, "b": 4, "c": 5}) == {"b": 3, "c": 5}
 
 
 PROMISED = {"name", "work", "guarantee", "records_per_s", "cpu_s_per_million", "peak_rss_mb", "verified"}

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge import slowing
-from tests.unit.support_pressure import STREAMS, Scene, backpressure, key_of, play, until
+from tests.unit.support_pressure import Scene, backpressure, key_of, play, until
 from tests.unit.support_views import START, GrpcClient, Place, SseClient, View, strangers
 from tests.unit.support_views_websocket import WebSocketClient
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from tests.unit.support_views import Client
 
+STREAMS = ("s", "t")
 CLIENTS = 3
 somebody = st.integers(0, CLIENTS - 1)
 some = st.integers(1, 40)
@@ -167,6 +168,7 @@ def test_each_view_is_contiguous_or_declared_and_the_counters_say_what_was_told(
 async def performed(declared: Any, options: dict[str, int], steps: list[tuple[str, int, int]]) -> Scene:
     """Take the steps, have everybody read to the end, and check what they saw."""
     edge = Scene(declared, websocket_messages_per_s_max=1_000_000, **options)
+    edge.open("t", "job")
     crowd = Crowd(edge)
     for stream in STREAMS:
         edge.emit(stream=stream)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +10,8 @@ import pytest
 from edge import slowing
 from edge.access.identity import ANYBODY
 from edge.errors import RequestError
-from edge.publish import Publisher, PublishRequest
+from edge.publish import PublishRequest
 from edge.slowing import Counts, Said, is_enough
-from schemas.catalog import LocalSchemas
-from schemas.wire import WireCodec
 from tests.unit.support_pressure import (
     BOUND,
     KEY,
@@ -22,6 +19,7 @@ from tests.unit.support_pressure import (
     backpressure,
     gaps_of,
     play,
+    publishing,
     seqs_of,
     until,
 )
@@ -187,60 +185,31 @@ def test_words_of_others_are_bounded(monkeypatch):
     play(scene())
 
 
-class Kept:
-    """Appends to a list."""
-
-    def __init__(self) -> None:
-        self.records: list[Any] = []
-
-    async def append_transaction(self, records: Any) -> Any:
-        self.records += records
-        return [type("At", (), {"partition": 0, "offset": 0})() for _ in records]
-
-
 async def _body(data: bytes) -> Any:
     yield data
 
 
 def test_a_publish_to_a_slowed_stream_is_429_with_when_to_come_back_and_a_cancel_passes():
     async def scene() -> None:
-        edge, kept = Scene(slow_producer()), Kept()
-        with ThreadPoolExecutor(1) as threads:
-            publisher = Publisher(
-                kept,
-                WireCodec(LocalSchemas()),
-                edge.payloads,
-                edge.core.kinds,
-                edge.core.waiters,
-                edge.core.metrics,
-                edge.core.options,
-                edge.core.quotas,
-                threads,
-                topic_prefix="",
-                pressure=edge.core.slowing,
-            )
+        edge = Scene(slow_producer())
+        with publishing(edge) as (publisher, kept):
             request = PublishRequest("default", "s", "job", wait=False, identity=ANYBODY)
             body = b'{"type": "log", "payload": {"line": "a"}}'
             headers = {"content-type": "application/json"}
-            said = Said("other", "job", Counts(1, 1))
-            edge.core.slowing.heard([(KEY, "other", said)])
-            await until(lambda: edge.core.slowing.of(KEY) is not None)
+            await edge.slow()
             with pytest.raises(RequestError) as refused:
                 await publisher.publish(request, _body(body), headers)
             assert (refused.value.status, refused.value.headers) == (429, {"retry-after": "1"})
-            assert kept.records == []
+            assert kept.events == []
             with pytest.raises(RequestError):
                 await publisher.publish(replace(request, transport="grpc"), _body(body), headers)
             for name in ("http", "grpc"):
-                labels = {"kind": "job", "transport": name}
-                counter = "sluicegate_edge_slowed_publishes_total"
-                assert edge.core.metrics.registry.get_sample_value(counter, labels) == 1
+                assert edge.counted("slowed_publishes_total", kind="job", transport=name) == 1
             await publisher.publish_one(request, "cancel", {"by": "ann"})
             other = PublishRequest("default", "other", "job", wait=False, identity=ANYBODY)
             await publisher.publish(other, _body(body), headers)
-            edge.core.slowing.heard([(KEY, "other", None)])
-            await until(lambda: edge.core.slowing.of(KEY) is None)
+            await edge.relieve()
             await publisher.publish(request, _body(body), headers)
-            assert len(kept.records) == 3
+            assert [event.type for event in kept.events] == ["cancel", "log", "log"]
 
     play(scene())

@@ -223,3 +223,40 @@ def test_a_budget_that_is_spent_is_on_record_with_its_bound():
     (row,) = world.rows
     assert (world.end, row.state, row.error_class) == ("upstream_error", "refused", "spend_limited")
     assert "the budget of tokens of this day is spent" in row.error_raw
+
+
+@pytest.mark.parametrize(
+    ("asks", "later_s", "end"),
+    [(b"other", 1, "upstream_error"), (b"one", 1, "cancelled"), (b"other", 3_600, "cancelled")],
+    ids=["another", "the same", "long after"],
+)
+def test_of_two_questions_of_one_moment_neither_is_answered_with_the_others(asks, later_s, end):
+    async def again(world):
+        await until(lambda: world.shown)
+        world.operation.asked_again(asks, world.asked_us + later_s * 1_000_000)
+        await asyncio.sleep(0)
+        world.operation.cancel()
+
+    world = World(stalls).run(aside=again)
+    assert world.end == end
+    said_so = "two questions came for this stream" in world.events[-1][2]["message"]
+    assert said_so == (end == "upstream_error")
+    assert (world.rows[-1].state, world.rows[-1].end_reason) == ("cancelled", end)
+
+
+@pytest.mark.parametrize(("state", "contents", "end"), [
+    ("started", 0, "upstream_error"), ("failed", 3, "upstream_error"), ("failed", 0, "completed"),
+], ids=["under-way", "shown", "before-content"])  # fmt: skip
+def test_a_crash_before_content_ends_no_answer_that_may_not_begin_anew(state, contents, end):
+    error = "" if state == "started" else "overloaded"
+    left = dead(state=state, contents=contents, error_class=error)
+    world = World(said("There was"), known=left, after_content="surface").run()
+    assert world.end == end
+    assert "reset" not in world.types()
+    assert len(world.calls) == (end == "completed")
+
+
+def test_a_tool_that_a_dead_worker_may_have_had_called_is_not_called_again():
+    tools = {"tools_json": '[{"name": "pay"}]', "side_effects": True}
+    world = World(known=dead(state="failed", contents=3, error_class="truncated")).run(**tools)
+    assert (world.end, world.calls) == ("upstream_error", [])

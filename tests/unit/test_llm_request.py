@@ -17,7 +17,7 @@ from connectors.llm.errors import MESSAGE_MAX, CallRefused, LlmError
 from connectors.llm.kept import kept_input
 from connectors.llm.ledger import Attempt
 from connectors.llm.providers import PROVIDERS
-from connectors.llm.request import NAME_BYTES_MAX, envelope_of, request_of
+from connectors.llm.request import NAME_BYTES_MAX, asks_of, envelope_of, request_of
 from schemas.errors import InvalidEvent
 
 RECORD: dict[str, Any] = {
@@ -161,3 +161,10 @@ def test_what_may_just_be_is_taken():
 def test_what_is_said_to_a_person_is_bounded():
     assert len(str(LlmError("x" * 1_000_000))) == MESSAGE_MAX
     assert str(LlmError("no", remedy="yes")) == "no"
+
+
+def test_the_same_question_sent_again_asks_the_same_and_another_does_not():
+    again = RECORD | {"time_us": 2, "traceparent": "t", "request_id": "r", "source": "somebody"}
+    assert asks_of(again) == asks_of(RECORD)
+    for name, value in (("messages_json", "[]"), ("model", "m"), ("route", "r"), ("params_json", "{}")):
+        assert asks_of(RECORD | {name: value}) != asks_of(RECORD)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
+from connectors.kafka.options import KafkaOptions
+from connectors.llm.options import LlmOptions
 from ops import console
 from ops.errors import Misused
 from ops.llm import prices, targets
-from ops.settings import Settings
+from ops.settings import LlmSettings, Settings
 
 KEY = "sk-secret-of-this-test"
 
@@ -147,3 +149,9 @@ def test_prices_are_of_providers_that_are_set(monkeypatch, tmp_path):
     with pytest.raises(Misused, match="opnai") as refused:
         prices(llm)
     assert "openai" in refused.value.remedy
+
+
+def test_by_default_what_waited_for_a_worker_that_died_is_not_too_old_for_the_next():
+    llm = LlmSettings()
+    assert llm.session_timeout_ms + llm.transaction_timeout_ms < llm.queue_ms_max
+    assert LlmOptions(KafkaOptions("k"), "r").session_timeout_ms == llm.session_timeout_ms

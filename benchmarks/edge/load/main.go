@@ -30,6 +30,7 @@ type Snapshot struct {
 	Gaps          int64   `json:"gaps"`
 	Doubles       int64   `json:"doubles"`
 	Declared      int64   `json:"declared"`
+	Missed        int64   `json:"missed"`
 	Ended         int64   `json:"ended"`
 	SentAway      int64   `json:"sent_away"`
 	Refused       int64   `json:"refused"`
@@ -154,7 +155,7 @@ func (c *Clients) Snapshot() Snapshot {
 	s := Snapshot{
 		Seconds: now.Sub(c.since).Seconds(), Opened: c.unopened, Ready: c.Ready, Failed: c.Failed,
 		Cause: c.firstFail, Lost: c.Lost, Stalled: c.Stalled, Events: t.Events, Gaps: t.Gaps,
-		Doubles: t.Doubles, Declared: t.Declared, Ended: t.Ended, SentAway: t.SentAway,
+		Doubles: t.Doubles, Declared: t.Declared, Missed: t.Missed, Ended: t.Ended, SentAway: t.SentAway,
 		Refused: t.Refused, Other: t.Other, Bytes: t.Bytes, Reads: t.Reads,
 		MeanMs: t.Latency.Mean() / 1000, P50Ms: float64(t.Latency.Quantile(0.5)) / 1000, P99Ms: float64(t.Latency.Quantile(0.99)) / 1000,
 		MaxMs: float64(t.Latency.max) / 1000, CPUSeconds: cpuSeconds(),

@@ -16,16 +16,19 @@ const (
 const headBytesMax = 16 << 10
 
 var (
-	seqMark  = []byte(`"seq":`)
-	typeMark = []byte(`{"type":"`)
+	seqMark   = []byte(`"seq":`)
+	fromMark  = []byte(`"from_seq":`)
+	countMark = []byte(`"count":`)
+	typeMark  = []byte(`{"type":"`)
 )
 
 // Tally is what all connections were given since the last snapshot.
 type Tally struct {
 	Latency Histogram
-	// Events are those with a seq of their own; a gap that the server declares is none.
-	Events, Gaps, Doubles, Declared, Ended, SentAway, Refused, Other int64
-	Bytes, Reads                                                     int64
+	// Events are those with a seq of their own; a gap that the server declares is none, and says how many it
+	// stands for: Missed.
+	Events, Gaps, Doubles, Declared, Missed, Ended, SentAway, Refused, Other int64
+	Bytes, Reads                                                             int64
 }
 
 // Reader takes the bytes of one answer apart: HTTP/1.1 with or without chunks, and events in it.
@@ -148,10 +151,7 @@ func (r *Reader) event(nowNs int64, tally *Tally) {
 		name := data[len(typeMark):]
 		switch {
 		case bytes.HasPrefix(name, []byte(`gap"`)):
-			tally.Declared++
-			if seq, ok := number(data, seqMark); ok && seq >= 0 {
-				r.Next = seq + 1
-			}
+			r.gap(data, tally)
 			return
 		case bytes.HasPrefix(name, []byte(`reconnect"`)):
 			tally.SentAway++
@@ -182,6 +182,24 @@ func (r *Reader) event(nowNs int64, tally *Tally) {
 		if published, ok := number(data[at:], []byte("@")); ok {
 			tally.Latency.Add((nowNs - published) / 1000)
 		}
+	}
+}
+
+// gap takes one that the server declares; it must begin where the client is.
+func (r *Reader) gap(data []byte, tally *Tally) {
+	tally.Declared++
+	if count, ok := number(data, countMark); ok && count > 0 {
+		tally.Missed += count
+	}
+	from, _ := number(data, fromMark)
+	switch {
+	case r.Next >= 0 && from > r.Next:
+		tally.Gaps++
+	case from < r.Next:
+		tally.Doubles++
+	}
+	if seq, ok := number(data, seqMark); ok && seq >= 0 {
+		r.Next = seq + 1
 	}
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,13 @@ class InProcess:
         lines = self._log.read_bytes().split(b"\n")[:-1]  # the last may be half of one
         assert all(line.startswith(b"{") for line in lines), self._log.read_text()
         return [orjson.loads(line) for line in lines]
+
+    def stop_reading(self) -> None:
+        """It does nothing at all until it is told to go on."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def read_on(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
 
     def close(self) -> None:
         self._process.kill()

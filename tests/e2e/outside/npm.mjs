@@ -5,7 +5,8 @@ import WebSocket from "ws";
 import { follow } from "../../../edge/client/sluicegate.js";
 
 const [client, url] = process.argv.slice(2);
-const say = (what) => process.stdout.write(`${JSON.stringify({ ...what, at_ms: Date.now() })}\n`);
+/** Without the text of a line, which may be long. */
+const say = ({ line, ...what }) => process.stdout.write(`${JSON.stringify({ ...what, at_ms: Date.now() })}\n`);
 
 const clients = {
   eventsource() {

@@ -3,7 +3,7 @@ import { fetchEventSource } from "./node_modules/@microsoft/fetch-event-source/l
 import { follow } from "/client/sluicegate.js";
 
 const seen = (window.seen = []);
-const say = (what) => seen.push({ ...what, at_ms: Date.now() });
+const say = ({ line, ...what }) => seen.push({ ...what, at_ms: Date.now() });
 
 const clients = {
   EventSource(url) {

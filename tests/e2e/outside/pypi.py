@@ -33,6 +33,7 @@ PAUSE_S = 1.0
 
 
 def say(what: dict[str, Any]) -> None:
+    what.pop("line", None)  # it may be long
     sys.stdout.buffer.write(orjson.dumps({**what, "at_ms": time.time_ns() // 1_000_000}) + b"\n")
     sys.stdout.flush()
 

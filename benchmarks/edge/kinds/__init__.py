@@ -1,0 +1,1 @@
+"""A folder as a user has one, which gives the edge kinds of its own."""
