@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
+from edge.connection import ConnectionLimits
 from edge.errors import RequestError
 from edge.join import Joined
 from edge.problems import code_of
@@ -131,20 +132,20 @@ class Admission:
             self._core.gate.denied(denied)
             raise denied
 
-    def limits(self, kind: Kind | None) -> dict[str, int]:
-        """How long a connection to streams of a kind may be silent and live, and when it comes back."""
+    def limits(self, kind: Kind | None) -> ConnectionLimits:
+        """What holds for a connection to streams of a kind; None = it is not known, or there is none yet."""
         if kind is None:
             options = self._core.options
-            return {
-                "heartbeat_ms": options.idle_heartbeat_ms,
-                "retry_ms": options.retry_ms,
-                "life_ms_max": _UNKNOWN_LIFE_MS,
-                "drain_ms": options.drain_ms,
-            }
+            return ConnectionLimits(
+                heartbeat_ms=options.idle_heartbeat_ms,
+                retry_ms=options.retry_ms,
+                life_ms_max=_UNKNOWN_LIFE_MS,
+                drain_ms=options.drain_ms,
+            )
         policy = kind.connection
-        return {
-            "heartbeat_ms": policy.heartbeat_ms,
-            "retry_ms": policy.retry_ms,
-            "life_ms_max": policy.connection_life_ms_max,
-            "drain_ms": policy.drain_ms,
-        }
+        return ConnectionLimits(
+            heartbeat_ms=policy.heartbeat_ms,
+            retry_ms=policy.retry_ms,
+            life_ms_max=policy.connection_life_ms_max,
+            drain_ms=policy.drain_ms,
+        )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -27,6 +28,20 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 Leaving = Literal["drain", "overload", "life", "unready", "expired", "revoked", "slow"]
 """Why the edge closes a connection whose client is to come back."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """How long a connection may be silent and live, and how its client comes back; of its streams' kind."""
+
+    heartbeat_ms: int
+    """A sign of life goes out on a connection that was idle this long."""
+    retry_ms: int
+    """When a client that is sent away comes back; jittered."""
+    life_ms_max: int
+    """How old a connection grows before its client is sent away."""
+    drain_ms: int
+    """Over how long the clients of a stopping edge are sent away."""
 
 
 class Connection(asyncio.Protocol):
@@ -50,26 +65,25 @@ class Connection(asyncio.Protocol):
         "opened_s",
         "paused",
         "paused_s",
+        "retry_ms",
         "tenant",
         "transport",
         "write",
     )
 
-    def __init__(
-        self, core: EdgeCore, name: str, *, heartbeat_ms: int, life_ms_max: int, drain_ms: int
-    ) -> None:
+    def __init__(self, core: EdgeCore, name: str, limits: ConnectionLimits) -> None:
         self._core = core
         self.name = name
         """The client's address, for whoever looks for slow ones."""
-        self.drain_ms = drain_ms
+        self.retry_ms, self.drain_ms = limits.retry_ms, limits.drain_ms
         self.due_slot = -1
         self.paused = False
         self.paused_s = 0.0
         """When it stopped to take what it is given, by the loop's clock."""
         self.opened_s = core.now_s()
-        self._heartbeat_s = heartbeat_ms / 1_000
+        self._heartbeat_s = limits.heartbeat_ms / 1_000
         # Spread over a fifth, so that what was opened together does not end together.
-        self._ends_s = self.opened_s + life_ms_max / 1_000 * (0.8 + 0.2 * random.random())  # noqa: S311
+        self._ends_s = self.opened_s + limits.life_ms_max / 1_000 * (0.8 + 0.2 * random.random())  # noqa: S311
         self._written_s = self.opened_s
         self.identity = ANYBODY
         self.tenant = ""
@@ -148,7 +162,7 @@ class Connection(asyncio.Protocol):
         # Spread over half as much again: tokens that were issued together are not renewed together.
         warning_s = self._core.options.access.expiry_warning_ms / 1_000 * (1 + random.random() / 2)  # noqa: S311
         self._expires_s, self._warn_s = now_s + left_s, now_s + max(left_s - warning_s, 0)
-        if self.due_slot >= 0:
+        if self.due_slot >= 0 and not self.paused:  # else it would be taken for one that stalled
             self._core.wheel.put(self, now_s)
 
     # -- asyncio.Protocol -------------------------------------------------------------------------------

@@ -64,7 +64,8 @@ class Conversation:
         self._connection = connection
         self._deliveries: dict[bytes, Delivery] = {}
         """By stream; who was written to longest ago first."""
-        self._joining: set[bytes] = set()
+        self._joining: dict[bytes, Asked] = {}
+        """Subscriptions whose place is still looked for."""
         self._tenants: frozenset[str] = frozenset()
         """To whom the connection is counted for what it follows, beside the tenant of its token."""
         self._requests: set[asyncio.Task[None]] = set()
@@ -179,9 +180,8 @@ class Conversation:
         delivery = self._deliveries.pop(asked.key, None)
         if delivery is not None:
             delivery.stop("left")
-        elif asked.key not in self._joining:
+        elif self._joining.pop(asked.key, None) is None:
             raise _not_subscribed(asked)
-        self._joining.discard(asked.key)
         self._count_no_more(asked.tenant)
         self._connection.say({"type": "unsubscribed", **asked.place})
 
@@ -204,7 +204,7 @@ class Conversation:
         # Before it is asked how full a tenant is: that is nobody else's to know.
         self._share.admission.check_read(self._connection.identity, asked.tenant, asked.stream_id, "")
         self._count(asked.tenant)
-        self._joining.add(key)
+        self._joining[key] = asked
         self._start(asked, partial(self._join_counted, asked))
 
     def _count(self, tenant: str) -> None:
@@ -251,7 +251,7 @@ class Conversation:
             self._count_no_more(asked.tenant)
 
     async def _join(self, asked: Asked) -> Message | None:
-        admission, key = self._share.admission, asked.key
+        admission = self._share.admission
         tenant, stream_id, text = asked.tenant, asked.stream_id, asked.text("cursor")
         try:
             cursor = admission.cursor(text, tenant, stream_id) if text else None
@@ -265,14 +265,14 @@ class Conversation:
             )
         except CursorError as error:
             self._share.core.metrics.joins.labels("websocket", "refused").inc()
-            self._joining.discard(key)
+            if not self._still_wanted(asked):
+                return None
             refused = {"type": "refused", **asked.place, "code": code_of(error)}
             return {**refused, "detail": str(error), "remedy": error.remedy}
         except BaseException:
-            self._joining.discard(key)
+            self._still_wanted(asked)
             raise
-        wanted = key in self._joining and not self._connection.over
-        self._joining.discard(key)
+        wanted = self._still_wanted(asked)
         if not isinstance(joined, Joined):
             self._share.core.metrics.joins.labels("websocket", "over").inc()
             return {"type": "ended", **asked.place} if wanted else None
@@ -281,6 +281,13 @@ class Conversation:
             return None
         self._deliver(asked, self._still_allowed(asked, joined))
         return None
+
+    def _still_wanted(self, asked: Asked) -> bool:
+        """End the looking; say whether its client still waits for it, and not for another place by now."""
+        if self._joining.get(asked.key) is not asked:
+            return False
+        del self._joining[asked.key]
+        return not self._connection.over
 
     def _still_allowed(self, asked: Asked, joined: Joined) -> Joined:
         """Judge once more, if a new token came while the stream was looked for. Raises Forbidden."""
@@ -301,7 +308,7 @@ class Conversation:
         delivery = self._deliveries[asked.key] = Delivery(core, joined, encoder, connection)
         kind = core.joiner.kind_of(asked.key)
         if kind is not None:
-            connection.shorten(**self._share.admission.limits(kind))
+            connection.shorten(self._share.admission.limits(kind))
         connection.say({"type": "subscribed", **asked.place})
         delivery.start()
 

@@ -102,7 +102,7 @@ class EventsEndpoint:
         limits = self._admission.limits(self._core.joiner.kind_of(stream_key(tenant, stream_id)))
         chunked = scope["http_version"] == "1.1"
         head = (*HEADERS, *cors_head(scope))
-        connection = SseConnection(self._core, joined, head=head, chunked=chunked, **limits)
+        connection = SseConnection(self._core, joined, limits, head=head, chunked=chunked)
         if not scope["extensions"][TAKE_OVER](connection):
             self._core.hub.detach(joined.subscriber)  # it left while it was looked after
         return None

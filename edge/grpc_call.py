@@ -11,10 +11,10 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, NoReturn, Protocol, cast
 
-from edge.connection import Connection, Leaving
+from edge.connection import Connection, ConnectionLimits, Leaving
 from edge.delivery import Delivery
 from edge.group import Encoder
-from edge.grpc_errors import Status, sent_away, status_of
+from edge.grpc_errors import Status, sent_away, status_of, token_over
 from edge.sse import jittered
 from schemas.proto.sluicegate.v1.stream_pb2 import Expiring, Reconnect, Refused, WatchResponse
 
@@ -63,29 +63,18 @@ class CallConnection(Connection):
     """One stream to one client, over a call that only the server writes to."""
 
     transport_name = "grpc"
-    __slots__ = ("_aborted", "_delivery", "_retry_ms", "encoder", "status")
+    __slots__ = ("_aborted", "_delivery", "encoder", "status")
 
     def __init__(
         self,
         core: EdgeCore,
         joined: Joined,
         encoder: CallEncoder,
-        *,
-        heartbeat_ms: int,
-        retry_ms: int,
-        life_ms_max: int,
-        drain_ms: int,
+        limits: ConnectionLimits,
     ) -> None:
-        super().__init__(
-            core,
-            joined.subscriber.name,
-            heartbeat_ms=heartbeat_ms,
-            life_ms_max=life_ms_max,
-            drain_ms=drain_ms,
-        )
+        super().__init__(core, joined.subscriber.name, limits)
         self.encoder = encoder
         self._delivery = Delivery(core, joined, encoder, self)
-        self._retry_ms = retry_ms
         self._aborted = False
         self.status: Status | None = None
         """How the call is to end; None = well."""
@@ -101,15 +90,9 @@ class CallConnection(Connection):
         """See Connection."""
         self._delivery.start()
 
-    def beat(self) -> None:
-        """See Connection."""
-
     def say_goodbye(self, reason: Leaving) -> None:
         """See Connection; the call's status says it, once all is sent."""
-        self.status = sent_away(reason, jittered(self._retry_ms))
-
-    def say_expiring(self, expires_in_ms: int) -> None:
-        """See Connection."""
+        self.status = self._status(reason)
 
     def refuse(self, delivery: Delivery, denied: Forbidden) -> None:
         """See Outlet."""
@@ -121,13 +104,31 @@ class CallConnection(Connection):
         """See Connection."""
         if not self._aborted:  # the first reason is the one
             self._aborted = True
-            self.status = sent_away(reason, jittered(self._retry_ms))
+            self.status = self._status(reason)
             super().abort(reason)
 
     def delivered_end(self, delivery: Delivery) -> None:
         """See Outlet."""
         delivery.stop()
         self.finish("end")
+
+    def _status(self, reason: str) -> Status:
+        return sent_away(reason, jittered(self.retry_ms))
+
+
+class LinesConnection(CallConnection):
+    """``LogStream.WatchLogs``: its shape has words for lines alone, so the status says all that is to say."""
+
+    __slots__ = ()
+
+    def beat(self) -> None:
+        """See Connection: there is no word for it."""
+
+    def say_expiring(self, expires_in_ms: int) -> None:
+        """See Connection: there is no word for it."""
+
+    def _status(self, reason: str) -> Status:
+        return token_over(reason) or super()._status(reason)
 
 
 class WatchConnection(CallConnection):
@@ -141,8 +142,8 @@ class WatchConnection(CallConnection):
 
     def say_goodbye(self, reason: Leaving) -> None:
         """See Connection."""
-        self.status = sent_away(reason, jittered(self._retry_ms))
-        self._tell(WatchResponse(reconnect=Reconnect(reason=reason, retry_ms=self.status.problem.retry_ms)))
+        self.status = status = self._status(reason)
+        self._tell(WatchResponse(reconnect=Reconnect(reason=reason, retry_ms=status.problem.retry_ms)))
 
     def say_expiring(self, expires_in_ms: int) -> None:
         """See Connection."""

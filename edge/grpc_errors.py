@@ -7,7 +7,7 @@ from typing import Final
 
 from grpc import StatusCode
 
-from edge.errors import HistoryUnavailable, RequestError
+from edge.errors import HistoryUnavailable, RequestError, Unauthenticated
 from edge.problems import code_of
 from edge.sse import jittered
 from schemas.errors import CursorError, ForeignCursor, InvalidEvent, SluicegateError
@@ -90,6 +90,15 @@ def sent_away(reason: str, retry_ms: int) -> Status:
         retry_ms=retry_ms,
     )
     return Status(code, problem)
+
+
+def token_over(reason: str) -> Status | None:
+    """What a call would be answered that came again with a token that is over; None for another reason."""
+    if reason == "expired":
+        return status_of(Unauthenticated("token_expired", "the token has expired"))
+    if reason == "revoked":
+        return status_of(Unauthenticated("token_revoked", "the token was revoked"))
+    return None
 
 
 def failed() -> Status:

@@ -15,7 +15,14 @@ from edge.access.identity import Identity
 from edge.admission import Admission
 from edge.control import counted, stream_to_cancel
 from edge.errors import HistoryUnavailable, RequestError
-from edge.grpc_call import Call, CallConnection, CallTransport, WatchConnection, refusal
+from edge.grpc_call import (
+    Call,
+    CallConnection,
+    CallTransport,
+    LinesConnection,
+    WatchConnection,
+    refusal,
+)
 from edge.grpc_errors import Status, failed, sent_away, status_of
 from edge.grpc_messages import LogEncoder, WatchEncoder
 from edge.grpc_publish import answer_of, values_of
@@ -138,9 +145,9 @@ class StreamCalls:
             return
         limits = admission.limits(core.joiner.kind_of(stream_key(tenant, stream_id)))
         if lines:
-            connection = CallConnection(core, joined, self._lines, **limits)
+            connection: CallConnection = LinesConnection(core, joined, self._lines, limits)
         else:
-            connection = WatchConnection(core, joined, self._events, **limits)
+            connection = WatchConnection(core, joined, self._events, limits)
         await CallTransport(call, connection).carry()
         if connection.status is not None:
             self._ending += 1

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
-from edge.connection import Connection, Leaving
+from edge.connection import Connection, ConnectionLimits, Leaving
 from edge.delivery import Delivery
 
 if TYPE_CHECKING:
@@ -60,31 +60,21 @@ class SseConnection(Connection):
     """One stream to one client, from the head of the answer to its end."""
 
     transport_name = "sse"
-    __slots__ = ("_delivery", "_encoder", "_head", "_retry_ms")
+    __slots__ = ("_delivery", "_encoder", "_head")
 
     def __init__(
         self,
         core: EdgeCore,
         joined: Joined,
+        limits: ConnectionLimits,
         *,
         head: Sequence[tuple[bytes, bytes]],
         chunked: bool,
-        heartbeat_ms: int,
-        retry_ms: int,
-        life_ms_max: int,
-        drain_ms: int,
     ) -> None:
-        super().__init__(
-            core,
-            joined.subscriber.name,
-            heartbeat_ms=heartbeat_ms,
-            life_ms_max=life_ms_max,
-            drain_ms=drain_ms,
-        )
+        super().__init__(core, joined.subscriber.name, limits)
         self._encoder = core.sse_chunked if chunked else core.sse
         self._delivery = Delivery(core, joined, self._encoder, self)
         self._head = head
-        self._retry_ms = retry_ms
         self.tenant = joined.subscriber.channel.tenant
         self.authorise(joined.identity)
 
@@ -97,7 +87,7 @@ class SseConnection(Connection):
         """See Connection."""
         head = head_of(self._head, chunked=bool(self._encoder.last))
         self._head = ()
-        self.write(head + self._encoder.framed(preamble(self._retry_ms)))
+        self.write(head + self._encoder.framed(preamble(self.retry_ms)))
         self._delivery.start()
 
     def beat(self) -> None:
@@ -106,7 +96,7 @@ class SseConnection(Connection):
 
     def say_goodbye(self, reason: Leaving) -> None:
         """See Connection."""
-        self.write(self._encoder.framed(come_back(reason, jittered(self._retry_ms))) + self._encoder.last)
+        self.write(self._encoder.framed(come_back(reason, jittered(self.retry_ms))) + self._encoder.last)
 
     def say_expiring(self, expires_in_ms: int) -> None:
         """See Connection."""

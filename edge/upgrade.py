@@ -98,7 +98,7 @@ class UpgradeEndpoint:
         self._core.gate.check_still(identity)  # it may have been revoked while we waited
         head = accepted.serialize()
         peer = self._core.proxies.peer_of(scope)
-        connection = WebSocketConnection(self._share, ws, peer, head=head, **admission.limits(None))
+        connection = WebSocketConnection(self._share, ws, peer, admission.limits(None), head=head)
         connection.authorise(identity)
         scope["extensions"][TAKE_OVER](connection)
         return None

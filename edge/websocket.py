@@ -16,7 +16,7 @@ from websockets.frames import CloseCode, Opcode
 from websockets.frames import Frame as WireFrame
 from websockets.protocol import OPEN
 
-from edge.connection import Connection, Leaving
+from edge.connection import Connection, ConnectionLimits, Leaving
 from edge.conversation import Conversation
 from edge.messages import PING, text_frame
 from edge.sse import jittered
@@ -70,7 +70,6 @@ class WebSocketConnection(Connection):
         "_turn",
         "_unanswered_s",
         "_ws",
-        "retry_ms",
     )
 
     def __init__(
@@ -78,20 +77,14 @@ class WebSocketConnection(Connection):
         share: WebSocketShare,
         ws: ServerProtocol,
         name: str,
+        limits: ConnectionLimits,
         *,
         head: bytes,
-        heartbeat_ms: int,
-        retry_ms: int,
-        life_ms_max: int,
-        drain_ms: int,
     ) -> None:
-        super().__init__(
-            share.core, name, heartbeat_ms=heartbeat_ms, life_ms_max=life_ms_max, drain_ms=drain_ms
-        )
+        super().__init__(share.core, name, limits)
         self._share = share
         self._ws = ws
         self._head = head
-        self.retry_ms = retry_ms
         self._conversation = Conversation(share, self)
         self._turn = asyncio.Lock()
         self._inbox = bytearray()
@@ -385,10 +378,11 @@ class WebSocketConnection(Connection):
     def _next_look(self, now_s: float) -> float:
         return min(super()._next_look(now_s), max(self._answer_due_s, now_s))
 
-    def shorten(self, *, heartbeat_ms: int, life_ms_max: int, retry_ms: int, drain_ms: int) -> None:
+    def shorten(self, limits: ConnectionLimits) -> None:
         """Keep to what a kind says that has come to the connection: of several, the least counts."""
-        self._heartbeat_s = min(self._heartbeat_s, heartbeat_ms / 1_000)
-        self._ends_s = min(self._ends_s, self._core.now_s() + life_ms_max / 1_000)
-        self.retry_ms, self.drain_ms = min(self.retry_ms, retry_ms), min(self.drain_ms, drain_ms)
+        self._heartbeat_s = min(self._heartbeat_s, limits.heartbeat_ms / 1_000)
+        self._ends_s = min(self._ends_s, self._core.now_s() + limits.life_ms_max / 1_000)
+        self.retry_ms = min(self.retry_ms, limits.retry_ms)
+        self.drain_ms = min(self.drain_ms, limits.drain_ms)
         if not self.paused and self.due_slot >= 0:
             self._core.wheel.put(self, self._next_look(self._core.now_s()))

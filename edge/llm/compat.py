@@ -157,17 +157,14 @@ class Compat:
         )
         make = Streamed if question.streamed else Collected
         answer = make(dialect.shape(opened.stream_id, question), Telling(self._core.payloads), http)
-        limits = self._admission.limits(self._core.kinds.named(opened.kind))
         return AnswerConnection(
             self._core,
             joined,
             answer,
+            self._admission.limits(self._core.kinds.named(opened.kind)),
             left=partial(self._left, opened, joined.identity)
             if question.extras.cancel_on_disconnect
             else None,
-            heartbeat_ms=limits["heartbeat_ms"],
-            life_ms_max=limits["life_ms_max"],
-            drain_ms=limits["drain_ms"],
         )
 
     def _left(self, opened: Opened, identity: Identity) -> None:

@@ -11,7 +11,7 @@ from edge.llm.told import Failure
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
-    from edge.connection import Leaving
+    from edge.connection import ConnectionLimits, Leaving
     from edge.core import EdgeCore
     from edge.errors import Forbidden
     from edge.join import Joined
@@ -39,20 +39,12 @@ class AnswerConnection(Connection):
         core: EdgeCore,
         joined: Joined,
         answer: Answer,
+        limits: ConnectionLimits,
         *,
         left: Callable[[], None] | None,
-        heartbeat_ms: int,
-        life_ms_max: int,
-        drain_ms: int,
     ) -> None:
         """``left`` is called if the client leaves before the answer is over."""
-        super().__init__(
-            core,
-            joined.subscriber.name,
-            heartbeat_ms=heartbeat_ms,
-            life_ms_max=life_ms_max,
-            drain_ms=drain_ms,
-        )
+        super().__init__(core, joined.subscriber.name, limits)
         channel = joined.subscriber.channel
         self._answer = answer
         self._left = left

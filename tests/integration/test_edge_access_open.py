@@ -13,15 +13,19 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import httpx2
 import pytest
+from grpc import StatusCode
 from websockets.exceptions import InvalidStatus
 
 from connectors.registry import Registry
+from schemas.proto.sluicegate.v1.logs_pb2 import LogRequest
+from schemas.proto.sluicegate.v1.logs_pb2_grpc import LogStreamStub
 from schemas.proto.sluicegate.v1.stream_pb2 import NewEvent, PublishRequest, WatchRequest
 from schemas.proto.sluicegate.v1.stream_pb2_grpc import StreamServiceStub
 from schemas.topics import AUDIT, REVOCATIONS
 from schemas.wire import WireCodec
 from tests.support.access_world import bearer, get, post, until, wait_for_connections, world
 from tests.support.command_line import CommandLine
+from tests.support.grpc_client import TIMEOUT_S, Watched, failure_of, read_call
 from tests.support.read_topic import read_committed
 from tests.support.sse_client import Seen, read_stream
 from tests.support.tokens import ALL, Issuer
@@ -79,6 +83,38 @@ def test_a_token_that_ends_is_warned_of_then_the_client_is_sent_for_a_new_one_an
     assert again.seqs == [1, 2, 3]
 
 
+def test_over_grpc_a_watch_goes_on_with_a_new_token_and_its_cursor_and_lines_end_for_want_of_one(world):
+    stream = world.twin.open("exp-grpc", kind="job")
+    world.twin.logs(stream, 1)
+    with grpc.insecure_channel(world.grpc_target) as channel, ThreadPoolExecutor(1) as pool:
+
+        def watch(token: str, cursor: str = "") -> Watched:
+            asked = WatchRequest(stream_id="exp-grpc", cursor=cursor)
+            return read_call(StreamServiceStub(channel).Watch(asked, **called(token)))
+
+        def lines(token: str) -> list[str]:
+            found = LogStreamStub(channel).WatchLogs(LogRequest(job_id="exp-grpc"), **called(token))
+            return [event.line for event in found if not event.done]
+
+        short, good = world.issuer.token(life_s=4, **ALL), world.issuer.token(**ALL)
+        no_lines = pool.submit(failure_of, lambda: lines(short))
+        seen = watch(short)
+        assert [notice.WhichOneof("notice") for notice in seen.notices] == ["expiring", "reconnect"]
+        assert (seen.seqs, seen.code, seen.problem.code) == ([0, 1], StatusCode.UNAVAILABLE, "expired")
+        over = StatusCode.UNAUTHENTICATED, "token_expired", -1
+        for ended in (no_lines.result(), watch(short, seen.cursors[-1])):
+            assert (ended.code, ended.problem.code, ended.pushback_ms) == over
+        world.twin.logs(stream, 2)
+        world.twin.end(stream)
+        assert watch(good, seen.cursors[-1]).seqs == [2, 3, 4]
+        assert lines(good) == ["line 1", "line 2", "line 3"]  # it has no cursor, and begins anew
+
+
+def called(token: str) -> dict[str, Any]:
+    """How a call with a token is made."""
+    return {"metadata": list(bearer(token).items()), "timeout": TIMEOUT_S}
+
+
 # ------------------------------------------------------------------ taken back
 
 
@@ -93,15 +129,19 @@ def test_a_token_that_is_revoked_is_closed_at_once_wherever_it_is_in_use_and_tak
     stream = twin.open("taken", kind="job")
     stolen, good = (issuer.token(**ALL, jti=jti) for jti in ("j-stolen", "j-good"))
     url = f"{edge.url}/v1/streams/taken/events"
-    with ThreadPoolExecutor(2) as pool:
+    with grpc.insecure_channel(world.grpc_target) as channel, ThreadPoolExecutor(4) as pool:
         closed = pool.submit(read_stream, url, headers=bearer(stolen))
         kept = pool.submit(read_stream, url, headers=bearer(good))
-        wait_for_connections(edge, 2)
+        watch = StreamServiceStub(channel).Watch(WatchRequest(stream_id="taken"), **called(stolen))
+        watched = pool.submit(read_call, watch)
+        lines = LogStreamStub(channel).WatchLogs(LogRequest(job_id="taken"), **called(stolen))
+        no_lines = pool.submit(failure_of, lambda: list(lines))
+        wait_for_connections(edge, 4)
         command.environment["SLUICEGATE_EDGE__URL"] = edge.url
         assert command.run("connections")[0] == 1
         command.environment["SLUICEGATE_EDGE__TOKEN"] = edge.token
         code, out, err = command.run("connections", "--json")
-        assert ([one["subject"] for one in json.loads(out)["connections"]], code) == (["ann", "ann"], 0), err
+        assert ([one["subject"] for one in json.loads(out)["connections"]], code) == (["ann"] * 4, 0), err
         code, out, err = command.run("tokens", "revoke", "j-stolen", "--reason", "laptop lost")
         assert (code, "would be revoked" in out, "dry run" in err) == (0, True, True)
         assert get(edge, "/v1/streams", stolen).status_code == 200
@@ -111,6 +151,10 @@ def test_a_token_that_is_revoked_is_closed_at_once_wherever_it_is_in_use_and_tak
         assert (code, "jti:j-stolen: revoked" in out) == (0, True), err
         seen = closed.result()
         assert (seen.events[-1]["type"], seen.events[-1]["reason"]) == ("reconnect", "revoked")
+        assert watched.result().notices[-1].reconnect.reason == "revoked"
+        assert watched.result().code is StatusCode.UNAVAILABLE
+        ended = no_lines.result()
+        assert (ended.code, ended.problem.code) == (StatusCode.UNAUTHENTICATED, "token_revoked")
         assert get(edge, "/v1/streams/taken/events", stolen).json()["code"] == "token_revoked"
         assert post(edge, "/v1/streams/taken/events", stolen).status_code == 401
         twin.end(stream)

@@ -21,38 +21,17 @@ from schemas.proto.sluicegate.v1 import logs_pb2, stream_pb2
 from schemas.proto.sluicegate.v1.stream_pb2_grpc import StreamServiceStub
 from schemas.topics import OUTPUT, partition_of
 from tests.support.edge_process import ROOT
-from tests.support.grpc_client import GrpcEdge, Watched, read_call
+from tests.support.grpc_client import GrpcEdge, Watched, edge_with_grpc, read_call
 from tests.support.sse_client import read_stream
-from tests.support.stage import stage
+from tests.support.stage import stage, twin
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-    from tests.support.ingest_twin import IngestTwin
-
-__all__ = ["stage"]  # a fixture
+__all__ = ["edge_with_grpc", "stage", "twin"]  # fixtures
 pytestmark = pytest.mark.timeout(240)
 
 NO_MEMORY = {"tail_recent_records": 0, "ring_events_max": 8}
-
-
-@pytest.fixture
-def edge_with_grpc(stage) -> Iterator[Callable[..., GrpcEdge]]:
-    """Make an edge, or take the one that has the same options already."""
-    made: list[GrpcEdge] = []
-
-    def make(**options: Any) -> GrpcEdge:
-        made.append(GrpcEdge(stage.edge(**options)))
-        return made[-1]
-
-    yield make
-    for edge in made:
-        edge.channel.close()
-
-
-@pytest.fixture
-def twin(stage) -> IngestTwin:
-    return stage.twin
 
 
 def by_sse(edge: GrpcEdge, stream_id: str, last_id: str = "") -> Any:

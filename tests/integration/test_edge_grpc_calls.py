@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import time
-from typing import TYPE_CHECKING, Any
 
 import pytest
 from google.protobuf import descriptor_pool, message_factory, struct_pb2
@@ -22,38 +21,14 @@ from schemas.proto.sluicegate.v1.stream_pb2 import (
     WatchRequest,
 )
 from schemas.topics import INPUT
-from tests.support.grpc_client import TIMEOUT_S, GrpcEdge, failure_of, read_call
-from tests.support.stage import stage
+from tests.support.grpc_client import TIMEOUT_S, edge_with_grpc, failure_of, read_call
+from tests.support.stage import stage, twin
 from tests.support.tokens import ALL, ISSUER, Issuer, keys_file
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from tests.support.ingest_twin import IngestTwin
-
-__all__ = ["stage"]  # a fixture
+__all__ = ["edge_with_grpc", "stage", "twin"]  # fixtures
 pytestmark = pytest.mark.timeout(120)
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 OPEN = NewEvent(type="open", json='{"title": "by gRPC"}')
-
-
-@pytest.fixture
-def edge_with_grpc(stage) -> Iterator[Callable[..., GrpcEdge]]:
-    """Make an edge, or take the one that has the same options already."""
-    made: list[GrpcEdge] = []
-
-    def make(**options: Any) -> GrpcEdge:
-        made.append(GrpcEdge(stage.edge(**options)))
-        return made[-1]
-
-    yield make
-    for edge in made:
-        edge.channel.close()
-
-
-@pytest.fixture
-def twin(stage) -> IngestTwin:
-    return stage.twin
 
 
 def line(text: str, **more: object) -> NewEvent:

@@ -21,40 +21,25 @@ from websockets.exceptions import InvalidStatus
 
 from schemas.cursor import Cursor
 from schemas.topics import INPUT
-from tests.support.stage import Stage
+from tests.support.stage import stage, twin
 from tests.support.tokens import ISSUER, Issuer, keys_file
 from tests.support.ws_client import Talk
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from ops.stack.addresses import Addresses
     from schemas.envelope import Event
     from tests.support.edge_process import EdgeProcess
     from tests.support.ingest_twin import IngestTwin, TwinStream
+    from tests.support.stage import Stage
 
+__all__ = ["stage", "twin"]  # fixtures
 pytestmark = pytest.mark.timeout(240)
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "follow_streams.py"
 _NUMBERS = count()
 
 
-@pytest.fixture(scope="module")
-def stage(
-    stack: Addresses, registered_schemas: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Stage]:
-    stage = Stage(stack, registered_schemas, tmp_path_factory.mktemp("stage"))
-    yield stage
-    stage.close()
-
-
 @pytest.fixture
 def edge(stage: Stage) -> EdgeProcess:
     return stage.edge(websocket_subscriptions_max=3, drain_ms=3_000)
-
-
-@pytest.fixture
-def twin(stage: Stage) -> IngestTwin:
-    return stage.twin
 
 
 def opened(twin: IngestTwin, kind: str = "log") -> TwinStream:

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Final
+
+from edge.connection import ConnectionLimits
+
+LIMITS: Final = ConnectionLimits(heartbeat_ms=10_000, retry_ms=1_000, life_ms_max=60_000, drain_ms=1_000)
+"""Longer than a test is: whoever wants one of them says so."""
 
 
 class FakeTransport(asyncio.Transport):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import orjson
+import pytest
 
 from schemas.proto.sluicegate.v1.logs_pb2_grpc import LogStreamStub
 from schemas.proto.sluicegate.v1.stream_pb2 import Event, Problem, WatchRequest, WatchResponse
@@ -17,9 +18,24 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tests.support.edge_process import EdgeProcess
+    from tests.support.stage import Stage
 
 TIMEOUT_S = 60.0
 """Longest that a call may take: generous, for the machine may be busy."""
+
+
+@pytest.fixture
+def edge_with_grpc(stage: Stage) -> Iterator[Callable[..., GrpcEdge]]:
+    """Make an edge, or take the one that has the same options already."""
+    made: list[GrpcEdge] = []
+
+    def make(**options: Any) -> GrpcEdge:
+        made.append(GrpcEdge(stage.edge(**options)))
+        return made[-1]
+
+    yield make
+    for edge in made:
+        edge.channel.close()
 
 
 class GrpcEdge:

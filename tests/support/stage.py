@@ -31,6 +31,12 @@ def stage(
     stage.close()
 
 
+@pytest.fixture
+def twin(stage: Stage) -> IngestTwin:
+    """The stage's stand-in for ingest."""
+    return stage.twin
+
+
 class Stage:
     """An edge for each set of options; tests keep apart by the names of their streams."""
 

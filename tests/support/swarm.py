@@ -1,32 +1,32 @@
-"""Thousands of plain clients in one loop: each follows a stream, comes back as told, checks what it sees."""
+"""Thousands of plain clients in one loop: each follows streams, comes back as told, checks what it sees."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-import re
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Final, Literal, Self
 
 import uvloop
+
+from tests.support.swarm_followers import SocketFollower, SseFollower, watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-_FRAME = re.compile(rb'^id: (\S+)\ndata: \{"type":"([a-z_]+)","seq":(\d+)', re.MULTILINE)
-_GAP = re.compile(rb'"from_seq":(\d+)')
-_RETRY = re.compile(rb"^retry: (\d+)$", re.MULTILINE)
-_AT_A_TIME = 200
+Transport = Literal["sse", "websocket", "grpc"]
+_AT_A_TIME: Final = 200
 """Connections that are opened at once in the beginning: a listener's backlog is finite."""
 
 
 @dataclass
-class Client:
-    """One of them: its place, and what was wrong with what it saw."""
+class View:
+    """One client's place in one stream, and what was wrong with what it saw."""
 
-    path: str
+    stream: str
     cursor: bytes = b""
     expect: int = 0
     """The seq that must come next."""
@@ -35,19 +35,65 @@ class Client:
     gaps: int = 0
     """Declared ones."""
     ended: bool = False
+
+    def saw(self, cursor: bytes, type_name: bytes, first_seq: int, last_seq: int) -> None:
+        """Take an event; ``first_seq`` is another one than ``last_seq`` where it is a gap."""
+        self.holes += max(first_seq - self.expect, 0)
+        self.doubles += first_seq < self.expect
+        self.gaps += type_name == b"gap"
+        self.expect, self.cursor = last_seq + 1, cursor
+        self.ended = self.ended or type_name == b"end"
+
+
+@dataclass
+class Client:
+    """One of them; over a WebSocket it follows all its streams at once."""
+
+    transport: Transport
+    views: Sequence[View]
     connected: bool = False
     retry_s: float = 1.0
     came_s: list[float] = field(default_factory=list)
     """When each of its connections was answered."""
-    transport: asyncio.Transport | None = None
+    trouble: list[str] = field(default_factory=list)
+    """Answers that no client of a healthy edge gets."""
+    socket: asyncio.Transport | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has all there is."""
+        return all(view.ended for view in self.views)
+
+    def came(self) -> None:
+        """Take note that a connection was answered."""
+        self.connected = True
+        self.came_s.append(time.monotonic())
 
 
 class Swarm:
-    """Runs on a thread of its own; ``ports`` are tried at random, as a balancer would."""
+    """Runs on a thread of its own; ``ports`` are tried at random, as a balancer would.
 
-    def __init__(self, ports: Sequence[int], paths: Sequence[str], count: int) -> None:
-        self.clients = [Client(paths[number % len(paths)]) for number in range(count)]
-        self._ports = list(ports)
+    ``count`` clients follow one of the streams each over SSE, and ``watchers`` over gRPC, at ``grpc_ports``;
+    ``sockets`` follow all of them, each over one WebSocket.
+    """
+
+    def __init__(
+        self,
+        ports: Sequence[int],
+        streams: Sequence[str],
+        count: int,
+        *,
+        sockets: int = 0,
+        watchers: int = 0,
+        grpc_ports: Sequence[int] = (),
+    ) -> None:
+        def one(number: int) -> tuple[View]:
+            return (View(streams[number % len(streams)]),)
+
+        self.clients = [Client("sse", one(number)) for number in range(count)]
+        self.clients += [Client("websocket", [View(name) for name in streams]) for _ in range(sockets)]
+        self.clients += [Client("grpc", one(number)) for number in range(watchers)]
+        self._ports = {"sse": list(ports), "websocket": list(ports), "grpc": list(grpc_ports)}
         self._loop = uvloop.new_event_loop()
         self._opening = asyncio.Semaphore(_AT_A_TIME)
         self._stopped = False
@@ -69,35 +115,44 @@ class Swarm:
     # -- what a test asks -------------------------------------------------------------------------------
 
     @property
+    def views(self) -> Sequence[View]:
+        """All that all of them see."""
+        return [view for client in self.clients for view in client.views]
+
+    @property
     def connected(self) -> int:
         """How many have an answer that goes on."""
         return sum(client.connected for client in self.clients)
 
     def have(self, seq: int) -> int:
         """How many have seen all before ``seq``."""
-        return sum(client.expect >= seq for client in self.clients)
+        return sum(all(view.expect >= seq for view in client.views) for client in self.clients)
 
     def until(self, holds: Callable[[], bool], what: str, timeout_s: float = 90.0) -> None:
         """Wait until something is so; tell how far they are if it never is."""
         deadline = time.monotonic() + timeout_s
         while not holds():
             if time.monotonic() > deadline:
-                places = sorted(client.expect for client in self.clients)
+                last = min(view.expect for view in self.views)
+                there = Counter(client.transport for client in self.clients if client.connected)
                 raise AssertionError(
-                    f"never seen: {what}; {self.connected} connected, the last at {places[0]}, {self.wrong()}"
+                    f"never seen: {what}; connected {dict(there)}, the last at {last}, {self.wrong()}"
                 )
             time.sleep(0.05)
 
     def wrong(self) -> dict[str, int]:
         """Sums over all of them: events that are missing, or came twice."""
         return {
-            "holes": sum(client.holes for client in self.clients),
-            "doubles": sum(client.doubles for client in self.clients),
+            "holes": sum(view.holes for view in self.views),
+            "doubles": sum(view.doubles for view in self.views),
         }
 
-    def came_since(self, since_s: float) -> list[float]:
-        """When each answer began since then (``time.monotonic``), in order."""
-        return sorted(at for client in self.clients for at in client.came_s if at >= since_s)
+    def came_between(
+        self, since_s: float, until_s: float, transport: Transport | None = None
+    ) -> Sequence[float]:
+        """When each answer began in a span of ``time.monotonic``, in order; over one transport or all."""
+        asked = [client for client in self.clients if transport in (None, client.transport)]
+        return sorted(at for client in asked for at in client.came_s if since_s <= at < until_s)
 
     # -- at work ----------------------------------------------------------------------------------------
 
@@ -108,63 +163,30 @@ class Swarm:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    def come_back(self, client: Client) -> None:
-        """Connect again when its hint is over."""
+    def left(self, client: Client) -> None:
+        """Take note that a client's connection is over; it comes again when its hint is over."""
+        client.connected, client.socket = False, None
         if not (self._stopped or client.ended):
             self._loop.call_later(client.retry_s, self.connect, client)
 
     async def _connect(self, client: Client) -> None:
+        port = random.choice(self._ports[client.transport])
+        if client.transport == "grpc":
+            await watch(client, port)
+            self.left(client)
+            return
+        follower = SseFollower if client.transport == "sse" else SocketFollower
         async with self._opening:
             try:
-                await self._loop.create_connection(
-                    lambda: _Follower(self, client), "127.0.0.1", random.choice(self._ports)
-                )
+                await self._loop.create_connection(lambda: follower(self, client), "127.0.0.1", port)
             except OSError:
                 client.retry_s = 1.0 + random.random()
-                self.come_back(client)
+                self.left(client)
 
     async def _close(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for client in self.clients:
-            if client.transport is not None:
-                client.transport.abort()
-
-
-class _Follower(asyncio.Protocol):
-    def __init__(self, swarm: Swarm, client: Client) -> None:
-        self._swarm = swarm
-        self._client = client
-        self._left = b""
-
-    def connection_made(self, transport: Any) -> None:
-        self._client.transport = transport
-        last = b"Last-Event-ID: %b\r\n" % self._client.cursor if self._client.cursor else b""
-        path = self._client.path.encode()
-        transport.write(b"GET %b HTTP/1.1\r\nHost: localhost\r\n%b\r\n" % (path, last))
-
-    def data_received(self, data: bytes) -> None:
-        """A frame is never cut by the framing of chunks, for a chunk is a whole write."""
-        client = self._client
-        whole, cut, self._left = (self._left + data).rpartition(b"\n\n")
-        whole += cut
-        for retry in _RETRY.findall(whole):
-            client.retry_s = int(retry) / 1_000
-            if not client.connected and b'"reconnect"' not in whole:
-                client.connected = True
-                client.came_s.append(time.monotonic())
-        for found in _FRAME.finditer(whole):
-            cursor, type_name, seq = found[1], found[2], int(found[3])
-            if type_name == b"gap" and (beyond := _GAP.search(whole, found.end())):
-                client.gaps += 1
-                client.expect = int(beyond[1])
-            client.holes += max(seq - client.expect, 0) if type_name != b"gap" else 0
-            client.doubles += seq < client.expect
-            client.expect, client.cursor = seq + 1, cursor
-            client.ended = client.ended or type_name == b"end"
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._client.connected = False
-        self._client.transport = None
-        self._swarm.come_back(self._client)
+            if client.socket is not None:
+                client.socket.abort()

@@ -28,7 +28,7 @@ from schemas.envelope import Event
 from schemas.kinds import JOB, LOG, BackpressurePolicy, KindTable
 from schemas.payloads import PayloadCodec
 from schemas.wire import WireCodec
-from tests.support.fake_transport import FakeTransport
+from tests.support.fake_transport import LIMITS, FakeTransport
 from tests.unit.support_websocket import connect
 
 if TYPE_CHECKING:
@@ -111,8 +111,7 @@ class Scene:
         if isinstance(joined, Over):
             return None
         assert isinstance(joined, Joined)
-        limits = {"heartbeat_ms": 60_000, "retry_ms": 1_000, "life_ms_max": 600_000, "drain_ms": 1_000}
-        connection = SseConnection(self.core, joined, head=HEADERS, chunked=False, **limits)
+        connection = SseConnection(self.core, joined, LIMITS, head=HEADERS, chunked=False)
         return FakeTransport().serve(connection)
 
     async def follow(self, *streams: str) -> Peer:

@@ -24,7 +24,7 @@ from edge.sse import SseConnection
 from schemas.catalog import LocalSchemas
 from schemas.envelope import Event
 from schemas.payloads import PayloadCodec
-from tests.support.fake_transport import FakeTransport
+from tests.support.fake_transport import LIMITS, FakeTransport
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from edge.frame import Frame
 
 EVERY = Names(("*",))
-LIMITS = {"heartbeat_ms": 10_000, "retry_ms": 1_000, "life_ms_max": 60_000, "drain_ms": 1_000}
 
 
 def somebody(
@@ -56,7 +55,7 @@ class Desk:
     async def connect(self, identity: Identity) -> tuple[SseConnection, FakeTransport]:
         joined = await Admission(self.core).join("sse", "default", "s", None, "test", identity=identity)
         assert isinstance(joined, Joined)
-        connection = SseConnection(self.core, joined, head=(), chunked=False, **LIMITS)
+        connection = SseConnection(self.core, joined, LIMITS, head=(), chunked=False)
         return connection, FakeTransport().serve(connection)
 
     def emit(self, seq: int, type_name: str = "log", kind: str = "job") -> None:
@@ -126,6 +125,24 @@ def test_a_new_token_in_time_keeps_the_connection_and_its_place():
         return out
 
     assert told(play(scene())) == [0, ("expiring", None), 1, 2]
+
+
+def test_a_new_token_while_nothing_is_taken_does_not_end_the_connection_as_stalled():
+    async def scene() -> FakeTransport:
+        desk = Desk()
+        connection, out = await desk.connect(somebody(life_s=60))
+        out.full = True
+        desk.emit(0, "open")
+        await until(lambda: connection.paused)
+        connection.authorise(somebody(life_s=90))
+        await asyncio.sleep(0.3)  # the wheel turns
+        out.drain()
+        desk.emit(1, "end")
+        await until(out.is_closing)
+        assert not out.aborted
+        return out
+
+    assert told(play(scene())) == [0, 1]
 
 
 def test_a_new_token_that_does_not_allow_a_stream_ends_its_delivery():

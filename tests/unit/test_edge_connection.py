@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from edge.recorded import MemoryLog
 from edge.sse import HEADERS, SseConnection
 from schemas.catalog import LocalSchemas
 from schemas.payloads import PayloadCodec
-from tests.support.fake_transport import FakeTransport
+from tests.support.fake_transport import LIMITS, FakeTransport
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -41,8 +42,8 @@ class Desk:
     def connect(self, *, chunked: bool = False, **limits: int) -> FakeTransport:
         joined = self.core.joiner.join("default", "s", None, "test")
         assert isinstance(joined, Joined)
-        usual = {"heartbeat_ms": 10_000, "retry_ms": 1_000, "life_ms_max": 60_000, "drain_ms": 1_000}
-        connection = SseConnection(self.core, joined, head=HEADERS, chunked=chunked, **(usual | limits))
+        its = replace(LIMITS, **limits)
+        connection = SseConnection(self.core, joined, its, head=HEADERS, chunked=chunked)
         return FakeTransport().serve(connection)
 
     def emit(self, seq: int, type_name: str = "log") -> None:

@@ -102,7 +102,7 @@ def test_clients_are_sent_away_over_the_drain_of_their_kind_or_of_the_edge_which
             assert isinstance(joined, Joined)
             joined.subscriber.channel.kind = "job"
             limits = Admission(core).limits(core.joiner.kind_of(b"default/s"))
-            FakeTransport().serve(SseConnection(core, joined, head=(), chunked=True, **limits))
+            FakeTransport().serve(SseConnection(core, joined, limits, head=(), chunked=True))
         assert core.connections == 50
         # Over ten minutes, fifty clients would not all be gone in one.
         await asyncio.wait_for(core.drain(), 60)
@@ -127,7 +127,7 @@ def test_clients_that_waited_for_an_edge_to_be_ready_do_not_all_go_in_beyond_its
             joined = await admission.join("sse", "default", "s", None, "t", identity=ANYBODY)
             assert isinstance(joined, Joined)
             limits = admission.limits(None)
-            FakeTransport().serve(SseConnection(core, joined, head=(), chunked=True, **limits))
+            FakeTransport().serve(SseConnection(core, joined, limits, head=(), chunked=True))
             return "in"
 
         waiting = [asyncio.create_task(come()) for _ in range(5)]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -11,10 +13,11 @@ from grpc import StatusCode
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge.access.identity import ANYBODY
 from edge.core import EdgeCore
 from edge.errors import HistoryUnavailable, PortInUse, RequestError
 from edge.frame import declared
-from edge.grpc_call import CallConnection, CallTransport, WatchConnection
+from edge.grpc_call import CallConnection, CallTransport, LinesConnection, WatchConnection
 from edge.grpc_errors import PROBLEM_KEY, PUSHBACK_KEY, failed, sent_away, status_of
 from edge.grpc_messages import MESSAGE_BYTES_MAX, LogEncoder, WatchEncoder, event_of
 from edge.grpc_publish import values_of
@@ -38,6 +41,7 @@ from schemas.proto.sluicegate.v1.stream_pb2 import (
     WatchResponse,
 )
 from tests.support.fake_call import FakeCall
+from tests.support.fake_transport import LIMITS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
@@ -57,8 +61,16 @@ class Desk:
     def watch(self, **limits: int) -> tuple[FakeCall, CallConnection, asyncio.Task[None]]:
         joined = self.core.joiner.join("default", "s", None, "test")
         assert isinstance(joined, Joined)
-        usual = {"heartbeat_ms": 10_000, "retry_ms": 1_000, "life_ms_max": 60_000, "drain_ms": 1_000}
-        connection = WatchConnection(self.core, joined, WatchEncoder(self.core.json), **(usual | limits))
+        encoder = WatchEncoder(self.core.json)
+        connection = WatchConnection(self.core, joined, encoder, replace(LIMITS, **limits))
+        return self._carried(connection)
+
+    def lines(self) -> tuple[FakeCall, CallConnection, asyncio.Task[None]]:
+        joined = self.core.joiner.join("default", "s", None, "test")
+        assert isinstance(joined, Joined)
+        return self._carried(LinesConnection(self.core, joined, LogEncoder(self.core.json), LIMITS))
+
+    def _carried(self, connection: CallConnection) -> tuple[FakeCall, CallConnection, asyncio.Task[None]]:
         call = FakeCall()
         return call, connection, asyncio.create_task(CallTransport(call, connection).carry())
 
@@ -176,6 +188,46 @@ def test_one_that_is_aborted_is_let_go_at_once_and_its_call_ends_with_a_status(r
         assert connection.status.code is StatusCode.UNAVAILABLE
         assert connection.status.problem.code == reason
         assert call.messages == []
+
+    play(scene())
+
+
+@pytest.mark.parametrize("reads", [True, False], ids=["reads", "reads nothing"])
+@pytest.mark.parametrize(
+    ("reason", "code", "name"),
+    [
+        ("drain", StatusCode.UNAVAILABLE, "drain"),
+        ("expired", StatusCode.UNAUTHENTICATED, "token_expired"),
+        ("revoked", StatusCode.UNAUTHENTICATED, "token_revoked"),
+    ],
+)
+def test_lines_have_no_word_for_what_befalls_their_call_so_its_status_alone_says_it(
+    reason, code, name, reads
+):
+    async def scene() -> None:
+        desk = Desk()
+        call, connection, task = desk.lines()
+        desk.emit(0, type_name="log")
+        await until(lambda: len(call.messages) == 1)
+        if not reads:
+            call.reads.clear()
+            desk.emit(1)
+            await until(lambda: connection.paused)
+        if reason == "expired":
+            connection.authorise(replace(ANYBODY, expires_s=time.time() + 0.3))
+        else:
+            connection.send_away(reason)
+        if not reads and reason != "revoked":  # who has no right to it any more is not waited for
+            await asyncio.sleep(0.4)
+            assert not task.done()
+            call.reads.set()
+        await task
+        lines = [LogEvent.FromString(message).line for message in call.messages]
+        assert lines == (["0"] if reads or reason == "revoked" else ["0", "1"])
+        assert connection.status is not None
+        assert (connection.status.code, connection.status.problem.code) == (code, name)
+        assert (PUSHBACK_KEY in dict(connection.status.metadata)) is (reason == "drain")
+        assert (desk.core.connections, desk.core.hub.followers) == (0, 0)
 
     play(scene())
 

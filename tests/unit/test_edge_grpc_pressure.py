@@ -8,19 +8,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 from grpc import StatusCode
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from edge.grpc_call import CallTransport, WatchConnection
 from edge.grpc_messages import WatchEncoder
 from edge.join import Joined
 from tests.support.fake_call import FakeCall
+from tests.support.fake_transport import LIMITS
 from tests.unit.support_pressure import BOUND, Scene, backpressure, play, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-LIMITS = {"heartbeat_ms": 60_000, "retry_ms": 1_000, "life_ms_max": 600_000, "drain_ms": 1_000}
 POLICIES = ["drop_old", "drop_new", "terminate", "slow_producer"]
 
 
@@ -32,7 +30,7 @@ class Watch:
         joined = edge.core.joiner.join("default", "s", at, "a client")
         assert isinstance(joined, Joined)
         self.call = FakeCall()
-        self.connection = WatchConnection(edge.core, joined, WatchEncoder(edge.core.json), **LIMITS)
+        self.connection = WatchConnection(edge.core, joined, WatchEncoder(edge.core.json), LIMITS)
         self.task = asyncio.create_task(CallTransport(self.call, self.connection).carry())
 
     @property
@@ -118,39 +116,5 @@ def test_one_within_its_bound_misses_nothing(policy):
             edge.emit(BOUND)
             slow.call.reads.set()
             await until(lambda: slow.call.seqs == list(range(edge.next_seq)))
-
-    play(scene())
-
-
-@settings(max_examples=30)
-@given(
-    st.sampled_from(POLICIES),
-    st.lists(st.one_of(st.integers(1, 30), st.sampled_from(["stall", "read", "leave"])), max_size=25),
-)
-def test_whatever_a_client_does_its_view_is_contiguous_or_declared(policy, acts):
-    async def scene() -> None:
-        edge = Scene(backpressure(policy), ring_events_max=6)
-        edge.emit()
-        shown: list[tuple[int, int]] = []
-        watch = Watch(edge)
-        cursor = ""
-        for act in [*acts, "leave", "read"]:
-            if isinstance(act, int):
-                edge.emit(act)
-            elif act == "stall":
-                watch.call.reads.clear()
-            elif act == "read":
-                watch.call.reads.set()
-            await asyncio.sleep(0.001)
-            if act == "leave" or watch.task.done():
-                watch.task.cancel()
-                await asyncio.gather(watch.task, return_exceptions=True)
-                shown += watch.shown
-                cursor = watch.call.events[-1].cursor if watch.call.events else cursor
-                watch = Watch(edge, cursor)
-        last = edge.next_seq - 1
-        await until(lambda: contiguous([*shown, *watch.shown], last))
-        watch.task.cancel()
-        await asyncio.gather(watch.task, return_exceptions=True)
 
     play(scene())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -30,7 +31,7 @@ from edge.recorded import MemoryLog
 from schemas.catalog import LocalSchemas
 from schemas.envelope import Event
 from schemas.payloads import PayloadCodec
-from tests.support.fake_transport import FakeTransport
+from tests.support.fake_transport import LIMITS, FakeTransport
 from tests.support.llm_twin import end, failed, finish, piece, reset, text, usage
 
 if TYPE_CHECKING:
@@ -212,10 +213,9 @@ class Desk:
     def connect(self, answer: Any = None, **limits: int) -> FakeTransport:
         joined = self.core.joiner.join("default", "s", None, "test")
         assert isinstance(joined, Joined)
-        usual = {"heartbeat_ms": 10_000, "life_ms_max": 60_000, "drain_ms": 1_000}
         self.answer = answer or streamed(chunked=True)
         self.connection = AnswerConnection(
-            self.core, joined, self.answer, left=self._left, **(usual | limits)
+            self.core, joined, self.answer, replace(LIMITS, **limits), left=self._left
         )
         return FakeTransport().serve(self.connection)
 
@@ -339,8 +339,7 @@ def test_a_client_that_left_before_it_was_connected_leaves_nothing_behind():
         desk = Desk()
         joined = desk.core.joiner.join("default", "s", None, "test")
         assert isinstance(joined, Joined)
-        limits = {"heartbeat_ms": 1, "life_ms_max": 1, "drain_ms": 1}
-        AnswerConnection(desk.core, joined, streamed(), left=desk._left, **limits).never_was()
+        AnswerConnection(desk.core, joined, streamed(), LIMITS, left=desk._left).never_was()
         assert desk.left == 1
         assert desk.core.hub.followers == 0
         assert len(desk.core.hub) == 0
