@@ -96,7 +96,7 @@ class EdgeCore:
     ) -> None:
         self.options = options
         self.kinds = kinds
-        self.metrics = EdgeMetrics()
+        self.metrics = EdgeMetrics(kinds)
         self.gate = Gate(options.access, self.metrics, cors_origins=options.cors_origins)
         self.proxies = Proxies(options.trusted_proxies)
         self.quotas = Quotas(

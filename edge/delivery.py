@@ -279,7 +279,7 @@ class Delivery:
         """Stand with the others: it has all that there is."""
         subscriber = self.subscriber
         self._group, self._group_bytes = group, group.written_bytes
-        subscriber.live, subscriber.drop_from = True, -1
+        subscriber.live, subscriber.drop_from, subscriber.from_time_us = True, -1, 0
         subscriber.channel.laggards.discard(self)
         group.add(self, self._outlet.write, subscriber.expect, subscriber.next_offset)
 
@@ -358,6 +358,8 @@ class Delivery:
             self._turn = None
 
     async def _read_the_past(self) -> None:
+        # The kind may not have been known yet when its client came.
+        self.subscriber.resumable = self._core.joiner.is_resumable(self.subscriber.channel.key)
         try:
             while True:
                 try:

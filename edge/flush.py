@@ -106,7 +106,7 @@ class Flusher:
             group.written_bytes += len(data)
             for write in writes:
                 write(data)
-            self._metrics.flushed(frames, len(data), len(writes))
+            self._metrics.flushed(group.channel.kind, frames, len(data), len(writes))
             if _ends(frames):
                 _see_to_themselves(group)
                 return

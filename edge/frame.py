@@ -65,6 +65,10 @@ class Frame:
         self.came_before = 0
         """Bytes of payloads that came to its stream before it; set by the ring."""
 
+    def is_older(self, than_us: int) -> bool:
+        """Whether its event is dated before a time; how a stream ended is never too old to be told."""
+        return self.event is not None and self.event.time < than_us and self.type != "end"
+
     def __repr__(self) -> str:
         return f"Frame(seq={self.seq}, type={self.type!r}, offset={self.offset})"
 

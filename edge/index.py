@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from heapq import nlargest
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from edge.frame import Frame
 
@@ -37,6 +38,9 @@ class IndexEntry:
     end_reason: str = ""
     tailed: bool = field(default=False)
     """The tail has seen the stream's latest event: ``last_seq`` is the truth, not a mark behind it."""
+    sized_seqs: list[int] = field(default_factory=list)
+    """Where it is known how many payload bytes came before: at marks, and behind what was written last."""
+    sized_bytes: list[int] = field(default_factory=list)
 
     @property
     def ended(self) -> bool:
@@ -49,6 +53,18 @@ class IndexEntry:
         if place < 0:
             return 0, max(self.open_offset, 0)  # not known: from what the topic still has
         return self.mark_seqs[place], self.mark_offsets[place]
+
+    def bytes_before(self, seq: int) -> int:
+        """Give how many payload bytes came before a seq; 0 where no size is known.
+
+        Between two places that are known events count as equally large, behind the last one as large as the
+        stream's average: it is right to within what is between two marks.
+        """
+        return int(_on_line(seq, self.sized_seqs, self.sized_bytes))
+
+    def seq_at(self, total_bytes: int) -> int:
+        """Give the first seq before which there are so many payload bytes, as ``bytes_before`` has them."""
+        return ceil(_on_line(total_bytes, self.sized_bytes, self.sized_seqs)) if total_bytes > 0 else 0
 
     def saw(self, frame: Frame, partition: int) -> None:
         """Take note of a frame of the stream that the tail has read."""
@@ -64,6 +80,10 @@ class IndexEntry:
 def entry_of(fields: Mapping[str, Any]) -> IndexEntry:
     """Make an entry of a ``sluicegate.StreamIndex`` record."""
     marks = [mark for mark in fields.get("marks") or [] if mark["offset"] >= 0]
+    # What an older version wrote has no sizes.
+    sized = [(mark["seq"], mark["bytes"]) for mark in marks if mark.get("bytes", -1) >= 0]
+    if fields.get("bytes", -1) >= 0:
+        sized.append((fields["last_seq"] + 1, fields["bytes"]))
     return IndexEntry(
         tenant=fields["tenant"],
         stream_id=fields["stream_id"],
@@ -82,7 +102,23 @@ def entry_of(fields: Mapping[str, Any]) -> IndexEntry:
         end_seq=fields["end_seq"],
         ended_us=fields["ended_us"],
         end_reason=fields["end_reason"] or "",
+        sized_seqs=[seq for seq, _ in sized],
+        sized_bytes=[size for _, size in sized],
     )
+
+
+def _on_line(x: float, xs: Sequence[int], ys: Sequence[int]) -> float:
+    """Give y at ``x`` on the line from (0, 0) through points that both grow; 0 if there are none.
+
+    Behind the last point it goes on straight from (0, 0): as the average of all does.
+    """
+    place = bisect_left(xs, x)
+    if place == len(xs):
+        return x * ys[-1] / xs[-1] if xs and xs[-1] > 0 else 0.0
+    x_before, y_before = (xs[place - 1], ys[place - 1]) if place else (0, 0)
+    if xs[place] == x_before:  # the first point is at 0
+        return float(ys[place])
+    return y_before + (x - x_before) * (ys[place] - y_before) / (xs[place] - x_before)
 
 
 class StreamIndex:

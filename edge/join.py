@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from edge.hub import Hub
     from edge.index import IndexEntry, StreamIndex
     from edge.replay import Replay
-    from schemas.kinds import Kind, KindTable
+    from edge.ring import Ring
+    from schemas.kinds import Kind, KindTable, ReplayPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,11 @@ class Joiner:
         except UnknownKind:
             return None
 
+    def is_resumable(self, key: bytes) -> bool:
+        """Whether a stream has a history; of one whose kind is not known it is taken that it has."""
+        kind = self.kind_of(key)
+        return kind is None or kind.replay.resumable
+
     def cursor(self, text: str, tenant: str, stream_id: str) -> Cursor:
         """Read a cursor. Raises MalformedCursor or ForeignCursor."""
         return decode_cursor(text, tenant, stream_id)
@@ -108,15 +114,16 @@ class Joiner:
             name=name,
         )
         subscriber.resumed = cursor is not None
+        subscriber.resumable = self.is_resumable(key)
         self._hub.attach(subscriber)
         if entry is not None:
             channel.kind = channel.kind or entry.kind
             subscriber.stop_offset = entry.end_offset + 1 if entry.end_offset >= 0 else -1
+        first: list[Frame] = []
         if cursor is not None and former:
-            first = [self._unknown_gap(subscriber, cursor, partition)]
+            first.append(self._unknown_gap(subscriber, cursor, partition))
             subscriber.expect, subscriber.next_offset = 0, -1
-        else:
-            first = self._first(subscriber, entry, partition)
+        first += self._first(subscriber, entry, partition)
         return Joined(subscriber, partition, tuple(first))
 
     def _is_over(self, cursor: Cursor, channel: Channel | None, entry: IndexEntry | None) -> bool:
@@ -128,34 +135,35 @@ class Joiner:
 
     def _first(self, subscriber: Subscriber, entry: IndexEntry | None, partition: int) -> list[Frame]:
         """Settle what place and kind decide before anything is read; give gaps to be told at once."""
-        kind = self.kind_of(subscriber.channel.key)
-        subscriber.resumable = kind is None or kind.replay.resumable
-        if kind is not None and kind.replay.history_ms > 0:
-            subscriber.from_time_us = time.time_ns() // 1_000 - kind.replay.history_ms * 1_000
         if entry is not None and entry.tailed and subscriber.expect > entry.last_seq:
             subscriber.settled = True  # nothing was missed: there is no past to read
-        elif kind is not None and subscriber.behind:
-            return self._shortened(subscriber, kind, entry, partition)
-        return []
+            return []
+        kind = self.kind_of(subscriber.channel.key)
+        if kind is None or not kind.replay.resumable:
+            return []  # of an ephemeral one nothing is read: ``Replay`` tells what is missing
+        return self._shortened(subscriber, kind.replay, entry, partition)
 
     def _shortened(
-        self, subscriber: Subscriber, kind: Kind, entry: IndexEntry | None, partition: int
+        self, subscriber: Subscriber, policy: ReplayPolicy, entry: IndexEntry | None, partition: int
     ) -> list[Frame]:
-        """Keep to the history that the kind declares; what lies before it is a gap."""
-        ring_seq = subscriber.channel.ring.next_seq - 1
-        last_seq = max(ring_seq, entry.last_seq if entry is not None else -1)
-        if not kind.replay.resumable:
-            oldest = max(last_seq + 1, 0) if ring_seq < 0 else subscriber.channel.ring.first_seq
-            subscriber.settled = True
-            reason, offset = "ephemeral", self._present(partition) - 1
-        else:
-            oldest = last_seq + 1 - kind.replay.history_events
-            reason = "history"
-            offset = entry.start_for(oldest)[1] - 1 if entry is not None else subscriber.next_offset
+        """Keep to the history that the kind declares, wherever it is read; what lies before it is a gap.
+
+        What is too old and in the log is found when it is read: no mark has a time.
+        """
+        ring = subscriber.channel.ring
+        last_seq = max(ring.next_seq - 1, entry.last_seq if entry is not None else -1)
+        subscriber.from_time_us = time.time_ns() // 1_000 - policy.history_ms * 1_000
+        oldest = max(
+            last_seq + 1 - policy.history_events,
+            _newest_within(policy.history_bytes, ring, entry),
+        )
+        if oldest >= ring.first_seq or subscriber.expect >= ring.first_seq:
+            oldest = ring.since(max(oldest, subscriber.expect), subscriber.from_time_us)
         if subscriber.expect >= oldest:
             return []
+        offset = self._replay.offset_before(subscriber, oldest)
         subscriber.next_offset = offset + 1
-        return [self._replay.gap(subscriber, oldest - 1, reason, partition, offset)]
+        return [self._replay.gap(subscriber, oldest - 1, "history", partition, offset)]
 
     def _of_former_life(self, cursor: Cursor, entry: IndexEntry | None) -> bool:
         """The name's history is over and it was opened again, or there is a newer topic version."""
@@ -173,3 +181,17 @@ class Joiner:
 
     def _present(self, partition: int) -> int:
         return self._replay.present(partition)
+
+
+def _newest_within(bytes_max: int, ring: Ring, entry: IndexEntry | None) -> int:
+    """Give the seq from which on a stream has no more payload bytes: by the ring, then by the index."""
+    held_bytes = ring.held_bytes
+    if held_bytes >= bytes_max or entry is None or not entry.sized_seqs:
+        return ring.newest_within(bytes_max)
+    if (came_before := ring.came_before(entry.sized_seqs[-1])) is not None:
+        # The ring counts from when it began, the index from when the stream did: a place that both have.
+        total_bytes = entry.sized_bytes[-1] + ring.came_bytes - came_before
+    else:
+        stop_seq = ring.first_seq if len(ring) else entry.last_seq + 1
+        total_bytes = entry.bytes_before(stop_seq) + held_bytes
+    return min(entry.seq_at(total_bytes - bytes_max), entry.last_seq)

@@ -8,12 +8,16 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from edge.freshness import Freshness
+from schemas.kinds import BUILTIN_KINDS
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from prometheus_client.metrics_core import Metric
 
     from edge.frame import Frame
+    from schemas.kinds import KindTable
 
 _P = "sluicegate_edge_"
 
@@ -21,8 +25,9 @@ _P = "sluicegate_edge_"
 class EdgeMetrics:
     """Counters of one edge process."""
 
-    def __init__(self) -> None:
+    def __init__(self, kinds: KindTable = BUILTIN_KINDS) -> None:
         self.registry = CollectorRegistry()
+        self._freshness = Freshness(kinds, self.registry)
         self.connections = Gauge(
             f"{_P}connections", "Open connections.", ["transport"], registry=self.registry
         )
@@ -131,8 +136,9 @@ class EdgeMetrics:
         self._from_ring = self.events.labels("ring")
         self._from_history = self.events.labels("history")
 
-    def flushed(self, frames: Sequence[Frame], size_bytes: int, members: int) -> None:
-        """Count one write of frames out of the ring to each of so many clients."""
+    def flushed(self, kind: str, frames: Sequence[Frame], size_bytes: int, members: int) -> None:
+        """Count one write of frames out of the ring to each of so many clients that had all before."""
+        self._freshness.count(kind, frames, members)
         self._from_ring.inc(len(frames) * members)
         self.bytes.inc(size_bytes * members)
         self.writes.inc(members)

@@ -141,19 +141,9 @@ class Pressure:
         subscriber.drop(policy, count)
         labels = (policy, kind.name if kind is not None else "", delivery.transport_name)
         self._core.metrics.slow_dropped.labels(*labels).inc(count)
-        offset = self._offset_before(delivery, to)
+        offset = self._core.replay.offset_before(subscriber, to)
         subscriber.next_offset = offset + 1
         return self._core.replay.gap(subscriber, to - 1, "slow", delivery.partition, offset)
-
-    def _offset_before(self, delivery: Delivery, seq: int) -> int:
-        """An offset from which on a seq is found: right before it, or at a mark of the index."""
-        subscriber, ring = delivery.subscriber, delivery.subscriber.channel.ring
-        if seq == ring.next_seq:
-            return ring.last_offset
-        if (frame := ring.get(seq)) is not None:
-            return frame.offset - 1
-        entry = self._core.index.get(subscriber.channel.key)
-        return max(entry.start_for(seq)[1] if entry is not None else 0, subscriber.next_offset) - 1
 
     def _look_when_over(self, delivery: Delivery, kind: Kind) -> None:
         subscriber, bound = delivery.subscriber, kind.backpressure

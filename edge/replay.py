@@ -103,15 +103,37 @@ class Replay:
         channel = subscriber.channel
         return Cursor(self.topic_version, partition, offset, seq).encode(channel.tenant, channel.stream_id)
 
-    def _jump(self, subscriber: Subscriber, partition: int) -> list[Frame]:
-        """An ephemeral stream has no past: whoever the ring has passed by goes on with what is there now."""
+    def offset_before(self, subscriber: Subscriber, seq: int) -> int:
+        """Give an offset after which a seq is found: right before it, or a mark of the index."""
         ring = subscriber.channel.ring
-        subscriber.settled = True
+        if seq == ring.next_seq:
+            return ring.last_offset
+        if (frame := ring.get(seq)) is not None:
+            return frame.offset - 1
+        entry = self._index.get(subscriber.channel.key)
+        return max(entry.start_for(seq)[1] if entry is not None else 0, subscriber.next_offset) - 1
+
+    def _jump(self, subscriber: Subscriber, partition: int) -> list[Frame]:
+        """An ephemeral stream has no past: who is behind goes on with what is in memory, or with its end."""
         if not subscriber.behind:
             return []
-        oldest = ring.oldest
-        offset = oldest.offset if oldest is not None else ring.last_offset
-        return [self.gap(subscriber, ring.first_seq - 1, "ephemeral", partition, offset - 1)]
+        subscriber.settled = True
+        ring, entry = subscriber.channel.ring, self._index.get(subscriber.channel.key)
+        present = self._tail.position(partition)
+        if (
+            entry is not None
+            and subscriber.expect <= entry.end_seq
+            and ring.get(entry.end_seq) is None
+            and entry.end_offset < present  # else it is about to come
+        ):
+            return self._end_from_index(subscriber, entry)
+        if ring.next_seq >= 0:
+            oldest, offset = ring.first_seq, self.offset_before(subscriber, ring.first_seq)
+        else:
+            oldest, offset = entry.last_seq + 1 if entry is not None else 0, present - 1
+        if subscriber.expect >= oldest:
+            return []
+        return [self.gap(subscriber, oldest - 1, "ephemeral", partition, offset)]
 
     def unknown_gap(self, subscriber: Subscriber, reason: str, partition: int, offset: int) -> Frame:
         """Declare that what followed a client's place is gone, and nobody can say how much it was."""
@@ -168,7 +190,7 @@ class Replay:
                 continue
             if subscriber.at_bound:
                 break
-            if _is_too_old(frame, subscriber.from_time_us):
+            if frame.is_older(subscriber.from_time_us):
                 subscriber.aged = True
                 continue
             if frame.seq > subscriber.expect:
@@ -196,9 +218,11 @@ class Replay:
         oldest = ring.oldest
         held_from = oldest.offset if oldest is not None else ring.last_offset
         if subscriber.expect < ring.first_seq and held_from < stop:
-            return [
-                self.gap(subscriber, ring.first_seq - 1, self._reason(subscriber), partition, held_from - 1)
-            ]
+            # All that the log had may have been too old, and what is held may begin so, too.
+            seq = ring.since(ring.first_seq, subscriber.from_time_us)
+            offset = self.offset_before(subscriber, seq)
+            subscriber.aged = subscriber.aged or seq > ring.first_seq
+            return [self.gap(subscriber, seq - 1, self._reason(subscriber), partition, offset)]
         return []
 
     def _end_from_index(self, subscriber: Subscriber, entry: IndexEntry) -> list[Frame]:
@@ -228,14 +252,11 @@ class Replay:
 
     @staticmethod
     def _reason(subscriber: Subscriber) -> str:
+        if not subscriber.resumable:
+            return "ephemeral"
         if subscriber.truncated:
             return "retention"
         return "history" if subscriber.aged else "lost"
-
-
-def _is_too_old(frame: Frame, from_time_us: int) -> bool:
-    """Whether an event is beyond its kind's history; how a stream ended is told always."""
-    return frame.event is not None and frame.event.time < from_time_us and frame.type != "end"
 
 
 def _now_text() -> str:

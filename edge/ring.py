@@ -27,11 +27,21 @@ class Ring:
     Old frames leave at the head and are never waited for: whoever stood there reads Kafka instead.
     """
 
-    __slots__ = ("_frames", "_head", "bytes", "came_bytes", "came_events", "last_offset", "next_seq")
+    __slots__ = (
+        "_aged",
+        "_frames",
+        "_head",
+        "bytes",
+        "came_bytes",
+        "came_events",
+        "last_offset",
+        "next_seq",
+    )
 
     def __init__(self) -> None:
         self._frames: list[Frame | None] = []
         self._head = 0
+        self._aged = (0, 0)
         self.bytes = 0
         self.next_seq = -1
         self.last_offset = -1
@@ -92,6 +102,7 @@ class Ring:
         """Let all frames go; what was seen last stays known."""
         self._frames.clear()
         self._head = 0
+        self._aged = (0, 0)
         self.bytes = 0
 
     def span(self, seq: int, bytes_max: int, limit_seq: int | None = None) -> Sequence[Frame]:
@@ -132,13 +143,32 @@ class Ring:
 
     def newest_within(self, bytes_max: int) -> int:
         """Give the seq from which on there are no more bytes than that, though one event at least."""
-        start = self.came_bytes - bytes_max
-        place = bisect_left(self._frames, start, lo=self._head, key=_came_before)
-        seq = self.first_seq + place - self._head
-        oldest = self.oldest
-        if place == self._head and oldest is not None and self._average_bytes > 0:
-            seq -= int((oldest.came_before - start) / self._average_bytes)
+        beyond = bytes_max - self.held_bytes
+        if beyond > 0:
+            if not self._average_bytes:
+                return 0
+            seq = self.first_seq - int(beyond / self._average_bytes)
+        else:
+            start = self.came_bytes - bytes_max
+            place = bisect_left(self._frames, start, lo=self._head, key=_came_before)
+            seq = self.first_seq + place - self._head
         return min(seq, self.next_seq - 1)
+
+    def since(self, seq: int, time_us: int) -> int:
+        """Give the first seq from one on whose event is not dated before a time.
+
+        The times that are asked for grow: what was found too old last is not looked at again.
+        """
+        first, after = self._aged
+        if first <= seq < after:
+            start, seq = first, after
+        else:
+            start = seq
+        while (frame := self.get(seq)) is not None and frame.is_older(time_us):
+            seq += 1
+        if seq > start:
+            self._aged = (start, seq)
+        return seq
 
     def seq_after(self, seq: int, bytes_max: int) -> int:
         """Give the seq before which there are no more bytes from ``seq`` on, though one event at least."""
@@ -150,6 +180,19 @@ class Ring:
             return self.next_seq
         place = bisect_right(self._frames, limit, lo=self._head, key=_came_before) - 1
         return max(self.first_seq + place - self._head, seq + 1)
+
+    def came_before(self, seq: int) -> int | None:
+        """Give what ``came_bytes`` was before a seq; None if it is neither held nor the next."""
+        if seq == self.next_seq:
+            return self.came_bytes
+        frame = self.get(seq)
+        return frame.came_before if frame is not None else None
+
+    @property
+    def held_bytes(self) -> int:
+        """Payload bytes of the frames held."""
+        oldest = self.oldest
+        return self.came_bytes - oldest.came_before if oldest is not None else 0
 
     @property
     def _average_bytes(self) -> float:

@@ -61,7 +61,8 @@ class Subscriber:
         self.settled = False
         """Its history was read to where this edge's tail then stood: all that follows comes by the ring."""
         self.from_time_us = 0
-        """What is dated before it is beyond the history of the stream's kind."""
+        """What is dated before it is beyond the history of the stream's kind; 0 from its first event on: what
+        follows is given whatever its date, as it is to all who are live."""
         self.aged = False
         """Events were passed over as too old since the last that was given."""
         self.truncated = False
@@ -117,6 +118,7 @@ class Subscriber:
         """Note that a frame was given."""
         self.expect = frame.seq + 1
         self.next_offset = frame.offset + 1
+        self.from_time_us = 0
         self.finished = frame.type == "end"
 
     def on_next(self, wake: Callable[[], None]) -> None:

@@ -25,6 +25,7 @@ COMMANDS = (
     "record",
     "replay",
     "stack",
+    "preflight",
     "worker",
     "edge",
     "llm",

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field, fields
 from importlib.util import module_from_spec, spec_from_file_location
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from pipelines.generations import FIRST, group_of
 from schemas.access import ROLES as OURS
 from schemas.access import Access
 from schemas.catalog import schemas_of, subjects
-from schemas.kinds import BUILTIN_KINDS, Kind, KindTable
+from schemas.kinds import BUILTIN_KINDS, Kind, KindTable, RunbookPolicy
 from schemas.topics import DEAD_LETTERS, OUTPUT, TOPICS, TopicSpec
 from state.schema import Migration
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 Register = Callable[["RoleApp", "Tools", "WorkerOptions"], None]
 ROLE_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 OUR_ROLES = tuple(OURS)
+_PAGES = frozenset(page for kind in BUILTIN_KINDS for page in astuple(kind.runbooks))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,7 @@ def load(folder: Path | None) -> Extension:
         for kind in _declared(module, "KINDS", Kind, file):
             if kind.name in BUILTIN_KINDS or kinds.setdefault(kind.name, kind) != kind:
                 raise AgentRefused(file, f"kind {kind.name} is declared elsewhere, and otherwise")
+            _check_pages(kind, folder, file)
     try:
         schemas = schemas_of(folder / "schemas")
     except ValueError as error:
@@ -151,6 +153,23 @@ def _generation(module: ModuleType, file: Path) -> int:
     if not isinstance(generation, int) or not FIRST <= generation < 10_000:
         raise AgentRefused(file, f"GENERATION is {generation!r}, and must be a number from 1 to 9999")
     return generation
+
+
+def _check_pages(kind: Kind, folder: Path, file: Path) -> None:
+    """Raise AgentRefused for a runbook that nobody could open when it is needed."""
+    if not isinstance(kind.runbooks, RunbookPolicy):
+        return  # that a policy is missing is told with all else that is
+    for trouble in fields(kind.runbooks):
+        page = getattr(kind.runbooks, trouble.name)
+        if not (
+            page in _PAGES or page.startswith("https://") or (folder / "runbooks" / f"{page}.md").is_file()
+        ):
+            raise AgentRefused(
+                file,
+                f"kind {kind.name}: runbooks.{trouble.name} is {page!r}, and there is no such page",
+                f"write runbooks/{page}.md in that folder, or name an address (https://) or one of "
+                + ", ".join(sorted(_PAGES)),
+            )
 
 
 def _register(module: ModuleType, file: Path) -> Register:

@@ -50,8 +50,9 @@ class Listing:
         return enter
 
     def marked(self, scope: Scope, stream: Stream, event: Event) -> Callable[[int], None]:
-        """Return what enters a mark on the way, each ``MARK_EVERY`` events."""
-        began_us = stream.started_at_us
+        """Return what enters a mark on the way, each ``MARK_EVERY`` events; the event is counted already."""
+        began_us, total_bytes = stream.started_at_us, stream.total_bytes
+        mark = {"seq": event.seq, "bytes": total_bytes - len(event.payload)}
 
         def enter(offset: int) -> None:
             if not _lives(scope, event, began_us):
@@ -60,8 +61,10 @@ class Listing:
             marks = entry["marks"]
             # Thinned marks stand at multiples of the first one's seq.
             if not marks or event.seq % marks[0]["seq"] == 0:
-                marks = thinned([*marks, {"seq": event.seq, "offset": offset}])
-                change = {"marks": marks, "last_seq": event.seq, "updated_us": event.time}
+                change = {
+                    "marks": thinned([*marks, mark | {"offset": offset}]), "last_seq": event.seq,
+                    "bytes": total_bytes, "updated_us": event.time,
+                }  # fmt: skip
                 self._write(scope, event, {**entry, **change})
 
         return enter
@@ -69,8 +72,8 @@ class Listing:
     def ended(self, scope: Scope, stream: Stream, event: Event) -> Callable[[int], None]:
         """Return what enters the end."""
         change: Change = {
-            "end_seq": event.seq, "last_seq": event.seq, "end_reason": stream.end_reason,
-            "ended_us": event.time, "updated_us": event.time,
+            "end_seq": event.seq, "last_seq": event.seq, "bytes": stream.total_bytes,
+            "end_reason": stream.end_reason, "ended_us": event.time, "updated_us": event.time,
         }  # fmt: skip
         began_us = stream.started_at_us
 

@@ -42,6 +42,8 @@ class DeliveryPolicy:
     """What a business operation may rely on."""
 
     guarantee: Literal["at_most_once", "at_least_once", "exactly_once"]
+    """``exactly_once``: an event has one effect, known by its id; ``preflight`` refuses the others, for
+    nothing weaker is built."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,19 +76,23 @@ class ObservabilityPolicy:
     """What must be known of every stream of the kind."""
 
     record: tuple[str, ...]
-    """Facts that the structured record must hold."""
+    """Facts that must be known: all of ``RECORD_FACTS``; ``preflight`` refuses others, for none is kept."""
     freshness_target_ms: int
-    """Event time to socket: slower counts against the objective."""
+    """Event time to the socket of a live client: what is slower an edge counts as stale, and an alert is on
+    that."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunbookPolicy:
-    """Which page of ``runbooks/`` covers which trouble."""
+    """Which page covers which trouble.
+
+    It is one of ours in ``runbooks/``, one in that folder beside the agents that declare the kind, or an
+    address (``https://``).
+    """
 
     lag_growth: str
     checkpoint_failure: str
     reconnect_storm: str
-    """Not written yet for the built-in kinds: ``docs/on-call.md`` says what to do until then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +148,10 @@ class KindTable:
         return MappingProxyType(self._kinds)
 
 
-_RECORD: Final = (
+RECORD_FACTS: Final = (
     "request_id", "stream_id", "seq", "type", "timing", "lag", "termination", "upstream_id",
 )  # fmt: skip
+"""What must be known of every stream, or an on-call person cannot tie a complaint to a cause."""
 _RUNBOOKS: Final = RunbookPolicy("lag-growth", "checkpoint-failure", "reconnect-storm")
 
 JOB: Final = Kind(
@@ -163,7 +170,7 @@ JOB: Final = Kind(
         resumable=True, history_ms=3 * DAY_MS, history_events=100_000, history_bytes=64 * MIB
     ),
     backpressure=BackpressurePolicy("slow_producer", 10_000, 8 * MIB, 1.0, 30_000, "drop_old"),
-    observability=ObservabilityPolicy(_RECORD, freshness_target_ms=1_000),
+    observability=ObservabilityPolicy(RECORD_FACTS, freshness_target_ms=1_000),
     runbooks=_RUNBOOKS,
     order=OrderPolicy(
         reorder_events_max=256, reorder_ms_max=30_000, dedupe_ttl_ms=HOUR_MS, rejects="dead_letter"
@@ -185,7 +192,7 @@ LOG: Final = Kind(
         resumable=True, history_ms=3 * DAY_MS, history_events=1_000_000, history_bytes=256 * MIB
     ),
     backpressure=BackpressurePolicy("drop_old", 50_000, 16 * MIB, 1.0, 0, "drop_old"),
-    observability=ObservabilityPolicy(_RECORD, freshness_target_ms=1_000),
+    observability=ObservabilityPolicy(RECORD_FACTS, freshness_target_ms=1_000),
     runbooks=_RUNBOOKS,
     order=OrderPolicy(
         reorder_events_max=1_024, reorder_ms_max=10_000, dedupe_ttl_ms=HOUR_MS, rejects="dead_letter"
@@ -205,7 +212,7 @@ LLM: Final = Kind(
     delivery=DeliveryPolicy("exactly_once"),
     replay=ReplayPolicy(resumable=True, history_ms=DAY_MS, history_events=200_000, history_bytes=32 * MIB),
     backpressure=BackpressurePolicy("slow_producer", 5_000, 2 * MIB, 1.0, 5_000, "terminate"),
-    observability=ObservabilityPolicy(_RECORD, freshness_target_ms=250),
+    observability=ObservabilityPolicy(RECORD_FACTS, freshness_target_ms=250),
     runbooks=_RUNBOOKS,
     order=OrderPolicy(
         reorder_events_max=256, reorder_ms_max=5_000, dedupe_ttl_ms=HOUR_MS, rejects="dead_letter"
@@ -225,7 +232,7 @@ CHAT: Final = Kind(
     delivery=DeliveryPolicy("exactly_once"),
     replay=ReplayPolicy(resumable=True, history_ms=DAY_MS, history_events=20_000, history_bytes=16 * MIB),
     backpressure=BackpressurePolicy("drop_new", 1_000, MIB, 1.0, 0, "drop_new"),
-    observability=ObservabilityPolicy(_RECORD, freshness_target_ms=500),
+    observability=ObservabilityPolicy(RECORD_FACTS, freshness_target_ms=500),
     runbooks=_RUNBOOKS,
     order=OrderPolicy(
         reorder_events_max=64, reorder_ms_max=10_000, dedupe_ttl_ms=6 * HOUR_MS, rejects="count"

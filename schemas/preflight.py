@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, get_args
 from schemas.envelope import check_kind_name
 from schemas.errors import InvalidEvent
 from schemas.kinds import (
+    RECORD_FACTS,
     BackpressurePolicy,
     ConnectionPolicy,
     DeliveryPolicy,
@@ -25,10 +26,6 @@ if TYPE_CHECKING:
 
     from schemas.topics import TopicSpec
 
-# Of every stream these must be known, or an on-call person cannot tie a complaint to a cause.
-RECORD_NEEDED: Final = frozenset(
-    ("request_id", "stream_id", "seq", "type", "timing", "lag", "termination", "upstream_id")
-)
 _POLICIES: Final = {
     "connection": ConnectionPolicy,
     "delivery": DeliveryPolicy,
@@ -91,9 +88,14 @@ def _connection_problems(policy: ConnectionPolicy) -> list[str]:
 
 
 def _delivery_problems(policy: DeliveryPolicy) -> list[str]:
-    known = ("at_most_once", "at_least_once", "exactly_once")
-    if policy.guarantee not in known:
-        return [f"delivery.guarantee must be one of {', '.join(known)}, is {policy.guarantee!r}"]
+    if policy.guarantee in ("at_most_once", "at_least_once"):
+        problem = (
+            f"delivery.guarantee={policy.guarantee} is not built: an event is taken once by its id, whatever "
+            "its kind. Declare exactly_once; a role may repeat itself by SLUICEGATE_WORKER__AT_LEAST_ONCE"
+        )
+        return [problem]
+    if policy.guarantee != "exactly_once":
+        return [f"delivery.guarantee must be exactly_once, is {policy.guarantee!r}"]
     return []
 
 
@@ -176,9 +178,11 @@ def _operations_problems(kind: Kind) -> list[str]:
         for field in fields(kind.runbooks)
         if not getattr(kind.runbooks, field.name)
     ]
-    lacking = sorted(RECORD_NEEDED - set(kind.observability.record))
-    if lacking:
+    facts = set(kind.observability.record)
+    if lacking := sorted(set(RECORD_FACTS) - facts):
         problems.append(f"observability.record lacks {', '.join(lacking)}")
+    if strange := sorted(facts - set(RECORD_FACTS)):
+        problems.append(f"observability.record names {', '.join(strange)}, which nothing keeps")
     if kind.observability.freshness_target_ms <= 0:
         problems.append("observability.freshness_target_ms must be positive")
     return problems

@@ -111,20 +111,21 @@ class Writer:
         if -1 in offsets or len(partitions) != 1:
             raise RuntimeError(f"Kafka did not take all {events} events of the history on one partition")
         partition = partitions.pop()
-        self._enter(stream, partition, offsets)
+        self._enter(stream, partition, offsets, len(body))
         return partition, offsets
 
-    def _enter(self, stream: int, partition: int, offsets: list[int]) -> None:
+    def _enter(self, stream: int, partition: int, offsets: list[int], event_bytes: int) -> None:
         """Write a stream's entry in the index, as ``pipelines/listing.py`` does."""
         marks: list[dict[str, int]] = []
         for seq in range(MARK_EVERY, len(offsets), MARK_EVERY):
             if not marks or seq % marks[0]["seq"] == 0:
-                marks = thinned([*marks, {"seq": seq, "offset": offsets[seq]}])
+                mark = {"seq": seq, "offset": offsets[seq], "bytes": seq * event_bytes}
+                marks = thinned([*marks, mark])
         now_us = time.time_ns() // 1_000
         entry = {
             "tenant": TENANT, "stream_id": stream_id(stream), "kind": KIND, "partition": partition,
             "topic_version": topic_version(OUTPUT.name), "opened_us": now_us, "open_offset": offsets[0],
-            "marks": marks, "last_seq": len(offsets) - 1,
+            "marks": marks, "last_seq": len(offsets) - 1, "bytes": len(offsets) * event_bytes,
             "end_offset": -1, "end_seq": -1, "ended_us": 0, "end_reason": "", "updated_us": now_us,
             "title": "bench", "labels": {},
         }  # fmt: skip

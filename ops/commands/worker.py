@@ -92,8 +92,7 @@ def worker_command(
 
 
 def _check(chosen: Sequence[str], settings: Settings, *, as_json: bool) -> int:
-    from ops import console
-    from ops.errors import REFUSED
+    from ops.checking import told
     from ops.extension import extension_of
     from ops.worker import worker_options
     from pipelines.blueprint import blueprint
@@ -101,19 +100,7 @@ def _check(chosen: Sequence[str], settings: Settings, *, as_json: bool) -> int:
 
     options, extension = worker_options(settings), extension_of(settings)
     plans = [blueprint(role, extension, options.kafka) for role in chosen]
-    found = []
-    for one in check(plans, extension, options):
-        found.append(one)
-        if not as_json:
-            state = "does not fit" if one.problem else "fits"
-            console.out().print(f"{state:<14}{one.what:<17}{one.role}".rstrip(), markup=False)
-            if one.problem:
-                console.out().print(f"{'':<14}{one.problem}", markup=False)
-    if as_json:
-        console.print_json(
-            {"fits": not any(one.problem for one in found), "found": [one._asdict() for one in found]}
-        )
-    return REFUSED if any(one.problem for one in found) else 0
+    return told(check(plans, extension, options), as_json=as_json)
 
 
 def _check_budget(chosen: Sequence[str], settings: Settings) -> None:

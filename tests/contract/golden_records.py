@@ -34,9 +34,12 @@ RECORDS: Final[dict[str, dict[str, Any]]] = {
     "sluicegate.StreamIndex": {
         "tenant": "acme", "stream_id": "build-7", "kind": "log", "partition": 3, "topic_version": 2,
         "opened_us": _US, "open_offset": 17,
-        "marks": [{"seq": 1_000, "offset": 2_020}, {"seq": 2_000, "offset": 2**33}],
-        "last_seq": 2_500, "end_offset": 2**33 + 900, "end_seq": 2_500, "ended_us": _US + 5,
-        "end_reason": "completed", "updated_us": _US + 5, "title": "make -j4", "labels": {"branch": "main"},
+        "marks": [
+            {"seq": 1_000, "offset": 2_020, "bytes": 70_000}, {"seq": 2_000, "offset": 2**33, "bytes": 2**34},
+        ],
+        "last_seq": 2_500, "bytes": 2**34 + 7, "end_offset": 2**33 + 900, "end_seq": 2_500,
+        "ended_us": _US + 5, "end_reason": "completed", "updated_us": _US + 5, "title": "make -j4",
+        "labels": {"branch": "main"},
     },
     "sluicegate.StreamRecord": {
         "request_id": "req-1", "task_id": "task-1", "stream_id": "build-7", "tenant": "acme", "kind": "llm",

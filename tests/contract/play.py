@@ -1,12 +1,12 @@
 """Plays a scenario: what is written to a stream, who comes and goes, what befalls the edge, who sees what.
 
-A scenario is a YAML file: ``says`` (a sentence), ``kind`` (of the stream), ``options`` (of the edge),
-``access`` (whether its clients bring tokens), ``steps``. Each of its clients is several, one on each
-transport, and they must see the same, with the same cursors; one that resumes does so with a cursor of
-another transport. A step is one of
+A scenario is a YAML file: ``says`` (a sentence), ``kind`` (of the stream), ``options`` (of the edge; or a
+list of them, to be played with each), ``access`` (whether its clients bring tokens), ``steps``. Each of its
+clients is several, one on each transport, and they must see the same, with the same cursors; one that
+resumes does so with a cursor of another transport. A step is one of
 
 - ``write: open | log N | lines N of BYTES | end REASON | reset SEQ | cancel | broken``, with ``ago_days: N``
-  for old ones
+  for old ones, ``padded: N`` for log lines that are so many bytes longer
 - ``join: {client, after, seq, cursor, token_ms, slow}``: without a cursor; ``after`` another client's last
   event, or after its event ``seq``; or with a cursor that is made up. Its token ends in so long; ``slow``: it
   reads nothing until a step says so
@@ -87,8 +87,8 @@ class Play:
 
     def _step(self, step: dict[str, Any]) -> None:
         match step:
-            case {"write": str(what), **when}:
-                self._write(what, when.get("ago_days", 0))
+            case {"write": str(what), **how}:
+                self._write(what, **how)
             case {"join": how}:
                 self._join(**how)
             case {"sees": {"client": client, **what}}:
@@ -109,13 +109,13 @@ class Play:
             case _:
                 raise AssertionError("no such step")
 
-    def _write(self, what: str, ago_days: int) -> None:
+    def _write(self, what: str, ago_days: int = 0, padded: int = 0) -> None:
         name, _, rest = what.partition(" ")
         at_us = None if not ago_days else time.time_ns() // 1_000 - ago_days * _DAY_US
         if name == "open":
             self._stream = self._twin.open(self._stream_id, kind=self._kind, at_us=at_us)
         elif name == "log":
-            self._twin.logs(self._stream, int(rest), at_us=at_us)
+            self._twin.logs(self._stream, int(rest), at_us=at_us, padding="x" * padded)
         elif name == "lines":
             lines, size_bytes = map(int, rest.split(" of "))
             for _ in range(0, lines, 50):

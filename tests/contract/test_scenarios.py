@@ -28,25 +28,37 @@ SCENARIOS: dict[str, dict[str, Any]] = {
 }
 
 
+def options_of(scenario: dict[str, Any]) -> list[dict[str, Any]]:
+    options = scenario.get("options", {})
+    return options if isinstance(options, list) else [options]
+
+
+PLAYS = [
+    pytest.param(name, number, id=f"{name}{number or ''}")
+    for name, scenario in SCENARIOS.items()
+    for number in range(len(options_of(scenario)))
+]
+
+
 @pytest.fixture(scope="module")
 def issuer() -> Issuer:
     return Issuer()
 
 
-def edge_of(stage: Stage, scenario: dict[str, Any], keys: dict[str, Any]) -> EdgeProcess:
-    options: dict[str, Any] = {**QUICK, **scenario.get("options", {})}
+def edge_of(stage: Stage, scenario: dict[str, Any], number: int, keys: dict[str, Any]) -> EdgeProcess:
+    options: dict[str, Any] = {**QUICK, **options_of(scenario)[number]}
     if scenario.get("access"):
         options["access"] = {**options["access"], **keys}
     return stage.edge(**options)
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
-def test_a_scenario_holds_over_all_transports(stage, issuer, name, tmp_path):
+@pytest.mark.parametrize(("name", "number"), PLAYS)
+def test_a_scenario_holds_over_all_transports(stage, issuer, name, number, tmp_path):
     scenario = SCENARIOS[name]
     keys = {"keys_file": str(keys_file(tmp_path, issuer)), "issuer": ISSUER}
     play = Play(
         stage.twin,
-        edge_of(stage, scenario, keys),
+        edge_of(stage, scenario, number, keys),
         kind=scenario["kind"],
         drivers=list(DRIVERS.values()),
         issuer=issuer if scenario.get("access") else None,

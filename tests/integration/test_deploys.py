@@ -269,3 +269,8 @@ def test_a_schema_that_would_break_a_reader_is_refused_before_anything_is_read(u
     assert code == REFUSED
     assert re.search(r"does not fit\s+schemas", out)
     assert re.search(r"fits\s+state\s+totals", out)
+    code, out, _ = user.run("preflight", str(agents), "--json")
+    assert code == REFUSED
+    found = {(one["what"], one["role"]): one["problem"] for one in json.loads(out)["found"]}
+    assert "Total: version 1: " in found["schemas", ""]
+    assert found["kinds", ""] == found["state", "totals"] == found["access", "ingest"] == ""

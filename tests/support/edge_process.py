@@ -42,7 +42,8 @@ class EdgeProcess:
     registry_url: str
     log: Path
     options: dict[str, Any] = field(default_factory=dict)
-    """Those of the edge; ``kinds`` are some beside the built-in ones, by name: what differs from ``job``."""
+    """Those of the edge; ``kinds`` are some beside the built-in ones, by name: what differs from ``job``;
+    ``pipelines`` is the folder of a user's agents, whose kinds it knows, too."""
     port: int = field(default_factory=free_port)
     grpc_port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None

@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from connectors.kafka.producer import Appender, AppenderOptions
@@ -20,7 +20,7 @@ from schemas.topics import INDEX, OUTPUT, REJECTS, partition_of
 from schemas.wire import WireCodec
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from connectors.kafka.options import KafkaOptions
     from schemas.catalog import SchemaSource
@@ -38,6 +38,7 @@ class TwinStream:
     kind: str
     title: str
     next_seq: int = 0
+    bytes: int = 0
     last_offset: int = -1
     opened_us: int = 0
     open_offset: int = -1
@@ -88,12 +89,21 @@ class IngestTwin:
         """The stream that was opened last under a name."""
         return self._streams[stream_id]
 
-    def logs(self, stream: TwinStream, count: int, *, at_once: int = 1_000, at_us: int | None = None) -> None:
-        """Write numbered lines: event seq n says ``line n``."""
+    def logs(
+        self,
+        stream: TwinStream,
+        count: int,
+        *,
+        at_once: int = 1_000,
+        at_us: int | None = None,
+        padding: str = "",
+    ) -> None:
+        """Write numbered lines: event seq n says ``line n``, and the padding."""
         while count > 0:
             some = min(count, at_once)
             first = stream.next_seq
-            self.write(stream, [("log", {"line": f"line {first + n}"}) for n in range(some)], at_us=at_us)
+            lines = [("log", {"line": f"line {first + n}{padding}"}) for n in range(some)]
+            self.write(stream, lines, at_us=at_us)
             count -= some
 
     def end(self, stream: TwinStream, reason: str = "completed", *, at_us: int | None = None) -> None:
@@ -128,8 +138,9 @@ class IngestTwin:
             if event.type == "end":
                 stream.end_offset, stream.end_seq = at.offset, event.seq
                 stream.ended_us, stream.end_reason = event.time, dict(events)["end"]["reason"]
-            if event.seq % 1_000 == 0:
-                stream.marks.append({"seq": event.seq, "offset": at.offset})
+            if event.seq and event.seq % 1_000 == 0:
+                stream.marks.append({"seq": event.seq, "offset": at.offset, "bytes": stream.bytes})
+            stream.bytes += len(event.payload)
         stream.next_seq += len(made)
         stream.last_offset = offsets[-1].offset
         self.index(stream)
@@ -147,6 +158,7 @@ class IngestTwin:
             "open_offset": stream.open_offset,
             "marks": stream.marks,
             "last_seq": stream.next_seq - 1,
+            "bytes": stream.bytes if stream.marks or stream.end_seq >= 0 else -1,
             "end_offset": stream.end_offset,
             "end_seq": stream.end_seq,
             "ended_us": stream.ended_us,
@@ -199,19 +211,36 @@ class IngestTwin:
         consumer.close()
         return found
 
-    def foreign(self, stream_id: str, count: int) -> None:
-        """Put other streams' events on a stream's partition, many at a time and in no transaction."""
-        other = TwinStream("default", "foreign", "log", "")
-        value = self._wire.encode_event(self._event(other, 0, "log", {"line": "x" * 60}, 0))
-        key = stream_key("default", stream_id)
-        partition = partition_of(key, OUTPUT.partitions)
-        producer = Producer(self._kafka.client_config() | {"linger.ms": 20, "compression.type": "lz4"})
-        topic = OUTPUT.named(self._prefix)
-        for number in range(count):
-            producer.produce(topic, key=b"default/foreign", value=value, partition=partition)
-            if number % 10_000 == 9_999:
-                producer.flush(60)
+    def many(self, stream: TwinStream, count: int) -> None:
+        """Write lines of a stream by the hundred thousand: in no transaction, alike but for their seq."""
+        event = self._event(stream, 0, "log", {"line": "x" * 60}, time.time_ns() // 1_000)
+        event = event._replace(event_id="many")
+        value = self._wire.encode_event(event)
+        topic, first = OUTPUT.named(self._prefix), stream.next_seq
+        stream.next_seq += count
+        producer = Producer(
+            self._kafka.client_config()
+            | {"partitioner": "murmur2_random", "enable.idempotence": True, "linger.ms": 20,
+               "compression.type": "lz4"}
+        )  # fmt: skip
+
+        def mark(seq: int) -> Callable[[object, Message], None]:
+            size = stream.bytes + (seq - first) * len(event.payload)
+
+            def delivered(error: object, message: Message) -> None:
+                assert error is None
+                stream.marks.append({"seq": seq, "offset": message.offset(), "bytes": size})
+
+            return delivered
+
+        for seq in range(first, stream.next_seq):
+            note = None if seq % 1_000 else mark(seq)
+            producer.produce(topic, self._wire.renumber(value, event, seq), event.key, on_delivery=note)
+            if seq % 50_000 == 0:  # half of what the producer holds
+                assert producer.flush(60) == 0
         assert producer.flush(60) == 0
+        stream.bytes += count * len(event.payload)
+        self.index(stream)
 
     def tombstone(self, stream: TwinStream) -> None:
         """The stream's history is over: take it out of the index."""

@@ -42,7 +42,7 @@ def test_help_loads_nothing_that_only_a_command_needs() -> None:
 
 
 def test_every_command_has_help_that_says_what_it_does_and_how(tmp_path: Path) -> None:
-    assert len(COMMANDS) == 23
+    assert len(COMMANDS) == 24
     commands = list(leaves(build_app(), ()))
     assert len(commands) >= 20
     for words, text in commands:

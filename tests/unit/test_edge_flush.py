@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import pytest
 
 from edge.channel import Channel
 from edge.flush import TICK_S_MAX, TICK_S_MIN, Flusher
-from edge.frame import declared
+from edge.frame import declared, frame_of
 from edge.metrics import EdgeMetrics
+from schemas.envelope import Event
+from schemas.kinds import JOB, KindTable
 
 WRITE_BYTES_MAX = 65_536
 
@@ -121,3 +124,26 @@ def test_time_that_passes_while_others_have_the_processor_makes_no_tick_longer(c
     add(channel)
     flusher.flush(channel)
     assert channel.cost_s < 0.05
+
+
+HOUR_MS = 3_600_000
+
+
+@pytest.mark.parametrize(("target_ms", "stale"), [(2 * HOUR_MS, 3), (HOUR_MS // 2, 6)])
+def test_what_is_written_later_than_its_kind_s_target_is_counted_as_stale(channel, target_ms, stale):
+    """Events that are three hours, one hour and no time old, to three clients."""
+    kind = replace(JOB, observability=replace(JOB.observability, freshness_target_ms=target_ms))
+    metrics = EdgeMetrics(KindTable([kind]))
+    follow(channel, lambda _data: None, 3)
+    for seq, age_ms in enumerate((3 * HOUR_MS, HOUR_MS, 0)):
+        event = Event(
+            f"e-{seq}", "default", "s", seq, "job", "log", time.time_ns() // 1_000 - age_ms * 1_000,
+            "", "", "", "", "", epoch=0, attempt=0, payload=b"", payload_schema=1,
+        )  # fmt: skip
+        channel.append(frame_of(event, topic_version=1, partition=0, offset=seq, read_ms=0))
+    Flusher(metrics, WRITE_BYTES_MAX).flush(channel)
+
+    def counted(name):
+        return metrics.registry.get_sample_value(f"sluicegate_edge_{name}_events_total", {"kind": "job"})
+
+    assert (counted("live"), counted("stale")) == (9, stale)

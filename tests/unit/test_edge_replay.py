@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from edge.errors import HistoryUnavailable
 from edge.flush import Flusher
-from edge.frame import Frame, declared
+from edge.frame import Frame, declared, frame_of
 from edge.history import SharedHistory, Span, SpanAsked
 from edge.hub import Hub, HubBounds
 from edge.index import IndexEntry, StreamIndex
@@ -22,7 +23,7 @@ from edge.metrics import EdgeMetrics
 from edge.options import EdgeOptions
 from edge.replay import Replay
 from schemas.cursor import Cursor, decode_cursor
-from schemas.envelope import stream_key
+from schemas.envelope import Event, stream_key
 from schemas.kinds import BUILTIN_KINDS, JOB, KindTable
 from schemas.topics import partition_of
 
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
 
 KEY = stream_key("default", "s")
 PARTITION = partition_of(KEY, 4)
+EVENT = Event(
+    "e", "default", "s", 0, "job", "log", 0, "test", "", "", "", "", epoch=0, attempt=0, payload=b"",
+    payload_schema=1,
+)  # fmt: skip
 
 
 @dataclass
@@ -78,15 +83,14 @@ class Edge:
         self.next_seq = 0
         self.now_ms = 0
 
-    def append(self, key: bytes = KEY, type_name: str = "log") -> Frame:
+    def append(self, key: bytes = KEY, type_name: str = "log", *, bytes: int = 0, ago_ms: int = 0) -> Frame:  # noqa: A002
         """Append to the log; the tail has not read it yet."""
         offset = self.log.frames[-1][1].offset + 1 if self.log.frames else 0
         seq = self.next_seq if key == KEY else offset
-        frame = declared(
-            type_name, {"seq": seq}, cursor=Cursor(1, PARTITION, offset, seq).encode("default", "s"),
-            seq=seq, offset=offset,
-        )  # fmt: skip
-        frame.read_ms = self.now_ms
+        event = EVENT._replace(
+            seq=seq, type=type_name, payload=b"x" * bytes, time=time.time_ns() // 1_000 - ago_ms * 1_000
+        )
+        frame = frame_of(event, topic_version=1, partition=PARTITION, offset=offset, read_ms=self.now_ms)
         self.log.frames.append((key, frame))
         if key == KEY:
             self.next_seq += 1
@@ -142,6 +146,10 @@ class Edge:
         elif entry is not None and frame.seq % 5 == 0:
             entry.mark_seqs.append(frame.seq)
             entry.mark_offsets.append(frame.offset)
+            entry.sized_seqs.append(frame.seq)
+            entry.sized_bytes.append(
+                sum(len(f.event.payload) for k, f in self.log.frames[:-1] if k == KEY and f.event is not None)
+            )
         if frame.type == "end" and entry is not None:
             entry.end_seq, entry.end_offset, entry.end_reason = frame.seq, frame.offset, "completed"
 
@@ -382,22 +390,113 @@ def test_an_ephemeral_kind_is_live_only_and_says_what_is_missing():
     ]  # fmt: skip
 
 
-def test_a_kind_s_history_is_kept_to():
-    short = replace(JOB, replay=replace(JOB.replay, history_events=6))
+@pytest.mark.parametrize("ring_emptied", [False, True])
+def test_how_an_ephemeral_stream_ended_is_told_when_nothing_of_it_is_in_memory(ring_emptied):
+    ephemeral = replace(JOB, replay=replace(JOB.replay, resumable=False))
+
+    async def play() -> list[tuple[str, int, str]]:
+        edge = Edge(3, KindTable([ephemeral]))
+        for name in ("open", "log", "log", "log", "end"):
+            edge.append(type_name=name)
+        if ring_emptied:
+            edge.join()  # keeps what is known of the stream
+            edge.tail()
+            edge.forget()
+        else:
+            edge.skip(5)  # it came before this edge
+        joined = edge.join()
+        got = [*joined.first, *await drink(edge, joined)]
+        check(got, 0)
+        return [(frame.type, frame.seq, orjson.loads(frame.json or b"").get("reason", "")) for frame in got]
+
+    assert asyncio.run(play()) == [("gap", 3, "ephemeral"), ("end", 4, "completed")]
+
+
+@pytest.mark.parametrize("ring_events_max", [2, 100], ids=["from the log", "from the ring"])
+@pytest.mark.parametrize(
+    "bound",
+    [{"history_events": 6}, {"history_bytes": 650}, {"history_ms": 60_000}],
+    ids=lambda bound: next(iter(bound)),
+)
+def test_a_kind_s_history_is_kept_to(bound, ring_events_max):
+    """Thirty events of 100 bytes; the first 24 are two minutes old."""
+    short = replace(JOB, replay=replace(JOB.replay, **bound))
 
     async def play() -> list[tuple[str, int]]:
-        edge = Edge(2, KindTable([short]))
-        for _ in range(30):
-            edge.append(type_name="open" if edge.next_seq == 0 else "log")
+        edge = Edge(ring_events_max, KindTable([short]))
+        for seq in range(30):
+            edge.append(type_name="log" if seq else "open", bytes=100, ago_ms=120_000 if seq < 24 else 0)
         edge.tail()
         joined = edge.join()
         got = [*joined.first, *await drink(edge, joined)]
         check(got, 0)
-        again = edge.join(decode_cursor(got[0].cursor, "default", "s"))
-        assert [frame.seq for frame in await drink(edge, again)] == [24, 25, 26, 27, 28, 29]
+        assert orjson.loads(got[0].json or b"")["reason"] == "history"
+        # A client that goes away right after the gap, or was here before, is given as much.
+        for cursor in (got[0].cursor, edge.log.frames[11][1].cursor):
+            again = edge.join(decode_cursor(cursor, "default", "s"))
+            rest = [*again.first, *await drink(edge, again)]
+            assert [frame.seq for frame in rest if frame.type == "log"] == [24, 25, 26, 27, 28, 29]
+        # One that has more than that is given the rest, and live events whatever their date.
+        newer = edge.join(decode_cursor(edge.log.frames[27][1].cursor, "default", "s"))
+        edge.append(bytes=100, ago_ms=120_000)
+        edge.tail()
+        assert [frame.seq for frame in await drink(edge, newer)] == [28, 29, 30]
         return [(frame.type, frame.seq) for frame in got]
 
     assert asyncio.run(play()) == [("gap", 23), *(("log", seq) for seq in range(24, 30))]
+
+
+@pytest.mark.parametrize("ring_events_max", [2, 100], ids=["from the log", "from the ring"])
+def test_how_a_stream_ended_is_told_however_old_it_is(ring_events_max):
+    short = replace(JOB, replay=replace(JOB.replay, history_ms=60_000))
+
+    async def play() -> list[tuple[str, int]]:
+        edge = Edge(ring_events_max, KindTable([short]))
+        for name in ("open", "log", "log", "log", "end"):
+            edge.append(type_name=name, ago_ms=120_000)
+        edge.tail()
+        joined = edge.join()
+        got = [*joined.first, *await drink(edge, joined)]
+        check(got, 0)
+        return [(frame.type, frame.seq) for frame in got]
+
+    assert asyncio.run(play()) == [("gap", 3), ("end", 4)]
+
+
+@given(
+    sizes=st.lists(st.integers(1, 900), min_size=1, max_size=60),
+    bytes_max=st.integers(1, 20_000),
+    held=st.integers(0, 70),
+    marks_every=st.integers(1, 20),
+)
+def test_a_bound_in_bytes_is_exact_in_the_ring_and_else_right_to_within_what_is_between_marks(
+    sizes, bytes_max, held, marks_every
+):
+    async def play() -> int:
+        edge = Edge(held or 1, KindTable([replace(JOB, replay=replace(JOB.replay, history_bytes=bytes_max))]))
+        for seq, size in enumerate(sizes):
+            edge.append(type_name="log" if seq else "open", bytes=size)
+        entry = edge.index.get(KEY)
+        assert entry is not None
+        entry.sized_seqs = [*range(marks_every, len(sizes), marks_every), len(sizes)]
+        entry.sized_bytes = [sum(sizes[:seq]) for seq in entry.sized_seqs]
+        edge.tail()
+        if not held:
+            edge.forget()
+        joined = edge.join()
+        got = [*joined.first, *await drink(edge, joined)]
+        check(got, 0)
+        return next(frame.seq for frame in got if frame.type != "gap")
+
+    first = asyncio.run(play())
+    # An event that is larger alone is given all the same.
+    exact = next((seq for seq in range(len(sizes)) if sum(sizes[seq:]) <= bytes_max), len(sizes) - 1)
+    if exact > len(sizes) - held:
+        assert first == exact
+    else:
+        between = max(sum(sizes[seq : seq + marks_every]) for seq in range(0, len(sizes), marks_every))
+        assert sum(sizes[first:]) <= max(bytes_max, sizes[-1]) + 2 * between
+        assert first <= exact or sum(sizes[first:]) >= bytes_max - 3 * between
 
 
 def test_one_read_serves_all_who_ask_for_the_same_span_and_a_client_that_leaves_does_not_end_it():

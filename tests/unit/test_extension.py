@@ -15,6 +15,11 @@ from schemas.preflight import problems_of
 from schemas.topics import TOPICS
 
 REGISTER = "def register(app, tools, options): ...\n"
+KIND = """\
+from dataclasses import replace
+from schemas.kinds import JOB
+KINDS = [replace(JOB, name="mine", runbooks=replace(JOB.runbooks, lag_growth={page!r}))]
+"""
 
 
 def test_without_a_folder_there_is_nothing_beside_ours():
@@ -93,3 +98,17 @@ def test_what_cannot_be_used_is_named_with_its_file(tmp_path, file, text, said):
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     with pytest.raises(AgentRefused, match="no such folder"):
         load(tmp_path / "missing")
+
+
+@pytest.mark.parametrize("page", ["lag-growth", "https://wiki.test/lag", "mine"])
+def test_a_runbook_that_a_kind_names_is_one_of_ours_an_address_or_a_page_of_the_folder(tmp_path, page):
+    (tmp_path / "runbooks").mkdir()
+    (tmp_path / "runbooks" / "mine.md").write_text("# What to do")
+    (tmp_path / "mine.py").write_text(REGISTER + KIND.format(page=page))
+    assert [kind.runbooks.lag_growth for kind in load(tmp_path).kinds] == [page]
+
+
+def test_a_runbook_that_is_nowhere_is_refused_before_it_is_needed(tmp_path):
+    (tmp_path / "mine.py").write_text(REGISTER + KIND.format(page="lag-grwoth"))
+    with pytest.raises(AgentRefused, match=r"runbooks\.lag_growth is 'lag-grwoth', and there is no"):
+        load(tmp_path)

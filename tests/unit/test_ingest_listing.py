@@ -51,15 +51,23 @@ def test_an_end_is_listed_also_when_the_whole_stream_is_in_one_unit(partition):
     assert (entry["last_seq"], entry["end_reason"], entry["ended_us"]) == (2, "upstream_error", end.time)
 
 
-def test_there_is_a_mark_every_thousand_events_at_the_right_offsets(partition):
+def test_there_is_a_mark_every_thousand_events_at_the_right_offsets_and_sizes(partition):
     feed(partition, make_event("open"), make_event("open", stream="noise"))
     for start in range(0, 3_500, 500):
-        lines = [make_event("log", event_id=f"e{number}") for number in range(start, start + 500)]
+        lines = [
+            make_event("log", event_id=f"e{number}", fields={"line": "x" * (number % 7)})
+            for number in range(start, start + 500)
+        ]
         feed(partition, *lines, make_event("log", stream="noise", event_id=f"n{start}"))
+    sizes = [len(event.payload) for event in partition.events(topics.OUTPUT) if event.stream_id == "build"]
     assert last_entry(partition)["marks"] == [
-        {"seq": seq, "offset": offsets(partition)[seq]} for seq in (1_000, 2_000, 3_000)
+        {"seq": seq, "offset": offsets(partition)[seq], "bytes": sum(sizes[:seq])}
+        for seq in (1_000, 2_000, 3_000)
     ]
-    assert last_entry(partition)["last_seq"] == 3_000
+    assert (last_entry(partition)["last_seq"], last_entry(partition)["bytes"]) == (3_000, sum(sizes[:3_001]))
+    feed(partition, make_event("end"))
+    sizes.append(len(partition.events(topics.OUTPUT)[-1].payload))
+    assert last_entry(partition)["bytes"] == sum(sizes)
 
 
 def test_marks_are_thinned_so_that_their_number_is_bound_and_they_stay_evenly_spaced():

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from schemas.errors import UnknownKind
-from schemas.kinds import BUILTIN_KINDS, JOB, KINDS, Kind, KindTable
+from schemas.kinds import BUILTIN_KINDS, JOB, KINDS, RECORD_FACTS, Kind, KindTable
 from schemas.preflight import problems_of
 from schemas.topics import OUTPUT, TOPICS
 
@@ -57,7 +57,9 @@ def part(policy: str, /, **changes: Any) -> Kind:
         (part("connection", heartbeat_ms=60_000), "proxies"),
         (part("connection", idle_timeout_ms=2**40), "could never strike"),
         (part("connection", drain_ms=2**40), "drain_ms is longer"),
-        (part("delivery", guarantee="mostly"), "delivery.guarantee"),
+        (part("delivery", guarantee="mostly"), "delivery.guarantee must be exactly_once"),
+        (part("delivery", guarantee="at_most_once"), "delivery.guarantee=at_most_once is not built"),
+        (part("delivery", guarantee="at_least_once"), "delivery.guarantee=at_least_once is not built"),
         (part("replay", history_ms=OUTPUT.retention_ms + 1), "longer than streams.output.v1 keeps"),
         (part("replay", history_events=0), "replay.history_events must be positive"),
         (part("replay", history_bytes=1_000), "one event may be as large"),
@@ -76,6 +78,7 @@ def part(policy: str, /, **changes: Any) -> Kind:
         (part("order", dedupe_ttl_ms=0), "delivery is exactly_once"),
         (part("order", rejects="ignore"), "order.rejects"),
         (part("observability", record=("seq",)), "lacks lag, request_id"),
+        (part("observability", record=(*RECORD_FACTS, "mood")), "names mood, which nothing keeps"),
         (part("observability", freshness_target_ms=0), "freshness_target_ms"),
         (part("runbooks", lag_growth=""), "runbooks.lag_growth names no page"),
     ],

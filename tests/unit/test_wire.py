@@ -139,7 +139,7 @@ def test_a_huge_or_negative_declared_length_allocates_nothing(length: bytes) -> 
 def test_a_huge_block_count_allocates_nothing_and_ends_at_once(count: bytes) -> None:
     index = {"tenant": "t", "stream_id": "s", "partition": 0, "marks": [{"seq": 1, "offset": 64}]}
     data = CODEC.encode("sluicegate.StreamIndex", index)
-    block = b"\x02\x02\x80\x01\x00"
+    block = b"\x02\x02\x80\x01\x01\x00"
     assert data.count(block) == 1
     data = data.replace(block, count + b"\x02\x80\x01" * 1_000)
     tracemalloc.start()

@@ -1,0 +1,1 @@
+"""A user's folder with kinds of its own, for scenarios."""

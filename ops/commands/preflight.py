@@ -1,0 +1,66 @@
+"""`sluicegate preflight`: what a start would find, before it."""
+
+from __future__ import annotations
+
+from pathlib import Path  # noqa: TC003  # the command line is read by its types
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from schemas.access import ROLES
+
+if TYPE_CHECKING:
+    from cyclopts import App
+
+
+def register(app: App) -> None:
+    """Add the command to the app."""
+    app.command(preflight_command, name="preflight")
+
+
+def preflight_command(
+    folder: Path | None = None,
+    *,
+    offline: Annotated[bool, Parameter(negative=())] = False,
+    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
+) -> int:
+    """Check what workers and edges check at their start, of all roles at once; nothing is changed.
+
+    Kinds: every policy is declared, agrees with the others, is kept by the topics, and is one that is built.
+    Then schemas against the registry, and of each role topics, co-partitioning, access and state, as
+    `worker --check` does for some.
+
+    Exit code 4 if something does not fit: starting would change nothing. 3 if Kafka or the registry does not
+    answer.
+
+    Example: `sluicegate preflight agents`
+
+    Parameters
+    ----------
+    folder
+        The agents of your own; else those of SLUICEGATE_PIPELINES.
+    offline
+        Ask nobody: load the folder and check its kinds alone, as a build would.
+    as_json
+        Print a JSON document.
+    """
+    from ops.addresses import addresses
+    from ops.checking import told
+    from ops.extension import extension_of
+    from ops.settings import Settings
+    from ops.worker import worker_options
+    from pipelines.blueprint import blueprint
+    from pipelines.checks import check, check_kinds
+
+    settings = Settings()
+    if folder is not None:
+        settings.pipelines = folder
+    extension = extension_of(settings)
+    if offline:
+        return told([check_kinds(extension)], as_json=as_json)
+    options = worker_options(settings)
+    roles = [*ROLES, *extension.roles]
+    if not addresses(settings).postgres_dsn:
+        roles.remove("archive")  # nothing is archived there
+    plans = [blueprint(role, extension, options.kafka) for role in roles]
+    return told(check(plans, extension, options), as_json=as_json)
