@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from typing import TYPE_CHECKING, Protocol
 
 from connectors.llm.budgets import Budgets, tokens_of
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from connectors.llm.ledger import Attempt
     from connectors.llm.plan import Choice, Next, Plan, Stop, Tried
     from connectors.llm.prices import Counted
-    from connectors.llm.request import Request
+    from connectors.llm.request import Envelope, Request
 
 
 class Came(Protocol):
@@ -58,9 +57,9 @@ class RoutingDesk:
         """See ``routing.plan``."""
         return plan(request, self.book, self.figures, draw_of(request.to.tenant, request.to.stream_id))
 
-    def decide(self, plan: Plan, tried: Sequence[Tried], left_ms: int) -> Next | Stop:
-        """See ``fallback.decide``."""
-        chance = random.random()  # noqa: S311  # so that waits of many do not end at once
+    def decide(self, to: Envelope, plan: Plan, tried: Sequence[Tried], left_ms: int) -> Next | Stop:
+        """See ``fallback.decide``; waits of many streams do not end at once, those of one are the same."""
+        chance = draw_of(to.tenant, to.stream_id)(f"wait {len(tried)}")
         return decide(plan, tried, plan.deadline_ms - left_ms, chance=chance)
 
     def reserve(self, plan: Plan, row: Attempt) -> None:

@@ -80,7 +80,7 @@ class Desk(Protocol):
         """Say what is to be done. Raises LlmError: nothing can be."""
         ...
 
-    def decide(self, plan: Plan, tried: Sequence[Tried], left_ms: int) -> Next | Stop:
+    def decide(self, to: Envelope, plan: Plan, tried: Sequence[Tried], left_ms: int) -> Next | Stop:
         """Say what follows after what was tried; of nothing, the first attempt."""
         ...
 
@@ -316,7 +316,7 @@ class Operation:
 
     async def _following(self, plan: Plan, row: Attempt | None) -> Next | tuple[EndReason, str]:
         """Say what is done next, after a wait if it takes one; or how it ends, and what a person reads."""
-        step = self._tools.desk.decide(plan, self._tried, self._left_ms(plan))
+        step = self._tools.desk.decide(self.to, plan, self._tried, self._left_ms(plan))
         if isinstance(step, Stop):
             late = self._left_ms(plan) <= 0 or (row is not None and row.error_class == "timeout_total")
             return "timed_out" if late else "upstream_error", step.message

@@ -135,7 +135,7 @@ class World:
     async def _run(self, aside: Any, asking: dict[str, Any]) -> None:
         server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
-        here = Target("here", "openai-chat", f"http://127.0.0.1:{port}/v1")
+        here = Target("here", self._route.pop("shape", "openai-chat"), f"http://127.0.0.1:{port}/v1")
         # port 1 is nobody's, and refuses at once
         book = Book({"here": here, "gone": Target("gone", "openai-chat", "http://127.0.0.1:1/v1")})
         candidates = self._route.pop("candidates", [{"target": "here", "model": "m"}])

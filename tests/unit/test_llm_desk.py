@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -124,9 +124,12 @@ def test_a_bound_that_is_written_while_it_runs_holds_from_the_next_call_on(desk)
 
 def test_it_says_what_follows_and_spreads_waits(desk):
     plan = desk.plan(asked())
-    assert desk.decide(plan, [], plan.deadline_ms) == Next(plan.choices[0], "first")
+    to = asked().to
+    assert desk.decide(to, plan, [], plan.deadline_ms) == Next(plan.choices[0], "first")
     again = Tried("openai", "gpt-4o", "overloaded", had_content=False)
-    waits = {desk.decide(plan, [again], plan.deadline_ms).wait_ms for _ in range(50)}
+    streams = [replace(to, stream_id=f"s{number}") for number in range(50)]
+    waits = {desk.decide(each, plan, [again], plan.deadline_ms).wait_ms for each in streams}
+    assert len({desk.decide(to, plan, [again], plan.deadline_ms) for _ in range(2)}) == 1
     assert len(waits) > 5
     assert min(waits) >= 125
     assert max(waits) <= 250

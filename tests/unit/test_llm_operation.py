@@ -46,7 +46,7 @@ class Desk:
         self._meet("plan")
         return PLAN
 
-    def decide(self, plan, tried, left_ms):
+    def decide(self, to, plan, tried, left_ms):
         """See operation.Desk."""
         return Next(CHOICE, "first")
 
