@@ -169,8 +169,8 @@ def expected(kind: Kind, seen: Snapshot, count: int, refused: int) -> Counts:
     else:
         wanted = {f"slow_dropped_events_total{of}": seen.missed, "gaps_total": seen.declared}
     if policy.policy == "slow_producer":
-        slowed = f'{{kind="{kind.name}"}}'
-        wanted |= {f"slowed_streams_total{slowed}": 1, f"slowed_publishes_total{slowed}": refused}
+        stream, publishes = f'{{kind="{kind.name}"}}', f'{{kind="{kind.name}",transport="http"}}'
+        wanted |= {f"slowed_streams_total{stream}": 1, f"slowed_publishes_total{publishes}": refused}
     return {key: value for key, value in wanted.items() if value}
 
 
