@@ -218,8 +218,8 @@ def test_a_completed_tasks_cost_is_told_with_known_estimated_and_unknown_apart(
         until(line, dsn, "SELECT count(*) FROM sluicegate.llm_attempts WHERE tenant = 'old'", [(1,)])
     with worker(stack, kafka_options, tmp_path, dsn, roles="archive"):
         until(line, dsn, kept, [(0,)])  # the first thing that an archive does, then once a minute
-    kept = "SELECT tenant FROM sluicegate.llm_attempts WHERE output_json IS NOT NULL"
-    assert rows(dsn, kept) == [("new",)]
+        kept = "SELECT tenant FROM sluicegate.llm_attempts WHERE output_json IS NOT NULL"
+        until(line, dsn, kept, [("new",)])
 
     code, out, err = line.run("llm", "costs", "--by", "task", "--tenant", "t")
     assert code == 0, err

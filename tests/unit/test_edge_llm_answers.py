@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import re
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,10 @@ def chat(**options: Any) -> ChatCompletion:
     return ChatCompletion("s", "m", **({"include_usage": True} | options))
 
 
+AT_US = time.time_ns() // 1_000
+"""All events are of now: the past of a stream is given for a kind's time alone."""
+
+
 def frames(steps: Sequence[Any], first_seq: int = 0) -> list[Frame]:
     return [made(first_seq + number, *step) for number, step in enumerate(steps)]
 
@@ -61,7 +66,7 @@ def made(seq: int, type_name: str, fields: dict[str, Any], offset: int | None = 
         return declared("gap", {"seq": seq, **fields}, cursor="c", seq=seq, offset=seq)
     payload, schema_id = PAYLOADS.encode(type_name, fields)
     event = Event(
-        f"e-{seq}", "default", "s", seq, "llm", type_name, 0, "", "", "", "", "", 0, 0, payload, schema_id
+        f"e-{seq}", "default", "s", seq, "llm", type_name, AT_US, "", "", "", "", "", 0, 0, payload, schema_id
     )
     at = seq if offset is None else offset
     return frame_of(event, topic_version=1, partition=0, offset=at, read_ms=0)
