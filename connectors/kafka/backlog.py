@@ -25,6 +25,11 @@ class Backlog:
         self._held_until: dict[SourcePartition, float] = {}
         self._full: set[SourcePartition] = set()
 
+    @property
+    def records(self) -> int:
+        """How many wait."""
+        return sum(len(chunk) for queue in self._queues.values() for chunk in queue)
+
     def open(self, source: SourcePartition) -> None:
         """Take chunks of a partition from now on; what still waits of it is void."""
         self.close(source)

@@ -2,8 +2,8 @@
 
 One unit of work is open at a time. Intake stops when it is due, the agents finish what they hold, the
 unit commits on its own thread, and intake goes on. A lone event is committed at once. Events that trickle
-in are gathered for as long as the last commit took, so that a broker is not asked for the next transaction
-without a pause; under load a unit grows until ``commit_interval_ms``.
+in are gathered for as long as the last commit took, and are handled together: a broker is not asked for the
+next transaction without a pause. Under load a unit grows until ``commit_interval_ms``.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from connectors.kafka.isolation import Isolation, Standstill, backoff_s
 from connectors.kafka.lease import Lease
 from connectors.kafka.opening import Openings
 from connectors.kafka.pauses import Pauses
+from connectors.kafka.rest import Rest
 from connectors.threads import DaemonExecutor
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _WAIT_S = 0.5  # a partition that waits for longer lets go of the hand-over, which the others need
-_REST_S = 0.025  # at most from one commit to the next, which is else as long as the last one took
 _LEAVE_S = 3.0  # for the poll thread to end, once the last unit has
 _REFUSALS_MAX = 5  # in a row: what a unit is refused for that was not an abort is there the next time, too
 
@@ -65,6 +65,7 @@ class Coordinator:
         self._options = options
         self._on_commit = on_commit
         self._interval_s = options.commit_interval_ms / 1_000
+        self._rest = Rest(self._interval_s, self._pump)
         self._on_committed = on_committed
         self._on_fatal = on_fatal
         self._loop = asyncio.get_running_loop()
@@ -84,8 +85,6 @@ class Coordinator:
         self._commit_task: asyncio.Task[None] | None = None
         self._ending = asyncio.Lock()  # held by whoever ends the unit for good: a rebalance or the stop
         self._unit_began = 0.0
-        self._rested_at = 0.0
-        self._resting: asyncio.TimerHandle | None = None
         self._epoch = 0
         self._aborts = 0
         self._stopped = False
@@ -235,6 +234,8 @@ class Coordinator:
         """Give a chunk to each agent that waits; end the unit when it is due."""
         if self._closed or self._commit_task is not None:
             return
+        if not self._leases and self._unit.empty and self._rest.holds(self._backlog.records):
+            return
         if not self._due():
             for topic, taker in list(self._takers.items()):
                 if taker.done():  # given to, or cancelled, and not yet awake
@@ -242,17 +243,8 @@ class Coordinator:
                 chunk = self.handout.next(topic, self.pauses.shut, at_work=bool(self._leases))
                 if chunk is not None:
                     self._give(topic, taker, chunk)
-        if self._leases or self._unit.empty:
-            return
-        rest_s = min(self._rested_at, self._unit_began + self._interval_s) - time.monotonic()
-        if rest_s <= 0 or self._unit.full:
+        if not self._leases and not self._unit.empty:
             self._commit_task = self._loop.create_task(self._commit())
-        elif self._resting is None:
-            self._resting = self._loop.call_later(rest_s, self._rested)
-
-    def _rested(self) -> None:
-        self._resting = None
-        self._pump()
 
     def _due(self) -> bool:
         if self._unit.empty:
@@ -389,8 +381,7 @@ class Coordinator:
                 await self._rewind()
         else:
             self._aborts = 0
-            ended = time.monotonic()
-            self._rested_at = ended + min(ended - began, _REST_S)
+            self._rest.begin(time.monotonic() - began)
             self._committed.update({s: o for s, o in positions.items() if s in self._committed})
             self._in_flight.passed(self._committed)
             self._on_committed(result)

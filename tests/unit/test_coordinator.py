@@ -11,9 +11,10 @@ from contextlib import asynccontextmanager
 import pytest
 
 from connectors.kafka.chunk import EventChunk, SourcePartition
-from connectors.kafka.coordinator import _REST_S, Coordinator
+from connectors.kafka.coordinator import Coordinator
 from connectors.kafka.errors import AppendRefused, KafkaUnavailable, NotSupported, TransactionAborted
 from connectors.kafka.ports import CoordinatorOptions
+from connectors.kafka.rest import FLOOD_RECORDS, REST_S
 from schemas.record import Record
 from schemas.topics import INGEST_STREAMS_CHANGELOG, OUTPUT
 from state.checkpoint import UnitOfWork
@@ -274,21 +275,22 @@ def test_a_stop_does_not_wait_for_the_pause_after_an_abort():
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize(("rest_s", "interval_ms"), [(0.2, 60_000), (60.0, 200)], ids=["rested", "due"])
-def test_what_trickles_in_after_a_commit_is_one_unit(rest_s, interval_ms):
+def test_what_trickles_in_after_a_commit_is_handled_together_and_a_flood_does_not_wait():
     async def scenario():
-        async with coordinator(commit_interval_ms=interval_ms) as bench:
+        async with coordinator() as bench:
             await bench.assign()
-            bench.coordinator._rested_at = time.monotonic() + rest_s  # a commit has just ended
+            bench.coordinator._rest._until_s = time.monotonic() + 0.2  # a commit has just ended
+            taken = asyncio.ensure_future(bench.work())
             for offset in range(3):
                 bench.deliver(offset, offset + 1)
-                await bench.work()
-                bench.coordinator.done(TOPIC)
-                assert bench.committed == []
+                await asyncio.sleep(0.01)
+                assert not taken.done()
+            await taken
+            bench.coordinator.done(TOPIC)
             await until(lambda: bench.committed)
-            assert bench.stores.backends[SOURCE].position() is not None
-            bench.coordinator._rested_at = 0.0
-            bench.deliver(3, 4)
+            assert bench.outputs == [b"0", b"1", b"2"]
+            bench.coordinator._rest._until_s = time.monotonic() + 60
+            bench.deliver(3, 3 + FLOOD_RECORDS)
             await bench.work()
             bench.coordinator.done(TOPIC)
             await until(lambda: len(bench.committed) == 2)
@@ -309,7 +311,7 @@ def test_a_commit_that_took_long_is_followed_by_a_bounded_rest():
             await asyncio.sleep(0.05)
             gate.let_on.set()
             await until(lambda: bench.committed)
-            assert bench.coordinator._rested_at <= time.monotonic() + _REST_S
+            assert bench.coordinator._rest._until_s <= time.monotonic() + REST_S
 
     asyncio.run(scenario())
 
