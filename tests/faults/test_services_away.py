@@ -30,7 +30,7 @@ from tests.support.read_topic import read_committed
 from tests.support.worker_process import WorkerProcess
 
 pytestmark = pytest.mark.timeout(300)
-_LINES = 4_000  # of each of 20 streams: a worker that is quick must not be done before Kafka is killed
+_LINES = 8_000  # of each of 20 streams: a worker that is quick must not be done before Kafka is killed
 
 
 def free_port() -> int:
