@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from confluent_kafka import (
     Consumer,
+    ConsumerGroupTopicPartitions,
     IsolationLevel,
     KafkaError,
     KafkaException,
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 _CALL_S: Final = 10.0
 _PEEK_S: Final = 5.0
-_AGAIN_S: Final = 0.1
 
 
 class PartitionLag(NamedTuple):
@@ -54,7 +54,7 @@ def committed_offsets(options: KafkaOptions, group: str) -> dict[tuple[str, int]
         NotAuthorized: an ACL is missing.
     """
     try:
-        found = _committed(options, AdminClient(options.client_config() | {"log_level": 0}), group)
+        found = _committed(AdminClient(options.client_config() | {"log_level": 0}), group)
     except KafkaException as error:
         raise refusal(options, f"Describe group {group}", error.args[0]) from error
     return {at: committed.offset for at, committed in found.items()}
@@ -71,7 +71,7 @@ def group_lag(options: KafkaOptions, group: str) -> list[PartitionLag]:
     """
     admin = AdminClient(options.client_config() | {"log_level": 0})
     try:
-        committed = _committed(options, admin, group)
+        committed = _committed(admin, group)
         if not committed:
             return []
         partitions = _all_partitions(admin, {topic for topic, _ in committed})
@@ -111,6 +111,22 @@ def first_offsets(options: KafkaOptions, at: Sequence[tuple[str, int]]) -> dict[
     return _offsets(admin, found, OffsetSpec.earliest(), IsolationLevel.READ_UNCOMMITTED) if found else {}
 
 
+def hold_nothing(options: KafkaOptions, topics: Sequence[str]) -> bool:
+    """Whether no record was ever appended to any of the topics, or none of them exists.
+
+    Raises:
+        KafkaUnavailable: no answer.
+        NotAuthorized: an ACL is missing.
+    """
+    admin = AdminClient(options.client_config() | {"log_level": 0})
+    try:
+        there = _all_partitions(admin, set(topics))
+        ends = _offsets(admin, there, OffsetSpec.latest(), IsolationLevel.READ_UNCOMMITTED) if there else {}
+    except KafkaException as error:
+        raise refusal(options, f"Describe {', '.join(topics)}", error.args[0]) from error
+    return not any(ends.values())
+
+
 _At = tuple[str, int]
 
 
@@ -122,40 +138,20 @@ class _Committed(NamedTuple):
 _NEVER: Final = _Committed(-1, "")
 
 
-def _committed(options: KafkaOptions, admin: AdminClient, group: str) -> dict[_At, _Committed]:
-    """Ask by a consumer, of every partition that there is: the admin client's own question is no way.
-
-    It ends the process (SIGSEGV, confluent-kafka 2.16) when the group's coordinator is just coming up.
-    """
-    topics = admin.list_topics(timeout=_CALL_S).topics
-    asked = [TopicPartition(name, partition) for name in topics for partition in topics[name].partitions]
-    if not asked:
-        return {}
-    consumer = Consumer(
-        options.client_config() | {"log_level": 0, "group.id": group, "enable.auto.commit": False}
-    )
+def _committed(admin: AdminClient, group: str) -> dict[_At, _Committed]:
+    asked = [ConsumerGroupTopicPartitions(group)]
+    (future,) = admin.list_consumer_group_offsets(asked, request_timeout=_CALL_S).values()
     try:
-        found = _asked_until_answered(consumer, asked)
-    finally:
-        consumer.close()
+        found = future.result().topic_partitions or ()
+    except KafkaException as error:
+        if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
+            return {}
+        raise
     return {
         (at.topic, at.partition): _Committed(at.offset, read_metadata(at.metadata)[1])
         for at in found
         if at.offset >= 0
     }
-
-
-def _asked_until_answered(consumer: Consumer, asked: list[TopicPartition]) -> list[TopicPartition]:
-    deadline = time.monotonic() + _CALL_S
-    while True:
-        try:
-            found: list[TopicPartition] = consumer.committed(asked, timeout=_CALL_S)
-        except KafkaException as error:
-            if not error.args[0].retriable() or time.monotonic() > deadline:
-                raise
-            time.sleep(_AGAIN_S)
-        else:
-            return found
 
 
 def _all_partitions(admin: AdminClient, topics: set[str]) -> list[_At]:
