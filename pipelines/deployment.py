@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import structlog
 
 from connectors.kafka.admin import topic_ids
-from connectors.kafka.lag import committed_offsets, hold_nothing
+from connectors.kafka.lag import committed_offsets
 from connectors.kafka.roster import store_of
 from pipelines.errors import DeployRefused, PartitionReleased
 from pipelines.generations import FIRST, group_of
@@ -187,11 +187,7 @@ class Deployment:
         """Refuse a role that has handled input where nothing says by which code: it is no first use."""
         prefix = self._kafka.topic_prefix
         group = group_of(prefix, self.role, self.generation)
-        # At a first use the group's coordinator is just coming up, and librdkafka's admin client has been
-        # seen to end a process that asks it then: so it is asked only where there is state.
-        if self._adopt or hold_nothing(self._kafka, [each.named(prefix) for each in self.stores]):
-            return
-        if not committed_offsets(self._kafka, group):
+        if self._adopt or not committed_offsets(self._kafka, group):
             return
         raise DeployRefused(
             f"role {self.role} has state, and {prefix}{DEPLOYED.name} has no record of which code wrote it: "

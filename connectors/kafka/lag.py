@@ -111,22 +111,6 @@ def first_offsets(options: KafkaOptions, at: Sequence[tuple[str, int]]) -> dict[
     return _offsets(admin, found, OffsetSpec.earliest(), IsolationLevel.READ_UNCOMMITTED) if found else {}
 
 
-def hold_nothing(options: KafkaOptions, topics: Sequence[str]) -> bool:
-    """Whether no record was ever appended to any of the topics, or none of them exists.
-
-    Raises:
-        KafkaUnavailable: no answer.
-        NotAuthorized: an ACL is missing.
-    """
-    admin = AdminClient(options.client_config() | {"log_level": 0})
-    try:
-        there = _all_partitions(admin, set(topics))
-        ends = _offsets(admin, there, OffsetSpec.latest(), IsolationLevel.READ_UNCOMMITTED) if there else {}
-    except KafkaException as error:
-        raise refusal(options, f"Describe {', '.join(topics)}", error.args[0]) from error
-    return not any(ends.values())
-
-
 _At = tuple[str, int]
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, Producer, TopicPartition
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from connectors.kafka.admin import ensure_topics
@@ -161,9 +161,6 @@ def test_a_role_that_has_run_and_has_no_record_is_refused_until_somebody_says_wh
     admin = AdminClient(kafka_options.client_config())
     committed = [ConsumerGroupTopicPartitions(group, [handled])]
     admin.alter_consumer_group_offsets(committed)[group].result(20)
-    producer = Producer(kafka_options.client_config())
-    producer.produce(CHANGELOG.named(kafka_options.topic_prefix), b"state", b"key")
-    assert producer.flush(20) == 0
     with pytest.raises(DeployRefused, match="no record of which code wrote it") as caught:
         deployment(kafka_options, roster, COUNTS).admit()
     assert "--adopt" in caught.value.remedy
