@@ -268,14 +268,7 @@ class WorkerSettings(Group):
 
     @model_validator(mode="after")
     def _fit_together(self) -> WorkerSettings:
-        problems = time_out_problems(
-            commit_interval_ms=self.commit_interval_ms,
-            stall_ms_max=self.stall_ms_max,
-            transaction_timeout_ms=self.transaction_timeout_ms,
-            session_timeout_ms=self.session_timeout_ms,
-            max_poll_interval_ms=self.max_poll_interval_ms,
-            at_least_once=bool(self.at_least_once),
-        )
+        problems = time_out_problems(self, at_least_once=bool(self.at_least_once))
         if problems:
             raise ValueError("; ".join(f"worker.{problem}" for problem in problems))
         return self

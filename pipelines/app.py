@@ -192,14 +192,7 @@ def _guarantee(name: str, options: WorkerOptions) -> Guarantee:
 
 def _check_time_outs(name: str, options: WorkerOptions) -> None:
     """Look again, as a program of a user's own gives options without the settings' checks."""
-    problems = time_out_problems(
-        commit_interval_ms=options.commit_interval_ms,
-        stall_ms_max=options.stall_ms_max,
-        transaction_timeout_ms=options.transaction_timeout_ms,
-        session_timeout_ms=options.session_timeout_ms,
-        max_poll_interval_ms=options.max_poll_interval_ms,
-        at_least_once=name in options.at_least_once,
-    )
+    problems = time_out_problems(options, at_least_once=name in options.at_least_once)
     if problems:
         raise OptionsRefused("; ".join(problems))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from schemas.topics import DAY_MS
 from state.budget import StateOptions
@@ -55,15 +55,31 @@ class WorkerOptions:
     register_schemas: bool = True
 
 
-def time_out_problems(
-    *,
-    commit_interval_ms: int,
-    stall_ms_max: int,
-    transaction_timeout_ms: int,
-    session_timeout_ms: int,
-    max_poll_interval_ms: int,
-    at_least_once: bool,
-) -> list[str]:
+class TimeOuts(Protocol):
+    """Those of a worker that must fit together, in milliseconds; its settings and its options have them."""
+
+    @property
+    def commit_interval_ms(self) -> int:
+        """Longest age of a unit of work that is open."""
+
+    @property
+    def stall_ms_max(self) -> int:
+        """Longest that a rebalance waits for agents."""
+
+    @property
+    def transaction_timeout_ms(self) -> int:
+        """After which the broker aborts a transaction."""
+
+    @property
+    def session_timeout_ms(self) -> int:
+        """After which a silent member is taken for dead."""
+
+    @property
+    def max_poll_interval_ms(self) -> int:
+        """After which a member that does not poll is."""
+
+
+def time_out_problems(given: TimeOuts, *, at_least_once: bool) -> list[str]:
     """Say under which of these time-outs a unit of work could be lost, or a member be taken for dead.
 
     A rebalance waits in the poll thread until the agents are done (``stall_ms_max``) and their unit has
@@ -74,24 +90,24 @@ def time_out_problems(
     ``transaction_timeout_ms``, of the unit that commits as the rebalance begins and of the one after it.
     """
     problems = []
-    needed = commit_interval_ms + stall_ms_max
-    if transaction_timeout_ms <= needed:
+    needed = given.commit_interval_ms + given.stall_ms_max
+    if given.transaction_timeout_ms <= needed:
         problems.append(
-            f"transaction_timeout_ms={transaction_timeout_ms} must be longer than commit_interval_ms + "
+            f"transaction_timeout_ms={given.transaction_timeout_ms} must be longer than commit_interval_ms + "
             f"stall_ms_max = {needed}: the broker would abort a unit of work that is still being made; raise "
             "it, or lower the other two"
         )
-    if session_timeout_ms > max_poll_interval_ms:
+    if given.session_timeout_ms > given.max_poll_interval_ms:
         problems.append(
-            f"session_timeout_ms={session_timeout_ms} must not be longer than "
-            f"max_poll_interval_ms={max_poll_interval_ms}"
+            f"session_timeout_ms={given.session_timeout_ms} must not be longer than "
+            f"max_poll_interval_ms={given.max_poll_interval_ms}"
         )
     times = 4 if at_least_once else 1
-    needed = stall_ms_max + times * transaction_timeout_ms
-    if max_poll_interval_ms <= needed:
+    needed = given.stall_ms_max + times * given.transaction_timeout_ms
+    if given.max_poll_interval_ms <= needed:
         said = f"{times} * transaction_timeout_ms" if at_least_once else "transaction_timeout_ms"
         problems.append(
-            f"max_poll_interval_ms={max_poll_interval_ms} must be longer than stall_ms_max + {said} = "
+            f"max_poll_interval_ms={given.max_poll_interval_ms} must be longer than stall_ms_max + {said} = "
             f"{needed}: a rebalance may wait so long for the last unit of work, and the group would evict "
             "the member meanwhile; raise it, or lower the others"
         )

@@ -23,7 +23,7 @@ from pipelines.gauges import EngineGauges
 from pipelines.partitions import Source
 from pipelines.queries import Held, StateReader
 from pipelines.sensors import Sensors
-from pipelines.services import BootStrategy, Restarting, Tables
+from pipelines.services import BootStrategy, Restarting, RoleWorker, Tables
 from schemas.catalog import EVENT
 from schemas.controls import Target
 from schemas.errors import SluicegateError
@@ -60,17 +60,6 @@ _ONE_AGENT = "a role's partitions are its parallelism, start more workers"
 # Kafka are given up from the first on, the last unit is left as it is at the second; then the poll thread
 # has 3 s to end (connectors/kafka/coordinator.py), and the clients the third.
 _LEAVE_S, _ABANDON_S, _CLOSE_S = 8.0, 13.0, 4.0
-_CANCELLED_S = 1.0
-
-
-class RoleWorker(faust.Worker):
-    """Faust's worker, at the end of which nobody sleeps for a second."""
-
-    async def _sentinel_task(self) -> None:
-        """Let the tasks that were cancelled end, for a second at most; then the loop is closed."""
-        left = asyncio.all_tasks() - {asyncio.current_task()}
-        if left:
-            await asyncio.wait(left, timeout=_CANCELLED_S)
 
 
 class RoleApp(faust.App):

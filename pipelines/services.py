@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+import faust
 from faust.app.base import BootStrategy as FaustBootStrategy
 from mode import Service
 from mode.supervisors import OneForOneSupervisor
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _READY_POLL_S = 0.05
 _WAKE_AGAIN_S = 0.005
+_CANCELLED_S = 1.0
 
 
 class BootStrategy(FaustBootStrategy):
@@ -75,3 +77,13 @@ class Restarting(OneForOneSupervisor):
         super().wakeup()
         if not self.should_stop and any(service.crashed for service in self._services):
             self.loop.call_later(_WAKE_AGAIN_S, self.wakeup)
+
+
+class RoleWorker(faust.Worker):
+    """Faust's worker, at the end of which nobody sleeps for a second."""
+
+    async def _sentinel_task(self) -> None:
+        """Let the tasks that were cancelled end, for a second at most; then the loop is closed."""
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        if left:
+            await asyncio.wait(left, timeout=_CANCELLED_S)
