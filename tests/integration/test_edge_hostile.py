@@ -12,11 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support.shown_edge import ShownEdge
+from tests.support.shown_edge import ShownEdge, until
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -43,13 +43,6 @@ def nothing_is_left(edge) -> Iterator[None]:
     assert "Traceback" not in log, log[-3_000:]
     assert "ASGI" not in log, log[-3_000:]
     assert edge.said(LAST).startswith(b"HTTP/1.1 200 ")
-
-
-def until(holds: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < deadline, f"never seen: {what}"
-        time.sleep(0.05)
 
 
 def statuses(answer: bytes) -> list[int]:

@@ -13,10 +13,10 @@ from grpc import StatusCode
 
 from schemas.proto.sluicegate.v1.stream_pb2 import NewEvent, PublishRequest, WatchRequest
 from tests.support.edge_process import free_port
-from tests.support.shown_edge import ShownEdge
+from tests.support.shown_edge import ShownEdge, until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -51,13 +51,6 @@ def nothing_is_left(edge) -> Iterator[None]:
     log = edge.log.read_text()
     assert "Traceback" not in log, log[-3_000:]
     assert "call_failed" not in log, log[-3_000:]
-
-
-def until(holds: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < deadline, f"never seen: {what}"
-        time.sleep(0.05)
 
 
 def flood(client: socket.socket, more: bytes) -> None:

@@ -6,7 +6,6 @@ megabyte and some seconds. Each test goes on with the one that is its own.
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx2
@@ -17,7 +16,15 @@ from schemas.topics import CONNECTIONS, INPUT
 from schemas.wire import WireCodec
 from tests.support.grpc_client import GrpcEdge
 from tests.support.read_topic import read_committed
-from tests.support.slow_clients import DEADLINE_S, TRANSPORTS, SlowCall, SlowSse, SlowWebSocket
+from tests.support.slow_clients import (
+    DEADLINE_S,
+    TRANSPORTS,
+    SlowCall,
+    SlowSse,
+    SlowWebSocket,
+    connections_of,
+    until,
+)
 from tests.support.stage import stage
 from tests.support.ws_client import Talk
 
@@ -92,7 +99,7 @@ def fallen(stage: Stage, edge: EdgeProcess) -> Iterator[Everybody]:
             client = transport(edge, stream.stream_id)
             assert client.next()["seq"] == 0
             everybody[policy, transport] = Fallen(client, stream)
-    until(lambda: all(one["state"] == "abreast" for one in connections(edge)))
+    until(lambda: all(one["state"] == "abreast" for one in connections_of(edge)))
     rest, seqs = list(everybody.values()), dict[str, int]()
     while rest:
         for one in rest:
@@ -110,7 +117,7 @@ def all_read(edge: EdgeProcess, clients: list[Fallen]) -> dict[str, Said] | None
 
     One that was let go follows no more, and is not there any more once it was told.
     """
-    shown = {one["stream_id"]: one for one in connections(edge)}
+    shown = {one["stream_id"]: one for one in connections_of(edge)}
     for one in clients:
         at = shown.get(one.stream.stream_id)
         let_go = at is None or (at["kind"].endswith("terminate") and is_over(at))
@@ -129,20 +136,6 @@ def is_stuck(at: Said | None, seqs: dict[str, int]) -> bool:
 
 def is_over(at: Said) -> bool:
     return bool(at["events_behind"] > BOUND)
-
-
-def connections(edge: EdgeProcess) -> list[Said]:
-    found = httpx2.get(f"{edge.url}/v1/connections", trust_env=False, verify=False).json()
-    assert len(found["connections"]) == found["total"]
-    return list(found["connections"])
-
-
-def until(done: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + DEADLINE_S
-    while not (found := done()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return found
 
 
 def is_slowed(edge: EdgeProcess, one: Fallen) -> bool:
@@ -297,7 +290,7 @@ def test_a_websocket_is_let_go_from_one_stream_alone_and_has_all_of_the_others(s
     hear_until(lambda: bool(events(slow) and events(kept)))
     until(
         lambda: all(
-            one["state"] == "abreast" for one in connections(edge) if one["stream_id"] in ("slow", "kept")
+            one["state"] == "abreast" for one in connections_of(edge) if one["stream_id"] in ("slow", "kept")
         )
     )
     while not counter(

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,7 @@ from tests.e2e.runbook_page import Page
 from tests.integration.test_docs_pages import DOCS, run
 from tests.support.command_line import CommandLine
 from tests.support.read_topic import read_committed
-from tests.support.slow_clients import DEADLINE_S, SlowSse
+from tests.support.slow_clients import SlowSse, connections_of, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -67,20 +66,6 @@ def write(twin: IngestTwin, stream: TwinStream, count: int, *readers: Reader) ->
         twin.write(stream, [("log", {"line": "x" * LINE_BYTES})] * 50)
         for one in readers:
             one.read_until(stream.next_seq - 1)
-
-
-def until(done: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + DEADLINE_S
-    while not (found := done()):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    return found
-
-
-def connections_of(edge: EdgeProcess, query: str = "") -> list[dict[str, Any]]:
-    answer = httpx2.get(f"{edge.url}/v1/connections{query}", trust_env=False, verify=False).json()
-    assert len(answer["connections"]) == answer["total"]
-    return list(answer["connections"])
 
 
 def slow_at(edge: EdgeProcess) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ import pytest
 from schemas.catalog import payload_subject
 from schemas.topics import INPUT, partition_of
 from tests.support.sse_client import read_stream
-from tests.support.stage import stage
+from tests.support.stage import make_edge, stage, twin
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,21 +23,9 @@ if TYPE_CHECKING:
     from schemas.envelope import Event
     from tests.support.edge_process import EdgeProcess
     from tests.support.ingest_twin import IngestTwin
-    from tests.support.stage import Stage
 
-__all__ = ["stage"]  # a fixture
+__all__ = ["make_edge", "stage", "twin"]  # fixtures
 pytestmark = pytest.mark.timeout(120)
-
-
-@pytest.fixture
-def make_edge(stage: Stage) -> Callable[..., EdgeProcess]:
-    """Make an edge, or take the one that has the same options already."""
-    return stage.edge
-
-
-@pytest.fixture
-def twin(stage: Stage) -> IngestTwin:
-    return stage.twin
 
 
 def appended(twin: IngestTwin, *stream_ids: str) -> list[Event]:

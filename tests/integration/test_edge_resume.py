@@ -16,16 +16,14 @@ import pytest
 from schemas.cursor import Cursor, decode_cursor
 from schemas.topics import OUTPUT, partition_of
 from tests.support.sse_client import Seen, read_stream
-from tests.support.stage import stage
+from tests.support.stage import make_edge, stage, twin
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.support.edge_process import EdgeProcess
-    from tests.support.ingest_twin import IngestTwin
-    from tests.support.stage import Stage
 
-__all__ = ["stage"]  # a fixture
+__all__ = ["make_edge", "stage", "twin"]  # fixtures
 pytestmark = pytest.mark.timeout(240)
 
 # Nothing of the past is in memory: whatever a client gets of it comes out of Kafka.
@@ -33,17 +31,6 @@ NO_MEMORY = {"tail_recent_records": 0, "ring_events_max": 8}
 _AHEAD = 50_000_000
 """An offset that no log of these tests comes to."""
 _NUMBERS = count()
-
-
-@pytest.fixture
-def make_edge(stage: Stage) -> Callable[..., EdgeProcess]:
-    """Make an edge, or take the one that has the same options already."""
-    return stage.edge
-
-
-@pytest.fixture
-def twin(stage: Stage) -> IngestTwin:
-    return stage.twin
 
 
 def events_of(edge: EdgeProcess, stream_id: str, query: str = "") -> str:

@@ -22,7 +22,15 @@ from schemas.recording import RecordedEvent, RecordingHeader
 from tests.support.edge_process import ROOT, free_port
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+
+def until(holds: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline, f"never seen: {what}"
+        time.sleep(0.05)
 
 
 @dataclass

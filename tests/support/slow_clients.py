@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit
 
 import grpc
+import httpx2
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
@@ -17,6 +19,8 @@ from schemas.proto.sluicegate.v1.stream_pb2 import WatchRequest
 from schemas.proto.sluicegate.v1.stream_pb2_grpc import StreamServiceStub
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.support.edge_process import EdgeProcess
 
 Said = dict[str, Any]
@@ -26,6 +30,21 @@ _AHEAD_BYTES = 65_536
 
 class Over(Exception):
     """The connection, or the call, has ended."""
+
+
+def until(done: Callable[[], Any]) -> Any:
+    deadline = time.monotonic() + DEADLINE_S
+    while not (found := done()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return found
+
+
+def connections_of(edge: EdgeProcess, query: str = "") -> list[dict[str, Any]]:
+    """All that an edge says of its connections."""
+    answer = httpx2.get(f"{edge.url}/v1/connections{query}", trust_env=False, verify=False).json()
+    assert len(answer["connections"]) == answer["total"]
+    return list(answer["connections"])
 
 
 class SlowClient:

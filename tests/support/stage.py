@@ -16,7 +16,7 @@ from tests.support.ingest_twin import IngestTwin
 from tests.support.topics import drop_topics
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from ops.stack.addresses import Addresses
@@ -29,6 +29,12 @@ def stage(
     stage = Stage(stack, registered_schemas, tmp_path_factory.mktemp("stage"))
     yield stage
     stage.close()
+
+
+@pytest.fixture
+def make_edge(stage: Stage) -> Callable[..., EdgeProcess]:
+    """Make an edge, or take the one that has the same options already."""
+    return stage.edge
 
 
 @pytest.fixture

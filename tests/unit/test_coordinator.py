@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 
@@ -14,7 +13,6 @@ from connectors.kafka.chunk import EventChunk, SourcePartition
 from connectors.kafka.coordinator import Coordinator
 from connectors.kafka.errors import AppendRefused, KafkaUnavailable, NotSupported, TransactionAborted
 from connectors.kafka.ports import CoordinatorOptions
-from connectors.kafka.rest import FLOOD_RECORDS, REST_S
 from schemas.record import Record
 from schemas.topics import INGEST_STREAMS_CHANGELOG, OUTPUT
 from state.checkpoint import UnitOfWork
@@ -271,47 +269,6 @@ def test_a_stop_does_not_wait_for_the_pause_after_an_abort():
             await bench.coordinator.stop(within_s=3)
             assert not bench.coordinator._abandoned
         assert bench.poller.rewinds == []
-
-    asyncio.run(scenario())
-
-
-def test_what_trickles_in_after_a_commit_is_handled_together_and_a_flood_does_not_wait():
-    async def scenario():
-        async with coordinator() as bench:
-            await bench.assign()
-            bench.coordinator._rest._until_s = time.monotonic() + 0.2  # a commit has just ended
-            taken = asyncio.ensure_future(bench.work())
-            for offset in range(3):
-                bench.deliver(offset, offset + 1)
-                await asyncio.sleep(0.01)
-                assert not taken.done()
-            await taken
-            bench.coordinator.done(TOPIC)
-            await until(lambda: bench.committed)
-            assert bench.outputs == [b"0", b"1", b"2"]
-            bench.coordinator._rest._until_s = time.monotonic() + 60
-            bench.deliver(3, 3 + FLOOD_RECORDS)
-            await bench.work()
-            bench.coordinator.done(TOPIC)
-            await until(lambda: len(bench.committed) == 2)
-        assert [call for call in bench.transaction.calls if call[0] == "commit"] == [("commit",)] * 2
-
-    asyncio.run(scenario())
-
-
-def test_a_commit_that_took_long_is_followed_by_a_bounded_rest():
-    async def scenario():
-        gate = Gate("commit")
-        async with coordinator(gate) as bench:
-            await bench.assign()
-            bench.deliver(0, 1)
-            await bench.work()
-            bench.coordinator.done(TOPIC)
-            await until(gate.reached.is_set)
-            await asyncio.sleep(0.05)
-            gate.let_on.set()
-            await until(lambda: bench.committed)
-            assert bench.coordinator._rest._until_s <= time.monotonic() + REST_S
 
     asyncio.run(scenario())
 

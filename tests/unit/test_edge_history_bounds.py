@@ -1,0 +1,102 @@
+"""Of a stream's past no more is given than its kind declares, from memory and from the log."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.cursor import decode_cursor
+from schemas.kinds import JOB, KindTable
+from tests.unit.test_edge_replay import KEY, Edge, check, drink
+
+
+@pytest.mark.parametrize("ring_events_max", [2, 100], ids=["from the log", "from the ring"])
+@pytest.mark.parametrize(
+    "bound",
+    [{"history_events": 6}, {"history_bytes": 650}, {"history_ms": 60_000}],
+    ids=lambda bound: next(iter(bound)),
+)
+def test_a_kind_s_history_is_kept_to(bound, ring_events_max):
+    """Thirty events of 100 bytes; the first 24 are two minutes old."""
+    short = replace(JOB, replay=replace(JOB.replay, **bound))
+
+    async def play() -> list[tuple[str, int]]:
+        edge = Edge(ring_events_max, KindTable([short]))
+        for seq in range(30):
+            edge.append(type_name="log" if seq else "open", bytes=100, ago_ms=120_000 if seq < 24 else 0)
+        edge.tail()
+        joined = edge.join()
+        got = [*joined.first, *await drink(edge, joined)]
+        check(got, 0)
+        assert orjson.loads(got[0].json or b"")["reason"] == "history"
+        # A client that goes away right after the gap, or was here before, is given as much.
+        for cursor in (got[0].cursor, edge.log.frames[11][1].cursor):
+            again = edge.join(decode_cursor(cursor, "default", "s"))
+            rest = [*again.first, *await drink(edge, again)]
+            assert [frame.seq for frame in rest if frame.type == "log"] == [24, 25, 26, 27, 28, 29]
+        # One that has more than that is given the rest, and live events whatever their date.
+        newer = edge.join(decode_cursor(edge.log.frames[27][1].cursor, "default", "s"))
+        edge.append(bytes=100, ago_ms=120_000)
+        edge.tail()
+        assert [frame.seq for frame in await drink(edge, newer)] == [28, 29, 30]
+        return [(frame.type, frame.seq) for frame in got]
+
+    assert asyncio.run(play()) == [("gap", 23), *(("log", seq) for seq in range(24, 30))]
+
+
+@pytest.mark.parametrize("ring_events_max", [2, 100], ids=["from the log", "from the ring"])
+def test_how_a_stream_ended_is_told_however_old_it_is(ring_events_max):
+    short = replace(JOB, replay=replace(JOB.replay, history_ms=60_000))
+
+    async def play() -> list[tuple[str, int]]:
+        edge = Edge(ring_events_max, KindTable([short]))
+        for name in ("open", "log", "log", "log", "end"):
+            edge.append(type_name=name, ago_ms=120_000)
+        edge.tail()
+        joined = edge.join()
+        got = [*joined.first, *await drink(edge, joined)]
+        check(got, 0)
+        return [(frame.type, frame.seq) for frame in got]
+
+    assert asyncio.run(play()) == [("gap", 3), ("end", 4)]
+
+
+@given(
+    sizes=st.lists(st.integers(1, 900), min_size=1, max_size=60),
+    bytes_max=st.integers(1, 20_000),
+    held=st.integers(0, 70),
+    marks_every=st.integers(1, 20),
+)
+def test_a_bound_in_bytes_is_exact_in_the_ring_and_else_right_to_within_what_is_between_marks(
+    sizes, bytes_max, held, marks_every
+):
+    async def play() -> int:
+        edge = Edge(held or 1, KindTable([replace(JOB, replay=replace(JOB.replay, history_bytes=bytes_max))]))
+        for seq, size in enumerate(sizes):
+            edge.append(type_name="log" if seq else "open", bytes=size)
+        entry = edge.index.get(KEY)
+        assert entry is not None
+        entry.sized_seqs = [*range(marks_every, len(sizes), marks_every), len(sizes)]
+        entry.sized_bytes = [sum(sizes[:seq]) for seq in entry.sized_seqs]
+        edge.tail()
+        if not held:
+            edge.forget()
+        joined = edge.join()
+        got = [*joined.first, *await drink(edge, joined)]
+        check(got, 0)
+        return next(frame.seq for frame in got if frame.type != "gap")
+
+    first = asyncio.run(play())
+    # An event that is larger alone is given all the same.
+    exact = next((seq for seq in range(len(sizes)) if sum(sizes[seq:]) <= bytes_max), len(sizes) - 1)
+    if exact > len(sizes) - held:
+        assert first == exact
+    else:
+        between = max(sum(sizes[seq : seq + marks_every]) for seq in range(0, len(sizes), marks_every))
+        assert sum(sizes[first:]) <= max(bytes_max, sizes[-1]) + 2 * between
+        assert first <= exact or sum(sizes[first:]) >= bytes_max - 3 * between
