@@ -65,7 +65,7 @@ def _tasks(app: RoleApp, tools: Tools) -> None:
         app.source(
             topics.OUTPUT,
             agent="llm_events",
-            columns=tools.columns(),
+            columns=tools.columns(logical_types=False),
             changelog=topics.ACCOUNT_STREAMS_CHANGELOG,
             store=events.store,
             writes=(topics.LLM_TASK_PARTS,),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import socket
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +9,13 @@ import structlog
 
 from connectors.kafka.access import check_topics
 from connectors.kafka.admin import check_partitions, ensure_topics
-from connectors.kafka.consumer import ConsumerOptions
-from connectors.kafka.ports import CoordinatorOptions
+from connectors.kafka.membership import CHUNK_BYTES_MAX, ConsumerOptions
+from connectors.kafka.ports import Backoff, CoordinatorOptions
 from connectors.kafka.roster import Roster
 from connectors.registry import Registry
+from pipelines import heap
 from pipelines.blueprint import ROLES, agents_of
-from pipelines.changelogs import tombstones_of
+from pipelines.changelogs import retention_of
 from pipelines.checks import operations_of, register_schemas, topics_of
 from pipelines.controls import Controls
 from pipelines.deploying import deploy
@@ -24,7 +24,7 @@ from pipelines.errors import OptionsRefused, UnknownRole
 from pipelines.extension import Extension
 from pipelines.generations import folder_of, group_of
 from pipelines.metrics import WorkerMetrics
-from pipelines.options import time_out_problems
+from pipelines.options import EXACTLY_ONCE, bound_problems, time_out_problems
 from pipelines.partitions import OpenStore, open_rocks
 from pipelines.role import RoleApp
 from pipelines.slots import Slot
@@ -33,7 +33,7 @@ from pipelines.tools import Tools
 from pipelines.web import add_pages
 from schemas.payloads import PayloadCodec
 from schemas.preflight import problems_of_all
-from schemas.topics import TOPICS
+from schemas.topics import MIB, TOPICS
 from schemas.wire import WireCodec
 from state.budget import check_machine
 
@@ -48,10 +48,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 MADE_WAY, AGAIN = 5, 6
-# A collection of Faust's heap costs more than the work between two of them: see docs/adr/0002.
-_GC_THRESHOLDS = (100_000, 50, 50)
-# CONTRACT.md promises seq without a hole or a double, and windows that add up. The archive has its own fence.
-_EXACTLY_ONCE = ("ingest", "aggregate", "account")
 
 
 def run_role(name: str, options: WorkerOptions, extension: Extension | None = None) -> int:
@@ -67,8 +63,8 @@ def run_role(name: str, options: WorkerOptions, extension: Extension | None = No
         TopicMismatch: a topic has other partitions than this code says, or a changelog deletes
             what is in use.
         DeployRefused: the code does not fit the state or the schemas of what runs.
-        OptionsRefused: time-outs under which a unit of work could be lost, kinds that cannot be served, or a
-            web port in use.
+        OptionsRefused: time-outs under which a unit of work could be lost, bounds that do not fit together,
+            kinds that cannot be served, or a web port in use.
         BudgetRefused: the stores would be given more memory or files than there are.
         UnknownType: schemas are not to be registered, and one of ours is not there.
         RegistryUnavailable: the registry does not answer at the start.
@@ -76,10 +72,9 @@ def run_role(name: str, options: WorkerOptions, extension: Extension | None = No
         NotAuthorized: an ACL is missing; all topics that it is missing for are named.
         SluicegateError: what made the worker stop while it ran.
     """
+    heap.bound_what_is_free()
     app = build_role(name, options, extension or Extension())
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*_GC_THRESHOLDS)
+    heap.freeze()
     worker = app.Worker(loglevel="warning", quiet=True, redirect_stdouts=False, override_logging=False)
     worker.spinner = None  # it writes escape codes into logs
     try:
@@ -102,10 +97,10 @@ def build_role(name: str, options: WorkerOptions, extension: Extension) -> RoleA
     if name not in roles:
         raise UnknownRole(name, roles)
     check_kinds(extension.all_kinds())
-    _check_time_outs(name, options)
+    _check_bounds(name, options)
     check_machine(options.state)
     _guarantee(name, options)  # what it refuses is said before anything is asked of a service
-    web = _web(options, list(roles).index(name))  # asked now: a port in use is said before all else
+    web = _web(options)  # asked now: a port in use is said before all else
     registry = Registry(options.registry_url)
     register_schemas(registry, extension, may_register=options.register_schemas)
     if options.create_topics:
@@ -119,7 +114,9 @@ def build_role(name: str, options: WorkerOptions, extension: Extension) -> RoleA
     if not options.create_topics:  # an operator made them: their configuration is not ours to read
         check_partitions(options.kafka, topics_of(agents))
     deploy(app, Roster(options.kafka, tools.codec), options, extension)
-    app.engine.tombstones_ms = tombstones_of(options.kafka, app.sources.values())
+    app.engine.retention = retention_of(options.kafka, app.sources.values())
+    if options.web_port:
+        log.info("web listens", role=name, host=options.web_host, port=options.web_port)
     return app
 
 
@@ -160,13 +157,22 @@ def assemble(
                 max_poll_interval_ms=options.max_poll_interval_ms,
                 chunk_records_max=options.chunk_events_max,
                 handover_records_max=10 * options.chunk_events_max,
+                # Two at least are handed over: one is decoded while the other is handled.
+                chunk_bytes_max=min(CHUNK_BYTES_MAX, options.handover_mb_max * MIB // 2),
+                handover_bytes_max=options.handover_mb_max * MIB,
             ),
             coordinator=CoordinatorOptions(
-                commit_interval_ms=options.commit_interval_ms, stall_ms_max=options.stall_ms_max
+                commit_interval_ms=options.commit_interval_ms,
+                stall_ms_max=options.stall_ms_max,
+                attempts_max=options.attempts_max,
+                backoff=Backoff(options.retry_backoff_ms, options.retry_backoff_ms_max),
             ),
+            unit_records_max=options.unit_records_max,
+            unit_bytes_max=options.unit_mb_max * MIB,
             guarantee=_guarantee(name, options),
             state=options.state,
             open_store=open_store,
+            code_version=extension.versions.get(name, ""),
         ),
         tools,
         WorkerMetrics(name),
@@ -182,7 +188,7 @@ def assemble(
 def _guarantee(name: str, options: WorkerOptions) -> Guarantee:
     if name not in options.at_least_once:
         return "exactly-once"
-    if name in _EXACTLY_ONCE:
+    if name in EXACTLY_ONCE:
         raise OptionsRefused(
             f"role {name} is exactly once: clients and windows rely on it",
             remedy=f"Take {name} out of SLUICEGATE_WORKER__AT_LEAST_ONCE.",
@@ -190,9 +196,10 @@ def _guarantee(name: str, options: WorkerOptions) -> Guarantee:
     return "at-least-once"
 
 
-def _check_time_outs(name: str, options: WorkerOptions) -> None:
+def _check_bounds(name: str, options: WorkerOptions) -> None:
     """Look again, as a program of a user's own gives options without the settings' checks."""
     problems = time_out_problems(options, at_least_once=name in options.at_least_once)
+    problems += bound_problems(options)
     if problems:
         raise OptionsRefused("; ".join(problems))
 
@@ -205,16 +212,15 @@ def check_kinds(kinds: Iterable[Kind]) -> None:
         )
 
 
-def _web(options: WorkerOptions, number: int) -> dict[str, Any]:
+def _web(options: WorkerOptions) -> dict[str, Any]:
     if not options.web_port:
         return {"web_enabled": False}
-    port = options.web_port + number
-    _check_free(options.web_host, port)
+    _check_free(options.web_host, options.web_port)
     return {
         "web_enabled": True,
         "web_host": options.web_host,
         "web_bind": options.web_host,
-        "web_port": port,
+        "web_port": options.web_port,
     }
 
 

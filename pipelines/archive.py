@@ -20,7 +20,16 @@ from connectors.postgres.options import PostgresOptions
 from connectors.postgres.sink import CONNECTIONS_MAX, CONTENTS_MAX, ArchiveSink
 from connectors.threads import DaemonExecutor
 from pipelines.errors import OptionsRefused, PartitionReleased, WorkerStopped
-from schemas.topics import CONNECTIONS, LLM_ATTEMPTS, LLM_TASKS, LLM_WINDOWS, RECORDS, USAGE_WINDOWS
+from pipelines.gauges import SinkGauges
+from schemas.topics import (
+    CONNECTIONS,
+    LLM_ATTEMPTS,
+    LLM_CONTENTS,
+    LLM_TASKS,
+    LLM_WINDOWS,
+    RECORDS,
+    USAGE_WINDOWS,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -70,6 +79,7 @@ class Archive:
         self._sink = ArchiveSink(options)
         self._thread = DaemonExecutor(1, "archive")
         self._held: dict[tuple[str, int], _Held] = {}
+        self.counts = self._sink.counts
 
     def assigned(self, topic: str, topic_id: str, partition: int, start: int) -> int:
         """Claim a partition and return where to begin; blocks.
@@ -80,7 +90,11 @@ class Archive:
         Raises:
             SinkError: the database cannot be used; the worker's start says so.
         """
-        claim = self._thread.submit(self._sink.claim, topic, topic_id, partition, start).result()
+        try:
+            claim = self._thread.submit(self._sink.claim, topic, topic_id, partition, start).result()
+        except SinkError as error:
+            self.counts.failed(error)
+            raise
         self._held[topic, partition] = _Held(claim)
         return min(start, claim.next)
 
@@ -119,6 +133,7 @@ class Archive:
             try:
                 forgotten = await loop.run_in_executor(self._thread, forget, older_than_ms)
             except SinkError as error:
+                self.counts.failed(error)
                 log.warning("what is too old is not deleted yet", cause=str(error))
                 return
             if forgotten < at_once_max:
@@ -136,9 +151,11 @@ class Archive:
             return self._store_as(held, batch, table, settled)
         except FenceLost as error:
             # Never claimed again from here: if this worker slept, that would shut out the honest owner.
+            self.counts.failed(error)
             held.fenced, held.fenced_at = error, time.monotonic()
             raise _released(error, 0.0) from error
-        except SinkError:
+        except SinkError as error:
+            self.counts.failed(error)
             held.live = False  # a claim ends with its session
             raise
 
@@ -164,6 +181,7 @@ class Archive:
             try:
                 held.claim = self._sink.write(claim, _rows(table, batch.next_offset, rows, refused, settled))
             except SinkRefused as error:
+                self.counts.rows_refused += 1
                 record = rows.pop(error.row)[0]
                 refused.append(Refusal(record.offset, str(error)))
                 letters.append((record, _REFUSED, str(error)))
@@ -214,6 +232,7 @@ def register(app: RoleApp, tools: Tools, options: WorkerOptions) -> None:
     prefix = options.kafka.topic_prefix
     # One position a deployment: the prefix keeps two of them on one database apart.
     archive = Archive(PostgresOptions(options.postgres_dsn, sink=f"{prefix}archive"))
+    app.show(SinkGauges(app.role, archive.counts))
 
     def agent(spec: TopicSpec, name: str, table: str) -> None:
         source = app.source(
@@ -233,6 +252,7 @@ def register(app: RoleApp, tools: Tools, options: WorkerOptions) -> None:
     agent(RECORDS, "archive_streams", "streams")
     agent(USAGE_WINDOWS, "archive_usage", "usage_windows")
     agent(LLM_ATTEMPTS, "archive_attempts", "llm_attempts")
+    agent(LLM_CONTENTS, "archive_contents", "llm_contents")
     agent(LLM_WINDOWS, "archive_llm_windows", "llm_windows")
     agent(LLM_TASKS, "archive_tasks", "llm_tasks")
     agent(CONNECTIONS, "archive_connections", "connections")

@@ -57,8 +57,15 @@ class Called(NamedTuple):
 
     @classmethod
     def of_fields(cls, fields: Mapping[str, Any]) -> Called:
-        """Return the group of an attempt or a partial."""
-        return cls(*(fields[name] for name in cls._fields))
+        """Return the group of an attempt or a partial.
+
+        What was refused before a provider was chosen has a model of the client's own words, and perhaps a
+        prompt (version 0): as names of a group there could be any number of them.
+        """
+        group = cls(*(fields[name] for name in cls._fields))
+        if group.provider:
+            return group
+        return group._replace(model="", prompt=group.prompt if group.prompt_version else "")
 
     def _names(self) -> tuple[str, ...]:
         return (*self[:5], str(self.prompt_version))

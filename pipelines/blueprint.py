@@ -56,6 +56,8 @@ class Agent:
     store: StoreSchema = UNDECLARED
     late_to: TopicSpec | None = None
     """Where records go that come too late."""
+    idle_ms: int = 0
+    """After how much silence of a partition its time goes on without a record; 0 = never."""
 
     @property
     def appends(self) -> tuple[TopicSpec, ...]:
@@ -124,7 +126,7 @@ def agents_of(sources: Mapping[str, Source]) -> list[Agent]:
     return [
         Agent(
             source.agent, source.spec, source.writes, source.changelog, source.open_deadline is not None,
-            source.sink, source.store, source.late_to,
+            source.sink, source.store, source.late_to, source.on_idle.after_ms if source.on_idle else 0,
         )
         for source in sources.values()
     ]  # fmt: skip

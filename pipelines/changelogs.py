@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from connectors.kafka.admin import describe_topics
 from connectors.kafka.errors import TopicMismatch
+from schemas.topics import TOMBSTONES_MS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -14,6 +15,32 @@ if TYPE_CHECKING:
     from pipelines.partitions import Source
     from schemas.topics import TopicSpec
     from state.schema import StoreSchema
+
+
+class Retention(NamedTuple):
+    """How long a changelog keeps what, milliseconds."""
+
+    records_ms: int
+    """``retention.ms``, 0 where ``retention.bytes`` bounds it, too: a record may go at any age then; -1 = for
+    ever: nothing but an operator takes its beginning."""
+    tombstones_ms: int
+    """``delete.retention.ms``. An older store may have missed some: what was deleted would stand in it."""
+
+    @classmethod
+    def declared(cls, changelog: TopicSpec) -> Retention:
+        """Return what a topic is to keep by its declaration."""
+        return cls(changelog.retention_ms if "delete" in changelog.cleanup else -1, TOMBSTONES_MS)
+
+    @classmethod
+    def of(cls, config: Mapping[str, str]) -> Retention:
+        """Return what a topic keeps by its configuration, as the broker has it."""
+        if "delete" not in config["cleanup.policy"]:
+            records_ms = -1
+        elif int(config["retention.bytes"]) >= 0:
+            records_ms = 0
+        else:
+            records_ms = int(config["retention.ms"])
+        return cls(records_ms, int(config["delete.retention.ms"]))
 
 
 def keeps_too_little(cleanup: str, retention_ms: int, store: StoreSchema) -> str:
@@ -33,8 +60,8 @@ def keeps_too_little(cleanup: str, retention_ms: int, store: StoreSchema) -> str
     return ""
 
 
-def tombstones_of(kafka: KafkaOptions, sources: Iterable[Source]) -> Mapping[str, int]:
-    """Return how long each changelog keeps tombstones, milliseconds, by full name; those that exist alone.
+def retention_of(kafka: KafkaOptions, sources: Iterable[Source]) -> Mapping[str, Retention]:
+    """Return how long each changelog keeps what, by full name; those that exist alone.
 
     Raises:
         TopicMismatch: one deletes what its store needs, or is not cleaned up as its agent declares.
@@ -65,5 +92,5 @@ def tombstones_of(kafka: KafkaOptions, sources: Iterable[Source]) -> Mapping[str
                 f"'{','.join(f'{key}=[{config[key]}]' for key in keys)}'. What was deleted is gone: "
                 "runbooks/checkpoint-failure.md.",
             )
-        found[state.name] = int(state.config["delete.retention.ms"])
+        found[state.name] = Retention.of(state.config)
     return found

@@ -39,11 +39,15 @@ class Finding(NamedTuple):
     """One thing that was looked at."""
 
     what: str
-    """``kinds``, ``schemas``, ``topics``, ``co-partitioning``, ``access`` or ``state``."""
+    """``kinds``, ``schemas``, ``topics``, ``co-partitioning``, ``access``, ``state`` or ``clocks``."""
     role: str
     """Empty = all of them."""
     problem: str
     """Empty = none."""
+    warning: str = ""
+    """What keeps nothing from starting; empty = nothing."""
+    after: str = ""
+    """Migrations to be applied before, with commas between them: it fits then."""
 
 
 def check(blueprints: Sequence[Blueprint], extension: Extension, options: WorkerOptions) -> Iterator[Finding]:
@@ -147,25 +151,29 @@ def _role(one: Blueprint, extension: Extension, options: WorkerOptions, roster: 
     else:
         yield Finding("access", one.role, "")
     generation = extension.generation(one.role)
+    stores = {
+        changelog_of(agent.changelog, generation): agent
+        for agent in one.agents
+        if agent.changelog is not None
+    }
     deployment = Deployment(
         one.role,
-        {
-            changelog_of(agent.changelog, generation): agent.store
-            for agent in one.agents
-            if agent.changelog is not None
-        },
+        {changelog: agent.store for changelog, agent in stores.items()},
         kafka=options.kafka,
         roster=roster,
+        inputs={changelog: agent.reads for changelog, agent in stores.items()},
         migrations=[
             replace(each, changelog=changelog_of(each.changelog, generation)) for each in extension.migrations
         ],
         generation=generation,
     )
     try:
-        state = deployment.problems()
+        first = deployment.to_apply(options.migrate.split(","))
+        state = deployment.problems(first)
     except UnknownType:  # of a deployment that never ran: its schema comes with the first start
-        state = []
-    yield Finding("state", one.role, "; ".join(state))
+        first, state = [], []
+    names = "" if state else ",".join(migration.name for migration in first)
+    yield Finding("state", one.role, "; ".join(state), after=names)
 
 
 def topics_of(agents: Sequence[Agent]) -> list[TopicSpec]:

@@ -26,15 +26,19 @@ class RowDecoder:
     """
 
     def __init__(self, codec: WireCodec, subject: str = EVENT) -> None:
+        self._columns: BatchReader | None
         self._one: Callable[[bytes], Any] = codec.decode_event
         self._rows: Callable[[Any], Iterable[Any]] = _events
         if subject != EVENT:
             self._one = lambda value: codec.decode(value, subject)
             self._rows = lambda batch: batch.to_pylist()
         try:
-            self._columns: BatchReader | None = BatchReader(codec, subject)
-        except ValueError:  # it has fields that are no plain columns
+            columns = BatchReader(codec, subject)
+        except ValueError:  # it holds itself: no record of it can be read, which each is told by itself
             self._columns = None
+        else:
+            # Arrow gives a map back as pairs, with all that were written under one name.
+            self._columns = None if columns.by_row or columns.has_maps else columns
 
     def __call__(self, records: Sequence[Record]) -> list[Any]:
         """Return what each record decodes to.

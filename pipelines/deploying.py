@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from connectors.kafka.admin import partition_counts
+from connectors.kafka.idle import FollowedIdle
 from pipelines.blueprint import agents_of
 from pipelines.deployment import Deployment
 from pipelines.generations import between, changelog_of, group_of, held_back
@@ -31,6 +32,7 @@ def deploy(app: RoleApp, roster: Roster, options: WorkerOptions, extension: Exte
 
     Raises:
         DeployRefused: it does not fit.
+        StateLost: a changelog was made anew.
         KafkaUnavailable, NotAuthorized: it cannot be asked.
     """
     generation = extension.generation(app.role)
@@ -59,6 +61,7 @@ def deploy(app: RoleApp, roster: Roster, options: WorkerOptions, extension: Exte
         {changelog: source.store for changelog, source in stores.items()},
         kafka=options.kafka,
         roster=roster,
+        inputs={changelog: source.spec for changelog, source in stores.items()},
         migrations=migrations,
         generation=generation,
         adopt=options.adopt,
@@ -67,7 +70,9 @@ def deploy(app: RoleApp, roster: Roster, options: WorkerOptions, extension: Exte
     app.engine.still_deployed = deployment.still_holds
     for name, source in app.sources.items():
         if source.changelog is not None:
-            app.sources[name] = replace(source, changelog=topics[changelog_of(source.changelog, generation)])
+            changelog = changelog_of(source.changelog, generation)
+            marked = changelog in deployment.marked
+            app.sources[name] = replace(source, changelog=topics[changelog], marked=marked)
     if deployment.rebuilds:
         _hold_back(app, agents, roster, options, generation)
 
@@ -87,6 +92,8 @@ def _hold_back(
     app.bounds = Bounds(
         options.kafka, group_of(prefix, app.role, live), {topic: counts[topic] for topic in outer}
     )
-    for name, source in app.sources.items():  # time is moved by the one that runs
-        app.sources[name] = replace(source, open_deadline=None)
+    app.engine.idle = FollowedIdle(app.engine.reader, app.engine.tails, app.bounds.silence_of)
+    for name, source in app.sources.items():  # time is moved by the one that runs: its ticks and its silences
+        on_idle = source.on_idle if name in outer else None
+        app.sources[name] = replace(source, open_deadline=None, on_idle=on_idle)
     log.warning("generation is built beside the one that runs", role=app.role, generation=generation)

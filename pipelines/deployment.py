@@ -19,6 +19,7 @@ from connectors.kafka.roster import store_of
 from pipelines.errors import DeployRefused, PartitionReleased
 from pipelines.generations import FIRST, group_of
 from schemas.topics import DEPLOYED
+from state.errors import StateLost
 from state.schema import StoreSchema, differences
 
 if TYPE_CHECKING:
@@ -44,13 +45,15 @@ class Deployment:
         *,
         kafka: KafkaOptions,
         roster: Roster,
+        inputs: Mapping[TopicSpec, TopicSpec],
         migrations: Sequence[Migration] = (),
         generation: int = FIRST,
         adopt: bool = False,
     ) -> None:
         """Take the stores by their changelogs, as this generation of the code names them.
 
-        ``adopt``: an operator says that this code is the one that wrote them, where no record does.
+        ``inputs``: what the agent behind each changelog reads. ``adopt``: an operator says that this code is
+        the one that wrote them, where no record does.
         """
         self.role = role
         self.generation = generation
@@ -60,14 +63,18 @@ class Deployment:
         self._kafka = kafka
         self._roster = roster
         self._migrations = migrations
+        self._inputs = inputs
         self._adopt = adopt
         self._admitted: object = None
+        self.marked: frozenset[TopicSpec] = frozenset()
+        """Changelogs, as the code names them, on record to have begun with a mark; set by ``admit``."""
 
     def admit(self) -> dict[TopicSpec, TopicSpec]:
         """Hold the code against the record and complete it; returns the topic that each changelog is now.
 
         Raises:
             DeployRefused: it does not fit; says what differs, where, and what to do.
+            StateLost: a changelog that deletes is another topic than the one on record.
             KafkaUnavailable, NotAuthorized: it cannot be asked.
         """
         if not self._roster.is_there():
@@ -81,17 +88,34 @@ class Deployment:
         self._admitted = self._essence(row)
         if row is not None and row["candidate"] == self.generation:
             self.rebuilds = row["attempt"]
+        kept = {changelog: store_of(row, changelog.name) for changelog in self.stores}
+        self.marked = frozenset(changelog for changelog, store in kept.items() if store and store["marked"])
         return {changelog: self._now(row, changelog) for changelog in self.stores}
 
-    def problems(self) -> list[str]:
-        """Return why the code would be refused; empty = it fits. Changes nothing; raises as ``admit``."""
+    def problems(self, after: Sequence[Migration] = ()) -> list[str]:
+        """Return why the code would be refused; empty = it fits. Changes nothing; raises as ``admit``.
+
+        ``after``: those of the role's migrations that are applied before, in their order.
+        """
         try:
             if self.stores and not self._roster.is_there():
                 self._check_first_use()
-            self._completed(self._roster.read().get(self.role))
-        except DeployRefused as refused:
+            self._completed(self._migrated(self._roster.read().get(self.role), after))
+        except (DeployRefused, StateLost) as refused:
             return [f"{refused}. {refused.remedy}"]
         return []
+
+    def to_apply(self, names: Sequence[str]) -> list[Migration]:
+        """Return the migrations of these names that apply now, in their order; raises as ``admit``."""
+        row = self._roster.read().get(self.role)
+        found = []
+        for one in [each for name in names for each in self._migrations if each.name == name]:
+            kept = store_of(row, one.changelog.name)
+            begun = kept is not None and one.name == kept["migration"]
+            if kept is not None and (begun or (kept["version"], kept["migration"]) == (one.from_version, "")):
+                found.append(one)
+                row = self._migrated(row, [one])
+        return found
 
     def still_holds(self) -> None:
         """See that nothing of it has changed since ``admit``.
@@ -171,9 +195,15 @@ class Deployment:
                     remedy="State is gone: see runbooks/checkpoint-failure.md, State that is gone.",
                 )
             if kept is None or kept["topic_id"] != ids.get(topic):
-                # Of a changelog that was made anew nothing is left to fit; that it is, the restore tells.
+                # Of a changelog that was made anew nothing is left to fit; that it is, the restore tells
+                # where it must begin with its mark.
+                if kept is not None and "delete" in changelog.cleanup:
+                    self._check_unhandled(changelog, topic, kept["topic_id"], ids.get(topic, ""))
                 stores[changelog.name] = new_store(
-                    changelog.name, topic=self._now(row, changelog).name, code=code
+                    changelog.name,
+                    topic=self._now(row, changelog).name,
+                    code=code,
+                    marked=self._begins_marked(changelog, kept),
                 )
                 stores[changelog.name]["topic_id"] = ids.get(topic, "")
             else:
@@ -182,6 +212,18 @@ class Deployment:
                     stores[changelog.name] = {**kept, "parts": code.text()}
         after = {**row, "stores": list(stores.values())}
         return after if after == row else {**after, "by": worker_name(), "reason": "first start of a store"}
+
+    def _migrated(self, row: Row | None, migrations: Sequence[Migration]) -> Row | None:
+        """Return the record as it would be after migrations; a store has the form then that its code says."""
+        if row is None:
+            return None
+        by_name = {changelog.name: code for changelog, code in self.stores.items()}
+        stores = {store["changelog"]: store for store in row["stores"]}
+        for one in migrations:
+            name = one.changelog.name
+            parts = by_name[name].text() if name in by_name else stores[name]["parts"]
+            stores[name] = {**stores[name], "version": one.to_version, "parts": parts, "migration": ""}
+        return {**row, "stores": list(stores.values())}
 
     def _check_first_use(self) -> None:
         """Refuse a role that has handled input where nothing says by which code: it is no first use."""
@@ -195,6 +237,35 @@ class Deployment:
             remedy="If the topic is missing, `sluicegate topics create`; if it was lost, restore it. If "
             f"this code ran last, say so once: `sluicegate worker --roles {self.role} --adopt`.",
         )
+
+    def _check_unhandled(self, changelog: TopicSpec, topic: str, was: str, now: str) -> None:
+        """Raise StateLost if a changelog is another topic than it was, and its group has an offset."""
+        if not was or self._adopt:
+            return
+        if (handled := self._handled(changelog)) is not None:
+            partition, offset = handled
+            raise StateLost(
+                f"changelog {topic} was deleted or made anew (was {was}, is {now or 'not there'}), but "
+                f"its group has handled the input up to offset {offset} of partition {partition}: state "
+                "is gone"
+            )
+
+    def _begins_marked(self, changelog: TopicSpec, kept: Row | None) -> bool:
+        """Say whether a store that is put on record has a mark, or gets one by each partition's first start.
+
+        Where its input was handled, it must have been one of ours that is on record as such: what an operator
+        adopts, and what a version before the marks began, may have none.
+        """
+        if self._handled(changelog) is None:
+            return True
+        return not self._adopt and (kept is None or bool(kept["marked"]))
+
+    def _handled(self, changelog: TopicSpec) -> tuple[int, int] | None:
+        """Return a partition of a store's input that has an offset, and that offset; None = none has."""
+        group = group_of(self._kafka.topic_prefix, self.role, self.generation)
+        reads = self._named(self._inputs[changelog])
+        offsets = committed_offsets(self._kafka, group)
+        return next(((part, offset) for (name, part), offset in offsets.items() if name == reads), None)
 
     def _check_generation(self, row: Row) -> None:
         mine, live, candidate = self.generation, row["generation"], row["candidate"]
@@ -287,11 +358,14 @@ def new_row(role: str, generation: int = FIRST) -> Row:
     }  # fmt: skip
 
 
-def new_store(changelog: str, *, topic: str, code: StoreSchema) -> Row:
-    """Return the record of a store; its topic's identity is the caller's to add."""
+def new_store(changelog: str, *, topic: str, code: StoreSchema, marked: bool) -> Row:
+    """Return the record of a store; its topic's identity is the caller's to add.
+
+    ``marked``: the topic has, or gets, a mark before the first unit of work (``connectors/kafka/birth.py``).
+    """
     return {
         "changelog": changelog, "topic": topic, "topic_id": "", "version": code.version, "parts": code.text(),
-        "migration": "", "target": "",
+        "migration": "", "target": "", "marked": marked,
     }  # fmt: skip
 
 

@@ -5,20 +5,22 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from connectors.kafka.at_least_once import AtLeastOnce
 from connectors.kafka.decoding import DecodeGuard
 from connectors.kafka.hot_keys import HotKeys
+from connectors.kafka.idle import IdleTime
 from connectors.kafka.inflight import InFlight
 from connectors.kafka.owners import Owners
 from connectors.kafka.positions import PositionReader
+from connectors.kafka.tails import Tails
 from connectors.kafka.ticker import Ticker
 from connectors.kafka.transaction import KafkaTransaction
 from pipelines.late import LateEventMaker
 from pipelines.partitions import OpenStore, Partitions, open_rocks
 from state.budget import StateOptions
-from state.checkpoint import UnitOfWork
+from state.checkpoint import UNIT_BYTES_MAX, UNIT_RECORDS_MAX, UnitOfWork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -26,9 +28,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from connectors.kafka.chunk import SourcePartition
-    from connectors.kafka.consumer import ConsumerOptions, PollThread
+    from connectors.kafka.consumer import PollThread
+    from connectors.kafka.membership import ConsumerOptions
     from connectors.kafka.options import KafkaOptions
     from connectors.kafka.ports import CoordinatorOptions
+    from pipelines.changelogs import Retention
     from pipelines.metrics import WorkerMetrics
     from pipelines.partitions import Source
     from pipelines.tools import Tools
@@ -37,6 +41,8 @@ if TYPE_CHECKING:
 
 Guarantee = Literal["exactly-once", "at-least-once"]
 """What an event has on its agent's outputs and state: one effect, or at least one (docs/guarantees.md)."""
+
+_TAILS_MAX: Final = 32  # each is a fetch of some 20 ms, and a look is every 5 s (role.py)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +56,13 @@ class EngineOptions:
     state_dir: Path
     consumer: ConsumerOptions
     coordinator: CoordinatorOptions
+    unit_records_max: int = UNIT_RECORDS_MAX
+    unit_bytes_max: int = UNIT_BYTES_MAX
     guarantee: Guarantee = "exactly-once"
     state: StateOptions = field(default_factory=StateOptions)
     open_store: OpenStore = open_rocks
+    code_version: str = ""
+    """Of the agents, for their dead letters; empty = ours."""
 
 
 class Engine:
@@ -65,17 +75,22 @@ class Engine:
         self.leaving = threading.Event()
         """Set when the worker must end soon, whether Kafka answers or not."""
         self._tools = tools
-        self._reader = PositionReader(options.kafka, options.group)
+        self.reader = PositionReader(options.kafka, options.group)
         self.transaction = self._transaction()
-        self.unit = UnitOfWork(self.transaction, self.topic_id)
+        self.unit = UnitOfWork(
+            self.transaction, self.topic_id, options.unit_records_max, options.unit_bytes_max
+        )
         self.hot_keys = HotKeys()
         self.owners = Owners(options.kafka, options.group)
         self.ticker = Ticker(options.kafka, tools.codec.encode_event)
+        self.tails = Tails(options.kafka)
+        self.idle = IdleTime(self.reader, self.tails)
+        self._asked_s: dict[SourcePartition, float] = {}
         self.partitions: Partitions
         self.in_flight: InFlight
         self.guard: DecodeGuard
-        self.tombstones_ms: Mapping[str, int] = {}
-        """How long each changelog keeps tombstones, by full name; set by the composition root."""
+        self.retention: Mapping[str, Retention] = {}
+        """How long each changelog keeps what, by full name; set by the composition root."""
         self.still_deployed: Callable[[], None] = lambda: None
         """Raises if this code is not what is deployed any more; set by the composition root."""
 
@@ -89,18 +104,24 @@ class Engine:
         self.partitions = Partitions(
             kafka=self.options.kafka,
             sources=sources,
-            reader=self._reader,
+            reader=self.reader,
             unit=self.unit,
             ticker=self.ticker,
-            letters=self._tools.dead_letters(),
+            letters=self._tools.dead_letters(self.options.code_version),
             late=lambda topic: LateEventMaker(self._tools.codec, topic),
             state_dir=self.options.state_dir,
             begin_at=self.transaction.begin_at if isinstance(self.transaction, AtLeastOnce) else None,
             still_deployed=self.still_deployed,
-            tombstones_ms=self.tombstones_ms,
+            retention=self.retention,
             state=self.options.state,
             open_store=self.options.open_store,
+            on_closed=self._closed,
         )
+        self.idle.steps = {topic: each.on_idle for topic, each in sources.items() if each.on_idle is not None}
+        self.idle.note = self._note
+        self.idle.on_failed = lambda at: self.metrics.idle_failed(sources[at.topic].agent, at.topic)
+        for topic in self.idle.steps:
+            self.metrics.idle_failed(sources[topic].agent, topic, times=0)
         decoding = InFlight(self.options.state_dir, "DECODING")
         # A crash while decoding is not the agents' doing, whatever they had in hand.
         self.in_flight = InFlight(self.options.state_dir, believed=not decoding.found)
@@ -115,24 +136,49 @@ class Engine:
         ``progress`` has where it stands, and since when, microseconds: the append time of the last record
         that was handled, or when the partition was given to us, if none was yet.
 
+        Where nothing but markers of transactions follows, it is not behind. A look asks that of at most 32,
+        those first that were asked longest ago; the others are taken to be behind until their turn.
+
         Raises:
             KafkaUnavailable: no answer.
+            NotAuthorized: an ACL is missing.
         """
-        found = {}
-        for source, (committed, handled_us) in progress.items():
-            records = max(self._reader.stable_end(*source) - committed, 0)
-            seconds = time.time() - handled_us / 1_000_000 if records else 0.0
-            found[source.topic, source.partition] = (records, max(seconds, 0.0))
-        return found
+        ends = {source: self.reader.stable_end(*source) for source in progress}
+        left = {source: max(ends[source] - at, 0) for source, (at, _) in progress.items()}
+        unknown = []
+        for source, (at, _) in progress.items():
+            if self.tails.knows_empty(source, at, ends[source]):
+                left[source] = 0
+            else:
+                unknown.append(source)
+        unknown.sort(key=lambda source: self._asked_s.get(source, 0.0))
+        for source in unknown[:_TAILS_MAX]:
+            self._asked_s[source] = time.monotonic()
+            if self.tails.is_empty(source, progress[source][0], ends[source]):
+                left[source] = 0
+        now = time.time()
+        return {
+            (source.topic, source.partition): (
+                left[source],
+                max(now - handled_us / 1_000_000, 0.0) if left[source] else 0.0,
+            )
+            for source, (_, handled_us) in progress.items()
+        }
 
-    def close(self) -> None:
-        """Close what ``open`` opened; after the coordinator has stopped."""
+    def close(self, *, abandoned: bool = False) -> None:
+        """Close what ``open`` opened; after the coordinator has stopped.
+
+        ``abandoned``: its last unit did not end. The unit's thread may be at work in a store, which native
+        code must not close under it: stores are left as a kill leaves them, the process ends.
+        """
         self.leaving.set()
         self.transaction.close()
         self.ticker.close()
-        if hasattr(self, "partitions"):
+        self.idle.close()
+        if hasattr(self, "partitions") and not abandoned:
             self.partitions.close_stores()
-        self._reader.close()
+        self.tails.close()
+        self.reader.close()
 
     def _transaction(self) -> KafkaTransaction | AtLeastOnce:
         options = self.options
@@ -152,6 +198,15 @@ class Engine:
             leaving=self.leaving,
         )
 
+    def _closed(self, source: Any) -> None:
+        """Know no more of a partition that is another's now."""
+        self.idle.forget(source)
+        self.tails.forget(source)
+        self._asked_s.pop(source, None)
+
+    def _note(self, source: Any, position: int, note: str) -> None:
+        self.unit.advance(source, position, 0, note)
+
     def _commit_offsets(self, offsets: Any) -> Future[None]:
         assert self.poller is not None
         return self.poller.commit(offsets)
@@ -161,9 +216,9 @@ class Engine:
         return self.poller.group_metadata
 
     def _committed_unit(self, source: Any) -> int | None:
-        committed = self._reader.committed(source.topic, source.partition, self.leaving)
+        committed = self.reader.committed(source.topic, source.partition, self.leaving)
         return None if committed is None else committed.unit
 
     def topic_id(self, spec: TopicSpec) -> str:
         """Return a topic's identity; raises as ``PositionReader.topic_id``."""
-        return self._reader.topic_id(spec.named(self.options.kafka.topic_prefix))
+        return self.reader.topic_id(spec.named(self.options.kafka.topic_prefix))

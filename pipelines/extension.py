@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, fields
+from hashlib import sha256
 from importlib.util import module_from_spec, spec_from_file_location
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +58,9 @@ class Extension:
     generations: Mapping[str, int] = field(default_factory=dict)
     """By role; one that is not named is of the first."""
 
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Of the code, by role."""
+
     def generation(self, role: str) -> int:
         """Return which generation of a role this code is."""
         return self.generations.get(role, FIRST)
@@ -90,11 +94,13 @@ def load(folder: Path | None) -> Extension:
     access: dict[str, Access] = {}
     migrations: list[Migration] = []
     generations: dict[str, int] = {}
+    versions: dict[str, str] = {}
     for file in sorted(folder.glob("[!_]*.py")):
         module = _imported(file)
         roles[file.stem] = (_register(module, file),)
         access[file.stem] = _access(module, file)
         generations[file.stem] = _generation(module, file)
+        versions[file.stem] = _version(module, file)
         migrations += _declared(module, "MIGRATIONS", Migration, file)
         for spec in _declared(module, "TOPICS", TopicSpec, file):
             if spec.name in {ours.name for ours in TOPICS} or topics.setdefault(spec.name, spec) != spec:
@@ -117,6 +123,7 @@ def load(folder: Path | None) -> Extension:
         access,
         tuple(migrations),
         generations,
+        versions,
     )
 
 
@@ -153,6 +160,12 @@ def _generation(module: ModuleType, file: Path) -> int:
     if not isinstance(generation, int) or not FIRST <= generation < 10_000:
         raise AgentRefused(file, f"GENERATION is {generation!r}, and must be a number from 1 to 9999")
     return generation
+
+
+def _version(module: ModuleType, file: Path) -> str:
+    """What a module says of itself, or else the beginning of the SHA-256 of its file."""
+    given = str(getattr(module, "__version__", ""))
+    return given or f"sha256:{sha256(file.read_bytes()).hexdigest()[:12]}"
 
 
 def _check_pages(kind: Kind, folder: Path, file: Path) -> None:

@@ -8,6 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Protocol, Self
 
 from schemas.envelope import LONG_MAX
+from schemas.usage import cost_of_usage
 from state.binary import CorruptValue, pack_texts, unpack_text
 
 if TYPE_CHECKING:
@@ -207,8 +208,8 @@ class Figures(Sums):
         self.revision += 1
 
     def add(self, usage: Mapping[str, Any]) -> None:
-        """Take in a usage event's payload; a cost of null is unknown, which is not 0."""
-        cost, latency_ms = usage["cost_nanos"], usage["latency_ms"]
+        """Take in a usage event's payload; a cost that is unknown is not 0."""
+        cost, latency_ms = cost_of_usage(usage), usage["latency_ms"]
         self.sum_up(
             calls=usage["calls"], errors=usage["errors"], input_tokens=usage["input_tokens"],
             output_tokens=usage["output_tokens"], cost_nanos=cost or 0, cost_unknown=int(cost is None),

@@ -1,10 +1,10 @@
-"""What Prometheus reads of a role when it asks: state, memory, restores and hot keys as they stand then."""
+"""What Prometheus reads of a role when it asks: state, memory, restores, hot keys and sinks as they are."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, SummaryMetricFamily
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
+    from connectors.postgres.claim import Counts
     from pipelines.engine import Engine
 
 _KEY_CHARACTERS_MAX: Final = 64
@@ -49,6 +50,7 @@ class EngineGauges(Collector):
             ("sluicegate_state_bytes", "State on disk.", "disk_bytes"),
             ("sluicegate_state_memtable_bytes", "State that is in memory alone.", "memtable_bytes"),
             ("sluicegate_state_keys", "Keys, as RocksDB estimates them.", "keys_estimate"),
+            ("sluicegate_state_set_aside_bytes", "State that could not be read, set aside.", "aside_bytes"),
         ):
             family = GaugeMetricFamily(name, text, labels=["role", "agent"])
             for agent, figures in stores.items():
@@ -82,6 +84,49 @@ class EngineGauges(Collector):
     def _of(self, family: Any, labels: tuple[str, ...], value: float) -> Any:
         family.add_metric([self._role, *labels], value)
         return family
+
+
+class SinkGauges(Collector):
+    """Reads what a sink to PostgreSQL has done since the process began."""
+
+    def __init__(self, role: str, counts: Counts) -> None:
+        self._role = role
+        self._counts = counts
+
+    def collect(self) -> Iterable[Metric]:
+        """Return all families; called for each answer of ``/metrics``."""
+        counts = self._counts
+        batches = SummaryMetricFamily(
+            "sluicegate_sink_batch_seconds",
+            "Batches committed in PostgreSQL, and their time from BEGIN to COMMIT.",
+            labels=["role"],
+        )
+        batches.add_metric([self._role], counts.batches, counts.seconds)
+        yield batches
+        for name, text, value in (
+            ("sluicegate_sink_rows", "Rows of these batches.", counts.rows_given),
+            (
+                "sluicegate_sink_rows_stored",
+                "Rows that were newer than what stood there.",
+                counts.rows_stored,
+            ),
+            ("sluicegate_sink_rows_refused", "Rows that PostgreSQL does not take.", counts.rows_refused),
+            (
+                "sluicegate_sink_characters_replaced",
+                "Characters that PostgreSQL's text cannot hold.",
+                counts.characters_replaced,
+            ),
+            ("sluicegate_sink_connections", "Connections made.", counts.connections),
+        ):
+            family = CounterMetricFamily(name, text, labels=["role"])
+            family.add_metric([self._role], value)
+            yield family
+        errors = CounterMetricFamily(
+            "sluicegate_sink_errors", "What PostgreSQL could not do, by error.", labels=["role", "error"]
+        )
+        for error, count in counts.errors.items():
+            errors.add_metric([self._role, error], count)
+        yield errors
 
 
 def _text(key: bytes) -> str:

@@ -74,6 +74,11 @@ class WorkerMetrics:
             registry=self.registry,
         )
         self._ticks = counter("sluicegate_ticks", "Ticks appended to idle partitions.").labels(role)
+        self._idle_failures = counter(
+            "sluicegate_idle_failures",
+            "Steps at silent partitions that failed; each is tried again.",
+            "agent", "topic",
+        )  # fmt: skip
         self._lag_records = Gauge(
             "sluicegate_lag_records",
             "Records between what is committed and the last stable offset.",
@@ -120,6 +125,10 @@ class WorkerMetrics:
     def ticked(self, ticks: int) -> None:
         """Count ticks."""
         self._ticks.inc(ticks)
+
+    def idle_failed(self, agent: str, topic: str, times: int = 1) -> None:
+        """Count failed steps at silent partitions; 0 = none yet: Prometheus sees it rise from there."""
+        self._idle_failures.labels(self._role, agent, topic).inc(times)
 
     def watch(self, collector: Collector) -> None:
         """Have what ``collector`` reads when asked be shown, too."""

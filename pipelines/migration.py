@@ -169,7 +169,17 @@ class StoreMigration:
         reader = PositionReader(self.kafka, self.group)
         try:
             for partition in range(target.partitions):
-                self._copy_partition(source, target, partition, store.partition(partition), rewriter, reader)
+                backend = store.partition(partition)
+                restoration = Restoration(
+                    self.kafka,
+                    reader,
+                    Restorer(self.kafka),
+                    source,
+                    partition,
+                    backend,
+                    marked=kept["marked"],
+                )
+                self._copy_partition(restoration, target, partition, backend, rewriter, reader)
         finally:
             reader.close()
             store.close()
@@ -177,7 +187,7 @@ class StoreMigration:
 
     def _copy_partition(
         self,
-        source: TopicSpec,
+        restoration: Restoration,
         target: TopicSpec,
         partition: int,
         backend: RocksBackend,
@@ -188,7 +198,6 @@ class StoreMigration:
         if progress.whole:
             return
         handled = reader.committed(self.input_topic.named(self.kafka.topic_prefix), partition)
-        restoration = Restoration(self.kafka, reader, Restorer(self.kafka), source, partition, backend)
         restoration.run(None if handled is None else handled.offset, threading.Event())
         if not progress.entries and handled is not None:
             # It begins as every changelog does; a second mark, of an attempt before, does no harm.
@@ -258,6 +267,7 @@ class StoreMigration:
                 {
                     **kept, "topic": topic, "topic_id": topic_ids(self.kafka, [full])[full],
                     "version": version, "parts": parts, "migration": "", "target": "",
+                    "marked": bool(target) or kept["marked"],
                 },
             )  # fmt: skip
 

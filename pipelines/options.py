@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
-from schemas.topics import DAY_MS
+from connectors.kafka.ports import HANDOVER_BYTES_MAX, QUEUE_BYTES_MAX, QUEUE_RECORDS_MAX
+from schemas.topics import DAY_MS, MIB
 from state.budget import StateOptions
+from state.checkpoint import UNIT_BYTES_MAX, UNIT_RECORDS_MAX
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from connectors.kafka.consumer import Assignment
+    from connectors.kafka.membership import Assignment
     from connectors.kafka.options import KafkaOptions
     from pipelines.state_page import Queries
+
+EXACTLY_ONCE: Final = ("ingest", "aggregate", "account")
+"""Roles that CONTRACT.md promises: seq without a hole or a double, and windows that add up. The archive has
+its own fence."""
+_APPEND_MB_PER_S: Final = 40
+"""What our broker acknowledged of a batch agent's changelog."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +39,20 @@ class WorkerOptions:
     max_poll_interval_ms: int = 60_000
     chunk_events_max: int = 2_000
     stall_ms_max: int = 5_000
+    unit_records_max: int = UNIT_RECORDS_MAX
+    unit_mb_max: int = UNIT_BYTES_MAX // MIB
+    """Of what one unit of work appends: see ``bound_problems``."""
+    handover_mb_max: int = HANDOVER_BYTES_MAX // MIB
+    """Handed over to a role's agents and not yet handled; as much is fetched ahead of it."""
+    attempts_max: int = 3
+    """Of an event that fails, before its agent's policy; an agent may say another number of itself."""
+    retry_backoff_ms: int = 100
+    retry_backoff_ms_max: int = 10_000
+    """The first pause before what failed is tried again, and the longest: each is twice the one before."""
     state: StateOptions = field(default_factory=StateOptions)
     web_host: str = "127.0.0.1"
     web_port: int = 0
+    """Of this process; 0 = none."""
     at_least_once: tuple[str, ...] = ()
     """Roles whose units of work are no transactions."""
     web_advertised_host: str = ""
@@ -55,12 +74,12 @@ class WorkerOptions:
     register_schemas: bool = True
 
 
-class TimeOuts(Protocol):
-    """Those of a worker that must fit together, in milliseconds; its settings and its options have them."""
+class Bounds(Protocol):
+    """Those of a worker that must fit together; its settings and its options have them."""
 
     @property
     def commit_interval_ms(self) -> int:
-        """Longest age of a unit of work that is open."""
+        """Longest age of a unit of work that is open, milliseconds, as are those that follow."""
 
     @property
     def stall_ms_max(self) -> int:
@@ -78,8 +97,24 @@ class TimeOuts(Protocol):
     def max_poll_interval_ms(self) -> int:
         """After which a member that does not poll is."""
 
+    @property
+    def retry_backoff_ms(self) -> int:
+        """The first pause after a failure."""
 
-def time_out_problems(given: TimeOuts, *, at_least_once: bool) -> list[str]:
+    @property
+    def retry_backoff_ms_max(self) -> int:
+        """The longest one."""
+
+    @property
+    def unit_records_max(self) -> int:
+        """Records, a number, at which a unit of work ends."""
+
+    @property
+    def unit_mb_max(self) -> int:
+        """And their MB."""
+
+
+def time_out_problems(given: Bounds, *, at_least_once: bool) -> list[str]:
     """Say under which of these time-outs a unit of work could be lost, or a member be taken for dead.
 
     A rebalance waits in the poll thread until the agents are done (``stall_ms_max``) and their unit has
@@ -110,5 +145,36 @@ def time_out_problems(given: TimeOuts, *, at_least_once: bool) -> list[str]:
             f"max_poll_interval_ms={given.max_poll_interval_ms} must be longer than stall_ms_max + {said} = "
             f"{needed}: a rebalance may wait so long for the last unit of work, and the group would evict "
             "the member meanwhile; raise it, or lower the others"
+        )
+    return problems
+
+
+def bound_problems(given: Bounds) -> list[str]:
+    """Say which bounds of a unit of work, and of retries, do not fit what they are bounded by themselves.
+
+    A unit is full once it has as much as its bounds, and each agent may still be at work on a chunk, so it
+    gets larger: half of the producer's queue is for that. It is appended within one transaction, from its
+    first record to the commit; one that never can be would be aborted and made again without an end.
+    """
+    problems = [
+        f"{name}={value} must be at most {bound}, half of what the producer queues: a unit of work gets "
+        "larger by the chunks that are in hand when it is full, and must find room; lower it"
+        for name, value, bound in (
+            ("unit_records_max", given.unit_records_max, QUEUE_RECORDS_MAX // 2),
+            ("unit_mb_max", given.unit_mb_max, QUEUE_BYTES_MAX // MIB // 2),
+        )
+        if value > bound
+    ]
+    needed = given.unit_mb_max * 1_000 // _APPEND_MB_PER_S
+    if needed > given.transaction_timeout_ms:
+        problems.append(
+            f"unit_mb_max={given.unit_mb_max} takes {needed} ms to append at {_APPEND_MB_PER_S} MB/s, and "
+            f"transaction_timeout_ms={given.transaction_timeout_ms} is shorter: the broker would abort each "
+            "full unit of work; lower the one, or raise the other"
+        )
+    if given.retry_backoff_ms > given.retry_backoff_ms_max:
+        problems.append(
+            f"retry_backoff_ms={given.retry_backoff_ms} must not be longer than "
+            f"retry_backoff_ms_max={given.retry_backoff_ms_max}: lower the one, or raise the other"
         )
     return problems

@@ -11,6 +11,7 @@ from pipelines.streams import Status
 from pipelines.verdicts import MADE, order_of
 from schemas import topics
 from schemas.envelope import CONTROL_TYPES, LONG_MAX, Event, split_key
+from schemas.usage import cost_of_usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -162,7 +163,7 @@ def _figure(stream: Stream, event: Event, fields: Mapping[str, Any]) -> None:
         stream.first_data_us = stream.first_data_us or event.time
         stream.last_data_us = max(stream.last_data_us, event.time)
     if event.type == "usage":
-        cost = fields.get("cost_nanos")
+        cost = cost_of_usage(fields)
         if cost is None:
             stream.cost_unknown_events += 1
         else:

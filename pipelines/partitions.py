@@ -12,7 +12,6 @@ import structlog
 
 from connectors.kafka.restore import Restorer
 from pipelines.restoration import Restoration
-from schemas.topics import TOMBSTONES_MS
 from state.effects import PartitionScope
 from state.errors import PositionLost, StateWithoutOffset
 from state.memory import MemoryBackend
@@ -25,11 +24,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from connectors.kafka.chunk import Chunker, SourcePartition
+    from connectors.kafka.idle import IdleStep
     from connectors.kafka.options import KafkaOptions
     from connectors.kafka.ports import FailurePolicy
     from connectors.kafka.positions import Committed, PositionReader
     from connectors.kafka.restore import Progress
     from connectors.kafka.ticker import Ticker
+    from pipelines.changelogs import Retention
     from pipelines.queries import Query
     from schemas.topics import TopicSpec
     from state.budget import StateOptions
@@ -62,6 +63,8 @@ class Source:
     on_revoked: Callable[[int], None] | None = None
     """Given the partition; on the loop."""
     on_failure: FailurePolicy = "dead-letter"
+    attempts_max: int | None = None
+    """How often an event is tried before that; None = as the worker's setting says."""
     query: Query | None = None
     """How the store is read from outside; None = it is not."""
     writes: tuple[TopicSpec, ...] = ()
@@ -70,6 +73,10 @@ class Source:
     """What it writes to outside of Kafka; empty = nothing."""
     store: StoreSchema = UNDECLARED
     """What stands in the agent's store; see ``state/schema.py``."""
+    on_idle: IdleStep | None = None
+    """What is done while nothing comes on a partition; None = nothing, its time stands still."""
+    marked: bool = True
+    """The changelog is on record to have begun with a mark; see ``Restoration``."""
 
 
 def open_rocks(folder: Path, memory: RocksMemory, stores: int) -> Store:
@@ -95,17 +102,19 @@ class Partitions:
         late: Callable[[TopicSpec], LateEvents],
         open_store: OpenStore = open_rocks,
         still_deployed: Callable[[], None] = lambda: None,
-        tombstones_ms: Mapping[str, int] | None = None,
+        retention: Mapping[str, Retention] | None = None,
+        on_closed: Callable[[SourcePartition], None] = lambda _where: None,
     ) -> None:
         self._kafka = kafka
         self._sources = sources
         self._reader = reader
         self._unit = unit
         self._ticker = ticker
+        self._on_closed = on_closed
         self._letters = letters
         self._state_dir = state_dir
         self._still_deployed = still_deployed
-        self._tombstones_ms = tombstones_ms or {}
+        self._retention = retention or {}
         self._begin_at = begin_at
         """Commits where a partition begins, before anything of it is handled. A transaction needs none."""
         self._late = {
@@ -200,8 +209,16 @@ class Partitions:
         self.opening.pop(where, None)
         self._backends.pop(where, None)
         self._ticker.forget(where)
+        self._on_closed(where)
         if source.on_revoked is not None:
             source.on_revoked(where.partition)
+
+    def lose(self, where: SourcePartition) -> None:
+        """Lose what the disk has of a partition that is not open here: it is restored from its changelog."""
+        assert where not in self._backends, "an open partition's state is its agent's"
+        source = self._sources[where.topic]
+        if source.changelog is not None:
+            self._backend(source, where.partition).clear()
 
     def backend(self, where: SourcePartition) -> Backend | None:
         """Return the committed data of a partition that is open here."""
@@ -245,9 +262,8 @@ class Partitions:
             source.changelog,
             where.partition,
             backend,
-            tombstones_ms=self._tombstones_ms.get(
-                source.changelog.named(self._kafka.topic_prefix), TOMBSTONES_MS
-            ),
+            retention=self._retention.get(source.changelog.named(self._kafka.topic_prefix)),
+            marked=source.marked,
         )
         has_state = restoration.run(None if committed is None else committed.offset, cancelled)
         if committed is not None or cancelled.is_set():

@@ -15,12 +15,14 @@ from connectors.kafka.chunk import SourcePartition
 from schemas.envelope import LONG_MAX
 from schemas.topics import partition_of
 from state.store import StagedView
+from state.watermark import BEGINNING_US
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from connectors.kafka.restore import Progress
     from pipelines.partitions import Source
+    from state.keyvalue import KeyValues
     from state.store import Backend, StateView
     from state.windows import TimeWindows
 
@@ -28,6 +30,7 @@ REDIRECTED: Final = "redirected"
 """Query parameter of an address that a worker sent the reader to: it is not sent on once more."""
 WINDOWS_MAX: Final = 1_000
 _HOUR_US: Final = 3_600_000_000
+_DIGITS_MAX: Final = 19  # of a number of 63 bits
 _RETRY_S_MAX: Final = 60
 
 
@@ -56,6 +59,18 @@ def value_query(read: Callable[[bytes], Any], stored: Callable[[bytes], bytes] =
 
     def answer(view: StateView, key: bytes, _span: Span) -> Any:
         value = view.get(stored(key))
+        return None if value is None else read(value)
+
+    return Query(answer)
+
+
+def key_value_query(
+    values: KeyValues, read: Callable[[bytes], Any], stored: Callable[[bytes], bytes] = lambda key: key
+) -> Query:
+    """Return a query of values that expire; one that has and that is not deleted yet is answered still."""
+
+    def answer(view: StateView, key: bytes, _span: Span) -> Any:
+        value = values.get(view, stored(key), BEGINNING_US)
         return None if value is None else read(value)
 
     return Query(answer)
@@ -172,11 +187,20 @@ class StateReader:
 
 def span_of(query: Mapping[str, str], now_us: int) -> Span:
     """Return what ``from`` and ``to`` say, µs since 1970; without them the last hour. Raises ValueError."""
-    to_us = int(query["to"]) if "to" in query else now_us
-    from_us = int(query["from"]) if "from" in query else to_us - _HOUR_US
+    to_us = _time_us(query, "to", now_us)
+    from_us = _time_us(query, "from", to_us - _HOUR_US)
     if not 0 <= from_us <= to_us <= LONG_MAX:
         raise ValueError(f"from {from_us} must be at least 0 and not after to {to_us}, of 63 bits at most")
     return Span(from_us, to_us)
+
+
+def _time_us(query: Mapping[str, str], name: str, default: int) -> int:
+    text = query.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) <= _DIGITS_MAX):
+        raise ValueError(f"{name} must be microseconds since 1970, a whole number of 63 bits at most")
+    return int(text)
 
 
 def _error(status: HTTPStatus, problem: str, **more: Any) -> Answer:

@@ -6,12 +6,21 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from schemas.record import Record
-from state.binary import CorruptValue, pack_texts, pack_time, unpack_text, unpack_time
+from schemas.record import UNREADABLE, Record, headers_bytes
+from state.binary import (
+    CorruptValue,
+    pack_headers,
+    pack_texts,
+    pack_time,
+    unpack_headers,
+    unpack_text,
+    unpack_time,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from schemas.record import Headers
     from state.store import StateView
 
 _HEAD: Final = struct.Struct(">qqqqq")
@@ -31,7 +40,7 @@ class Waiting:
     @property
     def size_bytes(self) -> int:
         """What counts against the bound of the buffer."""
-        return len(self.record.value or b"")
+        return len(self.record.value or b"") + headers_bytes(self.record.headers)
 
 
 class ReorderBuffer:
@@ -43,10 +52,12 @@ class ReorderBuffer:
     def put(self, view: StateView, key: bytes, waiting: Waiting) -> None:
         """Have an event wait."""
         record = waiting.record
-        head = _HEAD.pack(
-            record.offset, record.timestamp_us, waiting.at_us, waiting.arrived_us, waiting.epoch
-        )
-        view.put(self._at(key, waiting.seq), head + pack_texts(record.topic) + (record.value or b""))
+        offset, headers = record.offset, b""
+        if record.headers or record.headers is UNREADABLE:
+            offset, headers = ~offset, pack_headers(record.headers)  # no offset is below zero: they follow
+        head = _HEAD.pack(offset, record.timestamp_us, waiting.at_us, waiting.arrived_us, waiting.epoch)
+        data = head + pack_texts(record.topic) + headers + (record.value or b"")
+        view.put(self._at(key, waiting.seq), data)
 
     def get(self, view: StateView, partition: int, key: bytes, seq: int) -> Waiting | None:
         """Return the event that waits under ``seq``."""
@@ -82,5 +93,9 @@ def _read(partition: int, key: bytes, seq: int, data: bytes) -> Waiting:
         raise CorruptValue(f"waiting event {seq} of {key!r} has {len(data)} bytes")
     offset, timestamp_us, at_us, arrived_us, epoch = _HEAD.unpack_from(data)
     topic, at = unpack_text(data, _HEAD.size)
-    record = Record(topic, partition, offset, timestamp_us, key, data[at:])
+    headers: Headers = ()
+    if offset < 0:
+        offset = ~offset
+        headers, at = unpack_headers(data, at)
+    record = Record(topic, partition, offset, timestamp_us, key, data[at:], headers)
     return Waiting(seq, record, at_us, arrived_us, epoch)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from connectors.kafka.birth import is_birth, mark_birth
-from schemas.topics import TOMBSTONES_MS
+from pipelines.changelogs import Retention
 from state.errors import StateLost
 from state.store import Position
 
@@ -28,8 +28,8 @@ class Restoration:
     """One partition of one store, on its way from what is on the disk to the changelog's end.
 
     Args:
-        tombstones_ms: how long the changelog keeps tombstones (``delete.retention.ms``). An older store
-            may have missed some: what was deleted would stand in it for good.
+        retention: how long the changelog keeps what; None = as it is declared.
+        marked: False = one that deletes was begun by a version that wrote no mark, or that is not known.
     """
 
     def __init__(
@@ -41,7 +41,8 @@ class Restoration:
         partition: int,
         backend: Backend,
         *,
-        tombstones_ms: int = TOMBSTONES_MS,
+        retention: Retention | None = None,
+        marked: bool = True,
     ) -> None:
         self._kafka = kafka
         self._reader = reader
@@ -49,8 +50,8 @@ class Restoration:
         self._topic = changelog.named(kafka.topic_prefix)
         self._partition = partition
         self._backend = backend
-        self._tombstones_ms = tombstones_ms
-        self._marked = changelog.cleanup == "compact"  # one that also deletes loses its beginning in time
+        self._retention = retention or Retention.declared(changelog)
+        self._marked = marked or "delete" not in changelog.cleanup
         self._topic_id = ""
         self._began = False  # the first record was seen
         self._whole = False  # and it was the mark
@@ -59,8 +60,9 @@ class Restoration:
         """Restore; ``handled`` is the group's offset of the input. Returns whether there is any state.
 
         1. From a local position that can be trusted, read on; else 2. rebuild from the changelog's first
-        record. If the group has handled anything, that must be the mark of its beginning; the local data
-        is dropped only then: it may be the last whole copy.
+        record. If the group has handled anything, that must be the mark of its beginning, unless there was
+        none, or retention may have taken it; the local data is dropped only then: it may be the last whole
+        copy.
 
         Raises:
             StateLost: the changelog was deleted, made anew or cut.
@@ -69,30 +71,28 @@ class Restoration:
         self._topic_id = self._reader.topic_id(self._topic)
         low, high = self._reader.ends(self._topic, self._partition)
         position = self._backend.position()
-        lie = None if position is None else _lie(position, self._topic_id, low, high, self._tombstones_ms)
+        lie = None if position is None else self._lie(position, low, high)
         if position is not None and lie is None:
             self._restore(position.offset, high, self._write, cancelled)
+            self._stand_at(high, cancelled)
             return True
-        must_be_whole = self._marked and handled is not None
-        if lie is not None:
-            log.warning(
-                "local state is not used, rebuilding", topic=self._topic, partition=self._partition, cause=lie
-            )
+        must_be_whole = handled is not None and not self._may_lack_mark(position, low, high)
 
         def apply(changes: dict[bytes, bytes | None], next_offset: int) -> None:
             if not self._began:
                 self._begin(next(iter(changes)))
                 if must_be_whole and not self._whole:
-                    raise self._lost(f"begins at offset {low} without the mark of its beginning", handled)
-                self._backend.clear()
+                    what = f"begins at offset {low} without the mark of its beginning"
+                    raise self._lost(what, handled, lie)
+                self._drop(lie)
             self._write(changes, next_offset)
 
         self._restore(low, high, apply, cancelled)
         if not self._began and not cancelled.is_set():
             if must_be_whole:
-                raise self._lost(f"is empty ({low} to {high})", handled)
-            self._backend.clear()
-        return self._backend.position() is not None
+                raise self._lost(f"is empty ({low} to {high})", handled, lie)
+            self._drop(lie)
+        return self._stand_at(high, cancelled)
 
     def begin(self) -> None:
         """Mark the beginning of the changelog, unless it is there: nothing was handled yet.
@@ -100,7 +100,7 @@ class Restoration:
         Raises:
             KafkaUnavailable: it was not written.
         """
-        if self._marked and not self._whole:
+        if not self._whole:
             mark_birth(self._kafka, self._topic, self._partition)
 
     def _begin(self, key: bytes) -> None:
@@ -116,24 +116,74 @@ class Restoration:
             cancelled=cancelled,
         )
 
+    def _stand_at(self, high: int, cancelled: threading.Event) -> bool:
+        """Note that the changelog was read up to ``high``; returns whether there is any state.
+
+        Nothing but markers of transactions stands between the last change and ``high``. A position before
+        them would look, once retention has taken all, like one whose records were cut.
+        """
+        position = self._backend.position()
+        if position is not None and position.offset < high and not cancelled.is_set():
+            self._backend.write({}, Position(self._topic_id, high, _now_us()))
+        return position is not None
+
     def _write(self, changes: dict[bytes, bytes | None], next_offset: int) -> None:
         state = {key: value for key, value in changes.items() if not is_birth(key)}
         if state:  # the mark alone is no state
-            self._backend.write(state, Position(self._topic_id, next_offset, time.time_ns() // 1_000))
+            self._backend.write(state, Position(self._topic_id, next_offset, _now_us()))
 
-    def _lost(self, what: str, handled: int | None) -> StateLost:
+    def _drop(self, lie: str | None) -> None:
+        if lie is not None:
+            log.warning(
+                "local state is not used, rebuilding", topic=self._topic, partition=self._partition, cause=lie
+            )
+        self._backend.clear()
+
+    def _lie(self, position: Position, low: int, high: int) -> str | None:
+        """Say why a local position cannot be trusted, or None."""
+        if position.topic_id != self._topic_id:
+            return f"the changelog was made anew (was {position.topic_id}, is {self._topic_id})"
+        if not low <= position.offset <= high:
+            return f"position {position.offset} is outside of the changelog ({low} to {high})"
+        tombstones_ms = self._retention.tombstones_ms
+        # What stands at the last offset is still there, in the segment that no cleaner touches: the marker of
+        # the disk's own last unit, as a rule.
+        if position.offset < high - 1 and _age_ms(position) > tombstones_ms:
+            return f"position is older than the changelog keeps tombstones ({tombstones_ms} ms)"
+        return None
+
+    def _may_lack_mark(self, position: Position | None, low: int, high: int) -> bool:
+        """Say whether the log may be without its mark though nobody deleted, made anew or cut it.
+
+        Where none was written, that it was made anew is told by the record of the role (``Deployment``).
+        Where one was, retention may have taken it, with the log's beginning. It takes none of a log that
+        begins at 0, as one that was made anew does, and nothing that came behind a position that is younger
+        than it. Without a position it cannot be told from a cut.
+        """
+        if not self._marked and (
+            position is None or position.topic_id != self._topic_id or low <= position.offset <= high
+        ):
+            return True
+        keeps_ms = self._retention.records_ms
+        if keeps_ms < 0 or low == 0:
+            return False
+        if position is None:
+            return True
+        if position.topic_id != self._topic_id or position.offset > high:
+            return False
+        return position.offset >= low or _age_ms(position) > keeps_ms
+
+    def _lost(self, what: str, handled: int | None, lie: str | None) -> StateLost:
+        kept = "" if lie is None else f". What the disk has of it is left as it is: {lie}"
         return StateLost(
             f"changelog {self._topic}[{self._partition}] {what}, but its group has handled the input up to "
-            f"offset {handled}: state is gone",
+            f"offset {handled}: state is gone{kept}",
         )
 
 
-def _lie(position: Position, topic_id: str, low: int, high: int, tombstones_ms: int) -> str | None:
-    """Say why a local position cannot be trusted, or None."""
-    if position.topic_id != topic_id:
-        return f"the changelog was made anew (was {position.topic_id}, is {topic_id})"
-    if not low <= position.offset <= high:
-        return f"position {position.offset} is outside of the changelog ({low} to {high})"
-    if time.time_ns() // 1_000 - position.written_us > tombstones_ms * 1_000:
-        return f"position is older than the changelog keeps tombstones ({tombstones_ms} ms)"
-    return None
+def _now_us() -> int:
+    return time.time_ns() // 1_000
+
+
+def _age_ms(position: Position) -> int:
+    return (_now_us() - position.written_us) // 1_000

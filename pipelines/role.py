@@ -15,7 +15,8 @@ from faust.types.topics import TopicT
 from connectors.kafka.chunk import events_of
 from connectors.kafka.consumer import PollThread
 from connectors.kafka.coordinator import Coordinator
-from connectors.kafka.ports import FailurePolicy
+from connectors.kafka.idle import IdleStep
+from connectors.kafka.ports import ATTEMPTS_MAX, FailurePolicy
 from connectors.kafka.stream import Stream
 from connectors.threads import DaemonExecutor
 from pipelines.changelogs import keeps_too_little
@@ -32,6 +33,8 @@ from state.schema import UNDECLARED
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from concurrent.futures import Future
+
+    from prometheus_client.registry import Collector
 
     from connectors.kafka.chunk import Chunker, SourcePartition
     from connectors.kafka.isolation import Standstill
@@ -52,6 +55,7 @@ log = structlog.get_logger(__name__)
 
 _TICK_S = 0.5
 _LAG_S = 5.0
+_IDLE_MS_MIN = 100
 _DEPLOYED_S, _BOUNDS_S = 2.0, 1.0
 _TURNS = {"makes way": "generation makes way", "is live": "generation is live"}
 _ONE_READER = "one agent a topic and role; give the other a role of its own, or do both in one"
@@ -74,6 +78,7 @@ class RoleApp(faust.App):
         self.slot = slot  # held, and its folder locked, for as long as the app is
         self.sources: dict[str, Source] = {}
         self._readers: dict[str, str] = {}  # topic -> the agent function that iterates over it
+        self._shown: list[Collector] = []
         self.coordinator_or_none: Coordinator | None = None
         self.controls: Controls | None = None
         """What operators tell this role; set by the composition root before the start."""
@@ -106,6 +111,10 @@ class RoleApp(faust.App):
 
     # -- for agents -----------------------------------------------------------------------------------
 
+    def show(self, collector: Collector) -> None:
+        """Have ``/metrics`` show what ``collector`` reads, from the start on."""
+        self._shown.append(collector)
+
     def source(
         self,
         spec: TopicSpec,
@@ -122,21 +131,27 @@ class RoleApp(faust.App):
         writes: Sequence[TopicSpec] = (),
         sink: str = "",
         on_failure: FailurePolicy = "dead-letter",
+        attempts_max: int | None = None,
         query: Query | None = None,
+        on_idle: Callable[[Any, int], None] | None = None,
+        idle_ms: int = 10_000,
     ) -> Any:
         """Declare an agent's input topic, how it decodes, and the agent's store; returns a Faust topic.
 
         With ``decode`` the agent iterates over events, or over ``stream.batches()`` of them; with ``columns``
         over ``stream.record_batches()``, Arrow batches. One agent a topic and role. ``store`` says what
         stands in its state: the next deploy is held against it. ``writes`` and ``sink`` are where its effects
-        go, for `sluicegate topology` and the check at a start. ``pipelines.partitions.Source`` says more,
-        ``connectors.kafka.ports.FailurePolicy`` what becomes of an event that cannot be handled.
+        go, for `sluicegate topology` and the check at a start. ``on_idle(scope, silent_us)`` is called while
+        nothing comes on a partition, each ``idle_ms``, to move its event time on (``Watermark.idle``) and do
+        what falls due. ``pipelines.partitions.Source`` says more, ``connectors.kafka.ports.FailurePolicy``
+        what becomes of an event that cannot be handled after ``attempts_max`` attempts.
 
         Raises:
             ValueError: not exactly one of ``decode`` and ``columns``, no such policy, a changelog that has
                 not as many partitions as the input (state stands under the number of its partition) or whose
                 cleanup deletes what the store needs, an ``open_deadline`` on a topic that holds no events, as
-                a tick is one, a topic that another agent of the role reads, or a name that one has.
+                a tick is one, or beside an ``on_idle``, ``idle_ms`` below 100, ``attempts_max`` that is not
+                1 to 100, a topic that another agent of the role reads, or a name that one has.
         """
         wrong = ""
         if (decode is None) == (columns is None):
@@ -151,9 +166,15 @@ class RoleApp(faust.App):
         ):
             wrong = f"{changelog.name}: {lost}"
         elif open_deadline is not None and spec.subject != EVENT:
-            wrong = f"open_deadline has ticks appended, and {spec.name} holds no {EVENT}"
+            wrong = f"open_deadline has ticks appended, and {spec.name} holds no {EVENT}: give it on_idle"
+        elif open_deadline is not None and on_idle is not None:
+            wrong = "give either open_deadline or on_idle: time would be moved twice"
+        elif idle_ms < _IDLE_MS_MIN:
+            wrong = f"idle_ms={idle_ms} must be at least {_IDLE_MS_MIN}: each asks the broker"
         elif on_failure not in get_args(FailurePolicy):
             wrong = f"on_failure={on_failure!r} is none of {get_args(FailurePolicy)}"
+        elif attempts_max is not None and attempts_max not in range(1, ATTEMPTS_MAX + 1):
+            wrong = f"attempts_max={attempts_max!r} must be 1 to {ATTEMPTS_MAX}; left out, it is the worker's"
         if wrong or (wrong := self._taken(spec, agent)):
             raise ValueError(f"source of {agent}: {wrong}")
         name = spec.named(self.engine.options.kafka.topic_prefix)
@@ -169,10 +190,12 @@ class RoleApp(faust.App):
             on_assigned,
             on_revoked,
             on_failure,
+            attempts_max,
             query,
             tuple(writes),
             sink,
             store,
+            None if on_idle is None else IdleStep(idle_ms, on_idle),
         )
         return self.topic(name, value_type=bytes)
 
@@ -280,13 +303,19 @@ class RoleApp(faust.App):
         try:
             await asyncio.to_thread(self.engine.open, self.sources)
             self.engine.metrics.agents = {topic: source.agent for topic, source in self.sources.items()}
-            self.engine.metrics.watch(EngineGauges(self.role, self.engine))
+            for collector in (EngineGauges(self.role, self.engine), *self._shown):
+                self.engine.metrics.watch(collector)
         except Exception as error:
             self.fatal = error  # mode ends the worker with exit code 1, and says nothing
             raise
         self.coordinator_or_none = Coordinator(
             agents={topic: source.agent for topic, source in self.sources.items()},
             policies={topic: source.on_failure for topic, source in self.sources.items()},
+            attempts_max={
+                topic: source.attempts_max
+                for topic, source in self.sources.items()
+                if source.attempts_max is not None
+            },
             unit=self.engine.unit,
             partitions=self.engine.partitions,
             options=self.engine.options.coordinator,
@@ -302,6 +331,7 @@ class RoleApp(faust.App):
             self.engine.guard.judges = controls.skips_of
             await controls.start(self._on_controls)
         self.add_future(self._tick())
+        self.add_future(self._pass_time())
         self.add_future(self._follow_deployment())
         if self.bounds is not None:
             self.add_future(self._follow_bounds(self.bounds))
@@ -340,7 +370,8 @@ class RoleApp(faust.App):
             closing.result()
 
     def _close(self) -> None:
-        self.engine.close()
+        coordinator = self.coordinator_or_none
+        self.engine.close(abandoned=coordinator is not None and coordinator.abandoned)
         if self.bounds is not None:
             self.bounds.close()
         if self.deployment is not None:
@@ -364,6 +395,7 @@ class RoleApp(faust.App):
         coordinator.follow_pauses()
 
     def _on_committed(self, result: UnitResult) -> None:
+        self.engine.idle.committed(result.positions)
         self.engine.metrics.committed(result)
         self.sensed.committed(result)
         for where in self.coordinator.assignment:
@@ -382,6 +414,11 @@ class RoleApp(faust.App):
             self.coordinator.follow_pauses()
             self.sensed.settle()
             self.engine.metrics.ticked(self.engine.ticker.tick(self.coordinator.pauses.stopped))
+
+    async def _pass_time(self) -> None:
+        while self.engine.idle.steps and not self.should_stop:
+            await self.sleep(_TICK_S)
+            await self.engine.idle.look(self.coordinator)
 
     async def _follow_bounds(self, bounds: Bounds) -> None:
         """Ask how far the generation that runs is; on a thread of its own, for it may wait long."""

@@ -7,6 +7,7 @@ import time
 from http import HTTPStatus
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Final, Literal
+from urllib.parse import unquote_to_bytes
 
 from pipelines.queries import Answer, span_of
 from schemas.errors import SluicegateError
@@ -26,7 +27,7 @@ def add_state_page(app: RoleApp, queries: Queries, bound_to: str) -> None:
 
     @app.page("/state/{store}/{key:.+}")
     async def state(web: Any, request: Any, store: str, key: str) -> Any:
-        answer = refusal or _stranger(queries, request)
+        answer = refusal or _stranger(queries, request) or _no_text(request.rel_url.raw_path)
         if answer is None:
             answer = await _answer(app.reader, store, key, dict(request.query))
         return web.json(dict(answer.body), status=answer.status.value, headers=dict(answer.headers))
@@ -72,6 +73,15 @@ def _stranger(queries: Queries, request: Any) -> Answer | None:
     if queries == "network" or is_loopback(request.url.host or ""):
         return None
     return Answer(HTTPStatus.MISDIRECTED_REQUEST, {"error": f"Host {request.url.host!r} is not this machine"})
+
+
+def _no_text(raw_path: str) -> Answer | None:
+    """Refuse escapes that are no UTF-8: they would be left as they are, and another key be asked for."""
+    try:
+        unquote_to_bytes(raw_path).decode()
+    except UnicodeDecodeError:
+        return Answer(HTTPStatus.BAD_REQUEST, {"error": "the path's %-escapes are no UTF-8"})
+    return None
 
 
 def is_loopback(host: str) -> bool:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Final
+from operator import attrgetter
+from typing import Any, Final
 
-from state.binary import CorruptValue, pack_texts, unpack_text
+from state.binary import CorruptValue, pack_texts, unpack_text, unpack_texts
 
 STREAM: Final = b"s"
 """Prefix of streams in the store."""
@@ -122,13 +123,14 @@ class Stream:
 
 _VERSION: Final = 2
 _FLAG_NUMBERED, _FLAG_MEMBERS_GONE, _STATUS_SHIFT = 1, 2, 4
-_LONGS: Final = (
+_LONGS: Final = (  # in the order of the fields: a stream is made of them as they are read
     "next_seq", "expected", "epoch", "attempt", "opened_us", "first_data_us", "last_data_us", "last_event_us",
     "ended_us", "longest_silence_us", "started_at_us", "active_at_us", "idle_timeout_us", "total_timeout_us",
     "forget_at_us", "unlist_at_us", "alarm_us", "hole_alarm_us", "waiting", "waiting_bytes",
     "waiting_since_us", "total_bytes", "cost_nanos", "cost_known_events", "cost_unknown_events", "revision",
 )  # fmt: skip
 _HEAD: Final = struct.Struct(f">BB{len(_LONGS)}qBB")
+_NUMBERS: Final = attrgetter(*_LONGS)
 _COUNTS: Final = struct.Struct(">qq")
 
 
@@ -136,11 +138,11 @@ def write_stream(stream: Stream) -> bytes:
     """Return the stored form: version, flags, numbers, sizes of the lists, texts, counts by type."""
     flags = stream.status << _STATUS_SHIFT
     flags |= _FLAG_NUMBERED * stream.numbered | _FLAG_MEMBERS_GONE * stream.members_gone
-    numbers = [getattr(stream, name) for name in _LONGS]
+    upstream_ids, by_type = stream.upstream_ids, stream.by_type
     return b"".join((
-        _HEAD.pack(_VERSION, flags, *numbers, len(stream.upstream_ids), len(stream.by_type)),
-        pack_texts(stream.kind, stream.request_id, stream.task_id, stream.end_reason, *stream.upstream_ids),
-        *(pack_texts(name) + _COUNTS.pack(*counted) for name, counted in stream.by_type.items()),
+        _HEAD.pack(_VERSION, flags, *_NUMBERS(stream), len(upstream_ids), len(by_type)),
+        pack_texts(stream.kind, stream.request_id, stream.task_id, stream.end_reason, *upstream_ids),
+        *[pack_texts(name) + _COUNTS.pack(*counted) for name, counted in by_type.items()],
     ))  # fmt: skip
 
 
@@ -153,17 +155,12 @@ def read_stream(key: bytes, data: bytes) -> Stream:
     if len(data) < _HEAD.size or data[0] != _VERSION:
         raise CorruptValue(f"state of stream {key!r}: {len(data)} bytes of version {data[:1].hex()}")
     _, flags, *numbers, upstreams, types = _HEAD.unpack_from(data)
-    stream = Stream(key, "", Status(flags >> _STATUS_SHIFT), bool(flags & _FLAG_NUMBERED))
-    stream.members_gone = bool(flags & _FLAG_MEMBERS_GONE)
-    for name, number in zip(_LONGS, numbers, strict=True):
-        setattr(stream, name, number)
-    stream.kind, at = unpack_text(data, _HEAD.size)
-    stream.request_id, at = unpack_text(data, at)
-    stream.task_id, at = unpack_text(data, at)
-    stream.end_reason, at = unpack_text(data, at)
-    for _ in range(upstreams):
-        upstream_id, at = unpack_text(data, at)
-        stream.upstream_ids.append(upstream_id)
+    (kind, request_id, task_id, end_reason, *upstream_ids), at = unpack_texts(data, _HEAD.size, 4 + upstreams)
+    values: list[Any] = [
+        key, kind, Status(flags >> _STATUS_SHIFT), bool(flags & _FLAG_NUMBERED),
+        bool(flags & _FLAG_MEMBERS_GONE), *numbers, request_id, task_id, end_reason, upstream_ids,
+    ]  # fmt: skip
+    stream = Stream(*values)
     for _ in range(types):
         name, at = unpack_text(data, at)
         if at + _COUNTS.size > len(data):

@@ -15,6 +15,7 @@ from schemas import topics
 from schemas.envelope import LONG_MAX
 from schemas.errors import ContractError, WireError
 from schemas.tasks import is_root, upstream_of
+from schemas.usage import UNKNOWN, cost_of_usage
 from state.schema import StoreSchema, kv
 
 if TYPE_CHECKING:
@@ -69,8 +70,7 @@ def part_of_attempt(attempt: Mapping[str, Any]) -> Part:
 
 def part_of_usage(event: Mapping[str, Any], usage: Mapping[str, Any], task_id: str) -> Part:
     """Return a usage event of an upstream other than the ledger's as a part of its task."""
-    cost = usage["cost_nanos"]
-    estimated = usage["provenance"] == _ESTIMATED
+    estimated, cost = usage["provenance"] == _ESTIMATED, cost_of_usage(usage)
     return {
         "tenant": event["tenant"],
         "task_id": task_id,
@@ -84,6 +84,7 @@ def part_of_usage(event: Mapping[str, Any], usage: Mapping[str, Any], task_id: s
         "cost_unknown": int(cost is None),
         "input_tokens": usage["input_tokens"],
         "output_tokens": usage["output_tokens"],
+        "tokens_unknown": int(usage["provenance"] == UNKNOWN),
         "started_us": max(event["time"] - min(usage["latency_ms"], LONG_MAX // 1_000) * 1_000, 0),
         "time_us": event["time"],
     }

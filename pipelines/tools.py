@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow.compute as pc
+import structlog
 
 from connectors.kafka.columns import Columns, columns_of
 from pipelines.decoding import RowDecoder
@@ -17,7 +18,7 @@ from schemas.catalog import EVENT, PAYLOAD_PREFIX, subjects
 from schemas.envelope import INT_MAX, Event
 from schemas.errors import BadMagic, ContractError, WireError
 from schemas.letters import cut_note
-from schemas.record import Record
+from schemas.record import UNREADABLE, Record
 from schemas.topics import DEAD_LETTERS
 from schemas.wire import schema_id_of
 from state.effects import Append
@@ -32,9 +33,12 @@ if TYPE_CHECKING:
     from schemas.topics import TopicSpec
     from schemas.wire import WireCodec
 
+log = structlog.get_logger(__name__)
+
 _KEY_BYTES_MAX: Final = 1_024  # far above any key of ours, far below what a topic takes
 _NAME_CHARACTERS_MAX: Final = 256
 _DETAIL_CHARACTERS_MAX: Final = 4_096
+_VERSION_CHARACTERS_MAX: Final = 128
 # What a letter holds besides key and value: the texts, at most four bytes a character, a topic's name (249),
 # the version and the numbers.
 _REST_BYTES_MAX: Final = 4 * (_DETAIL_CHARACTERS_MAX + 2 * _NAME_CHARACTERS_MAX) + 1_024
@@ -89,16 +93,25 @@ class Tools:
         """Return a decoder of ``subject`` to dicts (None = a tombstone), errors among them as above."""
         return RowDecoder(self.codec, subject)
 
-    def columns(self, subject: str = EVENT) -> Chunker:
-        """Return what gives a batch agent the records of a flat ``subject`` as Arrow columns.
+    def columns(self, subject: str = EVENT, *, logical_types: bool = True) -> Chunker:
+        """Return what gives a batch agent the records of a ``subject`` as Arrow columns.
 
-        Of events the schemas of their payloads are fetched as well, as by ``decode_events``.
+        Which type of Arrow's each of Avro's is says ``schemas/arrow.py``; without ``logical_types`` a time is
+        the number that it is on the wire. Of events the schemas of their payloads are fetched as well, as by
+        ``decode_events``.
 
         Raises:
-            ValueError: the subject has fields that are no plain columns.
+            ValueError: the subject's schema holds itself.
             UnknownType: there is no schema to read it as.
         """
-        reader = BatchReader(self.codec, subject)
+
+        def by_row(schema_id: int, why: str) -> None:
+            log.info("records of a writer's schema become columns one by one", subject=subject,
+                     schema_id=schema_id, cause=why)  # fmt: skip
+
+        reader = BatchReader(self.codec, subject, logical_types=logical_types, on_rows=by_row)
+        if reader.by_row:
+            log.info("records become columns one by one, not at once", subject=subject, cause=reader.by_row)
 
         def decode(values: Sequence[bytes | None]) -> Columns:
             found = Columns(*reader.sort_out(values))
@@ -108,9 +121,9 @@ class Tools:
 
         return columns_of(decode)
 
-    def dead_letters(self) -> DeadLetterMaker:
-        """Return the maker of dead letters."""
-        return DeadLetterMaker(self.codec)
+    def dead_letters(self, code_version: str = "") -> DeadLetterMaker:
+        """Return the maker of dead letters of code of a version; empty = of ours."""
+        return DeadLetterMaker(self.codec, code_version)
 
 
 class DeadLetterMaker:
@@ -120,11 +133,11 @@ class DeadLetterMaker:
     its record would vanish.
     """
 
-    def __init__(self, codec: WireCodec) -> None:
+    def __init__(self, codec: WireCodec, code_version: str = "") -> None:
         """Take the schemas of ``codec``; blocks until the letters' own is there, raises as ``warm``."""
         self._codec = codec.limited(DEAD_LETTERS.max_message_bytes)
         self._codec.warm((DEAD_LETTERS.subject,))
-        self._code_version = _code_version()
+        self._code_version = short_text(code_version, _VERSION_CHARACTERS_MAX) or _our_version()
 
     def letter(self, record: Record, *, agent: str, cause: str, detail: str, attempts: int) -> Append:
         """Return the dead letter of ``record``: its bytes, coordinates, schema id and cause.
@@ -152,15 +165,17 @@ def fitting(
 ) -> Append:
     """Return what to append for ``record``: its bytes and coordinates beside the fields of ``letter``.
 
-    Key and value are cut to what the topic takes, less ``rest_bytes_max`` for all else; ``detail`` says so.
+    Key and value are cut to what the topic takes, less ``rest_bytes_max`` for all else, and headers that it
+    does not take with them, or that cannot be read, are left out; ``detail`` says so.
     """
-    value = record.value or b""
+    value, headers = record.value or b"", record.headers
     whole = {
         "topic": record.topic,
         "partition": record.partition,
         "offset": record.offset,
         "key": record.key,
         "value": value,
+        "headers": [{"name": name, "value": header} for name, header in headers],
         "schema_id": _framed_schema_id(value),
         "time_us": record.timestamp_us,
         **letter,
@@ -168,20 +183,25 @@ def fitting(
     # The partition is said, so the key is for people; it stands whole in the value.
     key = None if record.key is None else record.key[:_KEY_BYTES_MAX]
     room = topic.max_message_bytes - RECORD_OVERHEAD_BYTES - len(key or b"") - rest_bytes_max
-    if len(record.key or b"") + len(value) > room:
-        whole |= _cut(whole, max(room - len(key or b""), 0))
+    if headers is UNREADABLE or record.size_bytes > room:
+        whole |= _cut(record, whole["detail"], max(room, 0))
     # An agent's own topic may have more partitions.
     return Append(topic, key, codec.encode(subject, whole), record.partition % topic.partitions)
 
 
-def _cut(letter: Mapping[str, Any], room: int) -> dict[str, Any]:
-    """Return a letter's key and value cut to fit into ``room`` bytes, and the detail that says so."""
-    key, value = letter["key"], letter["value"]
-    cut = cut_note(len(key or b""), len(value))
+def _cut(record: Record, detail: str, room: int) -> dict[str, Any]:
+    """Return what of a record fits into ``room`` bytes, without its headers, and the detail that says so."""
+    key, value, headers = record.key, record.value or b"", record.headers
+    left_out = "headers that are no UTF-8" if headers is UNREADABLE else f"{len(headers)} headers"
+    note = cut_note(len(key or b""), len(value), left_out if headers or headers is UNREADABLE else "")
+    if len(key or b"") + len(value) > room:
+        key = None if key is None else key[:_KEY_BYTES_MAX]
+        value = value[: max(room - len(key or b""), 0)]
     return {
-        "key": None if key is None else key[:_KEY_BYTES_MAX],
-        "value": value[:room],
-        "detail": short_text(cut + letter["detail"], _DETAIL_CHARACTERS_MAX),
+        "key": key,
+        "value": value,
+        "headers": [],
+        "detail": short_text(note + detail, _DETAIL_CHARACTERS_MAX),
     }
 
 
@@ -199,7 +219,7 @@ def _framed_schema_id(value: bytes) -> int:
     return schema_id if schema_id <= INT_MAX else -1
 
 
-def _code_version() -> str:
+def _our_version() -> str:
     try:
         return version("sluicegate")
     except PackageNotFoundError:

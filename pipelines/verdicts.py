@@ -69,6 +69,9 @@ class Rejects:
         }  # fmt: skip
         value = self.codec.encode(topics.REJECTS.subject, reject)
         scope.emit(topics.REJECTS, event.key, value, partition=scope.partition)
+        if verdict == "second_open":
+            # A question to a language model may have been written with it, and is nobody's then.
+            scope.emit(topics.LLM_CONTROL, event.key, record.value, partition=scope.partition)
         # Two producers that disagree about a stream's kind disagree about its policies: somebody must look.
         wanted = verdict == "wrong_kind" or order_of(self.kinds, event.kind).rejects == "dead_letter"
         if wanted and verdict != "duplicate":

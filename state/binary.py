@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import struct
+from typing import TYPE_CHECKING
 
+from schemas.record import UNREADABLE
 from state.errors import StateError
+
+if TYPE_CHECKING:
+    from schemas.record import Headers
 
 _TIME = struct.Struct(">q")
 _LENGTH = struct.Struct(">H")
+_COUNT, _LENGTHS = struct.Struct(">i"), struct.Struct(">ii")
 TEXT_BYTES_MAX = 0xFFFF
 
 
@@ -43,17 +49,62 @@ def pack_texts(*texts: str) -> bytes:
 
 
 def unpack_text(data: bytes, at: int) -> tuple[str, int]:
-    """Return the text at byte ``at`` and where the next value begins.
+    """Return the text at byte ``at`` and where the next value begins. Raises as ``unpack_texts``."""
+    (text,), at = unpack_texts(data, at, 1)
+    return text, at
+
+
+def unpack_texts(data: bytes, at: int, count: int) -> tuple[list[str], int]:
+    """Return so many texts from byte ``at`` on, and where the next value begins.
 
     Raises:
-        CorruptValue: the text is cut short.
+        CorruptValue: one is cut short, or is no UTF-8.
     """
-    if at + 2 > len(data):
-        raise CorruptValue(f"a text is missing at byte {at} of {len(data)}")
-    end = at + 2 + int(_LENGTH.unpack_from(data, at)[0])
-    if end > len(data):
-        raise CorruptValue(f"a text at byte {at} is cut short: {end} of {len(data)} bytes")
-    return data[at + 2 : end].decode(), end
+    texts = []
+    for _ in range(count):
+        start = at + _LENGTH.size
+        end = start + int.from_bytes(data[at:start], "big")
+        if end > len(data):
+            raise CorruptValue(f"a text at byte {at} is cut short: {len(data)} bytes are there")
+        try:
+            texts.append(data[start:end].decode())
+        except UnicodeDecodeError as error:
+            raise CorruptValue(f"a text at byte {at} cannot be read: {error}") from None
+        at = end
+    return texts, at
+
+
+def pack_headers(headers: Headers) -> bytes:
+    """Return a record's headers, byte for byte: how many, and of each its lengths, name and value."""
+    if headers is UNREADABLE:
+        return _COUNT.pack(-1)
+    parts = [_COUNT.pack(len(headers))]
+    for name, value in headers:
+        data = name.encode()
+        parts += (_LENGTHS.pack(len(data), -1 if value is None else len(value)), data, value or b"")
+    return b"".join(parts)
+
+
+def unpack_headers(data: bytes, at: int) -> tuple[Headers, int]:
+    """Return the headers at byte ``at`` and where the next value begins.
+
+    Raises:
+        CorruptValue: they are cut short.
+    """
+    found: list[tuple[str, bytes | None]] = []
+    try:
+        (count,) = _COUNT.unpack_from(data, at)
+        at += _COUNT.size
+        for _ in range(count):
+            name_bytes, value_bytes = _LENGTHS.unpack_from(data, at)
+            middle = at + _LENGTHS.size + name_bytes
+            name, at = data[at + _LENGTHS.size : middle].decode(), middle + max(value_bytes, 0)
+            found.append((name, None if value_bytes < 0 else data[middle:at]))
+    except (struct.error, UnicodeDecodeError) as error:
+        raise CorruptValue(f"headers at byte {at} of {len(data)} cannot be read: {error}") from None
+    if at > len(data):
+        raise CorruptValue(f"headers are cut short: {at} of {len(data)} bytes")
+    return (UNREADABLE if count < 0 else tuple(found)), at
 
 
 def after(prefix: bytes) -> bytes:

@@ -17,8 +17,9 @@ import secrets
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
+from schemas.topics import MIB
 from state.effects import Append
 from state.errors import StoreUnwritable
 from state.store import Position
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 
     from schemas.topics import TopicSpec
     from state.effects import PartitionScope
+
+UNIT_RECORDS_MAX: Final = 200_000
+UNIT_BYTES_MAX: Final = 64 * MIB
+"""What a unit of work appends at most, by default; one more chunk of each agent may come on top."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -118,13 +123,13 @@ class UnitOfWork:
         self,
         transaction: Transaction,
         topic_id_of: Callable[[TopicSpec], str],
-        transaction_records_max: int = 200_000,
-        transaction_bytes_max: int = 64 * 1_048_576,
+        records_max: int = UNIT_RECORDS_MAX,
+        bytes_max: int = UNIT_BYTES_MAX,
     ) -> None:
         self._transaction = transaction
         self._topic_id_of = topic_id_of
-        self._records_max = transaction_records_max
-        self._bytes_max = transaction_bytes_max
+        self._records_max = records_max
+        self._bytes_max = bytes_max
         self._scopes: dict[tuple[str, int], PartitionScope] = {}
         self._positions: dict[SourcePartition, int] = {}
         self._inputs: Counter[SourcePartition] = Counter()
@@ -135,11 +140,21 @@ class UnitOfWork:
         self.number = secrets.randbits(48)
 
     def add_scope(self, agent: str, scope: PartitionScope) -> None:
-        """Have ``scope`` be part of each unit from now on: its partition was assigned and restored."""
+        """Have ``scope`` be part of each unit from now on: its partition was assigned and restored.
+
+        Raises:
+            RuntimeError: it is committing; its steps must all see the same scopes.
+        """
+        self._must_not_commit()
         self._scopes[agent, scope.partition] = scope
 
     def remove_scope(self, agent: str, partition: int) -> PartitionScope | None:
-        """Forget a scope: its partition was revoked. What it staged is gone unless it was committed."""
+        """Forget a scope: its partition was revoked. What it staged is gone unless it was committed.
+
+        Raises:
+            RuntimeError: it is committing; outputs and offsets would commit without changelog and state.
+        """
+        self._must_not_commit()
         return self._scopes.pop((agent, partition), None)
 
     def scope(self, agent: str, partition: int) -> PartitionScope:
@@ -239,9 +254,12 @@ class UnitOfWork:
         Raises:
             RuntimeError: it is committing; dropped now, its outputs would commit without their offsets.
         """
-        if self._committing:
-            raise RuntimeError("a unit of work that commits cannot be dropped")
+        self._must_not_commit()
         self._drop()
+
+    def _must_not_commit(self) -> None:
+        if self._committing:
+            raise RuntimeError("a unit of work that commits must end as it began")
 
     def _drop(self) -> None:
         for scope in self._scopes.values():

@@ -6,6 +6,7 @@ from collections import Counter
 from itertools import repeat
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from schemas.record import headers_bytes
 from state.errors import EffectTooLarge
 from state.journal import Journaled
 from state.store import RECORD_OVERHEAD_BYTES, StagedView, sizes_of
@@ -13,7 +14,7 @@ from state.store import RECORD_OVERHEAD_BYTES, StagedView, sizes_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from schemas.record import Record
+    from schemas.record import Headers, Record
     from schemas.topics import TopicSpec
     from state.store import Backend, StateView
 
@@ -26,6 +27,7 @@ class Append(NamedTuple):
     value: bytes | None
     partition: int | None
     on_offset: Callable[[int], None] | None = None
+    headers: Headers = ()
 
 
 _Which = tuple[str, bytes, "int | None"]
@@ -93,12 +95,15 @@ class PartitionScope:
         *,
         partition: int | None = None,
         on_offset: Callable[[int], None] | None = None,
+        headers: Headers = (),
     ) -> None:
         """See ``Scope``. Raises EffectTooLarge here, as the broker would refuse the whole unit."""
         size_bytes = len(key) + len(value or b"") + RECORD_OVERHEAD_BYTES
+        if headers:
+            size_bytes += headers_bytes(headers)
         if size_bytes > topic.max_message_bytes:
             raise EffectTooLarge(f"record for {topic.name}", size_bytes, topic.max_message_bytes)
-        self._append(Append(topic, key, value, partition, on_offset), size_bytes)
+        self._append(Append(topic, key, value, partition, on_offset, headers), size_bytes)
 
     def update(
         self, topic: TopicSpec, key: bytes, value: bytes | None, *, partition: int | None = None

@@ -24,6 +24,7 @@ from rocksdict import (
 
 from state.budget import StateOptions
 from state.errors import StoreLocked, StoreUnreadable
+from state.manifest import ManifestMark
 from state.store import Position, StoreFigures
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ _POSITION = struct.Struct(">qq")
 _ACTIVE_BUFFER = "rocksdb.cur-size-active-mem-table"
 _OPEN_FILES_MIN = 32
 _MEMTABLE_BLOOM = 0.1  # of a write buffer, and counted into it
+_ASIDE = "unreadable-"
 _POSITIONS = b"\xff\xff"  # before the positions; no topic has 65,535 partitions here
 
 
@@ -124,8 +126,10 @@ class RocksMemory:
 class RocksStore:
     """One store's database; ``partition(n)`` gives the backend of a partition.
 
-    Opening takes an exclusive lock on the folder. What cannot be read, found now or by the worker that had
-    it before, is set aside under a name that says so, and the store begins empty: the changelog is the truth.
+    Opening takes an exclusive lock on the folder. What cannot be read, or was cut, found now or by the worker
+    that had it before, is set aside under a name that says so, and the store begins empty: the changelog is
+    the truth. The newest of what was set aside is kept for a look: a disk that breaks again and again is not
+    filled by it.
     """
 
     def __init__(self, folder: Path, memory: RocksMemory | None = None, *, stores: int = 1) -> None:
@@ -138,50 +142,75 @@ class RocksStore:
         except OSError as error:
             self._lock.close()
             raise StoreLocked(f"{folder} is in use by another process") from error
+        data = folder / "data"
+        self._mark = ManifestMark(data, folder / "MANIFEST_SIZE")
         self._found_unreadable = folder / "UNREADABLE"
         if self._found_unreadable.exists():
-            self._set_aside()
+            self._set_aside("a block could not be read")
             self._found_unreadable.unlink()
-        data = folder / "data"
+        elif lost := self._mark.lost():
+            self._set_aside(lost)
         try:
             self._db = self._memory.open(data, stores)
         except Exception as error:  # rocksdict raises bare Exception for what RocksDB reports
             if not data.exists():
                 raise StoreUnreadable(f"{data} cannot be made: {error}") from error
-            self._set_aside()
+            self._set_aside(str(error))
             self._db = self._memory.open(data, stores)
+        self._mark.note()
 
-    def _set_aside(self) -> None:
-        data, aside = self._folder / "data", self._folder / f"unreadable-{time.time_ns()}"
-        log.warning("state set aside, rebuilding from the changelog", folder=str(data), aside=str(aside))
+    def _set_aside(self, cause: str) -> None:
+        data, aside = self._folder / "data", self._folder / f"{_ASIDE}{time.time_ns()}"
+        log.warning(
+            "state set aside, rebuilding from the changelog", folder=str(data), aside=str(aside), cause=cause
+        )
         if data.exists():
             shutil.move(data, aside)
+            for older in self._asides()[:-1]:
+                shutil.rmtree(older, ignore_errors=True)
+        self._mark.forget()
+
+    def _asides(self) -> list[Path]:
+        """Return what was set aside, the newest last."""
+        return sorted(self._folder.glob(f"{_ASIDE}*"))
 
     def partition(self, number: int) -> RocksBackend:
         """Return the backend of partition ``number`` (below 65,535)."""
-        return RocksBackend(self._db, number, self._found_unreadable, self._memory)
+        return RocksBackend(self._db, number, self._found_unreadable, self._memory, self._mark)
 
     def figures(self) -> StoreFigures:
-        """Return how large the store is; some microseconds and a listing of its folder."""
-        disk_bytes = 0
-        for file in os.scandir(self._folder / "data"):
-            with suppress(FileNotFoundError):  # a compaction took it away meanwhile
-                disk_bytes += file.stat().st_size
+        """Return how large the store is; some microseconds and a listing of its folders."""
+        disk_bytes = _size_bytes(self._folder / "data")
+        aside_bytes = sum(map(_size_bytes, self._asides()))
         memtable_bytes = self._db.property_int_value("rocksdb.cur-size-all-mem-tables") or 0
         keys = self._db.property_int_value("rocksdb.estimate-num-keys") or 0
-        return StoreFigures(disk_bytes, int(memtable_bytes), int(keys))
+        return StoreFigures(disk_bytes, int(memtable_bytes), int(keys), aside_bytes)
 
     def close(self) -> None:
         """Flush and close; the folder's lock is given back."""
         self._memory.close(self._db)
+        self._mark.note()
+        self._mark.close()
         self._lock.close()
+
+
+def _size_bytes(folder: Path) -> int:
+    size_bytes = 0
+    with suppress(FileNotFoundError):  # an operator removed what was set aside
+        for file in os.scandir(folder):
+            with suppress(FileNotFoundError):  # a compaction took it away meanwhile
+                size_bytes += file.stat().st_size
+    return size_bytes
 
 
 class RocksBackend:
     """A ``state.store.Backend``: one partition's keys behind a two-byte prefix."""
 
-    def __init__(self, db: Rdict, number: int, found_unreadable: Path, memory: RocksMemory) -> None:
+    def __init__(
+        self, db: Rdict, number: int, found_unreadable: Path, memory: RocksMemory, mark: ManifestMark
+    ) -> None:
         self._db = db
+        self._mark = mark
         self._memory = memory
         self._found_unreadable = found_unreadable  # left for the next opening, which sets the data aside
         self._prefix = _PREFIX.pack(number)
@@ -235,6 +264,7 @@ class RocksBackend:
         stamp = _POSITION.pack(position.offset, position.written_us)
         batch.put(self._position_key, stamp + position.topic_id.encode())
         self._db.write(batch)
+        self._mark.note()
         self._memory.relieve()
 
     def position(self) -> Position | None:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from schemas.topics import TopicSpec
+    from state.dedupe import SeenOptions
+    from state.keyvalue import KeyValueOptions
     from state.sessions import SessionOptions
     from state.windows import WindowOptions
 
@@ -44,6 +46,8 @@ class Part:
         """How long an entry is needed after its last write; 0 = until it is deleted, or written again."""
         if self.kind in ("window", "session"):
             return self.window_ms + self.gap_ms + self.grace_ms + self.ttl_ms
+        if self.kind == "kv":  # a refresh writes the value alone: its entry in the index is older by a ttl
+            return 2 * self.ttl_ms
         return self.ttl_ms
 
 
@@ -91,6 +95,16 @@ def kv(name: str, *, key: str, value: str, ttl_ms: int = 0) -> Part:
     return Part(name, "kv", key, value, ttl_ms=ttl_ms)
 
 
+def key_values(name: str, options: KeyValueOptions, *, key: str, value: str) -> Part:
+    """Return a part of ``KeyValues``."""
+    return kv(name, key=key, value=f"until >q, entry >q, {value}", ttl_ms=options.ttl_ms)
+
+
+def seen(name: str, options: SeenOptions, *, key: str) -> Part:
+    """Return a part of ``Seen``."""
+    return Part(name, "dedupe", key, "until >q", ttl_ms=options.ttl_ms)
+
+
 def windows(name: str, options: WindowOptions, *, key: str, value: str) -> Part:
     """Return a part of tumbling or hopping windows."""
     return Part(
@@ -113,7 +127,7 @@ def sessions(name: str, options: SessionOptions, *, key: str, value: str) -> Par
 
 
 def dedupe(name: str, *, key: str, ttl_ms: int) -> Part:
-    """Return a part of a set of what was seen."""
+    """Return a part of a ``DedupeSet``: what was seen in groups, each forgotten so long after its end."""
     return Part(name, "dedupe", key, "note >q", ttl_ms=ttl_ms)
 
 

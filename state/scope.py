@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from schemas.record import Record
+    from schemas.record import Headers, Record
     from schemas.topics import TopicSpec
     from state.store import StateView
 
@@ -31,8 +31,9 @@ class Scope(Protocol):
         *,
         partition: int | None = None,
         on_offset: Callable[[int], None] | None = None,
+        headers: Headers = (),
     ) -> None:
-        """Have a record appended; ``partition`` None = by key (murmur2).
+        """Have a record appended; ``partition`` None = by key (murmur2), ``headers`` as Kafka keeps them.
 
         ``on_offset`` is called with the record's offset after it was appended and before the unit
         commits; it may still change ``state`` and ``emit`` without ``on_offset``. This is how an index

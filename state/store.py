@@ -71,10 +71,12 @@ class Backend(Protocol):
 
 
 def sizes_of(keys: Sequence[bytes], values: Sequence[bytes | None]) -> list[int]:
-    """Return the bytes of each key with its value; None has none."""
+    """Return the bytes of each key with its value; None has none. Raises ValueError for a key of None."""
     try:
         return list(map(add, map(len, keys), map(len, values)))  # type: ignore[arg-type]
     except TypeError:  # one is None; to look for it in each is what takes the time
+        if None in keys:
+            raise ValueError("a key is null: leave its row out, or give it a key of its own") from None
         return [len(key) + len(value or b"") for key, value in zip(keys, values, strict=True)]
 
 
@@ -88,6 +90,8 @@ class StoreFigures:
     """Bytes in memory that are not in its tables yet."""
     keys_estimate: int
     """The store's own estimate, over all partitions: an overwritten key may count until it is compacted."""
+    aside_bytes: int = 0
+    """Bytes of files that could not be read and were set aside."""
 
 
 class Store(Protocol):

@@ -22,13 +22,17 @@ class ExpiryIndex:
         self._prefix = prefix
         self._end = after(prefix)
 
+    def key(self, due_us: int, key: bytes) -> bytes:
+        """Return the store key of an entry, whose value is empty: for who writes many at once."""
+        return self._prefix + pack_time(due_us) + key
+
     def put(self, view: StateView, due_us: int, key: bytes) -> None:
         """Enter ``key`` at ``due_us``."""
-        view.put(self._prefix + pack_time(due_us) + key, b"")
+        view.put(self.key(due_us, key), b"")
 
     def remove(self, view: StateView, due_us: int, key: bytes) -> None:
         """Take the entry out."""
-        view.delete(self._prefix + pack_time(due_us) + key)
+        view.delete(self.key(due_us, key))
 
     def due(self, view: StateView, now_us: int, limit: int) -> list[tuple[int, bytes]]:
         """Return at most ``limit`` entries with due time <= ``now_us``, earliest first."""

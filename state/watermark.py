@@ -47,6 +47,15 @@ class Watermark:
         """Take in that the broker's clock has come to ``append_us``."""
         self.max_us = max(self.max_us, append_us)
 
+    def idle(self, silent_us: int) -> None:
+        """Take in that nothing came for so long: event time goes on at the pace of the clock.
+
+        From where the records left it, so that no clock of a machine is compared with another's. Before the
+        first record there is no time.
+        """
+        if self.max_us > BEGINNING_US:
+            self.max_us += silent_us
+
     def load(self, view: StateView, key: bytes) -> None:
         """Read what ``save`` stored."""
         stored = view.get(key)

@@ -77,11 +77,14 @@ class Asking:
         return KafkaUnavailable(self._options.bootstrap_servers, cause.str())
 
 
-def check_topics(options: KafkaOptions, needed: Mapping[str, Sequence[str]]) -> None:
+def check_topics(options: KafkaOptions, needed: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
     """Ask whether this principal may do with each topic what is needed; ``needed`` by full name.
 
     Asked once at a start: without it, each ACL that is missing would come up on its own, some only when the
     first record is written. A topic that does not exist is nobody's to refuse. Blocks for some milliseconds.
+
+    Returns:
+        Those that do not exist, sorted.
 
     Raises:
         NotAuthorized: names all that is missing.
@@ -93,13 +96,14 @@ def check_topics(options: KafkaOptions, needed: Mapping[str, Sequence[str]]) -> 
         TopicCollection(list(needed)), include_authorized_operations=True, request_timeout=_CALL_S
     )
     asking.wait(asked.values())
-    missing = []
+    missing, absent = [], []
     for name, future in asked.items():
         try:
             allowed = {operation.name for operation in future.result().authorized_operations or ()}
         except KafkaException as error:
             cause: KafkaError = error.args[0]
             if cause.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+                absent.append(name)
                 continue
             if cause.code() not in REFUSALS:
                 raise asking.unreached(cause) from error
@@ -112,3 +116,4 @@ def check_topics(options: KafkaOptions, needed: Mapping[str, Sequence[str]]) -> 
             missing.append(f"{' and '.join(lacks)} topic {name}")
     if missing:
         raise NotAuthorized(options.principal, "; ".join(missing))
+    return tuple(sorted(absent))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from connectors.kafka.errors import AppendRefused, KafkaFailure, TransactionAborted
+from connectors.kafka.ports import QUEUE_BYTES_MAX, QUEUE_RECORDS_MAX
 from connectors.kafka.positions import metadata_of
 
 if TYPE_CHECKING:
@@ -20,11 +21,13 @@ if TYPE_CHECKING:
 
     from connectors.kafka.options import KafkaOptions
     from connectors.kafka.outputs import Outputs
+    from schemas.record import Headers
     from schemas.topics import TopicSpec
 
 ASK_S = 1.0  # how often a wait looks whether the worker leaves
 _ROOM_TRIES, _ROOM_S = 50, 0.1
 _BY_KEY = -1  # librdkafka's own partitioner chooses
+_NO_HEADERS: Final[Mapping[str, Any]] = {}
 
 
 class Append(Protocol):
@@ -50,6 +53,10 @@ class Append(Protocol):
     def on_offset(self) -> Callable[[int], None] | None:
         """Called with the offset, or None."""
 
+    @property
+    def headers(self) -> Headers:
+        """Names and values."""
+
 
 def producer_config(options: KafkaOptions) -> dict[str, object]:
     """Return librdkafka's configuration of a unit's producer; the guarantee adds its own."""
@@ -60,8 +67,8 @@ def producer_config(options: KafkaOptions) -> dict[str, object]:
         "partitioner": "murmur2_random",
         "compression.type": "lz4",
         # The unit of work bounds what is queued; librdkafka's own bound must not be met first.
-        "queue.buffering.max.messages": 2_000_000,
-        "queue.buffering.max.kbytes": 512 * 1024,
+        "queue.buffering.max.messages": QUEUE_RECORDS_MAX,
+        "queue.buffering.max.kbytes": QUEUE_BYTES_MAX >> 10,
     }
 
 
@@ -146,21 +153,22 @@ class Appends:
                 _BY_KEY if partition is None else partition,
                 heard if on_offset is None else self._delivered_to(on_offset),
             )
+            how = {"headers": list(append.headers)} if append.headers else _NO_HEADERS
             try:
-                produce(*record)
+                produce(*record, **how)
             except BufferError:
-                self._wait_for_room(record)
+                self._wait_for_room(record, how)
             except KafkaException as error:
                 if error.args[0].code() == KafkaError.MSG_SIZE_TOO_LARGE:
                     raise AppendRefused(append.topic.name, append.key, len(append.value or b"")) from error
                 raise self._named(error) from error
 
-    def _wait_for_room(self, record: tuple[Any, ...]) -> None:
+    def _wait_for_room(self, record: tuple[Any, ...], how: Mapping[str, Any]) -> None:
         """Produce into a queue that was full; it is waited for, as the same unit would only meet it again."""
         for _ in range(_ROOM_TRIES):
             self._live.poll(_ROOM_S)
             with suppress(BufferError):
-                self._live.produce(*record)
+                self._live.produce(*record, **how)
                 return
         raise TransactionAborted(f"no room in the queue for {_ROOM_TRIES * _ROOM_S:.0f} s")
 

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, overload
 
 from confluent_kafka import Message
 
-from schemas.record import Record
+from connectors.kafka.headers import headers_of
+from schemas.record import Record, headers_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from connectors.kafka.aside import Judge
     from connectors.kafka.decoding import DecodeGuard
+    from schemas.record import Headers
 
     Chunker = Callable[[int, "Records", DecodeGuard], "Chunk"]
     """Makes a chunk of an epoch and its records, none left out; called on the poll thread."""
 
 
+_record: Callable[[Iterable[Any]], Record] = partial(tuple.__new__, Record)  # as Record._make, all in C
 _JOINED_MAX = 256
 """Records up to which chunks that wait are handed out as one: to hand out costs as much as twenty events."""
 
@@ -40,7 +44,7 @@ class Chunk(Protocol):
     next_offset: int
     """Where the partition stands after this chunk: behind the last record of the fetch it came from."""
     size_bytes: int
-    """Bytes of its keys and values: what the hand-over is bounded by, beside the number of records."""
+    """Bytes of its records: what the hand-over is bounded by, beside their number."""
     append_us: int
     """Broker append time of its last record, microseconds."""
     attempts: int
@@ -82,11 +86,31 @@ class Records:
         if isinstance(index, slice):
             return Records(self.source, self._messages[index])
         message = self._messages[index]
-        timestamp_us = message.timestamp()[1] * 1_000
-        return Record(*self.source, message.offset() or 0, timestamp_us, message.key(), message.value())
+        headers = headers_of((message,))
+        return Record(
+            *self.source,
+            message.offset() or 0,
+            message.timestamp()[1] * 1_000,
+            message.key(),
+            message.value(),
+            () if headers is None else headers[0],
+        )
 
     def __iter__(self) -> Iterator[Record]:
-        return (self[index] for index in range(len(self)))
+        # C makes them, without a line of ours for each: two thirds of the time.
+        messages, (topic, partition) = self._messages, self.source
+        headers = headers_of(messages)
+        fields = zip(
+            repeat(topic),
+            repeat(partition),
+            map(Message.offset, messages),
+            [stamp * 1_000 for _, stamp in map(Message.timestamp, messages)],
+            map(Message.key, messages),
+            map(Message.value, messages),
+            repeat(()) if headers is None else headers,
+            strict=False,  # the repeats have no end
+        )
+        return map(_record, fields)
 
     @property
     def first(self) -> Record:
@@ -109,17 +133,23 @@ class Records:
 
     def timestamps_us(self) -> list[int]:
         """Return the broker's append times alone, microseconds since the epoch."""
-        return [message.timestamp()[1] * 1_000 for message in self._messages]
+        return [stamp * 1_000 for _, stamp in map(Message.timestamp, self._messages)]
+
+    def headers(self) -> Sequence[Headers]:
+        """Return the headers alone."""
+        return headers_of(self._messages) or [()] * len(self)
 
     @cached_property
     def size_bytes(self) -> int:
-        """Bytes of all keys and values; asked for by the cut into pieces and by the chunk."""
+        """Bytes of all keys, values and headers; asked for by the cut into pieces and by the chunk."""
         messages = self._messages
         try:
             key_bytes = sum(map(len, map(Message.key, messages)))
         except TypeError:  # one has none; to look for it in each is what takes the time
             key_bytes = sum(len(message.key() or b"") for message in messages)
-        return sum(map(len, messages)) + key_bytes
+        headers = headers_of(messages)
+        more_bytes = 0 if headers is None else sum(map(headers_bytes, headers))
+        return sum(map(len, messages)) + key_bytes + more_bytes
 
     def pieces(self, bytes_max: int) -> list[Records]:
         """Cut into consecutive pieces of at most ``bytes_max`` bytes, or of one record that is larger."""
@@ -127,8 +157,8 @@ class Records:
             return [self]
         pieces: list[list[Message]] = []
         left = 0
-        for message in self._messages:
-            size_bytes = len(message) + len(message.key() or b"")
+        for message, headers in zip(self._messages, self.headers(), strict=True):
+            size_bytes = len(message) + len(message.key() or b"") + headers_bytes(headers)
             if size_bytes > left or not pieces:
                 pieces.append([])
                 left = bytes_max

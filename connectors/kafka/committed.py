@@ -69,6 +69,18 @@ class CommittedReader:
             else:
                 return low, high
 
+    def since(self, partition: int, since_ms: int) -> int:
+        """Return a partition's first offset that was appended at a time or later; its end if none was.
+
+        Raises as ``partitions``.
+        """
+        asked = TopicPartition(self._topic, partition, max(since_ms, 0))  # below 0 they mean something else
+        try:
+            (found,) = self._consumer.offsets_for_times([asked], timeout=_ANSWER_S_MAX)
+        except KafkaException as error:
+            raise self._refusal(error.args[0]) from None
+        return int(found.offset) if found.offset >= 0 else self.bounds(partition)[1]
+
     def read(self, starts: Mapping[int, int], ends: Mapping[int, int] | None = None) -> Iterator[Message]:
         """Give every committed record from the starts on: up to ``ends``, or to where each partition ends.
 

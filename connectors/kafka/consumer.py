@@ -6,66 +6,40 @@ while the first polls. Others ask by ``call``; commands are served while a rebal
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
-from concurrent.futures import Future
-from dataclasses import dataclass
-from itertools import groupby
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import structlog
-from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicPartition
 
-from connectors.kafka.access import REFUSALS
 from connectors.kafka.chunk import Records, SourcePartition
+from connectors.kafka.commands import Commands
 from connectors.kafka.decoding import DecodeGuard
-from connectors.kafka.errors import ConsumerFailed, ConsumerFenced, NotAuthorized
-from connectors.kafka.owners import client_id
+from connectors.kafka.errors import ConsumerFailed, ConsumerFenced, IdentityHeld
+from connectors.kafka.fetched import by_partition, failure_of, records_of
+from connectors.kafka.handover import HandOver
+from connectors.kafka.membership import consumer_config
+from connectors.kafka.rest import FLOOD_RECORDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from concurrent.futures import Future
 
-    from confluent_kafka import Consumer
+    from confluent_kafka import Consumer, Message
 
     from connectors.kafka.chunk import Chunk, Chunker
+    from connectors.kafka.membership import ConsumerOptions
     from connectors.kafka.options import KafkaOptions
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
-Assignment = Literal["range", "cooperative-sticky", "consumer"]
-"""Who gives partitions to members, and how.
-
-``range``: the classic protocol, all partitions given anew each time; equally numbered partitions of several
-topics stay together. ``cooperative-sticky``: moves only what must move, promises no such thing.
-``consumer``: KIP-848, by the broker, whose session time-out is the broker's own setting (45 s by default).
-"""
-
 _SEEK_TRIES, _SEEK_PAUSE_S = 200, 0.01
 _DECODE_PAUSE_S, _FULL_WAIT_S = 1.0, 0.002
-_PATIENCE_S = 1.0  # a rebalance waits so long at most; heartbeats are librdkafka's own thread's
 _OUTAGE_S = 60.0  # far longer than a rejoin takes, far shorter than an operator who replaces a worker
+_HELD_S, _HELD_PAUSE_S = 90.0, 1.0  # twice the session of a member that was killed, by Kafka's default
 _TWIN_S = 10.0  # two with one identity fence each other within seconds; a session alone takes 6 s to time out
-
-
-@dataclass(frozen=True, slots=True)
-class ConsumerOptions:
-    """Bounds and time-outs of one role's consumer."""
-
-    group: str
-    instance_id: str
-    """Static member (KIP-345): a restarted slot finds its partitions without a rebalance."""
-    assignment: Assignment = "range"
-    session_timeout_ms: int = 6_000
-    max_poll_interval_ms: int = 60_000
-    chunk_records_max: int = 2_000
-    chunk_bytes_max: int = 8 * 1_048_576
-    advertised: str = ""
-    """Where the worker's web answers, ``host:port``, for others of the group to send readers to."""
-    handover_records_max: int = 20_000
-    handover_bytes_max: int = 64 * 1_048_576
-    """Handed over and not yet handled; above either bound partitions are paused and polling goes on."""
 
 
 class Listener(Protocol):
@@ -106,35 +80,16 @@ class PollThread(threading.Thread):
         self._guard = guard or DecodeGuard()
         self._principal = kafka.principal
         self._clients = kafka.clients
-        self._config = kafka.client_config() | {
-            "client.id": client_id(kafka.client_id, options.advertised),
-            "group.id": options.group,
-            "group.instance.id": options.instance_id,
-            "max.poll.interval.ms": options.max_poll_interval_ms,
-            **_membership(options),
-            "isolation.level": "read_committed",
-            "enable.auto.commit": False,
-            "enable.auto.offset.store": False,
-            # A position that is not in the log is never guessed: see docs/guarantees.md.
-            "auto.offset.reset": "error",
-            "fetch.wait.max.ms": 50,
-            "fetch.error.backoff.ms": 100,
-            # When a partition's part of the queue is full librdkafka asks for no more of it for a second by
-            # default, in which an agent that is quick runs dry: a third of the throughput was left.
-            "fetch.queue.backoff.ms": 10,
-            "queued.max.messages.kbytes": 64 * 1024,
-        }
-        self._commands: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
+        self._config = consumer_config(kafka, options)
+        self._commands = Commands(lambda: ConsumerFailed(options.group, "its poll thread has ended"))
         self._stopping = threading.Event()
-        self._ended = False
         self._expected: dict[SourcePartition, int] = {}  # started partitions: the next offset to deliver
         self._undecoded: list[tuple[int, Records]] = []
         self._epoch = 0
-        self._outstanding = self._outstanding_bytes = 0
-        self._outstanding_lock = threading.Lock()
-        self._full_since: float | None = None  # so much is handed over that nothing more is taken
-        self._held = False  # and partitions are paused for it
+        self._handover = HandOver(options.handover_records_max, options.handover_bytes_max)
         self._retry_at = 0.0
+        self._gathers_until = 0.0
+        self._flooded = False
         self._away_at = -_OUTAGE_S
         self.group_metadata: Any = None
         self.assignment: frozenset[SourcePartition] = frozenset()
@@ -143,11 +98,7 @@ class PollThread(threading.Thread):
 
     def call(self, fn: Callable[[], T]) -> Future[T]:
         """Run ``fn`` on the poll thread; the future raises ConsumerFailed when the thread has ended."""
-        future: Future[T] = Future()
-        self._commands.put((fn, future))
-        if self._ended:
-            self._refuse_commands()
-        return future
+        return self._commands.call(fn)
 
     def start_partition(self, source: SourcePartition, offset: int) -> Future[None]:
         """Begin to deliver ``source`` from ``offset`` on: it was assigned and its state restored."""
@@ -167,9 +118,16 @@ class PollThread(threading.Thread):
 
     def handled(self, records: int, size_bytes: int) -> None:
         """Say that so many delivered records, of so many bytes, are done with (or void)."""
-        with self._outstanding_lock:
-            self._outstanding -= records
-            self._outstanding_bytes -= size_bytes
+        self._handover.handled(records, size_bytes)
+
+    def gather(self, seconds: float) -> None:
+        """Leave what comes with librdkafka for so long, unless it comes in floods: it cannot be handled yet.
+
+        Fetched one by one, events that trickle in would each wake both threads, and have the loop wait for
+        the interpreter's lock after each call to the disk. Commands are served meanwhile.
+        """
+        until = time.monotonic() + seconds
+        self.call(lambda: setattr(self, "_gathers_until", until))  # it may wait for longer than that now
 
     def stop(self) -> None:
         """Have the thread end; ``join`` waits for it.
@@ -187,12 +145,21 @@ class PollThread(threading.Thread):
         After an outage of the brokers a static member can be fenced by its own second attempt to join:
         then it joins once more, and again after the next one: brokers are restarted one after the other. A
         member that is fenced without an outage, or as soon as it has joined, has been replaced.
+
+        One that starts after it was killed may find its identity held until the session of then is over
+        (``assignment=consumer``): it tries again for as long as that may take.
         """
-        rejoined_at = -_OUTAGE_S
+        rejoined_at, began = -_OUTAGE_S, time.monotonic()
         try:
             while not self._stopping.is_set():
                 try:
                     self._poll()
+                except IdentityHeld as held:
+                    if time.monotonic() - began > _HELD_S:
+                        raise
+                    log.warning("waiting for a session to end", group=self._options.group, cause=str(held))
+                    self._consumer.close()
+                    self._stopping.wait(_HELD_PAUSE_S)
                 except ConsumerFenced:
                     now = time.monotonic()
                     if now - self._away_at > _OUTAGE_S or now - rejoined_at < _TWIN_S:
@@ -217,7 +184,7 @@ class PollThread(threading.Thread):
             on_lost=lambda _consumer, parts: self._on_revoke(parts, lost=True),
         )
         while not self._stopping.is_set():
-            self._serve_commands()
+            self._commands.serve()
             self._follow_ends()
             self._regulate()
             self._fetch()
@@ -231,18 +198,24 @@ class PollThread(threading.Thread):
     def _fetch(self) -> None:
         if self._undecoded:
             self._decode_waiting()
-        if self._full_since is not None and not self._held:
-            self._serve_commands(_FULL_WAIT_S)
+        if self._handover.takes_nothing:
+            self._commands.serve(_FULL_WAIT_S)
             return
-        timeout_s = 0.02 if self._held or self._undecoded else 0.1
-        first = self._consumer.poll(timeout_s if self._commands.empty() else 0)
-        # Also when nothing comes: a rebalance that moves no partition of ours calls nobody, and changes it.
+        gather_s = self._gathers_until - time.monotonic()
+        if gather_s > 0 and not self._flooded:
+            self._commands.serve(gather_s)
+            return
+        timeout_s = 0.02 if self._handover.pauses or self._undecoded else 0.1
+        first = self._consumer.poll(timeout_s if self._commands.none_wait else 0)
+        # Also when nothing comes: a rebalance that moves no partition of ours calls nobody, and changes it;
+        # so does a heartbeat under KIP-848. It takes 19 us, where a full chunk takes milliseconds.
         self.group_metadata = self._consumer.consumer_group_metadata()
         if first is None:
             return
         # A rewind inside of these calls, by a rebalance, makes void what they return: it is fetched again.
         epoch = self._epoch
         messages = [first, *self._consumer.consume(self._options.chunk_records_max - 1, 0)]
+        self._flooded = len(messages) >= min(FLOOD_RECORDS, self._options.chunk_records_max)
         if epoch != self._epoch:
             for source, offset in self._expected.items():
                 self._seek(source, offset)
@@ -254,13 +227,8 @@ class PollThread(threading.Thread):
 
     def _runs(self, messages: Sequence[Message]) -> Iterator[tuple[SourcePartition, list[Message]]]:
         """Give the messages that are wanted by partition, in offset order."""
-        # Up to a million pass here a second: the getters are called by C, without a line of ours for each.
-        found: dict[SourcePartition, list[Message]] = {}
-        for topic, of_topic in groupby(messages, Message.topic):
-            for partition, run in groupby(of_topic, Message.partition):
-                found.setdefault(SourcePartition(topic, partition), []).extend(run)
-        for source, fetched in found.items():
-            wanted = self._sound(fetched)
+        for source, fetched in by_partition(messages).items():
+            wanted = records_of(fetched, self._on_message_error)
             expected = self._expected.get(source)
             if expected is None:
                 continue  # a partition that is not ready
@@ -294,35 +262,19 @@ class PollThread(threading.Thread):
             elif end is None or end > expected:
                 self._at_end.discard(source)
                 self._seek(source, expected)
-                if not self._held:
+                if not self._handover.pauses:
                     self._consumer.resume(self._parts([source]))
-
-    def _sound(self, fetched: list[Message]) -> list[Message]:
-        """Return those that are records; the others tell of an error."""
-        if not any(map(Message.error, fetched)):
-            return fetched
-        for message in fetched:
-            if (error := message.error()) is not None:
-                self._on_message_error(error, message.topic())
-        return [message for message in fetched if message.error() is None]
 
     def _on_message_error(self, error: KafkaError, topic: str | None) -> None:
         if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
             return
-        if error.code() in REFUSALS:
-            what = f"topic {topic}" if topic else f"group {self._options.group}"
-            raise NotAuthorized(self._principal, f"Read {what}")
-        if "fenced" in error.str().lower():  # as code _FATAL or FENCED_INSTANCE_ID, by version
-            raise ConsumerFenced(self._options.group, self._options.instance_id)
-        if error.fatal() or error.code() in (
-            KafkaError._FATAL,  # noqa: SLF001
-            KafkaError._AUTO_OFFSET_RESET,  # noqa: SLF001
-            KafkaError.OFFSET_OUT_OF_RANGE,
-            KafkaError.INVALID_SESSION_TIMEOUT,
-            KafkaError.INCONSISTENT_GROUP_PROTOCOL,
-        ):
-            raise ConsumerFailed(self._options.group, error.str())
-        log.warning("consumer", group=self._options.group, cause=error.str())
+        options = self._options
+        failure = failure_of(
+            error, topic, group=options.group, instance_id=options.instance_id, principal=self._principal
+        )
+        if failure is not None:
+            raise failure
+        log.warning("consumer", group=options.group, cause=error.str())
 
     def _decode_waiting(self) -> None:
         """Decode and deliver in order; a registry that is away, say, is waited for, and polling goes on."""
@@ -342,49 +294,18 @@ class PollThread(threading.Thread):
             self._retry_at = time.monotonic() + _DECODE_PAUSE_S
             log.warning("records wait for what may pass to be decoded", cause=str(error))
         if chunks:
-            with self._outstanding_lock:
-                self._outstanding += sum(len(chunk) for chunk in chunks)
-                self._outstanding_bytes += sum(chunk.size_bytes for chunk in chunks)
+            self._handover.given(chunks)
             self._listener.deliver(chunks)
 
     def _regulate(self) -> None:
-        """Take nothing more when too much is handed over; go on below half, so that it does not flutter.
-
-        A short while nobody polls: a pause would throw away what librdkafka has fetched ahead, to be fetched
-        again (its issue 5343). Held up for longer, partitions are paused, and polling goes on.
-        """
-        options = self._options
-        filled = max(
-            self._outstanding / options.handover_records_max,
-            self._outstanding_bytes / options.handover_bytes_max,
-        )
-        now = time.monotonic()
-        if self._full_since is None:
-            self._full_since = now if filled >= 1 or self._undecoded else None
-        elif filled <= 0.5 and not self._undecoded:
-            self._full_since = None
-            if self._held:
+        """Pause partitions while too much is handed over."""
+        match self._handover.regulate(held_up=bool(self._undecoded)):
+            case "pause":
+                self._consumer.pause(self._parts(self._expected))
+            case "resume":
                 self._consumer.resume(self._parts(self._expected.keys() - self._at_end))
-                self._held = False
-        elif not self._held and now - self._full_since > _PATIENCE_S:
-            self._consumer.pause(self._parts(self._expected))
-            self._held = True
 
     # -- commands -------------------------------------------------------------------------------------
-
-    def _serve_commands(self, wait_s: float = 0.0) -> None:
-        try:
-            while True:
-                fn, future = self._commands.get(block=wait_s > 0, timeout=wait_s or None)
-                wait_s = 0.0
-                if not future.set_running_or_notify_cancel():
-                    continue
-                try:
-                    future.set_result(fn())
-                except Exception as error:  # noqa: BLE001  it is told to whoever asked
-                    future.set_exception(error)
-        except queue.Empty:
-            return
 
     def _start_partition(self, source: SourcePartition, offset: int) -> None:
         if source not in self.assignment:
@@ -393,7 +314,7 @@ class PollThread(threading.Thread):
         self._expected[source] = offset
         self._at_end.discard(source)
         self._guard.passed({source: offset})
-        if not self._held:
+        if not self._handover.pauses:
             self._consumer.resume(self._parts([source]))
 
     def _stop_partition(self, source: SourcePartition) -> None:
@@ -457,14 +378,14 @@ class PollThread(threading.Thread):
         # then, and never be read. What it waits for is bounded, but for the outcome of a commit that nobody
         # knows while Kafka is away.
         while not done.done():
-            self._serve_commands(0.01)  # the last commit needs this thread
+            self._commands.serve(0.01)  # the last commit needs this thread
         done.result()
         for source in sources:
             self._expected.pop(source, None)
         self._undecoded = [waiting for waiting in self._undecoded if waiting[1].source not in set(sources)]
         self.assignment = self.assignment.difference(sources)
         if not self.assignment:
-            self._full_since, self._held = None, False  # no partition is left that was paused for it
+            self._handover.forget_pauses()
 
     def _close(self) -> None:
         consumer = getattr(self, "_consumer", None)
@@ -472,29 +393,8 @@ class PollThread(threading.Thread):
             if consumer is not None:
                 consumer.close()
         finally:
-            self._ended = True
-            self._refuse_commands()
-
-    def _refuse_commands(self) -> None:
-        """Nobody serves commands any more: whoever waits for one must not wait for ever."""
-        while True:
-            try:
-                _fn, future = self._commands.get_nowait()
-            except queue.Empty:
-                return
-            if future.set_running_or_notify_cancel():
-                future.set_exception(ConsumerFailed(self._options.group, "its poll thread has ended"))
+            self._commands.end()
 
     @staticmethod
     def _parts(sources: Iterable[SourcePartition]) -> list[TopicPartition]:
         return [TopicPartition(source.topic, source.partition) for source in sources]
-
-
-def _membership(options: ConsumerOptions) -> dict[str, object]:
-    if options.assignment == "consumer":
-        return {"group.protocol": "consumer"}  # sessions and heartbeats are the broker's settings
-    return {
-        "session.timeout.ms": options.session_timeout_ms,
-        "heartbeat.interval.ms": max(options.session_timeout_ms // 6, 100),
-        "partition.assignment.strategy": options.assignment,
-    }

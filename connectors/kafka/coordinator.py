@@ -2,16 +2,17 @@
 
 One unit of work is open at a time. Intake stops when it is due, the agents finish what they hold, the
 unit commits on its own thread, and intake goes on. A lone event is committed at once. Events that trickle
-in are gathered for as long as the last commit took, and are handled together: a broker is not asked for the
-next transaction without a pause. Under load a unit grows until ``commit_interval_ms``.
+in meanwhile, and for some milliseconds more, are handled together: a broker is not asked for the next
+transaction without a pause. Under load a unit grows until ``commit_interval_ms``: an agent of events gives
+the rest of its chunk back then, a batch under way is not cut.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from concurrent.futures import Future
 from contextlib import suppress
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -19,12 +20,16 @@ import structlog
 from connectors.kafka.backlog import Backlog
 from connectors.kafka.errors import NotSupported, TransactionAborted
 from connectors.kafka.handout import HandOut
+from connectors.kafka.idle import take_step
 from connectors.kafka.inflight import InFlight
-from connectors.kafka.isolation import Isolation, Standstill, backoff_s
+from connectors.kafka.intake import Intake
+from connectors.kafka.isolation import Isolation, Standstill
 from connectors.kafka.lease import Lease
+from connectors.kafka.leases import Leases
+from connectors.kafka.on_loop import LoopListener
 from connectors.kafka.opening import Openings
 from connectors.kafka.pauses import Pauses
-from connectors.kafka.rest import Rest
+from connectors.kafka.rest import FETCH_S, GATHER_S, Rest
 from connectors.threads import DaemonExecutor
 
 if TYPE_CHECKING:
@@ -33,17 +38,23 @@ if TYPE_CHECKING:
 
     from connectors.kafka.chunk import Chunk, SourcePartition
     from connectors.kafka.consumer import PollThread
+    from connectors.kafka.lease import Scope
     from connectors.kafka.ports import CoordinatorOptions, FailurePolicy, Partitions, Unit
 
 log = structlog.get_logger(__name__)
 
-_WAIT_S = 0.5  # a partition that waits for longer lets go of the hand-over, which the others need
+_WAIT_S = 0.5  # a partition that waits for so long, or the longest, lets go of the hand-over: others need it
+_TURN_S = 0.05  # an agent of events that awaits nothing has the loop for so long, and the event in hand
 _LEAVE_S = 3.0  # for the poll thread to end, once the last unit has
 _REFUSALS_MAX = 5  # in a row: what a unit is refused for that was not an abort is there the next time, too
 
 
-class Coordinator:
-    """Implements ``connectors.kafka.consumer.Listener``. All but the listener's methods run on the loop."""
+class Coordinator(LoopListener):
+    """A ``connectors.kafka.consumer.Listener``. All but the listener's methods run on the loop.
+
+    ``agents``, ``policies`` and ``attempts_max`` are by topic; the last has those alone that differ from the
+    options'.
+    """
 
     def __init__(
         self,
@@ -56,9 +67,11 @@ class Coordinator:
         on_committed: Callable[[Any], None],
         on_fatal: Callable[[BaseException], None],
         in_flight: InFlight | None = None,
+        attempts_max: Mapping[str, int] | None = None,
         on_commit: Callable[[], None] = lambda: None,
     ) -> None:
-        self._agents = agents  # topic -> the agent that reads it
+        super().__init__()
+        self._agents = agents
         self._policies = policies
         self._unit = unit
         self._partitions = partitions
@@ -68,29 +81,25 @@ class Coordinator:
         self._rest = Rest(self._interval_s, self._pump)
         self._on_committed = on_committed
         self._on_fatal = on_fatal
-        self._loop = asyncio.get_running_loop()
         self._unit_thread = DaemonExecutor(1, "unit-of-work")
-        self._takers: dict[str, asyncio.Future[Lease]] = {}
-        self._leases: dict[str, Lease] = {}
+        self._leases = Leases()
         self._backlog = Backlog(self._void_chunk)
         self._in_flight = in_flight or InFlight()
-        self.handout = HandOut(self._backlog, self._in_flight, options.attempts_max)
-        self._isolation = Isolation(options.attempts_max, policies)
+        attempts = dict.fromkeys(agents, options.attempts_max) | dict(attempts_max or {})
+        self.handout = HandOut(self._backlog, self._in_flight, attempts)
+        self._isolation = Isolation(attempts, policies, options.backoff)
         self.pauses = Pauses()
         self._committed: dict[SourcePartition, int] = {}
         # Append time of the last record handled; until there is one, when the partition was opened.
         self._handled_us: dict[SourcePartition, int] = {}
         self._openings = Openings(unit, partitions, self._unit_thread, self._opened, self.stop_for)
-        self._closed = 0  # reasons for which intake is stopped
+        self._intake = Intake()
         self._commit_task: asyncio.Task[None] | None = None
         self._ending = asyncio.Lock()  # held by whoever ends the unit for good: a rebalance or the stop
-        self._unit_began = 0.0
-        self._epoch = 0
-        self._aborts = 0
+        self._unit_began = self._turn_ends = 0.0
+        self._epoch = self._aborts = 0
         self._stopped = False
-        self._stopping = asyncio.Event()
-        self._abandoned = False  # the last unit was left as it is, to whoever reads its partitions next
-        self._idle = asyncio.Event()
+        self.abandoned = False  # the last unit was left as it is, to whoever reads its partitions next
         self.poller: PollThread
 
     # -- for streams ----------------------------------------------------------------------------------
@@ -104,8 +113,7 @@ class Coordinator:
         Raises:
             NotSupported: somebody else waits for the topic's chunks; of two, one would wait without an end.
         """
-        waiting = self._takers.get(topic)
-        if waiting is not None and not waiting.done():
+        if topic in self._leases.waited_for():
             agent = self._agents[topic]
             error = NotSupported(
                 f"a second iteration over {topic}, which {agent} reads", "one agent a topic and role"
@@ -114,25 +122,40 @@ class Coordinator:
             raise error
         self._give_back(topic)
         self.handout.returned(topic)
-        future: asyncio.Future[Lease] = self._loop.create_future()
-        self._takers[topic] = future
+        taker = self._leases.wait_for(topic)
         self._pump()
         try:
-            return await future
+            return await taker
         finally:
-            if self._takers.get(topic) is future:
-                del self._takers[topic]
+            self._leases.wait_no_more(topic, taker)
+
+    async def goes_on(self, lease: Lease) -> bool:
+        """Begin a turn of an agent of events with its chunk; False = it is at its end, void, or due back.
+
+        A turn ends between two events, when the unit is due or the loop was held for ``_TURN_S``. All else on
+        the loop runs then; and where the unit is due, or intake is stopped, for a rebalance say, what is left
+        of the chunk is given back by ``done``: no commit and no rebalance waits for a whole chunk.
+        """
+        if lease.until_s < inf:  # not the first
+            if not lease.left:
+                return False
+            await asyncio.sleep(0)
+            self._turn_ends = time.monotonic() + _TURN_S
+            if lease.void or self._intake.stopped or self._is_due():
+                return False
+        lease.until_s = min(self._turn_ends, self._unit_began + self._interval_s)
+        return True
 
     def done(self, topic: str) -> None:
-        """The agent is done with its chunk."""
+        """The agent is done with its batch, or with its turns: what is left of the chunk comes next."""
         self.handout.returned(topic)
-        lease = self._leases.pop(topic, None)
-        if lease is None or lease.void:
+        lease = self._leases.of(topic)
+        if lease is None:
             return
-        lease.keep_all()
-        chunk = lease.chunk
-        self._handled_us[chunk.source] = chunk.append_us
-        self._advance(chunk.source, chunk.next_offset, len(chunk), chunk.size_bytes)
+        lease.keep_batch()
+        _, rest = self._take_back(topic)
+        if rest is not None:
+            self._backlog.put_back(rest)
         self._after_step()
 
     def failed(self, topic: str, error: BaseException) -> None:
@@ -149,34 +172,6 @@ class Coordinator:
                 self.stop_for(worse)
         self._after_step()
 
-    # -- the listener: called on the poll thread ------------------------------------------------------
-
-    def deliver(self, chunks: Sequence[Chunk]) -> None:
-        """See ``Listener``."""
-        self._on_loop(self._receive, chunks)
-
-    def assigned(self, sources: Sequence[SourcePartition]) -> None:
-        """See ``Listener``."""
-        self._on_loop(self._open, sources)
-
-    def revoked(self, sources: Sequence[SourcePartition], *, lost: bool) -> Future[None]:
-        """See ``Listener``."""
-        if self._loop.is_closed():
-            done: Future[None] = Future()
-            done.set_result(None)
-            return done
-        return asyncio.run_coroutine_threadsafe(self._revoke(sources, lost=lost), self._loop)
-
-    def failed_for_good(self, error: BaseException) -> None:
-        """The poll thread ended."""
-        self._on_loop(self.stop_for, error)
-
-    def _on_loop(self, fn: Callable[[Any], None], given: Any) -> None:
-        try:
-            self._loop.call_soon_threadsafe(fn, given)
-        except RuntimeError:  # the loop is closed: the process ends, nothing is done any more
-            log.debug("the poll thread outlived the loop")
-
     # -- start and stop -------------------------------------------------------------------------------
 
     async def stop(self, within_s: float = 30.0) -> None:
@@ -188,8 +183,7 @@ class Coordinator:
         if self._stopped:
             return
         self._stopped = True
-        self._stopping.set()
-        self._closed += 1
+        self._intake.stop()
         self._in_flight.close()  # what an agent still has in hand is not to blame for a kill that may come
         self._openings.cancel()
         try:
@@ -197,7 +191,7 @@ class Coordinator:
                 await self._end_unit()
         except TimeoutError:
             log.warning("the last unit of work did not end in time, its records are handled by the next")
-            self._abandoned = True
+            self.abandoned = True
             if self._commit_task is not None:
                 self._commit_task.cancel()
         self.poller.stop()
@@ -220,6 +214,10 @@ class Coordinator:
         """
         return {source: (at, self._handled_us[source]) for source, at in self._committed.items()}
 
+    @property
+    def _at_work(self) -> set[SourcePartition]:
+        return {lease.chunk.source for lease in self._leases}
+
     # -- intake ---------------------------------------------------------------------------------------
 
     def _receive(self, chunks: Sequence[Chunk]) -> None:
@@ -232,43 +230,64 @@ class Coordinator:
 
     def _pump(self) -> None:
         """Give a chunk to each agent that waits; end the unit when it is due."""
-        if self._closed or self._commit_task is not None:
+        if self._intake.stopped or self._commit_task is not None:
             return
         if not self._leases and self._unit.empty and self._rest.holds(self._backlog.records):
             return
-        if not self._due():
-            for topic, taker in list(self._takers.items()):
-                if taker.done():  # given to, or cancelled, and not yet awake
-                    continue
+        if self._unit.empty or not self._is_due():
+            for topic in self._leases.waited_for():
                 chunk = self.handout.next(topic, self.pauses.shut, at_work=bool(self._leases))
                 if chunk is not None:
-                    self._give(topic, taker, chunk)
+                    self._give(topic, chunk)
         if not self._leases and not self._unit.empty:
             self._commit_task = self._loop.create_task(self._commit())
 
-    def _due(self) -> bool:
-        if self._unit.empty:
-            return False
-        return time.monotonic() - self._unit_began > self._interval_s or self._unit.full
+    def _is_due(self) -> bool:
+        """Whether the unit is to end, if anything is in it."""
+        return time.monotonic() >= self._unit_began + self._interval_s or self._unit.full
 
-    def _give(self, topic: str, taker: asyncio.Future[Lease], chunk: Chunk) -> None:
+    def pass_time(self, source: SourcePartition, position: int, step: Callable[[Any], None]) -> bool | None:
+        """Have a step that no record brings be part of the unit, if the partition is at rest there.
+
+        What it raises goes through, after it was undone. False = nothing is to be committed of it, None = it
+        was not taken now.
+        """
+        busy = self._intake.stopped or self._commit_task or source in self._at_work
+        if (
+            busy
+            or source in self._unit.positions
+            or self._committed.get(source) != position
+            or source in self.pauses.stopped
+        ):
+            return None
+        done = take_step(self._scope(source), step)
+        if done:
+            self._unit.advance(source, position, 0)
+            self._after_step()
+        elif self._unit.empty and not self._leases:
+            self._unit.drop()  # nor has it begun
+        return done
+
+    def _give(self, topic: str, chunk: Chunk) -> None:
+        scope = self._scope(chunk.source)
+        strict = self._policies[topic] == "stop-partition"
+        self._leases.give(topic, Lease(chunk, scope, strict=strict))
+
+    def _scope(self, source: SourcePartition) -> Scope:
         if self._unit.empty and not self._leases:
             self._unit_began = time.monotonic()
-        scope = self._unit.scope(self._agents[topic], chunk.source.partition)
-        strict = self._policies[topic] == "stop-partition"
-        lease = self._leases[topic] = Lease(chunk, scope, strict=strict)
-        taker.set_result(lease)
+        return self._unit.scope(self._agents[source.topic], source.partition)
 
-    def _advance(self, source: SourcePartition, offset: int, records: int, size_bytes: int) -> None:
-        self._unit.advance(source, offset, records)
-        self.poller.handled(records, size_bytes)
+    def _advance(self, chunk: Chunk) -> None:
+        source = chunk.source
+        self._handled_us[source] = chunk.append_us
+        self._unit.advance(source, chunk.next_offset, len(chunk))
+        self.poller.handled(len(chunk), chunk.size_bytes)
         if source in self.pauses.waiting:
             self.pauses.waiting.discard(source)
             self._loop.call_soon(self.follow_pauses)
 
     def _after_step(self) -> None:
-        if not self._leases:
-            self._idle.set()
         # After this turn of the loop: the agent that is just done asks for its next chunk first.
         self._loop.call_soon(self._pump)
 
@@ -278,7 +297,7 @@ class Coordinator:
         What waits of a paused one is let go of: it would fill the hand-over of the others. It is read again
         from where the partition stands, which is known when no agent and no commit has any of it.
         """
-        at_work = {lease.chunk.source for lease in self._leases.values()}
+        at_work = self._at_work
         for source, committed in self._committed.items():
             if self.pauses.overrules(source):
                 self._backlog.close(source)
@@ -295,16 +314,12 @@ class Coordinator:
 
     def _take_back(self, topic: str) -> tuple[Lease | None, Chunk | None]:
         """Undo the agent's last step and count those before as handled; returns what is left of its chunk."""
-        lease = self._leases.pop(topic, None)
+        lease = self._leases.take(topic)
         if lease is None or lease.void:
             return None, None
         handled, rest = lease.give_up()
-        chunk = lease.chunk
-        if rest is None:
-            self._advance(chunk.source, chunk.next_offset, handled, chunk.size_bytes)
-        elif handled:
-            size_bytes = chunk.size_bytes - rest.size_bytes
-            self._advance(chunk.source, rest.first.offset, handled, size_bytes)
+        if handled is not None:
+            self._advance(handled)
         return lease, rest
 
     def _give_back(self, topic: str) -> None:
@@ -324,13 +339,13 @@ class Coordinator:
             self._stand_still(rest, again)
             return
         kept = self._backlog.put_back(*again.chunks, pause_s=again.pause_s)
-        if kept and again.pause_s > _WAIT_S:
+        if kept and again.pause_s >= min(_WAIT_S, self._options.backoff.ms_max / 1_000):
             self.pauses.waiting.add(rest.source)
             self.follow_pauses()
         if again.pause_s:
             self._loop.call_later(again.pause_s + 0.001, self._pump)
         if not again.chunks:
-            self._advance(rest.source, rest.next_offset, len(rest), rest.size_bytes)
+            self._advance(rest)
 
     def _stand_still(self, chunk: Chunk, standstill: Standstill) -> None:
         """Commit before the event that cannot be passed, with the cause, and read no further."""
@@ -348,7 +363,7 @@ class Coordinator:
 
     def stop_for(self, error: BaseException) -> None:
         """Hand out nothing more and have the worker stop."""
-        self._closed += 1
+        self._intake.stop()
         self._on_fatal(error)
 
     async def _commit(self) -> None:
@@ -364,6 +379,7 @@ class Coordinator:
         positions = dict(self._unit.positions)
         self._on_commit()
         began = time.monotonic()
+        self.poller.gather(GATHER_S)
         try:
             result = await self._loop.run_in_executor(self._unit_thread, self._unit.commit)
         except Exception as error:
@@ -377,11 +393,10 @@ class Coordinator:
                 "unit of work aborted, its records are handled again", cause=repr(error), aborts=self._aborts
             )
             self._forget_standstills(positions)
-            if not self._stopped:  # who reads them next begins at what is committed
-                await self._rewind()
+            await self._rewind()
         else:
             self._aborts = 0
-            self._rest.begin(time.monotonic() - began)
+            self.poller.gather(self._rest.begin(time.monotonic() - began) - FETCH_S)
             self._committed.update({s: o for s, o in positions.items() if s in self._committed})
             self._in_flight.passed(self._committed)
             self._on_committed(result)
@@ -391,10 +406,10 @@ class Coordinator:
         self._epoch += 1
         self._backlog.clear()
         self.pauses.waiting.clear()
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._stopping.wait(), backoff_s(self._aborts))
-            return  # who reads them next begins at what is committed
-        await asyncio.wrap_future(self.poller.rewind(dict(self._committed), self._epoch))
+        with suppress(TimeoutError):  # a rebalance, or the end, waits for this commit: it is not kept waiting
+            await asyncio.wait_for(self._intake.until_stopped(), self._options.backoff.seconds(self._aborts))
+        if not self._stopped:  # else who reads them next begins at what is committed
+            await asyncio.wrap_future(self.poller.rewind(dict(self._committed), self._epoch))
 
     async def _end_unit(self, *, lost: bool = False) -> None:
         """Have the agents finish (unless the partitions are ``lost``), and commit; with intake stopped.
@@ -403,7 +418,7 @@ class Coordinator:
         """
         async with self._ending:
             await self._committed_or_not()
-            if self._abandoned:
+            if self.abandoned:
                 return
             if lost:
                 self._void()
@@ -419,27 +434,21 @@ class Coordinator:
 
     async def _quiesce(self) -> None:
         """Wait until no agent holds a chunk; one that does not finish in time has its work voided."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._options.stall_ms_max / 1_000):
-                while self._leases:
-                    self._idle.clear()
-                    await self._idle.wait()
+        await self._leases.wait_until_none(self._options.stall_ms_max / 1_000)
         if self._leases:
-            log.warning("agents still at work, their unit is dropped", topics=list(self._leases))
+            log.warning("agents still at work, their unit is dropped", topics=self._leases.topics)
             self._void()
 
     def _void(self) -> None:
-        for lease in self._leases.values():
-            lease.void = True
-            self.handout.returned(lease.chunk.source.topic)
-            self._void_chunk(lease.chunk)
-        voided = [lease.chunk.source for lease in self._leases.values()]
-        self._leases.clear()
+        voided = [lease.chunk for lease in self._leases.void()]
+        for chunk in voided:
+            self.handout.returned(chunk.source.topic)
+            self._void_chunk(chunk)
         self._forget_standstills(self._unit.positions)
         self._unit.drop()
-        for source in voided:  # an agent that wakes up late has a scope that is part of no unit any more
-            if source in self._committed:
-                self._partitions.ready(source)
+        for chunk in voided:  # an agent that wakes up late has a scope that is part of no unit any more
+            if chunk.source in self._committed:
+                self._partitions.ready(chunk.source)
 
     # -- rebalance ------------------------------------------------------------------------------------
 
@@ -464,8 +473,8 @@ class Coordinator:
 
     async def _revoke(self, sources: Sequence[SourcePartition], *, lost: bool) -> None:
         """Finish and commit (unless lost), then let go. Runs while the poll thread waits in its callback."""
-        self._closed += 1
-        held = list(self._leases.values())
+        self._intake.stop()
+        held = list(self._leases)
         try:
             opening = self._openings.cancel(sources)
             await self._end_unit(lost=lost)
@@ -475,7 +484,7 @@ class Coordinator:
             if self._committed and (lost or any(lease.void for lease in held)):
                 await self._rewind()  # partitions that stay: what was dropped of them is read again
         finally:
-            self._closed -= 1
+            self._intake.go_on()
             self._loop.call_soon(self._pump)
 
     def _release(self, source: SourcePartition) -> None:
@@ -483,7 +492,8 @@ class Coordinator:
         self._handled_us.pop(source, None)
         self.pauses.forget(source)
         self._backlog.close(source)
-        self._partitions.close(source)
+        if not self.abandoned:  # the unit that was left behind may yet commit: whole, or not at all
+            self._partitions.close(source)
 
     def _void_chunk(self, chunk: Chunk) -> None:
         """Count a chunk as done with that nobody handles: it is read again, here or elsewhere."""

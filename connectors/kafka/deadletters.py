@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from confluent_kafka import Message
 
     from connectors.kafka.options import KafkaOptions
+    from schemas.record import Headers
     from schemas.wire import WireCodec
 
 # Markers of transactions take offsets too, about one for each letter: so look further back than asked.
@@ -43,9 +44,11 @@ class DeadLetter:
     code_version: str
     attempts: int
     cut: bool
-    """Key and value are not whole: the topic did not take them."""
+    """Key, value and headers are not whole: the topic did not take them, or the headers cannot be read."""
     time_us: int
     """When the letter was written, by the broker; 0 = not known."""
+    headers: Headers = ()
+    """Of the record."""
 
     @property
     def id(self) -> str:
@@ -118,4 +121,5 @@ def _letter_of(partition: int, offset: int, time_us: int, fields: dict[str, Any]
         attempts=fields.get("attempts", 0),
         cut=is_cut(fields.get("detail", "")),
         time_us=max(time_us, 0),
+        headers=tuple((header["name"], header["value"]) for header in fields.get("headers", ())),
     )

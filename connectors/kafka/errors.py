@@ -13,6 +13,7 @@ KafkaFailure
 ├── ReplayFailed          dead letters were not handed in again, or nobody knows: run it again
 ├── NoSuchTopic           there is no topic of that name
 │   └── TopicUndeclared   an agent under test writes to a topic that nothing declares
+├── TopicsAbsent          topics that a process needs were not made
 ├── TopicMismatch         an existing topic is not as the table says
 ├── TransactionAborted    nothing of the transaction took place; it is done again
 ├── TransactionFenced     another process has this slot; this one must stop
@@ -24,7 +25,12 @@ KafkaFailure
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from schemas.errors import SluicegateError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class KafkaFailure(SluicegateError):
@@ -89,6 +95,18 @@ class ConsumerFenced(ConsumerFailed):
         self.remedy = (
             "If the worker was replaced on purpose: nothing. Else give each worker a state folder, or a "
             "SLUICEGATE_WORKER__IDENTITY, of its own."
+        )
+
+
+class IdentityHeld(ConsumerFailed):
+    """The broker keeps this member's identity for one that has not left (KIP-848 refuses the newcomer)."""
+
+    def __init__(self, group: str, instance_id: str) -> None:
+        super().__init__(group, f"member {instance_id} is held for another process, which has not left")
+        self.remedy = (
+            "If that one was killed: start again once its session is over (the brokers' "
+            "group.consumer.session.timeout.ms, 45 s by default). If it runs: give each worker a state "
+            "folder, or a SLUICEGATE_WORKER__IDENTITY, of its own."
         )
 
 
@@ -172,6 +190,16 @@ class TopicUndeclared(NoSuchTopic):
     def __init__(self, topic: str) -> None:
         super().__init__(topic)
         self.remedy = TopicUndeclared.remedy
+
+
+class TopicsAbsent(KafkaFailure):
+    """Topics that a process reads or writes do not exist, and it makes none."""
+
+    remedy = "Have an operator run `sluicegate topics create`, or set SLUICEGATE_KAFKA__CREATE_TOPICS=true."
+
+    def __init__(self, topics: Sequence[str]) -> None:
+        super().__init__(f"there is no topic {', '.join(topics)}")
+        self.topics = tuple(topics)
 
 
 class TopicMismatch(KafkaFailure):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from connectors.kafka.aside import ProcessDied
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container
+    from collections.abc import Callable, Container, Mapping
 
     from connectors.kafka.aside import Judge
     from connectors.kafka.backlog import Backlog
@@ -18,15 +18,18 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+_CRASHES_MAX: Final = 3  # each is a restart of all roles and a rebalance, where an attempt is a pause
+
 
 class HandOut:
     """Between the backlog and the agents; whoever takes a chunk from here gives it to the topic's agent.
 
     Args:
-        attempts_max: how often the process may end with an event before it is given up.
+        attempts_max: by topic, how often an event is tried; the process may end with one as often, at most
+            three times, before it is given up.
     """
 
-    def __init__(self, backlog: Backlog, in_flight: InFlight, attempts_max: int) -> None:
+    def __init__(self, backlog: Backlog, in_flight: InFlight, attempts_max: Mapping[str, int]) -> None:
         self._backlog = backlog
         self._in_flight = in_flight
         self._attempts_max = attempts_max
@@ -65,7 +68,7 @@ class HandOut:
             chunk, rest = chunk.split(1)
             self._backlog.put_back(rest)
         crashes = self._in_flight.crashes_alone(chunk)
-        if crashes < self._attempts_max:
+        if crashes < min(self._attempts_max[chunk.source.topic], _CRASHES_MAX):
             return chunk
         where = {**chunk.source._asdict(), "offset": chunk.first.offset}
         log.error("event is given up, the process ended with it", **where, crashes=crashes)

@@ -1,17 +1,20 @@
 """Which records agents have in hand, noted where it outlives the process: so the event that ends it is found.
 
-1. A chunk is noted when it is handed out and taken off when the agent is done: two small writes to a file,
-   which survive a kill, a crash of native code and a lack of memory, as the kernel has them.
+1. A chunk is noted when it is handed out and taken off when the agent is done: in a file that is mapped into
+   memory, which survives a kill, a crash of native code and a lack of memory, as the kernel has it.
 2. A start that finds notes remembers their records. A process may be killed for many reasons; records with
    which it ended twice are suspects, and handed out one by one, alone in the role: the next crash names one.
-3. An event with which, alone, the process has ended is tried as often as one that raises, then given up.
+3. An event with which, alone, the process has ended is tried as often as one that raises, at most three
+   times, then given up.
 
 What a process was asked to stop with is not suspected, nor what was committed since.
 """
 
 from __future__ import annotations
 
+import errno
 import json
+import mmap
 import os
 import struct
 from dataclasses import asdict, dataclass
@@ -30,7 +33,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _NOTE: Final = struct.Struct(">?iqqqiH249s")  # held, partition, first, next, records, crashes, topic's name
-_NOTHING: Final = b"\x00"
+_TOPICS: Final = 16
+"""Notes that a file has room for at first: a role reads a few topics."""
 _CRASHES_SUSPICIOUS: Final = 2  # one by one takes many times as long: no way to come back from any kill
 _SUSPECTS_MAX: Final = 256  # ranges: a note a topic and crash, and each goes when it is passed
 
@@ -88,7 +92,7 @@ class InFlight:
         self._slots: dict[str, int] = {}  # topic -> where its note stands
         self._held: set[str] = set()
         self._kept = None if folder is None else folder / f"{name}.suspects"
-        self._notes = -1
+        self._notes: _Notes | None = None
         if folder is not None:
             self._open(folder / name, believed=believed)
 
@@ -103,18 +107,21 @@ class InFlight:
         for one in list(found.values())[-_SUSPECTS_MAX:]:
             self._suspects.setdefault(one.source, []).append(one)
         self._keep()
-        self._notes = os.open(file, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+        try:
+            self._notes = _Notes(file)
+        except OSError as error:
+            _unnoted(error)
 
     # -- notes ----------------------------------------------------------------------------------------
 
     def handed_out(self, chunk: Span) -> None:
         """Note a chunk that an agent is about to be given."""
-        if self._notes < 0:
+        if self._notes is None:
             return
         topic, partition = chunk.source
         first = chunk.first.offset
         note = _NOTE.pack(
-            True,  # noqa: FBT003  a field of the format
+            False,  # noqa: FBT003  a field of the format, which is set last
             partition,
             first,
             chunk.next_offset,
@@ -123,32 +130,27 @@ class InFlight:
             len(topic),
             topic.encode(),
         )
-        self._write(topic, note)
-        self._held.add(topic)
+        try:
+            self._notes.write(self._slots.setdefault(topic, len(self._slots)), note)
+        except OSError as error:
+            _unnoted(error)
+            self.close()
+        else:
+            self._held.add(topic)
 
     def taken_back(self, topic: str) -> None:
         """Take the note of a topic's chunk off: its agent has nothing in hand."""
-        if topic in self._held:
+        if topic in self._held and self._notes is not None:
             self._held.discard(topic)
-            self._write(topic, _NOTHING)
+            self._notes.take_off(self._slots[topic])
 
     def close(self) -> None:
         """Take all notes off and note no more: the process ends on purpose."""
         for topic in list(self._held):
             self.taken_back(topic)
-        if self._notes >= 0:
-            os.close(self._notes)
-            self._notes = -1
-
-    def _write(self, topic: str, note: bytes) -> None:
-        if self._notes < 0:
-            return
-        try:
-            os.pwrite(self._notes, note, _NOTE.size * self._slots.setdefault(topic, len(self._slots)))
-        except OSError as error:  # a full disk: nothing is lost by it but the knowledge after a crash
-            log.warning("what agents have in hand cannot be noted", cause=str(error))
-            os.close(self._notes)
-            self._notes = -1
+        if self._notes is not None:
+            self._notes.close()
+            self._notes = None
 
     # -- suspects -------------------------------------------------------------------------------------
 
@@ -200,6 +202,52 @@ class InFlight:
             fresh.replace(self._kept)
         except OSError as error:
             log.warning("suspects cannot be kept", cause=str(error))
+
+
+class _Notes:
+    """A file of notes of one size, mapped: neither a call of the kernel nor a change of threads a note.
+
+    Its room is taken before it is mapped: the process ends at a page that the disk has no room for. (A file
+    system that writes each change to a new place, as btrfs does, can still run out of room for it.)
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = os.open(file, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+        self._notes = 0
+        try:
+            self._grow(_TOPICS)
+        except OSError:
+            os.close(self._file)
+            raise
+
+    def write(self, number: int, note: bytes) -> None:
+        """Write a note, its first byte last: who is killed meanwhile leaves none that is half written."""
+        if number >= self._notes:
+            self._grow(max(2 * self._notes, number + 1))
+        at = number * _NOTE.size
+        self._map[at : at + _NOTE.size] = note
+        self._map[at] = True
+
+    def take_off(self, number: int) -> None:
+        """Have a note say nothing."""
+        self._map[number * _NOTE.size] = False
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._map.close()
+        os.close(self._file)
+
+    def _grow(self, notes: int) -> None:
+        room = (notes - self._notes) * _NOTE.size
+        if os.pwrite(self._file, bytes(room), self._notes * _NOTE.size) < room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._map = mmap.mmap(self._file, notes * _NOTE.size)
+        self._notes = notes
+
+
+def _unnoted(error: OSError) -> None:
+    """The disk is full, say: nothing is lost by it but the knowledge after a crash."""
+    log.warning("what agents have in hand cannot be noted", cause=str(error))
 
 
 def _noted_in(file: Path) -> Iterator[Suspect]:

@@ -18,12 +18,11 @@ if TYPE_CHECKING:
 
     from connectors.kafka.chunk import Chunk
     from connectors.kafka.lease import Scope
-    from connectors.kafka.ports import FailurePolicy
+    from connectors.kafka.ports import Backoff, FailurePolicy
     from schemas.record import Record
 
 log = structlog.get_logger(__name__)
 
-_BACKOFF_S_FIRST, _BACKOFF_S_MAX = 0.1, 10.0
 _DETAIL_CHARACTERS_MAX = 2_000
 _NOTE_CHARACTERS_MAX = 500  # at most four bytes each: half of what a broker takes (offset.metadata.max.bytes)
 
@@ -53,9 +52,12 @@ class Standstill:
 class Isolation:
     """Finds the event that fails; what was tried before is kept in the chunk (``attempts``)."""
 
-    def __init__(self, attempts_max: int, policies: Mapping[str, FailurePolicy]) -> None:
-        self._attempts_max = attempts_max
-        self._policies = policies  # by topic
+    def __init__(
+        self, attempts_max: Mapping[str, int], policies: Mapping[str, FailurePolicy], backoff: Backoff
+    ) -> None:
+        self._attempts_max = attempts_max  # by topic, as the policies are
+        self._policies = policies
+        self._backoff = backoff
 
     def isolate(self, scope: Scope, chunk: Chunk, error: BaseException) -> Again | Standstill:
         """Decide about a chunk whose agent raised ``error``, and whose step was undone in ``scope``."""
@@ -67,12 +69,12 @@ class Isolation:
                 attempts=chunk.attempts,
                 cause=str(error),
             )
-            return Again((chunk,), backoff_s(chunk.attempts))
+            return Again((chunk,), self._backoff.seconds(chunk.attempts))
         if len(chunk) > 1:
             return Again(chunk.split(len(chunk) // 2))
-        if chunk.attempts + 1 < self._attempts_max:
+        if chunk.attempts + 1 < self._attempts_max[chunk.source.topic]:
             chunk.attempts += 1
-            return Again((chunk,), backoff_s(chunk.attempts))
+            return Again((chunk,), self._backoff.seconds(chunk.attempts))
         detail = str(error)[:_DETAIL_CHARACTERS_MAX]
         failed = Standstill(chunk.first, type(error).__name__, detail, chunk.attempts + 1)
         return self._give_up(scope, chunk, failed)
@@ -87,8 +89,3 @@ class Isolation:
         scope.count("dead_letter")
         log.error("event became a dead letter", **where, cause=failed.cause)
         return Again(())
-
-
-def backoff_s(attempts: int) -> float:
-    """Return how long to wait after so many failures in a row, seconds: it doubles up to a bound."""
-    return min(_BACKOFF_S_FIRST * 2.0 ** min(attempts - 1, 10), _BACKOFF_S_MAX)

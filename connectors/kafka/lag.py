@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from confluent_kafka import (
     Consumer,
-    ConsumerGroupTopicPartitions,
     IsolationLevel,
     KafkaError,
     KafkaException,
@@ -15,8 +14,8 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
-from connectors.kafka.access import refusal
-from connectors.kafka.positions import read_metadata
+from connectors.kafka.access import REFUSALS, refusal
+from connectors.kafka.positions import Committed, read_metadata
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,17 +46,23 @@ class PartitionLag(NamedTuple):
 
 
 def committed_offsets(options: KafkaOptions, group: str) -> dict[tuple[str, int], int]:
-    """Return the offsets that a group (its full name) has committed, by topic and partition.
+    """Return the offsets alone of ``committed_positions``; raises as that."""
+    return {at: committed.offset for at, committed in committed_positions(options, group).items()}
+
+
+def committed_positions(options: KafkaOptions, group: str) -> dict[tuple[str, int], Committed]:
+    """Return what a group (its full name) has committed, by topic and partition.
 
     Raises:
         KafkaUnavailable: no answer.
         NotAuthorized: an ACL is missing.
     """
+    admin = AdminClient(options.client_config() | {"log_level": 0})
     try:
-        found = _committed(AdminClient(options.client_config() | {"log_level": 0}), group)
+        found = _committed(options, admin, group, _all_partitions(admin))
     except KafkaException as error:
         raise refusal(options, f"Describe group {group}", error.args[0]) from error
-    return {at: committed.offset for at, committed in found.items()}
+    return found
 
 
 def group_lag(options: KafkaOptions, group: str) -> list[PartitionLag]:
@@ -71,10 +76,12 @@ def group_lag(options: KafkaOptions, group: str) -> list[PartitionLag]:
     """
     admin = AdminClient(options.client_config() | {"log_level": 0})
     try:
-        committed = _committed(admin, group)
+        there = _all_partitions(admin)
+        committed = _committed(options, admin, group, there)
         if not committed:
             return []
-        partitions = _all_partitions(admin, {topic for topic, _ in committed})
+        topics = {topic for topic, _ in committed}
+        partitions = [at for at in there if at[0] in topics]
         first = _offsets(admin, partitions, OffsetSpec.earliest(), IsolationLevel.READ_UNCOMMITTED)
         stable = _offsets(admin, partitions, OffsetSpec.latest(), IsolationLevel.READ_COMMITTED)
         high = _offsets(admin, partitions, OffsetSpec.latest(), IsolationLevel.READ_UNCOMMITTED)
@@ -97,7 +104,7 @@ def group_lag(options: KafkaOptions, group: str) -> list[PartitionLag]:
                 high_watermark=high[at],
                 records=0 if nothing else stable[at] - start[at],
                 seconds=0.0 if timestamp_ms is None else max(0.0, (now_ms - timestamp_ms) / 1_000),
-                standstill=committed.get(at, _NEVER).note,
+                standstill=committed.get(at, _NEVER).standstill,
             )
         )
     return sorted(lags, key=lambda lag: (-lag.seconds, -lag.records, lag.topic, lag.partition))
@@ -106,7 +113,7 @@ def group_lag(options: KafkaOptions, group: str) -> list[PartitionLag]:
 def first_offsets(options: KafkaOptions, at: Sequence[tuple[str, int]]) -> dict[tuple[str, int], int]:
     """Return where the logs of partitions begin, of topics that exist; raises KafkaException."""
     admin = AdminClient(options.client_config() | {"log_level": 0})
-    there = set(_all_partitions(admin, {topic for topic, _ in at}))
+    there = set(_all_partitions(admin))
     found = [one for one in at if one in there]
     return _offsets(admin, found, OffsetSpec.earliest(), IsolationLevel.READ_UNCOMMITTED) if found else {}
 
@@ -114,36 +121,54 @@ def first_offsets(options: KafkaOptions, at: Sequence[tuple[str, int]]) -> dict[
 _At = tuple[str, int]
 
 
-class _Committed(NamedTuple):
-    offset: int
-    note: str
+_NEVER: Final = Committed(-1, None)
 
 
-_NEVER: Final = _Committed(-1, "")
+def _committed(
+    options: KafkaOptions, admin: AdminClient, group: str, partitions: Sequence[_At]
+) -> dict[_At, Committed]:
+    """Ask by a consumer, of all partitions that there are; it joins nothing.
 
-
-def _committed(admin: AdminClient, group: str) -> dict[_At, _Committed]:
-    asked = [ConsumerGroupTopicPartitions(group)]
-    (future,) = admin.list_consumer_group_offsets(asked, request_timeout=_CALL_S).values()
+    The admin client's own question ends the process (SIGSEGV, librdkafka issue 5040) where the broker that
+    it asks is not, or not yet, the group's coordinator: as when a cluster's first groups come up.
+    """
+    _see_it_is_allowed(admin, group)
+    if not partitions:
+        return {}
+    consumer = Consumer(
+        options.client_config()
+        | {
+            "log_level": 0,
+            "group.id": group,
+            "enable.auto.commit": False,
+            "isolation.level": "read_uncommitted",  # an open transaction's offsets are not waited for
+        }
+    )
     try:
-        found = future.result().topic_partitions or ()
-    except KafkaException as error:
-        if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
-            return {}
-        raise
+        found = consumer.committed([TopicPartition(*at) for at in partitions], timeout=_CALL_S)
+    finally:
+        consumer.close()
     return {
-        (at.topic, at.partition): _Committed(at.offset, read_metadata(at.metadata)[1])
+        (at.topic, at.partition): Committed(at.offset, *read_metadata(at.metadata))
         for at in found
         if at.offset >= 0
     }
 
 
-def _all_partitions(admin: AdminClient, topics: set[str]) -> list[_At]:
-    found = admin.list_topics(timeout=_CALL_S).topics
+def _see_it_is_allowed(admin: AdminClient, group: str) -> None:
+    """Raise KafkaException where an ACL is missing, for which a consumer would ask until its time is over."""
+    (future,) = admin.describe_consumer_groups([group], request_timeout=_CALL_S).values()
+    try:
+        future.result()
+    except KafkaException as error:
+        if error.args[0].code() in REFUSALS:
+            raise
+
+
+def _all_partitions(admin: AdminClient) -> list[_At]:
     # A topic that was removed still has offsets; it has nothing to be behind on.
-    return sorted(
-        (topic, partition) for topic in topics if topic in found for partition in found[topic].partitions
-    )
+    topics = admin.list_topics(timeout=_CALL_S).topics
+    return sorted((name, partition) for name, topic in topics.items() for partition in topic.partitions)
 
 
 def _offsets(

@@ -1,9 +1,9 @@
 """Kafka in memory: the twin of librdkafka's clients, on which an agent runs under its real engine.
 
 It has what the engine stands on: offsets that commit markers take too, transactions that are seen whole or
-not at all, offsets that commit with them, fenced producers, topics that refuse what is too large. It has one
-process and one member a group: no rebalance, no replicas, no compaction, no retention. The same scenarios run
-on it and on a real broker (tests/integration/test_testing_twin.py).
+not at all, offsets that commit with them, fenced producers, topics that refuse what is too large, a rebalance
+for a member that takes its share and reads nothing. It has one process: no replicas, no compaction, no
+retention. The same scenarios run on it and on a real broker (tests/integration/test_testing_twin.py).
 """
 
 from __future__ import annotations
@@ -77,6 +77,7 @@ class MemoryKafka:
         self._committed: dict[tuple[str, str, int], TopicPartition] = {}
         self._producers: dict[str, MemoryProducer] = {}
         self._open: set[_Transaction] = set()
+        self._rivals: set[str] = set()
 
     def create(self, specs: Iterable[TopicSpec]) -> None:
         """Create those of the topics that are not there yet."""
@@ -98,6 +99,25 @@ class MemoryKafka:
         """Return the numbers of a topic's partitions, none if there is no such topic."""
         spec = self._specs.get(topic)
         return range(0 if spec is None else spec.partitions)
+
+    # -- groups ---------------------------------------------------------------------------------------
+
+    def rival_joins(self, group: str) -> None:
+        """Have another member take its share of a group's partitions, the upper half of each topic's."""
+        self._rivals.add(group)
+
+    def rival_leaves(self, group: str) -> None:
+        """Have it leave: its share comes back."""
+        self._rivals.discard(group)
+
+    def has_rival(self, group: str) -> bool:
+        """Say whether it is there."""
+        return group in self._rivals
+
+    def rivals_share(self, topic: str) -> range:
+        """Return the numbers of a topic's partitions that it has, or would have."""
+        count = len(self.partitions(topic))
+        return range((count + 1) // 2, count)
 
     # -- for the clients ------------------------------------------------------------------------------
 
@@ -177,6 +197,12 @@ class MemoryKafka:
                     found.append(entry.message)
             return found, position
 
+    def first_since(self, place: _Place, since_ms: int) -> int:
+        """Return the offset of the first record that is not older than a time, -1 if there is none."""
+        with self.changed:
+            messages = (entry.message for entry in self._logs[place] if entry.message is not None)
+            return next((m.offset() for m in messages if m.timestamp()[1] >= since_ms), -1)
+
     def take_over(self, transactional_id: str, producer: MemoryProducer) -> None:
         """Fence the id's producer before, and abort what it left open."""
         with self.changed:
@@ -209,7 +235,7 @@ class MemoryKafka:
 
 
 class MemoryConsumer:
-    """Stands for ``confluent_kafka.Consumer``; the one member of its group."""
+    """Stands for ``confluent_kafka.Consumer``; the one member of its group that reads."""
 
     def __init__(self, kafka: MemoryKafka, config: dict[str, Any]) -> None:
         self._kafka = kafka
@@ -219,12 +245,14 @@ class MemoryConsumer:
         self._positions: dict[_Place, int] = {}
         self._paused: set[_Place] = set()
         self._told: dict[_Place, int] = {}  # the end that was told last
-        self._joining: dict[str, Any] | None = None
+        self._subscribed: list[str] = []
+        self._joins = False
+        self._has_rival = False
         self._callbacks: dict[str, Any] = {}
 
     def subscribe(self, topics: Sequence[str], **callbacks: Any) -> None:
         """Have all partitions of the topics assigned at the next poll."""
-        self._joining, self._callbacks = dict.fromkeys(topics), callbacks
+        self._subscribed, self._callbacks, self._joins = list(topics), callbacks, True
 
     def poll(self, timeout: float) -> Message | None:
         """Return the next record, or None."""
@@ -233,7 +261,7 @@ class MemoryConsumer:
 
     def consume(self, num_messages: int, timeout: float) -> list[Message]:
         """Return the next records, a partition after the other."""
-        if self._joining is not None:
+        if self._joins or (self._subscribed and self._has_rival != self._kafka.has_rival(self._group)):
             self._join()
         with self._kafka.changed:
             found = list(self._ready(num_messages))
@@ -259,11 +287,20 @@ class MemoryConsumer:
                 yield _message(place, position, None, None, 0, error=KafkaError(_EOF))
 
     def _join(self) -> None:
-        topics, self._joining = self._joining or {}, None
+        """Join the group, or join it again: then all that it had is revoked first."""
+        self._revoke()
+        self._joins, self._has_rival = False, self._kafka.has_rival(self._group)
         parts = [
-            TopicPartition(topic, number) for topic in topics for number in self._kafka.partitions(topic)
+            TopicPartition(topic, number)
+            for topic in self._subscribed
+            for number in self._kafka.partitions(topic)
+            if not (self._has_rival and number in self._kafka.rivals_share(topic))
         ]
         self._callbacks["on_assign"](self, parts)
+
+    def _revoke(self) -> None:
+        if self._positions and self._callbacks:
+            self._callbacks["on_revoke"](self, [TopicPartition(*place) for place in self._positions])
 
     def assign(self, parts: Sequence[TopicPartition]) -> None:
         """Read these partitions from their offsets on."""
@@ -312,6 +349,15 @@ class MemoryConsumer:
         """Return the first offset, and the last stable one or, read uncommitted, the high watermark."""
         return self._kafka.bounds((part.topic, part.partition), committed=self._is_committed)
 
+    def offsets_for_times(self, parts: Sequence[TopicPartition], timeout: float) -> list[TopicPartition]:  # noqa: ARG002
+        """Return the first offset at the time (ms) that each part has as its offset, or later; -1 = none."""
+        return [
+            TopicPartition(
+                part.topic, part.partition, self._kafka.first_since((part.topic, part.partition), part.offset)
+            )
+            for part in parts
+        ]
+
     def list_topics(self, topic: str, timeout: float) -> Any:  # noqa: ARG002
         """Return a topic's partitions."""
         found = SimpleNamespace(error=None, partitions=dict.fromkeys(self._kafka.partitions(topic)))
@@ -323,8 +369,7 @@ class MemoryConsumer:
 
     def close(self) -> None:
         """Leave: what is assigned is revoked."""
-        if self._positions and self._callbacks:
-            self._callbacks["on_revoke"](self, [TopicPartition(*place) for place in self._positions])
+        self._revoke()
         self._positions = {}
 
 
@@ -367,11 +412,13 @@ class MemoryProducer:
         on_delivery: Callable[[KafkaError | None, Message], None] | None = None,
         *,
         timestamp: int = 0,
-        headers: list[tuple[str, bytes]] | None = None,
+        headers: list[tuple[str, Any]] | None = None,
     ) -> None:
         """Append a record; ``timestamp`` is milliseconds, 0 = as the broker stamps."""
         self._check()
         error = None
+        if headers is not None:  # as librdkafka does
+            headers = [(name, value.encode() if isinstance(value, str) else value) for name, value in headers]
         try:
             message = self._kafka.append(
                 (topic, partition), key, value, timestamp, headers, self._transaction

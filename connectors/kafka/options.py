@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -26,8 +27,13 @@ class KafkaOptions:
 
     @property
     def principal(self) -> str:
-        """Who the broker takes us for, as far as we know: it reads a certificate by rules of its own."""
-        name = self.security.get("sasl.username")
+        """Who the broker takes us for, as far as we know: it reads certificates and tokens by its rules."""
+        security = self.security
+        if client_id := security.get("sasl.oauthbearer.client.id"):
+            return f"the OAuth client {client_id}"
+        name = (
+            security.get("sasl.username") or re.split("[/@]", security.get("sasl.kerberos.principal", ""))[0]
+        )
         return f"User:{name}" if name else "this principal"
 
     def client_config(self) -> dict[str, object]:
@@ -35,12 +41,13 @@ class KafkaOptions:
         return {
             "bootstrap.servers": self.bootstrap_servers,
             "client.id": self.client_id,
-            # A broker that restarts is found again within a second, not after librdkafka's ten.
-            "reconnect.backoff.ms": 50,
+            # A broker that restarts is found again within a second, not after librdkafka's ten. Not sooner:
+            # while no broker answers it starts over from the bootstrap addresses, and each time forgets its
+            # back-off (at 50 ms: 36 attempts and lines of log a second, at 500 ms 4). Without that
+            # (``metadata.recovery.strategy=none``) a client that was told of no broker at all, as by one
+            # that was frozen for a while and does not know itself yet, would never ask anybody again.
+            "reconnect.backoff.ms": 500,
             "reconnect.backoff.max.ms": 1_000,
-            # librdkafka's default starts over from the bootstrap addresses while no broker answers, and
-            # forgets its back-off and what it has logged by it: 40 attempts and lines a second.
-            "metadata.recovery.strategy": "none",
             # Above every topic's max.message.bytes (2 MiB at most): the topic decides, not the client.
             "message.max.bytes": 4 * 1_048_576,
             **self.security,

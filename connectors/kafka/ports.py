@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+
+from schemas.topics import MIB
 
 if TYPE_CHECKING:
     import threading
@@ -13,11 +15,32 @@ if TYPE_CHECKING:
     from connectors.kafka.lease import Scope
 
 FailurePolicy = Literal["dead-letter", "stop-partition"]
-"""What becomes of an event that an agent cannot handle, after its attempts.
+"""What becomes of an event that an agent cannot handle, after its attempts (``attempts_max``).
 
 ``dead-letter``: it is put aside, and its partition goes on. ``stop-partition``: its partition stands still at
 it until an operator resumes it or skips the event, for agents whose events must not be passed over.
 """
+
+
+ATTEMPTS_MAX: Final = 100
+"""Bound of ``attempts_max``: a partition waits a quarter of an hour for one event then, by default."""
+QUEUE_RECORDS_MAX: Final = 2_000_000
+QUEUE_BYTES_MAX: Final = 512 * MIB
+"""Bounds of librdkafka's queue of a unit's producer. A unit is bounded by less, and never meets them."""
+HANDOVER_BYTES_MAX: Final = 64 * MIB
+"""Of records that are handed over to a role's agents, by default; see ``ConsumerOptions``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """The pause before what failed is tried again: it doubles with each failure in a row, up to a bound."""
+
+    first_ms: int = 100
+    ms_max: int = 10_000
+
+    def seconds(self, attempts: int) -> float:
+        """Return how long to wait after so many failures in a row."""
+        return min(self.first_ms * 2.0 ** min(attempts - 1, 30), self.ms_max) / 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +50,8 @@ class CoordinatorOptions:
     commit_interval_ms: int = 100
     stall_ms_max: int = 5_000
     attempts_max: int = 3
+    """Of agents that say nothing else of themselves."""
+    backoff: Backoff = Backoff()
 
 
 class Unit(Protocol):

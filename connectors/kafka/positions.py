@@ -32,6 +32,7 @@ _LEADERLESS = {
     KafkaError.LEADER_NOT_AVAILABLE,
     KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001  # librdkafka's name for one that nobody led when it asked
 }
+_SILENT = "silent_us="  # a note on why a partition stands still begins with the name of an error
 _TRIES_A_CLIENT = 10
 _CALL_S = 10.0
 _TRIES_S = 60.0
@@ -46,6 +47,16 @@ class Committed(NamedTuple):
     note: str = ""
     """What was committed beside it."""
 
+    @property
+    def silent_us(self) -> int:
+        """How much silence steps have counted at this offset; see ``idle.py``."""
+        return silence_in(self.note) or 0
+
+    @property
+    def standstill(self) -> str:
+        """Why the group does not pass the event at this offset; empty = it does."""
+        return "" if silence_in(self.note) is not None else self.note
+
 
 def metadata_of(unit: int, note: str) -> str:
     """Return what is committed beside an offset: the unit's number, and a note if there is one."""
@@ -56,6 +67,16 @@ def read_metadata(metadata: str | None) -> tuple[int | None, str]:
     """Return the unit's number (None if somebody else committed it) and the note."""
     unit, _, note = (metadata or "").partition(" ")
     return (int(unit), note) if unit.isdecimal() and unit.isascii() else (None, "")
+
+
+def silence_note(silent_us: int) -> str:
+    """Return the note that so much silence was counted at an offset."""
+    return f"{_SILENT}{silent_us}"
+
+
+def silence_in(note: str) -> int | None:
+    """Return what ``silence_note`` says, None if the note is another."""
+    return int(note[len(_SILENT) :]) if note.startswith(_SILENT) else None
 
 
 class PositionReader:

@@ -154,7 +154,14 @@ class Replayer:
                 failed.append(error)
 
         partition = -1 if handover.partition is None else handover.partition
-        producer.produce(handover.topic, letter.value, letter.key, partition=partition, on_delivery=appended)
+        producer.produce(
+            handover.topic,
+            letter.value,
+            letter.key,
+            partition=partition,
+            on_delivery=appended,
+            headers=list(letter.headers),
+        )
         producer.produce(
             self._facts, self._fact(handover, partition), letter.id.encode(), partition=0, on_delivery=noted
         )

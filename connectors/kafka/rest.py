@@ -9,8 +9,12 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-REST_S: Final = 0.025
+REST_S: Final = 0.004
 """At the most; else as long as the commit took."""
+GATHER_S: Final = 0.02
+"""So long at the most nothing is fetched while a commit is under way: none of it could be handled."""
+FETCH_S: Final = 0.001
+"""So long before the pause is over it is fetched again."""
 FLOOD_RECORDS: Final = 500
 """Who has so many to handle is not kept waiting."""
 
@@ -24,9 +28,11 @@ class Rest:
         self._until_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
-    def begin(self, took_s: float) -> None:
-        """Rest after a commit that took so long."""
-        self._until_s = time.monotonic() + min(took_s, self._longest_s)
+    def begin(self, took_s: float) -> float:
+        """Rest after a commit that took so long; returns for how long."""
+        rest_s = min(took_s, self._longest_s)
+        self._until_s = time.monotonic() + rest_s
+        return rest_s
 
     def holds(self, records: int) -> bool:
         """Whether it is too early to go on with so many records."""

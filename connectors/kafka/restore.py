@@ -23,7 +23,7 @@ from connectors.kafka.access import REFUSALS, refusal
 from connectors.kafka.errors import KafkaUnavailable, RestoreStalled
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from confluent_kafka import Consumer, KafkaError
 
@@ -34,8 +34,10 @@ log = structlog.get_logger(__name__)
 
 _BATCH = 10_000
 _STALL_S_MAX = 120.0
+_ANEW_S = 25.0  # a transaction that was left open is over by then: its time-out, and the broker's look for it
 _PROGRESS_S = 5.0
 _WAIT_S = 0.1
+_ASK_S = 2.0
 _ENDS_IT = ("_AUTO_OFFSET_RESET", "OFFSET_OUT_OF_RANGE")  # the changelog was cut meanwhile
 _At = tuple[str, int]
 _Changes = dict[bytes, "bytes | None"]
@@ -219,17 +221,27 @@ class Restorer:
 
     def _restore_all(self, tasks: dict[_At, _Task]) -> None:
         """Restore what was asked for until there is nothing left; ends the tasks that it takes out."""
+        while self._restore_by_one(tasks):
+            pass
+
+    def _restore_by_one(self, tasks: dict[_At, _Task]) -> bool:
+        """Restore by one consumer; True = it brings nothing more, and another one is to go on from here."""
         consumer = self._consumer()
+        made = time.monotonic()
         try:
+            consumer.incremental_assign([task.where for task in tasks.values()])
             while True:
                 self._take_up(consumer, tasks)
                 if not tasks:
-                    return
+                    return False
                 first = consumer.poll(_WAIT_S)
                 messages = [] if first is None else [first, *consumer.consume(_BATCH - 1, 0)]
                 self._hand(messages, tasks)
                 for task in list(tasks.values()):
                     self._go_on(consumer, task, tasks)
+                if tasks and time.monotonic() - max(made, *(task.moved for task in tasks.values())) > _ANEW_S:
+                    _tell_of_standstill(consumer, tasks.values())
+                    return True
         except KafkaException as error:
             raise KafkaUnavailable(self._kafka.bootstrap_servers, str(error)) from error
         finally:
@@ -312,3 +324,15 @@ class Restorer:
                 "queued.max.messages.kbytes": 32 * 1024,
             }
         )
+
+
+def _tell_of_standstill(consumer: Consumer, tasks: Iterable[_Task]) -> None:
+    """Log what each partition waits for: a transaction that is open at the broker, or the consumer itself."""
+    for task in tasks:
+        stable = None
+        with suppress(KafkaException):  # it reads what is committed alone, so this is the last stable offset
+            _, stable = consumer.get_watermark_offsets(task.where, _ASK_S)
+        log.warning(
+            "a restore stands still, its consumer is made anew", topic=task.at[0], partition=task.at[1],
+            position=task.progress.position, end=task.progress.end, last_stable=stable,
+        )  # fmt: skip

@@ -9,6 +9,7 @@ import structlog
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from connectors.kafka.access import REFUSALS
+from connectors.kafka.commits import was_not_asked
 from connectors.kafka.errors import AppendFailed
 
 if TYPE_CHECKING:
@@ -40,7 +41,9 @@ class ProducerSlot:
             "transaction.timeout.ms": timeout_ms,
             "enable.idempotence": True,
             "acks": "all",
-            "linger.ms": 0,
+            # The flush waits for none of it. At 0 the first record would go alone, the others behind its
+            # answer, and librdkafka's thread would spin meanwhile (see ``connectors/llm/outlet.py``).
+            "linger.ms": min(1_000, timeout_ms // 2),
             "compression.type": "lz4",
             "partitioner": "murmur2_random",  # librdkafka's own default would split a stream
             "socket.timeout.ms": min(timeout_ms, 5_000),
@@ -129,7 +132,7 @@ class ProducerSlot:
                 producer.commit_transaction(max(0.1, deadline - time.monotonic()))
             except KafkaException as error:
                 cause: KafkaError = error.args[0]
-                if cause.txn_requires_abort():
+                if was_not_asked(cause):
                     self._abort(producer)
                     raise _NotCommitted(_said(error)) from error
                 if cause.retriable() and time.monotonic() < deadline:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from connectors.kafka.coordinator import Coordinator
     from connectors.kafka.lease import Lease
-    from schemas.record import Record
+    from schemas.record import Headers, Record
 
 
 _Chunk = TypeVar("_Chunk", EventChunk, ColumnChunk)
@@ -74,6 +74,11 @@ class ColumnBatch:
         if isinstance(records, Records):
             return records.timestamps_us()
         return [record.timestamp_us for record in records]
+
+    def headers(self) -> Sequence[Headers]:
+        """Return the headers of each row, read when asked for: names and values in their order."""
+        records = self.records
+        return records.headers() if isinstance(records, Records) else [record.headers for record in records]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,18 +143,19 @@ class Stream(faust.Stream[Any]):
             lease = self._lease = await self._coordinator.take(self._topic)
             self._expect(EventChunk, "stream.record_batches()")
             self.scope = lease.scope
-            while not lease.void and (item := lease.next_item()) is not None:
-                self.record, event = item
-                if isinstance(event, Exception):
-                    self._put_aside(self.record, event)
-                    continue
-                if processed:
-                    try:
-                        event = await self._process(event)
-                    except Skip:
-                        lease.scope.count("filtered")
+            while await self._coordinator.goes_on(lease):
+                while not lease.void and (item := lease.next_item()) is not None:
+                    self.record, event = item
+                    if isinstance(event, Exception):
+                        self._put_aside(self.record, event)
                         continue
-                yield event
+                    if processed:
+                        try:
+                            event = await self._process(event)
+                        except Skip:
+                            lease.scope.count("filtered")
+                            continue
+                    yield event
             if not lease.void:
                 self._coordinator.done(self._topic)
 
@@ -164,18 +170,19 @@ class Stream(faust.Stream[Any]):
             lease = self._lease = await self._coordinator.take(self._topic)
             self._expect(EventChunk, "stream.record_batches()")
             self.scope = lease.scope
-            while not lease.void and (items := lease.next_items(max_)):
-                values = []
-                for record, event in items:
-                    if isinstance(event, Exception):
-                        self._put_aside(record, event)
-                        continue
-                    try:
-                        values.append(await self._process(event))
-                    except Skip:
-                        lease.scope.count("filtered")
-                if values:
-                    yield values
+            while await self._coordinator.goes_on(lease):
+                while not lease.void and (items := lease.next_items(max_)):
+                    values = []
+                    for record, event in items:
+                        if isinstance(event, Exception):
+                            self._put_aside(record, event)
+                            continue
+                        try:
+                            values.append(await self._process(event))
+                        except Skip:
+                            lease.scope.count("filtered")
+                    if values:
+                        yield values
             if not lease.void:
                 self._coordinator.done(self._topic)
 
@@ -265,11 +272,12 @@ class Stream(faust.Stream[Any]):
             return None
         record, value = item
         seconds = record.timestamp_us / 1_000_000
+        headers = list(record.headers) or None  # an event has them as a dict: of a name that repeats the last
         message = Message(
-            record.topic, record.partition, record.offset, seconds, _LOG_APPEND_TIME, None,
+            record.topic, record.partition, record.offset, seconds, _LOG_APPEND_TIME, headers,
             record.key, record.value, None,
         )  # fmt: skip
-        return Event(self.app, record.key, value, None, message)
+        return Event(self.app, record.key, value, headers, message)
 
     noack = _refused("noack()", _BY_STEP)
     noack_take = _refused("noack_take()", _BY_STEP)

@@ -97,8 +97,6 @@ class Tailer(threading.Thread, Generic[T]):
             "auto.offset.reset": "error",
             "fetch.wait.max.ms": 100,
             "fetch.error.backoff.ms": 100,
-            "reconnect.backoff.ms": 100,
-            "reconnect.backoff.max.ms": 2_000,
             "queued.max.messages.kbytes": 16 * 1024,
             "statistics.interval.ms": _STATE_MS,
             "stats_cb": self._on_stats,

@@ -11,6 +11,7 @@ from confluent_kafka import KafkaError, KafkaException
 
 from connectors.kafka.access import REFUSALS, refusal
 from connectors.kafka.appends import ASK_S, Appends, offsets_of, producer_config
+from connectors.kafka.commits import was_not_asked
 from connectors.kafka.errors import (
     KafkaUnavailable,
     NotAuthorized,
@@ -93,6 +94,7 @@ class KafkaTransaction(Appends):
         # then the unit that is tried next hears of all, and names it.
         self._hears_all = False
         self._disturbed = False
+        self._is_open = False
 
     def open(self) -> None:
         """Make the producer and fence whoever used the id before.
@@ -109,7 +111,7 @@ class KafkaTransaction(Appends):
             what = f"Write transactional id {self._transactional_id}"
             raise refusal(self._kafka, what, error.args[0]) from error
         producer.poll(0)
-        self._disturbed = False
+        self._disturbed = self._is_open = False
         self._producer = producer
 
     def log(self, level: int, _format: str, facility: str, _name: str, text: str) -> None:
@@ -153,7 +155,8 @@ class KafkaTransaction(Appends):
         self._forget()
         self._be_undisturbed()
         try:
-            self._live.begin_transaction()
+            producer, self._is_open = self._live, True
+            producer.begin_transaction()
             self._began_at = time.monotonic()
         except KafkaException as error:
             raise self._named(error) from error
@@ -189,7 +192,7 @@ class KafkaTransaction(Appends):
         try:
             self._patiently(self._live.commit_transaction, _COMMIT_S * self._timeout_s)
         except KafkaException as error:
-            if error.args[0].txn_requires_abort():
+            if was_not_asked(error.args[0]):
                 raise self._named(error) from error
             self._settle(error)
         self._hears_all = False
@@ -201,8 +204,8 @@ class KafkaTransaction(Appends):
             TransactionFenced: another process uses the id.
         """
         self._hears_all = True
-        if self._producer is None:
-            return
+        if self._producer is None or not self._is_open:
+            return  # or its successor, which has ended it, stands there already
         try:
             self._patiently(self._producer.abort_transaction, self._timeout_s)
             self._producer.flush(ASK_S)  # its delivery reports must not fail the next transaction
@@ -210,7 +213,7 @@ class KafkaTransaction(Appends):
             self._give_up(error)
 
     def _settle(self, error: KafkaException) -> None:
-        """Learn the outcome of an unanswered commit: init_transactions ends it, the metadata tells how.
+        """Learn the outcome of a commit that nobody knows: init_transactions ends it, the metadata tells how.
 
         librdkafka does not raise the producer's epoch for each transaction (KIP-890 on the client's side),
         so a commit that comes late could tear the next transaction: the producer is always made anew. As

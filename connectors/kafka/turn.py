@@ -3,22 +3,28 @@
 1. Take the one transactional id that everybody has for it. That fences who had it, and the broker ends what
    that one had open.
 2. Read, and decide: nobody else can change it unseen from here on.
-3. Append in a transaction. Who was fenced meanwhile begins again at 1, from what stands then.
+3. Append in a transaction. Who was fenced meanwhile, or does not know what became of it, begins again at 1,
+   from what stands then.
+4. Wait for the markers: a commit is answered before what it committed can be read.
 """
 
 from __future__ import annotations
 
 import random
 import time
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Final
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from connectors.kafka.access import REFUSALS
-from connectors.kafka.errors import KafkaUnavailable, NotAuthorized
+from connectors.kafka.errors import KafkaUnavailable, NotAuthorized, PositionRefused
+from connectors.kafka.positions import PositionReader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+
+    from confluent_kafka import Message
 
     from connectors.kafka.options import KafkaOptions
 
@@ -26,9 +32,12 @@ if TYPE_CHECKING:
     """Topic, key and value of each; all on partition 0."""
 
 _TIMEOUT_MS: Final = 10_000
+_SEEN_S: Final = 5.0
+_LOOK_S: Final = 0.01
 _TRIES_S: Final = 60.0  # far longer than a few people take, one after the other
-_FENCED: Final = frozenset(
+_ANEW: Final = frozenset(
     (
+        KafkaError.UNKNOWN,  # "Unknown broker error": whether it took place nobody knows
         KafkaError._FENCED,  # noqa: SLF001  # librdkafka's name
         KafkaError.INVALID_PRODUCER_EPOCH,
         KafkaError.PRODUCER_FENCED,
@@ -59,7 +68,7 @@ def change(
             if cause is not None and cause.code() in REFUSALS:
                 what = f"Write transactional id {transactional_id} and topic {', '.join(topics)}"
                 raise NotAuthorized(kafka.principal, what) from None
-            again = cause is None or cause.code() in _FENCED or cause.retriable()
+            again = cause is None or cause.code() in _ANEW or cause.retriable() or cause.txn_requires_abort()
             if not again or time.monotonic() > deadline:
                 said = str(error) if cause is None else cause.str()
                 raise KafkaUnavailable(kafka.bootstrap_servers, said) from None
@@ -84,20 +93,32 @@ def _try(kafka: KafkaOptions, transactional_id: str, decide: Callable[[], Record
         return
     producer.begin_transaction()
     failed: list[KafkaError] = []
+    ends: dict[str, int] = {}
+
+    def delivered(error: KafkaError | None, message: Message) -> None:
+        if error is not None:
+            failed.append(error)
+        else:
+            ends[str(message.topic())] = int(message.offset() or 0) + 1
+
     for topic, key, value in records:
-        producer.produce(
-            topic,
-            value,
-            key,
-            partition=0,
-            on_delivery=lambda error, _message: failed.append(error) if error is not None else None,
-        )
+        producer.produce(topic, value, key, partition=0, on_delivery=delivered)
     left = producer.flush(_TIMEOUT_MS / 1_000)
     if failed or left:
         producer.purge()
         raise KafkaException(failed[0] if failed else KafkaError(KafkaError._TIMED_OUT))  # noqa: SLF001
     # One whose outcome is not known is settled by the next try, which decides from what stands then.
     producer.commit_transaction(_TIMEOUT_MS / 1_000)
+    _wait_until_seen(kafka, transactional_id, ends)
+
+
+def _wait_until_seen(kafka: KafkaOptions, group: str, ends: Mapping[str, int]) -> None:
+    """Return when readers find what was committed, or nobody says so: it is committed all the same."""
+    deadline = time.monotonic() + _SEEN_S
+    with closing(PositionReader(kafka, group)) as positions, suppress(KafkaUnavailable, PositionRefused):
+        for topic, end in ends.items():
+            while positions.stable_end(topic, 0) < end and time.monotonic() < deadline:
+                time.sleep(_LOOK_S)
 
 
 def _cause(error: BaseException) -> KafkaError | None:

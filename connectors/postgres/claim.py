@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from connectors.postgres import errors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from connectors.postgres.errors import SinkError
+
+# A refused row is counted as such: the batch goes on without it.
+_ERRORS: Final = tuple(
+    error.__name__
+    for error in (
+        errors.SinkUnavailable, errors.SinkTimeout, errors.OutcomeUnknown, errors.FenceLost,
+        errors.WentBack, errors.SinkUnfit,
+    )
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +61,8 @@ class Batch:
     """`sluicegate.UsageWindow`"""
     llm_attempts: Sequence[Mapping[str, object]] = ()
     """`sluicegate.LlmAttempt`"""
+    llm_contents: Sequence[Mapping[str, object]] = ()
+    """`sluicegate.LlmAttempt`, with what was sent and what came"""
     llm_windows: Sequence[Mapping[str, object]] = ()
     """`sluicegate.LlmWindow`"""
     llm_tasks: Sequence[Mapping[str, object]] = ()
@@ -67,12 +82,23 @@ class Batch:
 
 @dataclass(slots=True)
 class Counts:
-    """What this sink did since it was made; for metrics."""
+    """What this sink did since it was made; for metrics. Its one thread writes, whoever asks reads."""
 
     batches: int = 0
+    seconds: float = 0.0
+    """What these batches took, from BEGIN to COMMIT."""
     rows_given: int = 0
     rows_stored: int = 0
     """Rows that changed the table: the others were older than, or the same as, what it holds."""
+    rows_refused: int = 0
+    """Rows that PostgreSQL does not take; each becomes a dead letter."""
     characters_replaced: int = 0
     """NUL and lone surrogates, which PostgreSQL's text cannot hold, stored as U+FFFD."""
     connections: int = 0
+    errors: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_ERRORS, 0))
+    """By name. After a transient one the same batch is tried again."""
+
+    def failed(self, error: SinkError) -> None:
+        """Count an error."""
+        name = type(error).__name__
+        self.errors[name] = self.errors.get(name, 0) + 1

@@ -37,7 +37,8 @@ _GROUPS: Final = """
 SELECT {names}, {sums}, max(first_content_ms_max) AS first_content_ms_max,
     max(duration_ms_max) AS duration_ms_max
 FROM {schema}.llm_windows WHERE window_start_us >= %(since_us)s{of_tenant}
-GROUP BY {names} ORDER BY sum(known_nanos) + sum(estimated_nanos) DESC, {names} LIMIT %(limit)s
+GROUP BY {names}
+ORDER BY sum(known_nanos) + sum(estimated_nanos) DESC, sum(cost_unknown) DESC, {names} LIMIT %(limit)s
 """
 _COUNTS: Final = """
 SELECT {names}, pair.key AS key, sum(pair.value::numeric) AS count
@@ -50,7 +51,7 @@ SELECT tenant, task_id, min(begun_us) AS begun_us, max(last_us) AS last_us,
     (array_agg(state ORDER BY begun_us DESC))[1] AS state, {sums}
 FROM {schema}.llm_tasks WHERE last_us >= %(since_us)s{of_tenant}
 GROUP BY tenant, task_id
-ORDER BY sum(known_nanos) + sum(estimated_nanos) DESC, tenant, task_id LIMIT %(limit)s
+ORDER BY sum(known_nanos) + sum(estimated_nanos) DESC, sum(cost_unknown) DESC, tenant, task_id LIMIT %(limit)s
 """
 _TASK_SUMS: Final = (
     "attempts", "failed_attempts", "running", "other_calls", "other_errors", "known_nanos", "estimated_nanos",

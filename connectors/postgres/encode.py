@@ -43,7 +43,8 @@ def prepare(table: Table, given: Sequence[Row]) -> Rows:
 
     PostgreSQL's text holds neither NUL nor lone surrogates: each becomes U+FFFD, and is counted. Of several
     rows of one key the one stays that would stay if they were stored one after the other: the highest
-    revision, the first among equals. Rows are sorted by key, so that two sinks on one table never deadlock.
+    revision, the first among equals; what it lacks of the columns ``apart`` is that of the one before it.
+    Rows are sorted by key, so that two sinks on one table never deadlock.
     """
     for at, row in enumerate(given):
         if not table.columns.keys() <= row.keys():
@@ -96,7 +97,8 @@ def _newest(table: Table, rows: Iterable[tuple[int, Row]]) -> list[tuple[int, Ro
         assert isinstance(revision, int)
         held = newest.get(key)
         if held is None or held[0] < revision:
-            newest[key] = (revision, at, row)
+            given = {name: held[2][name] for name in table.apart if row[name] is None} if held else {}
+            newest[key] = (revision, at, {**row, **given} if given else row)
     # A lone surrogate sorts as any other character here; the rows are sorted again once it is replaced.
     return [(at, row) for _, (_, at, row) in sorted(newest.items(), key=lambda item: repr(item[0]))]
 

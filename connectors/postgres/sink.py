@@ -14,6 +14,7 @@ PostgreSQL is not fenced by Kafka; it fences itself, and its position wins:
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -155,7 +156,7 @@ class ArchiveSink:
             raise ValueError(f"a batch must move its partition on: next={batch.next}, held {claim.next}")
         prepared = [(table, prepare(table, given)) for table in TABLES if (given := batch.rows(table.name))]
         connection = self._connected(claim)
-        stored = 0
+        stored, began = 0, time.monotonic()
         try:
             connection.execute("BEGIN")
             self._move_fence(connection, claim, batch.next)
@@ -169,6 +170,7 @@ class ArchiveSink:
             raise
         self._commit(connection)
         self.counts.batches += 1
+        self.counts.seconds += time.monotonic() - began
         self.counts.rows_given += sum(len(batch.rows(table.name)) for table, _ in prepared)
         self.counts.rows_stored += stored
         self.counts.characters_replaced += sum(rows.characters_replaced for _, rows in prepared)

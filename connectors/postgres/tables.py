@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from psycopg import sql
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 ColumnType = Literal["text", "text?", "bigint", "bigint?", "boolean", "jsonb", "text[]"]
 """PostgreSQL's type; `?` = may be NULL."""
+_NEWEST: Final = sql.SQL("{0} = EXCLUDED.{0}")
+_IF_GIVEN: Final = sql.SQL("{0} = coalesce(EXCLUDED.{0}, kept.{0})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,35 +29,43 @@ class Table:
     revision: str = "revision"
     """Column by which of two rows of a key the newer is known."""
     left_out: tuple[str, ...] = ()
-    """Fields of the record that are no columns: they tell of one event alone, and a row of many."""
+    """Fields of the record that are no columns: of no use here, or of one event alone, and a row of many."""
+    apart: tuple[str, ...] = ()
+    """Columns that come by a topic of their own (``filling``): a row without them leaves them as they are."""
+    filling: str = ""
+    """The table whose columns ``apart`` are filled from these rows, whatever its revision; empty = none."""
+
+    @property
+    def stored_in(self) -> str:
+        """Its table in the database."""
+        return self.filling or self.name
 
     def upsert(self, schema: str) -> sql.Composed:
         """One statement, one parameter: a JSON array of rows; one without a higher revision changes nothing.
 
-        Measured against COPY into a temporary table, executemany in a pipeline, and arrays by unnest (21
-        columns, commit included): 1 row 0.4 ms (0.8, 0.4, 0.6), 100 rows 1.2 ms (1.9, 1.6, 3.0), 5,000 rows
-        52 ms (45, 67, 134). COPY wins by a seventh at 5,000 alone, and its temporary table needs a right of
-        its own and bloats the catalogue; so one way for all sizes.
+        Columns ``apart`` count where they are given; of rows that fill another table they alone, and of any
+        revision. Why no COPY: ``docs/adr/0017-one-upsert-a-table.md``.
         """
         names = sql.SQL(", ").join(map(sql.Identifier, self.columns))
         types = sql.SQL(", ").join(
             sql.SQL("{} {}").format(sql.Identifier(name), sql.SQL(kind.rstrip("?")))
             for name, kind in self.columns.items()
         )
+        changed = self.apart if self.filling else [name for name in self.columns if name not in self.key]
         changes = sql.SQL(", ").join(
-            sql.SQL("{0} = EXCLUDED.{0}").format(sql.Identifier(name))
-            for name in self.columns
-            if name not in self.key
+            (_IF_GIVEN if name in self.apart else _NEWEST).format(sql.Identifier(name)) for name in changed
+        )
+        newer = sql.SQL("" if self.filling else " WHERE kept.{0} < EXCLUDED.{0}").format(
+            sql.Identifier(self.revision)
         )
         return sql.SQL(
             "INSERT INTO {schema}.{table} AS kept ({names}) "
             "SELECT {names} FROM json_to_recordset(%s::json) AS given ({types}) "
-            "ON CONFLICT ({key}) DO UPDATE SET {changes}, archived = clock_timestamp() "
-            "WHERE kept.{revision} < EXCLUDED.{revision}"
+            "ON CONFLICT ({key}) DO UPDATE SET {changes}, archived = clock_timestamp(){newer}"
         ).format(
-            revision=sql.Identifier(self.revision),
+            newer=newer,
             schema=sql.Identifier(schema),
-            table=sql.Identifier(self.name),
+            table=sql.Identifier(self.stored_in),
             names=names,
             types=types,
             key=sql.SQL(", ").join(map(sql.Identifier, self.key)),
@@ -162,6 +172,7 @@ LLM_ATTEMPTS = Table(
             "cache_write_tokens": "bigint?",
             "output_tokens": "bigint?",
             "reasoning_tokens": "bigint?",
+            "usage_details": "jsonb",
             "usage_source": "text",
             "cost_nanos": "bigint?",
             "cost_source": "text",
@@ -181,7 +192,10 @@ LLM_ATTEMPTS = Table(
         }
     ),
     revision="ended_us",  # 0 until it is settled; settled again, it ended later
+    left_out=("shown",),  # for the worker that takes over
+    apart=("input_json", "output_json"),
 )
+LLM_CONTENTS = replace(LLM_ATTEMPTS, name="llm_contents", filling=LLM_ATTEMPTS.name)
 
 LLM_WINDOWS = Table(
     name="llm_windows",
@@ -296,4 +310,4 @@ CONNECTIONS = Table(
     left_out=("from_seq", "to_seq", "count"),
 )
 
-TABLES = (STREAMS, USAGE_WINDOWS, LLM_ATTEMPTS, LLM_WINDOWS, LLM_TASKS, CONNECTIONS)
+TABLES = (STREAMS, USAGE_WINDOWS, LLM_ATTEMPTS, LLM_CONTENTS, LLM_WINDOWS, LLM_TASKS, CONNECTIONS)

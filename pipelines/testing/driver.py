@@ -6,51 +6,39 @@ reach (memory, or real Kafka), the broker's clock, which is the test's, and wher
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections import Counter
 from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Self
 
-import structlog
-
 from connectors.kafka.chunk import SourcePartition
 from connectors.kafka.deadletters import DeadLetter, DeadLetterReader
 from connectors.kafka.errors import TopicUndeclared
 from connectors.kafka.stage import Stage
-from pipelines.app import assemble, check_kinds, tools_of
+from pipelines.app import check_kinds, tools_of
 from pipelines.blueprint import ROLES
 from pipelines.errors import UnknownRole
 from pipelines.extension import Extension
-from pipelines.metrics import WorkerMetrics
 from pipelines.options import WorkerOptions
-from pipelines.testing.clock import SECOND_US, SteppedTicker
-from pipelines.testing.errors import NotAtRest
-from pipelines.testing.reading import TopicReader
+from pipelines.testing.clock import SECOND_US
 from pipelines.testing.records import Feed, Output, RecordMaker
+from pipelines.testing.role import RoleUnderTest
 from pipelines.testing.services import InMemory, OnStack, Services, Stack
 from pipelines.testing.state import StateReader
 from schemas.catalog import EVENT
 from schemas.envelope import DEFAULT_TENANT, Event
+from schemas.topics import DEAD_LETTERS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
     from types import TracebackType
 
     from connectors.kafka.isolation import Standstill
-    from pipelines.role import RoleApp
     from schemas.topics import TopicSpec
-    from state.checkpoint import UnitResult
 
 START_US: Final = 1_700_000_000_000_000
 """Where a test's clock begins, microseconds since the epoch: 2023-11-14 22:13:20 UTC."""
-log = structlog.get_logger(__name__)
-
-_READY_S: Final = 60.0
-_STOP_S: Final = 20.0
-_PAUSE_S: Final = 0.002
 
 
 class AgentDriver:
@@ -88,12 +76,13 @@ class AgentDriver:
             raise UnknownRole(role, roles)
         check_kinds(self.extension.all_kinds())
         self._stage = Stage(start_us)
+        self._chunk_events_max = chunk_events_max
         self._services: Services = (
             InMemory(self.extension, self._stage)
             if stack is None
             else OnStack(stack, self.extension, self._stage)
         )
-        self._options = WorkerOptions(
+        options = WorkerOptions(
             kafka=self._services.kafka,
             registry_url="" if stack is None else stack.registry_url,
             postgres_dsn=None,
@@ -107,16 +96,15 @@ class AgentDriver:
         self.tools = tools_of(self.extension, self._services.schemas)
         """Codecs and kinds, as agents are given them."""
         self._maker = RecordMaker(self.tools, self._services.register)
-        self._reader = TopicReader(self._services.kafka)
         self._positions: dict[str, dict[int, int]] = {}  # of what was read, by topic and partition
         self._fed: list[Feed] = []  # and not yet in the log
         self.counts: Counter[str] = Counter()
         """Inputs by the outcome that ``scope.count`` was given, of committed units alone."""
-        self._ticker: SteppedTicker
-        self._loop = asyncio.new_event_loop()
-        self._app: RoleApp | None = None
+        self._role = RoleUnderTest(
+            role, options, self.extension, self.tools, self._services, self.counts, lambda: self.now_us
+        )
         try:
-            self._start()
+            self._role.start()
         except BaseException:
             self.close()
             raise
@@ -150,7 +138,7 @@ class AgentDriver:
         topic: TopicSpec | str | None = None,
         key: bytes | None = None,
         partition: int | None = None,
-        headers: Iterable[tuple[str, bytes]] = (),
+        headers: Iterable[tuple[str, bytes | None]] = (),
         at_us: int | None = None,
         schema: str | None = None,
     ) -> None:
@@ -178,7 +166,7 @@ class AgentDriver:
         topic: TopicSpec | str | None = None,
         key: bytes | None = None,
         partition: int | None = None,
-        headers: Iterable[tuple[str, bytes]] = (),
+        headers: Iterable[tuple[str, bytes | None]] = (),
         at_us: int | None = None,
         schema: str | None = None,
     ) -> None:
@@ -203,15 +191,19 @@ class AgentDriver:
         """Move the broker's clock on; what falls due on the way is done at its time.
 
         A partition whose agent waits for time (``open_deadline``) gets a tick when it is due, at most one a
-        second, as in production. Event time moves by events and ticks alone.
+        second, as in production. One whose agent has an ``on_idle`` has been silent at the end, if that long.
+        Event time moves by events, ticks and silence alone.
         """
         end_us = self.now_us + round(seconds * SECOND_US)
         self.run()
-        while (due_us := self._ticker.next_us()) is not None and due_us <= end_us:
+        self._role.fall_silent()
+        unread = self._role.live.coordinator.pauses.stopped
+        while (due_us := self._role.ticker.next_us(unread)) is not None and due_us <= end_us:
             self._stage.now_us = max(self.now_us, due_us)
-            self._ticker.tick_due(self.now_us)
+            self._role.ticker.tick_due(self.now_us, unread)
             self.run()
         self._stage.now_us = end_us
+        self._role.fall_silent()
 
     def tick(self, topic: TopicSpec | str | None = None) -> None:
         """Bring the event time of an input of events up to the clock, by a tick on each of its partitions.
@@ -227,7 +219,7 @@ class AgentDriver:
         name = spec.named(self._services.kafka.topic_prefix)
         self.run()
         sources = [SourcePartition(name, partition) for partition in range(spec.partitions)]
-        self._ticker.tick_at(sources, self.now_us)
+        self._role.ticker.tick_at(sources, self.now_us)
         self.run()
 
     def run(self, within_s: float = 30.0) -> None:
@@ -237,11 +229,11 @@ class AgentDriver:
             NotAtRest: that took longer.
             SluicegateError: what made the role stop.
         """
-        at_once = self._options.chunk_events_max  # as the poll thread fetches: units end where they would
+        at_once = self._chunk_events_max  # as the poll thread fetches: units end where they would
         while True:
             feeds, self._fed = self._fed[:at_once], self._fed[at_once:]
             self._services.append(feeds)
-            self._loop.run_until_complete(self._rest(within_s))
+            self._role.rest(within_s)
             if not self._fed:
                 return
 
@@ -271,6 +263,7 @@ class AgentDriver:
     def dead_letters(self) -> list[DeadLetter]:
         """Return all dead letters, by partition and offset of the letter; topics are without prefix."""
         prefix = self._services.kafka.topic_prefix
+        self._role.reader.settle(DEAD_LETTERS)
         with closing(DeadLetterReader(self._services.kafka, self.tools.codec)) as reader:
             letters = list(reader.present())
         return [replace(letter, from_topic=letter.from_topic.removeprefix(prefix)) for letter in letters]
@@ -278,7 +271,7 @@ class AgentDriver:
     def late_events(self) -> list[dict[str, Any]]:
         """Return all late events, from what sources name as ``late_to``; topics are without prefix."""
         prefix = self._services.kafka.topic_prefix
-        sources = self._live.sources.values()
+        sources = self._role.live.sources.values()
         topics = {source.late_to.name: source.late_to for source in sources if source.late_to is not None}
         late = [output.value for spec in topics.values() for output in self._outputs(spec, {})]
         return [event | {"topic": event["topic"].removeprefix(prefix)} for event in late]
@@ -290,15 +283,19 @@ class AgentDriver:
         ``StateView`` they can ask of this: ``minutes.get(driver.state(), start_us, key)``.
 
         Raises:
-            LookupError: there is no such agent, or several.
+            LookupError: there is no such agent, or several, or the partition is not here.
         """
-        sources = {source.agent: source for source in self._live.sources.values() if source.changelog}
+        sources = {source.agent: source for source in self._role.live.sources.values() if source.changelog}
         names = list(sources) if agent is None else [name for name in sources if name == agent]
         if len(names) != 1:
             raise LookupError(f"{agent or 'the agent'}: name one of {', '.join(sorted(sources)) or 'none'}")
         spec = sources[names[0]].spec
-        wanted = range(spec.partitions) if partition is None else (partition,)
-        unit = self._live.engine.unit
+        name = spec.named(self._services.kafka.topic_prefix)
+        here = {source.partition for source in self._role.live.coordinator.assignment if source.topic == name}
+        wanted = sorted(here) if partition is None else [partition]
+        if not here.issuperset(wanted):
+            raise LookupError(f"{spec.name} has no partition {partition}, or it was taken away")
+        unit = self._role.live.engine.unit
         return StateReader({number: unit.scope(names[0], number).backend for number in wanted})
 
     # -- what goes wrong ------------------------------------------------------------------------------
@@ -314,34 +311,83 @@ class AgentDriver:
     @property
     def standstills(self) -> dict[tuple[str, int], Standstill]:
         """Where an agent stands still that may not pass an event (``on_failure``), by topic and partition."""
-        live = self._live
+        live = self._role.live
         return {
             (live.sources[source.topic].spec.name, source.partition): standstill
             for source, standstill in live.standstills().items()
         }
 
-    def resume(self) -> None:
-        """Have it try again what it stands still at, as `sluicegate resume` does."""
-        self._live.coordinator.pauses.lift(lambda _source, _standstill: True)
+    def pause(self, partition: int | None = None) -> None:
+        """Leave partitions of a number alone, None = all, as `sluicegate pause` does; over restarts, too."""
+        self._role.call(lambda: self._role.levers.pause(partition))
+
+    def resume(self, partition: int | None = None) -> None:
+        """Go on with what was paused, and try again what it stands still at, as `sluicegate resume` does.
+
+        Raises:
+            ValueError: a partition is named, and the role is paused as a whole.
+        """
+        self._role.call(lambda: self._role.levers.resume(partition))
+        self.run()
+
+    def skip(
+        self, topic: TopicSpec | str, partition: int, offset: int, *, reason: str = "", undo: bool = False
+    ) -> None:
+        """Have one record be a dead letter, not handled, as `sluicegate skip` does."""
+        name = self._spec(topic).name
+        self._role.call(lambda: self._role.levers.skip(name, partition, offset, reason, undo=undo))
+        self.run()
+
+    def quarantine(self, key: bytes, *, reason: str = "", undo: bool = False) -> None:
+        """Have all records of a key be dead letters from now on, as `sluicegate quarantine` does."""
+        self._role.call(lambda: self._role.levers.quarantine(key, reason, undo=undo))
+        self.run()
+
+    def take_away(self) -> frozenset[tuple[str, int]]:
+        """Have another member join the group and take its share; returns what it has, by topic and partition.
+
+        It reads nothing: what is fed to its partitions waits until they are given back.
+
+        Raises:
+            NotAtRest: the group did not settle.
+        """
+        self.run()
+        role, prefix = self._role, self._services.kafka.topic_prefix
+        if role.rival is None:
+            role.rival = self._services.rival(role.live.engine.options.group, list(role.live.sources))
+        role.settle()
+        return frozenset((topic.removeprefix(prefix), number) for topic, number in role.rival.holds or ())
+
+    def give_back(self, *, lose_state: bool = False) -> None:
+        """Have it leave: its partitions come back, with the state left here or, lost, the changelog's.
+
+        Raises:
+            NotAtRest: the group did not settle.
+        """
+        rival, self._role.rival = self._role.rival, None
+        if rival is None:
+            return
+        for source in (rival.holds or ()) if lose_state else ():
+            self._role.live.engine.partitions.lose(source)
+        rival.leave()
+        self._role.settle()
         self.run()
 
     def restart(self, *, lose_state: bool = False) -> None:
         """Stop the role and start it again, with the state that it left or, lost, from the changelog."""
         self.run()
-        folder = self._live.engine.options.state_dir
-        agents = [source.agent for source in self._live.sources.values() if source.changelog]
-        self._stop()
+        folder = self._role.live.engine.options.state_dir
+        agents = [source.agent for source in self._role.live.sources.values() if source.changelog]
+        self._role.stop()
         for agent in agents if lose_state else ():
             self._services.lose_state(folder / agent)
-        self._start()
+        self._role.start()
 
     def close(self) -> None:
         """Stop the role, and leave nothing behind."""
         try:
-            self._stop()
+            self._role.close()
         finally:
-            self._loop.close()
-            self._reader.close()
             self._services.close()
 
     def __enter__(self) -> Self:
@@ -352,122 +398,22 @@ class AgentDriver:
     ) -> None:
         self.close()
 
-    # -- the role -------------------------------------------------------------------------------------
-
-    @property
-    def _live(self) -> RoleApp:
-        assert self._app is not None, "the role runs from the start to the close"
-        return self._app
-
-    def _start(self) -> None:
-        self._loop.run_until_complete(self._begin())
-
-    async def _begin(self) -> None:
-        app = self._app = assemble(
-            self.role,
-            self._options,
-            self.extension,
-            self.tools,
-            web={"web_enabled": False},
-            open_store=self._services.open_store,
-        )
-        self._services.create(self._topics())
-        app.engine.metrics = _Counting(self.role, self.counts)
-        self._ticker = app.engine.ticker = SteppedTicker(self._services.kafka, self.tools.codec.encode_event)
-        app.finalize()
-        try:
-            await app.start()
-            await self._until(lambda: app.not_ready() is None, "the role is not ready", _READY_S)
-        except BaseException as error:
-            if app.fatal is not None and app.fatal is not error:
-                raise app.fatal from error
-            raise
-
-    def _stop(self) -> None:
-        app, self._app = self._app, None
-        if app is None:
-            return
-        try:
-            self._loop.run_until_complete(asyncio.wait_for(app.stop(), _STOP_S))
-        except TimeoutError:  # seen under load, after a role that crashed: a task of Faust's does not end
-            log.warning("the role did not stop in time, it is let go of", role=app.role)
-        if app.slot is not None:
-            app.slot.close()
-
-    async def _rest(self, within_s: float) -> None:
-        await self._until(self._is_at_rest, "the agent has not handled all of its input", within_s)
-
-    def _is_at_rest(self) -> bool:
-        """Judge by what is committed: then it is handled, and its outputs and state stand."""
-        app = self._live
-        app.coordinator.follow_pauses()
-        standstills = app.standstills()
-        for source, (position, _) in app.coordinator.progress.items():
-            if source in standstills:
-                if position < standstills[source].record.offset:
-                    return False
-            elif not self._reader.is_handled(app.sources[source.topic].spec, source.partition, position):
-                return False
-        return True
-
-    async def _until(self, done: Callable[[], bool], what: str, within_s: float) -> None:
-        deadline = time.monotonic() + within_s
-        while True:
-            if self._live.fatal is not None:
-                raise self._live.fatal
-            if done():
-                return
-            if time.monotonic() > deadline:
-                raise NotAtRest(what, within_s)
-            await asyncio.sleep(_PAUSE_S)
-
     # -- topics ---------------------------------------------------------------------------------------
-
-    def _topics(self) -> list[TopicSpec]:
-        """All that there are: ours, the extension's, and what agents read and keep."""
-        sources = self._live.sources.values()
-        own = [spec for source in sources for spec in (source.spec, source.changelog) if spec is not None]
-        return list({spec.name: spec for spec in (*self.extension.all_topics(), *own)}.values())
 
     def _spec(self, topic: TopicSpec | str) -> TopicSpec:
         if not isinstance(topic, str):
             return topic
-        found = {spec.name: spec for spec in self._topics()}
+        found = {spec.name: spec for spec in self._role.topics()}
         if topic not in found:
             raise TopicUndeclared(topic)
         return found[topic]
 
     def _input(self) -> TopicSpec:
-        specs = [source.spec for source in self._live.sources.values()]
+        specs = [source.spec for source in self._role.live.sources.values()]
         if len(specs) != 1:
             names = ", ".join(spec.name for spec in specs)
             raise ValueError(f"role {self.role} has several inputs, say which topic: {names}")
         return specs[0]
 
     def _outputs(self, spec: TopicSpec, starts: Mapping[int, int]) -> list[Output]:
-        return [
-            Output(
-                topic=spec.name,
-                partition=int(message.partition() or 0),
-                offset=int(message.offset() or 0),
-                key=message.key(),
-                value=self._maker.decode(spec, message.value()),
-                raw=message.value(),
-                timestamp_us=message.timestamp()[1] * 1_000,
-                headers=tuple(message.headers() or ()),
-            )
-            for message in self._reader.read(spec, starts)
-        ]
-
-
-class _Counting(WorkerMetrics):
-    """Metrics that also add up what became of the inputs, over restarts."""
-
-    def __init__(self, role: str, counts: Counter[str]) -> None:
-        super().__init__(role)
-        self._counts = counts
-
-    def committed(self, result: UnitResult) -> None:
-        """See ``WorkerMetrics``."""
-        super().committed(result)
-        self._counts.update(result.counts)
+        return self._maker.outputs(spec, self._role.reader.read(spec, starts))

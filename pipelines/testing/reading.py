@@ -31,11 +31,9 @@ class TopicReader:
 
         ``starts`` says from where on, by partition; 0 where it does not.
         """
+        self.settle(spec)
         reader = self._reader(spec)
-        partitions = reader.partitions()
-        for partition in partitions:
-            self._settle(spec, partition)
-        found = list(reader.read({partition: starts.get(partition, 0) for partition in partitions}))
+        found = list(reader.read({partition: starts.get(partition, 0) for partition in reader.partitions()}))
         return sorted(found, key=lambda message: (message.partition(), message.offset()))
 
     def is_handled(self, spec: TopicSpec, partition: int, position: int) -> bool:
@@ -46,6 +44,11 @@ class TopicReader:
         for _message in self._reader(spec).read({partition: position}):
             return False
         return True  # markers of transactions alone
+
+    def settle(self, spec: TopicSpec) -> None:
+        """Wait until what was committed to a topic can be read."""
+        for partition in self._reader(spec).partitions():
+            self._settle(spec, partition)
 
     def _settle(self, spec: TopicSpec, partition: int) -> int:
         """Return a partition's end, once no transaction is open on it.

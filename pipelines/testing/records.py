@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
+from connectors.kafka.chunk import Records, SourcePartition
 from schemas.catalog import EVENT
 from schemas.codec import Writer
 from schemas.envelope import Event
 from schemas.errors import WireError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from pipelines.tools import Tools
+    from schemas.record import Headers
     from schemas.topics import TopicSpec
 
 
@@ -34,7 +36,7 @@ class Output:
     """The value as it stands in the log."""
     timestamp_us: int
     """When it was appended, microseconds since the epoch."""
-    headers: tuple[tuple[str, bytes], ...] = ()
+    headers: Headers = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ class Feed:
     value: bytes | None
     key: bytes | None
     partition: int | None
-    headers: tuple[tuple[str, bytes], ...]
+    headers: Headers
     at_us: int
 
 
@@ -105,6 +107,17 @@ class RecordMaker:
         if not spec.subject:
             raise TypeError(f"{spec.name} has no subject to encode {type(value).__name__} by: feed bytes")
         return self._tools.codec.encode(spec.subject, value)
+
+    def outputs(self, spec: TopicSpec, messages: Sequence[Any]) -> list[Output]:
+        """Return fetched messages of a topic as what a test reads."""
+        records = Records(SourcePartition(spec.name, -1), messages)
+        return [
+            Output(
+                spec.name, int(message.partition() or 0), record.offset, record.key,
+                self.decode(spec, record.value), record.value, record.timestamp_us, record.headers,
+            )
+            for message, record in zip(messages, records, strict=True)
+        ]  # fmt: skip
 
     def decode(self, spec: TopicSpec, value: bytes | None) -> Any:
         """Return what a value says, by the topic's subject; the WireError if it does not decode."""

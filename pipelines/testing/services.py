@@ -11,6 +11,7 @@ from connectors.kafka.admin import delete_topics, ensure_topics
 from connectors.kafka.errors import AppendFailed
 from connectors.kafka.memory import MemoryKafka
 from connectors.kafka.options import KafkaOptions
+from connectors.kafka.rival import KafkaRival, MemoryRival
 from connectors.registry import Registry
 from pipelines.partitions import open_rocks
 from schemas.catalog import LocalSchemas
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from connectors.kafka.rival import Rival
     from connectors.kafka.stage import Stage
     from pipelines.extension import Extension
     from pipelines.testing.records import Feed
@@ -61,6 +63,9 @@ class Services(Protocol):
     def lose_state(self, folder: Path) -> None:
         """Lose what the store of a folder holds, as a disk is lost."""
 
+    def rival(self, group: str, topics: Sequence[str]) -> Rival:
+        """Have another member join a group that reads ``topics``, by their full names."""
+
     def close(self) -> None:
         """Leave nothing behind."""
 
@@ -92,6 +97,10 @@ class InMemory:
     def lose_state(self, folder: Path) -> None:
         """See ``Services``."""
         self._stores.pop(folder, None)
+
+    def rival(self, group: str, topics: Sequence[str]) -> Rival:
+        """See ``Services``."""
+        return MemoryRival(self._log, group, topics)
 
     def close(self) -> None:
         """See ``Services``."""
@@ -131,6 +140,10 @@ class OnStack:
     def lose_state(self, folder: Path) -> None:
         """See ``Services``."""
         shutil.rmtree(folder)
+
+    def rival(self, group: str, topics: Sequence[str]) -> Rival:
+        """See ``Services``."""
+        return KafkaRival(self.kafka, group, topics)
 
     def close(self) -> None:
         """See ``Services``."""
