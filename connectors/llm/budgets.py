@@ -46,6 +46,8 @@ BUDGETS: Final = "budgets"
 HOUR_US: Final = 3_600_000_000
 DAY_HOURS: Final = 24
 IN_FLIGHT_US_MAX: Final = 2 * HOUR_US  # a route lets an attempt take one hour at the most
+LOOK_US: Final = 60_000_000
+"""How often calls in flight are looked through for those."""
 ATTEMPTS_MAX: Final = 200_000  # some 80 MB; a day of two and a half attempts a second
 TENANTS_MAX: Final = 100_000  # the least lately used are forgotten; of these, a day's sums
 
@@ -109,9 +111,10 @@ class Budgets:
     def __init__(self, config: Callable[[], BudgetsConfig]) -> None:
         self._config = config
         self._held: OrderedDict[str, _Held] = OrderedDict()
-        """By ``tenant/stream_id/attempt``, oldest first: so that a record that comes twice counts once."""
-        self._flying: OrderedDict[str, _Held] = OrderedDict()
+        """By ``tenant/stream_id/attempt``, as they came: so that a record that comes twice counts once."""
+        self._flying: dict[str, _Held] = {}
         """Those of them that are not settled."""
+        self._looked_us = 0
         self._tenants: OrderedDict[str, _Spent] = OrderedDict()
         self.expired = 0
         """Calls that nobody settled."""
@@ -122,14 +125,20 @@ class Budgets:
         Raises:
             BudgetSpent: it would go beyond a bound; nothing is held.
         """
+        if (spent := self.spent_by(tenant, reserve, now_us)) is not None:
+            raise spent
+        self._put(
+            key, _Held(tenant, now_us // HOUR_US, now_us, reserve.tokens, reserve.nanos or 0, flies=True)
+        )
+
+    def spent_by(self, tenant: str, reserve: Reserve, now_us: int) -> BudgetSpent | None:
+        """Say which bound a call would go beyond; None = there is room for it."""
         self._expire(now_us)
         limits = self._config().of(tenant)
         for name, used, asked, most, ends in self._against(limits, tenant, reserve, now_us):
             if most is not None and used + asked > most:
-                raise BudgetSpent(tenant, name, used, asked, most, ends)
-        self._put(
-            key, _Held(tenant, now_us // HOUR_US, now_us, reserve.tokens, reserve.nanos or 0, flies=True)
-        )
+                return BudgetSpent(tenant, name, used, asked, most, ends)
+        return None
 
     def release(self, key: str) -> None:
         """Take a reservation back whose call was not made."""
@@ -236,14 +245,18 @@ class Budgets:
                 del sums[min(sums)]
 
     def _expire(self, now_us: int) -> None:
-        """Forget days that are over, and land calls that nobody settled; each from the oldest on."""
-        while self._flying:
-            key, held = next(iter(self._flying.items()))
-            if held.started_us > now_us - IN_FLIGHT_US_MAX:
-                break
-            self._land(key)
-            self.expired += 1
-            log.warning("call_never_settled", attempt=key, held_tokens=held.tokens, held_nanos=held.nanos)
+        """Forget days that are over, and land calls that nobody settled.
+
+        A worker that starts reads the ledger partition by partition, so the first is not the oldest: all in
+        flight are looked through. What is forgotten from the first on may be a day late, within its bound.
+        """
+        if abs(now_us - self._looked_us) >= LOOK_US:
+            self._looked_us = now_us
+            lost_us = now_us - IN_FLIGHT_US_MAX
+            for key, held in [each for each in self._flying.items() if each[1].started_us <= lost_us]:
+                self._land(key)
+                self.expired += 1
+                log.warning("call_never_settled", attempt=key, held_tokens=held.tokens, held_nanos=held.nanos)
         while self._held:
             held = next(iter(self._held.values()))
             if held.hour >= now_us // HOUR_US - DAY_HOURS:

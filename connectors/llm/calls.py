@@ -57,8 +57,8 @@ class Call:
     """One call as it is made.
 
     ``messages`` are {"role": system | user | assistant | tool, "content": text or a list of parts,
-    "tool_calls": [{"id", "name", "arguments"}], "tool_call_id"}; parts are {"type": "text", "text"} or
-    {"type": "media", "mime", "data" (base64) or "url"}.
+    "tool_calls": [{"id", "name", "arguments"}], "tool_call_id", "is_error", "name"}; parts are
+    {"type": "text", "text"} or {"type": "media", "mime", "data" (base64) or "url", "detail"}.
     """
 
     model: str
@@ -68,12 +68,15 @@ class Call:
     schema: Mapping[str, Any] | None = None
     """JSON schema that the answer must follow."""
     schema_name: str = ""
+    background: bool = False
+    """Whether the provider is to keep the answer, and go on with it though nobody reads: see ``Keeping``."""
 
 
 @dataclass(frozen=True, slots=True)
 class HttpCall:
-    """The request as it goes out; a ``POST``."""
+    """A request as it goes out."""
 
     url: str
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)
+    method: Literal["POST", "GET"] = "POST"

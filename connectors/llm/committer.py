@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from connectors.kafka.transaction import KafkaTransaction
     from connectors.llm.offsets import Offsets, Tenure
+    from schemas.record import Headers
     from schemas.topics import TopicSpec
 
 log = structlog.get_logger(__name__)
@@ -55,6 +56,7 @@ class Row(NamedTuple):
     value: bytes | None
     partition: int | None
     on_offset: Callable[[int], None] | None = None
+    headers: Headers = ()
 
 
 @dataclass(slots=True, eq=False)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, Literal
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 Channel = Literal["text", "reasoning", "tool", "refusal"]
 Finish = Literal["", "stop", "length", "tool_calls", "content_filter", "refusal", "pause", "other"]
@@ -39,6 +42,16 @@ class Media:
     reference: str = ""
 
 
+Detail = Literal[
+    "input_audio", "input_image", "input_video",
+    "cached_audio", "cached_image", "cached_video",
+    "output_audio", "output_image", "output_video",
+    "cache_write_1h",
+]  # fmt: skip
+"""Tokens that may have a price of their own: sound, pictures and videos among those sent, among those of them
+that were read from a cache, and among those received; of those written to a cache what it keeps an hour."""
+
+
 @dataclass(frozen=True, slots=True)
 class Usage:
     """Tokens as the provider counts them so far; None = it did not say. A later one replaces what it says.
@@ -51,15 +64,16 @@ class Usage:
     cache_write_tokens: int | None = None
     output_tokens: int | None = None
     reasoning_tokens: int | None = None
+    details: Mapping[Detail, int] = field(default_factory=dict)
+    """What of these counts is of another sort than text; what is not named was not told apart."""
 
     def updated(self, later: Usage) -> Usage:
         """Give what is known after a later one."""
-        return Usage(
-            *(
-                new if new is not None else old
-                for new, old in zip(_figures(later), _figures(self), strict=True)
-            )
-        )
+        said = {name: count for name in _FIGURES if (count := getattr(later, name)) is not None}
+        return replace(self, **said, details={**self.details, **later.details})
+
+
+_FIGURES: Final = tuple(name for name in Usage.__dataclass_fields__ if name != "details")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +90,8 @@ class Finished:
 
     finish: Finish
     raw: str
+    stop_sequence: str = ""
+    """The text of the question's at which it stopped; empty = at none, or the provider does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,17 +134,9 @@ ErrorClass = Literal[
     "content_refused",  # by the provider's own moderation, or the model refused
     "truncated",  # the stream ended before it said that it was done
     "malformed",  # bytes that are not of the shape
+    "oversized",  # an answer, or an event of it, that is longer or deeper than any may be
     "gate",  # our own gate ended it
+    "invalid_answer",  # it breaks its schema, and is not to be taken then
     "cancelled",
     "crashed",  # the worker died
 ]
-
-
-def _figures(usage: Usage) -> tuple[int | None, ...]:
-    return (
-        usage.input_tokens,
-        usage.cached_input_tokens,
-        usage.cache_write_tokens,
-        usage.output_tokens,
-        usage.reasoning_tokens,
-    )

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from connectors.llm.budgets import Budgets, tokens_of
 from connectors.llm.deltas import Usage
-from connectors.llm.fallback import decide
+from connectors.llm.errors import BudgetSpent
+from connectors.llm.fallback import decide, untried
 from connectors.llm.figures import Figures
 from connectors.llm.prices import NOTHING, UNCOUNTED, counted
 from connectors.llm.routing import draw_of, plan
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from connectors.llm.book import Book
+    from connectors.llm.errors import LlmError
     from connectors.llm.ledger import Attempt
     from connectors.llm.plan import Choice, Next, Plan, Stop, Tried
     from connectors.llm.prices import Counted
@@ -41,7 +43,7 @@ class Came(Protocol):
 
 
 class RoutingDesk:
-    """Satisfies ``operation.Desk``; belongs to one loop. ``saw`` is to be given every row of the ledger."""
+    """Satisfies ``tools.Desk``; belongs to one loop. ``saw`` is to be given every row of the ledger."""
 
     def __init__(self, book: Book) -> None:
         self.book = book
@@ -72,6 +74,27 @@ class RoutingDesk:
         self.budgets.reserve(row.key.decode(), row.tenant, reserve, row.started_us)
         row.reserved_tokens, row.reserved_nanos = reserve.tokens, reserve.nanos or 0
 
+    def cheaper(self, plan: Plan, tried: Sequence[Tried], row: Attempt, refused: LlmError) -> Choice | None:
+        """Give the next candidate that costs less than ``row``'s, and for which the tenant has the money.
+
+        None where it is no money that is spent (every candidate takes as many tokens, and a call), where the
+        route does not fall back on ``spend_limited``, or where nobody is left: one without a price is not
+        taken for a cheap one.
+        """
+        if not (
+            isinstance(refused, BudgetSpent) and refused.of_money and "spend_limited" in plan.fallback_on
+        ):
+            return None
+        prices = self.book.prices
+        dear = prices.reserve_for(plan.call, _choice_of(plan, row), plan.prices)
+        for choice in untried(plan, tried):
+            reserve = prices.reserve_for(plan.call, choice, plan.prices)
+            if reserve.nanos is None or dear.nanos is None or reserve.nanos >= dear.nanos:
+                continue
+            if self.budgets.spent_by(row.tenant, reserve, row.started_us) is None:
+                return choice
+        return None
+
     def release(self, row: Attempt) -> None:
         """Let go of what was held for an attempt that was not made."""
         self.budgets.release(row.key.decode())
@@ -99,13 +122,7 @@ class RoutingDesk:
 
 
 def _counted(plan: Plan, row: Attempt, came: Came) -> Counted:
-    said = Usage(
-        row.input_tokens,
-        row.cached_input_tokens,
-        row.cache_write_tokens,
-        row.output_tokens,
-        row.reasoning_tokens,
-    )
+    said = row.usage
     if not came.sent:
         return NOTHING
     if said == Usage() and not row.contents:

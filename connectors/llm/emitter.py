@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 SOURCE: Final = "sluicegate/llm"
 """Source of the events that a worker writes: their usage stands on the ledger too, and is counted there."""
+_CONTENTS: Final = frozenset({"token", "media", "structured"})
 _SHORT: Final = 65_536
 """Characters of a piece that is surely within the bounds of a payload, as nearly all are."""
 
@@ -70,11 +71,16 @@ class Emitter:
         self._block: Piece | None = None
         self._texts: list[str] = []
         self._size = 0
+        """UTF-8 of what has gathered."""
         self._since_us = 0
         self._due: asyncio.TimerHandle | None = None
         self._had_content = False
         self._template: tuple[Piece, bytes, EventTemplate] | None = None
         """A block, what follows the text in its tokens' payloads, and their envelope."""
+        self._held: list[tuple[bytes, bool]] | None = None
+        """Events that are held back, and whether each is content; None = none is."""
+        self.sent_content = False
+        """Whether content was sent, which clients may have."""
 
     def open(self) -> None:
         """Open the stream, if whoever asked has not."""
@@ -132,7 +138,8 @@ class Emitter:
             self._block = piece
             self._since_us = now_us()
         self._texts.append(piece.text)
-        self._size += len(piece.text)
+        text = piece.text
+        self._size += len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
         if not self._had_content or self._size >= self._flush_bytes:
             self._had_content = True
             self.flush()
@@ -179,6 +186,23 @@ class Emitter:
             self._due = None
         self._forget()
 
+    def hold(self) -> None:
+        """Send nothing until ``release``; whoever calls sees to it that little comes meanwhile."""
+        if self._held is None:
+            self._held = []
+
+    def release(self) -> None:
+        """Send what was held back, and what comes."""
+        held, self._held = self._held or (), None
+        for value, is_content in held:
+            self._out(value, is_content=is_content)
+
+    def forget_held(self) -> None:
+        """Have what is held back never be sent."""
+        self.drop()
+        if self._held is not None:
+            self._held = []
+
     def end(self, reason: str, message: str) -> bytes:
         """Give the value of the stream's ``end``, which is sent with what settles it."""
         return self._value("end", {"reason": reason, "message": message}, now_us(), f"{self.epoch}.end")
@@ -199,13 +223,19 @@ class Emitter:
             payload, schema = self._payloads.encode("token", _token_fields(block, ""))
             envelope = self._wire.template(self._event("token", "", 0, payload, schema))
             template = self._template = block, payload.removeprefix(avro_string("")), envelope
-        value = template[2].write(self._next_id(), time_us, avro_string(text) + template[1])
-        self._outlet.send(self._to.key, value, self._partition)
+        self._out(template[2].write(self._next_id(), time_us, avro_string(text) + template[1]))
 
     def _send(
         self, type_name: str, fields: Mapping[str, Any], time_us: int, *, event_id: str | None = None
     ) -> None:
         value = self._value(type_name, fields, time_us, self._next_id() if event_id is None else event_id)
+        self._out(value, is_content=type_name in _CONTENTS)
+
+    def _out(self, value: bytes, *, is_content: bool = True) -> None:
+        if self._held is not None:
+            self._held.append((value, is_content))
+            return
+        self.sent_content = self.sent_content or is_content
         self._outlet.send(self._to.key, value, self._partition)
 
     def _next_id(self) -> str:

@@ -30,6 +30,11 @@ def place_of(error: BaseException) -> str:
     return f"{frame.name}:{frame.lineno}"
 
 
+def with_remedy(message: str, remedy: str) -> str:
+    """Have what is wrong followed by what to do about it."""
+    return f"{message.rstrip('.')}. {remedy}" if remedy else message
+
+
 class LlmError(SluicegateError):
     """Anything of language-model streams that is said to a person."""
 
@@ -39,6 +44,11 @@ class LlmError(SluicegateError):
     def __init__(self, message: str, *, remedy: str | None = None) -> None:
         cut = len(message) > MESSAGE_MAX
         super().__init__(message[: MESSAGE_MAX - 1] + "…" if cut else message, remedy=remedy)
+
+    @property
+    def told(self) -> str:
+        """What is wrong and what to do about it: whoever asked sees nothing else of it."""
+        return with_remedy(str(self), self.remedy)
 
 
 class CallRefused(LlmError):
@@ -71,18 +81,22 @@ class BudgetSpent(LlmError):
         money = bound.startswith("usd")
         what = {"calls": "calls in flight"}.get(bound, bound.replace("_", " of this ").replace("usd", "USD"))
         numbers = [f"{one / 1e9:.6f}" if money else str(one) for one in (used, most, asked)]
-        when = (
-            f"from {datetime.fromtimestamp(renewed_us / 1e6, UTC):%Y-%m-%d %H:%M} UTC on"
-            if renewed_us
-            else "when a call of it has ended"
-        )
+        renewed = f"{datetime.fromtimestamp(renewed_us / 1e6, UTC):%Y-%m-%d %H:%M} UTC"
+        if not renewed_us:
+            again = "Ask again when a call of it has ended"
+        elif asked > most:
+            again = f"Ask for less: this is more than the whole of it, which is renewed at {renewed}"
+        else:
+            again = f"Ask again from {renewed} on, when it is renewed, or for less"
         super().__init__(
-            f"tenant {tenant}: the budget of {what} is spent: {numbers[0]} of {numbers[1]} are used or held, "
-            f"and this call may take {numbers[2]}",
-            remedy=f"Ask again {when}, or for less; `sluicegate llm routes set budgets` changes it.",
+            f"tenant {tenant}: the budget of {what} {'is spent' if used >= most else 'has no room'}: "
+            f"{numbers[0]} of {numbers[1]} are used or held, and this call may take {numbers[2]}",
+            remedy=f"{again}; `sluicegate llm routes set budgets` changes it.",
         )
         self.tenant = tenant
         self.bound = bound
+        self.of_money = money
+        """Whether a call that costs less may fit."""
 
 
 class RecordingRefused(LlmError):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from connectors.llm.plan import Next, Stop
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from connectors.llm.calls import Call
     from connectors.llm.deltas import ErrorClass
@@ -28,28 +28,27 @@ SHORTEST_MS: Final = 100
 """Less time than this before the deadline, and no provider is asked: it would only be paid for."""
 
 
-def decide(
-    plan: Plan, tried: Sequence[Tried], elapsed_ms: int, *, chance: float = 0.5, resumable: bool = False
-) -> Next | Stop:
+def decide(plan: Plan, tried: Sequence[Tried], elapsed_ms: int, *, chance: float = 0.5) -> Next | Stop:
     """Say what is done after the attempts so far, oldest first; none = the operation begins.
 
-    ``elapsed_ms`` is since the operation was asked for, ``chance`` (from 0 to below 1) spreads waits, and
-    ``resumable`` says that the worker holds a cursor by which the provider can go on with the last attempt.
+    ``elapsed_ms`` is since the operation was asked for, ``chance`` (from 0 to below 1) spreads waits.
 
     1. Nothing more is tried after a cancel or a verdict of the gate; after a call of a tool that does what
        cannot be taken back; after ``attempts_max`` attempts; or past the deadline.
     2. Once clients were shown something, ``after_content`` decides whether and how it goes on: ``surface``
-       ends; ``resume`` and ``continue`` are ``restart`` where the provider cannot do them. Before that a
-       failure is invisible, and costs a client nothing but time.
+       ends; ``continue`` is ``restart`` where the provider cannot do it, and so is ``resume``: what could
+       be gone on with was (``attempt.py``), and is no failure that comes here. Under ``no_reset`` what would
+       be ``restart`` ends, and only who can continue is asked. Before that a failure is invisible, and costs
+       a client nothing but time.
     3. The same again, if the error may pass, retries are left and the wait ends before the deadline. A
        provider that asks for more patience than the plan has is not waited for: each wait holds one of the
        worker's calls.
-    4. The next one in order that was not tried yet, if the error is one to fall back on, at once. Never one
-       whose provider said that the account is refused, or spent.
+    4. The next one in order that was not tried yet, if the error, or the status that it came with, is one to
+       fall back on, at once. Never one whose provider said that the account is refused, or spent.
     5. Else the end.
 
-    ``why`` tells the worker what becomes of what clients were shown: ``resume`` and ``continue`` go on behind
-    it, anything else supersedes it, with a ``reset`` if there is something.
+    ``why`` tells the worker what becomes of what clients were shown: ``continue`` goes on behind it, anything
+    else supersedes it, with a ``reset`` if there is something.
     """
     if (stop := _over(plan, tried, elapsed_ms)) is not None:
         return stop
@@ -57,11 +56,12 @@ def decide(
         return Next(plan.choices[0], "first")
     last = tried[-1]
     shown = any(one.had_content for one in tried)
-    if shown and plan.after_content == "surface":
-        return Stop(f"{_what(last)} after a part of the answer; this route ends there")
+    if shown and plan.keeps_shown and not _continues(plan):
+        return surfaced(plan, last)
     left_ms = plan.deadline_ms - elapsed_ms
-    again = _again(plan, tried, left_ms, chance)
-    other = _other(plan, tried)
+    usable = _who_continue(plan) if shown and plan.no_reset else plan
+    again = _again(usable, tried, left_ms, chance)
+    other = _other(usable, tried)
     waits_ms = 0 if again is None else again.wait_ms if other is not None else last.retry_after_ms
     if waits_ms > plan.retry_wait_ms_max:
         again = None
@@ -71,7 +71,13 @@ def decide(
         return Stop(f"{_what(last)}; {_too_long(plan, waits_ms) if long else _no_more(plan, tried)}")
     if not shown:
         return following
-    return replace(following, why=_why(plan, following, last, resumable=resumable))
+    return replace(following, why=_why(plan, following))
+
+
+def surfaced(plan: Plan, last: Tried) -> Stop:
+    """End it with what clients were shown, which stays."""
+    why = "this route ends there" if plan.after_content == "surface" else "it may not begin anew"
+    return Stop(f"{_what(last)} after a part of the answer; {why}")
 
 
 def _over(plan: Plan, tried: Sequence[Tried], elapsed_ms: int) -> Stop | None:
@@ -111,12 +117,24 @@ def _again(plan: Plan, tried: Sequence[Tried], left_ms: int, chance: float) -> N
 
 
 def _other(plan: Plan, tried: Sequence[Tried]) -> Next | None:
-    if tried[-1].error_class not in {*plan.fallback_on, "crashed"}:
+    if not _falls_back(plan, tried[-1]):
         return None
+    choice = next(untried(plan, tried), None)
+    return None if choice is None else Next(choice, "fallback")
+
+
+def _falls_back(plan: Plan, last: Tried) -> bool:
+    """Whether another candidate may be asked after an error, by its class or the status that it came with."""
+    return last.error_class == "crashed" or not plan.fallback_on.isdisjoint(
+        (last.error_class, f"status:{last.status}")
+    )
+
+
+def untried(plan: Plan, tried: Sequence[Tried]) -> Iterator[Choice]:
+    """Give who was not asked yet and may be, in the plan's order."""
     for choice in plan.choices:
         if not any(_is_of(choice, one) for one in tried) and not _is_excluded(choice, tried):
-            return Next(choice, "fallback")
-    return None
+            yield choice
 
 
 def continued(call: Call, answer: str) -> Call:
@@ -136,12 +154,16 @@ def _is_excluded(choice: Choice, tried: Sequence[Tried]) -> bool:
     return any(one.target == choice.target.name and one.error_class in OF_PROVIDER for one in tried)
 
 
-def _why(plan: Plan, following: Next, last: Tried, *, resumable: bool) -> Why:
-    same = following.choice is _choice_of(plan, last)
-    if plan.after_content == "resume" and resumable and same:
-        return "resume"
-    plain = not plan.call.tools and plan.call.schema is None
-    if plan.after_content == "continue" and plain and following.choice.can_continue:
+def _continues(plan: Plan) -> bool:
+    return plan.after_content == "continue" and not plan.call.tools and plan.call.schema is None
+
+
+def _who_continue(plan: Plan) -> Plan:
+    return replace(plan, choices=[choice for choice in plan.choices if choice.can_continue])
+
+
+def _why(plan: Plan, following: Next) -> Why:
+    if _continues(plan) and following.choice.can_continue:
         return "continue"
     return "crash" if following.why == "crash" else "restart"
 
@@ -156,7 +178,8 @@ def _is_of(choice: Choice, one: Tried) -> bool:
 
 
 def _what(last: Tried) -> str:
-    return f"{last.target} {last.model}: {last.error_class.replace('_', ' ')}"
+    why = last.error_class.replace("_", " ") if last.refused is None else str(last.refused).rstrip(".")
+    return f"{last.target} {last.model}: {why}"
 
 
 def _too_long(plan: Plan, wait_ms: int) -> str:
@@ -167,6 +190,6 @@ def _too_long(plan: Plan, wait_ms: int) -> str:
 
 
 def _no_more(plan: Plan, tried: Sequence[Tried]) -> str:
-    if tried[-1].error_class not in plan.fallback_on:
+    if not _falls_back(plan, tried[-1]):
         return "the route tries no other provider after that"
     return f"no provider of the route is left of {len(plan.choices)}"

@@ -15,7 +15,7 @@ WINDOW_US: Final = 5 * 60 * 1_000_000  # as long as a provider's bad spell is wo
 ATTEMPTS_MAX: Final = 200  # of each model; a median of so many moves by less than a twentieth
 MODELS_MAX: Final = 1_024
 ANSWER_TOKENS: Final = 256  # a usual answer: what tokens/s is weighed by, against the time to the first
-_NOT_ITS: Final = frozenset({"bad_request", "context_overflow", "content_refused", "gate"})
+_NOT_ITS: Final = frozenset({"bad_request", "context_overflow", "content_refused", "gate", "invalid_answer"})
 """What was asked, or what we do with it, is why these failed."""
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import structlog
 
 from connectors.kafka.tailer import Followed, Tailer
+from connectors.llm.readiness import Readiness
 from schemas.errors import WireError
 from schemas.topics import LLM_PROMPTS, LLM_ROUTES
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from connectors.kafka.options import KafkaOptions
-    from connectors.kafka.tailer import Place, TailState
+    from connectors.kafka.tailer import Place
     from connectors.llm.book import Book
     from schemas.record import Record
     from schemas.wire import WireCodec
@@ -30,10 +31,11 @@ class _Read(NamedTuple):
     """None = it cannot be read."""
 
 
-class BookFollower:
-    """Belongs to the loop that starts it."""
+class BookFollower(Readiness):
+    """Belongs to the loop that starts it; before it is ready no request can be planned."""
 
     def __init__(self, kafka: KafkaOptions, codec: WireCodec, book: Book) -> None:
+        super().__init__("routes and prompts are being read")
         self._kafka = kafka
         self._codec = codec
         self._book = book
@@ -41,9 +43,7 @@ class BookFollower:
         self._prompts = LLM_PROMPTS.named(kafka.topic_prefix)
         self._unread = {self._routes, self._prompts}
         """Topics of one partition each that were not read to their end yet."""
-        self._ready = asyncio.Event()
         self._tailer: Tailer[list[_Read]] | None = None
-        self.problem = "Kafka has not answered yet"
 
     def start(self) -> None:
         """Begin to follow."""
@@ -56,14 +56,6 @@ class BookFollower:
         if self._tailer is not None:
             self._tailer.stop()
             self._tailer.join(5.0)
-
-    async def ready(self) -> None:
-        """Wait until all that stood in both topics was read; before that no request can be planned."""
-        await self._ready.wait()
-
-    def release(self) -> None:
-        """Let go whoever waits: it is to stop, and Kafka may not answer for long."""
-        self._ready.set()
 
     def _decode(self, records: Sequence[Record]) -> list[_Read]:
         found = []
@@ -91,7 +83,3 @@ class BookFollower:
         self._unread.discard(place[0])
         if not self._unread:
             self._ready.set()
-
-    def tail_state(self, state: TailState) -> None:
-        """See TailListener."""
-        self.problem = state.problem

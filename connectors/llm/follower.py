@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import structlog
 
 from connectors.kafka.tailer import Followed, Tailer
-from connectors.llm.ledger import Attempt, attempt_of
+from connectors.llm.ledger import Attempt, read_row
+from connectors.llm.readiness import Readiness
 from schemas.errors import WireError
 from schemas.topics import LLM_ATTEMPTS, LLM_CONTROL
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Mapping, Sequence
 
     from connectors.kafka.options import KafkaOptions
-    from connectors.kafka.tailer import Place, TailState
+    from connectors.kafka.tailer import Place
     from connectors.llm.ledger import EndReason
     from schemas.record import Record
     from schemas.wire import WireCodec
 
 log = structlog.get_logger(__name__)
 
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 _STOPS_RECENT: Final = 10_000
 """Cancels and time-outs a partition read again at a start: a dead worker may have had their requests."""
 _ROWS_RECENT: Final = 500_000
@@ -39,11 +42,15 @@ _ENDED_MAX: Final = 100_000
 @dataclass(slots=True)
 class _Batch:
     stops: list[tuple[bytes, EndReason]] = field(default_factory=list)
+    refused: list[tuple[bytes, str]] = field(default_factory=list)
     rows: list[Attempt] = field(default_factory=list)
 
 
-class Follower:
-    """Knows which operations are to stop and which have ended; belongs to the loop."""
+class Follower(Readiness):
+    """Knows which operations are to stop and which have ended; belongs to the loop.
+
+    Before what stood in the ledger was read, a budget that is spent is not known to be.
+    """
 
     def __init__(
         self,
@@ -52,19 +59,21 @@ class Follower:
         loop: asyncio.AbstractEventLoop,
         *,
         stopped: Callable[[bytes, EndReason], None],
+        refused: Callable[[bytes, str], None],
         saw: Callable[[Attempt], None],
     ) -> None:
+        super().__init__("the ledger of the last day is being read")
         self._codec = codec
         self._stopped = stopped
+        self._open_refused = refused
         self._saw = saw
         self._control = LLM_CONTROL.named(kafka.topic_prefix)
         self._ledger = LLM_ATTEMPTS.named(kafka.topic_prefix)
         self._stops: OrderedDict[bytes, EndReason] = OrderedDict()
         self._ended: OrderedDict[bytes, EndReason] = OrderedDict()
+        self._refused: OrderedDict[tuple[bytes, str], None] = OrderedDict()
         self._positions: dict[Place, int] = {}
         self._read: set[Place] = set()
-        self._ready = asyncio.Event()
-        self.problem = "Kafka has not answered yet"
         self._tailer = Tailer(
             kafka,
             [
@@ -85,13 +94,13 @@ class Follower:
         self._tailer.stop()
         self._tailer.join(5.0)
 
-    async def ready(self) -> None:
-        """Wait until what stood in the ledger was read: before, a budget that is spent is not known to be."""
-        await self._ready.wait()
-
     def stopped(self, key: bytes) -> EndReason:
         """Say as what an operation is to end: cancelled or timed out of late; empty = it may go on."""
         return self._stops.get(key, "")
+
+    def refused(self, key: bytes, open_id: str) -> bool:
+        """Say whether ``ingest`` refused an ``open`` of a stream of late: the stream was open already."""
+        return (key, open_id) in self._refused
 
     def has_ended(self, key: bytes) -> bool:
         """Say whether an operation is known to be over."""
@@ -106,24 +115,29 @@ class Follower:
         for record in records:
             if record.value is None:
                 continue
+            if record.topic == self._ledger:
+                row = read_row(self._codec, record.value, record.partition, record.offset)
+                if row is not None:
+                    batch.rows.append(row)
+                continue
             try:
-                if record.topic == self._control:
-                    batch.stops.append((record.key or b"", self._stop_of(record)))
-                else:
-                    batch.rows.append(attempt_of(self._codec.decode(record.value, LLM_ATTEMPTS.subject)))
+                self._control_of(record, batch)
             except WireError as error:
-                log.error(  # noqa: TRY400  # the cause is the data, not this code
-                    "undecodable_row", partition=record.partition, offset=record.offset, cause=str(error)
-                )
+                where = {"partition": record.partition, "offset": record.offset}
+                log.error("undecodable_control", **where, cause=str(error))  # noqa: TRY400  # the data's fault
         return batch
 
-    def _stop_of(self, record: Record) -> EndReason:
-        """Read whether somebody cancelled, or ``ingest`` timed the stream out."""
-        try:
-            ended = self._codec.decode_event(record.value or b"").type == "end"
-        except WireError:
-            ended = False  # whatever it says, it is there to stop the call
-        return "timed_out" if ended else "cancelled"
+    def _control_of(self, record: Record, batch: _Batch) -> None:
+        """Read whether somebody cancelled, or ``ingest`` timed the stream out, or refused an open of it.
+
+        What cannot be read (WireError) stops no call: it may say any of these, and the call is paid for.
+        """
+        key = record.key or b""
+        event = self._codec.decode_event(record.value or b"")
+        if event.type == "open":
+            batch.refused.append((key, event.event_id))
+        else:
+            batch.stops.append((key, "timed_out" if event.type == "end" else "cancelled"))
 
     def tail_batch(self, batch: _Batch, positions: Mapping[Place, int]) -> None:
         """See TailListener."""
@@ -132,6 +146,9 @@ class Follower:
             if row.end_reason:
                 _remember(self._ended, row.operation, row.end_reason, _ENDED_MAX)
             self._saw(row)
+        for key, open_id in batch.refused:
+            _remember(self._refused, (key, open_id), None, _STOPPED_MAX)
+            self._open_refused(key, open_id)
         for key, reason in batch.stops:
             _remember(self._stops, key, reason, _STOPPED_MAX)
             self._stopped(key, reason)
@@ -142,13 +159,9 @@ class Follower:
         if self._read >= {known for known in self._positions if known[0] == self._ledger}:
             self._ready.set()
 
-    def tail_state(self, state: TailState) -> None:
-        """See TailListener."""
-        self.problem = state.problem
 
-
-def _remember(held: OrderedDict[bytes, EndReason], key: bytes, reason: EndReason, most: int) -> None:
-    held[key] = reason
+def _remember(held: OrderedDict[Key, Value], key: Key, value: Value, most: int) -> None:
+    held[key] = value
     held.move_to_end(key)
     if len(held) > most:
         held.popitem(last=False)

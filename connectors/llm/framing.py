@@ -17,6 +17,7 @@ from connectors.llm.deltas import Alive, Failed
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from connectors.llm.deltas import ErrorClass
     from connectors.llm.provider import Framing
 
 EVENT_BYTES_MAX: Final = 16 * 1_048_576
@@ -50,7 +51,7 @@ class Framer(Protocol):
 
 
 def framer(framing: Framing, event_bytes_max: int = EVENT_BYTES_MAX) -> Framer:
-    """Give one for one body. An event of more bytes than ``event_bytes_max`` is malformed."""
+    """Give one for one body. An event of more bytes than ``event_bytes_max`` is oversized."""
     return _Events(event_bytes_max) if framing == "sse" else _Lines(event_bytes_max)
 
 
@@ -84,7 +85,7 @@ class _Lined:
                 break
             line = piece.rstrip(b"\r\n")
             if self._held + len(self._line) + len(line) > self._bytes_max:
-                out.append(self._fail(f"an event of more than {self._bytes_max} bytes"))
+                out.append(self._fail(f"an event of more than {self._bytes_max} bytes", "oversized"))
             elif len(line) == len(piece):
                 self._line += line
             elif self._line:
@@ -116,10 +117,10 @@ class _Lined:
     def _take(self, line: str, out: list[Framed]) -> None:
         raise NotImplementedError
 
-    def _fail(self, what: str) -> Failed:
+    def _fail(self, what: str, error_class: ErrorClass = "malformed") -> Failed:
         self._dead = True
         self._line.clear()
-        return Failed("malformed", clipped(what))
+        return Failed(error_class, clipped(what))
 
 
 class _Events(_Lined):

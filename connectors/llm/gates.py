@@ -1,10 +1,13 @@
 """The gate between a provider and a stream: a piece of an answer is held back, judged, and passes or not.
 
 1. Text waits until so many characters stand behind it, or for so long: rules then see what stands around it.
-2. Each rule's matches are counted, rewritten, or end the answer, whose text before the match still goes out.
-3. A user's function says what is shown of what the rules left.
-4. Another block, a tool call, media or a finish settles what waits, and follows it; usage, names and pings
-   pass.
+2. Calls of tools wait until the answer is over: rules see each value of their arguments. Of an answer that
+   broke off, or that its provider cut short by a filter, what waits is dropped: what would have come may be
+   what a rule is about. Of a refusal the words in its own channel are all there.
+3. Each rule's matches are counted, rewritten, or end the answer, whose text before the match still goes out.
+4. A user's function says what is shown of what the rules left.
+5. Another block or a picture settles the text that waits, and follows it. Sound goes beside the text that it
+   says, and settles nothing.
 
 Pure: time is what the caller says it is, and ``due_s`` when it should ``tick``.
 """
@@ -13,25 +16,39 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
-from connectors.llm.deltas import Alive, Failed, Named, Piece, Usage
+from connectors.llm.deltas import Failed, Media, Piece
 from connectors.llm.errors import RouteRefused
+from connectors.llm.gate_calls import CALLS_MAX, CHARACTERS_MAX, HeldCalls, by_value, in_pieces
 from connectors.llm.judges import JUDGE_MS_MAX, End, Held, Instead
-from connectors.llm.patterns import scalar
+from connectors.llm.patterns import LOOKS_MAX, Looks, TooManyLooks, scalar
 from connectors.llm.rules import HOLD_CHARACTERS_MAX, Passage, Rule, parse_rules
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from connectors.llm.deltas import Channel, Delta
+    from connectors.llm.deltas import Channel
     from connectors.llm.judges import Judge
     from connectors.llm.plan import GateOptions
 
 BLOCKS_MAX: Final = 64
 """Blocks of one answer that are remembered when others come between; beyond them the first is forgotten."""
 SUMMARY_CHARACTERS_MAX: Final = 1_024
+_TOO_LONG: Final = f"its rules take more than {LOOKS_MAX} looks at once"
+_TOO_MUCH: Final = (
+    f"a call of a tool has more than {CHARACTERS_MAX} characters, or there are {CALLS_MAX} at once"
+)
+
+
+Shows = Piece | Media | Failed
+"""What a gate gives."""
+
+
+class _Ends(Exception):
+    """A rule ends the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +61,11 @@ class GateRules:
     channels: frozenset[Channel]
     judge: Judge | None
     judge_name: str = ""
+    drops_media: bool = False
+
+    def of(self, channel: Channel) -> Sequence[Rule]:
+        """Give the rules that are about a channel."""
+        return tuple(rule for rule in self.rules if channel in rule.channels)
 
 
 def check_gate(options: GateOptions) -> tuple[Rule, ...]:
@@ -63,7 +85,21 @@ def check_gate(options: GateOptions) -> tuple[Rule, ...]:
         raise RouteRefused(
             f"gate: hold_ms is {options.hold_ms}", remedy="Set 0 for no bound, or milliseconds."
         )
-    return parse_rules(options.rules)
+    rules = parse_rules(options.rules)
+    for name, _, _, *channels in options.rules:
+        if beyond := {*chain(*channels)} - _passing(options):
+            raise RouteRefused(
+                f"gate: rule {name} is about {', '.join(sorted(beyond))}, which does not pass the gate",
+                remedy="Set reasoning or tools to true, or name channels that pass.",
+            )
+    return rules
+
+
+def _passing(options: GateOptions) -> frozenset[Channel]:
+    passes: dict[Channel, bool] = {
+        "text": True, "refusal": True, "reasoning": options.reasoning, "tool": options.tools,
+    }  # fmt: skip
+    return frozenset(channel for channel, does in passes.items() if does)
 
 
 def compile_gate(options: GateOptions, judges: Mapping[str, Judge]) -> GateRules:
@@ -78,16 +114,14 @@ def compile_gate(options: GateOptions, judges: Mapping[str, Judge]) -> GateRules
             f"gate: this worker was not started with function {options.function}",
             remedy="Add it to SLUICEGATE_LLM__GATE_FUNCTIONS of every worker, or name one that is there.",
         )
-    channels: set[Channel] = {"text", "refusal"}
-    if options.reasoning:
-        channels.add("reasoning")
     return GateRules(
         rules,
         options.hold_characters,
         options.hold_ms / 1_000 if options.hold_ms else None,
-        frozenset(channels),
+        _passing(options),
         judges[options.function] if options.function else None,
         options.function,
+        options.media == "drop",
     )
 
 
@@ -107,20 +141,28 @@ class Gate:
         self._before = before[len(before) - min(gate.hold_characters, len(before)) :]
         self._blocks: dict[tuple[Channel, int], Passage] = {}
         self._block: tuple[Channel, int] | None = None
+        self._calls = HeldCalls()
         self._shown = ""
         self._counts: Counter[str] = Counter()
         self._rewritten = False
+        self._dropped = 0
+        """Characters that were held back of an answer that broke off, and are nobody's."""
         self._ended: str | None = None
 
-    def take(self, delta: Delta, now_s: float) -> Sequence[Delta]:
-        """Take a delta at a monotonic time; give what may go out, of it and of what waited."""
+    def take(self, delta: Piece | Media, now_s: float) -> Sequence[Shows]:
+        """Take content at a monotonic time; give what may go out, of it and of what waited."""
         if self._ended is not None:
             return ()
-        if isinstance(delta, Piece) and delta.channel in self._gate.channels:
-            return self._take_text(delta, now_s)
-        if isinstance(delta, Usage | Named | Alive):
-            return (delta,)
-        out = self.finish()
+        if isinstance(delta, Media):
+            if self._gate.drops_media:
+                self._counts["media"] += 1
+                self._rewritten = True
+                return ()
+            if delta.mime.startswith("audio/"):
+                return (delta,)
+        elif delta.channel in self._gate.channels:
+            return self._take_call(delta, now_s) if delta.channel == "tool" else self._take_text(delta, now_s)
+        out = self._settle_text()
         return out if self._ended is not None else (*out, delta)
 
     @property
@@ -131,7 +173,7 @@ class Gate:
         oldest_s = self._blocks[self._block].oldest_s
         return None if oldest_s is None else oldest_s + self._gate.hold_s
 
-    def tick(self, now_s: float) -> Sequence[Delta]:
+    def tick(self, now_s: float) -> Sequence[Shows]:
         """Give what has waited for long enough."""
         due_s = self.due_s
         if self._block is None or self._gate.hold_s is None or due_s is None or now_s < due_s:
@@ -139,8 +181,24 @@ class Gate:
         passage = self._blocks[self._block]
         return self._release(passage, passage.waited(now_s, self._gate.hold_s), last=False)
 
-    def finish(self) -> Sequence[Delta]:
-        """Give all that waits: the block is over."""
+    def finish(self, *, whole: bool = True, refusal: bool = False) -> Sequence[Shows]:
+        """Give all that waits: the answer is over.
+
+        If it is not ``whole``, that is dropped, but for a ``refusal``'s own words.
+        """
+        if not whole:
+            if not (refusal and self._block is not None and self._block[0] == "refusal"):
+                self._drop_text()
+            self._dropped += self._calls.drop()
+        out = self._settle_text()
+        return out if self._ended is not None else (*out, *self._settle_calls())
+
+    def _drop_text(self) -> None:
+        if self._block is not None and self._ended is None:
+            self._dropped += self._blocks.pop(self._block).held
+            self._block, self._shown = None, ""
+
+    def _settle_text(self) -> Sequence[Shows]:
         if self._block is None or self._ended is not None:
             return ()
         passage = self._blocks[self._block]
@@ -156,11 +214,64 @@ class Gate:
         elif self._rewritten:
             said = "rewritten"
         counts = "".join(f" {name}={count}" for name, count in sorted(self._counts.items()))
+        counts += f" dropped={self._dropped}" if self._dropped else ""
         return f"{said}{counts}"[:SUMMARY_CHARACTERS_MAX]
 
-    def _take_text(self, piece: Piece, now_s: float) -> Sequence[Delta]:
+    def _take_call(self, piece: Piece, now_s: float) -> Sequence[Shows]:
+        before = self._settle_text()
+        if self._ended is not None:
+            return before
+        alive = self._calls.take(piece, now_s)
+        return (*before, *(self._end(_TOO_MUCH) if self._calls.too_much else alive))
+
+    def _settle_calls(self) -> Sequence[Shows]:
+        """Let go of the calls that are held, as rules and function have them."""
+        out: list[Shows] = []
+        looks = Looks()
+        for call in self._calls.release():
+            arguments, reason = self._call_by_rules(scalar(call.text), looks)
+            if reason is None and self._gate.judge is not None:
+                held = Held(arguments, "", "", "tool", last=True, tool=call.tool)
+                arguments, _, reason = self._by_judge(self._gate.judge, held)
+            if reason is not None:
+                return [*out, *self._end(reason)]
+            out += in_pieces(replace(call, text=arguments))
+        return out
+
+    def _call_by_rules(self, arguments: str, looks: Looks) -> tuple[str, str | None]:
+        """Give what the rules leave of a call's arguments, and why the answer ends if it does."""
+        rules = self._gate.of("tool")
+
+        def judged(text: str) -> str:
+            looks.spend(len(rules))
+            if not any(rule.pattern.matches(text) for rule in rules):
+                return text
+            passage = Passage(rules, self._gate.hold_characters)
+            passage.add(text, 0.0)
+            shown, reason = self._by_rules(passage, passage.end, looks)
+            if reason is not None:
+                raise _Ends(reason)
+            return shown
+
+        try:
+            return (by_value(arguments, judged) if rules else arguments), None
+        except _Ends as ends:
+            return "", str(ends)
+        except TooManyLooks:
+            return "", _TOO_LONG
+
+    def _end(self, reason: str) -> Sequence[Shows]:
+        """End the answer: nothing follows."""
+        self._ended = reason
+        self._blocks.clear()
+        self._calls.drop()
+        return (Failed("gate", reason),)
+
+    def _take_text(self, piece: Piece, now_s: float) -> Sequence[Shows]:
         block = piece.channel, piece.index
-        before = self.finish() if self._block not in (None, block) else ()
+        if piece.channel == "refusal" and self._block is not None and self._block[0] == "text":
+            self._drop_text()  # its provider cut it short
+        before = self._settle_text() if self._block not in (None, block) else ()
         if self._ended is not None or not piece.text:
             return before
         passage = self._blocks.get(block)
@@ -176,32 +287,37 @@ class Gate:
         before = self._before if channel == "text" else ""
         if before:
             self._shown, self._before = before, ""
-        return Passage(self._gate.rules, self._gate.hold_characters, before)
+        return Passage(self._gate.of(channel), self._gate.hold_characters, before)
 
-    def _release(self, passage: Passage, upto: int, *, last: bool) -> Sequence[Delta]:
+    def _release(self, passage: Passage, upto: int, *, last: bool) -> Sequence[Shows]:
         """Let go of the block's text up to a place, as rules and function have it."""
-        due, reason = self._by_rules(passage, upto)
-        out: list[Delta] = []
+        try:
+            due, reason = self._by_rules(passage, upto, Looks())
+        except TooManyLooks:
+            due, reason = "", _TOO_LONG
+        out: list[Shows] = []
         assert self._block is not None
         channel, index = self._block
         if due and self._gate.judge is not None:
-            due, judged = self._by_judge(self._gate.judge, due, passage, last=last)
+            held = Held(due, passage.text(passage.released), self._shown, channel, last)
+            due, further, judged = self._by_judge(self._gate.judge, held)
+            passage.released += further
             reason = reason if judged is None else judged
         if due:
             out.append(Piece(channel, due, index))
             if self._gate.judge is not None:
                 self._shown = (self._shown + due)[-HOLD_CHARACTERS_MAX:]
         passage.forget()
-        if reason is not None:
-            self._ended = reason
-            self._blocks.clear()
-            out.append(Failed("gate", reason))
-        return out
+        return out if reason is None else [*out, *self._end(reason)]
 
-    def _by_rules(self, passage: Passage, upto: int) -> tuple[str, str | None]:
-        """Give what the rules leave of the text up to a place, and why the answer ends if it does."""
+    def _by_rules(self, passage: Passage, upto: int, looks: Looks) -> tuple[str, str | None]:
+        """Give what the rules leave of the text up to a place, and why the answer ends if it does.
+
+        Raises:
+            TooManyLooks: nothing of it was judged.
+        """
         parts: list[str] = []
-        for match in passage.matches(upto):
+        for match in passage.matches(upto, looks):
             self._counts[match.rule.name] += 1
             if match.rule.action == "pass":
                 continue
@@ -219,30 +335,32 @@ class Gate:
             passage.released = upto
         return "".join(parts), None
 
-    def _by_judge(self, judge: Judge, due: str, passage: Passage, *, last: bool) -> tuple[str, str | None]:
-        """Give what the function shows in place of ``due``, and why the answer ends if it does."""
-        assert self._block is not None
-        name = self._gate.judge_name
-        held = Held(due, passage.text(passage.released), self._shown, self._block[0], last)
+    def _by_judge(self, judge: Judge, held: Held) -> tuple[str, int, str | None]:
+        """Ask the function.
+
+        Returns:
+            What it shows in place of what is due and of some characters ahead, how many these are, and why
+            the answer ends if it does.
+        """
+        name, due, further = self._gate.judge_name, held.due, 0
         began_s = self._clock()
         try:
             shown = judge(held)
         except Exception as error:  # noqa: BLE001  # whatever a user's code raises; its words may hold the text
-            return "", f"function {name} raised {type(error).__name__}"
+            return "", 0, f"function {name} raised {type(error).__name__}"
         if (took_ms := (self._clock() - began_s) * 1_000) > JUDGE_MS_MAX:
-            return "", f"function {name} took {took_ms:.0f} ms, at most {JUDGE_MS_MAX}"
+            return "", 0, f"function {name} took {took_ms:.0f} ms, at most {JUDGE_MS_MAX}"
         if isinstance(shown, End):
             self._counts["function"] += 1
-            return "", str(shown.reason)[:200]
+            return "", 0, str(shown.reason)[:200]
         if isinstance(shown, Instead):
             further = shown.characters - len(due)
             if not 0 <= further <= len(held.ahead):
-                return "", f"function {name} spoke of {shown.characters} characters, and has others"
-            passage.released += further
+                return "", 0, f"function {name} spoke of {shown.characters} characters, and has others"
             due, shown = due + held.ahead[:further], shown.text
         if not isinstance(shown, str):
-            return "", f"function {name} gave {type(shown).__name__}, not str, Instead or End"
+            return "", 0, f"function {name} gave {type(shown).__name__}, not str, Instead or End"
         if shown != due:
             self._counts["function"] += 1
             self._rewritten = True
-        return shown, None
+        return shown, further, None

@@ -30,6 +30,8 @@ class Held:
     channel: Channel
     last: bool
     """Whether the block ends with it."""
+    tool: str = ""
+    """Which tool is called; ``due`` are all of its arguments then, as JSON text."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ Those keys count only where they are the provider's own, not in what was said or
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from connectors.llm.calls import Call
+    from connectors.llm.contents import Contents
     from connectors.llm.plan import Keep
 
 BYTES_MAX: Final = 200_000
@@ -59,14 +61,19 @@ def kept_input(call: Call, keep: Keep) -> str | None:
         ],
         "schema": call.schema,
     }
-    return _bounded(redacted(value) if keep == "redacted" else value)
+    # Of how it is asked these alone are somebody's words.
+    params = {name: said for name, said in asdict(call.params).items() if said not in (None, "", ())}
+    stop = {"stop": params.pop("stop")} if "stop" in params else {}
+    if keep == "redacted":
+        value, stop = redacted(value), redacted(stop)
+    return _bounded({**value, "params": params | stop})
 
 
-def kept_output(text: str, keep: Keep) -> str | None:
+def kept_output(contents: Contents, keep: Keep) -> str | None:
     """Return what came as JSON, None where it is not kept."""
     if keep == "off":
         return None
-    value = {"text": text}
+    value = contents.value()
     return _bounded(redacted(value) if keep == "redacted" else value)
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from connectors.llm.calls import Shape
     from schemas.wire import WireCodec
 
-_REMEDY = "It is kept for a day, and only of routes whose keep.raw is redacted or full."
+_REMEDY = "It is kept for a day, if anything came, and only of routes whose keep.raw is redacted or full."
 
 
 @dataclass(slots=True)
@@ -28,6 +28,8 @@ class Gathered:
 
     shape: str
     events: list[Recorded] = field(default_factory=list)
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
     size: int = 0
     missing: bool = False
 
@@ -39,12 +41,27 @@ class Gathered:
             self.missing = True
             skip = 0
         names = record.get("events") or [""] * len(record["chunks"])
-        for at_us, name, data in list(zip(record["at_us"], names, record["chunks"], strict=True))[skip:]:
+        is_body = bool(record.get("status"))  # records of an earlier version are of events alone
+        if is_body:
+            self.status, self.headers = record["status"], record["headers"]
+        comments = frozenset(record.get("comments") or ())
+        chunks = list(enumerate(zip(record["at_us"], names, record["chunks"], strict=True)))
+        for place, (at_us, name, data) in chunks[skip:]:
             last_us = self.events[-1].at_us if self.events else 0
-            self.events.append(Recorded(max(int(at_us), last_us), data, name))
+            came_us = max(int(at_us), last_us)
+            if is_body:
+                self.events.append(Recorded(came_us, body=data))
+            elif place in comments:
+                self.events.append(Recorded(came_us, comment=data))
+            else:
+                self.events.append(Recorded(came_us, data, name))
             self.size += len(data)
         if self.size > BYTES_MAX:
             raise RecordingRefused(f"the answer is larger than {BYTES_MAX} characters")
+
+    def recording(self, note: str) -> Recording:
+        """Give what was taken."""
+        return Recording(cast("Shape", self.shape), self.events, self.status, self.headers, note)
 
 
 def kept_answer(
@@ -76,5 +93,4 @@ def kept_answer(
         raise RecordingRefused(f"nothing was kept of {what}", remedy=_REMEDY)
     if gathered.missing:
         raise RecordingRefused(f"a part of what was kept of {what} is gone", remedy=_REMEDY)
-    note = f"{tenant}/{stream_id}, attempt {number}"
-    return Recording(cast("Shape", gathered.shape), gathered.events, note=note)
+    return gathered.recording(f"{tenant}/{stream_id}, attempt {number}")

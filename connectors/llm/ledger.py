@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
-from schemas.topics import LLM_ATTEMPTS
+import structlog
+
+from connectors.llm.deltas import Usage
+from schemas.errors import WireError
+from schemas.topics import LLM_ATTEMPTS, LLM_CONTENTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from connectors.llm.deltas import Usage
+    from connectors.llm.deltas import Detail
     from connectors.llm.plan import Why
     from schemas.wire import WireCodec
+
+log = structlog.get_logger(__name__)
 
 State = Literal["started", "completed", "failed", "cancelled", "abandoned", "refused"]
 EndReason = Literal["", "completed", "cancelled", "timed_out", "upstream_error"]
@@ -60,6 +66,7 @@ class Attempt:
     cache_write_tokens: int | None = None
     output_tokens: int | None = None
     reasoning_tokens: int | None = None
+    usage_details: dict[str, int] = field(default_factory=dict)
     usage_source: str = "unknown"
     cost_nanos: int | None = None
     cost_source: str = "unknown"
@@ -67,6 +74,7 @@ class Attempt:
     reserved_tokens: int = 0
     reserved_nanos: int = 0
     contents: int = 0
+    shown: bool | None = None
     characters: int = 0
     chunks: int = 0
     input_json: str | None = None
@@ -94,10 +102,29 @@ class Attempt:
         self.cache_write_tokens = usage.cache_write_tokens
         self.output_tokens = usage.output_tokens
         self.reasoning_tokens = usage.reasoning_tokens
+        self.usage_details = dict(usage.details.items())
+
+    @property
+    def usage(self) -> Usage:
+        """The provider's figures, as they were taken over."""
+        return Usage(
+            self.input_tokens,
+            self.cached_input_tokens,
+            self.cache_write_tokens,
+            self.output_tokens,
+            self.reasoning_tokens,
+            cast("Mapping[Detail, int]", self.usage_details),
+        )
 
     def encoded(self, codec: WireCodec) -> bytes:
-        """Return the row as it stands on the topic."""
-        return codec.encode(LLM_ATTEMPTS.subject, asdict(self))
+        """Return the row as it stands on the ledger: what was sent and what came is no part of it."""
+        return codec.encode(LLM_ATTEMPTS.subject, asdict(self) | {"input_json": None, "output_json": None})
+
+    def with_contents(self, codec: WireCodec) -> bytes | None:
+        """Return the row as it stands on ``llm.contents.v1``; None where nothing of the call is kept."""
+        if self.input_json is None and self.output_json is None:
+            return None
+        return codec.encode(LLM_CONTENTS.subject, asdict(self))
 
 
 _FIELDS: Final = frozenset(Attempt.__dataclass_fields__)
@@ -108,13 +135,25 @@ def attempt_of(record: Mapping[str, Any]) -> Attempt:
     return Attempt(**{name: value for name, value in record.items() if name in _FIELDS})
 
 
+def read_row(codec: WireCodec, value: bytes, partition: int, offset: int) -> Attempt | None:
+    """Read a row of the ledger; one that cannot be read is logged, and left out."""
+    try:
+        return attempt_of(codec.decode(value, LLM_ATTEMPTS.subject))
+    except WireError as error:
+        where = {"partition": partition, "offset": offset}
+        log.error("undecodable_row", **where, cause=str(error))  # noqa: TRY400  # the data's fault
+        return None
+
+
 class Known:
     """What the ledger says of one operation: its attempts by number."""
 
-    __slots__ = ("attempts",)
+    __slots__ = ("attempts", "unseen")
 
     def __init__(self) -> None:
         self.attempts: dict[int, Attempt] = {}
+        self.unseen = False
+        """Whether it is known that no client was shown anything of it."""
 
     def take(self, row: Attempt) -> None:
         """Take a row; the latest of each attempt counts."""

@@ -22,11 +22,17 @@ _OTHER: Final = "other"
 class LlmMetrics:
     """Counters of one process; ``render`` is what ``/metrics`` answers."""
 
-    def __init__(self, under_way: Callable[[], int]) -> None:
+    def __init__(self, under_way: Callable[[], int], skew_s: Callable[[], float] = lambda: 0.0) -> None:
         self.registry = registry = CollectorRegistry()
         self._models: set[str] = set()
         gauge = Gauge("sluicegate_llm_operations", "Operations that are not over.", registry=registry)
         gauge.set_function(under_way)
+        skew = Gauge(
+            "sluicegate_llm_clock_skew_seconds",
+            "By how much this machine's clock is ahead of the brokers', at the least.",
+            registry=registry,
+        )
+        skew.set_function(skew_s)
         self._attempts = Counter(
             "sluicegate_llm_attempts",
             "Calls that were settled, by state and error class.",

@@ -14,16 +14,37 @@ NESTING_MAX: Final = 128
 """Levels: no shape and no schema in use has 32; what stands around a value (ours) adds fewer than 100."""
 
 
-def read_json(data: str) -> Any:
-    """Read a value. Raises ValueError: it is no JSON, or deeper than NESTING_MAX."""
-    value = orjson.loads(data)
+class TooDeep(ValueError):
+    """JSON of more than NESTING_MAX levels."""
+
+    def __init__(self) -> None:
+        super().__init__(f"nested deeper than {NESTING_MAX} levels")
+
+
+def read_json(data: str | bytes) -> Any:
+    """Read a value.
+
+    Raises:
+        TooDeep: it has more than NESTING_MAX levels.
+        orjson.JSONDecodeError: it is no JSON. Both are ValueErrors.
+    """
+    try:
+        value = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        if error.msg.startswith("depth limit"):  # orjson's own, of 1,024 levels
+            raise TooDeep from None
+        raise
     # a value has no more levels than brackets, and to count those is one call of C each
-    if data.count("{") + data.count("[") > NESTING_MAX and _is_deep(value):
-        raise ValueError(f"nested deeper than {NESTING_MAX} levels")
+    brackets = (
+        data.count("{") + data.count("[") if isinstance(data, str) else data.count(b"{") + data.count(b"[")
+    )
+    if brackets > NESTING_MAX and _is_deep(value):
+        raise TooDeep
     return value
 
 
 def _is_deep(value: Any) -> bool:
+    """Whether an object or a list has more than NESTING_MAX levels."""
     level = [value]
     for _ in range(NESTING_MAX):
         inner: list[Any] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from connectors.llm.deltas import Alive, Failed, Over
+from connectors.llm.framing import Frame, framer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -34,12 +35,17 @@ def unfinished(recording: Recording, provider: Provider) -> str:
 def _batches(recording: Recording, provider: Provider) -> Iterator[tuple[int, Sequence[Delta]]]:
     at_us = 0
     if recording.status != 200:
-        body = "".join(each.body or each.data for each in recording.events).encode()
         at_us = recording.events[-1].at_us if recording.events else 0
-        yield at_us, [provider.failed(recording.status, recording.headers, body)]
+        yield at_us, [provider.failed(recording.status, recording.headers, recording.body)]
         return
     yield 0, [provider.named(recording.headers)]
     normaliser = provider.normaliser()
+    if recording.is_body:
+        frames = framer(provider.framing)
+        for framed in (*frames.feed(recording.body), *frames.eof()):
+            yield at_us, normaliser.take(*framed) if isinstance(framed, Frame) else [framed]
+        yield at_us, normaliser.eof()
+        return
     for each in recording.events:
         at_us = each.at_us
         comment = each.comment

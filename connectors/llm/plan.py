@@ -10,12 +10,16 @@ if TYPE_CHECKING:
 
     from connectors.llm.calls import Call, Target
     from connectors.llm.deltas import ErrorClass
+    from connectors.llm.errors import CallRefused
     from connectors.llm.prices import Price
     from schemas.kinds import ConnectionPolicy
 
+RuleRow = tuple[str, str, str] | tuple[str, str, str, tuple[str, ...]]
 AfterContent = Literal["resume", "restart", "continue", "surface"]
 """A failure after content: go on where the provider can be asked to; start over with a ``reset``; have the
 text so far continued; or end the stream as it is."""
+OnInvalid = Literal["report", "fail"]
+"""An answer that breaks its schema: say so, and leave it to whoever reads it; or take it for a failure."""
 Why = Literal["first", "retry", "fallback", "restart", "resume", "continue", "crash"]
 Keep = Literal["off", "redacted", "full"]
 
@@ -45,12 +49,17 @@ class GateOptions:
     """So many of the latest characters are held back, so that a rule sees what stands around a match."""
     hold_ms: int = 0
     """No character is held back for longer; 0 = no bound but the characters."""
-    rules: Sequence[tuple[str, str, str]] = ()
-    """(name, regular expression, action): pass, rewrite:TEXT or end:REASON."""
+    rules: Sequence[RuleRow] = ()
+    """(name, regular expression, action): pass, rewrite:TEXT or end:REASON; and channels, if it is not about
+    all that pass the gate."""
     function: str = ""
     """``module:name`` of a user's own gate, one of those that the worker was started with."""
     reasoning: bool = False
     """Whether reasoning passes the gate too; text and refusals always do."""
+    tools: bool = True
+    """Whether calls of tools do, when the answer is over."""
+    media: Literal["pass", "drop"] = "pass"
+    """What becomes of sound and pictures, which nobody judges."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +73,8 @@ class Choice:
     """Further calls of the same after an error that may pass."""
     can_continue: bool = False
     """Whether it goes on with an answer that is given as the last message; somebody has tried."""
+    can_resume: bool = False
+    """Whether it keeps an answer, and goes on with it, though its connection breaks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +84,8 @@ class Plan:
     call: Call
     choices: Sequence[Choice]
     """In the order in which they are tried."""
-    fallback_on: frozenset[ErrorClass]
+    fallback_on: frozenset[str]
+    """Error classes, and ``status:409`` and others."""
     after_content: AfterContent = "restart"
     attempts_max: int = 4
     deadline_ms: int = 600_000
@@ -93,6 +105,14 @@ class Plan:
     prices: Mapping[str, Price] = field(default_factory=dict)
     """The route's own, before all others; see ``connectors/llm/prices.py``."""
     side_effects: bool = False
+    on_invalid: OnInvalid = "report"
+    no_reset: bool = False
+    """Whether clients cannot take back what they were shown: what cannot be gone on with ends as it is."""
+
+    @property
+    def keeps_shown(self) -> bool:
+        """Whether nothing supersedes what clients were shown."""
+        return self.no_reset or self.after_content == "surface"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +126,10 @@ class Tried:
     """Whether clients were shown anything of it."""
     had_tool_call: bool = False
     retry_after_ms: int = 0
+    status: int = 0
+    """HTTP status of the provider's answer; 0 = none came."""
+    refused: CallRefused | None = None
+    """Why nothing was sent. It is ours to tell; a provider's own words are for the ledger alone."""
 
 
 @dataclass(frozen=True, slots=True)

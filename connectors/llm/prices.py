@@ -1,7 +1,7 @@
 """What a call costs: counted tokens times a list of prices, in whole nanos of a dollar.
 
 Three things are kept apart all the way: what is *known* (the provider counted, a list has the price), what is
-*estimated* (we counted), and what is *unknown*, which is None and never 0.
+*estimated* (we counted, or pictures have the price of text), and what is *unknown*: None, and never 0.
 
 Prices come from, in this order: the route, the settings, ``genai-prices`` as it is installed. It is looked
 up by the provider's address, so that a model of the same name on another machine has no price of somebody
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_EVEN, Decimal
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 import genai_prices
 import orjson
@@ -27,11 +27,12 @@ from connectors.llm.deltas import Usage
 from schemas.envelope import LONG_MAX
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from genai_prices.types import ModelInfo, ModelPrice, Provider
 
     from connectors.llm.calls import Call, Target
+    from connectors.llm.deltas import Detail
     from connectors.llm.plan import Choice
 
 log = structlog.get_logger(__name__)
@@ -48,6 +49,7 @@ TOKENS_A_MESSAGE: Final = 4
 TOKENS_A_MEDIA: Final = 1_600
 """An image at the most that Anthropic counts (width x height / 750, scaled down to about 1.15 megapixels);
 for reservations alone: a bill is never guessed from it."""
+_PICTURES: Final = ("image/", "video/", "application/pdf")
 OUTPUT_TOKENS_ASSUMED: Final = 4_096
 """Held for an answer where neither request nor route bounds it."""
 
@@ -65,6 +67,24 @@ class Price(BaseModel):
     cache_write_usd: Decimal | None = Field(
         default=None, ge=0, le=100_000, description="tokens written to a cache; none = as input_usd"
     )
+    input_image_usd: Decimal | None = Field(
+        default=None, ge=0, le=100_000, description="pictures and videos sent; none = as input_usd, estimated"
+    )
+    cache_write_1h_usd: Decimal | None = Field(
+        default=None, ge=0, le=100_000, description="written to a cache for an hour; none = not known"
+    )
+    input_audio_usd: Decimal | None = Field(
+        default=None, ge=0, le=100_000, description="sound sent; none = not known"
+    )
+    cached_audio_usd: Decimal | None = Field(
+        default=None, ge=0, le=100_000, description="sound read from a cache; none = as input_audio_usd"
+    )
+    output_audio_usd: Decimal | None = Field(
+        default=None, ge=0, le=100_000, description="sound received; none = not known"
+    )
+    output_image_usd: Decimal | None = Field(
+        default=None, ge=0, le=100_000, description="pictures and videos received; none = not known"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +93,10 @@ class Counted:
 
     usage: Usage
     source: UsageSource
+    untold: bool = False
+    """Sound, or pictures that came, of which nobody said how many of the tokens they are."""
+    pictures: bool = False
+    """Whether any were sent (or videos, or documents, whose pages are pictures)."""
 
 
 UNCOUNTED: Final = Counted(Usage(), "unknown")
@@ -125,18 +149,20 @@ class Prices:
         used = counted.usage
         if used.input_tokens is None or used.output_tokens is None or counted.source == "unknown":
             return Cost(None, "unknown", "")
-        source: CostSource = "known" if counted.source == "provider" else "estimated"
+        source: CostSource = (
+            "known" if counted.source == "provider" and not _may_be_cached(used) else "estimated"
+        )
         if not (used.input_tokens or used.output_tokens):
             return Cost(0, source, "")
         when = datetime.now(UTC) if at_us is None else datetime.fromtimestamp(at_us / 1e6, UTC)
         for own, version in ((route or {}, "route"), (self.own, "settings")):
             price = own.get(f"{target.name}/{model}") or own.get(f"{target.name}/*")
             if price is not None:
-                return _cost(_own_usd(price, used), source, version)
+                return _cost(_own_sum(price, counted), source, version)
         for name in dict.fromkeys((answered, model)):
             listed = _listed(target.priced_as, target.base_url, name) if name else None
             if listed is not None:
-                return _cost(_listed_usd(*listed, used, when), source, VERSION)
+                return _cost(_listed_sum(*listed, counted, when), source, VERSION)
         return Cost(None, "unknown", VERSION)
 
     def reserve_for(self, call: Call, choice: Choice, route: Mapping[str, Price] | None = None) -> Reserve:
@@ -162,15 +188,19 @@ def counted(said: Usage, call: Call, output_bytes: int, *, whole: bool, media: b
        estimate counts.
     3. What is missing is estimated. Sound and pictures are not: then the whole is unknown.
     """
+    untold = "input_audio" not in said.details and _media_of(call, "audio/")
+    pictures = any(_media_of(call, mime) for mime in _PICTURES)
     if whole and said.input_tokens is not None and said.output_tokens is not None:
-        return Counted(said, "provider")
+        came_apart = any(name.startswith("output_") for name in said.details)
+        return Counted(said, "provider", untold or (media and not came_apart), pictures)
     guess_input = said.input_tokens is None
     guess_output = said.output_tokens is None or not whole
     if (guess_input and _media_of(call)) or (guess_output and media):
         return Counted(said, "unknown")
     sent = input_tokens(call) if said.input_tokens is None else said.input_tokens
     came = max(tokens_of(output_bytes), said.output_tokens or 0) if guess_output else said.output_tokens
-    return Counted(said.updated(Usage(input_tokens=sent, output_tokens=came)), "estimated")
+    used = said.updated(Usage(input_tokens=sent, output_tokens=came))
+    return Counted(used, "estimated", untold, pictures)
 
 
 def tokens_of(size_bytes: int) -> int:
@@ -198,9 +228,9 @@ def input_tokens(call: Call) -> int:
     return tokens_of(size) + len(call.messages) * TOKENS_A_MESSAGE + media * TOKENS_A_MEDIA
 
 
-def _media_of(call: Call) -> bool:
+def _media_of(call: Call, mime: str = "") -> bool:
     return any(
-        part.get("type") == "media"
+        part.get("type") == "media" and part.get("mime", "").startswith(mime)
         for message in call.messages
         if isinstance(message.get("content"), (list, tuple))
         for part in message["content"]
@@ -210,31 +240,115 @@ def _media_of(call: Call) -> bool:
 # -- money ------------------------------------------------------------------------------------------------
 
 
-def _cost(usd: Decimal | None, source: CostSource, version: str) -> Cost:
-    if usd is None:
+class _Sum(NamedTuple):
+    """What an attempt comes to by one list."""
+
+    usd: Decimal | None
+    """None = the list does not say."""
+    sure: bool = True
+    """Whether no price of one sort of token stands for another's."""
+
+
+_UNKNOWN: Final = _Sum(None)
+
+
+def _cost(found: _Sum, source: CostSource, version: str) -> Cost:
+    if found.usd is None:
         return Cost(None, "unknown", version)
-    nanos = int((usd * NANOS).to_integral_value(ROUND_HALF_EVEN))
+    nanos = int((found.usd * NANOS).to_integral_value(ROUND_HALF_EVEN))
     if nanos > LONG_MAX:  # nine billion dollars: whatever that counts, no ledger has it
         return Cost(None, "unknown", version)
-    return Cost(nanos, source, version)
+    return Cost(nanos, source if found.sure else "estimated", version)
 
 
-def _own_usd(price: Price, used: Usage) -> Decimal | None:
-    cached, written = used.cached_input_tokens or 0, used.cache_write_tokens or 0
-    plain = (used.input_tokens or 0) - cached - written
-    if plain < 0:
-        return None  # more from the cache than there was: whatever it counts, it is not what we think
-    rows = (
-        (plain, price.input_usd),
-        (cached, price.cached_input_usd),
-        (written, price.cache_write_usd),
-        (used.output_tokens or 0, price.output_usd),
+def _may_be_cached(used: Usage) -> bool:
+    """Whether sound or pictures are priced as if no cache had had them, which is no less, for nobody said."""
+    told = used.details
+    sent = (name for name, count in told.items() if count and name.startswith("input_"))
+    return bool(used.cached_input_tokens) and any(
+        name.replace("input_", "cached_") not in told for name in sent
     )
-    total = sum(count * (price.input_usd if usd is None else usd) for count, usd in rows)
-    return Decimal(total) / 1_000_000
 
 
-def _listed_usd(provider: Provider, model: ModelInfo, used: Usage, when: datetime) -> Decimal | None:
+def _pictures(counted: Counted, text: object, prices: Mapping[Detail, object]) -> bool | None:
+    """Say whether what was sent of pictures and videos has prices; None if nobody counted what has one.
+
+    ``text`` is the price of a token of text, by which they are taken where a list has none of theirs.
+    """
+    apart = [name for name in prices if counted.usage.details.get(name)]
+    if apart:
+        return not text or all(prices[name] is not None for name in apart)
+    if not counted.pictures:
+        return True
+    theirs = [price for price in prices.values() if price is not None]
+    if any(price != text for price in theirs):
+        return None
+    return bool(theirs) or not text
+
+
+def _own_sum(price: Price, counted: Counted) -> _Sum:
+    picture = price.input_image_usd
+    sure = _pictures(counted, price.input_usd, {"input_image": picture, "input_video": picture})
+    return _UNKNOWN if sure is None else _Sum(_own_usd(price, counted), sure)
+
+
+def _own_usd(price: Price, counted: Counted) -> Decimal | None:
+    used, part = counted.usage, counted.usage.details.get
+    if counted.untold and (price.input_usd or price.output_usd):
+        return None
+    cached = used.cached_input_tokens or 0
+    written, hour = used.cache_write_tokens or 0, part("cache_write_1h", 0)
+    sound, cached_sound = part("input_audio", 0), part("cached_audio", 0)
+    seen = part("input_image", 0) + part("input_video", 0)
+    cached_seen = part("cached_image", 0) + part("cached_video", 0)
+    heard, shown = part("output_audio", 0), part("output_image", 0) + part("output_video", 0)
+    sent, came = price.input_usd, price.output_usd
+    free_sent, free_came = (Decimal(0) if not usd else None for usd in (sent, came))
+    sound_usd = _first(price.input_audio_usd, free_sent)
+    rows = (
+        # Of what was sent, no part is within another.
+        ((used.input_tokens or 0) - cached - written - (sound - cached_sound) - (seen - cached_seen), sent),
+        (cached - cached_sound, _first(price.cached_input_usd, sent)),
+        (written - hour, _first(price.cache_write_usd, sent)),
+        (hour, _first(price.cache_write_1h_usd, free_sent)),
+        (sound - cached_sound, sound_usd),
+        (cached_sound, _first(price.cached_audio_usd, sound_usd)),
+        (seen - cached_seen, _first(price.input_image_usd, sent)),
+        ((used.output_tokens or 0) - heard - shown, came),
+        (heard, _first(price.output_audio_usd, free_came)),
+        (shown, _first(price.output_image_usd, free_came)),
+    )
+    total = Decimal(0)
+    for count, usd in rows:
+        if count < 0 or (count and usd is None):
+            return None  # counts that contradict each other, or one that has no price: no sum is too small
+        total += count * (usd or 0)
+    return total / 1_000_000
+
+
+def _first(*prices: Decimal | None) -> Decimal | None:
+    return next((usd for usd in prices if usd is not None), None)
+
+
+_LISTED: Final[Mapping[Detail, tuple[str, str]]] = {
+    "input_audio": ("input_audio_tokens", "input_audio_mtok"),
+    "input_image": ("input_image_tokens", ""),
+    "input_video": ("input_video_tokens", ""),
+    "cached_audio": ("cache_audio_read_tokens", ""),
+    "cached_image": ("cache_image_read_tokens", ""),
+    "cached_video": ("cache_video_read_tokens", ""),
+    "output_audio": ("output_audio_tokens", "output_audio_mtok"),
+    "output_image": ("output_image_tokens", "output_image_mtok"),
+    "output_video": ("output_video_tokens", "output_video_mtok"),
+    "cache_write_1h": ("cache_write_1h_tokens", "cache_write_1h_mtok"),
+}
+"""What the package calls them, and the price that they must have of their own: without it they would be
+priced as text, or as a shorter write, which costs less. Pictures that are sent are taken for text where a
+list says no more, and the sum for an estimate."""
+
+
+def _listed_sum(provider: Provider, model: ModelInfo, counted: Counted, when: datetime) -> _Sum:
+    used = counted.usage
     figures = {
         "input_tokens": used.input_tokens,
         "output_tokens": used.output_tokens,
@@ -242,18 +356,28 @@ def _listed_usd(provider: Provider, model: ModelInfo, used: Usage, when: datetim
         "cache_write_tokens": used.cache_write_tokens,
         "output_reasoning_tokens": used.reasoning_tokens,
     }
+    if used.cached_input_tokens:  # which the package wants to be told of all that it prices
+        figures |= {f"cache_{modality}_read_tokens": 0 for modality in ("audio", "image", "video")}
+    figures |= {_LISTED[name][0]: count for name, count in used.details.items()}
     usage = genai_prices.Usage(**figures)
     try:
         found = model.calc_price(usage, provider, genai_request_timestamp=when)
     except (ValueError, LookupError) as error:  # sums that contradict each other
         log.warning("usage_not_priced", provider=provider.id, model=model.id, cause=str(error))
-        return None
-    return found.total_price if _priced(found.model_price) else None
+        return _UNKNOWN
+    own = {price for name, count in used.details.items() if count and (price := _LISTED[name][1])}
+    if not _priced(found.model_price, own) or (counted.untold and found.total_price):
+        return _UNKNOWN
+    listed: Mapping[Detail, object] = {
+        name: getattr(found.model_price, f"{name}_mtok", None) for name in ("input_image", "input_video")
+    }
+    sure = _pictures(counted, found.model_price.input_mtok, listed)
+    return _UNKNOWN if sure is None else _Sum(found.total_price, sure)
 
 
-def _priced(price: ModelPrice) -> bool:
-    """Whether a list says anything of both directions: a gap in it must not make an answer free."""
-    return getattr(price, "input_mtok", None) is not None and getattr(price, "output_mtok", None) is not None
+def _priced(price: ModelPrice, own: Collection[str]) -> bool:
+    """Whether a list has both directions, and ``own``: a gap in it must not make an answer free, or cheap."""
+    return all(getattr(price, name, None) is not None for name in ("input_mtok", "output_mtok", *own))
 
 
 @lru_cache(

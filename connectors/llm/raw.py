@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Final
 
 from connectors.llm.kept import kept_raw
 from connectors.llm.masking import Mask
+from connectors.llm.recorder import kept_headers
 from schemas.topics import LLM_RAW
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from connectors.llm.calls import Target
     from connectors.llm.ledger import Attempt
     from connectors.llm.outlet import KafkaOutlet
@@ -43,11 +46,15 @@ class RawKeeper:
         self._at_us: list[int] = []
         self._events: list[str] = []
         self._chunks: list[str] = []
+        self._comments: list[int] = []
+        """Which of the chunks are comments."""
         self._size = 0
         self._index = 0
+        self._status = 0
+        self._headers: Mapping[str, str] = {}
 
-    def take(self, event: str, data: str) -> None:
-        """Take one event, with its name where its framing has one."""
+    def take(self, event: str, data: str, *, comment: bool = False) -> None:
+        """Take one event, with its name where its framing has one; or a comment."""
         kept = self._masked(kept_raw(data, self._keep))
         event = self._masked(event[:_NAME_CHARACTERS_MAX])
         size = len(kept) if kept.isascii() else len(kept.encode())
@@ -57,12 +64,21 @@ class RawKeeper:
         size += len(event.encode())
         if self._size + size > _RECORD_BYTES_MAX:
             self.flush()
+        if comment:
+            self._comments.append(len(self._chunks))
         self._at_us.append((time.monotonic_ns() - self._began_ns) // 1_000)
         self._events.append(event)
         self._chunks.append(kept)
         self._size += size
         if len(self._chunks) >= _CHUNKS or self._size >= _BYTES:
             self.flush()
+
+    def body(self, status: int, headers: Mapping[str, str], text: str) -> None:
+        """Take an answer that is no events; one behind events (it cannot be gone on with) is not kept."""
+        if not self._index and len(self._chunks) == len(self._comments):
+            self._forget()  # comments stand in the body, too
+            self._status, self._headers = status, kept_headers(headers, self._masked)
+            self.take("", text)
 
     def flush(self) -> None:
         """Send what has gathered."""
@@ -78,7 +94,13 @@ class RawKeeper:
             "at_us": self._at_us,
             "events": self._events,
             "chunks": self._chunks,
+            "status": self._status,
+            "headers": self._headers,
+            "comments": self._comments,
         }
         self._index += len(self._chunks)
-        self._at_us, self._events, self._chunks, self._size = [], [], [], 0
+        self._forget()
         self._outlet.send(row.operation, self._wire.encode(LLM_RAW.subject, record), self._partition, LLM_RAW)
+
+    def _forget(self) -> None:
+        self._at_us, self._events, self._chunks, self._comments, self._size = [], [], [], [], 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from codecs import getincrementaldecoder
 from typing import TYPE_CHECKING, Final
 
 import httpx2
@@ -28,7 +29,15 @@ _KEPT_HEADERS: Final = re.compile(
     r"|(x-|anthropic-)ratelimit-[a-z-]+"
 )
 """What tells of the answer; cookies, and names of the account, are not among them."""
+_HEADERS_MAX: Final = 64
+_HEADER_CHARACTERS_MAX: Final = 512
 _SECRET_HEADERS: Final = re.compile(r"auth|key|token|secret|cookie|password|credential")
+
+
+def kept_headers(headers: Mapping[str, str], masked: Mask) -> dict[str, str]:
+    """Give those headers (names in lower case) that are kept, so many and so long as any provider's are."""
+    kept = [name for name in headers if len(name) <= _HEADER_CHARACTERS_MAX and _KEPT_HEADERS.fullmatch(name)]
+    return {name: masked(headers[name])[:_HEADER_CHARACTERS_MAX] for name in kept[:_HEADERS_MAX]}
 
 
 def secrets_of(target: Target) -> list[str]:
@@ -44,7 +53,9 @@ class Recorder:
         self._shape = provider.shape
         self._framer = framer(provider.framing)
         self.masked = Mask(secrets)
-        self._size = 0
+        self._size = self._at_us = 0
+        self._head: bytearray | None = bytearray()
+        """What was read while there was no event in it; None = there was one."""
         self.events: list[Recorded] = []
         self.problem = ""
         """Why the rest is not in it; empty while all is."""
@@ -54,6 +65,9 @@ class Recorder:
         self._size += len(data)
         if self._size > BYTES_MAX:
             raise RecordingRefused(f"the answer is larger than {BYTES_MAX} bytes")
+        if self._head is not None:
+            self._head += data[: ERROR_BODY_BYTES_MAX - len(self._head)]
+            self._at_us = at_us
         return self._keep(self._framer.feed(data), at_us)
 
     def eof(self, at_us: int) -> Sequence[Recorded]:
@@ -61,21 +75,24 @@ class Recorder:
         return self._keep(self._framer.eof(), at_us)
 
     def recording(self, status: int, headers: Mapping[str, str], note: str) -> Recording:
-        """Give what was taken; ``headers`` with keys in lower case."""
-        return Recording(self._shape, self.events, status, self._safe(headers), note)
+        """Give what was taken; ``headers`` with keys in lower case. What is no events is a body."""
+        if self._head and _is_text(self._head):  # else keeping it as a text would make good what broke off
+            return self.refused(status, headers, bytes(self._head), self._at_us, note)
+        return Recording(self._shape, self.events, status, kept_headers(headers, self.masked), note)
 
     def refused(
         self, status: int, headers: Mapping[str, str], body: bytes, at_us: int, note: str
     ) -> Recording:
-        """Give the recording of an answer of another status."""
+        """Give the recording of an answer that is no events, as one of another status is."""
         text = self.masked(body.decode("utf-8", "replace"))
         event = Recorded(at_us, body=text)
-        return Recording(self._shape, [event], status, self._safe(headers), note)
+        return Recording(self._shape, [event], status, kept_headers(headers, self.masked), note)
 
     def _keep(self, framed: Sequence[Frame | Alive | Failed], at_us: int) -> Sequence[Recorded]:
         new: list[Recorded] = []
         for each in framed:
             if isinstance(each, Frame):
+                self._head = None
                 new.append(Recorded(at_us, self.masked(each.data), each.event))
             elif isinstance(each, Alive):
                 new.append(Recorded(at_us, comment=self.masked(each.raw)))
@@ -84,8 +101,13 @@ class Recorder:
         self.events += new
         return new
 
-    def _safe(self, headers: Mapping[str, str]) -> dict[str, str]:
-        return {name: self.masked(value) for name, value in headers.items() if _KEPT_HEADERS.fullmatch(name)}
+
+def _is_text(head: bytes | bytearray) -> bool:
+    try:
+        getincrementaldecoder("utf-8")().decode(head)  # which may end within a character
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def record_call(

@@ -6,7 +6,8 @@ The first line is a header, each other one an event::
     {"at_us": 12000, "event": "message_start", "data": "{…}"}
 
 ``data`` is what stood behind ``data:`` (SSE) or the line (NDJSON), as text, unchanged. A comment is
-``{"at_us": 1, "comment": " PROCESSING"}``. An answer of another status has one line, its ``body``.
+``{"at_us": 1, "comment": " PROCESSING"}``. An answer that is no events (of another status, or a page of HTML)
+has one line, its ``body``.
 """
 
 from __future__ import annotations
@@ -48,6 +49,16 @@ class Recording:
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
+
+    @property
+    def is_body(self) -> bool:
+        """Whether it is no events: a refusal, or a page of HTML at status 200."""
+        return self.status != 200 or any(each.body is not None for each in self.events)
+
+    @property
+    def body(self) -> bytes:
+        """Of one that is no events, all of it."""
+        return "".join(each.body or each.data for each in self.events).encode()
 
 
 def read_recording(path: Path) -> Recording:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 from connectors.llm.calls import Params, Tool
 from connectors.llm.errors import CallRefused
 from connectors.llm.nesting import read_json
-from connectors.llm.plan import AfterContent
+from connectors.llm.plan import AfterContent, OnInvalid
 from schemas.envelope import check_kind_name, check_origin, check_stream_name, stream_key
 
 if TYPE_CHECKING:
@@ -20,11 +20,15 @@ MESSAGES_MAX: Final = 1_000
 TOOLS_MAX: Final = 128
 NAME_BYTES_MAX: Final = 128
 """Of routes, models, prompts, labels, tools and schemas: they stand in rows, events, keys and messages."""
+SPEAKER_CHARACTERS_MAX: Final = 64
+"""Of a message's name, as OpenAI bounds it."""
+DETAILS: Final = ("", "auto", "low", "high", "original")
+"""How closely a picture is looked at, in OpenAI's words."""
 STOPS_MAX: Final = 16
 STOP_CHARACTERS_MAX: Final = 1_024
 DEADLINE_MS_MAX: Final = 86_400_000
 """The longest that any kind of stream may take."""
-_ABOUT: Final = frozenset({"time_us", "traceparent", "request_id", "source", "opened"})
+_ABOUT: Final = frozenset({"time_us", "traceparent", "request_id", "source", "opened", "open_id"})
 """Fields of a request that differ when it is sent again."""
 _PARAMS: Final = frozenset(Params.__dataclass_fields__)
 _NUMBERS: Final[Mapping[str, tuple[Sequence[type], int, int]]] = {
@@ -72,6 +76,8 @@ class Request:
     deadline_ms: int
     after_content: AfterContent | None
     side_effects: bool
+    on_invalid: OnInvalid | None = None
+    no_reset: bool = False
 
 
 def envelope_of(record: Mapping[str, Any]) -> Envelope:
@@ -98,11 +104,8 @@ def request_of(record: Mapping[str, Any]) -> Request:
         InvalidEvent: no event of its stream could be written.
         CallRefused: a field cannot be used; nothing is called.
     """
-    after = record["after_content"] or None
-    if after is not None and after not in get_args(AfterContent):
-        raise CallRefused(
-            "after_content", f"must be one of {', '.join(get_args(AfterContent))}, is {after!r:.40}"
-        )
+    after = _one_of("after_content", record, get_args(AfterContent))
+    on_invalid = _one_of("on_invalid", record, get_args(OnInvalid))
     messages = _array("messages", record["messages_json"], MESSAGES_MAX)
     for number, message in enumerate(messages):
         _check_message(f"messages[{number}]", message)
@@ -129,6 +132,8 @@ def request_of(record: Mapping[str, Any]) -> Request:
         deadline_ms=min(max(record["deadline_ms"], 0), DEADLINE_MS_MAX),
         after_content=after,
         side_effects=record["side_effects"],
+        on_invalid=on_invalid,
+        no_reset=record["no_reset"],
     )
 
 
@@ -136,6 +141,14 @@ def asks_of(record: Mapping[str, Any]) -> bytes:
     """Give a digest of what a request asks, whoever asks it and when: the same for the same question."""
     asked = {name: value for name, value in record.items() if name not in _ABOUT}
     return blake2b(repr(sorted(asked.items())).encode("utf-8", "replace"), digest_size=16).digest()
+
+
+def _one_of(name: str, record: Mapping[str, Any], known: tuple[Any, ...]) -> Any:
+    """Read a word that may be left out: None then."""
+    value = record[name] or None
+    if value is not None and value not in known:
+        raise CallRefused(name, f"must be one of {', '.join(known)}, is {value!r:.40}")
+    return value
 
 
 def _check_name(where: str, value: Any) -> None:
@@ -154,6 +167,11 @@ def _check_message(where: str, message: Any) -> None:
         raise CallRefused(f"{where}.role", f"must be one of {', '.join(ROLES)}, is {role!r:.40}")
     if message.get("tool_calls") and not isinstance(message["tool_calls"], list):
         raise CallRefused(f"{where}.tool_calls", "must be a list")
+    if not isinstance(message.get("is_error", False), bool):
+        raise CallRefused(f"{where}.is_error", "must be true or false")
+    name = message.get("name", "")
+    if not isinstance(name, str) or len(name) > SPEAKER_CHARACTERS_MAX:
+        raise CallRefused(f"{where}.name", f"must be text of at most {SPEAKER_CHARACTERS_MAX} characters")
     if isinstance(content, str) or (content is None and message.get("tool_calls")):
         return
     if not isinstance(content, list):
@@ -168,6 +186,8 @@ def _check_part(where: str, part: Any) -> None:
     for name in ("text", "mime", "data", "url"):
         if not isinstance(part.get(name, ""), str):
             raise CallRefused(f"{where}.{name}", "must be text")
+    if part.get("detail", "") not in DETAILS:
+        raise CallRefused(f"{where}.detail", f"must be one of {', '.join(filter(None, DETAILS))}")
 
 
 def _tool(where: str, value: Any) -> Tool:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Final, Literal, Self
+from typing import TYPE_CHECKING, Final, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from connectors.llm.deltas import ErrorClass  # noqa: TC001  # pydantic reads it
+from connectors.llm.deltas import ErrorClass
 from connectors.llm.errors import RouteRefused
 from connectors.llm.gates import check_gate
-from connectors.llm.plan import AfterContent, GateOptions, Keep, Timers
+from connectors.llm.plan import AfterContent, GateOptions, Keep, OnInvalid, RuleRow, Timers
 from connectors.llm.prices import Price  # noqa: TC001  # pydantic reads it
 from connectors.llm.rules import HOLD_CHARACTERS_MAX, RULES_MAX
 
@@ -32,15 +32,17 @@ MODEL_BYTES_MAX: Final = 128  # what a usage event takes of a name
 CANDIDATES_MAX: Final = 64  # two of each provider of the settings, which are 32 at the most
 Policy = Literal["ordered", "weighted", "cheapest", "fastest"]
 
+_STATUS: Final = re.compile(r"status:[45][0-9]{2}")
+"""Any failure that a provider answered with such a status, whatever its class."""
 NEVER: Final = frozenset({"cancelled", "gate", "crashed"})
 """Nobody else is asked after these: they are our own doing. A crashed attempt is made again in any case."""
 FALLBACK_ON: Final[tuple[ErrorClass, ...]] = (
     "connect", "timeout_connect", "timeout_first_content", "timeout_between_contents", "timeout_total",
     "rate_limited", "spend_limited", "overloaded", "server", "unauthorized", "not_found",
-    "context_overflow", "truncated", "malformed",
+    "context_overflow", "truncated", "malformed", "oversized",
 )  # fmt: skip
-"""By default whatever another provider may do better. Not a refused content (its own judgement), and not a
-bad request (it is ours)."""
+"""By default whatever another provider may do better. Not a refused content (its own judgement), not a bad
+request (it is ours), and not an invalid answer (whoever has it fail wants to know)."""
 
 
 class Config(BaseModel):
@@ -113,6 +115,10 @@ class Candidate(Config):
         default=False,
         description="it goes on with an answer that is given as the last message; needed by `continue`",
     )
+    can_resume: bool = Field(
+        default=False,
+        description="it keeps an answer and goes on with it though its connection breaks; needed by `resume`",
+    )
 
     @field_validator("model")
     @classmethod
@@ -123,7 +129,7 @@ class Candidate(Config):
 
 
 class KeepConfig(Config):
-    """What of a call is kept on the ledger: nothing, with secrets and personal data taken out, or all."""
+    """What of a call is kept beside the ledger: nothing, with secrets and personal data taken out, or all."""
 
     input: Keep = Field("off", description="what was sent")
     output: Keep = Field("off", description="what came")
@@ -137,13 +143,19 @@ class GateConfig(Config):
         0, ge=0, le=HOLD_CHARACTERS_MAX, description="so many of the latest are held back; no match is longer"
     )
     hold_ms: int = Field(0, ge=0, le=60_000, description="none is held for longer; 0 = no such bound")
-    rules: tuple[tuple[str, str, str], ...] = Field(
-        (), max_length=RULES_MAX, description="[name, regular expression, pass | rewrite:TEXT | end:REASON]"
+    rules: tuple[RuleRow, ...] = Field(
+        (),
+        max_length=RULES_MAX,
+        description="[name, regular expression, pass | rewrite:TEXT | end:REASON], and perhaps [channels]",
     )
     function: str = Field(
         "", max_length=200, description="module:name of one of your own, that the workers were started with"
     )
     reasoning: bool = Field(default=False, description="reasoning passes it too, not the answer alone")
+    tools: bool = Field(default=True, description="calls of tools pass it too, when the answer is over")
+    media: Literal["pass", "drop"] = Field(
+        "pass", description="what becomes of sound and pictures, which nobody judges"
+    )
 
     @model_validator(mode="after")
     def _can_be_used(self) -> Self:
@@ -155,7 +167,15 @@ class GateConfig(Config):
 
     def options(self) -> GateOptions:
         """Give them as the gate takes them."""
-        return GateOptions(self.hold_characters, self.hold_ms, self.rules, self.function, self.reasoning)
+        return GateOptions(
+            self.hold_characters,
+            self.hold_ms,
+            self.rules,
+            self.function,
+            self.reasoning,
+            self.tools,
+            self.media,
+        )
 
 
 class RouteConfig(Config):
@@ -173,11 +193,16 @@ class RouteConfig(Config):
         le=0.5,
         description="fastest: share of streams that begin with another, so that its figures stay fresh",
     )
-    fallback_on: tuple[ErrorClass, ...] = Field(
-        FALLBACK_ON, description="errors after which the next candidate is tried"
+    fallback_on: tuple[str, ...] = Field(
+        FALLBACK_ON,
+        max_length=250,
+        description="errors after which the next candidate is tried: classes, and status:400 to status:599",
     )
     after_content: AfterContent = Field(
         "restart", description="what a failure leads to once clients were shown something"
+    )
+    on_invalid: OnInvalid = Field(
+        "report", description="what an answer that breaks its schema leads to: it is said, or it is a failure"
     )
     attempts_max: int = Field(4, ge=1, le=16, description="calls of one operation, all candidates together")
     deadline_ms: int = Field(
@@ -209,7 +234,10 @@ class RouteConfig(Config):
 
     @field_validator("fallback_on")
     @classmethod
-    def _can_be_met(cls, value: tuple[ErrorClass, ...]) -> tuple[ErrorClass, ...]:
+    def _can_be_met(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for number, condition in enumerate(value):
+            if condition not in get_args(ErrorClass) and not _STATUS.fullmatch(condition):
+                raise ValueError(f"item {number} is no error class, and none of status:400 to status:599")
         if never := sorted(NEVER.intersection(value)):
             raise ValueError(f"{', '.join(never)} leads to no other candidate")
         return value
@@ -218,6 +246,8 @@ class RouteConfig(Config):
     def _can_be_continued(self) -> RouteConfig:
         if self.after_content == "continue" and not any(one.can_continue for one in self.candidates):
             raise ValueError("after_content=continue needs a candidate with can_continue=true")
+        if self.after_content == "resume" and not any(one.can_resume for one in self.candidates):
+            raise ValueError("after_content=resume needs a candidate with can_resume=true")
         return self
 
 

@@ -87,6 +87,8 @@ def plan(request: Request, book: Book, figures: Figures, draw: Draw) -> Plan:
         gate=config.gate.options() if config.gate is not None else None,
         prices=config.prices,
         side_effects=request.side_effects,
+        on_invalid=request.on_invalid or config.on_invalid,
+        no_reset=request.no_reset,
     )
 
 
@@ -110,7 +112,9 @@ def _choices(
             missing[candidate.target] = None
         elif model:
             timers = (candidate.timers or route.config.timers).timers()
-            choice = Choice(target, model, timers, candidate.retries, candidate.can_continue)
+            choice = Choice(
+                target, model, timers, candidate.retries, candidate.can_continue, candidate.can_resume
+            )
             if all(choice.target is not had.target or choice.model != had.model for _, had in found):
                 found.append((candidate, choice))
     if found:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, cast, get_args
 
+from connectors.llm.deltas import Channel
 from connectors.llm.errors import RouteRefused
-from connectors.llm.patterns import BadPattern, Pattern, pattern
+from connectors.llm.patterns import BadPattern, Looks, Pattern, pattern
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from connectors.llm.plan import RuleRow
 
 RULES_MAX: Final = 64
 HOLD_CHARACTERS_MAX: Final = 512
@@ -32,6 +35,8 @@ class Rule:
     action: Action
     text: str
     """What stands in its place, or why the answer ends."""
+    channels: frozenset[Channel] = frozenset(get_args(Channel))
+    """What it is about, of all that passes the gate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +48,10 @@ class Match:
     rule: Rule
 
 
-def parse_rules(rows: Iterable[tuple[str, str, str]]) -> tuple[Rule, ...]:
-    """Make rules of (name, regular expression, action). Raises RouteRefused, naming the rule."""
+def parse_rules(rows: Iterable[RuleRow]) -> tuple[Rule, ...]:
+    """Make rules of (name, regular expression, action[, channels]). Raises RouteRefused, naming the rule."""
     rules: list[Rule] = []
-    for name, expression, action in rows:
+    for name, expression, action, *channels in rows:
         if not _NAME.fullmatch(name):
             raise RouteRefused(
                 f"gate: rule {name[:64]!r}: a name has 1 to 64 letters, digits and any of _ . -",
@@ -55,7 +60,7 @@ def parse_rules(rows: Iterable[tuple[str, str, str]]) -> tuple[Rule, ...]:
         if any(rule.name == name for rule in rules):
             raise RouteRefused(f"gate: two rules are named {name}", remedy="Name them apart.")
         try:
-            rules.append(Rule(name, pattern(expression), *_action(action)))
+            rules.append(Rule(name, pattern(expression), *_action(action), *map(_channels, channels)))
         except (BadPattern, ValueError) as error:
             raise RouteRefused(f"gate: rule {name}: {error}", remedy="Correct the rule.") from None
     if len(rules) > RULES_MAX:
@@ -63,6 +68,12 @@ def parse_rules(rows: Iterable[tuple[str, str, str]]) -> tuple[Rule, ...]:
             f"gate: {len(rules)} rules, at most {RULES_MAX}", remedy="Join some with | between them."
         )
     return tuple(rules)
+
+
+def _channels(names: Sequence[str]) -> frozenset[Channel]:
+    if not names or not set(names) <= set(get_args(Channel)):
+        raise ValueError(f"its channels are some of {', '.join(get_args(Channel))}")
+    return frozenset(cast("Sequence[Channel]", names))
 
 
 def _action(action: str) -> tuple[Action, str]:
@@ -105,6 +116,11 @@ class Passage:
         self._arrivals.append((self.end, now_s))
 
     @property
+    def held(self) -> int:
+        """How many characters are held back."""
+        return self.end - self.released
+
+    @property
     def oldest_s(self) -> float | None:
         """When the first of what is held back came; None = nothing is."""
         while self._arrivals and self._arrivals[0][0] <= self.released:
@@ -115,19 +131,23 @@ class Passage:
         """Up to where the text has been held back for so long."""
         return max((end for end, at_s in self._arrivals if at_s + hold_s <= now_s), default=self.released)
 
-    def matches(self, upto: int) -> list[Match]:
+    def matches(self, upto: int, looks: Looks | None = None) -> list[Match]:
         """Find what begins before ``upto`` and was not told yet, in the order in which it begins.
 
         A place is settled once ``hold`` characters and one more stand behind it: then nothing that may still
         come changes what is found there, however the text was split. Asked sooner (time is up, or another
         block begins) it is judged by what is there, and again when there is more.
+
+        Raises:
+            TooManyLooks: by all rules together it takes too long.
         """
+        looks = looks or Looks()
         found: list[Match] = []
         settled = min(upto, self.end - self._hold)
         base = self._base
         for number, rule in enumerate(self._rules):
             at = self._next[number]
-            while span := rule.pattern.find(self._text, at - base, upto - base, self._hold):
+            while span := rule.pattern.find(self._text, at - base, upto - base, self._hold, looks):
                 at = span[1] + base
                 found.append(Match(span[0] + base, at, rule))
             self._next[number] = max(at, settled)

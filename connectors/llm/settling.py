@@ -33,7 +33,10 @@ def settle(row: Attempt, outcome: Outcome) -> None:
 
 
 def usage_of(row: Attempt) -> dict[str, Any]:
-    """Give the payload of the `usage` event of a settled attempt."""
+    """Give the payload of the `usage` event of a settled attempt.
+
+    A count is never null in it: where nobody counted, its 0 is none, as its provenance says.
+    """
     return {
         "provider": row.provider,
         "model": row.model_answered or row.model,
@@ -44,4 +47,7 @@ def usage_of(row: Attempt) -> dict[str, Any]:
         "cost_nanos": row.cost_nanos,
         "latency_ms": max(row.ended_us - row.started_us, 0) // 1_000,
         "provenance": row.usage_source,
+        "cached_input_tokens": row.cached_input_tokens,
+        "cache_write_tokens": row.cache_write_tokens,
+        "reasoning_tokens": row.reasoning_tokens,
     }

@@ -31,7 +31,7 @@ GROWTH: Final = 4
 """By which part of itself the text has grown at the next look: all looks read five times the text."""
 INTERVAL_S: Final = 0.1
 BYTES_MAX: Final = 786_432
-"""A payload holds at most 900 KiB."""
+"""Of UTF-8: a payload holds at most 900 KiB. What would be more as it is shown is not shown."""
 LOOK_WORK_MAX: Final = 20_000
 """Steps of a look before the end, some 40 ms; of what takes more, only the whole is judged."""
 PROBLEM_CHARACTERS_MAX: Final = 300
@@ -57,12 +57,17 @@ class StructuredAnswer:
         self._schema = schema
         self._pieces: list[str] = []
         self._openings = Openings()
-        self._size = 0
+        self._size = self._size_bytes = 0
         self._looked_at_size = 0
         self._looked_at_s = float("-inf")
         self._judged = True
         self.problem = ""
         """What is wrong for good; such an answer need not be waited for."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing came but white space."""
+        return not self._text().strip()
 
     def take(self, text: str, now_s: float) -> Sequence[Structured]:
         """Take more of the text at a monotonic time; give what is to be shown of it, mostly nothing."""
@@ -70,9 +75,10 @@ class StructuredAnswer:
             return ()
         self._pieces.append(text)
         self._size += len(text)
+        self._size_bytes += len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
         self._openings.take(text)
-        if self._size > BYTES_MAX:
-            self.problem = f"has more than {BYTES_MAX} characters"
+        if self._size_bytes > BYTES_MAX:
+            self.problem = f"has more than {BYTES_MAX} bytes"
         elif self._openings.too_deep:
             self.problem = f"is deeper than {DEPTH_MAX} levels"
         if self.problem:
@@ -96,9 +102,6 @@ class StructuredAnswer:
         except ValueError as error:
             self.problem = f"is no JSON: {error}"[:PROBLEM_CHARACTERS_MAX] if text else "is empty"
             return Structured(_readable(text), self._schema.name, complete=False, problem=self.problem)
-        if len(text.encode("utf-8", "replace")) > BYTES_MAX:
-            self.problem = f"has more than {BYTES_MAX} bytes"
-            return Structured("null", self._schema.name, complete=False, problem=self.problem)
         try:
             problems = self._schema.problems(value)
         except Unchecked as unchecked:
@@ -127,7 +130,10 @@ class StructuredAnswer:
                 self._judged = False
         wrong = next((each for each in problems if _for_good(each, self._openings.path)), None)
         self.problem = "" if wrong is None else _said(wrong)
-        return (Structured(to_json(value).decode(), self._schema.name, complete=False, problem=self.problem),)
+        shown = _shown(value)
+        if shown is None and not self.problem:
+            return ()
+        return (Structured(shown or "null", self._schema.name, complete=False, problem=self.problem),)
 
     def _text(self) -> str:
         text = "".join(self._pieces)
@@ -176,9 +182,15 @@ def _said(error: ValidationError) -> str:
     return f"{where}: {error.message}"[:PROBLEM_CHARACTERS_MAX]
 
 
+def _shown(value: object) -> str | None:
+    """Write what is there; None if that is too much, as ``1e9`` is ``1000000000.0`` when it is written."""
+    written = to_json(value)
+    return written.decode() if len(written) <= BYTES_MAX else None
+
+
 def _readable(text: str) -> str:
     """Close what is there so that it can be read; null if nothing can."""
     try:
-        return to_json(from_json(text, allow_partial="trailing-strings", cache_strings="none")).decode()
+        return _shown(from_json(text, allow_partial="trailing-strings", cache_strings="none")) or "null"
     except ValueError:
         return "null"

@@ -9,8 +9,7 @@ import structlog
 
 from connectors.kafka.committed import CommittedReader
 from connectors.kafka.errors import KafkaUnavailable
-from connectors.llm.ledger import Known, attempt_of
-from schemas.errors import WireError
+from connectors.llm.ledger import Known, read_row
 from schemas.topics import LLM_ATTEMPTS
 
 if TYPE_CHECKING:
@@ -102,16 +101,9 @@ def _read(
             value = message.value()
             if value is None:
                 continue
-            try:
-                row = attempt_of(codec.decode(value, LLM_ATTEMPTS.subject))
-            except WireError as error:
-                where = {"partition": partition, "offset": message.offset()}
-                log.error("undecodable_row", **where, cause=str(error))  # noqa: TRY400  # the data's fault
+            row = read_row(codec, value, partition, message.offset())
+            if row is None or row.request_offset < offset:
                 continue
-            if row.request_offset < offset:
-                continue
-            if row.state != "started":  # it is never written again: what was said and answered is not needed
-                row.input_json = row.output_json = None
             found.setdefault(row.operation, Known()).take(row)
     finally:
         reader.close()

@@ -21,6 +21,8 @@ CONNECTED: Final = "connected"
 """Extension of a request: called without arguments once its connection stands, before anything is sent."""
 _HEAD_MAX: Final = 65_536
 """Bytes of one header; its own bound of 8 KiB is below what proxies in front of providers send."""
+_SAID_MAX: Final = 80
+"""Characters of what a provider says of itself in an error."""
 _OURS: Final = frozenset({"accept", "accept-encoding", "content-type", "user-agent"})
 """Headers that aiohttp would add where a request has none."""
 
@@ -95,13 +97,22 @@ def _tracing() -> aiohttp.TraceConfig:
 
 
 class _Body(httpx2.AsyncByteStream):
-    """A response's body as it comes."""
+    """A response's body as it comes; one that is compressed is refused unread.
+
+    Each request asks for none. httpx2 would unpack it in pieces, and nested ones (gzip in gzip) without an
+    end: all calls stand still for as long as a stranger likes, for some KiB that he sends.
+    """
 
     def __init__(self, response: aiohttp.ClientResponse, request: httpx2.Request) -> None:
         self._response = response
         self._request = request
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        if packed := _packed(self._response):
+            said = (
+                f"it is compressed ({packed}), which was not asked for: have the proxy before it not do that"
+            )
+            raise httpx2.DecodingError(said, request=self._request)
         content = self._response.content
         try:
             while data := await content.readany():
@@ -114,6 +125,15 @@ class _Body(httpx2.AsyncByteStream):
     async def aclose(self) -> None:
         """Give the connection back if the body was read to its end, else close it: the provider stops."""
         self._response.close()
+
+
+def _packed(response: aiohttp.ClientResponse) -> str:
+    """Give how a body is compressed; empty = it is not."""
+    codings = ",".join(response.headers.getall("content-encoding", []))
+    packed = [
+        each for coding in codings.split(",") if (each := coding.strip().lower()) not in ("", "identity")
+    ]
+    return ", ".join(packed)[:_SAID_MAX]
 
 
 def _said(error: Exception) -> str:

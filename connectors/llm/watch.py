@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
 class Watch:
     """Cancels the task that reads when a timer fires, or when somebody asks for it; says why.
 
-    Content comes fifty times a second and moves a deadline each time: no timer is set for it.
+    Content comes fifty times a second and moves a deadline away each time: no timer is set for any but the
+    first, after which a deadline may be nearer than the one before.
     """
 
     def __init__(
@@ -34,7 +36,7 @@ class Watch:
         """Since when nothing is read of it."""
         self.connected = False
         """Whether a connection stands: what is sent by it may be billed."""
-        self.content_s = 0.0
+        self._content_s = 0.0
         """When the latest content came; 0 = none did."""
         self.why: ErrorClass | None = None
         self._handle = loop.call_at(self._next()[0], self._look)
@@ -48,6 +50,14 @@ class Watch:
     def connect(self) -> None:
         """Note that a connection stands."""
         self.connected = True
+        self._look_sooner()
+
+    def content(self) -> None:
+        """Note that content came."""
+        first = not self._content_s
+        self._content_s = self._loop.time()
+        if first:
+            self._look_sooner()
 
     def hold(self) -> None:
         """Nothing is read of it for a while: it is our doing, for which no timer but the last ends it."""
@@ -58,9 +68,8 @@ class Watch:
         assert self._held_s is not None
         held_s, self._held_s = self._loop.time() - self._held_s, None
         self._first_s += held_s
-        self.content_s += held_s if self.content_s else 0.0
-        self._handle.cancel()
-        self._handle = self._loop.call_at(self._next()[0], self._look)
+        self._content_s += held_s if self._content_s else 0.0
+        self._look_sooner()
 
     def close(self) -> None:
         """Watch no more."""
@@ -70,15 +79,21 @@ class Watch:
         timers = self._timers
         if self._held_s is not None:
             return self._total_s, "timeout_total"
+        due: list[tuple[float, ErrorClass]] = [(self._total_s, "timeout_total")]
         if not self.connected:
-            due_s = self._began_s + timers.connect_ms / 1_000
-            why: ErrorClass = "timeout_connect"
-        elif not self.content_s:
-            due_s, why = self._first_s, "timeout_first_content"
+            due.append((self._began_s + timers.connect_ms / 1_000, "timeout_connect"))
+        if not self._content_s:
+            due.append((self._first_s, "timeout_first_content"))
         else:
-            due_s = self.content_s + timers.between_contents_ms / 1_000
-            why = "timeout_between_contents"
-        return (due_s, why) if due_s < self._total_s else (self._total_s, "timeout_total")
+            due.append((self._content_s + timers.between_contents_ms / 1_000, "timeout_between_contents"))
+        return min(due, key=itemgetter(0))
+
+    def _look_sooner(self) -> None:
+        """Set the timer anew if a deadline is nearer than when it looks."""
+        due_s, _ = self._next()
+        if due_s < self._handle.when():
+            self._handle.cancel()
+            self._handle = self._loop.call_at(due_s, self._look)
 
     def _look(self) -> None:
         due_s, why = self._next()

@@ -1,8 +1,8 @@
 """The worker: requests of Kafka in, events of their streams out; calls run beside each other on one loop.
 
-One thread polls (``connectors/kafka/consumer.py``), one commits, one serves acknowledgements, one follows
-cancels and the ledger; all calls are tasks of the loop. The poll never waits for a call: requests under way
-are bounded, and partitions are paused at the bound.
+One thread polls (``connectors/kafka/consumer.py``), one commits, one follows cancels and the ledger; all
+calls are tasks of the loop. The poll never waits for a call: requests under way are bounded, and partitions
+are paused at the bound.
 """
 
 from __future__ import annotations
@@ -16,37 +16,41 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 
 from connectors.kafka.chunk import SourcePartition, events_of
-from connectors.kafka.consumer import ConsumerOptions, PollThread
+from connectors.kafka.consumer import PollThread
 from connectors.kafka.errors import KafkaUnavailable
+from connectors.kafka.membership import ConsumerOptions
 from connectors.kafka.positions import PositionReader
 from connectors.kafka.transaction import KafkaTransaction
+from connectors.llm.broker_clock import BrokerClock, compare_clocks
 from connectors.llm.client import provider_client
-from connectors.llm.clock import now_us
 from connectors.llm.committer import Committer, PartitionLost, Row
 from connectors.llm.emitter import Emitter
 from connectors.llm.errors import LlmError
 from connectors.llm.follower import Follower
 from connectors.llm.metrics import LlmMetrics
 from connectors.llm.offsets import Offsets
-from connectors.llm.operation import Operation, Tools
+from connectors.llm.operation import Operation
 from connectors.llm.outlet import KafkaOutlet
 from connectors.llm.providers import PROVIDERS
-from connectors.llm.request import asks_of, envelope_of, request_of
+from connectors.llm.request import asks_of, request_of
+from connectors.llm.taken import Rivals, addressed, decoded
 from connectors.llm.takeover import TakenOver, take_over
+from connectors.llm.tools import Tools
 from connectors.llm.web import Pages, serving
 from connectors.threads import DaemonExecutor
-from schemas.errors import ContractError, RegistryUnavailable, WireError
-from schemas.topics import LLM_REQUESTS, partition_of
+from schemas.errors import ContractError, WireError
+from schemas.topics import LLM_REQUESTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from connectors.kafka.chunk import Chunk
     from connectors.llm.desk import RoutingDesk
+    from connectors.llm.follow import BookFollower
     from connectors.llm.ledger import EndReason, Known
     from connectors.llm.offsets import Tenure
     from connectors.llm.options import LlmOptions
-    from connectors.llm.request import Envelope
+    from connectors.llm.taken import Taken
     from schemas.kinds import KindTable
     from schemas.payloads import PayloadCodec
     from schemas.record import Record
@@ -74,6 +78,7 @@ class LlmWorker:
         desk: decides about providers and money.
         letter: makes the dead letter of a request that names no stream.
         kinds: those that ``ingest`` knows, too.
+        versions: keeps the desk's routes and prompts up to date; no request is taken before it is ready.
     """
 
     def __init__(
@@ -84,6 +89,7 @@ class LlmWorker:
         desk: RoutingDesk,
         letter: Callable[[Record, BaseException], Row],
         kinds: KindTable,
+        versions: BookFollower,
     ) -> None:
         self._options = options
         self._wire = wire
@@ -91,19 +97,22 @@ class LlmWorker:
         self._desk = desk
         self._letter = letter
         self._kinds = kinds
+        self._versions = versions
         prefix = options.kafka.topic_prefix
         self._group = f"{prefix}sluicegate.{ROLE}"
         self._source_topic = LLM_REQUESTS.named(prefix)
         self._offsets = Offsets()
         self._operations: dict[bytes, tuple[Operation, asyncio.Task[None]]] = {}
         self._known: dict[Tenure, dict[bytes, Known]] = {}
-        self._waiting: deque[tuple[Tenure, Record, Any]] = deque()
+        self._rivals = Rivals()
+        self._waiting: deque[Taken] = deque()
         """Requests beyond ``calls_max``: ``_WAITING_MAX`` and a chunk at most, and some 64 MiB."""
         self._opening: dict[SourcePartition, threading.Event] = {}
         self._failure: BaseException | None = None
         self._over = asyncio.Event()
         self._draining = False
-        self._metrics = LlmMetrics(lambda: len(self._operations))
+        self._clock = BrokerClock()
+        self._metrics = LlmMetrics(lambda: len(self._operations), lambda: self._clock.skew_s)
         self._pages = Pages(self._unready, self._metrics.render)
 
     async def run(self) -> None:
@@ -137,7 +146,12 @@ class LlmWorker:
             )
 
         self._follower = Follower(
-            options.kafka, self._wire, loop, stopped=self._stop_operation, saw=self._desk.saw
+            options.kafka,
+            self._wire,
+            loop,
+            stopped=self._stop_operation,
+            refused=self._open_refused,
+            saw=self._desk.saw,
         )
         self._committer = Committer(
             transaction,
@@ -148,7 +162,7 @@ class LlmWorker:
             self._metrics.commit_seconds.observe,
             loop,
         )
-        outlet = KafkaOutlet(options.kafka, self._failed_from_thread, loop)
+        outlet = self._outlet = KafkaOutlet(options.kafka, self._failed_from_thread, loop, self._clock)
         async with provider_client() as client:
             self._tools = Tools(
                 desk=self._desk,
@@ -162,17 +176,16 @@ class LlmWorker:
                 judges=options.judges,
                 metrics=self._metrics,
                 kinds=self._kinds,
+                clock=self._clock,
             )
-            self._outlet = outlet
             self._follower.start()
-            outlet.start()
             self._committer.start()
-            await self._ready()
-            self._poll.start()
             looking = self._loop.create_task(self._look_regularly())
             looking.add_done_callback(self._watched)
             try:
                 async with serving(self._pages, options.web_host, options.web_port):
+                    await self._ready()
+                    self._poll.start()
                     await self._over.wait()
                     await self._drain()
             finally:
@@ -185,8 +198,11 @@ class LlmWorker:
             raise self._failure
 
     async def _ready(self) -> None:
-        """Wait until the ledger was read, or it is to stop."""
-        waits = [asyncio.ensure_future(one) for one in (self._follower.ready(), self._over.wait())]
+        """Wait until versions and the ledger were read and clocks were compared, or it is to stop."""
+        told = compare_clocks(self._clock, self._options.kafka, f"{self._group}.{self._options.identity}")
+        starts = self._versions.ready(), self._follower.ready(), asyncio.wrap_future(told)
+        ready = asyncio.gather(*starts, return_exceptions=True)
+        waits: list[asyncio.Future[Any]] = [ready, asyncio.ensure_future(self._over.wait())]
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         for one in waits:
             one.cancel()
@@ -208,14 +224,9 @@ class LlmWorker:
 
     def _unready(self) -> list[str]:
         """Why no requests are taken; empty when they are."""
-        causes = []
-        if self._draining:
-            causes.append("it is about to stop")
-        if self._follower.problem:
-            causes.append(self._follower.problem)
-        if not self._desk.book.targets:
-            causes.append("no provider is configured")
-        return causes
+        stops = "it is about to stop" if self._draining else ""
+        none = "" if self._desk.book.targets else "no provider is configured"
+        return [why for why in (stops, self._follower.unready, self._versions.unready, none) if why]
 
     async def _drain(self) -> None:
         """Let calls end; what is left after the time is the next owner's, who begins it anew."""
@@ -233,8 +244,10 @@ class LlmWorker:
         self._poll.stop()
 
     def _join(self, outlet: KafkaOutlet) -> None:
-        for thread in (self._committer, outlet, self._poll):
-            thread.join(_STOP_S)
+        self._committer.join(_STOP_S)
+        outlet.close()
+        if self._poll.is_alive():  # else it never was, or is over
+            self._poll.join(_STOP_S)
         self._follower.stop()
         self._positions.close()
 
@@ -245,16 +258,7 @@ class LlmWorker:
     # -- requests -----------------------------------------------------------------------------------------
 
     def _decode(self, records: Sequence[Record]) -> list[Any]:
-        """Decode on the poll thread; an error is an item of its own."""
-        found: list[Any] = []
-        for record in records:
-            try:
-                found.append(self._wire.decode(record.value or b"", LLM_REQUESTS.subject))
-            except RegistryUnavailable:
-                raise
-            except WireError as error:
-                found.append(error)
-        return found
+        return decoded(records, self._wire)
 
     def _take(self, chunks: Sequence[Chunk]) -> None:
         for chunk in chunks:
@@ -276,15 +280,16 @@ class LlmWorker:
             else:
                 self._poll.handled(1, record.size_bytes)
 
-    def _look_at_waiting(self) -> None:
+    def _look_at_waiting(self, key: bytes | None = None) -> None:
         """Begin, beyond the bound, what will not be called any more: it was stopped, or waited for too long.
 
-        To say so takes no call of a provider, and whoever asked waits to hear it.
+        To say so takes no call of a provider, and whoever asked waits to hear it. Of one ``key``, or of all.
         """
-        left: deque[tuple[Tenure, Record, Any]] = deque()
+        left: deque[Taken] = deque()
         while self._waiting and not self._draining:
             tenure, record, item = self._waiting.popleft()
-            if self._offsets.lasts(tenure) and self._is_over(tenure, record, item):
+            asked = key is None or key == record.key
+            if asked and self._offsets.lasts(tenure) and self._is_over(tenure, record, item):
                 self._begin(tenure, record, item)
             else:
                 left.append((tenure, record, item))
@@ -298,8 +303,7 @@ class LlmWorker:
         if isinstance(item, BaseException) or key in self._known.get(tenure, {}):
             return False  # what a dead owner had begun has no bound of waiting
         bounds_ms = self._options.queue_ms_max, self._desk.book.queue_ms(item["route"])
-        age_ms = (now_us() - record.timestamp_us) // 1_000
-        return any(bound_ms is not None and age_ms > bound_ms for bound_ms in bounds_ms)
+        return any(most is not None and self._clock.age_ms(record.timestamp_us) > most for most in bounds_ms)
 
     def _watched(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -312,18 +316,22 @@ class LlmWorker:
 
     def _begin(self, tenure: Tenure, record: Record, item: Any) -> None:
         try:
-            to = self._addressed(record, item)
+            to = addressed(record, item, self._kinds)
         except (ContractError, WireError, LlmError) as error:
             self._spawn(self._bury(tenure, record, error), record)
             return
+        if self._follower.refused(to.key, item["open_id"]):
+            self._pass_over(tenure, record)
+            return
+        if found := self._operations.get(to.key):
+            if found[0].claim.meet(asks_of(item), item["open_id"], record.timestamp_us):
+                self._rivals.add(to.key, (tenure, record, item))
+            else:
+                self._pass_over(tenure, record)
+            return
         known = self._known.get(tenure, {}).pop(to.key, None)
-        if to.key in self._operations or self._follower.has_ended(to.key) or (known and known.end_reason):
-            self._metrics.requests_again.inc()
-            log.info("llm_request_again", stream=to.key.decode(), offset=record.offset)
-            if to.key in self._operations:
-                self._operations[to.key][0].asked_again(asks_of(item), record.timestamp_us)
-            self._offsets.finish(tenure, record.offset)
-            self._poll.handled(1, record.size_bytes)
+        if self._follower.has_ended(to.key) or (known and known.end_reason):
+            self._pass_over(tenure, record)
             return
         try:
             request: Any = request_of(item)
@@ -348,6 +356,7 @@ class LlmWorker:
             known,
             emitter,
             asks_of(item),
+            item["open_id"],
         )
         if reason := self._follower.stopped(to.key):
             operation.cancel(reason)
@@ -355,9 +364,35 @@ class LlmWorker:
         self._operations[to.key] = (operation, task)
         task.add_done_callback(lambda _task: self._over_with(to.key))
 
+    def _pass_over(self, tenure: Tenure, record: Record) -> None:
+        """Be done with a request that is not to be answered: it has been, or whoever asked was told so."""
+        self._metrics.requests_again.inc()
+        log.info("llm_request_again", stream=(record.key or b"").decode(), offset=record.offset)
+        self._offsets.finish(tenure, record.offset)
+        self._poll.handled(1, record.size_bytes)
+
     def _over_with(self, key: bytes) -> None:
-        self._operations.pop(key, None)
+        operation, _task = self._operations.pop(key)
+        if operation.claim.lost and operation.tenure in self._known:
+            self._known[operation.tenure][key] = operation.known
+        for tenure, record, item in self._rivals.leave(key):
+            if self._draining or not self._offsets.lasts(tenure):
+                self._poll.handled(1, record.size_bytes)
+            elif operation.claim.lost:
+                self._begin(tenure, record, item)
+            else:
+                self._pass_over(tenure, record)
         self._begin_waiting()
+
+    def _open_refused(self, key: bytes, open_id: str) -> None:
+        """Take that ``ingest`` refused an ``open``: the question that was written with it is nobody's."""
+        refused = self._rivals.refuse(key, open_id)
+        for tenure, record, _item in refused:
+            self._pass_over(tenure, record)
+        if found := self._operations.get(key):
+            found[0].refuse_open(open_id)
+            if refused and key not in self._rivals:
+                found[0].claim.settle(sends=True)
 
     def _spawn(self, work: Any, record: Record) -> asyncio.Task[None]:
         task: asyncio.Task[None] = self._loop.create_task(work)
@@ -371,19 +406,6 @@ class LlmWorker:
         task.add_done_callback(done)
         return task
 
-    def _addressed(self, record: Record, item: Any) -> Envelope:
-        """Read whose a request is. Raises WireError, ContractError, LlmError: nobody can be told of it."""
-        if isinstance(item, BaseException):
-            raise item
-        to = envelope_of(item)
-        if record.key != to.key:
-            raise LlmError(f"its key is {record.key!r}, and it names the stream {to.key.decode()}")
-        partition = partition_of(to.key, LLM_REQUESTS.partitions)
-        if record.partition != partition:  # its stream is another partition's, and another worker's
-            raise LlmError(f"it is on partition {record.partition}, and its key belongs on {partition}")
-        self._kinds.named(to.kind)
-        return to
-
     async def _bury(self, tenure: Tenure, record: Record, error: BaseException) -> None:
         self._metrics.letters.inc()
         log.error(
@@ -396,7 +418,7 @@ class LlmWorker:
         if found is not None:
             found[0].cancel(reason)
         elif self._waiting:
-            self._look_at_waiting()
+            self._look_at_waiting(key)
 
     # -- partitions: called on the poll thread --------------------------------------------------------------
 
@@ -453,8 +475,7 @@ class LlmWorker:
             return
         self._known[tenure] = found.known
         self._poll.start_partition(source, found.offset)
-        where = {"partition": source.partition, "offset": found.offset}
-        log.info("llm_partition_opened", **where, known=len(found.known))
+        log.info("llm_opened", partition=source.partition, offset=found.offset, known=len(found.known))
 
     def _let_go(self, sources: frozenset[SourcePartition], done: Future[None]) -> None:
         for tenure in [tenure for tenure in self._known if tenure.source in sources]:

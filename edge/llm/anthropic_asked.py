@@ -12,6 +12,7 @@ from edge.llm.asked import (
     PARTS_MAX,
     TOOLS_MAX,
     Asked,
+    Called,
     JsonObject,
     Name,
     Shape,
@@ -72,8 +73,8 @@ class _Image(_Loose):
 
 class _ToolUse(_Loose):
     type: Literal["tool_use"]
-    id: Name
-    name: Name
+    id: Called
+    name: Called
     input: JsonObject
 
 
@@ -94,7 +95,8 @@ _Texts = Annotated[
 
 class _ToolResult(_Loose):
     type: Literal["tool_result"]
-    tool_use_id: Name
+    tool_use_id: Called
+    is_error: bool | None = None
     content: Annotated[
         Annotated[Text, Tag("<text>")]
         | Annotated[list[_Shown], Field(max_length=PARTS_MAX), Tag("<blocks>")],
@@ -248,7 +250,12 @@ def _turns(message: _Message) -> list[dict[str, Any]]:
     if isinstance(message.content, str):
         return [{"role": message.role, "content": message.content}]
     results = [
-        {"role": "tool", "tool_call_id": block.tool_use_id, "content": _parts(block.content)}
+        {
+            "role": "tool",
+            "tool_call_id": block.tool_use_id,
+            "content": _parts(block.content),
+            "is_error": bool(block.is_error),
+        }
         for block in message.content
         if isinstance(block, _ToolResult)
     ]

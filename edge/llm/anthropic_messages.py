@@ -75,7 +75,7 @@ class MessagesAnswer:
 
     def done(self, done: Done) -> bytes:
         """See Shape."""
-        delta = {"stop_reason": _stop(done), "stop_sequence": None}
+        delta = {"stop_reason": _stop(done), "stop_sequence": done.stop_sequence or None}
         return (
             self._close()
             + _event("message_delta", delta=delta, usage=_usage(done.totals))
@@ -88,11 +88,12 @@ class MessagesAnswer:
 
     def whole(self, pieces: Sequence[Piece], done: Done) -> dict[str, object]:
         """See Shape."""
-        return self._message(_blocks(pieces), _stop(done), _usage(done.totals))
+        message = self._message(_blocks(pieces), _stop(done), _usage(done.totals))
+        return message | {"stop_sequence": done.stop_sequence or None}
 
     def problem(self, failure: Failure) -> dict[str, object]:
         """See Shape."""
-        return problem(failure) | {"request_id": self._id}
+        return problem(failure, failure.field or None) | {"request_id": self._id}
 
     def _close(self) -> bytes:
         if not self._open:
@@ -101,7 +102,7 @@ class MessagesAnswer:
         return _event("content_block_stop", index=self._blocks - 1)
 
     def _message(
-        self, content: Sequence[object], stop: str | None, usage: Mapping[str, int | None]
+        self, content: Sequence[object], stop: str | None, usage: Mapping[str, object]
     ) -> dict[str, object]:
         return {
             "id": self._id,
@@ -129,12 +130,21 @@ def _event(name: str, **fields: Any) -> bytes:
 
 
 def _stop(done: Done) -> str:
-    return _STOP.get(done.finish, "end_turn")
+    return "stop_sequence" if done.stop_sequence is not None else _STOP.get(done.finish, "end_turn")
 
 
-def _usage(totals: Totals) -> Mapping[str, int | None]:
-    """What no provider told is null, not 0."""
-    return {"input_tokens": totals.input_tokens, "output_tokens": totals.output_tokens}
+def _usage(totals: Totals) -> Mapping[str, object]:
+    """What no provider told is null, not 0; theirs has the tokens of a cache beside the input, not in it."""
+    read, written, thought = totals.cached_input_tokens, totals.cache_write_tokens, totals.reasoning_tokens
+    sent = totals.input_tokens
+    plain = None if sent is None else max(sent - (read or 0) - (written or 0), 0)
+    return {
+        "input_tokens": plain,
+        "output_tokens": totals.output_tokens,
+        **({} if read is None else {"cache_read_input_tokens": read}),
+        **({} if written is None else {"cache_creation_input_tokens": written}),
+        **({} if thought is None else {"output_tokens_details": {"thinking_tokens": thought}}),
+    }
 
 
 def _blocks(pieces: Sequence[Piece]) -> list[dict[str, Any]]:

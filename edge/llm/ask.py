@@ -71,6 +71,12 @@ class Asker:
         self._wire = wire
         self._topic = LLM_REQUESTS.named(topic_prefix)
 
+    def check_may(self, by: From) -> None:
+        """Check who asks, before what they ask is read. Raises Forbidden, counted."""
+        if (denied := by.identity.may_ask(by.tenant)) is not None:
+            self._core.gate.denied(denied)
+            raise denied
+
     async def body(self, chunks: AsyncIterable[bytes], headers: Mapping[str, str]) -> bytes:
         """Read a question's body within its bounds. Raises RequestError."""
         return await self._publisher.read(chunks, headers)
@@ -81,20 +87,23 @@ class Asker:
         ``made`` is the name of its stream where the question brings none.
 
         The same stream is never asked for twice: here it is refused if it is known; where two come at one
-        moment, ingest opens it for the first alone, and the worker's ledger has it once.
+        moment, ingest opens it for one alone, and the worker answers that one: each is bound to its ``open``.
 
         Raises:
             InvalidEvent: a name breaks the contract.
-            RequestError: nothing was written (4xx; 409: the stream is there already), or it is not known.
+            RequestError: nothing was written (4xx; 404: no such route or model; 409: the stream is there
+                already), or it is not known.
         """
         stream_id = asked.stream_id or made or made_name()
         check_stream_name(by.tenant, stream_id)
         publishing = PublishRequest(by.tenant, stream_id, asked.kind, wait, by.identity)
-        self._publisher.check_address(publishing)  # before it is told whether there is such a stream
+        self._publisher.check_address(publishing)  # before it is told what there is
+        self._core.models.check(asked.route, asked.model, by.tenant)
         if asked.stream_id and (entry := await self._known(by.tenant, stream_id)) is not None:
             raise exists(by.tenant, stream_id, entry)
+        open_id = new_event_id()
         answer = await self._publisher.publish_beside(
-            publishing, _opening(asked, by), lambda: [self._request(asked, by, stream_id)]
+            publishing, _opening(asked, by, open_id), lambda: [self._request(asked, by, stream_id, open_id)]
         )
         verdict = _verdict(answer)
         if verdict in ("second_open", "late", "wrong_kind"):
@@ -117,8 +126,8 @@ class Asker:
                 503, "Index unavailable", str(error), remedy=error.remedy, headers={"retry-after": "2"}
             ) from None
 
-    def _request(self, asked: Asked, by: From, stream_id: str) -> Beside:
-        record = record_of(asked, by, stream_id, time.time_ns() // 1_000)
+    def _request(self, asked: Asked, by: From, stream_id: str, open_id: str) -> Beside:
+        record = record_of(asked, by, stream_id, open_id, time.time_ns() // 1_000)
         try:
             value = self._wire.encode(LLM_REQUESTS.subject, record)
         except RegistryUnavailable as error:
@@ -134,7 +143,7 @@ class Asker:
         return self._topic, stream_key(by.tenant, stream_id), value
 
 
-def record_of(asked: Asked, by: From, stream_id: str, time_us: int) -> dict[str, Any]:
+def record_of(asked: Asked, by: From, stream_id: str, open_id: str, time_us: int) -> dict[str, Any]:
     """Give the record of ``sluicegate.LlmRequest``."""
     return {
         "tenant": by.tenant,
@@ -146,6 +155,7 @@ def record_of(asked: Asked, by: From, stream_id: str, time_us: int) -> dict[str,
         "source": _source(by),
         "time_us": time_us,
         "opened": True,
+        "open_id": open_id,
         "route": asked.route,
         "model": asked.model,
         "prompt": asked.prompt,
@@ -159,6 +169,8 @@ def record_of(asked: Asked, by: From, stream_id: str, time_us: int) -> dict[str,
         "deadline_ms": asked.deadline_ms,
         "after_content": asked.after_content or "",
         "side_effects": asked.side_effects,
+        "on_invalid": asked.on_invalid or "",
+        "no_reset": asked.no_reset,
     }
 
 
@@ -190,10 +202,11 @@ def exists(tenant: str, stream_id: str, entry: IndexEntry | None) -> RequestErro
     )
 
 
-def _opening(asked: Asked, by: From) -> dict[str, object]:
+def _opening(asked: Asked, by: From, open_id: str) -> dict[str, object]:
     labels = {"route": asked.route, "model": asked.model, "prompt": asked.prompt}
     return {
         "type": "open",
+        "event_id": open_id,
         "source": _source(by),
         "request_id": asked.request_id,
         "task_id": asked.task_id,

@@ -8,8 +8,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
+from connectors.llm.nesting import TooDeep, read_json
 from edge.errors import RequestError
 
 if TYPE_CHECKING:
@@ -26,6 +36,10 @@ Text = Annotated[str, Field(max_length=1_048_576)]
 Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[ -~]+$")]
 Label = Annotated[str, Field(max_length=128, pattern=r"^[ -~]*$")]
 """As a name, and may be absent: printable ASCII, for it stands in keys, metrics and logs."""
+Called = Annotated[str, Field(min_length=1, max_length=256)]
+"""Id of a call and name of a tool, as a model gave them and our events carry them (256 bytes)."""
+Speaker = Annotated[str, Field(max_length=64)]
+"""Name of one of several who speak in a role, as OpenAI bounds it."""
 JsonObject = dict[str, Any]
 AfterContent = Literal["resume", "restart", "continue", "surface"]
 Model = TypeVar("Model", bound=BaseModel)
@@ -51,6 +65,9 @@ class MediaPart(Shape):
     mime: Name
     data: str = Field(default="", description="Base64.")
     url: str = Field(default="", max_length=4_096)
+    detail: Literal["", "auto", "low", "high", "original"] = Field(
+        default="", description="Of a picture: how closely it is looked at, where a provider has a choice."
+    )
 
     @model_validator(mode="after")
     def _has_one(self) -> MediaPart:
@@ -84,9 +101,22 @@ Content = Annotated[
 class ToolCall(Shape):
     """A call that the model made earlier in the conversation."""
 
-    id: Name
-    name: Name
-    arguments: Text = Field(description="JSON text, as the model wrote it.")
+    id: Called
+    name: Called
+    arguments: Text = Field(description="JSON text of an object, as the model wrote it.")
+
+    @field_validator("arguments")
+    @classmethod
+    def _is_an_object(cls, arguments: str) -> str:
+        try:
+            is_object = isinstance(read_json(arguments or "{}"), dict)
+        except TooDeep:
+            raise
+        except ValueError:
+            is_object = False
+        if not is_object:
+            raise ValueError("must be JSON text of an object")
+        return arguments
 
 
 class Message(Shape):
@@ -95,7 +125,9 @@ class Message(Shape):
     role: Literal["system", "user", "assistant", "tool"]
     content: Content = ""
     tool_calls: list[ToolCall] = Field(default=[], max_length=CALLS_MAX)
-    tool_call_id: Label = Field(default="", description="Of role tool: which call it answers.")
+    tool_call_id: str = Field(default="", max_length=256, description="Of role tool: which call it answers.")
+    is_error: bool = Field(default=False, description="Of role tool: the call failed, and this says how.")
+    name: Speaker = Field(default="", description="Who of several in this role says it.")
 
     @model_validator(mode="after")
     def _says_something(self) -> Message:
@@ -160,6 +192,14 @@ class Asked(Shape):
     side_effects: bool = Field(
         default=False, description="Tools do what cannot be taken back: nothing is restarted after a call."
     )
+    on_invalid: Literal["report", "fail"] | None = Field(
+        default=None,
+        description="An answer that breaks its schema: it is said, or it is a failure; absent = the route's.",
+    )
+    no_reset: bool = Field(
+        default=False,
+        description="What was shown cannot be taken back: what cannot be gone on with ends, by no reset.",
+    )
     request_id: Label = ""
     task_id: Label = ""
 
@@ -174,10 +214,12 @@ def read(shape: type[Model], body: bytes) -> Model:
     """Read a body as a shape. Its content is not shown in errors: it is what people wrote.
 
     Raises:
-        RequestError: 400 for what is no JSON object, else 422 with ``field``.
+        RequestError: 400 for what is no JSON object, else (too deep, too) 422 with ``field``.
     """
     try:
-        value = orjson.loads(body)
+        value = read_json(body)
+    except TooDeep as deep:
+        raise refused("", f"is {deep}") from None
     except orjson.JSONDecodeError as error:
         raise RequestError(
             400,
@@ -188,12 +230,6 @@ def read(shape: type[Model], body: bytes) -> Model:
         ) from None
     if not isinstance(value, dict):
         raise RequestError(400, "Not a request", "a request to a model is a JSON object")
-    try:
-        orjson.dumps(
-            value
-        )  # parts of it will be written again, and what can be read may be too deep for that
-    except TypeError:
-        raise RequestError(400, "Not a request", "it is nested more deeply than 250 levels") from None
     return shaped(shape, value)
 
 

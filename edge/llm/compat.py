@@ -1,8 +1,9 @@
 """Endpoints for others' clients: a question in their shape, answered in it by a stream of ours.
 
-1. Who asks is known, and may write and read the stream. 2. The question is read and written down, as any is.
-3. The client is attached to the stream, from its first event on. 4. Its connection leaves the framework and
-becomes an ``AnswerConnection``, whether the answer is streamed or waited for.
+1. Who asks is known, and may ask for the tenant. 2. The question is read; who asks may read and write its
+stream; it is written down, as any is. 3. The client is attached to the stream, from its first event on.
+4. Its connection leaves the framework and becomes an ``AnswerConnection``, whether the answer is streamed or
+waited for.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from edge.llm.ask import Asker
     from edge.llm.asked import Asked
     from edge.llm.question import Question
+    from edge.llm.refusals import Refusals
     from edge.publish import Publisher
 
 log = structlog.get_logger(__name__)
@@ -67,24 +69,31 @@ class Dialect:
 class Compat:
     """Answers; of one edge."""
 
-    def __init__(self, core: EdgeCore, asker: Asker, publisher: Publisher) -> None:
+    def __init__(self, core: EdgeCore, asker: Asker, publisher: Publisher, refusals: Refusals) -> None:
         self._core = core
         self._asker = asker
         self._publisher = publisher
+        self._refusals = refusals
         self._admission = Admission(core)
         self._cancelling: set[asyncio.Task[None]] = set()
 
     async def answer(self, request: Request, dialect: Dialect) -> Response:
         """Answer one request, or hand its connection on."""
+        tenant = request.query_params.get("tenant") or DEFAULT_TENANT
         try:
             identity = identity_of(request.scope)
+            tenant = request.query_params.get("tenant") or identity.tenants.only or DEFAULT_TENANT
+            by = From(tenant, identity, traceparent_of(request.headers.get("traceparent", "")))
+            self._asker.check_may(by)
             question = dialect.question(await self._asker.body(request.stream(), request.headers))
-            return await self._answer(request, dialect, question, identity)
+            return await self._answer(request, dialect, question, by)
         except HistoryUnavailable as error:
             return _problem(dialect, Failure(503, "unready", str(error), again=True))
         except RequestError as error:
+            self._refusals.note(tenant, error)
             return _refused(dialect, error, keyed="idempotency-key" in request.headers)
         except InvalidEvent as error:
+            self._refusals.note(tenant, error)
             return _problem(dialect, Failure(400, "malformed", str(error)), error.field)
 
     def models(self, request: Request) -> Response:
@@ -102,10 +111,8 @@ class Compat:
             headers={"cache-control": "no-store", "x-content-type-options": "nosniff"},
         )
 
-    async def _answer(
-        self, request: Request, dialect: Dialect, question: Question, identity: Identity
-    ) -> Response:
-        tenant = request.query_params.get("tenant") or identity.tenants.only or DEFAULT_TENANT
+    async def _answer(self, request: Request, dialect: Dialect, question: Question, by: From) -> Response:
+        tenant, identity = by.tenant, by.identity
         key, asked = request.headers.get("idempotency-key", ""), question.asked
         if question.extras.route is None:
             route, model = self._core.models.route_of(question.model)
@@ -120,8 +127,9 @@ class Compat:
             raise _busy(503, f"this edge takes no connection now: {busy}")
         if admission.is_full(tenant):
             raise _busy(429, f"tenant {tenant} has all the connections that it may have")
-        by = From(tenant, identity, traceparent_of(request.headers.get("traceparent", "")))
-        opened = await self._ask(asked, by, name, again=bool(key))
+        # Who names a stream may be one of two who do so: only one of them is to be given its answer.
+        named = question.asked.stream_id is not None
+        opened = await self._ask(asked, by, name, wait=named, again=bool(key))
         joined = await admission.join(
             "answer",
             tenant,
@@ -134,11 +142,11 @@ class Compat:
         assert isinstance(joined, Joined)  # without a cursor nothing is over
         return HandOver(self._connection(request.scope, dialect, question, opened, joined))
 
-    async def _ask(self, asked: Asked, by: From, name: str, *, again: bool) -> Opened:
+    async def _ask(self, asked: Asked, by: From, name: str, *, wait: bool, again: bool) -> Opened:
         """Ask; or give the stream of a question that was asked before under the same key."""
 
         async def asking() -> dict[str, object]:
-            return (await self._asker.ask(asked, by, wait=False, made=name)).shown()
+            return (await self._asker.ask(asked, by, wait=wait, made=name)).shown()
 
         try:
             await counted(self._core, asking())
@@ -216,7 +224,7 @@ def _refused(dialect: Dialect, error: RequestError, *, keyed: bool) -> Response:
     What may have been written is safe to repeat if it has a key: else it would be asked, and paid for, again.
     """
     code, field = error.extra.get("code"), error.extra.get("field")
-    detail = f"{error} {error.remedy}".strip()
+    detail = f"{error}. {error.remedy}" if error.remedy else str(error)
     again = (
         error.status == 429 or code in ("overloaded", "keys_unavailable") or (keyed and error.status == 503)
     )

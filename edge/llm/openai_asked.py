@@ -17,10 +17,12 @@ from edge.llm.asked import (
     PARTS_MAX,
     TOOLS_MAX,
     Asked,
+    Called,
     JsonObject,
     Label,
     Name,
     Shape,
+    Speaker,
     Text,
     read,
     refused,
@@ -67,6 +69,7 @@ class _Refusal(_Loose):
 
 class _Url(_Loose):
     url: str
+    detail: Literal["auto", "low", "high", "original"] | None = None
 
 
 class _Image(_Loose):
@@ -106,12 +109,12 @@ _Part = Annotated[
 
 
 class _Function(_Loose):
-    name: Name
+    name: Called
     arguments: Text
 
 
 class _Call(_Loose):
-    id: Name
+    id: Called
     type: Literal["function"] = "function"
     function: _Function
 
@@ -125,7 +128,8 @@ class _Message(_Loose):
         Discriminator(_content),
     ] = None
     tool_calls: list[_Call] | None = Field(default=None, max_length=CALLS_MAX)
-    tool_call_id: Label = ""
+    tool_call_id: str = Field(default="", max_length=256)
+    name: Speaker | None = None
 
 
 class _Declared(_Loose):
@@ -260,6 +264,8 @@ def _message(message: _Message) -> dict[str, Any]:
             for call in message.tool_calls or ()
         ],
         "tool_call_id": message.tool_call_id,
+        # Of a tool's answer it is the function's, which its call names, too.
+        "name": "" if message.role == "tool" else message.name or "",
     }
 
 
@@ -272,10 +278,10 @@ def _part(part: _Text | _Refusal | _Image | _Audio) -> dict[str, Any]:
         sound = part.input_audio
         mime = "audio/mpeg" if sound.format == "mp3" else "audio/wav"
         return {"type": "media", "mime": mime, "data": sound.data}
-    url = part.image_url.url
+    url, detail = part.image_url.url, part.image_url.detail or ""
     if found := _DATA_URL.match(url):
-        return {"type": "media", "mime": found[1], "data": url[found.end() :]}
-    return {"type": "media", "mime": "image/*", "url": url}
+        return {"type": "media", "mime": found[1], "data": url[found.end() :], "detail": detail}
+    return {"type": "media", "mime": "image/*", "url": url, "detail": detail}
 
 
 def _tool(tool: _Tool) -> dict[str, Any]:

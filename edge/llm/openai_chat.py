@@ -78,13 +78,13 @@ class ChatCompletion:
 
     def problem(self, failure: Failure) -> dict[str, object]:
         """See Shape."""
-        return problem(failure)
+        return problem(failure, failure.field or None)
 
     def _chunk(self, delta: Mapping[str, Any], finish: str | None = None) -> bytes:
         choice = {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}
         return self._event([choice], usage=None)
 
-    def _event(self, choices: Sequence[object], *, usage: Mapping[str, int] | None) -> bytes:
+    def _event(self, choices: Sequence[object], *, usage: Mapping[str, object] | None) -> bytes:
         event: dict[str, object] = {**self._base, "object": "chat.completion.chunk", "choices": choices}
         if self._include_usage:
             event["usage"] = usage
@@ -102,13 +102,17 @@ def _finish(done: Done) -> str:
     return _FINISH.get(done.finish, done.finish)
 
 
-def _usage(totals: Totals) -> Mapping[str, int] | None:
+def _usage(totals: Totals) -> Mapping[str, object] | None:
+    """What no provider told is absent."""
     if totals.input_tokens is None or totals.output_tokens is None:
         return None
+    cached, thought = totals.cached_input_tokens, totals.reasoning_tokens
     return {
         "prompt_tokens": totals.input_tokens,
         "completion_tokens": totals.output_tokens,
         "total_tokens": totals.input_tokens + totals.output_tokens,
+        **({} if cached is None else {"prompt_tokens_details": {"cached_tokens": cached}}),
+        **({} if thought is None else {"completion_tokens_details": {"reasoning_tokens": thought}}),
     }
 
 

@@ -25,6 +25,9 @@ class Extras(Shape):
     )
     deadline_ms: int = Field(default=0, ge=0, le=DEADLINE_MS_MAX)
     side_effects: bool = False
+    on_invalid: Literal["report", "fail"] | None = Field(
+        default=None, description="What an answer that breaks its schema leads to."
+    )
     stream_id: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._:-]{1,128}$")
     title: str = Field(default="", max_length=256)
     request_id: Label = ""
@@ -36,7 +39,7 @@ class Extras(Shape):
     def asked(self) -> dict[str, Any]:
         """Give them as fields of ``Asked``."""
         fields = self.model_dump(exclude={"cancel_on_disconnect"}, exclude_defaults=True)
-        return fields | {"after_content": self.after_content}
+        return fields | {"after_content": self.after_content, "no_reset": True}
 
 
 @dataclass(frozen=True, slots=True)

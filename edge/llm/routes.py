@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from edge.access.doorkeeper import identity_of
 from edge.control import counted
+from edge.errors import RequestError
 from edge.llm import anthropic_asked, anthropic_messages, openai_asked, openai_chat
 from edge.llm.anthropic_asked import MessagesRequest
 from edge.llm.anthropic_messages import MessagesAnswer
@@ -18,7 +19,9 @@ from edge.llm.asked import Asked, read
 from edge.llm.compat import Compat, Dialect
 from edge.llm.openai_asked import ChatRequest
 from edge.llm.openai_chat import ChatCompletion
+from edge.llm.refusals import Refusals
 from schemas.envelope import DEFAULT_TENANT
+from schemas.errors import InvalidEvent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,7 +54,8 @@ MESSAGES: Final = Dialect(
 def llm_routes(core: EdgeCore, asker: Asker, publisher: Publisher) -> APIRouter:
     """Make the routes."""
     routes = APIRouter(prefix="/v1")
-    compat = Compat(core, asker, publisher)
+    refusals = Refusals()
+    compat = Compat(core, asker, publisher, refusals)
 
     @routes.post(
         "/chat/completions",
@@ -92,12 +96,17 @@ def llm_routes(core: EdgeCore, asker: Asker, publisher: Publisher) -> APIRouter:
     )
     async def ask(request: Request, tenant: Tenant = DEFAULT_TENANT) -> Response:
         async def asking() -> dict[str, object]:
-            asked = read(Asked, await asker.body(request.stream(), request.headers))
             traceparent = traceparent_of(request.headers.get("traceparent", ""))
             by = From(tenant, identity_of(request.scope), traceparent)
+            asker.check_may(by)
+            asked = read(Asked, await asker.body(request.stream(), request.headers))
             return (await asker.ask(asked, by, wait=True)).shown()
 
-        answer = await counted(core, asking())
+        try:
+            answer = await counted(core, asking())
+        except (RequestError, InvalidEvent) as error:
+            refusals.note(tenant, error)
+            raise
         return Response(
             orjson.dumps(answer),
             status_code=202,

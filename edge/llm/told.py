@@ -41,19 +41,29 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Tokens of all calls that were made for an answer; None = no provider said."""
+    """Tokens of all calls that were made for an answer; None = no provider said.
+
+    Input has in it what was read from and written to a cache, output the reasoning.
+    """
 
     input_tokens: int | None = None
     output_tokens: int | None = None
+    cached_input_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    reasoning_tokens: int | None = None
 
     def plus(self, fields: Mapping[str, Any]) -> Totals:
         """Count what one more call took. What is not known is not counted as 0."""
         if fields["provenance"] == "unknown":
             return self
-        return Totals(
-            (self.input_tokens or 0) + fields["input_tokens"],
-            (self.output_tokens or 0) + fields["output_tokens"],
-        )
+        return Totals(**{name: _sum(getattr(self, name), fields[name]) for name in _COUNTS})
+
+
+_COUNTS: Final = tuple(Totals.__dataclass_fields__)
+
+
+def _sum(before: int | None, more: int | None) -> int | None:
+    return before if more is None else (before or 0) + more
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +73,8 @@ class Done:
     finish: str
     """stop, length, tool_calls, content_filter, refusal, pause."""
     totals: Totals
+    stop_sequence: str | None = None
+    """The text of the question's at which it stopped, empty if it is not known which; None = at none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +87,8 @@ class Failure:
     message: str
     again: bool = False
     """Whether the same question may be sent again without being paid for twice."""
+    field: str = ""
+    """Of the question, where one was refused."""
 
 
 Told = Piece | Done | Failure
@@ -86,6 +100,7 @@ _OF_CLASS: Final[Mapping[str, tuple[int, str]]] = {
     "rate_limited": (429, "rate_limited"),
     "spend_limited": (429, "insufficient_quota"),
     "overloaded": (503, "overloaded"),
+    "invalid_answer": (502, "invalid_answer"),
 }
 """What is said of a failure whose class the worker told; any other is the provider's, 502."""
 _OF_REASON: Final[Mapping[str, tuple[int, str]]] = {
@@ -105,7 +120,8 @@ class Telling:
         self._finish = ""
         self._finish_of: object = None
         """By which attempt."""
-        self._error_class = ""
+        self._stop_sequence: str | None = None
+        self._error_class = self._field = ""
         self._shown = False
         self._totals = Totals()
         self._handlers: Mapping[str, Callable[[Mapping[str, Any]], Told | None]] = {
@@ -168,8 +184,14 @@ class Telling:
             finish = value.get("finish")
             known = isinstance(finish, str) and finish in get_args(Finish)
             self._finish, self._finish_of = str(finish) if known else "", attempt
+            stop = value.get("stop_sequence")
+            by_name = "" if value.get("raw") == "stop_sequence" else None
+            self._stop_sequence = stop if isinstance(stop, str) else by_name
         else:
             self._error_class = str(value.get("error_class", ""))
+            field = value.get("field")
+            # What is in `params` with us stands by itself with them.
+            self._field = field.removeprefix("params.") if isinstance(field, str) else ""
             if attempt != self._finish_of:  # an earlier attempt's, of which nothing was shown
                 self._finish = ""
 
@@ -177,7 +199,7 @@ class Telling:
         if self._shown:
             message = f"the answer begins anew, and what was shown cannot be taken back: {fields['reason']}"
             return Failure(502, "superseded", message)
-        self._finish = self._error_class = ""
+        self._finish = self._error_class = self._field = ""
         return None
 
     def _ended(self, fields: Mapping[str, Any]) -> Done | Failure:
@@ -186,6 +208,8 @@ class Telling:
             # A model that was told to call a tool finishes as any other with some providers; who runs tools
             # for it stops there.
             called = self._calls and finish in ("", "stop")
-            return Done("tool_calls" if called else finish or "stop", self._totals)
+            finish = "tool_calls" if called else finish or "stop"
+            return Done(finish, self._totals, self._stop_sequence if finish == "stop" else None)
         status, code = _OF_REASON.get(reason) or _OF_CLASS.get(self._error_class) or (502, reason)
-        return Failure(status, code, fields["message"] or f"the stream ended as {reason}")
+        field = self._field if code == "bad_request" else ""
+        return Failure(status, code, fields["message"] or f"the stream ended as {reason}", field=field)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from connectors.llm import calls
+    from connectors.llm.loopback.kept import Seek
     from connectors.llm.loopback.library import Library
     from connectors.llm.loopback.script import Asked
     from connectors.llm.loopback.shapes.shape import Shape
@@ -75,11 +76,14 @@ class Answers:
         self._frames = 0
         self._faulty: Counter[str] = Counter()
 
-    def answer(self, shape: Shape, path: str, more: str, body: bytes) -> Answer:
-        """Give the answer of a request; ``more`` is what it wants besides what its model's name says."""
+    def answer(self, shape: Shape, path: str, more: str, body: bytes, seek: Seek | None = None) -> Answer:
+        """Give the answer of a request; ``more`` is what it wants besides what its model's name says.
+
+        With ``seek``, the rest of it: faults are a connection's, so they are had anew, and counted.
+        """
         key = (shape.name, path, more, body)
         found = self._made.get(key)
-        if found is not None:
+        if found is not None and seek is None:
             return found
         model = ""
         try:
@@ -87,13 +91,13 @@ class Answers:
             model = asked.model
             name = self.models.get(model, model)
             wanted = parse_wanted(name, more)
-            play = self._play(shape, asked, self._counted(name, wanted))
+            play = self._play(shape, asked, self._counted(name, wanted), seek)
         except LoopbackRefused as refused:
             return Answer(model, _refused(shape, refused))
         wire = tuple(chunk_of(frame) for frame in play.frames)
         made = Answer(model, play, wire)
         # A fault that passes has to be counted. Where a name comes to stand for another, all are forgotten.
-        if not wanted.times and len(body) <= CACHED_BODY_BYTES_MAX:
+        if seek is None and not wanted.times and len(body) <= CACHED_BODY_BYTES_MAX:
             self._keep(key, made)
         return made
 
@@ -113,13 +117,13 @@ class Answers:
         self._frames = 0
         self._faulty.pop(text, None)
 
-    def _play(self, shape: Shape, asked: Asked, wanted: Wanted) -> Play:
+    def _play(self, shape: Shape, asked: Asked, wanted: Wanted, seek: Seek | None) -> Play:
         if not asked.stream:
             raise LoopbackRefused("it only streams", 'Ask with "stream": true.')
         recording = self._recording(wanted.answer, shape)
         if recording is not None:
-            return play_recording(recording, wanted, shape, self._speed)
-        return play_script(script_of(asked, wanted), wanted, shape)
+            return play_recording(recording, wanted, shape, self._speed, seek)
+        return play_script(script_of(asked, wanted), wanted, shape, seek)
 
     def _recording(self, name: str, shape: Shape) -> Recording | None:
         return None if name in ANSWERS else self.library.find(name, shape.name)

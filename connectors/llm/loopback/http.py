@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Final, cast
 from urllib.parse import parse_qs, urlsplit
 
 import httptools
+import orjson
 
-from connectors.llm.loopback.answers import shape_of
-from connectors.llm.loopback.wheel import Playing
+from connectors.llm.loopback.answers import SHAPES, Answer, shape_of
+from connectors.llm.loopback.kept import cancelled, seek_of
+from connectors.llm.loopback.play import JSON_TYPE, Play
+from connectors.llm.loopback.wheel import Playing, now_us
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from connectors.llm.loopback.answers import Answer
     from connectors.llm.loopback.seen import Seen
     from connectors.llm.loopback.server import Loopback
 
@@ -145,17 +147,41 @@ class Connection(asyncio.Protocol):
 
     def _answer(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> None:
         path, _, query = url.partition("?")
+        if (asked := self._server.kept.asked(method, path)) is not None:
+            self._answer_kept(asked["answer_id"], url, headers, body, cancels=bool(asked["cancel"]))
+            return
         shape = shape_of(path) if method == "POST" else None
         if shape is None:
             self._say(*self._server.control.answer(method, path, parse_qs(query), body))
             return
         seen = self._server.calls.begin(shape.name, url, headers, body)
-        answer = self._server.answers.answer(shape, path, headers.get(WANTS_HEADER, ""), body)
+        more = headers.get(WANTS_HEADER, "")
+        answer = self._server.answers.answer(shape, path, more, body)
+        if shape.name == "openai-responses":
+            self._server.kept.keep(path, more, body, answer, now_us())
         seen.model, seen.status, seen.events = answer.model, answer.play.status, len(answer.wire)
         said = dict(answer.play.headers)
         if shape.request_id_header and answer.play.status:
             said.setdefault(shape.request_id_header, f"req_loopback_{seen.number}")
         self._start(answer, seen, said)
+
+    def _answer_kept(
+        self, answer_id: str, url: str, headers: Mapping[str, str], body: bytes, *, cancels: bool
+    ) -> None:
+        """Give the rest of an answer that was asked for before, or end it."""
+        shape, kept = SHAPES["openai-responses"], self._server.kept.find(answer_id)
+        seen = self._server.calls.begin(shape.name, url, headers, body)
+        if kept is None or (kept.cancelled and not cancels):
+            status, value = shape.refused("not_found", f"There is no response {answer_id}.", "")
+            answer = Answer("", Play(status, {"content-type": JSON_TYPE}, body=orjson.dumps(value)))
+        elif cancels:
+            kept.cancelled = True
+            answer = Answer("", Play(200, {"content-type": JSON_TYPE}, body=cancelled(answer_id)))
+        else:
+            seek = seek_of(kept, parse_qs(urlsplit(url).query), now_us())
+            answer = self._server.answers.answer(shape, kept.path, kept.more, kept.body, seek)
+        seen.model, seen.status, seen.events = answer.model, answer.play.status, len(answer.wire)
+        self._start(answer, seen, answer.play.headers)
 
     def _start(self, answer: Answer, seen: Seen, headers: Mapping[str, str]) -> None:
         transport, play = self._transport, answer.play

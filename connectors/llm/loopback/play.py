@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import orjson
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from connectors.llm.loopback.faults import Ending
+    from connectors.llm.loopback.kept import Seek
     from connectors.llm.loopback.script import Script
     from connectors.llm.loopback.shapes.shape import Shape
     from connectors.llm.loopback.wanted import Wanted
@@ -48,22 +49,19 @@ class Play:
     """The frames have ``STAMP`` where the time is to stand."""
 
 
-def play_script(script: Script, wanted: Wanted, shape: Shape) -> Play:
-    """Play a made-up answer at its own pace, with its faults."""
-    return _play(paced(script, wanted, shape), wanted, shape, {})
+def play_script(script: Script, wanted: Wanted, shape: Shape, seek: Seek | None = None) -> Play:
+    """Play a made-up answer at its own pace, with its faults; with ``seek``, the rest of it."""
+    return _play(_sought(paced(script, wanted, shape), seek), wanted, shape, {})
 
 
-def play_recording(recording: Recording, wanted: Wanted, shape: Shape, speed: float = 1.0) -> Play:
-    """Play a recording at its own pace times the speed that is wanted, else ``speed``, with faults."""
-    if recording.status != 200 and not wanted.fault:
-        body = "".join(each.body or each.data for each in recording.events).encode()
-        return Play(recording.status, {"content-type": JSON_TYPE, **recording.headers}, body=body)
-    return _play(
-        recorded(recording, speed if wanted.speed is None else wanted.speed, shape),
-        wanted,
-        shape,
-        recording.headers,
-    )
+def play_recording(
+    recording: Recording, wanted: Wanted, shape: Shape, speed: float = 1.0, seek: Seek | None = None
+) -> Play:
+    """Play a recording at its own pace times the speed that is wanted, else ``speed``; else as a script."""
+    if recording.is_body and not wanted.fault:
+        return Play(recording.status, {"content-type": JSON_TYPE, **recording.headers}, body=recording.body)
+    lines = recorded(recording, speed if wanted.speed is None else wanted.speed, shape)
+    return _play(_sought(lines, seek), wanted, shape, recording.headers)
 
 
 def paced(script: Script, wanted: Wanted, shape: Shape) -> list[Line]:
@@ -92,6 +90,17 @@ def recorded(recording: Recording, speed: float, shape: Shape) -> list[Line]:
             kind = shape.kind(each.event, value_of(each.data))
             lines.append(Line(at_us, kind, each.event, each.data))
     return lines
+
+
+def _sought(lines: Sequence[Line], seek: Seek | None) -> Sequence[Line]:
+    """Give the lines behind a place, at what is left of their times: the model has gone on meanwhile."""
+    if seek is None:
+        return lines
+    return [
+        replace(line, at_us=max(0, line.at_us - seek.elapsed_us))
+        for line in lines
+        if isinstance(value := value_of(line.data), dict) and value.get("sequence_number", -1) > seek.after
+    ]
 
 
 def _play(lines: Sequence[Line], wanted: Wanted, shape: Shape, headers: Mapping[str, str]) -> Play:

@@ -12,6 +12,7 @@ from connectors.llm.loopback.answers import Answers
 from connectors.llm.loopback.control import Control
 from connectors.llm.loopback.errors import LoopbackRefused
 from connectors.llm.loopback.http import Connection
+from connectors.llm.loopback.kept import KeptAnswers
 from connectors.llm.loopback.library import Library
 from connectors.llm.loopback.seen import Calls
 from connectors.llm.loopback.wanted import parse_wanted
@@ -65,6 +66,7 @@ class Loopback:
             parse_wanted(text)
         self.calls = Calls()
         self.answers = Answers(Library(self.options.recordings), self.options.models, self.options.speed)
+        self.kept = KeptAnswers()
         self.control = Control(self.answers, self.calls)
         self.connections: set[Connection] = set()
         self.wheel: Wheel

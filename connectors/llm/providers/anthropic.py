@@ -145,7 +145,8 @@ def _turns(messages: Sequence[Message]) -> list[dict[str, Any]]:
 def _blocks(message: Message) -> list[dict[str, Any]]:
     parts = [_block(part) for part in message.parts]
     if message.role == "tool":
-        return [{"type": "tool_result", "tool_use_id": message.call_id, **given(content=parts)}]
+        result = {"type": "tool_result", "tool_use_id": message.call_id, **given(content=parts)}
+        return [result | ({"is_error": True} if message.is_error else {})]
     if message.role == "assistant":
         message.only_text("anthropic")
     uses = [
@@ -218,7 +219,7 @@ class _Events(Reader):
 
     def _tool_start(self, index: int, block: Mapping[str, Any], out: list[Delta]) -> None:
         if len(self._tools) >= BLOCKS_MAX:
-            self._fail(out, "malformed", f"more than {BLOCKS_MAX} tool calls")
+            self._fail(out, "oversized", f"more than {BLOCKS_MAX} tool calls")
             return
         tool = (name_of(block.get("id")) or f"call_{index}", name_of(block.get("name")))
         if self._tools.get(index) == tool:
@@ -254,7 +255,7 @@ class _Events(Reader):
         self._usage(mapping(value.get("usage")), out)
         if reason := text(delta.get("stop_reason")):
             self._content(out, Piece("refusal", text(mapping(delta.get("stop_details")).get("explanation"))))
-            self._finish(out, _FINISHES.get(reason, "other"), reason)
+            self._finish(out, _FINISHES.get(reason, "other"), reason, text(delta.get("stop_sequence")))
 
     def _stop(self, _value: Mapping[str, Any], out: list[Delta]) -> None:
         self._over(out)
@@ -274,11 +275,12 @@ class _Events(Reader):
             if count is not None:
                 self._counts[counted] = count
         thought = number(mapping(usage.get("output_tokens_details")).get("thinking_tokens"))
+        hour = number(mapping(usage.get("cache_creation")).get("ephemeral_1h_input_tokens"))
         if not usage or not self._counts:
             return
         plain, read, written, output = (self._counts.get(counted) for counted in _COUNTS)
         whole = None if plain is None else plain + (read or 0) + (written or 0)
-        out.append(Usage(whole, read, written, output, thought))
+        out.append(Usage(whole, read, written, output, thought, {"cache_write_1h": hour} if hour else {}))
 
     _READS: ClassVar[Mapping[str, Callable[[_Events, Mapping[str, Any], list[Delta]], None]]] = {
         "message_start": _start,

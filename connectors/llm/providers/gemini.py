@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import mimetypes
 import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import quote, urlsplit
 
 from connectors.llm.deltas import Failed, Named, Piece, Usage
@@ -16,6 +16,7 @@ from connectors.llm.providers.failures import failed_answer
 from connectors.llm.providers.messages import Media, given, messages_of, request_to, tool_names
 from connectors.llm.providers.normalising import (
     BLOCKS_MAX,
+    MODALITIES,
     Reader,
     as_json,
     mapping,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from connectors.llm.calls import Call, HttpCall, Shape, Target, Tool
-    from connectors.llm.deltas import Delta, Finish
+    from connectors.llm.deltas import Delta, Detail, Finish
     from connectors.llm.provider import Framing
     from connectors.llm.providers.messages import Message
 
@@ -65,6 +66,13 @@ _BROKEN: Final = frozenset(
     }
 )
 """Reasons by which an answer was given up, not finished: asked again it may come."""
+_DETAILS: Final = (
+    ("promptTokensDetails", "input"),
+    ("toolUsePromptTokensDetails", "input"),
+    ("cacheTokensDetails", "cached"),
+    ("candidatesTokensDetails", "output"),
+)
+"""Lists of counts by modality, and what they are counts of."""
 
 
 class Gemini:
@@ -150,7 +158,8 @@ def _contents(messages: Sequence[Message]) -> list[dict[str, Any]]:
             name = names.get(message.call_id)
             if name is None:
                 raise CallRefused(f"{message.where}.tool_call_id", "answers no call of a message before.")
-            response = {"name": name, "response": {"result": message.only_text("gemini")}}
+            said = {"error" if message.is_error else "result": message.only_text("gemini")}
+            response = {"name": name, "response": said}
             part = {"functionResponse": {"id": message.call_id, **response}}
             if answering:
                 contents[-1]["parts"].append(part)
@@ -253,4 +262,21 @@ def _usage(usage: Mapping[str, Any]) -> Usage:
         output = (answered or 0) + (thought or 0)
     elif total is not None and sent is not None and total >= sent:
         output = total - sent
-    return Usage(sent, number(usage.get("cachedContentTokenCount")), None, output, thought)
+    cached = number(usage.get("cachedContentTokenCount"))
+    return Usage(sent, cached, None, output, thought, _details(usage))
+
+
+def _details(usage: Mapping[str, Any]) -> dict[Detail, int]:
+    """Read what of the counts is sound, pictures and videos; a modality that a list leaves out has none."""
+    found: dict[Detail, int] = {}
+    for listed, side in _DETAILS:
+        for each in objects(usage.get(listed)):
+            modality, count = text(each.get("modality")).lower(), number(each.get("tokenCount"))
+            if modality in MODALITIES and count:
+                name = cast("Detail", f"{side}_{modality}")
+                found[name] = found.get(name, 0) + count
+    if objects(usage.get("cacheTokensDetails")):
+        for modality in MODALITIES:
+            if f"input_{modality}" in found:
+                found.setdefault(cast("Detail", f"cached_{modality}"), 0)
+    return found

@@ -10,6 +10,7 @@ import orjson
 
 from connectors.llm.calls import HttpCall
 from connectors.llm.errors import CallRefused
+from connectors.llm.nesting import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,6 +32,8 @@ class Media:
     data: str
     url: str
     where: str
+    detail: str = ""
+    """How closely a picture is looked at; empty = the provider's default."""
 
     @property
     def kind(self) -> str:
@@ -72,6 +75,10 @@ class Message:
     tool_uses: Sequence[ToolUse]
     call_id: str
     where: str
+    is_error: bool = False
+    """Of role tool: the call failed."""
+    name: str = ""
+    """Who of several in this role says it."""
 
     def only_text(self, shape: str) -> str:
         """Give its text. Raises CallRefused if there is more than text."""
@@ -179,7 +186,9 @@ def _message(value: Any, where: str) -> Message:
         raise CallRefused(f"{where}.tool_calls", f"a message of role {role} has none.")
     if not isinstance(call_id, str) or (role == "tool" and not call_id):
         raise CallRefused(f"{where}.tool_call_id", "must name the call that this answers.")
-    return Message(cast("Role", role), [part for part in parts if part != ""], tool_uses, call_id, where)
+    said = [part for part in parts if part != ""]
+    failed, name = value.get("is_error") is True, value.get("name") or ""
+    return Message(cast("Role", role), said, tool_uses, call_id, where, failed, name)
 
 
 def _parts(value: Any, where: str) -> list[str | Media]:
@@ -205,7 +214,7 @@ def _part(value: Any, where: str) -> str | Media:
         raise CallRefused(f"{where}.data", "must be base64.")
     if url and not url.startswith(("https://", "http://", "gs://")):
         raise CallRefused(f"{where}.url", "must begin with https://, http:// or gs://.")
-    return Media(mime, data, url, where)
+    return Media(mime, data, url, where, value.get("detail") or "")
 
 
 def _tool_uses(value: Any, where: str) -> list[ToolUse]:
@@ -223,8 +232,8 @@ def _tool_uses(value: Any, where: str) -> list[ToolUse]:
             raise CallRefused(here, "must have an id and a name.")
         try:
             written = arguments if isinstance(arguments, str) else orjson.dumps(arguments).decode()
-            is_object = isinstance(orjson.loads(written or "{}"), dict)
-        except (TypeError, orjson.JSONDecodeError):
+            is_object = isinstance(read_json(written or "{}"), dict)
+        except (TypeError, ValueError):
             is_object = False
         if not is_object:
             raise CallRefused(f"{here}.arguments", "must be JSON of an object.")

@@ -6,20 +6,21 @@ import base64
 import binascii
 from abc import ABC, abstractmethod
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 import orjson
 
 from connectors.llm.deltas import Alive, Failed, Finished, Media, Named, Over, Piece
 from connectors.llm.framing import clipped
-from connectors.llm.nesting import read_json
+from connectors.llm.nesting import TooDeep, read_json
 from connectors.llm.providers.failures import failed_in_band
 from schemas.envelope import UPSTREAM_BYTES_MAX, fitting
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from connectors.llm.deltas import Channel, Delta, ErrorClass, Finish
+    from connectors.llm.deltas import Channel, Delta, Detail, ErrorClass, Finish
+    from connectors.llm.provider import Cursor
 
 BLOCKS_MAX: Final = 4_096
 """Answers, blocks and tool calls that one answer may have: what is remembered of each has this bound."""
@@ -32,6 +33,7 @@ COUNT_MAX: Final = 1_000_000_000
 """A thousand times the context of any model: what is counted beyond it is no count, and no sum, cost or row
 of the ledger leaves 64 bits by it."""
 NOTHING: Final[Mapping[str, Any]] = {}
+MODALITIES: Final = ("audio", "image", "video")
 
 
 class Reader(ABC):
@@ -43,10 +45,20 @@ class Reader(ABC):
     def __init__(self) -> None:
         self._finished = False
         self._closed = False
+        self.owes = False
+        """See Normaliser."""
         self._named = Named()
         self._media_index = -1
         self._sound_mime = ""
         """MIME type of the sound that the latest piece was of."""
+
+    @property
+    def cursor(self) -> Cursor | None:
+        """See Normaliser: of most shapes no answer can be gone on with."""
+        return None
+
+    def reconnected(self) -> None:  # noqa: B027  # nothing to do, but where answers can be gone on with
+        """See Normaliser."""
 
     @abstractmethod
     def _event(self, event: str, value: Mapping[str, Any], out: list[Delta]) -> None:
@@ -55,15 +67,18 @@ class Reader(ABC):
     def take(self, event: str, data: str) -> Sequence[Delta]:
         """Take one event; at least one delta comes of it."""
         out: list[Delta] = []
+        deep = False
         try:
             value = read_json(data)
-        except ValueError:
-            value = None
+        except ValueError as error:
+            value, deep = None, isinstance(error, TooDeep)
         if isinstance(value, dict):
             self._event(event, value, out)
         elif each_of := objects(value):  # Gemini's errors, and its answers where alt=sse is not heeded
             for each in each_of:
                 self._event(event, each, out)
+        elif deep and event != "error":
+            self._fail(out, "oversized", f"an event that is nested too deeply: {data}")
         else:
             self._other(event, data, out)
         if len(data) > PIECE_CHARACTERS_MAX:
@@ -85,7 +100,7 @@ class Reader(ABC):
         if event == "error":
             self._error(out, data, data)
         else:
-            self._fail(out, "malformed", f"an event that is no JSON object, or a deep one: {data}")
+            self._fail(out, "malformed", f"an event that is no JSON object: {data}")
 
     def _name(self, out: list[Delta], request_id: object = "", model: object = "") -> None:
         """Tell of names, if they are new."""
@@ -128,9 +143,9 @@ class Reader(ABC):
             piece = data[start : start + MEDIA_BYTES_MAX]
             out.append(Media(mime, self._media_index, piece, text(reference)))
 
-    def _finish(self, out: list[Delta], finish: Finish, raw: str) -> None:
+    def _finish(self, out: list[Delta], finish: Finish, raw: str, stop_sequence: str = "") -> None:
         self._finished = True
-        out.append(Finished(finish, clipped(raw)))
+        out.append(Finished(finish, clipped(raw), clipped(stop_sequence)))
 
     def _over(self, out: list[Delta]) -> None:
         """Take the shape's end mark, which makes an answer whole only if it said why it finished."""
@@ -183,6 +198,15 @@ def kind_of(event: str, value: Mapping[str, Any]) -> str:
 def number(value: object) -> int | None:
     """Give a count (of tokens, or an index), None if it is none that an answer can have."""
     return value if type(value) is int and 0 <= value <= COUNT_MAX else None
+
+
+def details_of(side: Literal["input", "cached", "output"], counts: Mapping[str, Any]) -> dict[Detail, int]:
+    """Give what OpenAI's details of a count tell of sound, pictures and videos in it (``audio_tokens``)."""
+    return {
+        cast("Detail", f"{side}_{modality}"): count
+        for modality in MODALITIES
+        if (count := number(counts.get(f"{modality}_tokens"))) is not None and (count or side == "cached")
+    }
 
 
 def _parts(delta: Delta) -> Sequence[Delta]:

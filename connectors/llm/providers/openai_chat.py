@@ -16,6 +16,7 @@ from connectors.llm.providers.normalising import (
     BLOCKS_MAX,
     Reader,
     as_json,
+    details_of,
     mapping,
     name_of,
     number,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from connectors.llm.calls import Call, HttpCall, Shape, Target
-    from connectors.llm.deltas import Delta, Finish
+    from connectors.llm.deltas import Delta, Detail, Finish
     from connectors.llm.provider import Framing
     from connectors.llm.providers.messages import Message
 
@@ -139,17 +140,17 @@ def _written(message: Message) -> Mapping[str, Any]:
             for use in message.tool_uses
         ]
         content = message.only_text("openai-chat") or (None if calls else "")
-        return {"role": message.role, "content": content, **given(tool_calls=calls)}
-    if all(isinstance(part, str) for part in message.parts):
-        return {"role": "user", "content": message.only_text("openai-chat")}
-    return {"role": "user", "content": [_part(part) for part in message.parts]}
+        return {"role": message.role, "content": content, **given(tool_calls=calls, name=message.name)}
+    only_text = all(isinstance(part, str) for part in message.parts)
+    said = message.only_text("openai-chat") if only_text else [_part(part) for part in message.parts]
+    return {"role": "user", "content": said, **given(name=message.name)}
 
 
 def _part(part: str | Media) -> Mapping[str, Any]:
     if isinstance(part, str):
         return {"type": "text", "text": part}
     if part.kind == "image":
-        return {"type": "image_url", "image_url": {"url": part.data_url}}
+        return {"type": "image_url", "image_url": {"url": part.data_url, **given(detail=part.detail)}}
     if part.data and part.mime in _SOUNDS:
         return {"type": "input_audio", "input_audio": {"data": part.data, "format": _SOUNDS[part.mime]}}
     if part.data and part.mime == "application/pdf":
@@ -210,7 +211,8 @@ class _Chunks(Reader):
         if reason and reason not in _BROKEN:
             self._unfinished.discard(index)
             finish = _FINISHES.get(reason, "other")
-            self._finish(out, "refusal" if self._refused and finish == "stop" else finish, reason)
+            finish = "refusal" if self._refused and finish == "stop" else finish
+            self._finish(out, finish, reason, text(choice.get("stop_reason")))  # vLLM's
 
     def _over(self, out: list[Delta]) -> None:
         if self._unfinished:
@@ -261,7 +263,7 @@ class _Chunks(Reader):
         new = not known_id or bool(call_id and call_id != known_id)
         if new:
             if self._call_count >= BLOCKS_MAX:
-                self._fail(out, "malformed", f"more than {BLOCKS_MAX} tool calls")
+                self._fail(out, "oversized", f"more than {BLOCKS_MAX} tool calls")
                 return
             known_id, known_tool = call_id or f"call_{self._call_count}", ""
             self._call_count += 1
@@ -291,11 +293,23 @@ def _usage(usage: Mapping[str, Any]) -> Usage:
     cached = number(details.get("cached_tokens"))
     if cached is None:
         cached = number(usage.get("prompt_cache_hit_tokens"))  # DeepSeek's
-    reasoning = number(mapping(usage.get("completion_tokens_details")).get("reasoning_tokens"))
+    of_output = mapping(usage.get("completion_tokens_details"))
+    reasoning = number(of_output.get("reasoning_tokens"))
     total = number(usage.get("total_tokens"))
     if reasoning and None not in (prompt, completion, total):
         assert prompt is not None
         assert completion is not None
         if total == prompt + completion + reasoning:
             completion += reasoning
-    return Usage(prompt, cached, number(details.get("cache_write_tokens")), completion, reasoning)
+    written = number(details.get("cache_write_tokens"))
+    return Usage(prompt, cached, written, completion, reasoning, usage_details(details, of_output))
+
+
+def usage_details(of_input: Mapping[str, Any], of_output: Mapping[str, Any]) -> dict[Detail, int]:
+    """Give what of the tokens is sound, pictures and videos, in whichever of OpenAI's shapes."""
+    of_cached = mapping(of_input.get("cached_tokens_details"))
+    return {
+        **details_of("input", of_input),
+        **details_of("cached", of_cached),
+        **details_of("output", of_output),
+    }

@@ -1,15 +1,20 @@
 """OpenAI's responses.
 
 https://platform.openai.com/docs/api-reference/responses-streaming
+https://platform.openai.com/docs/guides/background: what goes on though nobody reads it
 """
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, ClassVar, Final
+from urllib.parse import quote
 
+from connectors.llm.calls import HttpCall
 from connectors.llm.deltas import Alive, Failed, Named, Piece, Usage
 from connectors.llm.errors import CallRefused
 from connectors.llm.framing import clipped
+from connectors.llm.provider import Cursor
 from connectors.llm.providers.failures import failed_answer
 from connectors.llm.providers.messages import Media, given, is_strict, messages_of, request_to
 from connectors.llm.providers.normalising import (
@@ -22,12 +27,12 @@ from connectors.llm.providers.normalising import (
     number,
     text,
 )
-from connectors.llm.providers.openai_chat import bearer, tool_choice
+from connectors.llm.providers.openai_chat import bearer, tool_choice, usage_details
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from connectors.llm.calls import Call, HttpCall, Shape, Target, Tool
+    from connectors.llm.calls import Call, Shape, Target, Tool
     from connectors.llm.deltas import Channel, Delta, Finish
     from connectors.llm.provider import Framing
     from connectors.llm.providers.messages import Message
@@ -37,6 +42,8 @@ _INCOMPLETE: Final[Mapping[str, Finish]] = {
     "max_tokens": "length",
     "content_filter": "content_filter",
 }
+_ANSWER_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
+"""What may stand in an address; an answer of another name is not gone on with."""
 _PCM: Final = "audio/pcm;rate=24000"
 
 
@@ -47,7 +54,10 @@ class OpenAiResponses:
     framing: Framing = "sse"
 
     def request(self, call: Call, target: Target) -> HttpCall:
-        """Make the request; the provider is asked to store nothing. Raises CallRefused."""
+        """Make the request. Raises CallRefused.
+
+        The provider is asked to store nothing, but what it is to keep (``background``), which it must.
+        """
         params = call.params
         for name, value in (("stop", params.stop), ("seed", params.seed)):
             if value not in (None, (), []):
@@ -59,7 +69,8 @@ class OpenAiResponses:
             "model": call.model,
             "input": [item for message in messages_of(call) for item in _items(message)],
             "stream": True,
-            "store": False,
+            "store": call.background,
+            **({"background": True} if call.background else {}),
             **given(
                 max_output_tokens=params.max_output_tokens,
                 temperature=params.temperature,
@@ -71,6 +82,17 @@ class OpenAiResponses:
             ),
         }
         return request_to(target, "/responses", bearer(target), body)
+
+    def resume(self, cursor: Cursor, target: Target) -> HttpCall:
+        """Make the request for all of a background answer that is behind a cursor."""
+        after = f"&starting_after={cursor.after}" if cursor.after >= 0 else ""
+        path = f"/responses/{quote(cursor.answer_id, safe='')}?stream=true{after}"
+        made = request_to(target, path, bearer(target), {})
+        return HttpCall(made.url, made.headers, b"", "GET")
+
+    def drop(self, answer_id: str, target: Target) -> HttpCall:
+        """Make the request that ends a background answer."""
+        return request_to(target, f"/responses/{quote(answer_id, safe='')}/cancel", bearer(target), {})
 
     def named(self, headers: Mapping[str, str]) -> Named:
         """Read the names in the headers."""
@@ -122,7 +144,7 @@ def _part(part: str | Media) -> Mapping[str, Any]:
     if isinstance(part, str):
         return {"type": "input_text", "text": part}
     if part.kind == "image":
-        return {"type": "input_image", "image_url": part.data_url, "detail": "auto"}
+        return {"type": "input_image", "image_url": part.data_url, "detail": part.detail or "auto"}
     if part.mime == "application/pdf":
         if part.url:
             return {"type": "input_file", "file_url": part.url}
@@ -144,9 +166,38 @@ class _Events(Reader):
         self._tools: dict[int, tuple[str, str]] = {}
         """Tool calls: output to (id, name)."""
         self._refused = False
+        self._answer_id = ""
+        self._last = -1
+        """Number of the latest event."""
+        self._at_seam = False
+
+    @property
+    def cursor(self) -> Cursor | None:
+        """See Normaliser; it counts for an answer that was asked for with ``background``."""
+        return Cursor(self._answer_id, self._last) if self._answer_id and not self._closed else None
+
+    def reconnected(self) -> None:
+        """See Normaliser."""
+        self._at_seam = True
+
+    def _is_next(self, value: Mapping[str, Any], out: list[Delta]) -> bool:
+        """Whether an event is to be read: behind a seam none comes twice, and none is missing."""
+        place = number(value.get("sequence_number"))
+        if self._at_seam and place is not None:
+            if place <= self._last:
+                return False
+            if place > self._last + 1:
+                self._fail(out, "malformed", f"events {self._last + 1} to {place - 1} are missing")
+                return False
+            self._at_seam = False
+        self._last = self._last if place is None else place
+        return True
 
     def _event(self, event: str, value: Mapping[str, Any], out: list[Delta]) -> None:
         kind = kind_of(event, value)
+        if not self._is_next(value, out):
+            out.append(Alive(clipped(kind)))
+            return
         if channel := _DELTAS.get(kind):
             self._said_piece(channel, value, value.get("delta"), out)
         elif done := _DONES.get(kind):
@@ -171,7 +222,7 @@ class _Events(Reader):
         part = value.get("summary_index") if "summary_index" in value else value.get("content_index")
         key = (self._output(value), number(part) or 0, channel)
         if key not in self._blocks and len(self._blocks) >= BLOCKS_MAX:
-            self._fail(out, "malformed", f"more than {BLOCKS_MAX} blocks")
+            self._fail(out, "oversized", f"more than {BLOCKS_MAX} blocks")
             return 0
         return self._blocks.setdefault(key, len(self._blocks))
 
@@ -202,6 +253,8 @@ class _Events(Reader):
 
     def _begun(self, value: Mapping[str, Any], out: list[Delta]) -> None:
         response = mapping(value.get("response"))
+        if _ANSWER_ID.fullmatch(text(response.get("id"))):
+            self._answer_id = response["id"]
         self._name(out, response.get("id"), response.get("model"))
 
     def _item_added(self, value: Mapping[str, Any], out: list[Delta]) -> None:
@@ -244,9 +297,11 @@ class _Events(Reader):
         self._error(out, response.get("error") or value, as_json(response or value))
 
     def _erred(self, value: Mapping[str, Any], out: list[Delta]) -> None:
+        self.owes = True
         self._error(out, value.get("error") or value, as_json(value))
 
     def _ended(self, value: Mapping[str, Any], out: list[Delta]) -> None:
+        self.owes = False
         self._begun(value, out)
         usage = mapping(mapping(value.get("response")).get("usage"))
         if usage:
@@ -259,6 +314,7 @@ class _Events(Reader):
                     number(of_input.get("cache_write_tokens")),
                     number(usage.get("output_tokens")),
                     number(of_output.get("reasoning_tokens")),
+                    usage_details(of_input, of_output),
                 )
             )
 
