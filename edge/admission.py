@@ -34,22 +34,27 @@ class Admission:
     async def busy(self) -> Leaving | Literal[""]:
         """Say why no client can be taken now, after waiting a little for an edge that has just started."""
         core, loop = self._core, asyncio.get_running_loop()
-        if core.draining:
-            return "drain"
-        if self.has_no_room():
-            return "overload"
         deadline = loop.time() + core.options.unready_wait_ms / 1_000
-        while not core.caught_up:
+        # All who waited go on at one moment: whoever looked before has not seen the others.
+        while not (why := self._why_not()) and not core.caught_up:
             if loop.time() >= deadline:
                 return "unready"
-            await asyncio.sleep(_LOOK_S)
-        # All who waited go on at one moment: whoever looked before has not seen the others.
+            core.held += 1  # its socket is open all the while
+            try:
+                await asyncio.sleep(_LOOK_S)
+            finally:
+                core.held -= 1
+        return why
+
+    def _why_not(self) -> Leaving | Literal[""]:
+        if self._core.draining:
+            return "drain"
         return "overload" if self.has_no_room() else ""
 
     def has_no_room(self) -> bool:
         """Whether this process has all the connections that it may have; to be asked before each is made."""
         core = self._core
-        if core.connections < core.options.connections_max:
+        if core.connections + core.held < core.options.connections_max:
             return False
         core.quotas.hit("connections", "")
         return True
@@ -71,16 +76,21 @@ class Admission:
             self._core.metrics.refused.labels(code_of(error)).inc()
             raise
 
-    def cursor_still_held(self, text: str, tenant: str, stream_id: str) -> Cursor:
+    def cursor_still_held(self, text: str, tenant: str, stream_id: str, identity: Identity) -> Cursor:
         """Read a cursor of a client that is told by status what is wrong with it, and does not repeat it.
+
+        Who may not have all kinds is told so of a stream of theirs alone: of others no status may say whether
+        they exist.
 
         Raises:
             CursorError: it is malformed or foreign.
             RequestError: 410, what follows it is gone.
         """
-        core, cursor = self._core, self.cursor(text, tenant, stream_id)
-        low = core.low_offset(cursor.partition)
-        lost = core.joiner.lost(stream_key(tenant, stream_id), cursor, low)
+        core, key, cursor = self._core, stream_key(tenant, stream_id), self.cursor(text, tenant, stream_id)
+        kind = core.joiner.kind_name(key)
+        if not identity.kinds.all and (not kind or identity.may_subscribe(tenant, stream_id, kind)):
+            return cursor
+        lost = core.joiner.lost(key, cursor, core.low_offset(cursor.partition))
         if lost is not None:
             core.metrics.refused.labels(lost.reason).inc()
             raise RequestError(
@@ -105,8 +115,8 @@ class Admission:
     ) -> Joined | Over:
         """Attach a client; whoever gets ``Joined`` detaches it from the hub in the end.
 
-        Where nothing is known of the stream yet, its kind is judged by ``Delivery`` once it is. ``fresh``:
-        the name was made a moment ago, so there is nothing to look up.
+        The stream's kind is judged by ``Delivery``, whether it is known by now or not: a client is answered
+        alike. ``fresh``: the name was made a moment ago, so there is nothing to look up.
 
         Raises:
             Forbidden: the client may not read the stream.
@@ -114,19 +124,22 @@ class Admission:
             HistoryUnavailable: it cannot be said now where the stream stands.
         """
         core, key = self._core, stream_key(tenant, stream_id)
-        self.check_read(identity, tenant, stream_id, "")  # before anybody else's stream is looked for
+        self.check_read(identity, tenant, stream_id)  # before anybody else's stream is looked for
         if not fresh:
             await core.find(key)
-        self.check_read(identity, tenant, stream_id, core.joiner.kind_name(key))
+        if identity.may_subscribe(tenant, stream_id, core.joiner.kind_name(key)) is not None:
+            cursor = None  # where it stands is not for this client to know: it is about to be refused
         beyond = cursor is not None and await core.is_beyond_the_log(cursor)
+        if not fresh:
+            await core.find(key)  # others were looked up meanwhile: it may have given way to them
         core.gate.check_still(identity)  # it may have been revoked while we waited, before it can be closed
         joined = core.joiner.join(tenant, stream_id, cursor, name=name, beyond=beyond)
         start = "open" if cursor is None else "resume"
         core.metrics.joins.labels(transport, start).inc()
         return replace(joined, identity=identity) if isinstance(joined, Joined) else joined
 
-    def check_read(self, identity: Identity, tenant: str, stream_id: str, kind: str) -> None:
-        """Raise Forbidden, counted, if somebody may not read a stream; ``kind`` is empty if not known."""
+    def check_read(self, identity: Identity, tenant: str, stream_id: str, kind: str = "") -> None:
+        """Raise Forbidden, counted, if somebody may not read a stream; without ``kind`` by its name alone."""
         denied = identity.may_subscribe(tenant, stream_id, kind)
         if denied is not None:
             self._core.gate.denied(denied)

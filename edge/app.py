@@ -99,7 +99,8 @@ def create_app(
         models=core.models,
     )
     history = KafkaHistory(kafka, options, decoder)
-    core.feed_from(tail, SharedHistory(history.read, options.history_cache_bytes_max), history.look_up)
+    shared = SharedHistory(history.read, options.history_cache_bytes_max, readers=options.history_readers)
+    core.feed_from(tail, shared, history.look_up)
     appender = LateAppender(kafka)
     core.notices = notices = Notices(kafka, wire)
     threads = ThreadPoolExecutor(_BUILD_THREADS, thread_name_prefix="publish")

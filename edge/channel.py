@@ -30,6 +30,7 @@ class Channel:
         "laggards",
         "look_bytes",
         "look_seq",
+        "open_offset",
         "ring",
         "stream_id",
         "subscribers",
@@ -47,6 +48,8 @@ class Channel:
         self.subscribers: set[Subscriber] = set()
         self.waiting: set[Subscriber] = set()
         """Who has everything and waits for the next; woken together, once a batch."""
+        self.open_offset = -1
+        """Where its first event stands, if that came by here."""
         self.end_seq = -1
         self.end_offset = -1
         self.groups: dict[str, Group] = {}
@@ -62,14 +65,51 @@ class Channel:
 
     def append(self, frame: Frame) -> bool:
         """Take a frame of the output topic; give whether it was new."""
+        next_seq = self.ring.next_seq
         if not self.ring.append(frame):
             return False
+        if frame.seq == 0 or frame.seq < next_seq:  # no stream goes back, and its first may be unreadable
+            self._begin(frame)
         if frame.event is not None:
             self.kind = frame.event.kind
         # A name may be opened again once its history is over: then the old end is no longer the end.
         ended = frame.type == "end"
         self.end_seq, self.end_offset = (frame.seq, frame.offset) if ended else (-1, -1)
         return True
+
+    def forget(self) -> None:
+        """Its history is over: whoever has a place in it is to be told, and the name is free."""
+        self._stand_aside(everybody=bool(self.kind))
+        for subscriber in self.subscribers:
+            if self.kind or subscriber.expect or subscriber.stop_offset >= 0:
+                subscriber.outlive("history")
+        self.ring.restart()
+        self.kind = ""
+        self.open_offset = self.end_seq = self.end_offset = -1
+        self.look_no_more()
+
+    def _begin(self, first: Frame) -> None:
+        """A stream begins: who has a place in an earlier one of this name is to be told before it goes on.
+
+        One who was here before the first event, and one whose cursor is ahead of this edge, have none.
+        """
+        kind = first.event.kind if first.event is not None else self.kind
+        other_kind = bool(self.kind) and kind != self.kind
+        self._stand_aside(everybody=other_kind)
+        for subscriber in self.subscribers:
+            stopped = 0 <= subscriber.stop_offset <= first.offset
+            inside = subscriber.expect > 0 or subscriber.reading
+            if other_kind or stopped or (inside and subscriber.next_offset < first.offset):
+                subscriber.outlive("reopened")
+        self.open_offset = first.offset
+        self.look_no_more()
+
+    def _stand_aside(self, *, everybody: bool) -> None:
+        """Have members of groups take their own places; without ``everybody`` those that have events."""
+        for group in self.groups.values():
+            if everybody or group.position > 0:
+                for member in list(group.members):
+                    member.stand_aside()
 
     @property
     def look_due(self) -> bool:

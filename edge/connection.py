@@ -151,17 +151,18 @@ class Connection(asyncio.Protocol):
         if identity.expires_s == inf:
             self._expires_s = self._warn_s = inf
         else:
-            self._keep_time(identity.expires_s)
+            self._keep_time(identity)
         for delivery in tuple(self.deliveries):
             if (denied := delivery.denied(identity)) is not None:
                 self.refuse(delivery, denied)
 
-    def _keep_time(self, expires_s: float) -> None:
+    def _keep_time(self, identity: Identity) -> None:
         # The token's clock is the world's, the wheel's is the loop's.
-        left_s, now_s = expires_s - time.time(), self._core.now_s()
+        left_s, now_s = identity.expires_s - time.time(), self._core.now_s()
         # Spread over half as much again: tokens that were issued together are not renewed together.
         warning_s = self._core.options.access.expiry_warning_ms / 1_000 * (1 + random.random() / 2)  # noqa: S311
-        self._expires_s, self._warn_s = now_s + left_s, now_s + max(left_s - warning_s, 0)
+        self._expires_s = now_s + left_s + identity.leeway_s
+        self._warn_s = now_s + max(left_s - warning_s, 0)
         if self.due_slot >= 0 and not self.paused:  # else it would be taken for one that stalled
             self._core.wheel.put(self, now_s)
 
@@ -204,8 +205,7 @@ class Connection(asyncio.Protocol):
             self.send_away(self._leaving)
             return
         self._core.wheel.put(self, self._next_look(self._written_s))
-        if self._written_s >= self._expires_s:
-            self.send_away("expired")
+        if self._tell_time(self._written_s):
             return
         for delivery in tuple(self.deliveries):
             if self.paused:
@@ -244,18 +244,24 @@ class Connection(asyncio.Protocol):
         """See Timed."""
         if self.paused:
             return self._look_at_stall(now_s)
-        if now_s >= min(self._ends_s, self._expires_s):
-            self.send_away("life" if now_s >= self._ends_s else "expired")
+        if self._tell_time(now_s):
             return now_s + self._core.options.write_stall_ms_max / 1_000
-        if now_s >= self._warn_s:
-            self._warn_s = inf
-            self._written_s = now_s
-            self.say_expiring(int((self._expires_s - now_s) * 1_000))
         if now_s - self._idle_since() >= 0.95 * self._heartbeat_s:
             self._written_s = now_s
             self._core.metrics.heartbeats.inc()
             self.beat()
         return self._next_look(now_s)
+
+    def _tell_time(self, now_s: float) -> bool:
+        """Send it away if its life or its token is over, and give whether; say if its token ends soon."""
+        if now_s >= min(self._ends_s, self._expires_s):
+            self.send_away("life" if now_s >= self._ends_s else "expired")
+            return True
+        if now_s >= self._warn_s:
+            self._warn_s = inf
+            self._written_s = now_s
+            self.say_expiring(self.identity.expires_in_ms)
+        return False
 
     def _idle_since(self) -> float:
         return max(self._written_s, *(delivery.flushed_s for delivery in self.deliveries), 0.0)

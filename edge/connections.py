@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from heapq import nlargest
 from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
@@ -36,8 +37,10 @@ def connection_routes(core: EdgeCore) -> APIRouter:
         if denied is not None:
             core.gate.denied(denied)
             raise denied
-        found = [shown(core, client, one) for client, one in _deliveries(core) if not slow or _is_slow(one)]
-        total = len(found)
+        chosen = [one for one in _deliveries(core) if not slow or _is_slow(one[1])]
+        total = len(chosen)
+        # Of ten thousand no more are described than are shown: the streams wait meanwhile.
+        found = [shown(core, *one) for one in nlargest(limit, chosen, key=lambda one: _slowness(core, *one))]
         if core.siblings is not None and not own:
             answers = await core.siblings.ask(f"/v1/connections?own=true&slow={slow}&limit={limit}")
             for answer in map(orjson.loads, answers.values()):
@@ -64,6 +67,15 @@ def _is_slow(delivery: Delivery) -> bool:
     return delivery.paused or delivery in delivery.subscriber.channel.laggards
 
 
+def _slowness(core: EdgeCore, client: Connection, delivery: Delivery) -> tuple[int, int]:
+    """For how long it took nothing, in ms, and by how many events it is behind."""
+    return _paused_ms(core, client), delivery.subscriber.channel.ring.behind(delivery.expect).events
+
+
+def _paused_ms(core: EdgeCore, client: Connection) -> int:
+    return int((core.now_s() - client.paused_s) * 1_000) if client.paused else 0
+
+
 def shown(core: EdgeCore, client: Connection, delivery: Delivery) -> dict[str, Any]:
     """One stream of one connection, as it is now."""
     subscriber, channel = delivery.subscriber, delivery.subscriber.channel
@@ -80,11 +92,11 @@ def shown(core: EdgeCore, client: Connection, delivery: Delivery) -> dict[str, A
         "seq": delivery.expect - 1,
         "events": delivery.events,
         "bytes": delivery.bytes,
-        "gaps": subscriber.gaps,
+        "gaps": delivery.gaps,
         "dropped": dict(subscriber.dropped),
         "events_behind": behind.events,
         "bytes_behind": behind.bytes,
         "bytes_pending": client.transport.get_write_buffer_size(),
-        "paused_ms": int((core.now_s() - client.paused_s) * 1_000) if client.paused else 0,
+        "paused_ms": _paused_ms(core, client),
         "open_ms": int((core.now_s() - client.opened_s) * 1_000),
     }

@@ -6,7 +6,6 @@ Writes to one stream are done in the order in which they were asked for; all els
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from functools import partial
@@ -21,8 +20,7 @@ from edge.delivery import Delivery
 from edge.errors import Forbidden, HistoryUnavailable, RequestError
 from edge.held_back import HELD_BACK_S_MAX, wait_for_credit
 from edge.join import Joined
-from edge.messages import WebSocketEncoder, error_of, malformed, read_message
-from edge.problems import code_of
+from edge.messages import WebSocketEncoder, error_of, malformed, read_message, refused_of
 from edge.publish import Publisher, PublishRequest
 from edge.slowing import TICK_S
 from edge.sse import jittered
@@ -159,8 +157,7 @@ class Conversation:
         """Go on as whom a new token says; streams that it does not allow are refused."""
         identity = await self._share.core.gate.identify_token(asked.text("token"))
         self._connection.authorise(identity)
-        left_s = identity.expires_s - time.time()
-        expires = {"expires_in_ms": int(left_s * 1_000)} if isfinite(left_s) else {}
+        expires = {"expires_in_ms": identity.expires_in_ms} if isfinite(identity.expires_s) else {}
         return {"type": "auth_ack", **asked.place, **expires}
 
     def refuse(self, delivery: Delivery, denied: Forbidden) -> None:
@@ -170,9 +167,7 @@ class Conversation:
         self._deliveries.pop(channel.key, None)
         self._count_no_more(channel.tenant)
         where = {"tenant": channel.tenant, "stream": channel.stream_id}
-        self._connection.say(
-            {"type": "refused", **where, "code": denied.code, "detail": str(denied), "remedy": denied.remedy}
-        )
+        self._connection.say(refused_of(denied, where))
 
     # -- reading ----------------------------------------------------------------------------------------
 
@@ -201,11 +196,29 @@ class Conversation:
                 f"one connection follows at most {most} streams",
                 remedy="Unsubscribe from one, or open another connection.",
             )
-        # Before it is asked how full a tenant is: that is nobody else's to know.
-        self._share.admission.check_read(self._connection.identity, asked.tenant, asked.stream_id, "")
+        try:  # before it is asked how full a tenant is: that is nobody else's to know
+            self._share.admission.check_read(self._connection.identity, asked.tenant, asked.stream_id)
+        except Forbidden as denied:
+            self._connection.say(self._refused(asked, denied))
+            return
+        self._check_room()
         self._count(asked.tenant)
         self._joining[key] = asked
         self._start(asked, partial(self._join_counted, asked))
+
+    def _check_room(self) -> None:
+        core = self._share.core
+        if core.hub.followers < core.options.websocket_streams_max:
+            return
+        core.quotas.hit("subscriptions", "")
+        core.metrics.joins.labels("websocket", "overload").inc()
+        raise RequestError(
+            503,
+            "Too many subscriptions",
+            "the clients of this edge follow as many streams as it can keep places for",
+            remedy="Subscribe again after retry_ms.",
+            headers={"retry-after": str(self._share.admission.retry_after_s)},
+        )
 
     def _count(self, tenant: str) -> None:
         """Count the connection to the tenant of a stream that it is to follow; once.
@@ -263,12 +276,8 @@ class Conversation:
                 self._connection.name,
                 identity=self._connection.identity,
             )
-        except CursorError as error:
-            self._share.core.metrics.joins.labels("websocket", "refused").inc()
-            if not self._still_wanted(asked):
-                return None
-            refused = {"type": "refused", **asked.place, "code": code_of(error)}
-            return {**refused, "detail": str(error), "remedy": error.remedy}
+        except (CursorError, Forbidden) as error:
+            return self._refused(asked, error) if self._still_wanted(asked) else None
         except BaseException:
             self._still_wanted(asked)
             raise
@@ -279,8 +288,16 @@ class Conversation:
         if not wanted:
             self._share.core.hub.detach(joined.subscriber)
             return None
-        self._deliver(asked, self._still_allowed(asked, joined))
+        try:
+            joined = self._still_allowed(asked, joined)
+        except Forbidden as denied:
+            return self._refused(asked, denied)
+        self._deliver(asked, joined)
         return None
+
+    def _refused(self, asked: Asked, error: CursorError | Forbidden) -> Message:
+        self._share.core.metrics.joins.labels("websocket", "refused").inc()
+        return refused_of(error, asked.place)
 
     def _still_wanted(self, asked: Asked) -> bool:
         """End the looking; say whether its client still waits for it, and not for another place by now."""
@@ -294,9 +311,8 @@ class Conversation:
         core, identity = self._share.core, self._connection.identity
         if joined.identity is identity:
             return joined
-        kind = core.joiner.kind_name(asked.key)
         try:
-            self._share.admission.check_read(identity, asked.tenant, asked.stream_id, kind)
+            self._share.admission.check_read(identity, asked.tenant, asked.stream_id)
         except Forbidden:
             core.hub.detach(joined.subscriber)
             raise

@@ -73,6 +73,10 @@ class Source(Protocol):
         """The offset that is read next."""
         ...
 
+    def index_is_read(self, partition: int) -> bool:
+        """Whether a partition of the index was read to where it ended a moment ago."""
+        ...
+
     def low_offset(self, partition: int) -> int:
         """The oldest offset that can still be read."""
         ...
@@ -106,9 +110,14 @@ class EdgeCore:
             burst_events=options.request_events_max,
         )
         self.wheel = TimingWheel()
-        self.flusher = Flusher(self.metrics, options.write_bytes_max)
+        self.payloads = payloads
+        self.json = FrameJson(payloads)
+        self.flusher = Flusher(self.metrics, self.json, options.write_bytes_max)
         self.clients: set[Connection] = set()
         """All open connections of the data plane."""
+        self.held = 0
+        """Places that none of them has: of clients that wait for this edge to be ready, and of calls that are
+        over and whose clients do not read what they were written."""
         self.hub = Hub(
             HubBounds(
                 options.ring_events_max,
@@ -133,8 +142,6 @@ class EdgeCore:
         self.slowing = Slowing(self)
         self.pressure = Pressure(self, self.slowing)
         self.hub.look = self.pressure.look
-        self.payloads = payloads
-        self.json = FrameJson(payloads)
         self.sse = SseEncoder(self.json)
         self.sse_chunked = SseEncoder(self.json, chunked=True)
         self.siblings = Siblings(options.siblings, options.process) if options.siblings else None
@@ -197,6 +204,8 @@ class EdgeCore:
         self.clients.add(client)
         self.quotas.opened(client.tenant)
         self.metrics.connections.labels(client.transport_name).inc()
+        if self.draining:  # it came before the drain, and its place was looked for until now
+            asyncio.get_running_loop().call_soon(client.send_away, "drain")
 
     def closed(self, client: Connection, reason: str) -> None:
         """Take note of its end."""
@@ -309,6 +318,7 @@ class EdgeCore:
             "rejects": ("Verdicts held for reading back.", len(self.rejects)),
             "history_reads_total": ("Spans read from Kafka.", self.history.reads),
             "history_shared_total": ("Spans that were had without a read of their own.", self.history.shared),
+            "history_reads_waiting": ("Spans that wait for their turn to be read.", self.history.waiting),
             "history_passed_records_total": (
                 "Records of other streams that were read for a span and passed over.",
                 self.history.passed,

@@ -12,14 +12,17 @@ connection takes nothing: when it does again, it goes on from its own place.
 from __future__ import annotations
 
 import asyncio
+import random
+from contextlib import suppress
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import structlog
 
 from edge.errors import HistoryUnavailable
+from edge.history import Frames
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from edge.access.identity import Identity
     from edge.connection import Leaving
@@ -31,8 +34,8 @@ if TYPE_CHECKING:
     from edge.subscriber import Subscriber
 
 log = structlog.get_logger(__name__)
-_AGAIN_S = 0.5
-"""Pause before the past is asked for again, when Kafka did not give it."""
+_AGAIN_S, _AGAIN_S_MAX = 0.5, 4.0
+"""Pause before the past is asked for again, when it was not given: the first, and the longest."""
 
 
 class Outlet(Protocol):
@@ -93,6 +96,7 @@ class Delivery:
         "_first",
         "_group",
         "_group_bytes",
+        "_group_gaps",
         "_outlet",
         "_own_bytes",
         "_task",
@@ -116,7 +120,7 @@ class Delivery:
         self._first: Sequence[Frame] = joined.first
         """What is to be written before all else."""
         self._group: Group | None = None
-        self._group_bytes = self._own_bytes = 0
+        self._group_bytes = self._group_gaps = self._own_bytes = 0
         self._task: asyncio.Task[None] | None = None
         self._turn: asyncio.Lock | None = None
         self.subscriber: Subscriber = joined.subscriber
@@ -130,15 +134,15 @@ class Delivery:
         """Nothing more is written."""
         self.too_slow = False
         """It was let go for being behind; its client may not have been told yet."""
-        # Nothing was known of the stream when its client came: its kind is judged before its first event.
-        known = self.subscriber.channel.kind or joined.identity.kinds.all
-        self._unjudged: Identity | None = None if known else joined.identity
+        # The stream's kind is judged when it begins; before its first event, if nothing is known of it then.
+        self._unjudged: Identity | None = None if joined.identity.kinds.all else joined.identity
 
     def start(self) -> None:
         """Begin: write what is to be told first, and what there is."""
         self.started_s = self._core.now_s()
         self._core.journal.opened(self)
-        self.advance()
+        if self._unjudged is None or self._may_have(()):
+            self.advance()
 
     def advance(self) -> None:
         """Go on from its place, as far as the connection takes it."""
@@ -161,9 +165,11 @@ class Delivery:
                     return
                 data = group.encoded(frames)
                 self._outlet.write(data)
+                gaps = self._core.json.gaps_in(frames)
                 self._own_bytes += len(data)
+                subscriber.gaps += gaps
                 self._outlet.had_turn(self)
-                self._core.metrics.delivered(frames, len(data), from_ring=True)
+                self._core.metrics.delivered(len(frames), len(data), gaps=gaps)
             elif subscriber.behind:
                 self._task = asyncio.get_running_loop().create_task(self._read_the_past())
             elif group.can_take(subscriber.expect) and self._unjudged is None:
@@ -194,6 +200,12 @@ class Delivery:
         self.stop("slow")
         self.too_slow = True
         self._outlet.let_go(self)
+
+    def stand_aside(self) -> None:
+        """See Member."""
+        if self._group is not None:
+            self._leave(self._group)
+        self.subscriber.on_next(self.advance)
 
     def is_passed(self) -> None:
         """See Member."""
@@ -246,6 +258,12 @@ class Delivery:
         return self.subscriber.delivered + max(with_group, 0)
 
     @property
+    def gaps(self) -> int:
+        """That it was told of so far."""
+        with_group = self._group.gaps - self._group_gaps if self._group is not None else 0
+        return self.subscriber.gaps + with_group
+
+    @property
     def expect(self) -> int:
         """The seq that comes next for it."""
         return self._group.position if self._group is not None else self.subscriber.expect
@@ -264,11 +282,12 @@ class Delivery:
     def denied(self, identity: Identity) -> Forbidden | None:
         """Say why somebody may not be given this stream any more, if so."""
         channel = self.subscriber.channel
-        if not (channel.kind or identity.kinds.all):
+        kind = channel.kind if self.started_s else ""  # judged when it begins: nothing can be told before
+        if not (kind or identity.kinds.all):
             self._unjudged = identity
             if self._group is not None:  # a group is written to without a look at each
                 self.is_passed()
-        return identity.may_subscribe(channel.tenant, channel.stream_id, channel.kind)
+        return identity.may_subscribe(channel.tenant, channel.stream_id, kind)
 
     @property
     def flushed_s(self) -> float:
@@ -278,7 +297,7 @@ class Delivery:
     def _join(self, group: Group) -> None:
         """Stand with the others: it has all that there is."""
         subscriber = self.subscriber
-        self._group, self._group_bytes = group, group.written_bytes
+        self._group, self._group_bytes, self._group_gaps = group, group.written_bytes, group.gaps
         subscriber.live, subscriber.drop_from, subscriber.from_time_us = True, -1, 0
         subscriber.channel.laggards.discard(self)
         group.add(self, self._outlet.write, subscriber.expect, subscriber.next_offset)
@@ -286,7 +305,7 @@ class Delivery:
     def _leave(self, group: Group) -> None:
         """Take its place with it: what the group was given, it was given."""
         subscriber = self.subscriber
-        self._own_bytes, subscriber.delivered = self.bytes, self.events
+        self._own_bytes, subscriber.delivered, subscriber.gaps = self.bytes, self.events, self.gaps
         del group.members[self]
         self._group = None
         subscriber.expect, subscriber.next_offset = group.position, group.next_offset
@@ -310,22 +329,28 @@ class Delivery:
         if self._first and not (self.over or self._outlet.paused):
             first, self._first = self._first, ()
             if self._unjudged is None or self._may_have(first):
-                self._write(first, from_ring=False)
+                self._write(first)
             self._end_turn()
 
-    def _write(self, frames: Sequence[Frame], *, from_ring: bool) -> None:
-        data = self._encoder.encode(frames)
+    def _write(self, frames: Sequence[Frame]) -> None:
+        gaps: Sequence[Frame] = ()  # in ``Frames``, which are the log's own, the edge declares none
+        if isinstance(frames, Frames):
+            data = frames.encoded(self._encoder)
+        else:
+            data = self._encoder.encode(frames)
+            gaps = [frame for frame in frames if frame.event is None and frame.type == "gap"]
+        unreadable = self._core.json.gaps_in(frames)
         self._outlet.write(data)
         self._own_bytes += len(data)
+        self.subscriber.gaps += unreadable
         self._outlet.had_turn(self)
-        if self._core.metrics.delivered(frames, len(data), from_ring=from_ring):
-            for frame in frames:
-                if frame.event is None and frame.type == "gap":
-                    self._core.journal.gap(self, frame)
+        self._core.metrics.delivered(len(frames), len(data), gaps=len(gaps) + unreadable, from_ring=False)
+        for gap in gaps:
+            self._core.journal.gap(self, gap)
 
     def _tell(self, gap: Frame | None) -> None:
         if gap is not None and not self.over:
-            self._write((gap,), from_ring=False)
+            self._write((gap,))
 
     @property
     def _goes_on(self) -> bool:
@@ -341,13 +366,18 @@ class Delivery:
             await turn.acquire()
             self._turn = turn
         try:
+            if not (former := self.subscriber.former):
+                # Its kind may not have been known when its client came, or another stream has the name.
+                self.subscriber.resumable = self._core.joiner.is_resumable(self.subscriber.channel.key)
             frames = await self._core.replay.next_frames(self.subscriber, self.partition)
+            if former and not (self.subscriber.former or self._outlet.identity.kinds.all):
+                self._unjudged = self._outlet.identity  # another stream has the name, perhaps of another kind
             if self._unjudged and frames and not self._may_have(frames):
                 return
             if self._outlet.paused:
                 self._first = frames
             elif frames and not self.over:
-                self._write(frames, from_ring=False)
+                self._write(frames)
         finally:
             if not self._first:
                 self._end_turn()
@@ -358,14 +388,17 @@ class Delivery:
             self._turn = None
 
     async def _read_the_past(self) -> None:
-        # The kind may not have been known yet when its client came.
-        self.subscriber.resumable = self._core.joiner.is_resumable(self.subscriber.channel.key)
+        pauses = pauses_s()
         try:
             while True:
-                try:
+                place = self.subscriber.place
+                with suppress(HistoryUnavailable):
                     await self._write_a_span()
-                except HistoryUnavailable:
-                    await asyncio.sleep(_AGAIN_S)
+                # Whyever it did not come forward: asked again at once, it might never let others go on.
+                if place != self.subscriber.place:
+                    pauses = pauses_s()
+                elif self._goes_on:
+                    await asyncio.sleep(next(pauses))
                 if not self._goes_on:
                     break
         except Exception as error:
@@ -376,3 +409,11 @@ class Delivery:
         finally:
             self._task = None
         self.advance()
+
+
+def pauses_s() -> Iterator[float]:
+    """Give how long to wait before each time that the past is asked for again: ever longer, and jittered."""
+    pause_s = _AGAIN_S
+    while True:
+        yield pause_s * (0.5 + random.random())  # noqa: S311  # nobody gains by guessing it
+        pause_s = min(2 * pause_s, _AGAIN_S_MAX)

@@ -11,6 +11,8 @@ from schemas.errors import SchemaError, WireError
 from schemas.published import event_to_json, time_text
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from edge.frame import Frame
     from schemas.payloads import PayloadCodec
 
@@ -23,6 +25,11 @@ class FrameJson:
     def __init__(self, payloads: PayloadCodec) -> None:
         self._payloads = payloads
         self.unreadable = 0
+        """Frames whose payload could not be read."""
+
+    def gaps_in(self, frames: Sequence[Frame]) -> int:
+        """Count those among frames that were encoded which stand for a gap; at no cost while all are read."""
+        return sum(frame.unreadable for frame in frames) if self.unreadable else 0
 
     def json(self, frame: Frame) -> bytes:
         """Give the frame's JSON, without a newline in it."""
@@ -40,6 +47,7 @@ class FrameJson:
         except (WireError, SchemaError, orjson.JSONEncodeError) as error:
             # The event stands in its place in the log, but not for this client: that is a gap of one.
             self.unreadable += 1
+            frame.unreadable = True
             log.error(  # noqa: TRY400  # the cause is the data, not this code
                 "unreadable_payload", stream=event.full_id, seq=event.seq, cause=str(error)
             )

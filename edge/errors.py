@@ -4,6 +4,7 @@ EdgeError
 ├── NetworkRefused        an address that strangers reach, and no keys are configured
 ├── OriginsRefused        every site's pages are let in, and nothing tells them apart
 ├── PortInUse             something else listens there
+├── FilesRefused          the process may open no file for a client
 ├── KindsRefused          a kind's policies cannot be kept
 ├── RequestError          the request is wrong (status, title, field, index)
 │   ├── Unauthenticated   401: no token, or one that is worth nothing here
@@ -66,6 +67,18 @@ class PortInUse(EdgeError):
             f"the edge cannot listen on {host}:{port}: {problem}",
             remedy=f"Stop what listens there, or choose another ({switch}, {variable}; 0 = any).",
         )
+
+
+class FilesRefused(EdgeError):
+    """The process may open so few files that there are none for clients."""
+
+    remedy = (
+        "Raise its hard limit of open files: 10,500 are enough for the 10,000 connections that it takes by "
+        "default (`ulimit -Hn`, LimitNOFILE=, a container's ulimits)."
+    )
+
+    def __init__(self, files: int, own: int) -> None:
+        super().__init__(f"the edge may open {files} files, and needs {own} beside those of its clients")
 
 
 class KindsRefused(EdgeError):

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from starlette.types import Receive, Scope, Send
 
+    from edge.access.identity import Identity
     from edge.core import EdgeCore
     from edge.join import Joined
     from schemas.cursor import Cursor
@@ -63,7 +64,7 @@ class EventsEndpoint:
             identity = await self._core.gate.identify(scope["headers"], query, method=scope["method"])
         except KeysUnavailable:
             return self._come_back("unready")
-        admission.check_read(identity, tenant, stream_id, "")
+        admission.check_read(identity, tenant, stream_id)
         if admission.is_full(tenant):
             return self._come_back("overload")
         if scope["method"] == "HEAD":
@@ -72,7 +73,7 @@ class EventsEndpoint:
         if in_header == REFUSED_ID:
             return self._nothing_more()
         try:
-            cursor = self._cursor(in_header, query, tenant, stream_id)
+            cursor = self._cursor(in_header, query, tenant, stream_id, identity)
         except CursorError as error:
             if not in_header:
                 raise
@@ -87,13 +88,20 @@ class EventsEndpoint:
         return self._hand_on(scope, joined, tenant, stream_id)
 
     def _cursor(
-        self, in_header: str, query: Mapping[str, list[str]], tenant: str, stream_id: str
+        self,
+        in_header: str,
+        query: Mapping[str, list[str]],
+        tenant: str,
+        stream_id: str,
+        identity: Identity,
     ) -> Cursor | None:
         """Where the client was; in the address it is judged more strictly, for no client repeats it there."""
         if in_header:
             return self._admission.cursor(in_header, tenant, stream_id)
         in_query = (query.get("last_event_id") or query.get("lastEventId") or [""])[0]
-        return self._admission.cursor_still_held(in_query, tenant, stream_id) if in_query else None
+        if not in_query:
+            return None
+        return self._admission.cursor_still_held(in_query, tenant, stream_id, identity)
 
     def _hand_on(self, scope: Scope, joined: Joined, tenant: str, stream_id: str) -> Response | None:
         if self._admission.has_no_room() or self._admission.is_full(tenant):  # others came meanwhile

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from edge.channel import Channel
+    from edge.encode import FrameJson
     from edge.frame import Frame
     from edge.group import Group
     from edge.metrics import EdgeMetrics
@@ -39,8 +40,9 @@ _BUSY, _IDLE = 0.5, 0.25
 class Flusher:
     """Writes what came to whoever has all before it."""
 
-    def __init__(self, metrics: EdgeMetrics, write_bytes_max: int) -> None:
+    def __init__(self, metrics: EdgeMetrics, frame_json: FrameJson, write_bytes_max: int) -> None:
         self._metrics = metrics
+        self._json = frame_json
         self._write_bytes_max = write_bytes_max
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tick_s = TICK_S_MIN
@@ -101,12 +103,14 @@ class Flusher:
                 _see_to_themselves(group)
                 return
             data = group.encoded(frames)
+            gaps = self._json.gaps_in(frames)
             writes = list(group.members.values())
             group.position, group.next_offset = frames[-1].seq + 1, frames[-1].offset + 1
             group.written_bytes += len(data)
+            group.gaps += gaps
             for write in writes:
                 write(data)
-            self._metrics.flushed(group.channel.kind, frames, len(data), len(writes))
+            self._metrics.flushed(group.channel.kind, frames, len(data), len(writes), gaps=gaps)
             if _ends(frames):
                 _see_to_themselves(group)
                 return

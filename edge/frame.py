@@ -36,6 +36,7 @@ class Frame:
         "size_bytes",
         "sse",
         "type",
+        "unreadable",
     )
 
     def __init__(
@@ -62,6 +63,8 @@ class Frame:
         self.json = json
         self.sse: bytes | None = None
         self.proto: bytes | None = None
+        self.unreadable = False
+        """Its payload cannot be read: clients are told of a gap in its place. Known once it was encoded."""
         self.came_before = 0
         """Bytes of payloads that came to its stream before it; set by the ring."""
 
@@ -75,7 +78,7 @@ class Frame:
 
 def frame_of(event: Event, *, topic_version: int, partition: int, offset: int, read_ms: int) -> Frame:
     """Make the frame of an event that stands in the output topic."""
-    cursor = Cursor(topic_version, partition, offset, event.seq)
+    cursor = Cursor(topic_version, partition, offset, event.seq, ended=event.type == "end")
     return Frame(
         cursor=cursor.encode(event.tenant, event.stream_id),
         seq=event.seq,

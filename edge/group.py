@@ -27,6 +27,10 @@ class Encoder(Protocol):
 class Member(Protocol):
     """Who stands in a group: written to by ``write`` alone, while it takes what it is given."""
 
+    def stand_aside(self) -> None:
+        """The group's stream is over for good: leave it, and see to yourself when something comes."""
+        ...
+
     def is_passed(self) -> None:
         """The group was written ``end``, or the ring has gone on without it: see to yourself."""
         ...
@@ -41,6 +45,7 @@ class Group:
         "_span",
         "channel",
         "flushed_s",
+        "gaps",
         "members",
         "next_offset",
         "position",
@@ -58,6 +63,8 @@ class Group:
         """When they were written to last, by the loop's clock."""
         self.written_bytes = 0
         """To each who was there all the time; so a member's share is a difference."""
+        self.gaps = 0
+        """Told to each, likewise: events that could not be read."""
         self._encoder = encoder
         self._span = (-1, -1)
         self._bytes = b""

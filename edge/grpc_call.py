@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, NoReturn, Protocol, cast
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, cast
 
 from edge.connection import Connection, ConnectionLimits, Leaving
 from edge.delivery import Delivery
@@ -19,7 +19,7 @@ from edge.sse import jittered
 from schemas.proto.sluicegate.v1.stream_pb2 import Expiring, Reconnect, Refused, WatchResponse
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable
 
     from grpc import StatusCode
 
@@ -31,6 +31,14 @@ if TYPE_CHECKING:
 
 class Call(Protocol):
     """What is used of ``grpc.aio.ServicerContext``, which carries no types."""
+
+    async def read(self) -> Any:
+        """Give the next message, as bytes; ``grpc.aio.EOF`` if there is none any more."""
+        ...
+
+    async def send_initial_metadata(self, metadata: tuple[tuple[str, str | bytes], ...]) -> None:
+        """Begin to answer; comes back when the connection has taken it, whatever the client's window is."""
+        ...
 
     async def write(self, message: bytes) -> None:
         """Send a message; comes back when gRPC has it, within the client's window."""
@@ -54,8 +62,12 @@ class Call(Protocol):
 class CallEncoder(Encoder, Protocol):
     """How events are written over one method."""
 
-    def messages(self, data: bytes) -> Sequence[bytes]:
-        """Give the messages that one write is made of."""
+    def messages(self, data: bytes) -> Iterable[bytes]:
+        """Give the messages that one write is made of.
+
+        Each when the one before was sent: the write is shared by all who stand at the same place, and what is
+        cut out of it is not.
+        """
         ...
 
 
@@ -147,7 +159,7 @@ class WatchConnection(CallConnection):
 
     def say_expiring(self, expires_in_ms: int) -> None:
         """See Connection."""
-        self._tell(WatchResponse(expiring=Expiring(expires_in_ms=max(expires_in_ms, 0))))
+        self._tell(WatchResponse(expiring=Expiring(expires_in_ms=expires_in_ms)))
 
     def refuse(self, delivery: Delivery, denied: Forbidden) -> None:
         """See Outlet."""
@@ -186,6 +198,8 @@ class CallTransport(asyncio.Transport):
         self._task = task = cast("asyncio.Task[None]", asyncio.current_task())
         try:
             connection.connection_made(self)
+            # By itself: with a first message that is never taken, no status could be sent any more.
+            await self._call.send_initial_metadata(())
             while True:
                 while self._unsent:
                     for message in messages(self._unsent.popleft()):

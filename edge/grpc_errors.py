@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
+import grpc
+import structlog
 from grpc import StatusCode
 
 from edge.errors import HistoryUnavailable, RequestError, Unauthenticated
@@ -13,6 +17,11 @@ from edge.sse import jittered
 from schemas.errors import CursorError, ForeignCursor, InvalidEvent, SluicegateError
 from schemas.proto.sluicegate.v1.stream_pb2 import Problem
 
+if TYPE_CHECKING:
+    from edge.grpc_call import Call
+
+log = structlog.get_logger(__name__)
+Behaviour = Callable[[Any, "Call"], Awaitable[Any]]
 PROBLEM_KEY: Final = "sluicegate-problem-bin"
 PUSHBACK_KEY: Final = "grpc-retry-pushback-ms"
 """Obeyed by gRPC's own retries (proposal A6); a negative one would forbid them."""
@@ -105,3 +114,29 @@ def failed() -> Status:
     """The status of what ought not to happen; nothing of it is told to strangers."""
     problem = Problem(title="Internal error", detail="the edge failed; its log says why")
     return Status(StatusCode.INTERNAL, problem)
+
+
+def ended_by_status(behaviour: Behaviour) -> Behaviour:
+    """Have errors end a call with their status. What ought not to happen is told in the log alone."""
+
+    async def answer(request: Any, call: Call) -> Any:
+        try:
+            return await behaviour(request, call)
+        except (grpc.aio.AbortError, asyncio.CancelledError):
+            raise
+        except SluicegateError as error:
+            await end(call, status_of(error))
+        except Exception as error:
+            log.exception("call_failed", cause=str(error))
+            await end(call, failed())
+
+    return answer
+
+
+async def end(call: Call, status: Status) -> NoReturn:
+    """End a call with an error; one whose connection takes nothing any more ends with that."""
+    try:
+        await call.abort(status.code, status.problem.detail, status.metadata)
+    except grpc.aio.InternalError as error:
+        log.info("status_not_sent", status=status.code.name, cause=str(error))
+        raise asyncio.CancelledError from None

@@ -11,7 +11,7 @@ from schemas.proto.sluicegate.v1.stream_pb2 import End, Event, Gap, WatchRespons
 from schemas.published import time_from_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from edge.encode import FrameJson
     from edge.frame import Frame
@@ -33,9 +33,9 @@ class WatchEncoder:
         """See Encoder. Protocol buffers that are put together are one message with the events of all."""
         return b"".join([frame.proto or self._encode(frame) for frame in frames])
 
-    def messages(self, data: bytes) -> Sequence[bytes]:
+    def messages(self, data: bytes) -> Iterable[bytes]:
         """See CallEncoder. What is much goes in parts, so that a client that reads slowly is seen to read."""
-        return (data,) if len(data) <= MESSAGE_BYTES_MAX else tuple(_parts(data))
+        return (data,) if len(data) <= MESSAGE_BYTES_MAX else _parts(data)
 
     def _encode(self, frame: Frame) -> bytes:
         frame.proto = WatchResponse(
@@ -62,14 +62,13 @@ class LogEncoder:
                 parts += [len(message).to_bytes(_LENGTH_BYTES, "big"), message]
         return b"".join(parts)
 
-    def messages(self, data: bytes) -> Sequence[bytes]:
+    def messages(self, data: bytes) -> Iterator[bytes]:
         """See CallEncoder."""
-        found, at = [], 0
+        at = 0
         while at < len(data):
             start = at + _LENGTH_BYTES
             at = start + int.from_bytes(data[at:start], "big")
-            found.append(data[start:at])
-        return found
+            yield data[start:at]
 
 
 def _parts(data: bytes) -> Iterator[bytes]:
@@ -136,7 +135,7 @@ def _end(fields: Mapping[str, Any]) -> End:
 
 
 def _log_event(fields: Mapping[str, Any]) -> LogEvent | None:
-    """A line, the end, or a gap in words: this shape has no other place for one, and none is passed over."""
+    """A line, the end, or what is missing or void in words: this shape has no other place for that."""
     if fields["type"] == "log":
         return LogEvent(line=fields["line"])
     if fields["type"] == "end":
@@ -144,4 +143,8 @@ def _log_event(fields: Mapping[str, Any]) -> LogEvent | None:
     if fields["type"] == "gap":
         count = "some" if fields["count"] < 0 else str(fields["count"])
         return LogEvent(line=f"[sluicegate: {count} events are missing here ({fields['reason']})]")
+    if fields["type"] == "reset":
+        why = " ".join(fields["reason"].split())  # a producer's own words
+        void = f"what came from event {fields['from_seq']} on is superseded by what follows"
+        return LogEvent(line=f"[sluicegate: {void}{why and f' ({why})'}]")
     return None

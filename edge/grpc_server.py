@@ -6,28 +6,25 @@ It needs no guard against other sites' pages: no browser speaks HTTP/2 without T
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from edge.errors import PortInUse
+from edge.grpc_errors import ended_by_status
+from edge.grpc_health import HEALTH_SERVICE, REFLECTION_SERVICE, Health, Reflection
 from edge.grpc_service import LOG_SERVICE, STREAM_SERVICE, StreamCalls
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Sequence
 
     from edge.core import EdgeCore
     from edge.options import EdgeOptions
     from edge.publish import Publisher
 
-_REFLECTION: Final = reflection.SERVICE_NAME
-_HEALTH: Final = health.SERVICE_NAME
 _SERVICES: Final = (STREAM_SERVICE, LOG_SERVICE)
-_LOOK_S: Final = 0.25
-"""How late the health service may be in telling what the edge has found out."""
 _LOOK_AT_CALLS_S: Final = 0.02
+_NO_END_S: Final = 86_400.0
 _OTHER_CALLS_MAX: Final = 1_000
 """Beside as many watches as there may be: publishing, health checks, reflection."""
 _MESSAGE_ROOM: Final = 65_536
@@ -40,8 +37,7 @@ class GrpcServer:
     def __init__(self, core: EdgeCore, publisher: Publisher | None) -> None:
         self._core = core
         self._calls = StreamCalls(core, publisher)
-        self._health = _Health(self._tell_health)
-        self._looking: asyncio.Task[None] | None = None
+        self._health = Health(core, _SERVICES)
         self._stopping: asyncio.Task[None] | None = None
 
     def bind(self) -> int:
@@ -51,9 +47,8 @@ class GrpcServer:
             options=_channel_options(options),
             maximum_concurrent_rpcs=options.connections_max + _OTHER_CALLS_MAX,
         )
-        self._server.add_generic_rpc_handlers((_Methods(self._calls),))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection((*_SERVICES, _HEALTH, _REFLECTION), self._server)
+        methods = _Methods(self._calls, self._health, Reflection(_SERVICES))
+        self._server.add_generic_rpc_handlers((methods,))
         host = options.host.strip("[]")
         address = f"[{host}]:{options.grpc_port}" if ":" in host else f"{host}:{options.grpc_port}"
         try:
@@ -63,18 +58,17 @@ class GrpcServer:
 
     async def start(self) -> None:
         """Answer calls."""
-        await self._tell_health()
         await self._server.start()
-        self._looking = asyncio.get_running_loop().create_task(self._look())
+        self._health.start()
 
-    async def drain(self, within_s: float) -> None:
+    def drain(self) -> None:
         """Say that no traffic should come here; watches are sent away by the core, as all clients are.
 
         One of several processes listens no more, and tells its clients to make new calls elsewhere.
         """
-        await self._health.enter_graceful_shutdown()
+        self._health.no_traffic()
         if self._core.siblings is not None:
-            self._stopping = asyncio.get_running_loop().create_task(self._server.stop(within_s))
+            self._take_no_more()
 
     async def stop(self, grace_s: float) -> None:
         """Take no new call, wait so long for those that are there, and end what is left.
@@ -82,51 +76,42 @@ class GrpcServer:
         Whoever watches the health is not waited for: such a call has no end.
         """
         loop = asyncio.get_running_loop()
-        if self._looking is not None:
-            self._looking.cancel()
-        self._stopping = loop.create_task(self._server.stop(grace_s))
+        self._health.stop()
+        stopping = self._take_no_more()
         deadline_s = loop.time() + grace_s
         while self._calls.under_way and loop.time() < deadline_s:  # noqa: ASYNC110  # once, at the end
             await asyncio.sleep(_LOOK_AT_CALLS_S)
-        await self._server.stop(0)
+        await self._server.stop(None)
+        await stopping
 
-    async def _look(self) -> None:
-        while True:
-            await asyncio.sleep(_LOOK_S)
-            await self._tell_health()
+    def _take_no_more(self) -> asyncio.Task[None]:
+        """Have gRPC stop, by itself only when all calls are over.
 
-    async def _tell_health(self) -> None:
-        status = health_pb2.HealthCheckResponse
-        serving = status.NOT_SERVING if self._core.unready else status.SERVING
-        for service in ("", *_SERVICES):
-            await self._health.set(service, serving)
-
-
-class _Health(health.aio.HealthServicer):  # type: ignore[misc]  # gRPC carries no types
-    """The health service, which looks before it answers a check; who watches is told at the next look."""
-
-    def __init__(self, look: Callable[[], Awaitable[None]]) -> None:
-        super().__init__()
-        self._look_now = look
-
-    async def Check(self, request: health_pb2.HealthCheckRequest, context: object) -> Any:  # noqa: N802
-        """Answer as `/readyz` would at this moment."""
-        await self._look_now()
-        return await super().Check(request, context)
+        Two stops with a grace must never wait at once: the one that runs out after the other is done reaches
+        for a server that is no more, and the process dies by SIGSEGV (grpcio 1.85).
+        """
+        if self._stopping is None:
+            self._stopping = asyncio.get_running_loop().create_task(self._server.stop(_NO_END_S))
+        return self._stopping
 
 
 class _Methods(grpc.GenericRpcHandler):  # type: ignore[misc]  # gRPC carries no types
-    """Finds a call's method. Messages stay bytes: an event is encoded once for all who watch it."""
+    """Finds a call's method. Messages stay bytes: an event is encoded once for all who watch it.
 
-    def __init__(self, calls: StreamCalls) -> None:
-        unary, stream = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler
-        both = grpc.stream_stream_rpc_method_handler
-        self._logs = stream(calls.answered(calls.watch_logs))
+    To gRPC each is one that takes a stream: it then reads by itself (``edge/grpc_requests.py``).
+    """
+
+    def __init__(self, calls: StreamCalls, health: Health, reflection: Reflection) -> None:
+        one, many = grpc.stream_unary_rpc_method_handler, grpc.stream_stream_rpc_method_handler
+        self._logs = many(calls.answered(calls.asked_once(calls.watch_logs)))
         self._methods = {
-            f"/{STREAM_SERVICE}/Watch": stream(calls.answered(calls.watch)),
-            f"/{STREAM_SERVICE}/Publish": unary(calls.answered(calls.publish)),
-            f"/{STREAM_SERVICE}/PublishMany": both(calls.answered(calls.publish_many)),
-            f"/{STREAM_SERVICE}/Cancel": unary(calls.answered(calls.cancel)),
+            f"/{STREAM_SERVICE}/Watch": many(calls.answered(calls.asked_once(calls.watch))),
+            f"/{STREAM_SERVICE}/Publish": one(calls.answered(calls.asked_once(calls.publish))),
+            f"/{STREAM_SERVICE}/PublishMany": many(calls.answered(calls.publish_many)),
+            f"/{STREAM_SERVICE}/Cancel": one(calls.answered(calls.asked_once(calls.cancel))),
+            f"/{HEALTH_SERVICE}/Check": one(ended_by_status(health.check)),
+            f"/{HEALTH_SERVICE}/Watch": many(ended_by_status(health.watch)),
+            f"/{REFLECTION_SERVICE}/ServerReflectionInfo": many(ended_by_status(reflection.info)),
         }
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
@@ -144,6 +129,8 @@ def _channel_options(options: EdgeOptions) -> Sequence[tuple[str, int]]:
         # Processes that share the address each bind it; `sluicegate edge` finds out if a stranger has it.
         ("grpc.so_reuseport", 1),
         ("grpc.max_receive_message_length", options.request_bytes_max + _MESSAGE_ROOM),
+        # A window that grows with the line would be granted to each call of a connection, asked for or not.
+        ("grpc.http2.bdp_probe", 0),
         ("grpc.max_send_message_length", -1),  # a write is bounded by ``write_bytes_max``, or is one event
         ("grpc.max_metadata_size", options.header_bytes_max),
         ("grpc.absolute_max_metadata_size", options.header_bytes_max),
@@ -158,6 +145,8 @@ def _channel_options(options: EdgeOptions) -> Sequence[tuple[str, int]]:
         # A client may look as often, and one that pings much oftener is cut off.
         ("grpc.http2.min_ping_interval_without_data_ms", options.grpc_keepalive_ms // 2),
         ("grpc.http2.max_ping_strikes", 2),
-        # So that new calls find their way to other edges in the end; those under way go on.
+        # So that new calls find their way to other edges in the end; those under way go on. Nothing but the
+        # end of its connection ends a call whose client never reads what it was written.
         ("grpc.max_connection_age_ms", options.grpc_connection_age_ms),
+        ("grpc.max_connection_age_grace_ms", options.grpc_connection_age_ms),
     )

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 from urllib.parse import unquote
-
-import grpc
-import structlog
-from google.protobuf.message import DecodeError, Message
 
 from edge.access.identity import Identity
 from edge.admission import Admission
@@ -23,16 +20,17 @@ from edge.grpc_call import (
     WatchConnection,
     refusal,
 )
-from edge.grpc_errors import Status, failed, sent_away, status_of
+from edge.grpc_errors import end, ended_by_status, sent_away
 from edge.grpc_messages import LogEncoder, WatchEncoder
 from edge.grpc_publish import answer_of, values_of
+from edge.grpc_requests import Requests, overloaded, parsed
 from edge.held_back import HELD_BACK_S_MAX, wait_for_credit
 from edge.join import Over
 from edge.problems import code_of
 from edge.publish import PublishRequest as Asked
 from edge.sse import jittered
 from schemas.envelope import DEFAULT_TENANT, check_stream_name, stream_key
-from schemas.errors import CursorError, SluicegateError
+from schemas.errors import CursorError
 from schemas.proto.sluicegate.v1.logs_pb2 import LogRequest
 from schemas.proto.sluicegate.v1.stream_pb2 import (
     CancelRequest,
@@ -42,19 +40,19 @@ from schemas.proto.sluicegate.v1.stream_pb2 import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable
+    from collections.abc import AsyncIterable, AsyncIterator
 
+    from edge.connection import Leaving
     from edge.core import EdgeCore
+    from edge.grpc_errors import Behaviour
     from edge.publish import Publisher
     from schemas.cursor import Cursor
 
-
-log = structlog.get_logger(__name__)
-M = TypeVar("M", bound=Message)
 Method = Callable[[Any, Call, Identity], Awaitable[Any]]
-Behaviour = Callable[[Any, Call], Awaitable[Any]]
 STREAM_SERVICE: Final = "sluicegate.v1.StreamService"
 LOG_SERVICE: Final = "sluicegate.v1.LogStream"
+_STILL_S: Final = 5.0
+"""How late a call that sends nothing may learn that its token has ended."""
 
 
 class StreamCalls:
@@ -66,42 +64,46 @@ class StreamCalls:
         self._admission = Admission(core)
         self._events = WatchEncoder(core.json)
         self._lines = LogEncoder(core.json)
+        self._requests = Requests(core.options.publishing_max, core.options.request_read_ms_max)
+        self._publishers: Counter[str] = Counter()
+        """Calls of ``PublishMany``, by whose token they came with."""
+        """Calls of ``PublishMany``: at each the next message may be on its way."""
         self.under_way = 0
         """Calls that have not ended."""
-        self._ending = 0
-        """Calls that are over for us, and whose clients do not read what they were written before."""
 
     def answered(self, method: Method) -> Behaviour:
-        """Ask who calls, and have errors end the call with their status.
+        """Ask who calls, and have errors end the call with their status."""
 
-        What ought not to happen is told in the log alone.
-        """
+        async def identified(request: Any, call: Call) -> Any:
+            return await method(request, call, await self._core.gate.identify(_headers(call)))
+
+        ended = ended_by_status(identified)
 
         async def answer(request: Any, call: Call) -> Any:
             self.under_way += 1
             try:
-                identity = await self._core.gate.identify(_headers(call))
-                return await method(request, call, identity)
-            except (grpc.aio.AbortError, asyncio.CancelledError):
-                raise
-            except SluicegateError as error:
-                await _end(call, status_of(error))
-            except Exception as error:
-                log.exception("call_failed", cause=str(error))
-                await _end(call, failed())
+                return await ended(request, call)
             finally:
                 self.under_way -= 1
 
         return answer
 
+    def asked_once(self, method: Method) -> Method:
+        """Give a method that is handed its request as one that reads it from the call."""
+
+        async def read(_stream: object, call: Call, identity: Identity) -> Any:
+            return await method(await self._requests.one(call), call, identity)
+
+        return read
+
     # -- reading ----------------------------------------------------------------------------------------
 
     async def watch(self, request: bytes, call: Call, identity: Identity) -> None:
         """``StreamService.Watch``."""
-        asked = _parsed(WatchRequest, request)
+        asked = parsed(WatchRequest, request)
         tenant, stream_id = asked.tenant or DEFAULT_TENANT, asked.stream_id
         check_stream_name(tenant, stream_id)
-        self._admission.check_read(identity, tenant, stream_id, "")
+        self._admission.check_read(identity, tenant, stream_id)
         try:
             cursor = self._admission.cursor(asked.cursor, tenant, stream_id) if asked.cursor else None
         except CursorError as error:
@@ -112,7 +114,7 @@ class StreamCalls:
 
     async def watch_logs(self, request: bytes, call: Call, identity: Identity) -> None:
         """``LogStream.WatchLogs``; its shape names no tenant: it is the token's, if that allows but one."""
-        stream_id, tenant = _parsed(LogRequest, request).job_id, identity.tenants.only or DEFAULT_TENANT
+        stream_id, tenant = parsed(LogRequest, request).job_id, identity.tenants.only or DEFAULT_TENANT
         check_stream_name(tenant, stream_id)
         await self._follow(call, identity, tenant, stream_id, None, lines=True)
 
@@ -128,21 +130,20 @@ class StreamCalls:
     ) -> None:
         """Give a stream from a place on, until its end or the call's."""
         core, admission = self._core, self._admission
-        busy = await admission.busy()
-        crowded = core.connections + self._ending >= core.options.connections_max
-        if not busy and (crowded or admission.is_full(tenant)):
-            busy = "overload"
+        busy = await admission.busy() or ("overload" if admission.is_full(tenant) else "")
         if busy:
-            core.metrics.joins.labels("grpc", busy).inc()
-            await _end(call, sent_away(busy, jittered(2 * core.options.retry_ms)))
+            await self._turn_away(call, busy)
         try:
             peer = self._peer(call)
             joined = await admission.join("grpc", tenant, stream_id, cursor, peer, identity=identity)
         except HistoryUnavailable:
-            await _end(call, sent_away("unready", jittered(2 * core.options.retry_ms)))
+            await self._turn_away(call, "unready")
         if isinstance(joined, Over):
             core.metrics.joins.labels("grpc", "over").inc()
             return
+        if admission.has_no_room() or admission.is_full(tenant):  # others came meanwhile
+            core.hub.detach(joined.subscriber)
+            await self._turn_away(call, "overload")
         limits = admission.limits(core.joiner.kind_of(stream_key(tenant, stream_id)))
         if lines:
             connection: CallConnection = LinesConnection(core, joined, self._lines, limits)
@@ -150,17 +151,25 @@ class StreamCalls:
             connection = WatchConnection(core, joined, self._events, limits)
         await CallTransport(call, connection).carry()
         if connection.status is not None:
-            self._ending += 1
+            # Who does not read what it was written before keeps its place, and its tenant's.
+            core.held += 1
+            core.quotas.opened(connection.tenant)
             try:
-                await _end(call, connection.status)
+                await end(call, connection.status)
             finally:
-                self._ending -= 1
+                core.quotas.closed(connection.tenant)
+                core.held -= 1
+
+    async def _turn_away(self, call: Call, reason: Leaving) -> NoReturn:
+        """End the call of a client that cannot be taken now, and say when it is to come again."""
+        self._core.metrics.joins.labels("grpc", reason).inc()
+        await end(call, sent_away(reason, jittered(2 * self._core.options.retry_ms)))
 
     # -- writing ----------------------------------------------------------------------------------------
 
     async def publish(self, request: bytes, _call: Call, identity: Identity) -> bytes:
         """``StreamService.Publish``."""
-        return await self._publish(_parsed(PublishRequest, request), identity)
+        return await self._publish(parsed(PublishRequest, request), identity)
 
     async def _publish(self, asked: PublishRequest, identity: Identity) -> bytes:
         publisher = self._writer()
@@ -176,8 +185,39 @@ class StreamCalls:
 
     async def publish_many(self, requests: AsyncIterable[bytes], call: Call, identity: Identity) -> None:
         """``StreamService.PublishMany``: one at a time, so what is ahead of the edge waits at its client."""
-        async for request in requests:
-            await call.write(await self._publish_in_time(_parsed(PublishRequest, request), identity))
+        if (denied := identity.may_publish_at_all()) is not None:  # or readers could hold all places
+            self._core.gate.denied(denied)
+            raise denied
+        most, whose = self._core.options.grpc_publishers_max, identity.subject or identity.token_id
+        if self._publishers.total() >= most or (whose and self._publishers[whose] >= max(most // 4, 1)):
+            raise overloaded(f"{self._publishers[whose]} calls of PublishMany of yours are under way already")
+        self._publishers[whose] += 1
+        try:
+            coming = aiter(requests)
+            while (request := await self._next(coming, identity)) is not None:
+                await call.write(await self._publish_in_time(parsed(PublishRequest, request), identity))
+        finally:
+            self._publishers -= Counter((whose,))
+
+    async def _next(self, coming: AsyncIterator[bytes], identity: Identity) -> bytes | None:
+        """Wait for the next message, as long as its sender may send one; None if none comes any more."""
+        idle_ms_max = self._core.options.grpc_publisher_idle_ms
+        until_s = self._core.now_s() + idle_ms_max / 1_000
+        reading = asyncio.ensure_future(anext(coming, None))
+        try:
+            while not reading.done():
+                self._core.gate.check_still(identity)
+                if (left_s := until_s - self._core.now_s()) <= 0:
+                    raise RequestError(
+                        408,
+                        "Nothing to publish",
+                        f"no message came for {idle_ms_max} ms; all before were answered",
+                        remedy="Call again when there is something to publish.",
+                    )
+                await asyncio.wait((reading,), timeout=min(left_s, _STILL_S))
+            return reading.result()
+        finally:
+            reading.cancel()
 
     async def _publish_in_time(self, asked: PublishRequest, identity: Identity) -> bytes:
         """Publish once stream and tenant may; nothing more is read till then, which slows the client."""
@@ -195,7 +235,7 @@ class StreamCalls:
     async def cancel(self, request: bytes, _call: Call, identity: Identity) -> bytes:
         """``StreamService.Cancel``."""
         publisher = self._writer()
-        asked = _parsed(CancelRequest, request)
+        asked = parsed(CancelRequest, request)
         tenant = asked.tenant or DEFAULT_TENANT
         entry = await stream_to_cancel(self._core, tenant, asked.stream_id, identity)
         fields = {name: value for name in ("reason", "by") if (value := getattr(asked, name))}
@@ -212,21 +252,6 @@ class StreamCalls:
         if self._publisher is None:
             raise RequestError(404, "Nothing to publish to", "this edge plays a recording: it only shows")
         return self._publisher
-
-
-async def _end(call: Call, status: Status) -> NoReturn:
-    """End a call with an error."""
-    await call.abort(status.code, status.problem.detail, status.metadata)
-
-
-def _parsed(kind: type[M], data: bytes) -> M:
-    try:
-        return kind.FromString(data)
-    except DecodeError:
-        name = kind.DESCRIPTOR.full_name
-        raise RequestError(
-            400, "Not a message", f"the request is no {name}", remedy="Use the .proto of this edge."
-        ) from None
 
 
 def _headers(call: Call) -> list[tuple[bytes, bytes]]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from edge.flush import Flusher
     from edge.frame import Frame
+    from edge.index import IndexEntry
     from edge.subscriber import Subscriber
 
 
@@ -67,6 +68,26 @@ class Hub:
             if self.look is not None and channel.look_due:
                 self.look(channel)
 
+    def forget(self, key: bytes, over: IndexEntry | None = None, read_to: int = -1) -> None:
+        """A stream's history is over: tell whoever has a place in it, and keep nothing of it.
+
+        Not where the tail has not come to its end, or has come to another stream of its name already.
+        ``over``: what the index had of it; ``read_to``: the offset that the tail reads next of its partition.
+        An end that could not be read is known by them alone.
+        """
+        channel = self._channels.get(key)
+        if channel is None:
+            return
+        if channel.ring.next_seq >= 0 > channel.end_seq:
+            if over is None or not channel.ring.last_offset < over.end_offset < read_to:
+                return
+            channel.end_offset = over.end_offset
+        self._flusher.flush(channel)
+        self.bytes -= channel.ring.bytes
+        channel.forget()
+        self._flusher.touch(channel)
+        self._drop_if_unused(channel)
+
     def attach(self, subscriber: Subscriber) -> None:
         """Have a subscriber follow its channel; from here on nothing that comes is missed unnoticed."""
         subscriber.channel.subscribers.add(subscriber)
@@ -102,6 +123,8 @@ class Hub:
 
     def _append(self, channel: Channel, frame: Frame) -> None:
         ring, bounds = channel.ring, self._bounds
+        if len(ring) and frame.seq < ring.next_seq:
+            self._flusher.flush(channel)  # the end of an earlier stream of this name, before its ring goes
         before = ring.bytes
         channel.append(frame)
         self.bytes += ring.bytes - before

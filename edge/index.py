@@ -66,8 +66,21 @@ class IndexEntry:
         """Give the first seq before which there are so many payload bytes, as ``bytes_before`` has them."""
         return ceil(_on_line(total_bytes, self.sized_bytes, self.sized_seqs)) if total_bytes > 0 else 0
 
+    def around(self, total_bytes: int) -> tuple[int, int, int]:
+        """Give the last place that so many payload bytes are known to come after: (seq, bytes before it).
+
+        And the seq of the next place that is known, which has at least so many before it.
+        """
+        place = bisect_left(self.sized_bytes, total_bytes)
+        known_seq = self.sized_seqs[place] if place < len(self.sized_seqs) else self.last_seq
+        if place == 0:
+            return 0, 0, known_seq
+        return self.sized_seqs[place - 1], self.sized_bytes[place - 1], known_seq
+
     def saw(self, frame: Frame, partition: int) -> None:
-        """Take note of a frame of the stream that the tail has read."""
+        """Take note of a frame of the stream that the tail has read; not of an earlier one of its name."""
+        if frame.offset < self.open_offset:
+            return
         self.tailed = True
         if frame.seq > self.last_seq:
             self.last_seq, self.partition = frame.seq, partition
@@ -154,9 +167,9 @@ class StreamIndex:
             self._entries.popitem(last=False)
             self.complete = False
 
-    def remove(self, key: bytes) -> None:
-        """Forget a stream whose history is over (its tombstone came)."""
-        self._entries.pop(key, None)
+    def remove(self, key: bytes) -> IndexEntry | None:
+        """Forget a stream whose history is over (its tombstone came); give what was known of it."""
+        return self._entries.pop(key, None)
 
     def saw(self, key: bytes, frame: Frame, partition: int) -> None:
         """Keep an entry as fresh as the output topic."""

@@ -100,7 +100,7 @@ class Journal:
             "revision": delivery.told,
             "resumed": subscriber.resumed,
             "opened_us": delivery.opened_us,
-            "gaps": subscriber.gaps,
+            "gaps": delivery.gaps,
             "dropped": sum(subscriber.dropped.values()),
             **fields,
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import structlog
@@ -11,7 +12,7 @@ import structlog
 from connectors.kafka.errors import KafkaUnavailable
 from connectors.kafka.spans import SpanBounds, SpanReaders
 from edge.errors import HistoryUnavailable
-from edge.history import Span, SpanAsked
+from edge.history import Frames, Span, SpanAsked
 from edge.lookup import LookUps
 from schemas.errors import RegistryUnavailable, WireError
 from schemas.topics import partition_of
@@ -30,7 +31,7 @@ _LOOKUP_MS_MAX = 10_000
 
 
 class KafkaHistory:
-    """Reads spans, at most ``history_readers`` at a time; others wait for their turn."""
+    """Reads spans, as many at a time as it is asked for; ``SharedHistory`` asks for ``history_readers``."""
 
     def __init__(self, kafka: KafkaOptions, options: EdgeOptions, decoder: Decoder) -> None:
         self._decoder = decoder
@@ -67,7 +68,7 @@ class KafkaHistory:
                 asked.key,
                 asked.from_offset,
                 asked.stop_offset,
-                self._bounds,
+                replace(self._bounds, records_max=min(asked.events_max, self._bounds.records_max)),
             )
         except KafkaUnavailable as error:
             log.warning("history_unavailable", cause=str(error))
@@ -85,7 +86,7 @@ class KafkaHistory:
                 raise HistoryUnavailable(str(error)) from None
             if frame is not None:
                 frames.append(frame)
-        return Span(tuple(frames), found.next_offset, found.truncated, found.passed)
+        return Span(Frames(frames), found.next_offset, found.truncated, found.passed)
 
     def _look_up(self, key: bytes, partitions: int) -> IndexEntry | None:
         """Read a key's partition of the index to its end; runs on the look-ups' one thread."""

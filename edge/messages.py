@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from edge.errors import HistoryUnavailable, RequestError
+from edge.problems import code_of
 from schemas.envelope import DEFAULT_TENANT, stream_key
 from schemas.errors import InvalidEvent
 
@@ -173,6 +174,17 @@ def error_of(error: SluicegateError, asked: Asked | None = None) -> dict[str, ob
         "detail": str(error),
         "remedy": error.remedy,
         **extra,
+    }
+
+
+def refused_of(error: SluicegateError, place: Mapping[str, object]) -> dict[str, object]:
+    """What is said of a stream that a client may not have, or not from where it asks for it."""
+    return {
+        "type": "refused",
+        **place,
+        "code": code_of(error),
+        "detail": str(error),
+        "remedy": error.remedy,
     }
 
 

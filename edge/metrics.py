@@ -136,24 +136,24 @@ class EdgeMetrics:
         self._from_ring = self.events.labels("ring")
         self._from_history = self.events.labels("history")
 
-    def flushed(self, kind: str, frames: Sequence[Frame], size_bytes: int, members: int) -> None:
+    def flushed(
+        self, kind: str, frames: Sequence[Frame], size_bytes: int, members: int, *, gaps: int = 0
+    ) -> None:
         """Count one write of frames out of the ring to each of so many clients that had all before."""
         self._freshness.count(kind, frames, members)
         self._from_ring.inc(len(frames) * members)
         self.bytes.inc(size_bytes * members)
         self.writes.inc(members)
+        if gaps:
+            self.gaps.inc(gaps * members)
 
-    def delivered(self, frames: Sequence[Frame], size_bytes: int, *, from_ring: bool) -> int:
-        """Count one write of frames; give how many of them are gaps that the edge declares."""
-        (self._from_ring if from_ring else self._from_history).inc(len(frames))
+    def delivered(self, events: int, size_bytes: int, *, gaps: int = 0, from_ring: bool = True) -> None:
+        """Count one write to one client, of so many frames; ``gaps`` of them declare what it misses."""
+        (self._from_ring if from_ring else self._from_history).inc(events)
         self.bytes.inc(size_bytes)
         self.writes.inc()
-        if from_ring:
-            return 0
-        gaps = sum(frame.event is None and frame.type == "gap" for frame in frames)
         if gaps:
             self.gaps.inc(gaps)
-        return gaps
 
 
 class Levels(Protocol):

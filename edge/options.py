@@ -37,11 +37,17 @@ class EdgeOptions:
     """0 takes a free port; -1 = no gRPC."""
     grpc_streams_max: int = 1_000
     """Calls that one connection may have open; further ones wait at the client."""
+    grpc_publishers_max: int = 256
+    """Calls of ``PublishMany`` in this process, of one token's subject a quarter of them: each may have
+    1 MiB on its way that nobody can count."""
+    grpc_publisher_idle_ms: int = 300_000
+    """So long a call of ``PublishMany`` that brings nothing keeps its place."""
     grpc_keepalive_ms: int = 30_000
     """How often a silent connection is asked whether it still is there."""
     grpc_keepalive_timeout_ms: int = 10_000
     grpc_connection_age_ms: int = 3_600_000
-    """How old a connection grows before its client is told to make new calls over another."""
+    """How old a connection grows before its client is told to make new calls over another; after as long
+    again it is closed, for a call whose client never reads lasts as long as its connection does."""
 
     siblings: Path | None = None
     """Folder of the sockets of all processes that share the address; none = it is the only one."""
@@ -74,7 +80,7 @@ class EdgeOptions:
     """Events over all requests that may be waited for at a time: twenty full requests."""
 
     history_readers: int = 2
-    """Kafka reads at a time: each holds up to 16 MiB of fetched records."""
+    """Kafka reads at a time: each holds up to 16 MiB of fetched records. Others wait (``edge/turns.py``)."""
     history_span_events: int = 1_000
     history_span_bytes: int = MIB
     history_scan_ms_max: int = 500
@@ -101,6 +107,8 @@ class EdgeOptions:
     """For a stream of which nothing is known yet, and so no kind; under the 30 s of common proxies."""
     websocket_subscriptions_max: int = 100
     """Streams that one connection follows: each costs what an SSE connection costs, less its socket."""
+    websocket_streams_max: int = 100_000
+    """Streams that all of them together follow: ten thousand connections could follow a million."""
     websocket_requests_max: int = 16
     """Requests of one connection that are under way; more are not read until one is answered."""
     websocket_messages_per_s_max: int = 100

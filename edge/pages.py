@@ -22,6 +22,7 @@ _FILES: Final = {
     "index.html": "text/html; charset=utf-8",
     "console.css": "text/css; charset=utf-8",
     "ask.js": "text/javascript; charset=utf-8",
+    "clients.js": "text/javascript; charset=utf-8",
     "console.js": "text/javascript; charset=utf-8",
     "rows.js": "text/javascript; charset=utf-8",
     "icon.svg": "image/svg+xml",
@@ -78,13 +79,14 @@ def _asked_by_machines(core: EdgeCore) -> list[Route]:
         return _json({"status": "alive"})
 
     async def readyz(_request: Request) -> Response:
-        # Who asks shows no token: what is wrong here is told in words to who works here, in the log.
+        # Who asks shows no token: where there are keys, how many are here and what is wrong, in words, is
+        # told to who works here, by the metrics and the log.
         causes = [
             {"cause": cause, "detail": detail if core.gate.open else "see the edge's log and metrics"}
             for cause, detail in core.unready
         ]
         if not causes:
-            return _json({"status": "ready", "connections": core.connections})
+            return _json({"status": "ready", **({"connections": core.connections} if core.gate.open else {})})
         return _json({"status": "not ready", "causes": causes}, status=503)
 
     async def metrics(request: Request) -> Response:

@@ -47,6 +47,8 @@ class Pressure:
 
     def is_over(self, delivery: Delivery, kind: Kind) -> bool:
         """Whether a delivery has passed its kind's bound."""
+        if delivery.subscriber.former:
+            return False  # what came since is of another stream
         behind = delivery.subscriber.channel.ring.behind(delivery.subscriber.expect)
         policy = kind.backpressure
         return behind.events > policy.behind_events_max or behind.bytes > policy.behind_bytes_max

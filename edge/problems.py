@@ -22,6 +22,10 @@ _TITLES = {
     405: "Method not allowed",
     415: "Content type not supported",
 }
+_REMEDIES = {
+    404: "Look the path up in CONTRACT.md; a name in it holds no slash.",
+    405: "Look up in CONTRACT.md by which method this is asked; `Allow` names one that is taken here.",
+}
 
 
 def problem(
@@ -64,7 +68,7 @@ def problem_of(error: SluicegateError) -> Response:
     return problem(500, type(error).__name__, str(error), remedy=error.remedy)
 
 
-def code_of(error: CursorError) -> str:
+def code_of(error: SluicegateError) -> str:
     """``MalformedCursor`` as ``malformed_cursor``."""
     name = type(error).__name__
     return "".join(f"_{c.lower()}" if c.isupper() else c for c in name).lstrip("_")
@@ -81,7 +85,8 @@ async def on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     title = _TITLES.get(error.status_code, "Request refused")
     detail = f"{request.method} {request.url.path[:200]}: {error.detail}"
-    return problem(error.status_code, title, detail, headers=dict(error.headers or {}))
+    remedy = _REMEDIES.get(error.status_code, "")
+    return problem(error.status_code, title, detail, remedy=remedy, headers=dict(error.headers or {}))
 
 
 async def on_invalid_query(_request: Request, error: Exception) -> Response:

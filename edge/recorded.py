@@ -14,7 +14,7 @@ import structlog
 from edge.app import EdgeApp, compose
 from edge.core import EdgeCore
 from edge.frame import Frame, frame_of
-from edge.history import SharedHistory, Span, SpanAsked
+from edge.history import Frames, SharedHistory, Span, SpanAsked
 from edge.index import IndexEntry
 from edge.options import EdgeOptions
 from schemas.catalog import LocalSchemas
@@ -72,6 +72,10 @@ class MemoryLog:
         """See Source."""
         return self._next_offset
 
+    def index_is_read(self, _partition: int) -> bool:
+        """See Source."""
+        return True
+
     def low_offset(self, _partition: int) -> int:
         """See Source."""
         return 0
@@ -93,12 +97,13 @@ class MemoryLog:
 
     async def read(self, asked: SpanAsked) -> Span:
         """See History."""
-        frames = tuple(
+        found = [
             frame
             for frame in self._frames.get(asked.key, ())
             if asked.from_offset <= frame.offset < asked.stop_offset
-        )
-        return Span(frames[:1_000], frames[1_000].offset if len(frames) > 1_000 else asked.stop_offset)
+        ]
+        frames, more = Frames(found[: asked.events_max]), found[asked.events_max :]
+        return Span(frames, more[0].offset if more else asked.stop_offset)
 
 
 class Player:
@@ -132,6 +137,7 @@ class Player:
                 key = stream_key(self._header.tenant, old)
                 self._log.forget(key)
                 self._core.index.remove(key)
+                self._core.hub.forget(key)
             await asyncio.sleep(_BETWEEN_ROUNDS_S)
 
     def _round_id(self, number: int) -> str:

@@ -6,6 +6,8 @@
 4. As soon as the ring holds the seq that comes next, the subscriber is no longer behind. The hand-over is
    by seq alone, so it cannot lose or double an event.
 5. What neither the log nor the ring holds any more is declared as a gap.
+6. Of a stream that is over for good no more is read than was to be read when its client came. One that still
+   does not have its end is told of a gap then, and begins with what the name stands for now.
 """
 
 from __future__ import annotations
@@ -15,14 +17,17 @@ from typing import TYPE_CHECKING, Protocol
 
 from edge.errors import HistoryUnavailable
 from edge.frame import declared
-from edge.history import History, SpanAsked
+from edge.history import SPAN_EVENTS, History, SpanAsked
 from schemas.cursor import Cursor
 from schemas.published import time_text
 from schemas.topics import partition_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from edge.channel import Channel
     from edge.frame import Frame
-    from edge.history import Span
+    from edge.history import Frames, Span
     from edge.index import IndexEntry, StreamIndex
     from edge.subscriber import Subscriber
 
@@ -32,10 +37,14 @@ _SHARE_RECORDS_MAX = 20_000
 
 
 class Position(Protocol):
-    """How far this edge has read the output topic."""
+    """How far this edge has read the output topic, and the index of it."""
 
     def position(self, partition: int) -> int:
         """The offset that is read next; -1 while the partition is not known yet."""
+        ...
+
+    def index_is_read(self, partition: int) -> bool:
+        """Whether a partition of the index was read to where it ended a moment ago."""
         ...
 
 
@@ -51,22 +60,34 @@ class Replay:
         self.topic_version = topic_version
         self._partitions = partitions
 
-    async def next_frames(self, subscriber: Subscriber, partition: int) -> list[Frame]:
+    async def next_frames(self, subscriber: Subscriber, partition: int) -> Sequence[Frame]:
         """Give the next frames of the past and move the subscriber on; may give none and have moved it on.
+
+        Where it is given all of a span these are ``Frames``, which others are given, too.
 
         Raises:
             HistoryUnavailable: Kafka cannot be read now; ask again later.
         """
+        if subscriber.former and (subscriber.stop_offset < 0 or not subscriber.resumable):
+            return [self._begin_anew(subscriber, partition)]
         if not subscriber.resumable:
             return self._jump(subscriber, partition)
         present = self._tail.position(partition)
         if present < 0:
             raise HistoryUnavailable("the output topic has not been read yet")
         stop = present if subscriber.stop_offset < 0 else min(present, subscriber.stop_offset)
-        start = self._start(subscriber)
+        seq, start = self._start(subscriber)
         if start < 0 or start >= stop:
             return self._arrive(subscriber, partition, stop)
-        span = await self._history.read(SpanAsked(subscriber.channel.key, partition, start, stop))
+        # To where others' spans end, too: from there on they are read, and written, once for all.
+        events_max = SPAN_EVENTS - max(seq, 0) % SPAN_EVENTS
+        subscriber.reading = True
+        try:
+            span = await self._history.read(
+                SpanAsked(subscriber.channel.key, partition, start, stop, events_max)
+            )
+        finally:
+            subscriber.reading = False
         frames = self._fit(subscriber, span, partition)
         subscriber.next_offset = max(span.next_offset, subscriber.next_offset)
         if not frames and span.next_offset >= stop:
@@ -103,6 +124,17 @@ class Replay:
         channel = subscriber.channel
         return Cursor(self.topic_version, partition, offset, seq).encode(channel.tenant, channel.stream_id)
 
+    def entry(self, key: bytes, channel: Channel | None) -> IndexEntry | None:
+        """Give what the index has of the stream that a name stands for now, and not of an earlier one.
+
+        Index and output are written at once and read in two: an entry may still be of a stream that is over
+        when the output has come to the next one of its name.
+        """
+        entry = self._index.get(key)
+        if entry is not None and channel is not None and 0 <= entry.end_offset < channel.open_offset:
+            return None
+        return entry
+
     def offset_before(self, subscriber: Subscriber, seq: int) -> int:
         """Give an offset after which a seq is found: right before it, or a mark of the index."""
         ring = subscriber.channel.ring
@@ -110,7 +142,7 @@ class Replay:
             return ring.last_offset
         if (frame := ring.get(seq)) is not None:
             return frame.offset - 1
-        entry = self._index.get(subscriber.channel.key)
+        entry = self._entry_of(subscriber)
         return max(entry.start_for(seq)[1] if entry is not None else 0, subscriber.next_offset) - 1
 
     def _jump(self, subscriber: Subscriber, partition: int) -> list[Frame]:
@@ -118,7 +150,7 @@ class Replay:
         if not subscriber.behind:
             return []
         subscriber.settled = True
-        ring, entry = subscriber.channel.ring, self._index.get(subscriber.channel.key)
+        ring, entry = subscriber.channel.ring, self._entry_of(subscriber)
         present = self._tail.position(partition)
         if (
             entry is not None
@@ -157,40 +189,63 @@ class Replay:
         subscriber.gaps += 1
         return frame
 
+    def _entry_of(self, subscriber: Subscriber) -> IndexEntry | None:
+        return self.entry(subscriber.channel.key, subscriber.channel)
+
+    def _begin_anew(self, subscriber: Subscriber, partition: int) -> Frame:
+        """The stream that it follows is over for good: say so, and go on with the name's present one."""
+        assert subscriber.former
+        opened = subscriber.channel.open_offset
+        offset = opened if opened >= 0 else self._tail.position(partition)
+        gap = self.unknown_gap(subscriber, subscriber.former, partition, offset)
+        subscriber.begin(opened)
+        return gap
+
     def partition_of(self, key: bytes) -> int:
         """The partition that a stream is on."""
         return partition_of(key, self._partitions)
+
+    def index_is_read(self, partition: int) -> bool:
+        """See Position."""
+        return self._tail.index_is_read(partition)
 
     def present(self, partition: int) -> int:
         """Where the tail stands: the offset that is read next."""
         return self._tail.position(partition)
 
-    def _start(self, subscriber: Subscriber) -> int:
-        """Where to read on; -1 if nothing is known of the stream's past.
+    def _start(self, subscriber: Subscriber) -> tuple[int, int]:
+        """Where to read on: seq and offset; the offset is -1 if nothing is known of the stream's past.
 
         The first time a mark before that is taken if one is near: others start there too, and share a read.
         """
         first, subscriber.replaying = not subscriber.replaying, True
-        entry = self._index.get(subscriber.channel.key)
+        # What is counted out is counted from its beginning, and not from where its client was.
+        seq = subscriber.expect if subscriber.beyond is None else subscriber.beyond.from_seq
+        own = seq, subscriber.next_offset
+        entry = None if subscriber.former else self._entry_of(subscriber)
         if entry is None:
-            return subscriber.next_offset
-        _, mark = entry.start_for(subscriber.expect)
-        if subscriber.next_offset < mark:
+            return own
+        mark = entry.start_for(seq)
+        if own[1] < mark[1] or (first and own[1] - mark[1] <= _SHARE_RECORDS_MAX):
             return mark
-        if first and subscriber.next_offset - mark <= _SHARE_RECORDS_MAX:
-            return mark
-        return subscriber.next_offset
+        return own
 
-    def _fit(self, subscriber: Subscriber, span: Span, partition: int) -> list[Frame]:
+    def _fit(self, subscriber: Subscriber, span: Span, partition: int) -> Sequence[Frame]:
         """Take from a span what the subscriber does not have, with a gap before what does not follow on."""
+        if _fits_whole(subscriber, span.frames):
+            subscriber.passed(span.frames[-1])
+            subscriber.delivered += len(span.frames)
+            subscriber.truncated = subscriber.aged = False
+            return span.frames
         subscriber.truncated = subscriber.truncated or span.truncated
         frames: list[Frame] = []
         for frame in span.frames:
+            beyond = subscriber.is_beyond(frame)
             if frame.seq < subscriber.expect:
                 continue
             if subscriber.at_bound:
                 break
-            if frame.is_older(subscriber.from_time_us):
+            if beyond or frame.is_older(subscriber.from_time_us):
                 subscriber.aged = True
                 continue
             if frame.seq > subscriber.expect:
@@ -208,7 +263,9 @@ class Replay:
         """The log was read to ``stop``: what is missing now is in the ring, or nowhere."""
         if not subscriber.behind:
             return []
-        entry = self._index.get(subscriber.channel.key)
+        if subscriber.former:
+            return [self._begin_anew(subscriber, partition)]
+        entry = self._entry_of(subscriber)
         if entry is not None and subscriber.expect <= entry.end_seq and 0 <= entry.end_offset < stop:
             return self._end_from_index(subscriber, entry)
         ring = subscriber.channel.ring
@@ -233,7 +290,7 @@ class Replay:
             frames.append(
                 self.gap(subscriber, entry.end_seq - 1, reason, entry.partition, entry.end_offset - 1)
             )
-        cursor = Cursor(entry.topic_version, entry.partition, entry.end_offset, entry.end_seq)
+        cursor = Cursor(entry.topic_version, entry.partition, entry.end_offset, entry.end_seq, ended=True)
         end = declared(
             "end",
             {
@@ -257,6 +314,18 @@ class Replay:
         if subscriber.truncated:
             return "retention"
         return "history" if subscriber.aged else "lost"
+
+
+def _fits_whole(subscriber: Subscriber, frames: Frames) -> bool:
+    """Whether the subscriber may be given all of a span as it is."""
+    return (
+        bool(frames)
+        and frames.whole
+        and frames[0].seq == subscriber.expect
+        and subscriber.beyond is None
+        and not 0 <= subscriber.drop_from <= frames[-1].seq
+        and not frames[0].is_older(subscriber.from_time_us)
+    )
 
 
 def _now_text() -> str:

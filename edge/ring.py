@@ -105,6 +105,12 @@ class Ring:
         self._aged = (0, 0)
         self.bytes = 0
 
+    def restart(self) -> None:
+        """Forget the stream, but for where its last frame stood: no older one is taken again."""
+        self.clear()
+        self.next_seq = -1
+        self.came_events = self.came_bytes = 0
+
     def span(self, seq: int, bytes_max: int, limit_seq: int | None = None) -> Sequence[Frame]:
         """Give the frames from ``seq`` on, at least one and then up to ``bytes_max``; none if not held.
 

@@ -15,6 +15,8 @@ import uvicorn
 import uvloop
 
 from edge.errors import PortInUse
+from edge.files import within_files
+from edge.listener import Listener
 from edge.protocol import EdgeProtocol
 
 if TYPE_CHECKING:
@@ -96,7 +98,12 @@ def address_of(host: str, port: int) -> str:
 
 
 def run(app: EdgeApp, listening: socket.socket, *, on_listening: Callable[[], None] | None = None) -> None:
-    """``serve`` on a loop of its own: uvloop's, which writes to many clients for less."""
+    """``serve`` on a loop of its own: uvloop's, which writes to many clients for less.
+
+    Raises:
+        FilesRefused: this process may open no file for a client.
+    """
+    app.core.options = within_files(app.core.options)
     gc.collect()
     gc.freeze()  # what is there now stays: no collection needs to look at it again
     gc.set_threshold(*_GC_THRESHOLDS)
@@ -143,20 +150,31 @@ async def serve(
         app.grpc.bind()
     for number in _STOPPING:
         loop.add_signal_handler(number, stop)
+    loop.add_signal_handler(signal.SIGUSR1, _say_whom_to_ask, app.core.siblings is not None)
     serving = asyncio.create_task(server.serve(sockets=[listening]))
     await _first(serving, stopping.wait())
     if not serving.done():
         log.info("draining", connections=app.core.connections)
         if app.grpc is not None:
-            await app.grpc.drain(app.core.options.drain_ms / 1_000 + _FINISH_S)
+            app.grpc.drain()
         if app.core.siblings is not None:
             server.stop_listening()
         await _first(serving, app.core.drain(), hurrying.wait())
         server.should_exit = True
     await serving
-    for number in _STOPPING:  # all is served: a signal on the way out must not make a failure of it
+    for number in (*_STOPPING, signal.SIGUSR1):  # all is served: one on the way out makes no failure of it
         loop.remove_signal_handler(number)
         signal.signal(number, signal.SIG_IGN)
+
+
+def _say_whom_to_ask(is_one_of_several: bool) -> None:  # noqa: FBT001  # a signal handler has no keywords
+    """SIGUSR1 asks for a rolling restart: of one process that would be a stop, so nothing is done."""
+    log.warning(
+        "sigusr1_ignored",
+        remedy="send it to the parent of these processes"
+        if is_one_of_several
+        else "a rolling restart needs several processes: sluicegate edge --processes 2",
+    )
 
 
 async def _first(serving: asyncio.Task[None], *others: Coroutine[Any, Any, object]) -> None:
@@ -177,9 +195,13 @@ class _Server(uvicorn.Server):
         self._siblings = app.core.siblings
         self._grpc = app.grpc
         self._private: asyncio.AbstractServer | None = None
+        self._listener: Listener | None = None
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Let go of the siblings' socket too, and of gRPC, before what their requests need is let go."""
+        self.stop_listening()
+        if self._listener is not None:
+            await self._listener.all_made(0 if self.force_exit else _FINISH_S)
         if self._private is not None:
             self._private.close()
         if self._grpc is not None:
@@ -193,23 +215,28 @@ class _Server(uvicorn.Server):
 
     def stop_listening(self) -> None:
         """Take no new connection; those that are there go on."""
-        for server in self.servers:
-            server.close()
+        if self._listener is not None:
+            self._listener.close()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Say when requests are answered; by its siblings, over a socket of its own."""
-        await super().startup(sockets)
-        if self.started and self._siblings is not None:
-            make: Callable[[], asyncio.Protocol] = partial(
-                cast("Callable[..., asyncio.Protocol]", self.config.http_protocol_class),
-                config=self.config,
-                server_state=self.server_state,
-                app_state=self.lifespan.state,
-                private=True,
-            )
+        assert sockets is not None  # ``serve`` has bound it
+        (listening,) = sockets
+        await super().startup([])
+        if not self.started:
+            return
+        make: Callable[..., asyncio.Protocol] = partial(
+            cast("Callable[..., asyncio.Protocol]", self.config.http_protocol_class),
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+        )
+        if self._siblings is not None:
             loop = asyncio.get_running_loop()
-            self._private = await loop.create_unix_server(make, sock=self._siblings.bind())
-        if self.started and self._grpc is not None:
+            own = self._siblings.bind()
+            self._private = await loop.create_unix_server(partial(make, private=True), sock=own)
+        if self._grpc is not None:
             await self._grpc.start()
-        if self.started and self._on_listening is not None:
+        self._listener = Listener(listening, make)
+        if self._on_listening is not None:
             self._on_listening()

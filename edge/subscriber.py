@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,20 @@ _NOTHING: Final[Mapping[Pressure, int]] = MappingProxyType({})
 """One for all: most are never slow, and a dict of their own would take 64 bytes of each."""
 
 
+@dataclass(slots=True)
+class Beyond:
+    """What is read of a stream's past and yet not given, for it is more bytes than its kind keeps."""
+
+    from_seq: int
+    """What is counted next; at first a place of which it is known what came before."""
+    bytes: int
+    """Of payloads from there on that are beyond."""
+    oldest_seq: int
+    """What is before it is beyond whatever it weighs."""
+    last_seq: int
+    """The stream's latest event, which is given always."""
+
+
 class Subscriber:
     """Follows one channel from ``expect`` on; what it is given is contiguous, or a declared gap stands in it.
 
@@ -26,18 +41,21 @@ class Subscriber:
     __slots__ = (
         "_wake",
         "aged",
+        "beyond",
         "channel",
         "delivered",
         "drop_from",
         "dropped",
         "expect",
         "finished",
+        "former",
         "from_time_us",
         "gaps",
         "given_up",
         "live",
         "name",
         "next_offset",
+        "reading",
         "replaying",
         "resumable",
         "resumed",
@@ -58,13 +76,20 @@ class Subscriber:
         """Its kind has a history; else what the ring has passed by is gone."""
         self.replaying = False
         """Its first span was read: it goes on from there, no longer from a mark."""
+        self.reading = False
+        """A span of its history is being read."""
         self.settled = False
         """Its history was read to where this edge's tail then stood: all that follows comes by the ring."""
         self.from_time_us = 0
         """What is dated before it is beyond the history of the stream's kind; 0 from its first event on: what
         follows is given whatever its date, as it is to all who are live."""
+        self.beyond: Beyond | None = None
+        """Its history is counted out as it is read; None from its first event on."""
+        self.former: Literal["", "history", "reopened"] = ""
+        """Its stream is over for good, and its name perhaps another's by now: its place is of the former one,
+        and what comes by the ring is not for it until it was told (``Replay``). Why, if so."""
         self.aged = False
-        """Events were passed over as too old since the last that was given."""
+        """Events were passed over as beyond the history of the kind since the last that was given."""
         self.truncated = False
         """The topic no longer holds what it asked for first."""
         self.finished = False
@@ -73,7 +98,7 @@ class Subscriber:
         self.delivered = 0
         """Events of the stream that it was given; not those of a group that it stands in."""
         self.gaps = 0
-        """Gaps that were declared to it."""
+        """Gaps that it was told of; not those of a group that it stands in."""
         self.dropped: Mapping[Pressure, int] = _NOTHING
         """Events that it missed for being behind its bound, by policy."""
         self.resumed = False
@@ -92,12 +117,34 @@ class Subscriber:
         return 0 <= self.drop_from <= self.expect
 
     @property
+    def place(self) -> tuple[int, int, str]:
+        """What changes with whatever brings it forward."""
+        return self.expect, self.next_offset, self.former
+
+    @property
     def behind(self) -> bool:
         """Whether what it needs next is older than the ring."""
         ring = self.channel.ring
+        if self.former:
+            return True
         if ring.next_seq < 0:
             return not self.settled
         return self.expect < ring.first_seq
+
+    def outlive(self, reason: Literal["history", "reopened"]) -> None:
+        """Note that the stream which it follows is over for good, and that it does not have its ``end``."""
+        if self.finished:
+            return
+        self.former, self.drop_from = reason, -1
+        if self.stop_offset < 0 <= self.channel.end_offset:  # it came before the end
+            self.stop_offset = self.channel.end_offset + 1
+
+    def begin(self, offset: int) -> None:
+        """Follow what its stream's name stands for now, from the first event on; -1 = not opened yet."""
+        self.former, self.expect, self.next_offset, self.stop_offset = "", 0, offset, -1
+        self.from_time_us, self.beyond, self.drop_from = 0, None, -1
+        self.replaying = self.aged = self.truncated = self.live = self.given_up = False
+        self.settled = True
 
     def drop(self, policy: Pressure, count: int) -> None:
         """Note that it misses events."""
@@ -108,17 +155,32 @@ class Subscriber:
 
         None from ``limit_seq`` on, if there is a limit.
         """
-        frames = self.channel.ring.span(self.expect, bytes_max, limit_seq)
+        frames = () if self.former else self.channel.ring.span(self.expect, bytes_max, limit_seq)
         if frames:
             self.passed(frames[-1])
             self.delivered += len(frames)
         return frames
 
+    def is_beyond(self, frame: Frame) -> bool:
+        """Whether a frame of the past is more than the kind keeps in bytes; to be asked of each, once."""
+        beyond = self.beyond
+        if beyond is None:
+            return False
+        if frame.seq > beyond.from_seq:  # some are gone, and what they weighed: rather give too much
+            beyond.bytes = 0
+        if frame.seq >= beyond.last_seq or (beyond.bytes <= 0 and frame.seq >= beyond.oldest_seq):
+            self.beyond = None
+            return False
+        if frame.seq == beyond.from_seq:
+            beyond.from_seq += 1
+            beyond.bytes -= len(frame.event.payload) if frame.event is not None else 0
+        return True
+
     def passed(self, frame: Frame) -> None:
         """Note that a frame was given."""
         self.expect = frame.seq + 1
         self.next_offset = frame.offset + 1
-        self.from_time_us = 0
+        self.from_time_us, self.beyond = 0, None
         self.finished = frame.type == "end"
 
     def on_next(self, wake: Callable[[], None]) -> None:

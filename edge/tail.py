@@ -231,16 +231,17 @@ class Tail:
 
     def tail_batch(self, batch: TailBatch, positions: Mapping[Place, int]) -> None:
         """Take a batch: index before frames, so that whoever is woken finds it; revocations first."""
-        self._positions.update(positions)
         if batch.revocations:
             self._revoked.revoked(batch.revocations)
         for route in batch.routes:
             self._models.take(route)
         for key, entry in batch.entries:
             if entry is None:
-                self._index.remove(key)
+                over = self._index.remove(key)
+                self._hub.forget(key, over, self.position(over.partition) if over is not None else -1)
             else:
                 self._index.put(key, entry)
+        self._positions.update(positions)
         for key, partition, frame in batch.frames:
             self._index.saw(key, frame, partition)
         self._hub.publish((key, frame) for key, _, frame in batch.frames)
@@ -276,6 +277,12 @@ class Tail:
     def position(self, partition: int) -> int:
         """See Position."""
         return self._positions.get((self._decoder.output, partition), -1)
+
+    def index_is_read(self, partition: int) -> bool:
+        """See Position: the last look at where it ends is about a second old."""
+        index = (self._decoder.index, partition)
+        end_offset = self._state.end_offsets.get(index, -1)
+        return 0 <= end_offset <= self._positions.get(index, -1)
 
     def low_offset(self, partition: int) -> int:
         """The oldest offset that the output topic still has, as of about a second ago; 0 if not known."""

@@ -86,7 +86,7 @@ class Gate:
 
     def check_still(self, identity: Identity) -> None:
         """Raise Unauthenticated if a token has ended or was revoked since: for calls that go on for long."""
-        if identity.expires_s <= time.time():
+        if identity.good_until_s <= time.time():
             raise Unauthenticated("token_expired", "the token has expired")
         self._check_not_revoked(identity)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from math import inf
 from typing import Final, Literal
@@ -51,7 +52,19 @@ class Identity:
     issued_s: float = 0.0
     """Seconds since 1970; 0 = not said."""
     expires_s: float = inf
-    """Seconds since 1970 from which on it is worth nothing, leeway included."""
+    """Seconds since 1970 when it ends, as it says itself."""
+    leeway_s: float = 0.0
+    """How much longer it is good, since clocks differ."""
+
+    @property
+    def good_until_s(self) -> float:
+        """Seconds since 1970 from which on it is worth nothing."""
+        return self.expires_s + self.leeway_s
+
+    @property
+    def expires_in_ms(self) -> int:
+        """How long until it ends, as it says itself: by then its client has another. 0 if it did."""
+        return max(int((self.expires_s - time.time()) * 1_000), 0)
 
     @property
     def shown(self) -> str:
@@ -84,11 +97,23 @@ class Identity:
             return None
         return _forbidden("this token may not see how the edge does", "scope", "operate")
 
-    def may_ask(self) -> Forbidden | None:
-        """Say why somebody may not know which language models there are, if so."""
+    def may_publish_at_all(self) -> Forbidden | None:
+        """Say why somebody may publish to no stream whatever, if so."""
         if "publish" in self.scopes:
             return None
-        return _forbidden("this token may not ask language models", "scope", "publish")
+        return _forbidden("this token may not publish to any stream", "scope", "publish")
+
+    def may_ask(self, tenant: str | None = None) -> Forbidden | None:
+        """Say why somebody may not ask language models, or not for a tenant, if so; None = for any.
+
+        By the claims alone: a name that breaks the contract is one that none covers, and is not repeated.
+        """
+        what = "this token may not ask language models"
+        if "publish" not in self.scopes:
+            return _forbidden(what, "scope", "publish")
+        if tenant is not None and tenant not in self.tenants:
+            return _forbidden(f"{what} for this tenant", "tenants", "it")
+        return None
 
     def may_list(self) -> Forbidden | None:
         """Say why somebody may not ask which streams there are, if so; they are shown those they may read."""

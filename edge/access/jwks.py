@@ -22,7 +22,11 @@ def jwks_from(url: str) -> Callable[[], Awaitable[bytes]]:
     parts = urlsplit(url)
     local = is_loopback(parts.hostname or "")
     if parts.scheme != "https" and not (parts.scheme == "http" and local):
-        raise KeysRefused(f"keys are fetched over https, or from this machine, not from {url}")
+        raise KeysRefused(
+            f"keys are fetched over https, or from this machine, not from {url}",
+            remedy="Give an address that begins with https://: on the way to another, somebody could put "
+            "keys of their own in place of the issuer's.",
+        )
 
     async def fetch() -> bytes:
         async with (
@@ -31,7 +35,10 @@ def jwks_from(url: str) -> Callable[[], Awaitable[bytes]]:
             client.stream("GET", url, headers={"accept": "application/json"}) as response,
         ):
             if response.status_code != 200:
-                raise KeysRefused(f"{url} answered {response.status_code}")
+                raise KeysRefused(
+                    f"{url} answered {response.status_code}",
+                    remedy="Give the issuer's `jwks_uri`, as its /.well-known/openid-configuration names it.",
+                )
             body = bytearray()
             async for part in response.aiter_bytes():
                 body += part

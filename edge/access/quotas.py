@@ -13,7 +13,7 @@ _BUCKETS_MAX: Final = 10_000
 _NAMED_MAX: Final = 100
 """Tenants that a metric names; all others share one label."""
 OTHERS: Final = "(others)"
-Limit = Literal["connections", "tenant_connections", "tenant_events"]
+Limit = Literal["connections", "subscriptions", "tenant_connections", "tenant_events"]
 
 
 class Quotas:

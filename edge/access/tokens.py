@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
 import jwt
 
@@ -21,7 +21,7 @@ TOKEN_CHARS_MAX: Final = 8_192
 PATTERNS_MAX: Final = 100
 """Names that one claim may hold: they are gone through for each stream that is asked for."""
 _PATTERN: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-_TEXT_MAX: Final = 256
+TEXT_CHARS_MAX: Final = 256
 # What PyJWT, and the JSON beneath it, may raise of a token that was made to break them.
 _BROKEN: Final = (jwt.PyJWTError, ValueError, TypeError, KeyError, OverflowError, RecursionError)
 _WHY: Final[dict[type[Exception], str]] = {
@@ -74,11 +74,11 @@ class Verifier:
 
     def _identity(self, claims: Mapping[str, Any]) -> Identity:
         try:
-            expires_s = float(claims["exp"]) + self._options.leeway_ms / 1_000
+            expires_s, leeway_s = float(claims["exp"]), self._options.leeway_ms / 1_000
             issued_s = float(claims.get("iat") or 0)
         except (ValueError, TypeError, OverflowError):
             raise _refused("a time of the token is no number") from None
-        if not expires_s > time.time():  # also of one that is no number at all
+        if not expires_s + leeway_s > time.time():  # also of one that is no number at all
             raise Unauthenticated("token_expired", "the token has expired")
         one = claims.get("tenant")
         return Identity(
@@ -90,6 +90,7 @@ class Verifier:
             token_id=_text(claims, "jti"),
             issued_s=issued_s,
             expires_s=expires_s,
+            leeway_s=leeway_s,
         )
 
 
@@ -115,17 +116,25 @@ def _names(claims: Mapping[str, Any], claim: str, *, whole: bool = False) -> Nam
 
 
 def _pattern(value: object, claim: str) -> str:
-    """A name, or the beginning of names; a star that stands elsewhere would look like one that works."""
-    if not isinstance(value, str) or not (value == "*" or _PATTERN.fullmatch(value.removesuffix("*"))):
+    if not is_pattern(value):
         raise _refused(f"claim {claim!r} holds what is no name, and no beginning of names with * at its end")
     return value
 
 
 def _whole(value: object, claim: str) -> str:
-    """A whole name, or ``*``: a beginning would let in tenants that nobody thought of."""
-    if not isinstance(value, str) or not (value == "*" or _PATTERN.fullmatch(value)):
+    if not is_whole(value):
         raise _refused(f"claim {claim!r} must name them whole, or be *")
     return value
+
+
+def is_pattern(value: object) -> TypeGuard[str]:
+    """A name, or the beginning of names; a star that stands elsewhere would look like one that works."""
+    return isinstance(value, str) and (value == "*" or bool(_PATTERN.fullmatch(value.removesuffix("*"))))
+
+
+def is_whole(value: object) -> TypeGuard[str]:
+    """A whole name, or ``*``: a beginning would let in tenants that nobody thought of."""
+    return isinstance(value, str) and (value == "*" or bool(_PATTERN.fullmatch(value)))
 
 
 def _scopes(claims: Mapping[str, Any]) -> frozenset[str]:
@@ -139,8 +148,8 @@ def _scopes(claims: Mapping[str, Any]) -> frozenset[str]:
 
 def _text(claims: Mapping[str, Any], claim: str) -> str:
     value = claims.get(claim) or ""
-    if not isinstance(value, str) or len(value) > _TEXT_MAX:
-        raise _refused(f"claim {claim!r} must be text of at most {_TEXT_MAX} characters")
+    if not isinstance(value, str) or len(value) > TEXT_CHARS_MAX:
+        raise _refused(f"claim {claim!r} must be text of at most {TEXT_CHARS_MAX} characters")
     return value
 
 

@@ -14,8 +14,8 @@ const FRAME_CHARS_MAX = 8_388_608; // an event is at most 1 MiB before it is JSO
 export class StreamRefused extends Error {
   /**
    * @param {string} message
-   * @param {number} status of the answer; 200 if the edge refused the cursor in the stream
-   * @param {string} code `malformed_cursor`, `foreign_cursor`, …; empty if none was given
+   * @param {number} status of the answer; 200 if it was said in the stream: of the cursor, or of its kind
+   * @param {string} code `malformed_cursor`, `foreign_cursor`, `forbidden`, …; empty if none was given
    */
   constructor(message, status, code) {
     super(message);
@@ -118,7 +118,7 @@ function take({ id, data, retryMs }, options, place, seen) {
   }
   if (event.type === "expiring") return; // a new token is asked for before the next connection
   if (event.type === "refused") {
-    throw new StreamRefused(`the cursor was refused: ${event.detail ?? event.code}`, 200, event.code ?? "");
+    throw new StreamRefused(`the edge refused: ${event.detail ?? event.code}`, 200, event.code ?? "");
   }
   if (event.seq === undefined) return; // about the connection: `expiring`, say, as the token is asked for anew
   const own = { gap: options.onGap, reset: options.onReset, end: options.onEnd }[event.type];

@@ -2,10 +2,12 @@
 // which resumes by itself. Whatever a stream holds is put into the page as text, never as markup.
 
 import { offerQuestions } from "./ask.js";
-import { ago, make, number, plain, ROWS, textRow, unknownRow, word } from "./rows.js";
+import { lookAtClients } from "./clients.js";
+import { ago, costOf, make, number, plain, ROWS, textRow, unknownRow, word } from "./rows.js";
 
 const ROWS_MAX = 5000; // a browser lays out more than this only slowly; earlier ones are dropped and said so
 const LIST_EVERY_MS = 2000;
+const CLIENTS = "#/clients"; // no tenant has an empty name
 const $ = (id) => document.getElementById(id);
 
 // ---------------------------------------------------------------- one stream on the page
@@ -21,7 +23,7 @@ class StreamView {
     this.following = true;
     this.ended = null;
     this.text = null; // the row that tokens flow into
-    this.spent = { calls: 0, input: 0, output: 0, nanos: 0, unpriced: 0 };
+    this.spent = { calls: 0, input: 0, output: 0, uncounted: 0, nanos: 0, unpriced: 0 };
     this.progressRow = null;
     this.frame = this.timer = 0; // what will draw next, if anything
     $("title").textContent = streamId;
@@ -73,8 +75,8 @@ class StreamView {
     if (event.type === "reconnect") return; // the edge is about to stop: EventSource comes back by itself
     if (event.type === "expiring") return; // whoever set the cookie renews it
     if (event.type === "refused") {
-      this.state("broken", "cursor refused");
-      $("over").textContent = `The edge refused the cursor: ${event.detail}`;
+      this.state("broken", "refused");
+      $("over").textContent = `The edge refused: ${event.detail}`;
       $("over").hidden = false;
       return;
     }
@@ -194,8 +196,10 @@ class StreamView {
     this.spent.calls += event.calls ?? 1;
     this.spent.input += event.input_tokens ?? 0;
     this.spent.output += event.output_tokens ?? 0;
-    if (typeof event.cost_nanos === "number") this.spent.nanos += event.cost_nanos;
-    else this.spent.unpriced += 1;
+    if (event.provenance === "unknown") this.spent.uncounted += 1;
+    const nanos = costOf(event);
+    if (nanos === null) this.spent.unpriced += 1;
+    else this.spent.nanos += nanos;
   }
 
   progressed(event) {
@@ -231,10 +235,12 @@ class StreamView {
     $("missing").className = this.counts.missing ? "alarm" : "";
     $("reconnects").textContent = number(this.counts.reconnects);
     if (this.spent.calls) {
-      const { calls, input, output, nanos, unpriced } = this.spent;
+      const { calls, input, output, uncounted, nanos, unpriced } = this.spent;
       const known = nanos || !unpriced ? `$${(nanos / 1e9).toFixed(6)}` : "";
       const cost = [known, unpriced && `${number(unpriced)} unknown`].filter(Boolean).join(" + ");
-      $("spent").textContent = `${cost} · ${number(input)} in, ${number(output)} out${calls > 1 ? ` · ${number(calls)} calls` : ""}`;
+      const counted = input || output || !uncounted ? `${number(input)} in, ${number(output)} out` : "";
+      const tokens = [counted, uncounted && `tokens of ${number(uncounted)} unknown`].filter(Boolean).join(" + ");
+      $("spent").textContent = `${cost} · ${tokens}${calls > 1 ? ` · ${number(calls)} calls` : ""}`;
       $("cost").hidden = false;
     }
     if (this.cursor) $("cursor").textContent = this.cursor;
@@ -302,6 +308,7 @@ function markCurrent() {
 }
 
 async function refresh() {
+  lookAtClients(location.hash === CLIENTS);
   try {
     const [list, ready] = await Promise.all([fetch("/v1/streams?limit=200"), fetch("/readyz")]);
     listed = (await list.json()).streams;
@@ -325,6 +332,7 @@ function showKind() {
 }
 
 function chosen() {
+  if (location.hash === CLIENTS) return null;
   const hash = location.hash.slice(1);
   const slash = hash.indexOf("/");
   if (slash < 0) return null;
@@ -339,10 +347,13 @@ function open() {
   view?.close();
   view = null;
   const stream = chosen();
-  document.body.classList.toggle("open", stream !== null);
+  const clients = location.hash === CLIENTS;
+  document.body.classList.toggle("open", stream !== null || clients);
   $("stream").hidden = stream === null;
-  $("welcome").hidden = stream !== null;
-  document.title = stream ? `${stream[1]} · sluicegate` : "sluicegate";
+  $("clients").hidden = !clients;
+  $("welcome").hidden = stream !== null || clients;
+  document.title = stream ? `${stream[1]} · sluicegate` : clients ? "Slow clients · sluicegate" : "sluicegate";
+  if (clients) lookAtClients(true);
   if (stream) {
     view = new StreamView(...stream);
     view.hash = location.hash;
@@ -413,6 +424,7 @@ new ResizeObserver(() => view?.following && toEnd()).observe($("rows"));
 document.addEventListener("keydown", onKey);
 document.addEventListener("visibilitychange", () => view?.reschedule());
 window.addEventListener("hashchange", open);
+$("everybody").addEventListener("change", () => lookAtClients(true));
 open();
 refresh();
 offerQuestions(

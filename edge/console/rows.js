@@ -112,10 +112,17 @@ function endRow(event) {
   return item;
 }
 
+/** What a usage event cost, 1e-9 USD; null = unknown, as it is where nobody counted what was taken. */
+export function costOf(event) {
+  return event.provenance === "unknown" ? null : (event.cost_nanos ?? null);
+}
+
 function usageRow(event) {
-  const cost = event.cost_nanos === null || event.cost_nanos === undefined ? "cost unknown" : `$${(event.cost_nanos / 1e9).toFixed(6)}`;
+  const nanos = costOf(event);
+  const cost = nanos === null ? "cost unknown" : `$${(nanos / 1e9).toFixed(6)}`;
   const guessed = event.provenance === "estimated" ? " (estimated)" : "";
-  const tokens = `${number(event.input_tokens)} tokens in, ${number(event.output_tokens)} out${guessed}`;
+  const count = (tokens) => (!tokens && event.provenance === "unknown" ? "unknown" : number(tokens)); // never null
+  const tokens = `${count(event.input_tokens)} tokens in, ${count(event.output_tokens)} out${guessed}`;
   return fact(event, `${event.provider} ${event.model}`, `${tokens}, ${cost}, ${number(event.latency_ms)} ms`);
 }
 
