@@ -19,10 +19,11 @@ def told(findings: Iterable[Finding], *, as_json: bool) -> int:
     for one in findings:
         found.append(one)
         if not as_json:
-            state = "does not fit" if one.problem else "fits"
-            console.out().print(f"{state:<14}{one.what:<17}{one.role}".rstrip(), markup=False)
-            if one.problem:
-                console.out().print(f"{'':<14}{one.problem}", markup=False)
+            state = "does not fit" if one.problem else "warning" if one.warning else "fits"
+            after = f"  after {one.after}" if one.after else ""
+            console.out().print(f"{state:<14}{one.what:<17}{one.role}{after}".rstrip())
+            if detail := one.problem or one.warning:
+                console.out().print(f"{'':<14}{detail}")
     fits = not any(one.problem for one in found)
     if as_json:
         console.print_json({"fits": fits, "found": [one._asdict() for one in found]})

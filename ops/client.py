@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Final, Self
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 import httpx2 as httpx
 import orjson
@@ -12,7 +12,7 @@ import orjson
 from ops.answers import AGAIN, object_of, problem_of, refusal, retry_after_s, unreachable
 from ops.errors import Refused
 from ops.patience import Patience
-from ops.subscription import StreamEvent, Subscription
+from ops.subscription import StreamEvent, Subscription, stream_path
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -84,7 +84,7 @@ class EdgeClient:
         response = await self._until_answered(
             self._http.build_request(
                 "POST",
-                f"/v1/streams/{quote(stream_id, safe='')}/events",
+                f"{stream_path(self.tenant, stream_id)}/events",
                 params=query,
                 content=b"\n".join(events) + b"\n",
                 headers={"content-type": "application/x-ndjson"},
@@ -112,7 +112,7 @@ class EdgeClient:
         await self._until_answered(
             self._http.build_request(
                 "POST",
-                f"/v1/streams/{quote(stream_id, safe='')}/cancel",
+                f"{stream_path(self.tenant, stream_id)}/cancel",
                 params={"tenant": self.tenant},
                 content=orjson.dumps({"reason": reason}),
                 headers={"content-type": "application/json"},
@@ -128,7 +128,7 @@ class EdgeClient:
     async def knows(self, stream_id: str) -> bool:
         """Whether the stream was ever opened, and its history is not over yet."""
         try:
-            await self.get(f"/v1/streams/{quote(stream_id, safe='')}", {"tenant": self.tenant})
+            await self.get(stream_path(self.tenant, stream_id), {"tenant": self.tenant})
         except Refused as refused:
             if refused.status == 404:
                 return False

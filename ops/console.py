@@ -30,8 +30,12 @@ class _Results(Console):
 
 @cache
 def out() -> Console:
-    """Standard output: results only, so that a script can read it."""
-    console = _Results(highlight=False, soft_wrap=True)
+    """Standard output: results only, so that a script can read it.
+
+    What is printed holds keys, reasons and names that others chose: no text is markup, in cells of tables
+    neither, and none is an emoji's name. Style is for `Text`.
+    """
+    console = _Results(highlight=False, markup=False, emoji=False, soft_wrap=True)
     if not console.is_terminal:
         console.width = max(console.width, _PIPE_COLUMNS)
     return console
@@ -40,7 +44,8 @@ def out() -> Console:
 @cache
 def err() -> Console:
     """Standard error: progress, hints and errors. What cannot be written there is dropped."""
-    return Console(file=cast("TextIO", StandardError()), highlight=False, soft_wrap=True)
+    file = cast("TextIO", StandardError())
+    return Console(file=file, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def note(text: str) -> None:
@@ -88,14 +93,18 @@ def report(error: Exception, *, debug: bool) -> int:
     if isinstance(error, SettingsError):  # a group as a whole, which nobody needs to set
         group = str(error).partition('"')[2].partition('"')[0].upper()
         fail(
-            f"settings: SLUICEGATE_{group} is no JSON object", f"set SLUICEGATE_{group}__NAME for each of it"
+            f"settings: SLUICEGATE_{group} or a SLUICEGATE_{group}__… is no JSON object",
+            f"set SLUICEGATE_{group}__NAME for each of it",
         )
         return 2
     if type(error).__name__ == "KafkaException" and "_INVALID_ARG" in str(error):  # by name: a connector's
-        fail(
-            f"Kafka's client does not take the settings: {error}",
-            "correct SLUICEGATE_KAFKA__SECURITY_PROTOCOL, …__SASL_… and …__SSL_…",
-        )
+        remedy = "correct SLUICEGATE_KAFKA__SECURITY_PROTOCOL, …__SASL_… and …__SSL_…"
+        if "No provider for SASL mechanism GSSAPI" in str(error):
+            remedy = (
+                "the wheels of confluent-kafka come without Kerberos: build it against a librdkafka that has "
+                "it (docs/security.md), or come in by another mechanism"
+            )
+        fail(f"Kafka's client does not take the settings: {error}", remedy)
         return 2
     if isinstance(error, SluicegateError):
         fail(str(error), error.remedy)

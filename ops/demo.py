@@ -34,7 +34,7 @@ from ops.signals import on_stop_signals
 
 if TYPE_CHECKING:
     import signal
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from ops.settings import Settings
     from ops.stack.addresses import Addresses
@@ -79,7 +79,7 @@ class Demo:
         self._once = once
         self._logs = settings.data_dir.absolute() / "logs"
         self._children = Children(stop_within_s=STOP_WITHIN_S)
-        self._environment: Mapping[str, str] = {}
+        self._environment: dict[str, str] = {}
         self._stream = ""
 
     async def run(self) -> int:
@@ -184,7 +184,7 @@ class Demo:
     async def _show(self, url: str, worker: Child) -> int:
         stream, command = self._stream, self._command
         if not self._once:
-            console.out().print(invitation(url, stream, worker.pid), markup=False)
+            console.out().print(invitation(url, stream, worker.pid))
             await command.wait()
             console.note(f"the command ended with exit code {command.code}; its stream can still be read")
             await asyncio.Event().wait()

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 QUESTION: Final = "Why is the sky blue?"
 TOKENS_MAX: Final = 48
+QUEUE_MS_MAX: Final = 120_000
 REPLAY: Final = "replay"
 RECORDING: Final = "welcome"
 
@@ -49,13 +50,15 @@ class ModelDemo(Demo):
     """Who is asked: PROVIDER/MODEL."""
 
     async def _run(self) -> int:
+        # A worker is asked as soon as it starts; on a busy machine it takes long to have its partitions.
+        self._environment = {"SLUICEGATE_LLM__QUEUE_MS_MAX": f"{QUEUE_MS_MAX}"}
         model = local_model(self._settings)
         if model is not None:
             self._model = f"{LOCAL}/{model.name}"
             return await super()._run()
         async with Loopback() as provider:
             prefix = f"SLUICEGATE_LLM__PROVIDERS__{REPLAY.upper()}__"
-            self._environment = {
+            self._environment |= {
                 f"{prefix}SHAPE": "openai-chat",
                 f"{prefix}BASE_URL": provider.base_url("openai-chat"),
                 f"{prefix}MODELS": RECORDING,
@@ -80,7 +83,7 @@ class ModelDemo(Demo):
     async def _show(self, url: str, worker: Child) -> int:  # noqa: ARG002  # as the other demo
         if not self._once:
             page = console_page(url, DEFAULT_TENANT, self._stream)
-            console.out().print(asking(url, page, self._model), markup=False)
+            console.out().print(asking(url, page, self._model))
         async with EdgeClient(url, token=edge_token(self._settings), on_trouble=console.note) as client:
             completed = await follow(client, self._stream)
         if self._once:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import orjson
+import psutil
 
 from connectors.kafka.access import check_topics
 from connectors.kafka.admin import ensure_topics
@@ -37,8 +39,12 @@ def edge_options(
     *,
     process: int = 0,
     siblings: Path | None = None,
+    processes: int = 1,
 ) -> EdgeOptions:
-    """What an edge is told; the command line's words go before the settings."""
+    """What an edge is told; the command line's words go before the settings.
+
+    ``processes``: so many share the address, and what a tenant may have of it.
+    """
     edge = settings.edge
     return EdgeOptions(
         host=edge.host if host is None else host,
@@ -51,13 +57,18 @@ def edge_options(
         cors_origins=edge.cors_origins,
         connections_max=edge.connections_max,
         retry_ms=edge.retry_ms,
-        tenant_connections_max=edge.tenant_connections_max,
-        tenant_events_per_s_max=edge.tenant_events_per_s_max,
+        tenant_connections_max=_share(edge.tenant_connections_max, processes),
+        tenant_events_per_s_max=_share(edge.tenant_events_per_s_max, processes),
         header_bytes_max=edge.header_bytes_max,
         headers_max=edge.headers_max,
         process=process,
         siblings=siblings,
     )
+
+
+def _share(bound: int, processes: int) -> int:
+    """One process's part of a bound; 0 is none, and so is never a part of one."""
+    return max(bound // processes, 1) if bound else 0
 
 
 @contextmanager
@@ -81,19 +92,24 @@ def run_edge(
     *,
     process: int = 0,
     siblings: Path | None = None,
+    processes: int = 1,
 ) -> int:
     """Serve until a signal; 0 if it was stopped on purpose.
 
-    ``siblings``: it is one of several processes, whose parent says where they are.
+    ``siblings``: it is one of several ``processes``, whose parent says where and how many they are.
 
     Raises:
         NetworkRefused, PortInUse: the address.
+        FilesRefused: the process may open no file for a client.
         KeysRefused, OriginsRefused: whom it is to let in.
         NoStack: nothing says where Kafka and the registry are.
         RegistryUnavailable, KafkaUnavailable: they do not answer at the start.
         NotAuthorized: an ACL is missing.
     """
-    options = edge_options(settings, host, port, process=process, siblings=siblings).checked()
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until it serves, and says what that is for
+    options = edge_options(
+        settings, host, port, process=process, siblings=siblings, processes=processes
+    ).checked()
     kinds = extension_of(settings).all_kinds()
     where = addresses(settings)
     kafka = kafka_options(settings, where.kafka)
@@ -134,15 +150,34 @@ class Listening:
 
 @contextmanager
 def address_left(file: Path, where: Listening) -> Iterator[None]:
-    """Leave the address where commands of the same folder look for it; take it away in the end."""
+    """Leave the address where commands of the same folder look for it; take it away in the end.
+
+    That of another edge which runs from this folder is hidden meanwhile, and put back.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_suffix(f".{os.getpid()}.tmp")
+    before = file.read_bytes() if file.exists() else b""
     mine = orjson.dumps({"url": where.url, "grpc": where.grpc, "pid": os.getpid()})
-    draft.write_bytes(mine)
-    draft.replace(file)  # at once: nobody reads half of it
+    _put(file, mine)
     try:
         yield
     finally:
-        # Another edge may have been started from this folder meanwhile: its address stays.
+        # Yet another edge may have been started from this folder meanwhile: its address stays.
         if file.exists() and file.read_bytes() == mine:
-            file.unlink()
+            if _is_of_a_living_one(before):
+                _put(file, before)
+            else:
+                file.unlink()
+
+
+def _put(file: Path, content: bytes) -> None:
+    draft = file.with_suffix(f".{os.getpid()}.tmp")
+    draft.write_bytes(content)
+    draft.replace(file)  # at once: nobody reads half of it
+
+
+def _is_of_a_living_one(left: bytes) -> bool:
+    try:
+        pid = int(orjson.loads(left)["pid"])
+    except (ValueError, KeyError, TypeError):
+        return False
+    return pid != os.getpid() and psutil.pid_exists(pid)  # in a container each edge has the pid of the last

@@ -6,6 +6,7 @@ import asyncio
 import signal
 import tempfile
 import time
+from collections import Counter
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -29,6 +30,8 @@ _FINISH_S: Final = 15.0
 _LOOK_S: Final = 0.1
 _SHORT_LIFE_S: Final = 10.0
 _SHORT_LIVES_MAX: Final = 3
+_PAUSE_S: Final = 30.0
+"""Between two starts of one that ended soon more often than that, while others serve."""
 
 
 class EdgeProcesses:
@@ -46,7 +49,9 @@ class EdgeProcesses:
         self._folder = Path()
         self._rolling = asyncio.Event()
         self._stopping = asyncio.Event()
-        self._short_lives = 0
+        self._short_lives: Counter[str] = Counter()
+        self._due_s: dict[str, float] = {}
+        """When those that are missing are started again."""
 
     async def run(self) -> int:
         """Serve until a signal; 0 if all stopped because of it. Raises PortInUse."""
@@ -72,7 +77,7 @@ class EdgeProcesses:
         with on_stop_signals(stop, lambda _: children.kill_all()):
             loop.add_signal_handler(signal.SIGUSR1, self._rolling.set)
             for number in range(self._count):
-                await self._start(children, number)
+                await self._start(children, str(number))
             for child in children:
                 await self._ready(child)
             console.note(f"edge at {where}; {self._count} processes, SIGUSR1 restarts them in turn")
@@ -81,60 +86,98 @@ class EdgeProcesses:
         return 1 if failed or any(child.code not in (0, _OF_SIGTERM) for child in children) else 0
 
     async def _watch(self, children: Children) -> bool:
-        """Start anew what ends by itself; give whether that has no end."""
+        """Start anew what ends by itself; give whether that has no end and none is left."""
         while True:
-            waits = {
-                asyncio.create_task(self._stopping.wait()),
-                asyncio.create_task(self._rolling.wait()),
-                asyncio.create_task(children.first_end()),
-            }
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            for wait in waits:
-                wait.cancel()
+            await self._until_something_happens(children)
             if self._stopping.is_set():
                 return False
             if self._rolling.is_set():
                 self._rolling.clear()
                 await self._roll(children)
             for child in [child for child in children if child.code is not None]:
-                if not await self._again(children, child):
+                if not self._put_off(children, child):
                     return True
+            for name in [name for name, due_s in self._due_s.items() if due_s <= time.monotonic()]:
+                await self._start_again(children, name)
+
+    async def _until_something_happens(self, children: Children) -> None:
+        """Wait for a signal, the end of a process, or the time to start one that is missing."""
+        signals = [asyncio.create_task(event.wait()) for event in (self._stopping, self._rolling)]
+        left_s = max(0.0, min(self._due_s.values()) - time.monotonic()) if self._due_s else None
+        waits = {*signals, *(child.ended for child in children)}
+        await asyncio.wait(waits, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+        for wait in signals:
+            wait.cancel()
 
     async def _roll(self, children: Children) -> None:
-        for child in list(children):
+        """Restart them in turn, the missing ones first, until one does not get ready.
+
+        It would be the same with the next, and in the end nobody would serve.
+        """
+        for name in [*self._due_s, *(child.name for child in children)]:
             if self._stopping.is_set():
                 return
-            console.note(f"edge {child.name} is restarted (process {child.pid})")
-            await children.stop(child)
-            children.forget(child)
-            await self._ready(await self._start(children, int(child.name)))
+            old = next((child for child in children if child.name == name), None)
+            if old is not None:
+                console.note(f"edge {name} is restarted (process {old.pid})")
+                await children.stop(old)
+                children.forget(old)
+            new = await self._start_again(children, name)
+            if new is None or not await self._ready(new):
+                if not self._stopping.is_set():
+                    console.warn(
+                        f"edge {name} did not get ready: the restart ends here, and the others go on as they "
+                        "are. What it wrote last says why; mend that, and send SIGUSR1 again"
+                    )
+                return
 
-    async def _again(self, children: Children, child: Child) -> bool:
-        """Put a new process in place of one that ended; False if that has been in vain too often."""
+    def _put_off(self, children: Children, child: Child) -> bool:
+        """Say when one that ended is started again; False if that has been in vain and none is left."""
+        children.forget(child)
         if time.monotonic() - child.started_at >= _SHORT_LIFE_S:
-            self._short_lives = 0
-        self._short_lives += 1
-        if self._short_lives > _SHORT_LIVES_MAX:
+            self._short_lives[child.name] = 0
+        self._short_lives[child.name] += 1
+        told = f"edge {child.name} ended by itself with exit code {child.code}"
+        now_s, pause_s = time.monotonic(), 0.0
+        if self._short_lives[child.name] <= _SHORT_LIVES_MAX:
+            console.warn(f"{told}; it is started anew")
+        elif list(children) or any(due_s <= now_s for due_s in self._due_s.values()):
+            pause_s = _PAUSE_S
+            console.warn(
+                f"{told}, again; the others go on without it, it is tried again in {pause_s:g} s. What it "
+                "wrote last says why; SIGUSR1 tries it at once"
+            )
+        else:
             console.fail(
-                f"edge {child.name} ended by itself with exit code {child.code}, again; all are stopped",
+                f"{told}, again; all are stopped",
                 "what it wrote last says why; start the edge again when that is mended",
             )
             return False
-        console.warn(f"edge {child.name} ended by itself with exit code {child.code}; it is started anew")
-        children.forget(child)
-        await self._start(children, int(child.name))
+        self._due_s[child.name] = now_s + pause_s
         return True
 
-    async def _start(self, children: Children, number: int) -> Child:
-        words = ["--host", self._options.host, "--port", str(self._port), f"--grpc-port={self._grpc_port}"]
-        words += ["--process", str(number), "--siblings", str(self._folder)]
-        return await children.start(str(number), sluicegate("edge", *words))
+    async def _start_again(self, children: Children, name: str) -> Child | None:
+        """Start one while others serve; None if the system does not, and then it is tried later."""
+        try:
+            return await self._start(children, name)
+        except OSError as error:  # the interpreter was replaced, or there are too many processes
+            console.warn(f"edge {name} cannot be started: {error}; it is tried again in {_PAUSE_S:g} s")
+            self._due_s[name] = time.monotonic() + _PAUSE_S
+            return None
 
-    async def _ready(self, child: Child) -> None:
-        """Wait until a process can take clients, or has ended, or has taken too long."""
+    async def _start(self, children: Children, name: str) -> Child:
+        words = ["--host", self._options.host, "--port", str(self._port), f"--grpc-port={self._grpc_port}"]
+        words += ["--processes", str(self._count), "--process", name, "--siblings", str(self._folder)]
+        child = await children.start(name, sluicegate("edge", *words))
+        self._due_s.pop(name, None)
+        return child
+
+    async def _ready(self, child: Child) -> bool:
+        """Wait until a process can take clients, has ended or has taken too long; give whether it can."""
         others = Siblings(self._folder, -1)
         deadline = time.monotonic() + _READY_S
         while child.code is None and not self._stopping.is_set() and time.monotonic() < deadline:
             if (self._folder / f"{child.name}.sock").exists() and await others.is_ready(child.name):
-                return
+                return True
             await asyncio.sleep(_LOOK_S)
+        return False

@@ -10,7 +10,10 @@ if TYPE_CHECKING:
 
 
 def extension_of(settings: Settings) -> Extension:
-    """Load what SLUICEGATE_PIPELINES names; raises AgentRefused."""
+    """Load what SLUICEGATE_PIPELINES names; raises AgentRefused, or Misused where there is no such folder."""
+    from ops.errors import Misused
     from pipelines.extension import load
 
+    if settings.pipelines is not None and not settings.pipelines.is_dir():
+        raise Misused(f"{settings.pipelines}: there is no such folder", "correct SLUICEGATE_PIPELINES")
     return load(settings.pipelines)

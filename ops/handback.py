@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from connectors.kafka.deadletters import NOT_A_LETTER
 from connectors.kafka.replays import BATCH_BYTES_MAX, BATCH_RECORDS_MAX, Handover
 from ops.errors import Misused
+from schemas.record import headers_bytes
 from schemas.topics import TAKES_AGAIN, TOPICS
 
 if TYPE_CHECKING:
@@ -18,6 +19,14 @@ if TYPE_CHECKING:
 Outcome = Literal["goes in", "was replayed", "cannot"]
 
 _SINGLE_WRITER = {spec.name for spec in TOPICS if spec not in TAKES_AGAIN}
+_NO_REPLAY = (
+    "a topic with a single writer takes nothing again; `dlq show` has the bytes while letters are kept"
+)
+
+_WAYS_AROUND: Final = (
+    "if its agent is one of yours, rebuild all: `sluicegate reprocess ROLE --from earliest` (state from "
+    "before a later time is not rebuilt), or have its module read a topic of its own, too, and `--to` that"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,18 +88,44 @@ class Judge:
         if letter.cause == NOT_A_LETTER:
             return "is no dead letter: somebody else wrote it"
         if letter.cut:
-            return "its bytes were cut: read the record whole at its coordinates, and publish it"
+            return "it is not whole: read the record at its coordinates, and publish it"
         if not letter.value:
             return "its record had no value"
         problem = self._problem_of(topic)
+        if problem is not None and self._has_single_writer(topic):
+            return f"{problem}; {_WAYS_AROUND}"
         if problem is None and self._to is None and letter.from_partition >= self._partitions[topic]:
             problem = f"{topic} has no partition {letter.from_partition}"
         return problem
 
     def _problem_of(self, topic: str) -> str | None:
-        if topic.removeprefix(self._prefix) in _SINGLE_WRITER:
+        if self._has_single_writer(topic):
             return f"{topic} has a single writer, its other readers would have the record twice"
         return None if topic in self._partitions else f"there is no topic {topic}"
+
+    def _has_single_writer(self, topic: str) -> bool:
+        return topic.removeprefix(self._prefix) in _SINGLE_WRITER
+
+
+def ways_back(role: str, topics: Iterable[str], cause: str, *, is_ours: bool) -> list[str]:
+    """Say how what a lever puts aside comes back to a role; ``topics`` are those it may stand in, unprefixed.
+
+    ``cause`` is that of the dead letters: ``skipped`` or ``quarantined``. A replay would give a topic's other
+    readers the record twice where they trust in its single writer, and a rebuild passes over what is skipped.
+    """
+    alone = sorted(_SINGLE_WRITER.intersection(topics))
+    others = sorted({*topics}.difference(alone))
+    first = "once it is undone, " if cause == "quarantined" else ""
+    said = []
+    if others:
+        replay = f"`sluicegate dlq replay --all --cause {cause}`"
+        said.append(f"way back of what stood in {', '.join(others)}: {first}{replay}")
+    if alone and not is_ours and cause == "quarantined":
+        rebuild = f"`sluicegate reprocess {role} --from earliest` rebuilds the role with it"
+        said.append(f"way back of what stood in {', '.join(alone)}: {first}{rebuild}; {_NO_REPLAY}")
+    elif alone:
+        said.append(f"no way back to {role} of what stood in {', '.join(alone)}: {_NO_REPLAY}")
+    return said
 
 
 def in_batches(verdicts: Iterable[Verdict]) -> Iterator[list[Verdict]]:
@@ -98,7 +133,8 @@ def in_batches(verdicts: Iterable[Verdict]) -> Iterator[list[Verdict]]:
     batch: list[Verdict] = []
     size_bytes = 0
     for verdict in verdicts:
-        size = len(verdict.letter.value) + len(verdict.letter.key or b"")
+        letter = verdict.letter
+        size = len(letter.value) + len(letter.key or b"") + headers_bytes(letter.headers)
         if batch and (len(batch) >= BATCH_RECORDS_MAX or size_bytes + size > BATCH_BYTES_MAX):
             yield batch
             batch, size_bytes = [], 0

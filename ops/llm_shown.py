@@ -61,7 +61,7 @@ def show(version: Version, *, as_json: bool) -> int:
 
 def print_lines(text: str) -> None:
     """Print a JSON text, a value a line."""
-    console.out().print("\n".join(lines_of(text)), markup=False)
+    console.out().print("\n".join(lines_of(text)))
 
 
 def tell(what: str, seen: int, before: str, after: str, *, yes: bool, as_json: bool) -> int:
@@ -74,8 +74,8 @@ def tell(what: str, seen: int, before: str, after: str, *, yes: bool, as_json: b
         )
         return 0
     for line in lines:
-        console.out().print(line, markup=False)
-    console.out().print(f"{what}: version {seen + 1} {'is' if yes else 'would be'} written", markup=False)
+        console.out().print(line)
+    console.out().print(f"{what}: version {seen + 1} {'is' if yes else 'would be'} written")
     if not yes:
         console.note(f"dry run: --yes does it, --on {seen} holds it to what was shown")
     return 0

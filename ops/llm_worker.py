@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from contextlib import closing
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+import structlog
 import uvloop
 
 from connectors.kafka.access import check_topics
 from connectors.kafka.admin import ensure_topics
+from connectors.kafka.errors import TopicsAbsent
 from connectors.llm.book import Book
 from connectors.llm.committer import Row
 from connectors.llm.desk import RoutingDesk
@@ -36,6 +39,11 @@ if TYPE_CHECKING:
     from ops.settings import Settings
     from schemas.record import Record
 
+log = structlog.get_logger(__name__)
+
+_GC_THRESHOLDS: Final = (20_000, 50, 50)
+"""As an edge's: tokens come by the thousand and hold no cycles."""
+
 
 def run_llm_worker(settings: Settings) -> int:
     """Work until a signal; 0 if it was stopped on purpose.
@@ -45,6 +53,7 @@ def run_llm_worker(settings: Settings) -> int:
         Misused: a provider is not set as it must be.
         RegistryUnavailable, KafkaUnavailable: they do not answer at the start.
         NotAuthorized: an ACL is missing.
+        TopicsAbsent: a topic that it reads or writes is, and it may not make any.
         SluicegateError: what made it stop.
     """
     told = llm_options(settings)
@@ -58,8 +67,11 @@ def run_llm_worker(settings: Settings) -> int:
         if settings.registry.register_schemas:
             registry.register_all()
         if settings.kafka.create_topics:
-            ensure_topics(kafka, TOPICS)
-        check_topics(kafka, {kafka.topic_prefix + name: what for name, what in OF_LLM.operations().items()})
+            for warning in ensure_topics(kafka, TOPICS).warnings:
+                log.warning("topic differs from its declaration", what=warning)
+        needed = {kafka.topic_prefix + name: what for name, what in OF_LLM.operations().items()}
+        if absent := check_topics(kafka, needed):  # the first call would fail, or its answer be kept nowhere
+            raise TopicsAbsent(absent)
         wire, payloads = WireCodec(registry), PayloadCodec(registry)
         wire.warm(
             (
@@ -80,23 +92,24 @@ def run_llm_worker(settings: Settings) -> int:
         async def work() -> None:
             book = Book(options.providers, options.prices)
             follower = BookFollower(kafka, wire, book)
-            worker = LlmWorker(options, wire, payloads, RoutingDesk(book), letter, kinds)
+            worker = LlmWorker(options, wire, payloads, RoutingDesk(book), letter, kinds, follower)
 
             def stop(number: signal.Signals) -> None:
                 console.note(f"{number.name}: no more requests are taken; {worker.under_way} calls may end")
                 worker.stop()
-                follower.release()
 
             with on_stop_signals(stop, lambda _: worker.abandon()):
                 names = ", ".join(options.providers) or "none: set SLUICEGATE_LLM__PROVIDERS__NAME__API_KEY"
                 console.note(f"llm worker {slot.identity}; providers: {names}")
                 follower.start()
                 try:
-                    await follower.ready()
                     await worker.run()
                 finally:
                     follower.stop()
 
+        gc.collect()
+        gc.freeze()  # what is there now stays: no collection needs to look at it again
+        gc.set_threshold(*_GC_THRESHOLDS)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(work())
     return 0

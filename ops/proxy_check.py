@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 import httpx2 as httpx
 
 from edge.selftest import FRAMES
-from ops.errors import EdgeUnreachable
+from ops.errors import EdgeUnreachable, Misused
+from ops.redaction import redacted
+from ops.settings import is_base_url
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,8 +73,14 @@ async def check(url: str, silent_ms: int, *, token: str | None = None) -> Report
     """Ask the edge at ``url`` for its self-test, with a silence of ``silent_ms`` in it, and judge the answer.
 
     Raises:
+        Misused: that is no address.
         EdgeUnreachable: nothing answers there.
     """
+    if not is_base_url(url):
+        raise Misused(
+            f"{redacted(url)[:200]!r} is no address of an edge",
+            "Write it as https://streams.example or http://127.0.0.1:8600",
+        )
     base = url.rstrip("/")
     headers = {
         "accept": "text/event-stream",
@@ -92,11 +100,9 @@ async def check(url: str, silent_ms: int, *, token: str | None = None) -> Report
             seen = await _read(response)
     except httpx.TransportError as error:
         raise EdgeUnreachable(
-            f"no answer from {base}: {type(error).__name__} {error}".strip(),
+            f"no answer from {redacted(base)}: {type(error).__name__} {error}".strip(),
             "Is the address the proxy's, and does the proxy run?",
         ) from None
-    except httpx.InvalidURL as error:
-        raise EdgeUnreachable(f"{base} is no address: {error}", "Write https://streams.example") from None
     return Report(base, tuple(judge(seen, silent_ms)), held_ms(seen), silent_ms)
 
 
@@ -136,18 +142,14 @@ def _frame(block: bytes) -> dict[str, Any] | None:
 
 def judge(seen: Seen, silent_ms: int) -> list[Finding]:
     """Name what is wrong, the gravest first."""
+    if seen.status == 200 and not seen.frames and _is_event_stream(seen):
+        lasted_s = seen.ended_ms / 1_000
+        return [_buffered(f"the stream began, and ended after {lasted_s:.1f} s without one of its frames")]
     if seen.status != 200 or not seen.frames:
         return [_no_stream(seen)]
     found = [*_cut(seen, silent_ms)]
     if is_buffered(seen):
-        found.append(
-            Finding(
-                "buffered",
-                f"frames are held back, up to {held_ms(seen)} ms, and come together",
-                "nginx: `proxy_buffering off;`, no `proxy_ignore_headers X-Accel-Buffering`. Others: turn "
-                "the buffering of answers off for this path.",
-            )
-        )
+        found.append(_buffered(f"frames are held back, up to {held_ms(seen)} ms, and come together"))
     if encoding := seen.headers.get("content-encoding", ""):
         found.append(
             Finding(
@@ -166,6 +168,15 @@ def judge(seen: Seen, silent_ms: int) -> list[Finding]:
         )
     found += _headers(seen)
     return found
+
+
+def _buffered(problem: str) -> Finding:
+    return Finding(
+        "buffered",
+        problem,
+        "nginx: `proxy_buffering off;`, no `proxy_ignore_headers X-Accel-Buffering`. Others: turn the "
+        "buffering of answers off for this path.",
+    )
 
 
 def _no_stream(seen: Seen) -> Finding:
@@ -211,8 +222,8 @@ def _cut(seen: Seen, silent_ms: int) -> list[Finding]:
 
 def _headers(seen: Seen) -> list[Finding]:
     found = []
-    content_type = seen.headers.get("content-type", "")
-    if content_type.partition(";")[0].strip() != "text/event-stream":
+    if not _is_event_stream(seen):
+        content_type = seen.headers.get("content-type", "")
         found.append(
             Finding(
                 "content_type",
@@ -238,6 +249,10 @@ def _headers(seen: Seen) -> list[Finding]:
             )
         )
     return found
+
+
+def _is_event_stream(seen: Seen) -> bool:
+    return bool(seen.headers.get("content-type", "").partition(";")[0].strip() == "text/event-stream")
 
 
 def is_buffered(seen: Seen) -> bool:

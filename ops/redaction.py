@@ -7,9 +7,9 @@ from typing import Final
 
 _MASK: Final = "***"
 _SECRETS: Final = (
-    # password=…  "api_key": "…"  Authorization: Bearer …
+    # password=…  "api_key": "…"  Authorization: Bearer …; but not max_tokens=…, which counts them
     re.compile(
-        r"(?i)(?P<name>(?:pass(?:word|wd)?|secret|token|api[_-]?key|authorization|credential|cookie)\w*"
+        r"(?i)(?P<name>(?:pass(?:word|wd)?|secret|token(?!s\b)|api[_-]?key|authorization|credential|cookie)\w*"
         r"[\"']?\s*[=:]\s*[\"']?(?:bearer |basic )?)(?P<secret>[^\s\"',;&}]{3,})"
     ),
     # --password hunter2, of a command line

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Final
 import orjson
 from rich.text import Text
 
+from schemas.usage import UNKNOWN, cost_of_usage
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -100,11 +102,13 @@ def _progress(fields: Fields) -> str:
 
 
 def _usage(fields: Fields) -> str:
-    cost = fields.get("cost_nanos")
+    cost, provenance = cost_of_usage(fields), fields.get("provenance")
+    told = " (estimated)" if provenance == "estimated" else ""
+    nothing = "unknown" if provenance == UNKNOWN else 0  # a count is never null
     return (
         f"usage {fields.get('provider')}/{fields.get('model')}: "
-        f"{fields.get('input_tokens', 0)} tokens in, {fields.get('output_tokens', 0)} out, "
-        + (f"cost {cost / 1e9:.6f}" if isinstance(cost, int) else "cost unknown")
+        f"{fields.get('input_tokens') or nothing} tokens in, {fields.get('output_tokens') or nothing} out, "
+        + (f"cost {cost / 1e9:.6f}{told}" if isinstance(cost, int) else "cost unknown")
     )
 
 
@@ -116,7 +120,9 @@ def _gap(fields: Fields) -> str:
 
 
 def _end(fields: Fields) -> str:
-    return f"end {fields.get('reason')}"
+    reason, message = fields.get("reason"), fields.get("message")
+    failed = reason in ("upstream_error", "timed_out")  # of a cancel, its own line says why
+    return f"end {reason}: {message}" if failed and message else f"end {reason}"
 
 
 def _media(fields: Fields) -> str:

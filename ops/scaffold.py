@@ -27,7 +27,7 @@ def new_agent(name: str, folder: Path) -> list[Path]:
     """Write the files of an agent, all or none; returns them.
 
     Raises:
-        Misused: the name cannot be a role's, or one of the files exists.
+        Misused: the name cannot be a role's, one of the files exists, or the folder cannot be written to.
     """
     taken = name in OUR_ROLES or name in BUILTIN_KINDS or keyword.iskeyword(name)
     if taken or not ROLE_NAME.fullmatch(name):
@@ -49,9 +49,14 @@ def new_agent(name: str, folder: Path) -> list[Path]:
     for path in made:
         if path.exists():
             raise Misused(f"{path} exists", "choose another name, or remove it first; nothing was written")
-    for path, text in made.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+    try:
+        for path, text in made.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+    except OSError as error:
+        raise Misused(
+            f"{path} cannot be written: {error.strerror}", "name a --folder that you may write to"
+        ) from None
     return list(made)
 
 

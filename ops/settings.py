@@ -9,14 +9,20 @@ from decimal import Decimal  # noqa: TC003  # pydantic reads it
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 import platformdirs
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from connectors.kafka.ports import ATTEMPTS_MAX, HANDOVER_BYTES_MAX
 from edge.access.options import AUDIENCE
-from pipelines.options import time_out_problems
+from ops.settings_group import Group
+from ops.settings_kafka import KafkaSettings as KafkaSettings  # noqa: PLC0414  # whoever has settings, has it
+from pipelines.options import bound_problems, time_out_problems
+from schemas.topics import MIB
 from state.budget import StateOptions
+from state.checkpoint import UNIT_BYTES_MAX, UNIT_RECORDS_MAX
 
 _STATE = StateOptions()
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9.-]+|\[[0-9a-f:]+\])(?::[0-9]{1,5})?")
@@ -31,82 +37,15 @@ def _listed(value: object) -> object:
     return [name.strip() for name in value.split(",") if name.strip()]
 
 
-class Group(BaseModel):
-    """Settings of one part. One that does not exist is an error: it would be ignored, and nobody told."""
+def is_base_url(text: str) -> bool:
+    """Whether it is an address of HTTP to which paths can be added: scheme://host, scheme://host:port/path."""
+    import httpx2
 
-    # Without the input: an error's own text, which --debug prints, would show the passwords beside a mistake.
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
-
-
-class KafkaSettings(Group):
-    """Where Kafka is, and how to speak to it."""
-
-    bootstrap_servers: str | None = Field(default=None, description="host:port,…; none = local stack")
-    topic_prefix: str = Field(
-        default="", pattern=r"^[A-Za-z0-9._-]*$", description="before topics and groups"
-    )
-    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
-    sasl_username: str | None = None
-    sasl_password: SecretStr | None = None
-    ssl_ca_location: Path | None = Field(default=None, description="PEM; none = the machine's authorities")
-    ssl_certificate_location: Path | None = Field(default=None, description="PEM: our own certificate")
-    ssl_key_location: Path | None = Field(default=None, description="PEM: its private key")
-    ssl_key_password: SecretStr | None = None
-    create_topics: bool = Field(default=True, description="create missing topics of the table at start")
-
-    @field_validator("security_protocol", "sasl_mechanism", mode="before")
-    @classmethod
-    def _in_capitals(cls, value: object) -> object:
-        return value.upper() if isinstance(value, str) else value
-
-    @field_validator("ssl_ca_location", "ssl_certificate_location", "ssl_key_location")
-    @classmethod
-    def _is_there(cls, value: Path | None) -> Path | None:
-        if value is not None and not value.exists():
-            msg = f"there is no file {value}"
-            raise ValueError(msg)
-        return value
-
-    @model_validator(mode="after")
-    def _fit_together(self) -> KafkaSettings:
-        needed = {
-            "SLUICEGATE_KAFKA__SASL_MECHANISM": self.sasl_mechanism,
-            "SLUICEGATE_KAFKA__SASL_USERNAME": self.sasl_username,
-            "SLUICEGATE_KAFKA__SASL_PASSWORD": self.sasl_password,
-        }
-        missing = [name for name, value in needed.items() if not value]
-        if self.security_protocol.startswith("SASL_") and missing:
-            msg = f"security_protocol={self.security_protocol} needs {', '.join(missing)} too"
-            raise ValueError(msg)
-        if not self.security_protocol.startswith("SASL_") and len(missing) < len(needed):
-            given = ", ".join(name for name, value in needed.items() if value)
-            msg = (
-                f"security_protocol={self.security_protocol} takes no {given}; SASL_SSL or SASL_PLAINTEXT do"
-            )
-            raise ValueError(msg)
-        return self
-
-    @model_validator(mode="after")
-    def _certificates_fit_together(self) -> KafkaSettings:
-        ssl = {
-            "SLUICEGATE_KAFKA__SSL_CA_LOCATION": self.ssl_ca_location,
-            "SLUICEGATE_KAFKA__SSL_CERTIFICATE_LOCATION": self.ssl_certificate_location,
-            "SLUICEGATE_KAFKA__SSL_KEY_LOCATION": self.ssl_key_location,
-            "SLUICEGATE_KAFKA__SSL_KEY_PASSWORD": self.ssl_key_password,
-        }
-        given = [name for name, value in ssl.items() if value]
-        if given and not self.security_protocol.endswith("SSL"):
-            # Taken and not used, they would let a connection in the clear pass for a safe one.
-            msg = (
-                f"security_protocol={self.security_protocol} takes no {', '.join(given)}; SSL or SASL_SSL do"
-            )
-            raise ValueError(msg)
-        _, certificate, key, password = ssl.values()
-        if bool(certificate) != bool(key) or (password and not key):
-            msg = "a certificate of our own needs SSL_CERTIFICATE_LOCATION and SSL_KEY_LOCATION, both"
-            raise ValueError(msg)
-        return self
+    try:
+        parts, _ = urlsplit(text), httpx2.URL(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except (ValueError, httpx2.InvalidURL):  # a port or a host that cannot be
+        return False
 
 
 class RegistrySettings(Group):
@@ -180,12 +119,22 @@ class EdgeSettings(Group):
     retry_ms: int = Field(
         1_000, ge=100, le=60_000, description="twice to four times that is told to clients it cannot take"
     )
-    tenant_connections_max: int = Field(0, ge=0, description="of one tenant, of one process; 0 = all of them")
+    tenant_connections_max: int = Field(
+        0, ge=0, description="of one tenant, over all processes; 0 = all of them"
+    )
     tenant_events_per_s_max: int = Field(
-        0, ge=0, description="events that a tenant may publish by one process; 0 = as many as it takes"
+        0, ge=0, description="events that a tenant may publish, over all processes; 0 = as many as they take"
     )
     header_bytes_max: int = Field(16_384, ge=1_024, le=65_536, description="of a request's head")
     headers_max: int = Field(100, ge=10, le=1_000, description="headers of a request")
+
+    @field_validator("url")
+    @classmethod
+    def _is_base_url(cls, value: str | None) -> str | None:
+        if value and not is_base_url(value):
+            msg = "it is no address of an edge, which looks like https://streams.example"
+            raise ValueError(msg)
+        return value
 
     @field_validator("cors_origins")
     @classmethod
@@ -247,6 +196,25 @@ class WorkerSettings(Group):
     max_poll_interval_ms: int = Field(60_000, ge=1_000)
     chunk_events_max: int = Field(2_000, ge=1, le=50_000)
     stall_ms_max: int = Field(5_000, ge=100, description="longest an agent may hold one unit of work")
+    unit_records_max: int = Field(
+        UNIT_RECORDS_MAX, ge=1, description="records of outputs and changelog at which a unit of work ends"
+    )
+    unit_mb_max: int = Field(
+        UNIT_BYTES_MAX // MIB, ge=1, description="or their keys and values at which it does"
+    )
+    handover_mb_max: int = Field(
+        HANDOVER_BYTES_MAX // MIB,
+        ge=1,
+        le=1_024,
+        description="of records given to agents and not handled yet; as much is fetched ahead of them",
+    )
+    attempts_max: int = Field(
+        3, ge=1, le=ATTEMPTS_MAX, description="of an event that fails, before its agent's policy"
+    )
+    retry_backoff_ms: int = Field(100, ge=1, description="first pause before what failed is tried again")
+    retry_backoff_ms_max: int = Field(
+        10_000, ge=1, le=600_000, description="the longest one: each is twice the one before"
+    )
     at_least_once: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="roles that may handle an event again after a failure, for less latency; with commas"
     )
@@ -258,7 +226,7 @@ class WorkerSettings(Group):
         "", pattern=r"^[A-Za-z0-9.:_-]*$", description="under which other workers reach it; none = web_host"
     )
     web_port: int = Field(
-        0, ge=0, le=65532, description="first of four ports of the workers' web, one a role; 0 = none"
+        0, ge=0, le=65532, description="first port of a worker's web, one a role in their order; 0 = none"
     )
 
     @field_validator("at_least_once", mode="before")
@@ -268,7 +236,7 @@ class WorkerSettings(Group):
 
     @model_validator(mode="after")
     def _fit_together(self) -> WorkerSettings:
-        problems = time_out_problems(self, at_least_once=bool(self.at_least_once))
+        problems = time_out_problems(self, at_least_once=bool(self.at_least_once)) + bound_problems(self)
         if problems:
             raise ValueError("; ".join(f"worker.{problem}" for problem in problems))
         return self
@@ -323,21 +291,22 @@ class ProviderSettings(Group):
 
     def key(self) -> SecretStr | None:
         """The key, from wherever it is; raises LookupError with what is missing."""
-        given = [name for name in ("api_key", "api_key_env", "api_key_file") if getattr(self, name)]
+        ways = ("api_key", "api_key_env", "api_key_file")
+        given = [name.upper() for name in ways if getattr(self, name)]
         if len(given) > 1:
             raise LookupError(f"{' and '.join(given)} are set: one of them is enough")
         if self.api_key_env:
             found = os.environ.get(self.api_key_env, "").strip()
             if not found:
-                raise LookupError(f"api_key_env: the environment has no {self.api_key_env}")
+                raise LookupError(f"API_KEY_ENV: the environment has no {self.api_key_env}")
             return SecretStr(found)
         if self.api_key_file:
             try:
                 found = self.api_key_file.read_text(encoding="utf-8").strip()
             except (OSError, UnicodeDecodeError) as error:
-                raise LookupError(f"api_key_file: {self.api_key_file} cannot be read: {error}") from None
+                raise LookupError(f"API_KEY_FILE: {self.api_key_file} cannot be read: {error}") from None
             if not found:
-                raise LookupError(f"api_key_file: {self.api_key_file} is empty")
+                raise LookupError(f"API_KEY_FILE: {self.api_key_file} is empty")
             return SecretStr(found)
         return self.api_key
 
@@ -349,6 +318,14 @@ class PriceSettings(Group):
     output_usd: Decimal = Field(ge=0)
     cached_input_usd: Decimal | None = Field(default=None, ge=0, description="none = as input_usd")
     cache_write_usd: Decimal | None = Field(default=None, ge=0, description="none = as input_usd")
+    input_image_usd: Decimal | None = Field(
+        default=None, ge=0, description="none = as input_usd, and estimated"
+    )
+    cache_write_1h_usd: Decimal | None = Field(default=None, ge=0, description="none = not known")
+    input_audio_usd: Decimal | None = Field(default=None, ge=0, description="none = not known")
+    cached_audio_usd: Decimal | None = Field(default=None, ge=0, description="none = as input_audio_usd")
+    output_audio_usd: Decimal | None = Field(default=None, ge=0, description="none = not known")
+    output_image_usd: Decimal | None = Field(default=None, ge=0, description="none = not known")
 
 
 class LlmSettings(Group):

@@ -12,6 +12,7 @@ import httpx2 as httpx
 
 from ops.answers import AGAIN, object_of, problem_of, refusal, retry_after_s, unreachable
 from ops.errors import Refused
+from schemas.envelope import check_stream_name
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -49,13 +50,19 @@ class _ComeBackError(Exception):
         self.after_s = after_s
 
 
+def stream_path(tenant: str, stream_id: str) -> str:
+    """Give the path of a stream at an edge; raises InvalidEvent for a name that no stream can have."""
+    check_stream_name(tenant, stream_id)
+    return f"/v1/streams/{quote(stream_id, safe='')}"
+
+
 class Subscription:
     """Where a reader of one stream stands."""
 
     def __init__(self, http: httpx.AsyncClient, tenant: str, stream_id: str, cursor: str | None) -> None:
         self._http = http
         self._tenant = tenant
-        self._path = f"/v1/streams/{quote(stream_id, safe='')}/events"
+        self._path = f"{stream_path(tenant, stream_id)}/events"
         self._cursor = cursor
         self._last_id = ""
         self._hint_s = 0.0
@@ -112,7 +119,7 @@ class Subscription:
                     continue
                 event = StreamEvent(frame.id, object_of(frame.data))
                 if event.type == "refused":
-                    raise _cursor_refused(event)
+                    raise _refused(event)
                 if event.type == "reconnect":
                     raise _ComeBackError("the edge asks to connect anew")
                 if event.type == "expiring":
@@ -134,9 +141,7 @@ async def _check(response: httpx.Response) -> None:
     raise refusal(response)
 
 
-def _cursor_refused(event: StreamEvent) -> Refused:
-    return Refused(
-        400,
-        f"the edge refused the cursor: {event.fields.get('code', 'no reason given')}",
-        "use a cursor of this very stream, or none to read it from its start",
-    )
+def _refused(event: StreamEvent) -> Refused:
+    """What is said in the stream, as a status would say it: of the cursor, or of the kind."""
+    code, detail, remedy = (str(event.fields.get(name, "")) for name in ("code", "detail", "remedy"))
+    return Refused(403 if code == "forbidden" else 400, f"the edge refused: {detail or code}", remedy)

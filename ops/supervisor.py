@@ -11,7 +11,7 @@ from ops.children import Child, Children, sluicegate
 from ops.signals import on_stop_signals
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 # A role ends its last unit of work or leaves it to the next owner within 13 s, and is gone 10 s later at the
 # latest (pipelines/role.py). A process that needs longer hangs; killed, it loses nothing either.
@@ -20,11 +20,8 @@ MADE_WAY = 5  # as pipelines/app.py has it
 _OF_SIGTERM = 128 + signal.SIGTERM
 
 
-async def supervise(roles: Sequence[str], words: Sequence[str] = ()) -> int:
-    """Run each role in a process of its own until a signal comes; 0 if all stopped because of it.
-
-    ``words`` are handed on to each.
-    """
+async def supervise(roles: Mapping[str, Sequence[str]]) -> int:
+    """Run each role in a process of its own, with its words, until a signal comes; 0 if all stopped by it."""
     stopping = asyncio.Event()
     async with Children(stop_within_s=STOP_WITHIN_S) as children:
 
@@ -33,8 +30,8 @@ async def supervise(roles: Sequence[str], words: Sequence[str] = ()) -> int:
             console.note(f"{number.name}: stopping {', '.join(child.name for child in children)}")
 
         with on_stop_signals(stop, lambda _: children.kill_all()):
-            for role in roles:
-                child = await children.start(role, sluicegate("worker", "--role-process", role, *words))
+            for role, words in roles.items():
+                child = await children.start(role, sluicegate("worker", *words, "--role-process", role))
                 console.note(f"role {role} runs as process {child.pid}")
             failed = await _until_stopping(stopping, children)
             await children.stop(*children)

@@ -37,6 +37,12 @@ def worker_options(
         max_poll_interval_ms=worker.max_poll_interval_ms,
         chunk_events_max=worker.chunk_events_max,
         stall_ms_max=worker.stall_ms_max,
+        unit_records_max=worker.unit_records_max,
+        unit_mb_max=worker.unit_mb_max,
+        handover_mb_max=worker.handover_mb_max,
+        attempts_max=worker.attempts_max,
+        retry_backoff_ms=worker.retry_backoff_ms,
+        retry_backoff_ms_max=worker.retry_backoff_ms_max,
         state=StateOptions(
             settings.state.block_cache_mb, settings.state.write_buffer_mb, settings.state.open_files_max
         ),

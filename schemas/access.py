@@ -27,6 +27,7 @@ from schemas.topics import (
     INPUT,
     LATE_EVENTS,
     LLM_ATTEMPTS,
+    LLM_CONTENTS,
     LLM_CONTROL,
     LLM_PARTIALS,
     LLM_PROMPTS,
@@ -104,7 +105,7 @@ ROLES: Final[Mapping[str, Access]] = {
         changelogs=(AGGREGATE_PARTIALS_CHANGELOG, AGGREGATE_WINDOWS_CHANGELOG),
     ),
     "archive": Access(
-        reads=(RECORDS, USAGE_WINDOWS, LLM_ATTEMPTS, LLM_WINDOWS, LLM_TASKS, CONNECTIONS),
+        reads=(RECORDS, USAGE_WINDOWS, LLM_ATTEMPTS, LLM_CONTENTS, LLM_WINDOWS, LLM_TASKS, CONNECTIONS),
         writes=(DEAD_LETTERS,),
     ),
     "account": Access(
@@ -126,7 +127,7 @@ OF_EDGE: Final = Access(
 )
 OF_LLM: Final = Access(
     reads=(LLM_REQUESTS, LLM_CONTROL, LLM_ATTEMPTS, LLM_ROUTES, LLM_PROMPTS),
-    writes=(INPUT, LLM_ATTEMPTS, LLM_RAW, DEAD_LETTERS),
+    writes=(INPUT, LLM_ATTEMPTS, LLM_CONTENTS, LLM_RAW, DEAD_LETTERS),
 )
 OF_PRODUCER: Final = Access(writes=(INPUT,))
 OF_RESPONDER: Final = Access(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 # All that fastavro raises over bytes or schemas that do not fit, found by fuzzing.
-_BROKEN: Final = (
+BROKEN: Final = (
     ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, RecursionError, TypeError,
     ValueError, fastavro.schema.SchemaParseException, fastavro.read.SchemaResolutionError,
 )  # fmt: skip
@@ -42,13 +42,20 @@ class Reader:
             # Of the same shape is the same: resolution would only cost, on every record.
             same = wanted is None or shape_of(wanted) == shape_of(schema)
             self._reader = None if same else parsed(wanted)
-        except _BROKEN as error:
+        except BROKEN as error:
             raise Undecodable(f"schema is malformed: {error}", schema_id=schema_id) from None
         self.resolves: bool = self._reader is not None
         """Whether writer and reader differ."""
 
-    def read(self, data: bytes, start: int = 0) -> dict[str, Any]:
+    @property
+    def writer(self) -> Any:
+        """The writer's schema as ``parsed`` gives it, without logical types."""
+        return self._writer
+
+    def read(self, data: bytes, start: int = 0, *, tagged: bool = False) -> dict[str, Any]:
         """Return the record whose body is ``data[start:]``, all of it.
+
+        ``tagged`` gives each record in a union as its name and itself.
 
         Raises:
             Undecodable: the body is cut, has bytes too many, or does not fit.
@@ -56,8 +63,8 @@ class Reader:
         body = BytesIO(data)
         body.seek(start)
         try:
-            record = fastavro.schemaless_reader(body, self._writer, self._reader)
-        except _BROKEN as error:
+            record = fastavro.schemaless_reader(body, self._writer, self._reader, return_record_name=tagged)
+        except BROKEN as error:
             raise Undecodable(f"body does not fit: {_said(error)}", schema_id=self._id) from None
         rest = len(data) - body.tell()
         if rest:
@@ -83,7 +90,7 @@ class Writer:
         out.write(self.prefix)
         try:
             fastavro.schemaless_writer(out, self._schema, record)
-        except _BROKEN as error:
+        except BROKEN as error:
             name = record_name(self._schema)
             raise Unencodable(f"record does not fit {name}: {_said(error)}") from None
         return out.getvalue()

@@ -13,6 +13,7 @@ from schemas.errors import ForeignCursor, MalformedCursor
 
 TEXT_MAX: Final = 128  # longer, or other characters, costs a browser a CORS preflight at each reconnect
 _FORMAT: Final = 1
+_FORMAT_END: Final = 2  # of an ``end``: who has it is known by it when nothing else is known of the stream
 _BODY = struct.Struct(">BHIqq")  # format, topic version, partition, offset, seq
 _TAG_BYTES: Final = 7  # with the body 30 bytes: base64 without padding, whose "=" a cursor may not hold
 
@@ -28,10 +29,13 @@ class Cursor:
     partition: int
     offset: int
     seq: int
+    ended: bool = False
+    """The event is the stream's ``end``: nothing follows it."""
 
     def encode(self, tenant: str, stream_id: str) -> str:
         """Return the cursor as 40 characters of ``[A-Za-z0-9_-]``, bound to this tenant and stream."""
-        body = _BODY.pack(_FORMAT, self.topic_version, self.partition, self.offset, self.seq)
+        form = _FORMAT_END if self.ended else _FORMAT
+        body = _BODY.pack(form, self.topic_version, self.partition, self.offset, self.seq)
         return urlsafe_b64encode(body + _tag(body, tenant, stream_id)).decode("ascii")
 
 
@@ -53,13 +57,13 @@ def decode_cursor(text: str, tenant: str, stream_id: str) -> Cursor:
         raise MalformedCursor(f"not {_BODY.size + _TAG_BYTES} bytes of base64url")
     body, tag = data[: _BODY.size], data[_BODY.size :]
     form, topic_version, partition, offset, seq = _BODY.unpack(body)
-    if form != _FORMAT:
-        raise MalformedCursor(f"format {form} is not known, only {_FORMAT}")
+    if form not in (_FORMAT, _FORMAT_END):
+        raise MalformedCursor(f"format {form} is not known, only {_FORMAT} and {_FORMAT_END}")
     if tag != _tag(body, tenant, stream_id):
         raise ForeignCursor
     if offset < 0 or seq < -1:
         raise MalformedCursor("offset or seq is negative")
-    return Cursor(topic_version, partition, offset, seq)
+    return Cursor(topic_version, partition, offset, seq, ended=form == _FORMAT_END)
 
 
 def _tag(body: bytes, tenant: str, stream_id: str) -> bytes:

@@ -48,7 +48,7 @@ class ContractError(SluicegateError):
 class InvalidEvent(ContractError):
     """One field of an event breaks the contract."""
 
-    remedy = "Correct the field and publish the event again; CONTRACT.md lists every field with its bounds."
+    remedy = "Correct the field and send the request again; CONTRACT.md lists every field with its bounds."
 
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(f"{field}: {problem}")

@@ -196,5 +196,8 @@ _RULES: Final[Mapping[str, Mapping[str, Callable[[Any, str], None]]]] = {
         "output_tokens": _not_negative,
         "cost_nanos": _not_negative,
         "latency_ms": _not_negative,
+        "cached_input_tokens": _not_negative,
+        "cache_write_tokens": _not_negative,
+        "reasoning_tokens": _not_negative,
     },
 }

@@ -33,6 +33,9 @@ class TopicSpec:
     cleanup: Cleanup
     doc: str
     max_message_bytes: int = EVENT_BYTES_MAX
+    segment_ms: int | None = None
+    """A broker deletes whole segments, and begins one after so long: records stay by this much longer.
+    None = the broker's default, a week."""
 
     def named(self, prefix: str) -> str:
         """Return the topic's name in a deployment whose names start with ``prefix``."""
@@ -49,6 +52,8 @@ class TopicSpec:
         }
         if self.cleanup != "delete":
             config["delete.retention.ms"] = str(TOMBSTONES_MS)
+        if self.segment_ms is not None:
+            config["segment.ms"] = str(self.segment_ms)
         return config
 
 
@@ -218,7 +223,8 @@ LLM_CONTROL: Final = TopicSpec(
     partitions=STREAM_PARTITIONS,
     retention_ms=DAY_MS,  # an operation is over long before
     cleanup="delete",
-    doc="Cancels that ingest accepted, and its time-outs: what makes a worker close a provider's connection.",
+    doc="Cancels that ingest accepted, its time-outs, and opens that it refused as second ones: what makes a "
+    "worker close a provider's connection.",
 )
 LLM_ATTEMPTS: Final = TopicSpec(
     name="llm.attempts.v1",
@@ -229,6 +235,16 @@ LLM_ATTEMPTS: Final = TopicSpec(
     cleanup="compact,delete",
     doc="The ledger: each call of a provider, on record before it is made, and as it was settled.",
 )
+LLM_CONTENTS: Final = TopicSpec(
+    name="llm.contents.v1",
+    key="tenant/stream_id/attempt",
+    subject="sluicegate.LlmAttempt",
+    partitions=STREAM_PARTITIONS,
+    retention_ms=30 * DAY_MS,  # as `llm.content_days`, after which PostgreSQL has them no more either
+    cleanup="delete",
+    doc="Rows of the ledger with what was sent and what came, where a route keeps it: the ledger has none.",
+    segment_ms=DAY_MS,
+)
 LLM_RAW: Final = TopicSpec(
     name="llm.raw.v1",
     key="tenant/stream_id",
@@ -237,6 +253,7 @@ LLM_RAW: Final = TopicSpec(
     retention_ms=DAY_MS,  # long enough to make a recording of what went wrong; it may hold what people wrote
     cleanup="delete",
     doc="What providers sent, as it came; only where the policy lets it be kept.",
+    segment_ms=DAY_MS // 4,
 )
 LLM_ROUTES: Final = TopicSpec(
     name="llm.routes.v1",
@@ -377,6 +394,7 @@ TOPICS: Final[tuple[TopicSpec, ...]] = (
     LLM_REQUESTS,
     LLM_CONTROL,
     LLM_ATTEMPTS,
+    LLM_CONTENTS,
     LLM_RAW,
     LLM_ROUTES,
     LLM_PROMPTS,

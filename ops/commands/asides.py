@@ -34,8 +34,9 @@ def skip_command(
 ) -> int:
     """Have a role pass one record over: it becomes a dead letter instead of being handled.
 
-    Nothing is lost: `dlq show` has its bytes, `dlq replay` hands it in again. A partition that stands still
-    at it goes on. Without `--yes` nothing is done. A record that the role has passed cannot be skipped.
+    `dlq show` has its bytes, `dlq replay ID` hands it in again, unless its topic has a single writer, as
+    streams.output.v1: without `--yes` nothing is done, and the way back is told. A partition that stands
+    still at it goes on. A record that the role has passed cannot be skipped.
 
     Example: `sluicegate skip ingest streams.input.v1 2 17 --reason "crashes the worker" --yes`
 
@@ -80,6 +81,8 @@ def skip_command(
         if yes and changed:
             mine = [skip for skip in skips if skip.role == role]
             levers.move([*([] if undo else _room(mine, positions)), *changed], reason)
+    if changed and not undo and not as_json:
+        _tell_ways_back(role, {target.topic}, "skipped")
     done, already = ("taken back", "not skipped") if undo else ("skipped", "")
     return tell([move], changed, done, already, yes=yes, as_json=as_json)
 
@@ -96,8 +99,10 @@ def quarantine_command(
 ) -> int:
     """Have a role hand no record of a key to its agents: each becomes a dead letter, until this is undone.
 
-    For one stream that does harm while all others must flow. Nothing is lost: once it is undone,
-    `sluicegate dlq replay --cause quarantined` hands the records in again. Without `--yes` nothing is done.
+    For one stream that does harm while all others must flow. Once it is undone,
+    `sluicegate dlq replay --all --cause quarantined` hands the records in again; where their topic has a
+    single writer, as streams.output.v1, `sluicegate reprocess ROLE --from earliest` rebuilds an agent of
+    yours with them. Without `--yes` nothing is done, and the way back is told.
 
     Example: `sluicegate quarantine ingest acme/run-7 --reason "floods its partition" --yes`
 
@@ -149,8 +154,20 @@ def quarantine_command(
             )
         if yes and changed:
             levers.move(changed, reason)
+    if changed and not undo and not as_json:
+        _tell_ways_back(role, topics_of(role), "quarantined")
     done, already = ("released", "not in quarantine") if undo else ("put in quarantine", "in quarantine")
     return tell([move], changed, done, already, yes=yes, as_json=as_json)
+
+
+def _tell_ways_back(role: str, topics: set[str], cause: str) -> None:
+    """Say it before it is done: what was put aside does not come back to every role."""
+    from ops import console
+    from ops.handback import ways_back
+    from schemas.access import ROLES
+
+    for said in ways_back(role, topics, cause, is_ours=role in ROLES):
+        console.note(said)
 
 
 def _positions(levers: Levers, target: RecordTarget) -> Mapping[tuple[str, int], int]:
@@ -172,7 +189,8 @@ def _check_not_passed(target: RecordTarget, committed: int, *, undo: bool) -> No
     cause = " --cause skipped" if undo else ""
     raise Misused(
         f"{target.role} has passed {where}, it stands at {committed}",
-        f"`sluicegate dlq replay{cause}` hands in again what is a dead letter; what was handled stays",
+        f"`sluicegate dlq replay --all{cause}` says which dead letters can be handed in again; "
+        "what was handled stays",
     )
 
 

@@ -13,11 +13,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from connectors.kafka.deadletters import DeadLetter, DeadLetterReader
+    from schemas.record import Headers
     from schemas.wire import WireCodec
 
 AsJson = Annotated[bool, Parameter(name="--json", negative=())]
 
 _PREVIEW_BYTES = 512
+_HEADERS_MAX, _HEADER_BYTES = 32, 200
+_LIMIT_MAX = 10_000  # all of them are held at once, and a letter may have a megabyte
 
 
 def register(app: App) -> None:
@@ -44,7 +47,10 @@ def list_command(*, limit: int = 20, as_json: AsJson = False) -> int:
     from rich.table import Table
 
     from ops import console
+    from ops.errors import Misused
 
+    if not 1 <= limit <= _LIMIT_MAX:
+        raise Misused(f"--limit {limit} is not between 1 and {_LIMIT_MAX:,}", "give a number of letters")
     with _reader() as (reader, _):
         letters = reader.newest(limit)
     if as_json:
@@ -72,9 +78,9 @@ def show_command(
     as_json: AsJson = False,
     raw: Annotated[bool, Parameter(negative=())] = False,
 ) -> int:
-    r"""Show one dead letter: coordinates, cause, and what its bytes look like.
+    r"""Show one dead letter: coordinates, cause, headers, and what its bytes look like.
 
-    The preview is escaped, and what looks like a secret is masked; `--raw` shows every byte as it is.
+    Preview and headers are escaped, and what looks like a secret is masked; `--raw` shows every byte.
 
     Example: `sluicegate dlq show 2:1041`
 
@@ -83,9 +89,9 @@ def show_command(
     letter_id
         PARTITION:OFFSET, as `dlq list` gives it.
     as_json
-        Print a JSON document; with --raw the value is in it as base64.
+        Print a JSON document; with --raw the value is in it as base64, headers in hexadecimal.
     raw
-        Show the whole value in hexadecimal, masking nothing.
+        Show the whole value and all headers in hexadecimal, masking nothing.
     """
     from base64 import b64encode
 
@@ -103,8 +109,10 @@ def show_command(
                 f"no dead letter stands at {letter_id}", "`sluicegate dlq list` gives those there are"
             )
         event = _event_in(letter, codec)
+    headers = _shown(letter.headers, raw=raw)
     facts = _facts(letter) | {"event": event, "preview": escaped(letter.value, _PREVIEW_BYTES)}
     if as_json:
+        facts |= {"headers": [{"name": name, "value": value} for name, value in headers]}
         console.print_json(facts | ({"value_base64": b64encode(letter.value).decode()} if raw else {}))
         return 0
     preview = facts.pop("preview")
@@ -112,9 +120,13 @@ def show_command(
         if isinstance(value, dict):
             value = "  ".join(f"{key}={part}" for key, part in value.items())  # noqa: PLW2901  # as it is shown
         if value not in ("", None):
-            console.out().print(f"{name:<13} {value}", markup=False)
-    console.out().print("value" if raw else "preview", markup=False)
-    console.out().print(hex_dump(letter.value) if raw else f"  {preview}", markup=False)
+            console.out().print(f"{name:<13} {value}")
+    for name, value in headers:
+        console.out().print(f"{'header':<13} {name}{'' if value is None else f'={value}'}")
+    if len(headers) < len(letter.headers):
+        console.note(f"{len(letter.headers) - len(headers)} more headers; --raw shows all")
+    console.out().print("value" if raw else "preview")
+    console.out().print(hex_dump(letter.value) if raw else f"  {preview}")
     return 0
 
 
@@ -154,6 +166,21 @@ def _facts(letter: DeadLetter) -> dict[str, object]:
         "schema_id": letter.schema_id,
         "size_bytes": len(letter.value),
     }
+
+
+def _shown(headers: Headers, *, raw: bool) -> list[tuple[str, str | None]]:
+    """Names and values as they may be shown: the first ones escaped, or all with values in hexadecimal."""
+    from ops.redaction import escaped, redacted
+
+    shown: list[tuple[str, str | None]] = []
+    for name, value in headers if raw else headers[:_HEADERS_MAX]:
+        title = escaped(name.encode(), 4 * len(name) if raw else _HEADER_BYTES)
+        if value is None or raw:
+            shown.append((title, None if value is None else value.hex(" ")))
+        else:  # together: it is the name that says of a value that it is a secret
+            pair = redacted(f"{title}={escaped(value, _HEADER_BYTES)}")
+            shown.append((title, pair.removeprefix(f"{title}=")))
+    return shown
 
 
 def _event_in(letter: DeadLetter, codec: WireCodec) -> dict[str, object] | None:

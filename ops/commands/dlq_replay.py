@@ -177,7 +177,7 @@ def _line(verdict: Verdict, at: tuple[int, int] | None) -> None:
     else:
         said = f"{verdict.outcome}: {verdict.why}" if verdict.why else verdict.outcome
     key = "" if letter.key is None else escaped(letter.key, 200)
-    console.out().print(f"{letter.id}  {letter.cause}  {key}  {said}", markup=False)
+    console.out().print(f"{letter.id}  {letter.cause}  {key}  {said}")
 
 
 def _json_line(verdict: Verdict, at: tuple[int, int] | None) -> None:

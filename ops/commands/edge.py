@@ -35,14 +35,21 @@ def edge_command(
     send the clients away, spread over a few seconds, and end it with exit code 0. Its addresses, for HTTP
     and for gRPC, are printed, and left in the data folder for `exec`, `publish`, `tail` and `record` to find.
 
-    With `--processes 4` the kernel spreads clients over four processes, each of which reads all streams;
-    their metrics are told together. SIGUSR1 restarts them one after the other: a client of one that goes
-    comes back to another.
+    With `--processes 4` the kernel spreads clients over four processes, each of which reads all streams
+    and has a quarter of what a tenant may have; their metrics are told together. SIGUSR1 restarts them
+    one after the other: a client of one that goes comes back to another. The first that does not get ready
+    ends that, and the others go on as they are.
 
     Examples: `sluicegate edge --port 8600`, `sluicegate edge --processes 4`
     """
-    from ops.settings import Settings
+    from ops.settings import EdgeSettings, Settings
 
+    for option, value, name in (
+        ("--port", port, "port"),
+        ("--grpc-port", grpc_port, "grpc_port"),
+        ("--processes", processes, "processes"),
+    ):
+        EdgeSettings.check_word(option, value, name)
     settings = Settings()
     count = settings.edge.processes if processes is None else processes
     if count > 1 and siblings is None:
@@ -53,7 +60,7 @@ def edge_command(
         return asyncio.run(EdgeProcesses(settings, host, port, grpc_port, count).run())
     from ops.edge import run_edge
 
-    return run_edge(settings, host, port, grpc_port, process=process, siblings=siblings)
+    return run_edge(settings, host, port, grpc_port, process=process, siblings=siblings, processes=count)
 
 
 def check_command(
@@ -88,6 +95,6 @@ def check_command(
         console.out().print(f"fine: frames come as they are written (at most {report.held_ms} ms late)")
     else:
         for finding in report.findings:
-            console.out().print(f"{finding.code}: {finding.problem}", markup=False)
-            console.out().print(f"  → {finding.remedy}", markup=False)
+            console.out().print(f"{finding.code}: {finding.problem}")
+            console.out().print(f"  → {finding.remedy}")
     return 1 if report.findings else 0

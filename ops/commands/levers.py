@@ -252,9 +252,9 @@ def tell(
         what = done if yes else f"would be {done}"
         if move not in changed:
             what = f"{already or done} already"
-        console.out().print(f"{_about(move)}: {what}", markup=False)
+        console.out().print(f"{_about(move)}: {what}")
     for move in changed:
-        console.out().print(f"undo: {move.undo}", markup=False)
+        console.out().print(f"undo: {move.undo}")
     if not yes and changed:
         console.note("dry run: --yes does it")
     return 0

@@ -22,7 +22,10 @@ GROUPS: Final[tuple[str, ...]] = (
 
 def register(app: App) -> None:
     """Add the commands to the app."""
-    llm = App(name="llm", help="Ask language models: the worker, its routes, prompts, costs and recordings.")
+    llm = App(
+        name="llm",
+        help="Ask language models. Without a command the worker runs; routes, prompts, costs, recordings.",
+    )
     llm.default(worker_command)
     for name in GROUPS:
         import_module(f"ops.commands.{name}").register(llm)

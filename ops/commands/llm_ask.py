@@ -43,6 +43,8 @@ def ask_command(
     from ops.errors import Misused
     from ops.settings import Settings
 
+    if not question.strip():
+        raise Misused("there is no question", 'for example "Why is the sky blue?"')
     if max_tokens is not None and max_tokens < 1:
         raise Misused(f"--max-tokens {max_tokens}: is 1 or more")
     settings = Settings()

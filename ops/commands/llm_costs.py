@@ -56,21 +56,24 @@ def costs_command(
     if not 1 <= limit <= 10_000:
         raise Misused(f"--limit {limit} is not between 1 and 10,000", "give a number of rows")
     since_ms = from_ms_of(since, option="--since")
-    asked = Asked(max(since_ms, 0) * 1_000, tenant, limit)
+    asked = Asked(max(since_ms, 0) * 1_000, tenant, limit + 1)  # one more tells that there are more
     options = archive_options(
         Settings(), "costs are in PostgreSQL", "costs", "`sluicegate llm attempts` needs Kafka alone"
     )
     with CostReader.opened(options) as reader:
         rows = reader.tasks(asked) if by == "task" else [figures_of(row) for row in reader.groups(by, asked)]
         tasks = reader.completed(asked)
+    rows, more = rows[:limit], len(rows) > limit
     if as_json:
-        told = {"by": by, "since_us": asked.since_us, "tenant": tenant or None, "rows": rows}
+        told = {"by": by, "since_us": asked.since_us, "tenant": tenant or None, "rows": rows, "more": more}
         console.print_json({**told, "tasks": {**tasks, "per_completed": per_completed(tasks)}})
         return 0
     if by == "task":
         _show_tasks(rows)
     else:
         _show_groups(rows, by)
+    if more:
+        console.note(f"there are more than these {limit:,}; --limit shows them")
     _show_completed(tasks)
     return 0
 
@@ -82,8 +85,8 @@ def _show_groups(rows: Sequence[Mapping[str, Any]], by: str) -> None:
     texts = {"provider": 1, "model": 2, "prompt": 2, "tenant": 1}[by]
     titles = {"model": ("provider", "model"), "prompt": ("prompt", "version")}.get(by, (by,))
     numbers = (
-        "calls", "failed", "retries", "fallbacks", "first p50", "first p95", "tokens/s", "in", "out", "known",
-        "estimated", "unknown",
+        "calls", "failed", "refused", "retries", "fallbacks", "first p50", "first p95", "tokens/s", "in",
+        "out", "known", "estimated", "unknown",
     )  # fmt: skip
     table = _table(titles, numbers)
     for row in rows:
@@ -93,6 +96,7 @@ def _show_groups(rows: Sequence[Mapping[str, Any]], by: str) -> None:
             *map(_safe, names),
             f"{row['calls']:,}",
             f"{row['failed'] + row['cancelled'] + row['abandoned']:,}",
+            f"{row['refused']:,}",
             f"{row['retries']:,}",
             f"{row['fallbacks']:,}",
             duration(row["first_content_ms_p50"]),
@@ -155,9 +159,7 @@ def _table(texts: Sequence[str], numbers: Sequence[str]) -> Any:
 
 
 def _safe(text: str) -> str:
-    """Return a stranger's text as it may stand on a terminal, and without rich's markup."""
-    from rich.markup import escape
-
+    """Return a stranger's text as it may stand on a terminal."""
     from ops.redaction import escaped
 
-    return escape(escaped(text.encode(), 128))
+    return escaped(text.encode(), 128)

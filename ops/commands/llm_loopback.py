@@ -77,7 +77,7 @@ async def _serve(options: LoopbackOptions) -> None:
     async with Loopback(options) as loopback:
         with on_stop_signals(lambda _: stop.set(), lambda _: stop.set()):
             for shape in SHAPES:
-                console.out().print(f"{shape:17} {loopback.base_url(shape)}", markup=False)
+                console.out().print(f"{shape:17} {loopback.base_url(shape)}")
             console.note(f"models: {', '.join(loopback.control.names())}")
             console.note("Ctrl-C ends it")
             await stop.wait()

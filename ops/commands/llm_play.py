@@ -128,7 +128,9 @@ class _AsText:
         renderer.show("token", {"text": piece.text})
 
     def _tell_usage(self) -> None:
-        counts = [f"{name} {count}" for name, count in _fields(self._usage).items() if count is not None]
+        fields: dict[str, object] = {**_fields(self._usage), "details": None}
+        fields.update(self._usage.details.items())
+        counts = [f"{name} {count}" for name, count in fields.items() if count is not None]
         self._say(f"usage: {', '.join(counts) or 'not said'}")
 
     def _say(self, text: str) -> None:

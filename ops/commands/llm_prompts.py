@@ -94,7 +94,7 @@ def show_command(name: str, version: int | None = None, *, as_json: AsJson = Fal
         return 0
     print_lines(found.text)
     table(rows)
-    console.out().print(f"labels: {_labels_text(prompt.labels) or 'none'}", markup=False)
+    console.out().print(f"labels: {_labels_text(prompt.labels) or 'none'}")
     return 0
 
 
@@ -226,12 +226,10 @@ def _move(name: str, label: str, shares: Shares | None, reason: str, *, yes: boo
         )
         return 0
     stands = "stands" if yes else "would stand"
-    console.out().print(
-        f"prompt {name}: {label} {stands} for {after}, after {before or 'nothing'}", markup=False
-    )
+    console.out().print(f"prompt {name}: {label} {stands} for {after}, after {before or 'nothing'}")
     if before and yes:
         undo = f"sluicegate llm prompts label {name} {label} {before} --reason … --yes"
-        console.out().print(f"undo: {undo}", markup=False)
+        console.out().print(f"undo: {undo}")
     if not yes:
         console.note("dry run: --yes does it")
     return 0

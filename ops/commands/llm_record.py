@@ -34,6 +34,7 @@ def record_command(
     max_output_tokens: Annotated[int | None, Parameter(help="Longest answer.")] = None,
     stream: Annotated[str, Parameter(help="TENANT/STREAM: take what a worker kept, and ask nobody.")] = "",
     attempt: Annotated[int | None, Parameter(help="Which of its attempts; by default the last.")] = None,
+    force: Annotated[bool, Parameter(help="Write over a file that is there.", negative=())] = False,
 ) -> int:
     """Record a provider's answer, each event as it came and when: `sluicegate llm loopback` plays it again.
 
@@ -56,6 +57,8 @@ def record_command(
         file = file.with_name(file.name + SUFFIX)
     if not file.parent.is_dir():
         raise Misused(f"there is no folder {file.parent}")
+    if file.exists() and not force:
+        raise Misused(f"{file} is there already", "give another name, or --force to write over it")
     if stream:
         if provider or url or model or prompt:
             raise Misused("--stream asks nobody: it goes with --attempt alone")
@@ -69,9 +72,10 @@ def record_command(
         recording, problem = _called(target, model, prompt, max_output_tokens)
     write_recording(file, recording)
     seconds = recording.events[-1].at_us / 1e6 if recording.events else 0.0
-    console.out().print(f"{file}: {len(recording.events)} events over {seconds:.1f} s", markup=False)
-    if recording.status != 200:
-        console.warn(f"the provider answered with status {recording.status}; that is what is recorded")
+    console.out().print(f"{file}: {len(recording.events)} events over {seconds:.1f} s")
+    if recording.is_body:
+        status = recording.status
+        console.warn(f"the provider answered with status {status}, and no events: its body is recorded")
     if problem:
         console.fail(problem, "it is recorded as far as it came; record it again for a whole one")
     return 1 if problem else 0
@@ -80,7 +84,7 @@ def record_command(
 def _target(provider: str, url: str, shape: Shape | None) -> Target:
     from connectors.llm.calls import Target
     from ops.errors import Misused
-    from ops.llm import targets
+    from ops.llm import providers
     from ops.settings import Settings
 
     if bool(provider) == bool(url):
@@ -91,7 +95,7 @@ def _target(provider: str, url: str, shape: Shape | None) -> Target:
         return Target("url", shape, _checked(url))
     if shape is not None:
         raise Misused("--shape goes with --url: a provider of the settings has its own")
-    known = targets(Settings().llm)
+    known = providers(Settings())
     if provider not in known:
         names = ", ".join(known) or "none"
         raise Misused(
@@ -156,13 +160,11 @@ def _kept(stream: str, attempt: int | None) -> Recording:
     from connectors.registry import Registry
     from ops import console
     from ops.addresses import addresses, kafka_options
-    from ops.errors import Misused
+    from ops.naming import stream_named
     from ops.settings import Settings
     from schemas.wire import WireCodec
 
-    tenant, slash, stream_id = stream.partition("/")
-    if not tenant or not slash or not stream_id:
-        raise Misused(f"--stream {stream}: is not TENANT/STREAM", "for example default/chat-42")
+    tenant, stream_id = stream_named(stream)
     settings = Settings()
     where = addresses(settings)
     with (

@@ -171,11 +171,12 @@ def _warn_of_unknown(name: str, text: str) -> None:
     from connectors.llm.budgets import BUDGETS
     from connectors.llm.route import route_config
     from ops import console
+    from ops.llm import providers
     from ops.settings import Settings
 
     if name == BUDGETS:
         return
-    known = Settings().llm.providers
+    known = providers(Settings())
     named = dict.fromkeys(one.target for one in route_config(text, name).candidates)
     if unknown := [one for one in named if one not in known]:
         console.warn(f"not set here, so see that workers have them: providers {', '.join(unknown)}")

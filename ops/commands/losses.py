@@ -68,9 +68,8 @@ def accept_loss_command(role: str, *, reason: str = "", yes: Flag = False, as_js
         console.out().print(
             f"{role}, {loss.topic}[{loss.partition}]: {loss.offsets} records, offsets {loss.first} to "
             f"{loss.last}: {what}",
-            markup=False,
         )
-    console.out().print("undo: none, the records are gone", markup=False)
+    console.out().print("undo: none, the records are gone")
     if not yes:
         console.note("dry run: --yes does it")
     return 0

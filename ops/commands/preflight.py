@@ -28,7 +28,8 @@ def preflight_command(
 
     Kinds: every policy is declared, agrees with the others, is kept by the topics, and is one that is built.
     Then schemas against the registry, and of each role topics, co-partitioning, access and state, as
-    `worker --check` does for some.
+    `worker --check` does for some. Last this machine's clock against the brokers': a second apart is a
+    warning, five are too many.
 
     Exit code 4 if something does not fit: starting would change nothing. 3 if Kafka or the registry does not
     answer.
@@ -44,15 +45,21 @@ def preflight_command(
     as_json
         Print a JSON document.
     """
+    from itertools import chain
+
     from ops.addresses import addresses
     from ops.checking import told
+    from ops.errors import Misused
     from ops.extension import extension_of
     from ops.settings import Settings
     from ops.worker import worker_options
     from pipelines.blueprint import blueprint
     from pipelines.checks import check, check_kinds
+    from pipelines.clocks import check_clocks
 
     settings = Settings()
+    if folder is not None and not folder.is_dir():
+        raise Misused(f"{folder}: there is no such folder", "name the one with your agents' modules")
     if folder is not None:
         settings.pipelines = folder
     extension = extension_of(settings)
@@ -63,4 +70,4 @@ def preflight_command(
     if not addresses(settings).postgres_dsn:
         roles.remove("archive")  # nothing is archived there
     plans = [blueprint(role, extension, options.kafka) for role in roles]
-    return told(check(plans, extension, options), as_json=as_json)
+    return told(chain(check(plans, extension, options), check_clocks(options.kafka)), as_json=as_json)

@@ -58,15 +58,15 @@ def record_command(stream: str, *, tenant: str = "default", patience_s: float = 
 async def _record(client: EdgeClient, stream: str) -> int:
     import sys
     import time
-    from urllib.parse import quote
 
     from ops import console
     from ops.answers import object_of
     from ops.recorder import Recorder
+    from ops.subscription import stream_path
     from schemas.published import time_text
     from schemas.recording import RecordingHeader
 
-    answer = await client.get(f"/v1/streams/{quote(stream, safe='')}", {"tenant": client.tenant})
+    answer = await client.get(stream_path(client.tenant, stream), {"tenant": client.tenant})
     kind = str(object_of(answer.content)["kind"])
     out = sys.stdout.buffer
     out.write(RecordingHeader(client.tenant, stream, kind, time_text(time.time_ns() // 1_000)).line())

@@ -59,7 +59,9 @@ def replay_command(
         Seconds to go on while the edge is away.
     """
     from ops.errors import BadFile, Misused
+    from ops.settings import EdgeSettings
 
+    EdgeSettings.check_word("--serve", serve, "port")
     if speed < 0:
         raise Misused(f"--speed {speed:g} is less than 0", "2 is twice as fast, 0 as fast as it goes")
     if loop and serve is None:
@@ -90,7 +92,7 @@ def _serve(source: BinaryIO, name: str, port: int, speed: float, *, loop: bool) 
         page = console_page(url_of(listening), header.tenant, header.stream_id)
 
         def say() -> None:
-            console.out().print(f"playing {name} at {page}", markup=False)
+            console.out().print(f"playing {name} at {page}")
 
         run(app, listening, on_listening=say)
     return 0

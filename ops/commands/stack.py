@@ -128,7 +128,7 @@ def _agreed(settings: Settings, *, cache: bool) -> bool:
         raise Misused(
             f"removing {_list(folders)} needs a yes, and there is nobody to ask", "add --yes if this is meant"
         )
-    answer = console.err().input(f"Remove all that sluicegate keeps in {_list(folders)}? \\[y/N] ")
+    answer = console.err().input(f"Remove all that sluicegate keeps in {_list(folders)}? [y/N] ")
     return answer.strip().lower() in {"y", "yes"}
 
 

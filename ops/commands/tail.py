@@ -35,7 +35,7 @@ def tail_command(
     Parameters
     ----------
     stream
-        Id of the stream.
+        Id of the stream, or TENANT/STREAM as other commands print it.
     from_cursor
         Only what came after this cursor: the `cursor` of an event that `--json` printed.
     tenant
@@ -50,9 +50,11 @@ def tail_command(
     from ops import console
     from ops.addresses import edge_token, edge_url
     from ops.client import EdgeClient
+    from ops.naming import stream_named
     from ops.settings import Settings
 
     settings = Settings()
+    tenant, stream = stream_named(stream, tenant)
 
     async def run(url: str) -> int:
         client = EdgeClient(

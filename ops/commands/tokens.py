@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, Parameter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from ops.tokens import Revoked, Revoker
 
 Flag = Annotated[bool, Parameter(negative=())]
 AsJson = Annotated[bool, Parameter(name="--json", negative=())]
 Words = Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative=())]
+
+LIFE_S_MAX = 100 * 365 * 86_400
+"""A hundred years: that it ends is to be said as a date, and dates end with the year 9999."""
 
 
 def register(app: App) -> None:
@@ -65,6 +68,7 @@ def issue_command(
     as_json
         Print a JSON document: token, its id, when it ends, where the public keys are.
     """
+    from edge.access.tokens import TEXT_CHARS_MAX, TOKEN_CHARS_MAX
     from ops import console
     from ops.errors import Misused
     from ops.settings import Settings
@@ -74,8 +78,11 @@ def issue_command(
     known = ("subscribe", "publish", "cancel", "operate")
     if unknown := [word for word in scope if word not in known]:
         raise Misused(f"--scope: there is no {', '.join(unknown)}", f"name any of {', '.join(known)}")
-    if life_s < 1:
-        raise Misused("--life-s must be 1 or more", "a token that has ended is of no use")
+    if not 1 <= life_s <= LIFE_S_MAX:
+        raise Misused(f"--life-s is from 1 to {LIFE_S_MAX}, not {life_s}", "seconds, a hundred years at most")
+    _check_names(tenants, streams, kinds)
+    if len(subject) > TEXT_CHARS_MAX:
+        raise Misused(f"--subject has {len(subject)} characters", f"an edge takes {TEXT_CHARS_MAX}")
     claims = {
         "sub": subject,
         "tenants": list(tenants),
@@ -91,6 +98,11 @@ def issue_command(
         issuer=access.issuer,
         life_s=life_s,
     )
+    if len(made.token) > TOKEN_CHARS_MAX:
+        raise Misused(
+            f"the token would have {len(made.token)} characters, and an edge takes {TOKEN_CHARS_MAX}",
+            "name fewer streams, or beginnings of their names with *",
+        )
     if as_json:
         console.print_json(
             {
@@ -101,11 +113,30 @@ def issue_command(
             }
         )
         return 0
-    console.out().print(made.token, markup=False, highlight=False, soft_wrap=True)
+    console.out().print(made.token, highlight=False, soft_wrap=True)
     if access.keys_file is None or access.keys_file.absolute() != made.keys_file.absolute():
         console.note(f"an edge takes it under SLUICEGATE_ACCESS__KEYS_FILE={made.keys_file.absolute()}")
     console.note(f"to take it back: sluicegate tokens revoke {made.token_id} --reason … --yes")
     return 0
+
+
+def _check_names(tenants: Sequence[str], streams: Sequence[str], kinds: Sequence[str]) -> None:
+    """Refuse what an edge would answer with 401. Raises Misused."""
+    from edge.access.tokens import PATTERNS_MAX, is_pattern, is_whole
+    from ops.errors import Misused
+
+    for option, names, is_right, more in (
+        ("--tenants", tenants, is_whole, ""),
+        ("--streams", streams, is_pattern, ", or the beginning of names with one * at its end"),
+        ("--kinds", kinds, is_whole, ""),
+    ):
+        if wrong := [name for name in names if not is_right(name)]:
+            raise Misused(
+                f"{option}: an edge does not take {wrong[0][:200]!r}",
+                f"say a name of 1 to 128 characters (A-Z a-z 0-9 . _ : -){more}, or * for all",
+            )
+        if len(names) > PATTERNS_MAX:
+            raise Misused(f"{option}: {len(names)} names", f"an edge takes at most {PATTERNS_MAX} of a token")
 
 
 def revoke_command(
@@ -175,9 +206,9 @@ def revoke_command(
         if changes
         else ("not revoked" if undo else "revoked already")
     )
-    console.out().print(f"{key}: {state}", markup=False)
+    console.out().print(f"{key}: {state}")
     if changes:
-        console.out().print(f"undo: {back}", markup=False)
+        console.out().print(f"undo: {back}")
     if changes and not yes:
         console.note("dry run: --yes does it")
     return 0

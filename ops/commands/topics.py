@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from schemas.topics import TopicSpec
 
 _PREVIEW_BYTES = 512
+_LIMIT_MAX = 10_000  # all of them are held at once
 
 AsJson = Annotated[bool, Parameter(name="--json", negative=())]
 
@@ -131,6 +132,8 @@ def describe_command(name: str, *, as_json: AsJson = False) -> int:
 def read_command(name: str, *, limit: int = 10, as_json: AsJson = False) -> int:
     """Show the newest committed records of any topic, the oldest first; nothing is consumed.
 
+    Of each its partition and offset, time, key and value.
+
     A value with a schema of the registry is shown by its fields, another as text or hexadecimal.
 
     Example: `sluicegate topics read usage.windows.v1 --limit 3`
@@ -148,8 +151,12 @@ def read_command(name: str, *, limit: int = 10, as_json: AsJson = False) -> int:
     from connectors.registry import Registry
     from ops import console
     from ops.addresses import addresses
+    from ops.errors import Misused
+    from ops.redaction import escaped
     from ops.settings import Settings
 
+    if not 1 <= limit <= _LIMIT_MAX:
+        raise Misused(f"--limit {limit} is not between 1 and {_LIMIT_MAX:,}", "give a number of records")
     options = _options()
     full = name if name.startswith(options.topic_prefix) else options.topic_prefix + name
     registry = Registry(addresses(Settings()).registry_url)
@@ -165,7 +172,8 @@ def read_command(name: str, *, limit: int = 10, as_json: AsJson = False) -> int:
             if as_json:
                 console.print_json(row)
             else:
-                console.out().print(f"{row['partition']}:{row['offset']}  {row['key']}  {row['value']}")
+                where, key = f"{record.partition}:{record.offset}", escaped(record.key or b"", _PREVIEW_BYTES)
+                console.out().print(f"{where}  {_time(record.timestamp_us)}  {key}  {row['value']}")
     finally:
         registry.close()
     return 0
@@ -240,6 +248,16 @@ def _row(spec: TopicSpec, options: KafkaOptions, existing: set[str]) -> dict[str
 
 def _days(milliseconds: int) -> str:
     return "for ever" if milliseconds < 0 else f"{milliseconds / 86_400_000:g} d"
+
+
+def _time(time_us: int) -> str:
+    """A record's time; a dash for one that is none: in most topics a producer says it."""
+    from schemas.published import time_text
+
+    try:
+        return time_text(time_us) if time_us > 0 else "-"
+    except OverflowError:
+        return "-"
 
 
 def _shown(value: bytes | None, registry: Registry) -> object:

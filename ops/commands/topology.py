@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from cyclopts import App
+
+    from connectors.kafka.options import KafkaOptions
+    from connectors.kafka.roster import Row
+    from ops.settings import Settings
 
 Flag = Annotated[bool, Parameter(negative=())]
 
@@ -27,7 +33,8 @@ def topology_command(
     """Draw what runs: agents, topics in and out, state, sinks; yours of SLUICEGATE_PIPELINES among them.
 
     Learnt from the agents' own code, as a worker would run it; nothing is asked of a service unless `--live`
-    is given. Then each role says who is in its group, who has which partition, and how far it is behind.
+    is given. Then it is the generation that runs, with the topics that hold its state since migrations and
+    switches, and each role says who is in its group, who has which partition, and how far it is behind.
 
     Example: `sluicegate topology --svg topology.svg`
 
@@ -63,12 +70,20 @@ def topology_command(
     chosen = [one for one in everything if not roles or one.role in roles]
     facts = None
     if live:
-        from ops.topology.live import facts_of
+        from ops.topology.live import as_they_run, facts_of
 
-        facts = facts_of(chosen, kafka_options(settings, addresses(settings).kafka))
+        kafka = kafka_options(settings, addresses(settings).kafka)
+        chosen = as_they_run(chosen, _deployed(kafka, settings))
+        facts = facts_of(chosen, kafka)
     if svg is not None:
         foot = "Every agent may put a record aside in dead.letters.v1."
-        svg.write_text(svg_of(graph_of(chosen), "What sluicegate runs", foot), encoding="utf-8")
+        drawing = svg_of(graph_of(chosen), "What sluicegate runs", foot)
+        try:
+            svg.write_text(drawing, encoding="utf-8")
+        except OSError as error:
+            raise Misused(
+                f"--svg {svg} cannot be written: {error.strerror}", "name a file in a folder that is there"
+            ) from None
         console.note(f"wrote {svg}")
     if as_json:
         told = plain(chosen, everything, prefix)
@@ -77,5 +92,19 @@ def topology_command(
         console.print_json(told)
     elif svg is None or live:
         for line in lines_of(chosen, everything, prefix, settings.worker.assignment, facts):
-            console.out().print(line, markup=False)
+            console.out().print(line)
     return 0
+
+
+def _deployed(kafka: KafkaOptions, settings: Settings) -> Mapping[str, Row]:
+    """Return what is on record of each role; raises KafkaUnavailable, NotAuthorized."""
+    from contextlib import closing
+
+    from connectors.kafka.roster import Roster
+    from connectors.registry import Registry
+    from ops.addresses import addresses
+    from schemas.wire import WireCodec
+
+    registry = Registry(addresses(settings).registry_url)
+    with closing(registry), closing(Roster(kafka, WireCodec(registry))) as roster:
+        return roster.read()

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from schemas.access import ROLES as OURS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
 
     from cyclopts import App
 
@@ -33,7 +33,7 @@ def worker_command(
     adopt: Flag = False,
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
     role_process: Annotated[str, Parameter(show=False)] = "",
-    no_web: Annotated[bool, Parameter(show=False, negative=())] = False,
+    web_port: Annotated[int | None, Parameter(show=False)] = None,
 ) -> int:
     """Run the agents: a Faust app and a process for each role.
 
@@ -56,7 +56,7 @@ def worker_command(
         Look at kinds, schemas, topics, access and state, say what does not fit, and run nothing.
     migrate
         Migrations of state to apply before a role runs, by name and in order; those that were applied are
-        passed over.
+        passed over. With --check it is said what fits after them.
     abandon_migration
         Give up what a migration has begun: the state as it was before holds.
     adopt
@@ -66,44 +66,52 @@ def worker_command(
         With --check, print a JSON document.
     role_process
         The one role that this process is; set by the parent.
-    no_web
-        Serve no pages: the port is another worker's; set by the parent.
+    web_port
+        The port of this role's pages, 0 = none; set by the parent.
     """
     import asyncio
 
+    from ops.errors import Misused
     from ops.settings import Settings
     from ops.supervisor import supervise
     from ops.worker import run_role_process
 
+    if as_json and not check:
+        raise Misused("--json goes with --check", "leave it out: the log of a worker is JSON as it is")
+    if check and (adopt or abandon_migration):
+        raise Misused("--check changes nothing: --adopt and --abandon-migration do", "leave one of them out")
     settings = Settings()
-    if no_web:
-        settings.worker.web_port = 0
     if role_process:
+        settings.worker.web_port = settings.worker.web_port if web_port is None else web_port
         return run_role_process(
             role_process, settings, migrate=migrate, abandon_migration=abandon_migration, adopt=adopt
         )
     chosen = _chosen(roles, settings)
+    names = _migrations(migrate, settings)
     if check:
-        return _check(chosen, settings, as_json=as_json)
+        return _check(chosen, settings, migrate=names, as_json=as_json)
     _check_budget(chosen, settings)
     given = {"--abandon-migration": abandon_migration, "--adopt": adopt}
-    words = [*_migrations(migrate, settings), *(flag for flag, is_given in given.items() if is_given)]
-    return asyncio.run(supervise(chosen, words))
+    words = [flag for flag, is_given in given.items() if is_given]
+    words += ["--migrate", names] if names else []
+    first = settings.worker.web_port
+    ports = {role: first + place if first else 0 for role, place in chosen.items()}
+    return asyncio.run(supervise({role: ["--web-port", str(port), *words] for role, port in ports.items()}))
 
 
-def _check(chosen: Sequence[str], settings: Settings, *, as_json: bool) -> int:
+def _check(chosen: Iterable[str], settings: Settings, *, migrate: str, as_json: bool) -> int:
     from ops.checking import told
     from ops.extension import extension_of
     from ops.worker import worker_options
     from pipelines.blueprint import blueprint
     from pipelines.checks import check
 
-    options, extension = worker_options(settings), extension_of(settings)
+    options, extension = worker_options(settings, migrate=migrate), extension_of(settings)
     plans = [blueprint(role, extension, options.kafka) for role in chosen]
     return told(check(plans, extension, options), as_json=as_json)
 
 
-def _check_budget(chosen: Sequence[str], settings: Settings) -> None:
+def _check_budget(chosen: Iterable[str], settings: Settings) -> None:
     """Hold what the roles of this worker use together against the machine: each checks itself alone."""
     from ops.extension import extension_of
     from schemas.access import ROLES as ACCESS
@@ -117,7 +125,8 @@ def _check_budget(chosen: Sequence[str], settings: Settings) -> None:
     )
 
 
-def _migrations(names: str, settings: Settings) -> list[str]:
+def _migrations(names: str, settings: Settings) -> str:
+    """Return the names with nothing but commas between them; raises Misused for one that there is not."""
     from ops.errors import Misused
     from ops.extension import extension_of
 
@@ -128,17 +137,20 @@ def _migrations(names: str, settings: Settings) -> list[str]:
             f"--migrate: there is no migration {', '.join(unknown)}",
             f"name any of {', '.join(known)}" if known else "declare it in the module's MIGRATIONS",
         )
-    return ["--migrate", ",".join(wanted)] if wanted else []
+    return ",".join(wanted)
 
 
-def _chosen(roles: str, settings: Settings) -> list[str]:
+def _chosen(roles: str, settings: Settings) -> dict[str, int]:
+    """Return the roles to run, and the place of each among those that were named: its port."""
     from ops import console
     from ops.addresses import addresses
     from ops.errors import Misused
     from ops.extension import extension_of
+    from pipelines.options import EXACTLY_ONCE
 
     known = (*ROLES, *extension_of(settings).roles)
-    chosen = [role.strip() for role in roles.split(",") if role.strip()]
+    named = dict.fromkeys(role.strip() for role in roles.split(",") if role.strip())
+    chosen = {role: place for place, role in enumerate(named)}
     unknown = [role for role in chosen if role not in known]
     if unknown or not chosen:
         raise Misused(
@@ -150,6 +162,12 @@ def _chosen(roles: str, settings: Settings) -> list[str]:
             f"SLUICEGATE_WORKER__AT_LEAST_ONCE names {', '.join(strangers)}, which is no role",
             f"name any of {', '.join(known)}",
         )
+    if promised := [role for role in settings.worker.at_least_once if role in EXACTLY_ONCE]:
+        names = ", ".join(promised)
+        raise Misused(
+            f"SLUICEGATE_WORKER__AT_LEAST_ONCE names {names}, exactly once: clients and windows rely on it",
+            f"take {names} out of it, whichever roles this worker runs",
+        )
     # Asked now and not in each child: one message is enough, and nothing is started in vain.
     if "archive" in chosen and not addresses(settings).postgres_dsn:
         if roles != ",".join(ROLES):
@@ -158,5 +176,5 @@ def _chosen(roles: str, settings: Settings) -> list[str]:
                 "set SLUICEGATE_POSTGRES__DSN, or leave the role out",
             )
         console.warn("no PostgreSQL is configured: nothing is archived (SLUICEGATE_POSTGRES__DSN)")
-        chosen.remove("archive")
+        del chosen["archive"]
     return chosen

@@ -40,9 +40,7 @@ def begin(plan: Plan, roster: Roster, from_ms: int | None) -> Row:
     if row is not None and row["candidate"]:
         return _same(plan, row, from_ms)
     if from_ms is None:
-        raise Misused(
-            f"generation {plan.generation} of {plan.role} is not built yet", "say --from earliest, or a time"
-        )
+        raise without_from(plan)
     if not (group := groups_of(plan.kafka, [plan.group])[plan.group]).is_empty:
         raise Misused(
             f"group {plan.group} has members: {', '.join(member.name for member in group.members)}",
@@ -74,6 +72,13 @@ def begin(plan: Plan, roster: Roster, from_ms: int | None) -> Row:
     return kept
 
 
+def without_from(plan: Plan) -> Misused:
+    """Return the refusal to begin without a time."""
+    return Misused(
+        f"generation {plan.generation} of {plan.role} is not built yet", "say --from earliest, or a time"
+    )
+
+
 def starts_of(plan: Plan, from_ms: int) -> dict[tuple[str, int], int]:
     """Return where each input partition of the new generation begins."""
     topics = [spec.named(plan.kafka.topic_prefix) for spec in plan.inputs]
@@ -100,11 +105,8 @@ def discard(plan: Plan, roster: Roster) -> list[str]:
 
     def decide(before: Row | None) -> Row:
         nonlocal attempt
-        if before is None or before["candidate"] != plan.generation:
-            raise Misused(
-                f"generation {plan.generation} of {plan.role} is not built", "there is nothing to give up"
-            )
-        attempt = before["attempt"]
+        attempt = attempt_in(plan, before)
+        assert before is not None
         gone = {changelog.name for changelog in plan.changelogs(attempt)}
         return {
             **before, "candidate": 0, "attempt": "", "from_ms": -1, "switching": False,
@@ -114,6 +116,15 @@ def discard(plan: Plan, roster: Roster) -> list[str]:
 
     roster.change(plan.role, decide)
     return [spec.named(plan.kafka.topic_prefix) for spec in left_over(plan, attempt)]
+
+
+def attempt_in(plan: Plan, row: Row | None) -> str:
+    """Return the attempt that could be given up; raises Misused if there is none."""
+    if row is None or row["candidate"] != plan.generation:
+        raise Misused(
+            f"generation {plan.generation} of {plan.role} is not built", "there is nothing to give up"
+        )
+    return str(row["attempt"])
 
 
 def left_over(plan: Plan, attempt: str) -> list[TopicSpec]:
@@ -150,6 +161,6 @@ def _stores(plan: Plan, attempt: str) -> list[dict[str, Any]]:
     ids = topic_ids(plan.kafka, [topic.named(plan.kafka.topic_prefix) for topic in changelogs.values()])
     stores = []
     for (changelog, topic), schema in zip(changelogs.items(), schemas, strict=True):
-        store = new_store(changelog.name, topic=topic.name, code=schema)
+        store = new_store(changelog.name, topic=topic.name, code=schema, marked=True)
         stores.append(store | {"topic_id": ids[topic.named(plan.kafka.topic_prefix)]})
     return stores

@@ -18,6 +18,7 @@ from pipelines.generations import (
     outputs_of,
     side_topics,
 )
+from schemas.published import time_text
 
 if TYPE_CHECKING:
     from connectors.kafka.options import KafkaOptions
@@ -61,6 +62,12 @@ class Plan:
     def inner(self) -> tuple[TopicSpec, ...]:
         """Topics between its own agents."""
         return between(self.agents)
+
+    def loss(self, from_ms: int) -> str:
+        """Say what is not in a build from a time on (milliseconds; -1 = earliest); empty = nothing."""
+        if from_ms < 0 or all(agent.changelog is None for agent in self.agents):
+            return ""
+        return f"state from before {time_text(from_ms * 1_000)} is not in it"
 
     def changelogs(self, attempt: str) -> dict[TopicSpec, TopicSpec]:
         """Return the changelogs as the new code names them, and the topics of an attempt that hold them."""

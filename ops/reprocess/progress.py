@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 At = tuple[str, int]
 _LEVEL_S: Final = 3.0  # its workers ask each second how far the other is
-_LEVEL_RECORDS: Final = 1_000
+_LEAST_LEFT: Final = 1_000  # up to so many offsets it is asked whether they are markers alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +33,8 @@ class Look:
 
     @property
     def level(self) -> bool:
-        """Whether it is as far as the one that runs, but for what came just now."""
-        return self.left <= max(_LEVEL_RECORDS, _LEVEL_S * self.per_s)
+        """Whether it is as far as the one that runs, but for what it handles in a moment."""
+        return self.left <= _LEVEL_S * self.per_s
 
     @property
     def eta_s(self) -> float | None:
@@ -71,7 +71,13 @@ class Watch:
     def look(self) -> Look:
         """Look now; raises KafkaUnavailable, NotAuthorized."""
         mine, ends = positions(self._plan)
-        return self.summary(mine, ends)
+        look = self.summary(mine, ends)
+        if look.level or look.left > _LEAST_LEFT or not self.still_s:
+            return look
+        return self.summary(mine | {at: end for at, end in ends.items() if self._passes(mine, at, end)}, ends)
+
+    def _passes(self, mine: Mapping[At, int], at: At, end: int) -> bool:
+        return at in mine and nothing_between(self._plan, *at, mine[at], end)
 
     def summary(self, mine: Mapping[At, int], ends: Mapping[At, int]) -> Look:
         """Put positions of both together."""

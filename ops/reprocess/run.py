@@ -15,7 +15,7 @@ from ops.addresses import addresses, kafka_options
 from ops.children import Children, sluicegate
 from ops.errors import OpsError
 from ops.extension import extension_of
-from ops.reprocess.build import begin, discard, left_over, starts_of
+from ops.reprocess.build import attempt_in, begin, discard, left_over, starts_of, without_from
 from ops.reprocess.plan import from_ms_of, is_ago, plan_of
 from ops.reprocess.progress import Watch, positions
 from ops.reprocess.show import Show
@@ -67,15 +67,19 @@ def dry_run(wish: Wish) -> int:
     """Say what would be done; nothing is changed."""
     with _opened(wish) as (plan, _roster, row):
         built = row is not None and row["candidate"] == plan.generation
-        told = _told(plan, row) if built else _would(plan, from_ms_of(wish.since or "earliest"))
-    told["dry_run"] = True
+        if row is not None and built:
+            from_ms, told = row["from_ms"], _told(plan, row)
+        elif wish.since is None:
+            raise without_from(plan)
+        else:
+            from_ms = from_ms_of(wish.since)
+            told = _would(plan, from_ms)
+    told |= {"dry_run": True, "loss": plan.loss(from_ms)}
     if wish.as_json:
         console.print_json(told)
         return 0
     out = console.out()
-    out.print(
-        f"{plan.role}: generation {plan.live} runs, this code is generation {plan.generation}", markup=False
-    )
+    out.print(f"{plan.role}: generation {plan.live} runs, this code is generation {plan.generation}")
     if built:
         out.print(f"built so far: {told['left']:,} offsets are left, {told['members']} workers build it")
     else:
@@ -84,10 +88,12 @@ def dry_run(wish: Wish) -> int:
         )
         if told["cut"]:
             out.print("not all of the input is there any more: what retention took is not in the new state")
+    if told["loss"]:
+        console.warn(f"{told['loss']}; --from earliest rebuilds it, of what is still there")
     for spec in plan.sides(""):
         given = spec in plan.superseding("")
         what = "its keys are given out as they were rebuilt" if given else "what is out stays as it is"
-        out.print(f"holds back:  {spec.name}; at the switch {what}", markup=False)
+        out.print(f"holds back:  {spec.name}; at the switch {what}")
     step = "goes on building" if built else "builds it beside the one that runs"
     then = "then gives it the other's place" if wish.switch else "--switch gives it the other's place"
     console.note(f"dry run: --yes {step}; {then}")
@@ -98,8 +104,8 @@ def discarded(wish: Wish, *, yes: bool) -> int:
     """Give up what is built, or say that it would be."""
     with _opened(wish) as (plan, roster, row):
         if not yes:
-            attempt = row["attempt"] if row is not None else ""
-            topics = [spec.named(plan.kafka.topic_prefix) for spec in left_over(plan, attempt)]
+            parts = left_over(plan, attempt_in(plan, row))
+            topics = [spec.named(plan.kafka.topic_prefix) for spec in parts]
         else:
             topics = discard(plan, roster)
     if wish.as_json:
@@ -110,22 +116,21 @@ def discarded(wish: Wish, *, yes: bool) -> int:
         f"{plan.role}: generation {plan.generation} {verb}, generation {plan.live} keeps its place"
     )
     for topic in topics:
-        console.out().print(f"left over, nobody reads it: {topic}", markup=False)
+        console.out().print(f"left over, nobody reads it: {topic}")
     if not yes:
         console.note("dry run: --yes does it")
     return 0
 
 
 def reprocessed(wish: Wish) -> int:
-    """Build, and switch if that was asked for; 0, or 130 after Ctrl-C."""
+    """Build until it is as far, and switch if that was asked for; 0, or 130 after Ctrl-C."""
     with _opened(wish) as (plan, roster, row):
         goes_on = row is not None and bool(row["candidate"])
         since = None if wish.since is None or (goes_on and is_ago(wish.since)) else from_ms_of(wish.since)
-        attempt = begin(plan, roster, since)["attempt"]
-        return asyncio.run(_follow(wish, plan, roster, attempt))
+        return asyncio.run(_follow(wish, plan, roster, begin(plan, roster, since)))
 
 
-async def _follow(wish: Wish, plan: Plan, roster: Roster, attempt: str) -> int:
+async def _follow(wish: Wish, plan: Plan, roster: Roster, row: Row) -> int:
     stopping = asyncio.Event()
     watch = Watch(plan)
     async with Children(stop_within_s=25.0) as children:
@@ -133,7 +138,7 @@ async def _follow(wish: Wish, plan: Plan, roster: Roster, attempt: str) -> int:
             Show(plan, as_json=wish.as_json) as show,
             on_stop_signals(lambda _: stopping.set(), lambda _: children.kill_all()),
         ):
-            for spec, side in plan.sides(attempt).items():
+            for spec, side in plan.sides(row["attempt"]).items():
                 show.tell(f"what it would say to {spec.name} is in {side.named(plan.kafka.topic_prefix)}")
             child = None
             while not stopping.is_set():
@@ -144,8 +149,16 @@ async def _follow(wish: Wish, plan: Plan, roster: Roster, attempt: str) -> int:
                 _see_that_it_runs(child)
                 show.look(look)
                 if look.level and wish.switch:
+                    if loss := plan.loss(row["from_ms"]):
+                        show.tell(f"generation {plan.generation} takes its place with a gap: {loss}")
                     await _switched(plan, roster, show, stopping)
                     break
+                if look.level:
+                    show.tell(
+                        f"built; `sluicegate reprocess {plan.role} --switch --yes` gives it the place of "
+                        f"generation {plan.live}"
+                    )
+                    return 0
                 try:
                     await asyncio.wait_for(stopping.wait(), _LOOK_S)
                 except TimeoutError:
@@ -171,7 +184,7 @@ async def _nobody_builds(plan: Plan, watch: Watch) -> bool:
 
 async def _worker(wish: Wish, plan: Plan, children: Children) -> Child:
     log = wish.settings.data_dir / "logs" / f"reprocess-{plan.role}.log"
-    words = sluicegate("worker", "--role-process", plan.role, "--no-web")
+    words = sluicegate("worker", "--role-process", plan.role, "--web-port", "0")
     return await children.start(plan.role, words, log=log, append=True)
 
 
@@ -211,14 +224,14 @@ def _would(plan: Plan, from_ms: int) -> dict[str, object]:
     }
 
 
-def _told(plan: Plan, row: Row | None) -> dict[str, object]:
+def _told(plan: Plan, row: Row) -> dict[str, object]:
     mine, ends = positions(plan)
     group = groups_of(plan.kafka, [plan.group])[plan.group]
     return {
         "role": plan.role,
         "live": plan.live,
         "generation": plan.generation,
-        "from_ms": row["from_ms"] if row is not None else None,
+        "from_ms": row["from_ms"],
         "left": sum(max(end - mine.get(at, 0), 0) for at, end in ends.items()),
         "members": len(group.members),
         "given_out": [spec.name for spec in plan.superseding("")],

@@ -63,7 +63,8 @@ class Show:
             console.note(f"{look.share:.0%}, {look.left:,} left, {_rate(look)}")
         if look.level and not self._level:
             self._level = True
-            self.tell(f"generation {self._plan.generation} is as far as generation {self._plan.live}")
+            behind = f", but for {look.left:,} offsets" if look.left else ""
+            self.tell(f"generation {self._plan.generation} is as far as generation {self._plan.live}{behind}")
 
     def tell(self, text: str) -> None:
         """Say something once."""

@@ -2,8 +2,8 @@
 
 1. The record says that it is switched. Workers of the one that runs stop; none opens a partition again.
 2. Its group has no member. Where it stands now, X, it stands for good.
-3. The new one has handled all before X; it reads no further while it is held back. What its agents write
-   for each other is handled as well.
+3. The new one has handled all before X, and counted the silence that the other has counted at X; it goes no
+   further while it is held back. What its agents write for each other is handled as well.
 4. Of outputs in which the latest of a key counts, what was rebuilt is given out: each batch in one
    transaction with how far it came.
 5. The record names the new generation. Its workers start again and go on at X, in the open.
@@ -20,9 +20,9 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Final
 
 from connectors.kafka.committed import CommittedReader
-from connectors.kafka.lag import committed_offsets
+from connectors.kafka.lag import committed_offsets, committed_positions
 from connectors.kafka.members import groups_of
-from connectors.kafka.positions import PositionReader
+from connectors.kafka.positions import Committed, PositionReader
 from connectors.kafka.rewrite import Progress, Rewriter
 from ops.errors import Misused, OpsError
 from ops.person import who
@@ -113,7 +113,7 @@ def _wait(plan: Plan, leave: Leave) -> None:
     time.sleep(_ASK_S)
 
 
-def _stands(plan: Plan) -> dict[tuple[str, int], int]:
+def _stands(plan: Plan) -> dict[tuple[str, int], Committed]:
     """Return X: stable, so that no transaction of a member that died can move it any more."""
     reader = PositionReader(plan.kafka, plan.live_group)
     try:
@@ -121,13 +121,13 @@ def _stands(plan: Plan) -> dict[tuple[str, int], int]:
         for topic, partition in positions(plan)[0]:
             committed = reader.committed(topic, partition)
             if committed is not None:
-                ends[topic, partition] = committed.offset
+                ends[topic, partition] = committed
     finally:
         reader.close()
     return ends
 
 
-def _until_level(plan: Plan, ends: dict[tuple[str, int], int], tell: Tell, leave: Leave) -> None:
+def _until_level(plan: Plan, ends: dict[tuple[str, int], Committed], tell: Tell, leave: Leave) -> None:
     """Step 3: first the inputs, then what is between the role's own agents, of which nothing new can come."""
     deadline = told = time.monotonic()
     deadline += _CATCH_UP_S
@@ -146,9 +146,16 @@ def _until_level(plan: Plan, ends: dict[tuple[str, int], int], tell: Tell, leave
         waiting &= ends.keys()
 
 
-def _is_level(plan: Plan, at: tuple[str, int], end: int) -> bool:
-    mine = committed_offsets(plan.kafka, plan.group).get(at, 0)
-    return mine >= end or nothing_between(plan, *at, mine, end)
+def _is_level(plan: Plan, at: tuple[str, int], end: Committed) -> bool:
+    mine = committed_positions(plan.kafka, plan.group).get(at, Committed(0, None))
+    if mine.offset == end.offset and _counts_silence(plan, at[0]):
+        return mine.silent_us >= end.silent_us
+    return mine.offset >= end.offset or nothing_between(plan, *at, mine.offset, end.offset)
+
+
+def _counts_silence(plan: Plan, topic: str) -> bool:
+    reads = (agent.reads.named(plan.kafka.topic_prefix) for agent in plan.agents if agent.idle_ms)
+    return topic in reads
 
 
 def _undrained(plan: Plan) -> set[tuple[str, int]]:
@@ -240,7 +247,7 @@ def _end(plan: Plan, roster: Roster) -> None:
     roster.change(plan.role, decide)
 
 
-def _said(ends: dict[tuple[str, int], int]) -> str:
+def _said(ends: dict[tuple[str, int], Committed]) -> str:
     return ", ".join(
-        f"{topic}[{partition}] {offset:,}" for (topic, partition), offset in sorted(ends.items())
+        f"{topic}[{partition}] {end.offset:,}" for (topic, partition), end in sorted(ends.items())
     )

@@ -12,7 +12,8 @@ from ops.stack.parts import PARTS, HealthCheck, Part
 FILE = Path(__file__).resolve().parents[2] / "docker-compose.yml"
 HEADER = """\
 # Written by `make compose` from ops/stack/parts.py, with the versions of the local stack: change it there.
-# Before `docker compose up`, copy .env.example to .env and set the passwords in it.
+# Before `docker compose up`, copy .env.example to .env and set the passwords in it. With `--profile llm`
+# it starts a worker of language models, too: copy llm.env.example to llm.env and name a provider in it.
 # Every port is published on this machine's loopback alone.
 """
 
@@ -41,14 +42,18 @@ def document() -> dict[str, Any]:
 def service(part: Part) -> dict[str, Any]:
     """One part as compose's service."""
     lines: dict[str, Any] = {"image": part.image}
+    if part.profile:
+        lines["profiles"] = [part.profile]
     if part.built:
-        # Worker and edge are one image; the pull policy keeps compose from looking for it elsewhere.
+        # Ours are one image; the pull policy keeps compose from looking for it elsewhere.
         # An init process passes signals on and reaps what a worker's roles leave.
         lines |= {"build": {"context": "."}, "pull_policy": "build", "init": True}
     if part.command:
         lines["command"] = list(part.command)
     if part.environment:
         lines["environment"] = dict(part.environment)
+    if part.environment_files:
+        lines["env_file"] = list(part.environment_files)
     if part.published:
         lines["ports"] = [f"127.0.0.1:{outside}:{inside}" for outside, inside in part.published.items()]
     if part.volumes:

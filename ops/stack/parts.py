@@ -7,7 +7,7 @@ A version stands here once. After a change: `make compose`, and for Kafka or the
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -90,6 +90,8 @@ class Part:
     image: str
     health: HealthCheck | None
     environment: Mapping[str, str] = field(default_factory=dict)
+    environment_files: tuple[str, ...] = ()
+    """Files of further variables that its user writes; compose does not start it without them."""
     command: tuple[str, ...] = ()
     published: Mapping[int, int] = field(default_factory=dict)
     """Port on the host's 127.0.0.1 to port in the container."""
@@ -99,6 +101,8 @@ class Part:
     built: bool = False
     """Whether the image is made from our `Dockerfile`."""
     stop_grace_s: int = 30
+    profile: str = ""
+    """With which compose starts it; empty = always."""
 
 
 def kafka_environment(config: Mapping[str, str]) -> dict[str, str]:
@@ -175,46 +179,43 @@ OUR_ENVIRONMENT: Mapping[str, str] = {
     "SLUICEGATE_DATA_DIR": "/var/lib/sluicegate",
 }
 
+
+def _ours(name: str, *ready: str, words: tuple[str, ...] = (), start_period_s: int = 30, **more: Any) -> Part:
+    """A part of our image: ``sluicegate NAME WORDS``, healthy when all addresses of ``ready`` say so."""
+    return Part(
+        name=name,
+        title=f"sluicegate {name}",
+        version="0.1.0",
+        local_source=f"`sluicegate {name}`",
+        image="sluicegate:0.1.0",
+        built=True,
+        command=("sluicegate", name, *words),
+        health=HealthCheck(("CMD", "python", "-m", "ops.health", *ready), start_period_s=start_period_s),
+        volumes=(f"{name}:/var/lib/sluicegate",),
+        **more,
+    )
+
+
 WORKER_WEB_PORTS = (8700, 8701, 8702, 8703)
 """One for each role's process: ingest, aggregate, archive, account."""
 
-WORKER = Part(
-    name="worker",
-    title="sluicegate worker",
-    version="0.1.0",
-    local_source="`sluicegate worker`",
-    image="sluicegate:0.1.0",
-    built=True,
-    command=("sluicegate", "worker", "--roles", "ingest,aggregate,archive,account"),
-    health=HealthCheck(
-        (
-            "CMD",
-            "python",
-            "-m",
-            "ops.health",
-            *(f"http://127.0.0.1:{port}/readyz" for port in WORKER_WEB_PORTS),
-        ),
-        start_period_s=60,
-    ),
+WORKER = _ours(
+    "worker",
+    *(f"http://127.0.0.1:{port}/readyz" for port in WORKER_WEB_PORTS),
+    words=("--roles", "ingest,aggregate,archive,account"),
+    start_period_s=60,
     environment={
         **OUR_ENVIRONMENT,
         "SLUICEGATE_POSTGRES__DSN": f"postgresql://sluicegate:{POSTGRES_WORD}@postgres:5432/sluicegate",
         "SLUICEGATE_WORKER__WEB_PORT": str(WORKER_WEB_PORTS[0]),
         "SLUICEGATE_WORKER__WEB_HOST": "0.0.0.0",  # noqa: S104 - inside its container; no port is published
     },
-    volumes=("worker:/var/lib/sluicegate",),
     needs=("kafka", "registry", "postgres"),
 )
 
-EDGE = Part(
-    name="edge",
-    title="sluicegate edge",
-    version="0.1.0",
-    local_source="`sluicegate edge`",
-    image="sluicegate:0.1.0",
-    built=True,
-    command=("sluicegate", "edge"),
-    health=HealthCheck(("CMD", "python", "-m", "ops.health", "http://127.0.0.1:8600/readyz")),
+EDGE = _ours(
+    "edge",
+    "http://127.0.0.1:8600/readyz",
     environment={
         **OUR_ENVIRONMENT,
         "SLUICEGATE_EDGE__HOST": "0.0.0.0",  # noqa: S104 - inside its container; published on the host's loopback
@@ -224,7 +225,22 @@ EDGE = Part(
         "SLUICEGATE_EDGE__GRPC_PORT": "8601",
     },
     published={8600: 8600, 8601: 8601},
-    volumes=("edge:/var/lib/sluicegate",),
+    needs=("kafka", "registry"),
+)
+
+LLM_WEB_PORT = 8704
+
+LLM = _ours(
+    "llm",
+    f"http://127.0.0.1:{LLM_WEB_PORT}/readyz",
+    environment={
+        **OUR_ENVIRONMENT,
+        "SLUICEGATE_LLM__WEB_PORT": str(LLM_WEB_PORT),
+        "SLUICEGATE_LLM__WEB_HOST": "0.0.0.0",  # noqa: S104 - inside its container; no port is published
+    },
+    # Which providers there are, and their keys, is for the user to say: it is not started unless asked for.
+    environment_files=("llm.env",),
+    profile="llm",
     needs=("kafka", "registry"),
 )
 
@@ -260,9 +276,9 @@ GRAFANA = Part(
     needs=("prometheus",),
 )
 
-PARTS: tuple[Part, ...] = (KAFKA, POSTGRES, REGISTRY, WORKER, EDGE, PROMETHEUS, GRAFANA)
+PARTS: tuple[Part, ...] = (KAFKA, POSTGRES, REGISTRY, WORKER, EDGE, LLM, PROMETHEUS, GRAFANA)
 LOCAL_PARTS: tuple[Part, ...] = (KAFKA, REGISTRY, POSTGRES)
-"""What `sluicegate up` starts; worker and edge are started by their own commands."""
+"""What `sluicegate up` starts; ours are started by their own commands."""
 
 MODEL = Part(
     name="model",

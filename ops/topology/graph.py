@@ -102,6 +102,7 @@ def as_json(chosen: Sequence[Blueprint], everything: Sequence[Blueprint], prefix
                         "writes": [spec.named(prefix) for spec in agent.appends],
                         "changelog": agent.changelog.named(prefix) if agent.changelog else None,
                         "ticks": agent.ticks,
+                        "idle_ms": agent.idle_ms or None,
                         "sink": agent.sink or None,
                     }
                     for agent in one.agents
@@ -130,6 +131,8 @@ def _agent(role: str, agent: Agent) -> Node:
         notes.append(f"state: {agent.changelog.name}")
     if agent.ticks:
         notes.append("moves time on idle partitions")
+    if agent.idle_ms:
+        notes.append("counts the silence of partitions")
     return Node(_name(role, agent), "agent", agent.name, tuple(notes), role)
 
 

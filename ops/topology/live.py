@@ -1,21 +1,25 @@
-"""What is known of the roles now: members, who has which partition, how far each is behind."""
+"""What is known of the roles now: what runs of each, its members, who has which partition, how far behind."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from connectors.kafka.admin import group_lag
 from connectors.kafka.members import groups_of
+from connectors.kafka.roster import store_of
 from ops.levers import paused_in
+from pipelines.generations import changelog_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from connectors.kafka.lag import PartitionLag
     from connectors.kafka.members import Group
     from connectors.kafka.options import KafkaOptions
+    from connectors.kafka.roster import Row
     from pipelines.blueprint import Blueprint
+    from schemas.topics import TopicSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,27 @@ class RoleFacts:
             "members": list(self.members),
             "partitions": [one.as_json() for one in self.partitions],
         }
+
+
+def as_they_run(blueprints: Sequence[Blueprint], roster: Mapping[str, Row]) -> list[Blueprint]:
+    """Return the roles with the generation and the changelogs that run, which the code does not know.
+
+    ``roster`` is what is deployed, by role. A migration and a switch give state another topic.
+    """
+    return [one if (row := roster.get(one.role)) is None else _as_it_runs(one, row) for one in blueprints]
+
+
+def _as_it_runs(one: Blueprint, row: Row) -> Blueprint:
+    def kept(spec: TopicSpec) -> TopicSpec:
+        plain = changelog_of(spec, row["generation"])
+        store = store_of(row, plain.name)
+        return plain if store is None else replace(plain, name=store["topic"])
+
+    agents = tuple(
+        agent if agent.changelog is None else replace(agent, changelog=kept(agent.changelog))
+        for agent in one.agents
+    )
+    return replace(one, agents=agents, generation=row["generation"])
 
 
 def facts_of(blueprints: Sequence[Blueprint], kafka: KafkaOptions) -> dict[str, RoleFacts]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pipelines.blueprint import Agent, Blueprint
     from schemas.topics import TopicSpec
 
-_WORD = 9  # width of the longest of reads, state, writes, sink, ticks
+_WORD = 9  # width of the longest of reads, state, writes, sink, ticks, idle
 
 
 def lines_of(
@@ -50,6 +50,8 @@ def _agent(
     rows += [("writes", _topic(spec, "to", readers_of(spec, blueprints))) for spec in agent.appends]
     if agent.ticks:
         rows.append(("ticks", f"moves time on idle partitions of {agent.reads.name}"))
+    if agent.idle_ms:
+        rows.append(("idle", f"counts the silence of {agent.reads.name}, each {agent.idle_ms:,} ms"))
     if agent.sink:
         rows.append(("sink", agent.sink))
     if now is not None:
