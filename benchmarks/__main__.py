@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from benchmarks.asked import asked
 from benchmarks.bench import Bench
 from benchmarks.call import call
-from benchmarks.works import WORKS
+from benchmarks.works import GOALS, WORKS
 from ops.settings import Settings, StackSettings
 
 if TYPE_CHECKING:
@@ -34,4 +34,4 @@ def works(where: Addresses, settings: Settings, wanted: Asked) -> Iterator[Calla
 
 
 if __name__ == "__main__":
-    sys.exit(call(asked, works, stack=StackSettings(kafka_group_wait_ms=GROUP_WAIT_MS)))
+    sys.exit(call(asked, works, stack=StackSettings(kafka_group_wait_ms=GROUP_WAIT_MS), goals=GOALS))

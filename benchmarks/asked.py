@@ -43,6 +43,8 @@ class Asked:
     """Events a second of ``soak``."""
     seed: int = 0
     """What ``soak`` kills, and when; told at its start."""
+    goals: bool = False
+    """A goal that is missed is an exit code."""
     as_json: bool = False
 
 
@@ -63,6 +65,7 @@ def asked(env: Mapping[str, str]) -> Asked:
         minutes=number("MINUTES", env, MINUTES, least=0.1),
         rate=int(number("RATE", env, RATE)),
         seed=int(number("SEED", env, 0, least=0)),
+        goals=is_on("GOALS", env),
         as_json=is_on("JSON", env),
     )
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from connectors.kafka.options import KafkaOptions
 from connectors.registry import Registry
 
 if TYPE_CHECKING:
@@ -35,6 +37,10 @@ class Bench:
     def registry(self) -> Registry:
         """Return a client of the registry."""
         return Registry(self.where.registry_url)
+
+    def kafka(self) -> KafkaOptions:
+        """Return how to reach Kafka, each time with topics and groups that nobody else has."""
+        return KafkaOptions(self.where.kafka, f"bench{time.time_ns()}.")
 
     def runs(self) -> str:
         """Say how a figure came about."""

@@ -8,10 +8,12 @@ import sys
 import tempfile
 import traceback
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from benchmarks.asked import Misspelt
 from benchmarks.bench import NotHad, say
+from benchmarks.goals import judged, missed
 from benchmarks.results import failed, show
 from ops.settings import Settings
 from ops.stack.down import down
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
+    from benchmarks.goals import Goal
     from benchmarks.results import Line
     from ops.settings import StackSettings
     from ops.stack.addresses import Addresses
@@ -32,6 +35,10 @@ class Wanted(Protocol):
     @property
     def works(self) -> tuple[str, ...]:
         """By their names, in their order."""
+
+    @property
+    def goals(self) -> bool:
+        """Whether a goal that is missed is an exit code."""
 
     @property
     def as_json(self) -> bool:
@@ -55,11 +62,13 @@ def call(
     prepare: Callable[[Settings], object] = lambda _: None,
     printed: Show = show,
     stack: StackSettings | None = None,
+    goals: Mapping[str, Sequence[Goal]] = MappingProxyType({}),
 ) -> int:
     """Measure what the environment asks for, by ``works``, which does a work by its name.
 
-    ``prepare`` comes before anything is started, and raises NotHad. Returns the exit code: 1 if a result of
-    ours was not verified or a work broke, 2 if something was misspelt or cannot be had.
+    ``prepare`` comes before anything is started, and raises NotHad. ``goals`` are those of each work. Returns
+    the exit code: 1 if a result of ours was not verified, a work broke, or (if they are asked for) a goal was
+    missed, 2 if something was misspelt or cannot be had.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is stopped then too
     with tempfile.TemporaryDirectory(prefix="sluicegate-bench-", ignore_cleanup_errors=True) as name:
@@ -73,25 +82,30 @@ def call(
         try:
             say("starting Kafka, registry and PostgreSQL")
             with works(ensure_up(settings), settings, wanted) as measure:
-                done = [_done(measure, work, printed, as_json=wanted.as_json) for work in wanted.works]
+                done = [_done(measure, work, printed, goals.get(work, ()), wanted) for work in wanted.works]
         finally:
             down(settings)
     return 0 if all(done) else 1
 
 
-def _done(measure: Callable[[str], Iterable[Line]], work: str, printed: Show, *, as_json: bool) -> bool:
+def _done(
+    measure: Callable[[str], Iterable[Line]], work: str, printed: Show, goals: Sequence[Goal], wanted: Wanted
+) -> bool:
     """Do one work and show it; one that breaks does not take the figures of the others with it."""
     lines: list[Line] = []
     whole = True
     try:
         for line in measure(work):
-            lines.append(line)
-            if as_json:
-                printed([line], as_json=True)
+            lines.append(judged(line, goals))
+            if wanted.as_json:
+                printed(lines[-1:], as_json=True)
     except Exception:  # noqa: BLE001  whatever it is: hours of other works may be behind or before it
         say(f"{work} failed")
         traceback.print_exc()
         whole = False
-    if not as_json:
+    if not wanted.as_json:
         printed(lines, as_json=False)
-    return whole and not failed(lines)
+    short = missed(lines)
+    for said in short:
+        say(f"{work}: a goal is missed by {said}")
+    return whole and not failed(lines) and not (wanted.goals and short)

@@ -13,39 +13,49 @@ from typing import TYPE_CHECKING, Final
 
 from confluent_kafka import Consumer, Producer, TopicPartition
 
+from benchmarks.bench import say
 from benchmarks.load import make_streams
 from benchmarks.meter import PERIOD_S, Meter, stop
 from benchmarks.pipeline import start_ingest
-from benchmarks.results import OURS, Latency
+from benchmarks.results import OURS, Latency, typical
 from connectors.kafka.admin import ensure_topics
-from connectors.kafka.options import KafkaOptions
-from connectors.registry import Registry
 from schemas.payloads import PayloadCodec
 from schemas.topics import INPUT, OUTPUT, TOPICS
 from schemas.wire import WireCodec
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from ops.stack.addresses import Addresses
+    from benchmarks.bench import Bench
+    from connectors.kafka.options import KafkaOptions
 
 STREAMS: Final = 50
 EVENTS_PER_S: Final = 1_000
+WARM_S: Final = 60
+"""Published at the same rate before, and not counted: a broker that has just started compiles itself, and is
+three times as slow meanwhile."""
 SECONDS: Final = 20
 START_S: Final = 60.0
 LAST_S: Final = 30.0
 
 
-def measure(where: Addresses, data_dir: Path) -> Latency:
+def run(bench: Bench) -> Latency:
+    """Measure as often as was asked for, each time with a worker and topics of its own."""
+    runs = []
+    for number in range(bench.asked.runs):
+        say(f"latency: run {number + 1} of {bench.asked.runs}")
+        runs.append(_measure(bench, number))
+    return typical(runs)
+
+
+def _measure(bench: Bench, number: int) -> Latency:
     """Publish for a while to streams that are open already; every event must come out, in order."""
-    kafka = KafkaOptions(where.kafka, f"bench{time.time_ns()}.")
-    registry = Registry(where.registry_url)
+    kafka, registry = bench.kafka(), bench.registry()
     registry.register_all()
     ensure_topics(kafka, TOPICS)
     codec = WireCodec(registry)
-    lines = EVENTS_PER_S * SECONDS // STREAMS
+    warm = EVENTS_PER_S * WARM_S
+    lines = (warm + EVENTS_PER_S * SECONDS) // STREAMS
     records = make_streams(codec, PayloadCodec(registry), STREAMS, lines)
-    worker = start_ingest(where, kafka, data_dir / "latency")
+    worker = start_ingest(bench.where, kafka, bench.settings.data_dir / "latency" / str(number))
     arrivals = _Arrivals(kafka)
     try:
         producer = Producer(kafka.client_config() | {"partitioner": "murmur2_random", "linger.ms": 0})
@@ -54,19 +64,20 @@ def measure(where: Addresses, data_dir: Path) -> Latency:
             producer.produce(topic, value, key)
         producer.flush(START_S)
         arrivals.wait_for(STREAMS, START_S)
+        _publish(producer, topic, records[STREAMS : STREAMS + warm])
+        arrivals.wait_for(STREAMS + warm, LAST_S)
         meter = Meter(worker.pid)
-        time.sleep(2 * PERIOD_S)  # a sample of what its start took
+        time.sleep(2 * PERIOD_S)  # a sample of what was before
         started_s, began_s = meter.cpu_s, time.monotonic()
-        sent = _publish(producer, topic, records[STREAMS:-STREAMS])
+        sent = _publish(producer, topic, records[STREAMS + warm : -STREAMS], 1 + warm // STREAMS)
         took_s = time.monotonic() - began_s
-        arrivals.wait_for(STREAMS + len(sent), LAST_S)
+        arrivals.wait_for(STREAMS + warm + len(sent), LAST_S)
         cpu_s, rss_mb = meter.stop()
     finally:
         found = arrivals.stop()
         stop(worker)
-    line = _result(codec, sent, found)
     return replace(
-        line,
+        _result(codec, sent, found, bench.runs()),
         records_per_s=round(len(sent) / took_s),
         cpu_s_per_million=round((cpu_s - started_s) * 1_000_000 / len(sent), 1),
         peak_rss_mb=rss_mb,
@@ -74,7 +85,7 @@ def measure(where: Addresses, data_dir: Path) -> Latency:
 
 
 def _publish(
-    producer: Producer, topic: str, records: list[tuple[bytes, bytes]]
+    producer: Producer, topic: str, records: list[tuple[bytes, bytes]], first_seq: int = 1
 ) -> dict[tuple[bytes, int], int]:
     """Publish at the rate; returns when each was, by key and seq."""
     sent: dict[tuple[bytes, int], int] = {}
@@ -83,7 +94,7 @@ def _publish(
         due_ns = began_ns + number * 1_000_000_000 // EVENTS_PER_S
         while (left_ns := due_ns - time.time_ns()) > 0:
             time.sleep(left_ns / 1e9)
-        sent[key, number // STREAMS + 1] = time.time_ns()
+        sent[key, first_seq + number // STREAMS] = time.time_ns()
         producer.produce(topic, value, key)
         producer.poll(0)
     producer.flush(LAST_S)
@@ -125,7 +136,9 @@ class _Arrivals:
         return self._found
 
 
-def _result(codec: WireCodec, sent: dict[tuple[bytes, int], int], found: list[tuple[int, bytes]]) -> Latency:
+def _result(
+    codec: WireCodec, sent: dict[tuple[bytes, int], int], found: list[tuple[int, bytes]], runs: str
+) -> Latency:
     seqs: dict[bytes, int] = {}
     took_ns = []
     in_order = True
@@ -139,7 +152,7 @@ def _result(codec: WireCodec, sent: dict[tuple[bytes, int], int], found: list[tu
     complete = len(took_ns) == len(sent)
     return Latency(
         f"{OURS} ingest",
-        f"latency: {EVENTS_PER_S} events/s for {SECONDS} s, publish to committed output",
+        f"latency: {EVENTS_PER_S} events/s for {SECONDS} s, publish to committed output, {runs}",
         "exactly once",
         records_per_s=None,
         cpu_s_per_million=None,

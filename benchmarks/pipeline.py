@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
@@ -17,7 +16,6 @@ from benchmarks.meter import Meter, stop
 from benchmarks.peers import kafka_streams
 from benchmarks.results import KAFKA_STREAMS, OURS, Result, median, with_ratios
 from connectors.kafka.admin import ensure_topics
-from connectors.kafka.options import KafkaOptions
 from ops.stack.errors import StackError
 from schemas.catalog import EVENT, subjects
 from schemas.payloads import PayloadCodec
@@ -29,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from benchmarks.bench import Bench
+    from connectors.kafka.options import KafkaOptions
     from ops.stack.addresses import Addresses
 
     _Start = Callable[[Bench, "_Load", Path], list[subprocess.Popen[bytes]]]
@@ -62,12 +61,12 @@ def run(bench: Bench, streams: int, lines: int) -> list[Result]:
         contenders.append((KAFKA_STREAMS, "exactly once v2", _streams))
     limits, found = [], defaultdict[str, list[Result]](list)
     for number in range(bench.asked.runs):
-        for name, guarantee, start in contenders:
+        for place, (name, guarantee, start) in enumerate(contenders):
             say(f"ingest: {name}, run {number + 1} of {bench.asked.runs}")
             load = _make_load(bench, streams, lines)
             if len(limits) <= number:
                 limits.append(raw.measure(load.kafka, INPUT, load.count, work))
-            folder = bench.settings.data_dir / "ingest" / f"{len(found[name])}-{len(found)}"
+            folder = bench.settings.data_dir / "ingest" / f"{place}-{number}"
             found[name].append(
                 _race(
                     bench,
@@ -95,8 +94,7 @@ def start_ingest(where: Addresses, kafka: KafkaOptions, data_dir: Path) -> subpr
 
 
 def _make_load(bench: Bench, streams: int, lines: int) -> _Load:
-    kafka = KafkaOptions(bench.where.kafka, f"bench{time.time_ns()}.")
-    registry = bench.registry()
+    kafka, registry = bench.kafka(), bench.registry()
     registry.register_all()
     ensure_topics(kafka, TOPICS)
     codec = WireCodec(registry)

@@ -12,13 +12,14 @@ from __future__ import annotations
 import re
 import shutil
 import time
+from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
 from benchmarks.bench import say
 from benchmarks.keys import FoldedState, KeyLoad
 from benchmarks.meter import Meter, kill, stop
 from benchmarks.readback import ends, read_back
-from benchmarks.results import Restored
+from benchmarks.results import Restored, median
 
 if TYPE_CHECKING:
     import subprocess
@@ -31,6 +32,16 @@ SAMPLE: Final = 100_000
 READY_S: Final = 1_800.0
 _LOOK_S: Final = 0.02
 _READY: Final = re.compile(rb"ready at (\d+)")
+
+
+def run(races: Sequence[Race], bench: Bench) -> list[Restored]:
+    """Measure contenders as often as was asked for, taking turns."""
+    found: dict[tuple[str, str], list[Restored]] = defaultdict(list)
+    for _ in range(bench.asked.runs):
+        for race in races:
+            for line in measure(race, bench):
+                found[line.name, line.work].append(line)
+    return [median(lines) for lines in found.values()]
 
 
 def measure(race: Race, bench: Bench) -> list[Restored]:
@@ -63,14 +74,14 @@ def measure(race: Race, bench: Bench) -> list[Restored]:
             note = note or worker.wait_committed(load.count)
             _, difference = read_back(race.output, FoldedState(load, sample), before)
             note = note or difference
-            lines.append(_line(race, way, seconds, cost, size_mb, note))
+            lines.append(_line(race, bench.runs(), way, seconds, cost, size_mb, note))
     finally:
         worker.end()
-    return lines or [_line(race, "its disk", None, (0.0, 0), 0, note)]
+    return lines or [_line(race, bench.runs(), "its disk", None, (0.0, 0), 0, note)]
 
 
 def _line(
-    race: Race, way: str, seconds: float | None, cost: tuple[float, int], state_mb: int, note: str
+    race: Race, runs: str, way: str, seconds: float | None, cost: tuple[float, int], state_mb: int, note: str
 ) -> Restored:
     """Make the line; ``cost`` is processor seconds and MB."""
     load = race.load
@@ -78,7 +89,7 @@ def _line(
     cpu_s, rss_mb = cost
     return Restored(
         name=race.contender.name,
-        work=f"restore: {load.keys} keys of {load.state_bytes} bytes, kill -9, from {way}",
+        work=f"restore: {load.keys} keys of {load.state_bytes} bytes, {runs}, kill -9, from {way}",
         guarantee=race.contender.guarantee,
         records_per_s=round(load.keys / seconds) if seconds else None,
         cpu_s_per_million=round(cpu_s * 1_000_000 / load.keys, 1) if seconds else None,

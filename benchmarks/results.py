@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Final, Protocol
+from statistics import median_high
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from rich.console import Console
 from rich.table import Table
+
+from state.checkpoint import UNIT_BYTES_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,8 +20,8 @@ RAW: Final = "librdkafka consume"
 RAW_DEFAULTS: Final = "librdkafka consume, its defaults"
 KAFKA_STREAMS: Final = "Kafka Streams"
 OURS: Final = "sluicegate"
-UNIT_MB_MAX: Final = 64
-"""What one unit of work writes at most (``state.checkpoint.UnitOfWork``): it is held beyond the budget."""
+UNIT_MB_MAX: Final = UNIT_BYTES_MAX >> 20
+"""What one unit of work writes at most: it is held beyond the budget."""
 _HOLD: Final = re.compile(r"stores hold (\d+) MB")
 _JUDGED: Final = ("flat", "within_budget")
 
@@ -117,12 +120,26 @@ class Restored:
         return asdict(self)
 
 
-def median(runs: Sequence[Result]) -> Result:
+_Rated = TypeVar("_Rated", Result, Restored)
+
+
+def median(runs: Sequence[_Rated]) -> _Rated:
     """Return the run whose rate is the middle one (the lower of two), verified if all were."""
     verified = all(run.verified for run in runs)
     ordered = sorted(runs, key=lambda run: run.records_per_s or 0)
     notes = dict.fromkeys(run.note for run in runs if run.note)
     return replace(ordered[(len(runs) - 1) // 2], verified=verified, note="; ".join(notes))
+
+
+def typical(runs: Sequence[Latency]) -> Latency:
+    """Return the median of each figure (the higher of two), verified if all runs were."""
+
+    def middle(figure: str) -> Any:
+        return median_high(getattr(run, figure) for run in runs)
+
+    figures = ("records_per_s", "cpu_s_per_million", "peak_rss_mb", "p50_ms", "p99_ms")
+    verified = all(run.verified for run in runs)
+    return replace(runs[0], **{figure: middle(figure) for figure in figures}, verified=verified)
 
 
 def with_ratios(results: Sequence[Result]) -> list[Result]:

@@ -9,6 +9,7 @@ from benchmarks import growth, latency, pipeline, raw, restore, soak
 from benchmarks.bench import say
 from benchmarks.contenders import CONTENDERS, KEYED, among
 from benchmarks.contest import contest
+from benchmarks.goals import Goal
 from benchmarks.keys import AGAIN, make_key_load
 from benchmarks.race import Race
 from benchmarks.readings import EVEN, KEYS, Shape, make_load
@@ -57,8 +58,7 @@ def ingest(bench: Bench) -> Sequence[Result]:
 
 def from_publish_to_commit(bench: Bench) -> Sequence[Line]:
     """Take the time from a publication to its committed output."""
-    say("ingest: latency")
-    return [latency.measure(bench.where, bench.settings.data_dir)]
+    return [latency.run(bench)]
 
 
 def skew(bench: Bench) -> Sequence[Result]:
@@ -129,7 +129,7 @@ def _state(bench: Bench, keys: int, state_bytes: int) -> _Stated:
 def restored(bench: Bench) -> Sequence[Line]:
     """Bring back what the work ``state`` made of the small values; made now if it was not asked for."""
     races = bench.states or _state(bench, bench.asked.keys, SMALL_BYTES).races
-    return [line for race in races for line in restore.measure(race, bench)]
+    return restore.run(races, bench)
 
 
 WORKS: Final[Mapping[str, Callable[[Bench], Sequence[Line]]]] = {
@@ -142,3 +142,5 @@ WORKS: Final[Mapping[str, Callable[[Bench], Sequence[Line]]]] = {
     "growth": growth.run,
     "soak": soak.run,
 }
+GOALS: Final[Mapping[str, Sequence[Goal]]] = {"latency": (Goal("p50_ms", 20), Goal("p99_ms", 60))}
+"""Those that a line is held against; others compare lines, or runs (``README.md``)."""

@@ -15,8 +15,8 @@ from benchmarks.edge.asked import asked
 from benchmarks.edge.bench import EdgeBench
 from benchmarks.edge.generator import program
 from benchmarks.edge.results import show
-from benchmarks.edge.servers import files_max
-from benchmarks.edge.works import WORKS
+from benchmarks.edge.works import GOALS, WORKS
+from edge.files import files_max
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,4 +41,4 @@ def works(where: Addresses, settings: Settings, wanted: Asked) -> Iterator[Calla
 
 
 if __name__ == "__main__":
-    sys.exit(call(asked, works, prepare=prepare, printed=show))
+    sys.exit(call(asked, works, prepare=prepare, printed=show, goals=GOALS))

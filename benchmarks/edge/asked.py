@@ -25,6 +25,8 @@ class Asked:
     """How long a rate is held that is told; probes of a search, and clients that stop reading, take less."""
     size: float = 1.0
     """Share of the clients, streams and history that the works have by themselves: to try them out."""
+    goals: bool = False
+    """A goal that is missed is an exit code."""
     as_json: bool = False
 
     def sized(self, count: int) -> int:
@@ -45,5 +47,6 @@ def asked(env: Mapping[str, str]) -> Asked:
         peers=frozenset(peers - {"none"}),
         seconds=number("SECONDS", env, SECONDS, least=1),
         size=number("SIZE", env, 1.0, least=0.001),
+        goals=is_on("GOALS", env),
         as_json=is_on("JSON", env),
     )

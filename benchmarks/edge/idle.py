@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Final
 from benchmarks.edge.fanout import CONNECT_S
 from benchmarks.edge.generator import Clients
 from benchmarks.edge.results import Served
-from benchmarks.edge.servers import files_max
+from edge.files import OTHER_FILES, files_max
 
 if TYPE_CHECKING:
     from benchmarks.edge.bench import EdgeBench
     from benchmarks.edge.servers import Contender
 
-SPARE_FILES: Final = 500
-"""Of a server's own: logs, libraries, Kafka."""
 LOAD_MAX: Final = 20_000
 SETTLE_S: Final = 3.0
 SECONDS_MIN: Final = 16.0
@@ -25,7 +23,7 @@ PER: Final = 10_000
 
 def connections(bench: EdgeBench) -> int:
     """Return as many as the limit of open files gives, on both sides."""
-    return bench.asked.sized(min(files_max() - SPARE_FILES, LOAD_MAX))
+    return bench.asked.sized(min(files_max() - OTHER_FILES, LOAD_MAX))
 
 
 def measure(bench: EdgeBench, contender: Contender, work: str) -> Served:

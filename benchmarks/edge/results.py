@@ -12,6 +12,8 @@ from rich.table import Table
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from benchmarks.results import Line
+
 P99_MS_MAX: Final = 100.0
 """A rate is held only while the slowest hundredth comes within this."""
 
@@ -55,7 +57,7 @@ def not_had(name: str, work: str, subscribers: int, why: str) -> Served:
     )
 
 
-def show(lines: Sequence[Served], *, as_json: bool) -> None:
+def show(lines: Sequence[Line], *, as_json: bool) -> None:
     """Print a table for each work, a column a server, or a JSON object a line."""
     if as_json:
         for line in lines:

@@ -1,4 +1,7 @@
-"""Thousands of clients that come back at once, thousands of events behind, into a long history."""
+"""Thousands of clients that come back at once, thousands of events behind, into a long history.
+
+Before them, one after the other, clients of short finished streams that stand among its events.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from benchmarks.bench import say
+from benchmarks.edge import finished
 from benchmarks.edge.generator import Clients
 from benchmarks.edge.results import Served
 from benchmarks.edge.servers import Edge
@@ -37,7 +41,9 @@ class _EdgeWithPast(Edge):
     def before(self) -> None:
         """See Edge."""
         began_s = time.perf_counter()
-        self.partition, self.offsets = self.writer.history(0, self.bench.asked.sized(HISTORY))
+        self.short = finished.beside(0, finished.STREAMS)
+        events = self.bench.asked.sized(HISTORY)
+        self.partition, self.offsets = self.writer.history(0, events, self.short)
         say(f"resume: {len(self.offsets)} events written in {time.perf_counter() - began_s:.0f} s")
 
     def place(self, seq: int) -> tuple[str, int]:
@@ -54,6 +60,7 @@ def measure(bench: EdgeBench) -> Served:
         f"while the stream goes on with {LIVE_PER_S} events/s"
     )
     with _EdgeWithPast(bench, f"{OURS} edge", "resume") as server:
+        short = finished.ask(server.port, server.path, server.short)
         first = len(server.offsets) - behind - 1
         places = [server.place(max(first - number, 0)) for number in range(min(SPREAD, behind))]
         before, counted, wrote = server.usage(), server.metrics(), server.writes()
@@ -87,13 +94,15 @@ def measure(bench: EdgeBench) -> Served:
         p99_ms=None,
         rss_kb_per_connection=round((after.rss_kb - before.rss_kb) / count, 1),
         cpu_s_per_million=round((after.cpu_s - before.cpu_s) * 1e6 / max(found.events, 1), 2),
-        verified=found.events == wanted
+        verified=short.whole
+        and found.events == wanted
         and found.contiguous
         and not found.lost
         and found.next_min == next_seq
         and kafka_reads <= READS_A_SPAN_MAX * spans,
         more={
             "seconds": round(took_s, 1),
+            "first_byte_ms": {"p50": short.at(0.5), "p99": short.at(0.99)},
             "events_per_write": round(found.events / max(writes, 1), 1),
             "reads_per_s": int(found.reads / took_s),
             "kafka_reads": kafka_reads,

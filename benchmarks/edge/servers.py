@@ -25,6 +25,7 @@ from benchmarks.peers import environments
 from benchmarks.results import OURS
 from connectors.kafka.admin import ensure_topics
 from connectors.kafka.options import KafkaOptions
+from edge.files import files_max
 from schemas.payloads import PayloadCodec
 from schemas.topics import OUTPUT, TOPICS
 from schemas.wire import WireCodec
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 START_S: Final = 60.0
 WRITES: Final = "sluicegate_edge_writes_total"
+FILES: Final = 1_024
+"""The soft limit of open files that a shell gives; ours raises it by itself, for the peers it is raised."""
 KINDS_FOLDER: Final = Path(__file__).with_name("kinds")
 _PEERS: Final = Path(__file__).with_name("peers")
 
@@ -133,6 +136,7 @@ class Edge(Server):
 
     path = "/v1/streams/s-{stream}/events"
     first_seq = 1  # 0 is ``open``
+    linger_ms = 5
 
     def __init__(
         self,
@@ -152,7 +156,9 @@ class Edge(Server):
         registry = bench.registry()
         registry.register_all()
         ensure_topics(self.kafka, TOPICS)
-        self.writer = Writer(self.kafka, WireCodec(registry), PayloadCodec(registry), kinds)
+        self.writer = Writer(
+            self.kafka, WireCodec(registry), PayloadCodec(registry), kinds, linger_ms=self.linger_ms
+        )
 
     def start(self) -> None:
         """See Server."""
@@ -160,6 +166,8 @@ class Edge(Server):
         env = os.environ | self.environment()
         arguments = ("edge", "--port", str(self.port), "--processes", str(self._processes))
         self._run((sys.executable, "-m", "ops", *arguments), env)
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.prlimit(self._started[-1].pid, resource.RLIMIT_NOFILE, (min(FILES, hard), hard))
         self._wait_for(self.port)
         self._until_ready()
 
@@ -357,12 +365,3 @@ def free_port() -> int:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         return int(taken.getsockname()[1])
-
-
-def files_max() -> int:
-    """Raise this process's limit of open files to what is allowed, for what it starts too; returns it."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 1_048_576 if hard == resource.RLIM_INFINITY else hard
-    if soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    return min(wanted, 1_048_576)

@@ -8,9 +8,10 @@ from benchmarks.bench import say
 from benchmarks.edge import fanout, idle, latency, resume, stalled, streams
 from benchmarks.edge.results import not_had
 from benchmarks.edge.servers import CONTENDERS
+from benchmarks.goals import Goal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from benchmarks.edge.bench import EdgeBench
     from benchmarks.edge.results import Served
@@ -95,3 +96,9 @@ WORKS: Final[Mapping[str, Callable[[EdgeBench], Iterator[Served]]]] = {
     "resume": _ours(lambda bench: [resume.measure(bench)]),
     "latency": _ours(latency.measure),
 }
+GOALS: Final[Mapping[str, Sequence[Goal]]] = {
+    "streams": (Goal("p99_ms", streams.P99_MS_MAX),),
+    "latency": (Goal("p50_ms", 30), Goal("p99_ms", 100)),
+    "idle": (Goal("rss_kb_per_connection", 6),),
+}
+"""Those that a line is held against; others compare lines (``README.md``)."""

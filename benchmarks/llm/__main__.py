@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 from benchmarks.bench import say
 from benchmarks.call import call
 from benchmarks.edge.generator import program
-from benchmarks.edge.servers import files_max
 from benchmarks.llm.asked import asked
 from benchmarks.llm.bench import LlmBench
 from benchmarks.llm.clients import SOURCE
 from benchmarks.llm.provider import Provider
-from benchmarks.llm.works import measure
+from benchmarks.llm.works import GOALS, measure
+from edge.files import files_max
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,4 +45,4 @@ def works(
 
 
 if __name__ == "__main__":
-    sys.exit(call(asked, works, prepare=prepare))
+    sys.exit(call(asked, works, prepare=prepare, goals=GOALS))

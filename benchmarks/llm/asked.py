@@ -25,6 +25,8 @@ class Asked:
     """How long a number of streams is held that is told; probes of a search are shorter."""
     runs: int = 1
     """How often each load is held; the median is told."""
+    goals: bool = False
+    """A goal that is missed is an exit code."""
     as_json: bool = False
 
 
@@ -41,5 +43,6 @@ def asked(env: Mapping[str, str]) -> Asked:
         peers=frozenset(peers - {"none"}),
         seconds=number("SECONDS", env, SECONDS, least=1),
         runs=int(number("RUNS", env, 1)),
+        goals=is_on("GOALS", env),
         as_json=is_on("JSON", env),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from benchmarks.bench import say
+from benchmarks.goals import Goal
 from benchmarks.llm import clients
 from benchmarks.llm.results import Answered
 from benchmarks.llm.servers import Direct, used
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
 
 STREAMS: Final = 10
 RAMP_S: Final = 1.0
-FROM_BYTE_MS_MAX: Final = 150.0
-FROM_FLUSH_MS_MAX: Final = 80.0
+GOALS: Final = (Goal("p99_ms_added", 150), Goal("p99_ms_from_flush", 80))
 
 
 def direct(bench: LlmBench, provider: Provider) -> tuple[Load, Answered]:

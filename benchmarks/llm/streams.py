@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from statistics import median_low
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from benchmarks.bench import say
+from benchmarks.goals import Goal
 from benchmarks.llm import clients
 from benchmarks.llm.provider import RATE
 from benchmarks.llm.results import Answered
 from benchmarks.llm.servers import used
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from benchmarks.llm.bench import LlmBench
     from benchmarks.llm.clients import Load
     from benchmarks.llm.provider import Provider
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
 
 P99_MS_MAX: Final = 150.0
 """From the provider's byte to the client's, of all tokens: the same for all contenders."""
+GOALS: Final = (Goal("ratio_to_litellm", 5, least=True),)
 WARMING: Final = 32
 WARM_S: Final = 20.0
 FIRST: Final = 16
@@ -71,6 +76,14 @@ def measure(bench: LlmBench, provider: Provider, contender: Contender) -> Answer
     return Answered(
         contender.name, work(), contender.guarantee, verified=load.is_whole, figures=figures, note=_why(held)
     )
+
+
+def beside(ours: Answered, peers: Sequence[Answered]) -> Answered:
+    """Compare ours with the better of LiteLLM's lines; None where none of them held any."""
+    most = max((held for peer in peers if isinstance(held := peer.figures.get("streams"), int)), default=0)
+    mine = ours.figures.get("streams")
+    ratio = round(mine / most, 2) if most and isinstance(mine, int) else None
+    return replace(ours, figures={**ours.figures, "ratio_to_litellm": ratio})
 
 
 def _search(bench: LlmBench, provider: Provider, contender: Contender) -> int:

@@ -13,6 +13,7 @@ from benchmarks.results import OURS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from benchmarks.goals import Goal
     from benchmarks.llm.bench import LlmBench
     from benchmarks.llm.clients import Mode
     from benchmarks.llm.provider import Provider
@@ -53,11 +54,18 @@ def _cancel(bench: LlmBench, provider: Provider) -> Iterator[Answered]:
 
 
 def _streams(bench: LlmBench, provider: Provider) -> Iterator[Answered]:
-    for one in _contenders(bench, provider, litellm_workers=(1, 2)):
+    ours, *others = _contenders(bench, provider, litellm_workers=(1, 2))
+    peers: list[Answered] = []
+    for one in (*others, ours):  # ours last: its goal is a multiple of theirs
         say(f"streams: {one.name}")
-        yield from _measured(
+        for line in _measured(
             bench, provider, one, streams.work(), lambda each: [streams.measure(bench, provider, each)]
-        )
+        ):
+            if one is ours:
+                yield streams.beside(line, peers)
+            else:
+                peers.append(line)
+                yield line
 
 
 class Entry(NamedTuple):
@@ -117,4 +125,9 @@ WORKS: Final[Mapping[str, Callable[[LlmBench, Provider], Iterator[Answered]]]] =
     "overhead": _overhead,
     "cancel": _cancel,
     "streams": _streams,
+}
+GOALS: Final[Mapping[str, Sequence[Goal]]] = {
+    "overhead": overhead.GOALS,
+    "cancel": cancel.GOALS,
+    "streams": streams.GOALS,
 }
