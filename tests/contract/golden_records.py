@@ -57,6 +57,7 @@ RECORDS: Final[dict[str, dict[str, Any]]] = {
         "topic": "streams.input.v1", "partition": 1, "offset": 2**34, "key": b"acme/build-7",
         "value": b"\x00\x00\x00\x00\x09\xff", "schema_id": 9, "cause": "Undecodable", "detail": "cut",
         "agent": "ingest", "code_version": "0.1.0", "attempts": 3, "time_us": _US,
+        "headers": [{"name": "trace-é", "value": b"\x00\xff"}, {"name": "trace-é", "value": None}],
     },
     "sluicegate.DeadLetterReplay": {
         "partition": 1, "offset": 2**34, "letter_time_us": _US, "to_topic": "eu.streams.input.v1",
@@ -66,6 +67,7 @@ RECORDS: Final[dict[str, dict[str, Any]]] = {
         "topic": "streams.output.v1", "partition": 1, "offset": 2**34, "key": b"acme/build-7",
         "value": b"\x00\x00\x00\x00\x09\xff", "schema_id": 9, "agent": "usage_partials", "detail": "cut",
         "event_time_us": _US - 400_000_000, "watermark_us": _US - 2_000_000, "time_us": _US,
+        "headers": [{"name": "trace-é", "value": b"\x00\xff"}, {"name": "trace-é", "value": None}],
     },
     "sluicegate.Control": {
         "role": "ingest", "partition": 3, "action": "pause", "by": "ann@host-é", "reason": "poison at 17",
@@ -76,6 +78,7 @@ RECORDS: Final[dict[str, dict[str, Any]]] = {
         "stores": [{
             "changelog": "totals.changelog.v1", "topic": "totals.changelog.s2.0f.v1", "topic_id": "iD-é_",
             "version": 2, "parts": "[]", "migration": "wider", "target": "totals.changelog.s3.1e.v1",
+            "marked": True,
         }],
         "by": "ann@host-é", "reason": "sums were wrong",
     },
@@ -124,7 +127,8 @@ RECORDS: Final[dict[str, dict[str, Any]]] = {
         "prompt_label": "prompt_label-1", "variables_json": '{"a": 1}', "messages_json": '{"a": 1}',
         "tools_json": '{"a": 1}', "schema_json": '{"a": 1}', "schema_name": "schema_name-1",
         "params_json": '{"a": 1}', "deadline_ms": 2**33 + 19, "after_content": "after_content-1",
-        "side_effects": True,
+        "side_effects": True, "open_id": "open_id-1", "on_invalid": "on_invalid-1",
+        "no_reset": True,
     },
     "sluicegate.LlmAttempt": {
         "tenant": "acme", "stream_id": "answer-7", "kind": "kind-1", "attempt": 4, "epoch": 5,
@@ -136,16 +140,18 @@ RECORDS: Final[dict[str, dict[str, Any]]] = {
         "provider_request_id": "provider_request_id-1", "finish": "finish-1", "finish_raw": "finish_raw-1",
         "error_class": "error_class-1", "error_raw": "error_raw-é", "retry_after_ms": 2**33 + 28,
         "input_tokens": 2**33 + 29, "cached_input_tokens": 2**33 + 30, "cache_write_tokens": 2**33 + 31,
-        "output_tokens": 2**33 + 32, "reasoning_tokens": 2**33 + 33, "usage_source": "usage_source-1",
+        "output_tokens": 2**33 + 32, "reasoning_tokens": 2**33 + 33,
+        "usage_details": {"input_audio": 2**33 + 34}, "usage_source": "usage_source-1",
         "cost_nanos": 2**33 + 35, "cost_source": "cost_source-1", "price_version": "price_version-1",
         "reserved_tokens": 2**33 + 38, "reserved_nanos": 2**33 + 39, "contents": 2**33 + 40,
-        "characters": 2**33 + 41, "chunks": 2**33 + 42, "input_json": '{"a": 1}',
+        "shown": True, "characters": 2**33 + 41, "chunks": 2**33 + 42, "input_json": '{"a": 1}',
         "output_json": '{"a": 1}', "gate": "gate-1", "end_reason": "completed", "worker": "worker-1",
         "request_partition": 48, "request_offset": 2**33 + 48,
     },
     "sluicegate.LlmRaw": {
         "tenant": "acme", "stream_id": "answer-7", "attempt": 3, "shape": "shape-1",
         "first_index": 2**33 + 4, "at_us": [1, 2**40], "events": ["a", ""], "chunks": ['{"a":1}', "é"],
+        "status": 529, "headers": {"retry-after": "7"}, "comments": [1],
     },
     "sluicegate.LlmRoute": {
         "name": "name-1", "version": 2, "config_json": '{"a": 1}', "by": "by-é", "reason": "reason-1",
@@ -172,7 +178,8 @@ RECORDS: Final[dict[str, dict[str, Any]]] = {
     },
     "sluicegate.payload.usage": {
         "provider": "p", "model": "m-1", "calls": 2, "errors": 1, "input_tokens": 10, "output_tokens": 20,
-        "cost_nanos": 30, "latency_ms": 40, "provenance": "estimated",
+        "cost_nanos": 30, "latency_ms": 40, "provenance": "estimated", "cached_input_tokens": 4,
+        "cache_write_tokens": 3, "reasoning_tokens": 6,
     },
     "sluicegate.payload.state": {"name": "phase", "value_json": '{"a":1}'},
     "sluicegate.payload.media": {"mime": "image/png", "index": 2, "data": b"\x89PNG", "reference": "s3://x"},

@@ -19,6 +19,8 @@ resumes does so with a cursor of another transport. A step is one of
 - ``edge: kill | drain | gone | start | empty | letting-go | slowing``: drain asks it to stop, gone waits
   until it has, empty until it has no connections, letting-go until it has ended a client's deliveries for
   being behind, slowing until it holds back the stream's producer
+- ``history: over``: the index no longer has the stream, as ingest does when its history is over, and the
+  edge knows
 - ``retention: {client, seq}``: the topic now begins at the event that a client was shown under this seq
 
 Events are written ``TYPE SEQ``, or ``TYPE FIRST..LAST`` for one after the other, or ``gap FROM..TO REASON``
@@ -31,6 +33,8 @@ import signal
 import time
 from itertools import count
 from typing import TYPE_CHECKING, Any
+
+import httpx2
 
 from schemas.cursor import Cursor, decode_cursor
 from schemas.topics import OUTPUT
@@ -102,6 +106,9 @@ class Play:
                 self._leave(client)
             case {"edge": str(what)}:
                 self._change_edge(what)
+            case {"history": "over"}:
+                self._twin.tombstone(self._stream)
+                self._until(self._is_unknown, "the edge knows nothing of the stream")
             case {"retention": {"client": client, "seq": seq}}:
                 told = self._told(next(iter(self._clients[client].values())), seq)
                 at = decode_cursor(told.cursor, "default", self._stream_id)
@@ -255,6 +262,11 @@ class Play:
         last = self._stream.next_seq - 1
         return len(own) == len(self._drivers) and all(
             one["paused_ms"] > 0 and one["seq"] + one["events_behind"] == last for one in own
+        )
+
+    def _is_unknown(self) -> bool:
+        return (
+            httpx2.get(f"{self._edge.url}/v1/streams/{self._stream_id}", trust_env=False).status_code == 404
         )
 
     def _let_go(self) -> float:

@@ -101,12 +101,15 @@ class Deployment:
         self, roles: str = "ingest,aggregate,archive", settings: Mapping[str, str] | None = None
     ) -> subprocess.Popen[bytes]:
         """Start a worker; its output is appended to the log."""
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        with self.log.open("ab") as log:
+        return self._start(self.log, "worker", "--roles", roles, **(settings or {}))
+
+    def _start(self, to: Path, *words: str, **settings: str) -> subprocess.Popen[bytes]:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        with to.open("ab") as log:
             process = subprocess.Popen(
-                ["sluicegate", "worker", "--roles", roles],
+                ["sluicegate", *words],
                 cwd=self.folder,
-                env={**self.environment, **(settings or {})},
+                env={**self.environment, **settings},
                 stdout=log,
                 stderr=log,
             )
@@ -139,17 +142,18 @@ class Deployment:
 
     def start_edge(self, port: int) -> subprocess.Popen[bytes]:
         """Start an edge; its output is appended to its log."""
-        self.edge_log.parent.mkdir(parents=True, exist_ok=True)
-        with self.edge_log.open("ab") as log:
-            process = subprocess.Popen(
-                ["sluicegate", "edge", "--port", str(port)],
-                cwd=self.folder,
-                env=self.environment,
-                stdout=log,
-                stderr=log,
-            )
-        self._processes.append(process)
-        return process
+        return self._start(self.edge_log, "edge", "--port", str(port))
+
+    # -- workers of language models -------------------------------------------------------------------
+
+    @property
+    def llm_log(self) -> Path:
+        """Where such a worker's output is kept."""
+        return self.folder / ".sluicegate" / "logs" / "llm.log"
+
+    def start_llm(self) -> subprocess.Popen[bytes]:
+        """Start a worker of language models; its output is appended to its log."""
+        return self._start(self.llm_log, "llm")
 
     # -- load -----------------------------------------------------------------------------------------
 
@@ -209,9 +213,10 @@ class Deployment:
                 raise AssertionError(f"never seen: {what}\nthe worker wrote last:\n{wrote}")
             time.sleep(0.2)
 
-    def logged(self, words: str) -> bool:
-        """Whether the worker's log says so."""
-        return self.log.exists() and words in self.log.read_text()
+    def logged(self, words: str, log: Path | None = None) -> bool:
+        """Whether a log says so, by default the worker's."""
+        log = log or self.log
+        return log.exists() and words in log.read_text()
 
 
 def _event(stream_id: str, seq: int, kind: str, payload: bytes, schema_id: int) -> Event:

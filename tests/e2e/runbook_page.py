@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 RUNBOOKS = Path(__file__).resolve().parents[2] / "runbooks"
 PARTS = ("Meaning", "Impact", "Diagnosis", "Mitigation", "Verification", "Escalation", "Silencing")
@@ -72,6 +77,21 @@ def page(name: str) -> Page:
 def pages() -> list[str]:
     """Names of all runbooks."""
     return sorted(path.stem for path in RUNBOOKS.glob("*.md") if path.stem != "README")
+
+
+def pasted(page_name: str, block_name: str, environment: Mapping[str, str]) -> tuple[int, str]:
+    """Exit code and output of a block in a shell as people have it, which goes on after what failed."""
+    done = subprocess.run(
+        ["bash", "-c", page(page_name).blocks[block_name].script],
+        check=False,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=240,
+    )
+    return done.returncode, done.stdout
 
 
 def _pattern(line: str) -> re.Pattern[str]:

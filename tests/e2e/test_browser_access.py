@@ -139,6 +139,8 @@ def test_the_console_works_by_cookie_and_shows_what_the_token_allows(guarded, tw
     expect(page.locator("#state")).to_contain_text("ended", timeout=30_000)
     expect(page.locator("body")).to_contain_text("mine")
     expect(page.locator("body")).not_to_contain_text("other")
+    page.get_by_role("link", name="clients", exact=True).click()
+    expect(page.locator("#howmany")).to_have_text("0 behind or taking nothing.")
 
 
 def test_a_native_event_source_goes_on_if_its_cookie_is_renewed_when_it_is_warned_and_stops_if_not(

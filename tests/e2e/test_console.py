@@ -16,6 +16,7 @@ from playwright.sync_api import expect
 from ops.invitation import invitation
 from schemas.recording import RecordedEvent, RecordingHeader
 from schemas.topics import INPUT
+from tests.support.slow_clients import SlowSse, connections_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -267,6 +268,43 @@ def test_the_cancel_button_asks_twice_and_then_appends_a_cancel(make_edge, twin,
     records = twin.records(INPUT)
     assert [event.type for event in records] == ["cancel"]
     assert records[0].stream_id == "long-job"
+
+
+def test_slow_clients_are_shown_by_name_with_what_their_kinds_policy_did(make_edge, twin, page):
+    edge = make_edge(write_stall_ms_max=300_000)
+    room = twin.open("room-7", kind="chat")
+    client = SlowSse(edge, "room-7")
+    client.next()
+    page.goto(f"{edge.url}/console")
+    page.get_by_role("link", name="clients", exact=True).click()
+    expect(page.locator("#howmany")).to_have_text("0 behind or taking nothing.")
+    said = [("message", {"from": "ann", "text": "x" * 20_000})] * 40
+    deadline = time.monotonic() + 60
+    while not (shown := connections_of(edge, "?slow=true")) or shown[0]["bytes_behind"] < 2 << 20:
+        assert time.monotonic() < deadline
+        twin.write(room, said)  # what the network holds for it is filled, and then its bound passed
+    expect(page.locator("#slow")).to_have_text("1 slow client")
+    row = page.locator("#connections tr")
+    expect(row.locator("th")).to_have_text(client.peer)
+    cells = row.locator("td").all_text_contents()
+    assert [*cells[:5], *cells[9:]] == ["-", "sse", "room-7", "drop_new", "paused", "0", "-"]
+    assert [bool(re.fullmatch(r"[\d,]+ \([\d.]+ [KM]iB\)", cells[place])) for place in (5, 8)] == [True, True]
+    assert re.fullmatch(r"[\d.]+ s", cells[7])
+
+    twin.write(room, [("message", {"from": "ann", "text": "the last"})])
+    while (event := client.next())["seq"] < room.next_seq - 1:
+        pass
+    assert (event["type"], event["reason"]) == ("gap", "slow")
+    expect(row).to_have_count(0)
+    expect(page.locator("#slow")).to_have_text("clients")
+    page.get_by_label("All clients").check()
+    expect(page.locator("#howmany")).to_have_text("1 with a stream.")
+    expect(row.locator("td").nth(4)).to_have_text("abreast")
+    assert row.locator("td").all_text_contents()[9:] == ["1", f"{event['count']:,} drop_new"]
+    row.get_by_role("link").click()
+    expect(page.locator("#title")).to_have_text("room-7")
+    expect(page.locator("#clients")).to_be_hidden()
+    client.close()
 
 
 # The page as a browser treats one in the background: hidden, and no frame is ever drawn.

@@ -54,7 +54,8 @@ def test_a_question_is_asked_and_its_answer_flows_with_thoughts_folded_and_its_c
         *text("Because of ", "<b>light"), go_on, *text(", it is."),
         piece('{"a":', channel="tool", call_id="c-1", tool="look"),
         piece("1}", channel="tool", call_id="c-1", tool="look"),
-        finish("stop"), usage(cost_nanos=1_500_000), usage(cost_nanos=None, provenance="estimated"), end(),
+        finish("stop"), usage(cost_nanos=1_500_000), usage(cost_nanos=None, provenance="estimated"),
+        usage(cost_nanos=7, input_tokens=0, output_tokens=0, provenance="unknown"), end(),
     ]  # fmt: skip
     page.goto(f"{world.edge.url}/console")
     ask(page, "Why is the\nsky blue?")
@@ -71,7 +72,10 @@ def test_a_question_is_asked_and_its_answer_flows_with_thoughts_folded_and_its_c
     expect(page.locator("#rows .tool")).to_contain_text("calls look")
     expect(page.locator("#rows .tool .body")).to_have_text('{"a":1}')
     expect(page.locator("#state")).to_have_text("ended: completed")
-    expect(page.locator("#spent")).to_have_text("$0.001500 + 1 unknown · 14 in, 10 out · 2 calls")
+    expect(page.locator("#spent")).to_have_text(
+        "$0.001500 + 2 unknown · 14 in, 10 out + tokens of 1 unknown · 3 calls"
+    )
+    expect(page.locator("#rows")).to_contain_text("unknown tokens in, unknown out, cost unknown")
     expect(page.locator("#rows")).to_contain_text("finished stop")
     expect(page.locator("#rows")).to_contain_text("5 out (estimated), cost unknown")
     (request,) = [each for each in world.twin.requests if each["messages"][0]["content"].startswith("Why")]

@@ -160,7 +160,7 @@ def test_a_command_that_ran_while_no_worker_was_there_is_all_in_its_stream_once_
     line.worker()
     code, out, _ = line.run("tail", "build", timeout_s=60)
     assert code == 1
-    assert out.splitlines()[1:] == [*(str(n) for n in range(1, 501)), "end upstream_error"]
+    assert out.splitlines()[1:] == [*(str(n) for n in range(1, 501)), "end upstream_error: exit code 5"]
 
 
 class Printed:

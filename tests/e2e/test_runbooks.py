@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import httpx2
 import psycopg
 import pytest
 from confluent_kafka import Producer, TopicPartition
@@ -19,13 +20,17 @@ from confluent_kafka.admin import AdminClient
 
 from schemas.topics import INPUT
 from tests.e2e.deployment import Deployment
-from tests.e2e.runbook_page import PARTS, RUNBOOKS, page, pages
-from tests.support.edge_process import free_port
+from tests.e2e.model_deployment import asked_for_answers
+from tests.e2e.runbook_page import PARTS, RUNBOOKS, page, pages, pasted
+from tests.support.ports import free_port
+from tests.support.sse_client import read_stream
 from tests.support.swarm import Swarm
 from tests.tidy.test_docs import headings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from tests.e2e.model_deployment import ModelDeployment
 
 pytestmark = pytest.mark.timeout(300)
 ALL = ("ingest", "aggregate", "archive")
@@ -381,3 +386,108 @@ def test_reconnect_storm_of_two_thousand_clients_of_an_edge_that_was_killed(depl
         swarm.until(lambda: swarm.have(22) == clients, "every event seen by all of them")
         assert swarm.wrong() == {"holes": 0, "doubles": 0}
         assert sum(view.gaps for view in swarm.views) == 0
+
+
+def test_reconnect_storm_at_an_edge_that_has_keys(deployment: Deployment, twin):
+    port = free_port()
+    keys = deployment.folder / ".sluicegate" / "access" / "keys.json"
+    issue = ("sluicegate", "tokens", "issue", "--scope", "operate", "--scope", "subscribe")
+    token = deployment.command(*issue).strip()
+    deployment.environment |= {"EDGE": f"http://127.0.0.1:{port}", "SLUICEGATE_ACCESS__KEYS_FILE": str(keys)}
+    twin.open("one")
+    edge = deployment.start_edge(port)
+    url = deployment.environment["EDGE"]
+    deployment.until(lambda: is_ready(url), "the edge is ready")
+    bearer = {"authorization": f"Bearer {token}"}
+    stream_url = f"{url}/v1/streams/one/events"
+    assert read_stream(stream_url, headers=bearer, until=lambda seen: bool(seen.events)).seqs == [0]
+
+    code, text = pasted("reconnect-storm", "all-are-back", deployment.environment)
+    assert code != 0, "nobody can tell without a token"
+    assert "401" in text
+    deployment.environment["SLUICEGATE_EDGE__TOKEN"] = token
+    run(deployment, "reconnect-storm", "is-it-ready", '"status":"ready"')
+    run(deployment, "reconnect-storm", "who-comes-and-goes", 'joins_total{start="open",transport="sse"} 1.0')
+    run(deployment, "reconnect-storm", "joins-a-second", "0 joins a second")
+    run(deployment, "reconnect-storm", "reads-of-history")
+    run(deployment, "reconnect-storm", "all-are-back")
+    assert edge.poll() is None
+
+
+def is_ready(url: str) -> bool:
+    try:
+        return httpx2.get(f"{url}/readyz", trust_env=False, verify=False).status_code == 200
+    except httpx2.TransportError:
+        return False
+
+
+# -- provider-down, cost-spike --------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(600)  # some thirty commands, one after another
+def test_a_provider_goes_down_and_a_tenant_spends(deployment: Deployment):
+    with asked_for_answers(deployment) as model:
+        told = deployment.environment
+        told |= {"PROVIDER": "main", "MODEL": "big", "STREAM": "default/down-0", "VERSION": "1"}
+        model.says("big", "words?fault=overloaded")
+        for number in range(3):
+            model.ask(f"down-{number}")
+        model.calls(3, provider="main", error_class="overloaded")
+        model.calls(3, provider="backup", state="completed")
+        model.until("SELECT sum(failed)::int FROM sluicegate.llm_windows", 3)
+
+        run(deployment, "provider-down", "which-provider", 'error="overloaded",model="big",provider="main"')
+        run(deployment, "provider-down", "how-slow", "main")
+        run(deployment, "provider-down", "what-it-said", "default/down-2", "503")
+        run(deployment, "provider-down", "one-stream", "main/big", "fallback  backup/small")
+        run(deployment, "provider-down", "ask-it", "the provider answered with status 503")
+        run(deployment, "provider-down", "which-routes", "default asks main")
+
+        model.says("big", "words?tokens=20&fault=stall&after=3")
+        model.ask("hangs")
+        model.calls(1, stream_id="hangs", state="started")
+        told["STREAM"] = "default/hangs"
+        run(deployment, "provider-down", "under-way", "default/hangs")
+        run(deployment, "provider-down", "cancel-a-stream", "main/big")
+        deployment.until(lambda: model.end("hangs") == "cancelled", "the stream that hung is over")
+
+        run(deployment, "provider-down", "leave-it-out", '-      "target": "main"')
+        deployment.until(lambda: deployment.logged('"version":2', deployment.llm_log), "the route in force")
+        run(deployment, "provider-down", "a-new-answer", "backup/small")
+        run(deployment, "provider-down", "no-more-failures")
+        run(deployment, "provider-down", "put-it-back", '+      "target": "main"')
+        deployment.until(lambda: deployment.logged('"version":3', deployment.llm_log), "the route put back")
+
+        told["TENANT"] = "acme"
+        model.ask("runs", "acme")
+        model.calls(1, stream_id="runs", state="started")
+        model.says("big", "words?tokens=20")
+        model.ask("dear", "acme")
+        model.calls(1, stream_id="dear", state="completed")
+        model.until("SELECT sum(completed)::int FROM sluicegate.llm_windows WHERE tenant = 'acme'", 1)
+
+        run(deployment, "cost-spike", "who-spends", "acme")
+        run(deployment, "cost-spike", "on-what", "big")
+        run(deployment, "cost-spike", "which-streams", "acme/dear", "2.0000")
+        run(deployment, "cost-spike", "bound-the-tenant")
+        refused = (f"more-{number}" for number in range(1_000))
+        deployment.until(lambda: ended(model, next(refused)) == "upstream_error", "the bound in force")
+        run(deployment, "cost-spike", "stop-what-runs", "1 of 1 streams were asked to stop")
+        deployment.until(lambda: model.end("runs", "acme") == "cancelled", "what ran was stopped")
+        model.calls(1, tenant="acme", state="refused")
+        run(
+            deployment,
+            "cost-spike",
+            "the-bound-holds",
+            "tenant acme: the budget of USD of this hour is spent",
+        )
+        run(deployment, "cost-spike", "what-it-costs-now", "0.00 USD an hour")
+        run(deployment, "cost-spike", "lift-the-bound")
+
+
+def ended(model: ModelDeployment, stream_id: str) -> str:
+    """Ask for one more answer of the tenant, and say how it ended."""
+    model.ask(stream_id, "acme")
+    while not (reason := model.end(stream_id, "acme")):
+        time.sleep(0.1)
+    return reason

@@ -11,14 +11,16 @@ from connectors.kafka.positions import read_metadata
 from tests.faults.history import Commit
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from connectors.kafka.options import KafkaOptions
 
 OFFSETS_TOPIC = "__consumer_offsets"
 _COMMITS = (0, 1)  # key versions of a committed offset; others are of members and of the group
 
 
-def commits_of(kafka: KafkaOptions, group: str, topic: str) -> list[Commit]:
-    """Return all that ``group`` committed of ``topic``, in order; what was aborted is not among it.
+def commits_of(kafka: KafkaOptions, group: str, topics: Sequence[str]) -> dict[str, list[Commit]]:
+    """Return all that ``group`` committed of each of ``topics``, in order; what was aborted is not among it.
 
     The broker keeps an older offset until the log is compacted, which it is not before it has 100 MB.
     """
@@ -30,27 +32,28 @@ def commits_of(kafka: KafkaOptions, group: str, topic: str) -> list[Commit]:
     try:
         partitions = consumer.list_topics(OFFSETS_TOPIC, timeout=20).topics[OFFSETS_TOPIC].partitions
         consumer.assign([TopicPartition(OFFSETS_TOPIC, number, 0) for number in partitions])
-        left, found = set(partitions), []
+        left = set(partitions)
+        found: dict[str, list[Commit]] = {topic: [] for topic in topics}
         while left:
             for message in consumer.consume(10_000, 0.1):
                 if message.error() is not None:
                     assert message.error().name() == "_PARTITION_EOF", message.error()
                     left.discard(message.partition())
-                elif (commit := _commit(message.key(), message.value(), group, topic)) is not None:
-                    found.append(commit)
+                elif (commit := _commit(message.key(), message.value(), group)) is not None:
+                    found.setdefault(commit[0], []).append(commit[1])
         return found
     finally:
         consumer.close()
 
 
-def _commit(key: bytes, value: bytes | None, group: str, topic: str) -> Commit | None:
+def _commit(key: bytes, value: bytes | None, group: str) -> tuple[str, Commit] | None:
     (version,) = struct.unpack_from(">h", key)
     if version not in _COMMITS or value is None:
         return None
     its_group, at = _string(key, 2)
-    its_topic, at = _string(key, at)
-    if (its_group, its_topic) != (group, topic):
+    if its_group != group:
         return None
+    topic, at = _string(key, at)
     (partition,) = struct.unpack_from(">i", key, at)
     version, offset = struct.unpack_from(">hq", value)
     if version >= 4:  # strings of the flexible encoding: their length + 1 in one byte, for ours
@@ -58,7 +61,7 @@ def _commit(key: bytes, value: bytes | None, group: str, topic: str) -> Commit |
     else:
         metadata, _ = _string(value, 14 if version == 3 else 10)  # from 3 on behind the leader's epoch
     metadata = metadata.rstrip("\0")  # librdkafka sends the end of its string, too
-    return Commit(partition, offset, read_metadata(metadata)[0])
+    return topic, Commit(partition, offset, read_metadata(metadata)[0])
 
 
 def _string(data: bytes, at: int) -> tuple[str, int]:

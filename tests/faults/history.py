@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tests.faults.ledger import Input, Kind
+    from tests.faults.tally import Effect
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,8 @@ class Commit:
     partition: int
     offset: int
     unit: int | None
+    at_s: float = 0.0
+    """When it was first seen, seconds since the epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,25 +61,53 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class Recovery:
-    """How long the engine took from the end of a fault until it had caught up, and how long it may."""
+class FaultEnd:
+    """A moment from which on the engine can recover: a worker started or was killed, a frame was let go."""
 
-    took_s: float
-    budget_s: float
+    what: str
+    at_s: float
+    """Seconds since the epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """An effect of the tally as a committed reader sees it, and the unit of work that it names."""
+
+    partition: int
+    unit: int
+    effect: Effect
 
 
 @dataclass
-class History:
-    """A run, whole."""
+class AgentHistory:
+    """What is recorded of one agent, whatever it does."""
 
     acknowledged: set[tuple[int, int]] = field(default_factory=set)
     """Partition and offset of each record whose producer was told that it is in."""
     inputs: list[Input] = field(default_factory=list)
     """The input log, each partition in order."""
-    outcomes: list[Outcome] = field(default_factory=list)
-    """In the order in which they stand in their topics."""
     commits: list[Commit] = field(default_factory=list)
     """In the order in which they were made."""
     changes: list[Change] = field(default_factory=list)
     copies: list[StateCopy] = field(default_factory=list)
-    recovery: Recovery | None = None
+
+
+@dataclass
+class TallyHistory(AgentHistory):
+    """Of the agent of windows."""
+
+    made: list[Made] = field(default_factory=list)
+    """In the order in which it stands in each topic."""
+
+
+@dataclass
+class History(AgentHistory):
+    """A run, whole: of the ledger, and of the tally beside it."""
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    """In the order in which they stand in their topics."""
+    tally: TallyHistory = field(default_factory=TallyHistory)
+    faults: list[FaultEnd] = field(default_factory=list)
+    """In the order in which they ended."""
+    budget_s: float = 60.0
+    """What a recovery may take."""

@@ -16,13 +16,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 PRODUCE: Final = 0
 ADD_PARTITIONS_TO_TXN: Final = 24
 ADD_OFFSETS_TO_TXN: Final = 25
 END_TXN: Final = 26
 TXN_OFFSET_COMMIT: Final = 28
+
+UNKNOWN_SERVER_ERROR: Final = -1
 
 Way = Literal["request", "answer"]
 _HOST: Final = b"127.0.0.1"
@@ -36,6 +38,7 @@ class Hold:
 
     api: int
     way: Way
+    on_released: Callable[[str], None]
     landed: threading.Event = field(default_factory=threading.Event)
     _decided: threading.Event = field(default_factory=threading.Event)
     _forward: bool = False
@@ -43,6 +46,11 @@ class Hold:
     def release(self, *, forward: bool) -> None:
         """Let the frame go on its way, or lose it, and with it the connection."""
         self._forward = forward
+        self._decided.set()
+        self.on_released(f"a held {self.way} was {'let go' if forward else 'lost'}")
+
+    def lose(self) -> None:
+        """Lose what is still held: nobody waits for it any more."""
         self._decided.set()
 
     def keep(self) -> bool:
@@ -52,14 +60,31 @@ class Hold:
         return self._forward
 
 
-class KafkaProxy:
-    """Listens for each broker on a port of its own, on ``host``."""
+@dataclass
+class Spoilt:
+    """An answer to EndTxn that will tell of an error, whatever became of the transaction."""
 
-    def __init__(self, brokers: Iterable[str], host: str = "127.0.0.1") -> None:
+    code: int
+    landed: threading.Event = field(default_factory=threading.Event)
+    said: int = 0
+    """What the broker had answered."""
+
+
+class KafkaProxy:
+    """Listens for each broker on a port of its own, on ``host``; ``on_healed`` is told what harm is over."""
+
+    def __init__(
+        self,
+        brokers: Iterable[str],
+        host: str = "127.0.0.1",
+        on_healed: Callable[[str], None] = lambda _what: None,
+    ) -> None:
         assert len(host) == len(_HOST)
+        self._on_healed = on_healed
         self._host = host
         self._listeners: dict[int, socket.socket] = {}
         self._holds: list[Hold] = []
+        self._spoils: list[Spoilt] = []
         self._lock = threading.Lock()
         self._sockets: list[socket.socket] = []
         self.requests: Counter[int] = Counter()
@@ -80,10 +105,17 @@ class KafkaProxy:
 
     def hold(self, api: int, way: Way) -> Hold:
         """Keep back the next such frame of whichever client."""
-        held = Hold(api, way)
+        held = Hold(api, way, self._on_healed)
         with self._lock:
             self._holds.append(held)
         return held
+
+    def spoil(self, code: int = UNKNOWN_SERVER_ERROR) -> Spoilt:
+        """Put an error into the next answer to EndTxn."""
+        spoilt = Spoilt(code)
+        with self._lock:
+            self._spoils.append(spoilt)
+        return spoilt
 
     def reset(self) -> int:
         """Cut every line by a reset; tells how many."""
@@ -93,6 +125,7 @@ class KafkaProxy:
                 line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 line.shutdown(socket.SHUT_RD)  # wakes its thread, which closes it
                 line.close()
+        self._on_healed("all connections were reset")
         return len(lines)
 
     def close(self) -> None:
@@ -100,7 +133,7 @@ class KafkaProxy:
         for listener in self._listeners.values():
             listener.close()
         for held in self._holds:
-            held.release(forward=False)
+            held.lose()
         for line in self._sockets:
             with contextlib.suppress(OSError):
                 line.shutdown(socket.SHUT_RDWR)
@@ -156,6 +189,8 @@ class KafkaProxy:
                     self.answers[api].append(frame[8:])
                 if not self._passes(api, "answer"):
                     break
+                if api == END_TXN:
+                    frame = self._spoilt(frame)
                 with contextlib.suppress(OSError):
                     client.sendall(self._our_addresses(frame))
         with contextlib.suppress(OSError):
@@ -171,6 +206,15 @@ class KafkaProxy:
                 return True
         return held.keep()
 
+    def _spoilt(self, frame: bytes) -> bytes:
+        with self._lock:
+            spoilt = self._spoils.pop(0) if self._spoils else None
+        if spoilt is None:
+            return frame
+        spoilt.said, at = end_txn_error(frame[8:]), 8 + _error_at(frame[8:])
+        spoilt.landed.set()
+        return frame[:at] + struct.pack(">h", spoilt.code) + frame[at + 2 :]
+
     def _our_addresses(self, frame: bytes) -> bytes:
         for port, listener in self._listeners.items():
             ours = self._host.encode() + struct.pack(">i", listener.getsockname()[1])
@@ -180,9 +224,13 @@ class KafkaProxy:
 
 def end_txn_error(body: bytes) -> int:
     """The error code in the body of an answer to EndTxn: behind the throttle, and an empty set of tags."""
-    flexible = len(body) % 2 == 1  # one byte of tags before, from version 3 on
-    (code,) = struct.unpack_from(">h", body, 5 if flexible else 4)
+    (code,) = struct.unpack_from(">h", body, _error_at(body))
     return int(code)
+
+
+def _error_at(body: bytes) -> int:
+    flexible = len(body) % 2 == 1  # one byte of tags before, from version 3 on
+    return 5 if flexible else 4
 
 
 def _frame(line: socket.socket) -> bytes | None:

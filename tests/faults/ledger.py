@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Literal
 
 import orjson
@@ -23,6 +23,11 @@ INPUT: Final = TopicSpec("ledger.input.v1", "key", "", PARTITIONS, -1, "delete",
 OUTPUT: Final = TopicSpec("ledger.output.v1", "key", "", PARTITIONS, -1, "delete", "entries with balances")
 VERDICTS: Final = TopicSpec("ledger.verdicts.v1", "key", "", PARTITIONS, -1, "delete", "what was left out")
 CHANGELOG: Final = TopicSpec("ledger.changelog.v1", "key", "", PARTITIONS, -1, "compact", "balances")
+CHANGELOGS: Final = {
+    spec.cleanup: spec
+    for spec in (CHANGELOG, replace(CHANGELOG, cleanup="compact,delete", retention_ms=3_600_000))
+}
+"""By cleanup: that of an agent all of whose state expires deletes, too."""
 
 GRACE_MS: Final = 5_000
 BALANCE: Final = struct.Struct(">qq")
@@ -76,6 +81,8 @@ class Input:
     partition: int
     offset: int
     entry: Entry | None
+    at_s: float = 0.0
+    """When the broker appended it, seconds since the epoch."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,14 @@
 """Defects planted into a real engine, and points at which a worker kills itself.
 
-Each defect is one that an engine can really have; it is planted into one partition, whose number is given.
+Each defect is one that an engine can really have; it is planted into one partition, whose number is given,
+of the ledger, or of the tally where it says so.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,15 +16,19 @@ import structlog
 from confluent_kafka import Producer
 
 from connectors.kafka.errors import TransactionAborted
+from tests.faults.ledger import INPUT
+from tests.faults.tally import AGENT, CLOSED_UP_TO
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from connectors.kafka.chunk import SourcePartition
     from pipelines.role import RoleApp
 
 log = structlog.get_logger(__name__)
 
 SKIPPED = 5
+LATE_S = 30.0
 
 
 def install(app: RoleApp, planted: Mapping[str, int]) -> None:
@@ -31,38 +37,39 @@ def install(app: RoleApp, planted: Mapping[str, int]) -> None:
         PLANTS[name](app, number)
 
 
-def _scope(app: RoleApp, partition: int) -> Any:
-    return app.engine.unit._scopes.get((app.role, partition))
+def _scope(app: RoleApp, partition: int, agent: str = "") -> Any:
+    return app.engine.unit._scopes.get((agent or app.role, partition))
+
+
+def _is_of_ledger(source: SourcePartition, partition: int) -> bool:
+    return source.topic.endswith(INPUT.name) and source.partition == partition
+
+
+def _before_append(app: RoleApp, partition: int, harm: Callable[[Any], None], agent: str = "") -> None:
+    """Have ``harm`` be done to an agent's part of each unit before its outputs are appended."""
+    unit = app.engine.unit
+    append = unit._append
+
+    def planted(result: Any) -> None:
+        if (scope := _scope(app, partition, agent)) is not None:
+            harm(scope)
+        append(result)
+
+    unit._append = planted  # type: ignore[method-assign]
 
 
 def commits_without_outputs(app: RoleApp, partition: int) -> None:
     """Offsets and changelog of a unit commit, its outputs do not."""
-    unit = app.engine.unit
-    append = unit._append
-
-    def planted(result: Any) -> None:
-        if (scope := _scope(app, partition)) is not None:
-            scope.appends.clear()
-        append(result)
-
-    unit._append = planted  # type: ignore[method-assign]
+    _before_append(app, partition, lambda scope: scope.appends.clear())
 
 
 def outputs_twice(app: RoleApp, partition: int) -> None:
     """What was appended before a failure is appended again, in the same transaction."""
-    unit = app.engine.unit
-    append = unit._append
-
-    def planted(result: Any) -> None:
-        if (scope := _scope(app, partition)) is not None:
-            scope.appends.extend(list(scope.appends))
-        append(result)
-
-    unit._append = planted  # type: ignore[method-assign]
+    _before_append(app, partition, lambda scope: scope.appends.extend(list(scope.appends)))
 
 
-def seeks_past(app: RoleApp, partition: int) -> None:
-    """A partition is begun a few records behind where it stands."""
+def _at_open(app: RoleApp, partition: int, harm: Callable[[int], int]) -> None:
+    """Have ``harm`` be done when the partition is opened: given where it begins, it returns the same."""
     engine = app.engine
     open_engine = engine.open
 
@@ -72,11 +79,26 @@ def seeks_past(app: RoleApp, partition: int) -> None:
 
         def planted(where: Any, cancelled: Any) -> int:
             start = begin(where, cancelled)
-            return start + SKIPPED if where.partition == partition else start
+            return harm(start) if _is_of_ledger(where, partition) else start
 
         engine.partitions.open = planted  # type: ignore[method-assign]
 
     engine.open = opened  # type: ignore[method-assign]
+
+
+def seeks_past(app: RoleApp, partition: int) -> None:
+    """A partition is begun a few records behind where it stands."""
+    _at_open(app, partition, lambda start: start + SKIPPED)
+
+
+def begins_late(app: RoleApp, partition: int) -> None:
+    """A partition that was assigned is not read for a while."""
+
+    def sleep(start: int) -> int:
+        time.sleep(LATE_S)
+        return start
+
+    _at_open(app, partition, sleep)
 
 
 def swaps_events(app: RoleApp, partition: int) -> None:
@@ -85,7 +107,7 @@ def swaps_events(app: RoleApp, partition: int) -> None:
     def turned(chunker: Callable[..., Any]) -> Callable[..., Any]:
         def chunk(epoch: int, records: Any, guard: Any) -> Any:
             made = chunker(epoch, records, guard)
-            return replace(made, items=made.items[::-1]) if made.source.partition == partition else made
+            return replace(made, items=made.items[::-1]) if _is_of_ledger(made.source, partition) else made
 
         return chunk
 
@@ -121,7 +143,7 @@ def commits_go_back(app: RoleApp, partition: int) -> None:
         nonlocal reached, done
         sent = dict(positions)
         for source, offset in positions.items():
-            if source.partition == partition and not done:
+            if _is_of_ledger(source, partition) and not done:
                 if reached > 1:
                     sent[source], done = reached - 1, True
                     log.warning("planted", plant="commits_go_back")
@@ -152,6 +174,36 @@ def shows_what_was_aborted(app: RoleApp, partition: int) -> None:
         raise TransactionAborted("planted")
 
     unit._append = planted  # type: ignore[method-assign]
+
+
+def leaves_an_agent_out(app: RoleApp, partition: int) -> None:
+    """The tally's part of each unit is left out, its offsets are committed."""
+    _before_append(app, partition, lambda scope: scope.drop(), AGENT)
+
+
+def closes_again(app: RoleApp, partition: int) -> None:
+    """Windows of the tally that have closed are not known to have, after a unit of work."""
+    unit = app.engine.unit
+    append_changelog = unit._append_changelog
+
+    def planted(result: Any) -> Any:
+        if (scope := _scope(app, partition, AGENT)) is not None:
+            scope.view.staged.pop(CLOSED_UP_TO, None)
+        return append_changelog(result)
+
+    unit._append_changelog = planted  # type: ignore[method-assign]
+
+
+def tells_each_total(app: RoleApp, partition: int) -> None:
+    """Results of the tally that supersede each other are all appended."""
+    add = app.engine.unit.add_scope
+
+    def planted(agent: str, scope: Any) -> None:
+        if (agent, scope.partition) == (AGENT, partition):
+            scope.update = scope.emit
+        add(agent, scope)
+
+    app.engine.unit.add_scope = planted  # type: ignore[method-assign]
 
 
 def kills_before_the_store(app: RoleApp, spared: int) -> None:
@@ -194,10 +246,14 @@ PLANTS: dict[str, Callable[[RoleApp, int], None]] = {
         commits_without_outputs,
         outputs_twice,
         seeks_past,
+        begins_late,
         swaps_events,
         forgets_changes,
         commits_go_back,
         shows_what_was_aborted,
+        leaves_an_agent_out,
+        closes_again,
+        tells_each_total,
         kills_before_the_store,
         stores_before_the_commit,
     )

@@ -52,6 +52,8 @@ class Archived:
         settings = {
             "SLUICEGATE_WORKER__SESSION_TIMEOUT_MS": str(SESSION_MS),
             "SLUICEGATE_WORKER__MAX_POLL_INTERVAL_MS": str(POLL_MS),
+            "SLUICEGATE_WORKER__STALL_MS_MAX": "1000",
+            "SLUICEGATE_WORKER__TRANSACTION_TIMEOUT_MS": "5000",
             **env,
         }
         worker = WorkerProcess(self.stack, self.kafka, self._folder / folder, roles="archive", **settings)

@@ -60,6 +60,8 @@ def test_leader_controller_and_coordinator_in_turn(cluster: Cluster, cluster_run
         run.until_committed(1_000, within_s=90)  # two of three are enough
         cluster.start(number)
         cluster.until_whole()
+        run.fault_ended(f"node {number} is back")
+        run.until_committed(500)
     run.settle(BUDGET_S)
     run.check()
 
@@ -73,6 +75,7 @@ def test_all_three_are_killed_at_once_and_started_again(cluster: Cluster, cluste
     for number in NODES:
         cluster.start(number)
     cluster.until_whole()
+    run.fault_ended("all nodes are back")
     run.until_committed(1_000, within_s=120)
     run.settle(BUDGET_S)
     run.check()
@@ -92,6 +95,7 @@ def test_two_and_three_workers_join_and_leave_while_a_broker_is_away(
     cluster.start(number)
     run.worker()
     cluster.until_whole()
+    run.fault_ended(f"node {number} is back")
     third.send(signal.SIGTERM)
     assert third.end() == 0
     run.until_committed(1_000, within_s=90)

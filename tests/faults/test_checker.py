@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -10,9 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from connectors.kafka.options import KafkaOptions
 from tests.faults.checker import check
-from tests.faults.history import Change, Commit, History, Outcome, Recovery, StateCopy
-from tests.faults.ledger import BALANCE, Entry, Expected, Fold, Input, state_key
+from tests.faults.history import Change, Commit, FaultEnd, History, Outcome, StateCopy
+from tests.faults.ledger import BALANCE, INPUT, Entry, Expected, Fold, Input, state_key
+from tests.faults.plants import LATE_S
+from tests.faults.tally import AGENT
+from tests.faults.watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +40,7 @@ class Engine:
     """An engine in a few lines that makes no mistake: it writes the history that a good one leaves."""
 
     def __init__(self) -> None:
-        self.history = History(recovery=Recovery(1.0, 60.0))
+        self.history = History(faults=[FaultEnd("a fault", at_s) for at_s in (0.0, 5.0)])
         self._folds: dict[int, Fold] = {}
         self._ids: dict[tuple[int, int], str] = {}
         self._offsets = {"output": 0, "changelog": 0}
@@ -50,7 +55,7 @@ class Engine:
         time_ms = 1 if what == "old" else 1_000_000 + offset
         name = b"%d/%d" % (partition, key)
         entry = None if what == "poison" else Entry(event_id, name, offset, time_ms, amount)
-        self.history.inputs.append(Input(partition, offset, entry))
+        self.history.inputs.append(Input(partition, offset, entry, float(offset)))
         self.history.acknowledged.add((partition, offset))
         before = dict(done.state)
         done.add(self.history.inputs[-1])
@@ -82,7 +87,8 @@ class Engine:
         for number, done in self._folds.items():
             end = len(done.expected)
             history.commits += [
-                Commit(number, min(first + 3, end), 100 + first // 3) for first in range(0, end, 3)
+                Commit(number, min(first + 3, end), 100 + first // 3, first + 4.0)
+                for first in range(0, end, 3)
             ]
             changes = [change for change in history.changes if change.partition == number]
             history.copies.append(StateCopy("new", number, self._offsets["changelog"] + 1, done.state))
@@ -192,8 +198,16 @@ def commits_past_the_end(history: History, rng: random.Random) -> None:
     history.commits.append(Commit(1, 10_000, 999))
 
 
-def takes_too_long(history: History, rng: random.Random) -> None:
-    history.recovery = Recovery(61.0, 60.0)
+def recovers_too_late(history: History, rng: random.Random) -> None:
+    late_s = history.budget_s + history.faults[-1].at_s
+    history.commits = [replace(commit, at_s=commit.at_s + late_s) for commit in history.commits]
+
+
+def stands_still(history: History, rng: random.Random) -> None:
+    which = rng.choice(history.commits)
+    since_s = max(which.at_s, history.faults[-1].at_s)
+    at = history.commits.index(which)
+    history.commits[at] = replace(which, at_s=since_s + history.budget_s + 5.0)
 
 
 MUTATIONS: list[tuple[Callable[[History, random.Random], None], str]] = [
@@ -213,7 +227,8 @@ MUTATIONS: list[tuple[Callable[[History, random.Random], None], str]] = [
     (tears_a_unit, "I5"),
     (goes_back, "I6"),
     (commits_past_the_end, "I6"),
-    (takes_too_long, "I7"),
+    (recovers_too_late, "I7"),
+    (stands_still, "I7"),
 ]
 
 
@@ -237,8 +252,10 @@ def test_the_smallest_witness_is_reported():
     assert [str(violation) for violation in found] == ["I1 at 0:3: no outcome, must be output"]
 
 
+OF_TALLY = {"leaves_an_agent_out": 0, "closes_again": 1, "tells_each_total": 2}
+"""Planted into the second agent of the units of work: the first has no part in it."""
 PLANTED = [
-    ({"commits_without_outputs": 0, "outputs_twice": 1, "seeks_past": 2, "forgets_changes": 3}, 0),
+    ({"commits_without_outputs": 0, "outputs_twice": 1, "seeks_past": 2, "forgets_changes": 3} | OF_TALLY, 0),
     ({"swaps_events": 0, "commits_go_back": 1, "shows_what_was_aborted": 2}, 2),
 ]
 """Plants with their partitions, and how many of them strike once and say so."""
@@ -250,6 +267,9 @@ FOUND = {
     "swaps_events": "I4",
     "commits_go_back": "I6",
     "shows_what_was_aborted": "I5",
+    "leaves_an_agent_out": "I1",
+    "closes_again": "I5",
+    "tells_each_total": "I5",
 }
 
 
@@ -261,10 +281,10 @@ def test_a_defect_in_a_real_engine_is_found_where_it_was_planted(run: Run, plant
     run.until_committed(2_000)
     run.settle()
     found = check(run.history)
-    for plant, partition in planted.items():
-        assert (FOUND[plant], partition) in {(v.invariant, v.partition) for v in found}, plant
-    sound = set(range(4)) - set(planted.values())
-    assert not [violation for violation in found if violation.partition in sound]
+    places = {plant: (AGENT if plant in OF_TALLY else "", number) for plant, number in planted.items()}
+    for plant, where in places.items():
+        assert (FOUND[plant], *where) in {(v.invariant, v.agent, v.partition) for v in found}, plant
+    assert not [v for v in found if (v.agent, v.partition) not in places.values()]
 
 
 @pytest.mark.slow_fault
@@ -275,3 +295,22 @@ def test_state_that_is_on_the_disk_before_its_unit_committed_is_found(run: Run):
     run.until_committed(2_000)
     run.settle()
     assert "I3" in {violation.invariant for violation in check(run.history)}
+
+
+@pytest.mark.slow_fault
+def test_a_partition_that_is_handled_too_late_after_a_restart_is_found(run: Run):
+    run.begin()
+    worker = run.worker()
+    run.until_committed(1_000)
+    worker.kill()
+    run.worker(planted={"begins_late": 2})
+    run.settle(budget_s=LATE_S - 5.0)
+    assert {(found.invariant, found.partition) for found in check(run.history)} == {("I7", 2)}
+
+
+def test_an_offset_that_no_look_saw_counts_as_committed_now():
+    watch = Watch(KafkaOptions("127.0.0.1:1"), "nobody", INPUT)  # not started: Kafka is away from it
+    before = time.time()
+    assert before <= watch.seen_s(INPUT.name, 0, 5) <= time.time()
+    assert watch.seen_s(INPUT.name, 0, 0) <= before, "it began there"
+    watch._consumer.close()

@@ -92,13 +92,15 @@ def test_what_is_built_is_given_up_and_nothing_of_it_is_in_the_next_attempt(user
     user.publish(400)
     user.seen(400)
     built = user.reprocess(mended, "--from", "earliest", "--yes", log="built")
-    user.until_said("as far as generation 1", "built")
+    assert built.wait(120) == 0, user.log("built")
+    builder = user.start_worker(mended, log="builder")
+    user.until_ready("builder")
     assert "would be given up" in user.run("reprocess", "totals", "--discard")[1]
     code, out, err = user.run("reprocess", "totals", "--discard", "--yes")
     assert code == 0, err
     assert "generation 1 keeps its place" in out
-    assert built.wait(60) == 1
-    assert "is not built any more" in user.log("built")
+    assert builder.wait(60) != 0
+    assert "is not built any more" in user.log("builder")
     assert old.poll() is None
 
     # Another attempt, from now on: it knows nothing of the first
@@ -128,8 +130,7 @@ def test_a_switch_that_is_killed_wherever_it_is_is_run_again(user: TotalsUser, s
     user.publish(4_000)
     user.begin_live()
     built = user.reprocess(mended, "--from", "earliest", "--yes", log="built")
-    user.until_said("as far as generation 1", "built")
-    user.kill(built)
+    assert built.wait(120) == 0, user.log("built")
     kills = 0
     while True:
         switch = user.reprocess(mended, "--switch", "--yes", log=f"switch-{kills}")

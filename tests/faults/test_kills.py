@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.faults.kafka_proxy import ADD_OFFSETS_TO_TXN, END_TXN, TXN_OFFSET_COMMIT, KafkaProxy
+from tests.faults.kafka_proxy import ADD_OFFSETS_TO_TXN, END_TXN, TXN_OFFSET_COMMIT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tests.faults.kafka_proxy import KafkaProxy
     from tests.faults.run import Run, Worker
 
 pytestmark = pytest.mark.timeout(300)
@@ -44,7 +45,7 @@ def test_killed_at_each_step_of_its_commit(run_of: Callable[..., Run], seed, mod
     steps = [*AT_STEPS, BEFORE_THE_STORE]
     random.Random(seed).shuffle(steps)
     run.begin()
-    with KafkaProxy(run.kafka.bootstrap_servers.split(",")) as proxy:
+    with run.proxy() as proxy:
         for step in steps:
             if step == BEFORE_THE_STORE:
                 worker = run.worker(bootstrap=proxy.bootstrap, planted={"kills_before_the_store": 3})

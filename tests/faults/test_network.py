@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.conftest import need_program
-from tests.faults.kafka_proxy import KafkaProxy
+from tests.faults.run import ASSIGNED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -95,7 +95,7 @@ def test_a_worker_that_is_cut_off_is_replaced_and_comes_back(
     run: Run, network: Network, to_worker, from_worker
 ):
     run.begin()
-    with KafkaProxy(run.kafka.bootstrap_servers.split(","), HERE) as proxy:
+    with run.proxy(HERE) as proxy:
         cut_off = run.worker("one", bootstrap=proxy.bootstrap, within=network.within)
         run.until_committed(1_000)
         network.lose(to_worker=to_worker, from_worker=from_worker)
@@ -105,12 +105,12 @@ def test_a_worker_that_is_cut_off_is_replaced_and_comes_back(
         time.sleep(1.0)
         assert run.committed() == still <= before + 3_000, "the partition did not land"
         other = run.worker("two")
-        run.until(lambda: other.says.count("partition ready") == 4, "another worker reading all")
+        run.until(lambda: other.says.count("partition ready") == ASSIGNED, "another worker reading all")
         run.until_committed(1_000)
         network.heal()
+        run.fault_ended("the network is whole")
         ready = cut_off.says.count("partition ready")
         run.until(lambda: cut_off.says.count("partition ready") > ready, "it reads again", 90)
-        run.fault_ended_at = time.monotonic()
         run.until_committed(500)
         run.settle()
     run.check()
@@ -118,13 +118,12 @@ def test_a_worker_that_is_cut_off_is_replaced_and_comes_back(
 
 def test_a_worker_whose_connections_are_reset_again_and_again_goes_on(run: Run):
     run.begin()
-    with KafkaProxy(run.kafka.bootstrap_servers.split(",")) as proxy:
+    with run.proxy() as proxy:
         worker = run.worker(bootstrap=proxy.bootstrap)
         run.until_committed(500)
         for _ in range(8):
             assert proxy.reset() > 0
             run.until_committed(300)
         assert worker.runs
-        run.fault_ended_at = time.monotonic()
         run.settle()
     run.check()

@@ -1,4 +1,4 @@
-"""A rolling restart under clients of every transport: nothing lost or doubled, and they come back spread."""
+"""A rolling restart under clients of every transport: nothing lost or doubled, and they go spread."""
 
 from __future__ import annotations
 
@@ -72,11 +72,17 @@ def swarm_at(
 
 
 def check_spread(swarm: Swarm, since_s: float, until_s: float, counts: Mapping[Transport, int]) -> None:
-    """Those whom a restart sent away came back one after the other, whatever they came over."""
+    """Those whom a restart sent away went one after the other, whatever they were connected over.
+
+    An edge says goodbye within the first 0.6 of its ``drain_ms``: so four fifths of its clients take 0.48 of
+    it to go, and those who are told at one moment no time. When they come back is their own dice, too.
+    """
     for transport, count in counts.items():
-        came_s = swarm.came_between(since_s, until_s, transport)
-        assert len(came_s) >= count / 5, f"{transport}: few were sent away"
-        assert most_within(came_s, 0.5) < 0.6 * len(came_s), f"{transport}: they came back at one moment"
+        left_s = swarm.left_between(since_s, until_s, transport)
+        assert len(left_s) >= count / 5, f"{transport}: few were sent away"
+        tenth = len(left_s) // 10
+        took_s = left_s[-1 - tenth] - left_s[tenth]
+        assert took_s >= 0.3 * DRAIN_MS / 1_000, f"{transport}: sent away at one moment, in {took_s:.2f} s"
 
 
 def check_views(swarm: Swarm, twin: IngestTwin, streams: Sequence[TwinStream]) -> None:
@@ -91,7 +97,7 @@ def check_views(swarm: Swarm, twin: IngestTwin, streams: Sequence[TwinStream]) -
     assert all(view.expect == lengths[view.stream] for view in swarm.views)
 
 
-def test_two_edges_restarted_in_turn_lose_and_double_nothing_and_spread_who_comes_back(
+def test_two_edges_restarted_in_turn_lose_and_double_nothing_and_spread_who_goes(
     make_edge: Callable[..., EdgeProcess], twin: IngestTwin
 ):
     pair = [make_edge(drain_ms=DRAIN_MS) for _ in range(2)]
@@ -143,11 +149,6 @@ def test_two_processes_of_one_address_restarted_in_turn_do_the_same(edges: EdgeP
         assert max(len(client.came_s) for client in swarm.clients) <= 3, "more than once a restart"
     edges.process.send_signal(signal.SIGTERM)
     assert edges.process.wait(60) == 0
-
-
-def most_within(times_s: Sequence[float], window_s: float) -> int:
-    """The largest number of these that lie within a window."""
-    return max(sum(start <= at < start + window_s for at in times_s) for start in times_s)
 
 
 def test_a_swarm_notices_what_it_is_there_to_notice():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -26,17 +25,12 @@ from schemas.payloads import PayloadCodec
 from schemas.topics import DEAD_LETTERS, OUTPUT, TOPICS
 from schemas.wire import WireCodec
 from tests.support.plain_streams import PlainStreams
+from tests.support.ports import free_port
 from tests.support.read_topic import read_committed
 from tests.support.worker_process import WorkerProcess
 
 pytestmark = pytest.mark.timeout(300)
 _LINES = 8_000  # of each of 20 streams: a worker that is quick must not be done before Kafka is killed
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""A worker that keeps the ledger, as a process of its own: ``python -m tests.faults.worker OPTIONS``.
+"""A worker that keeps the ledger and the tally, as a process: ``python -m tests.faults.worker OPTIONS``.
 
 The engine under it is the real one; ``plants`` names defects that are planted into it, to show that the
 checker finds them, and the points at which it kills itself.
@@ -6,6 +6,7 @@ checker finds them, and the points at which it kills itself.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ import orjson
 import pyarrow as pa
 
 from connectors.kafka.columns import Columns, columns_of
-from connectors.kafka.consumer import ConsumerOptions
+from connectors.kafka.membership import ConsumerOptions
 from connectors.kafka.options import KafkaOptions
 from connectors.kafka.ports import CoordinatorOptions
 from pipelines.engine import Engine, EngineOptions
@@ -30,7 +31,7 @@ from schemas.wire import WireCodec
 from tests.faults import plants
 from tests.faults.ledger import (
     BALANCE,
-    CHANGELOG,
+    CHANGELOGS,
     GRACE_MS,
     INPUT,
     OUTPUT,
@@ -43,6 +44,7 @@ from tests.faults.ledger import (
     seen_key,
     state_key,
 )
+from tests.faults.tally import AGENT, READINGS, TALLIES, sum_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,6 +53,8 @@ if TYPE_CHECKING:
     from state.scope import Scope
 
 ROLE = "ledger"
+SLOW_S = 0.025
+"""What a slow agent takes an event: with a chunk it is longer at work than members stay, or a stop waits."""
 
 
 def book(scope: Scope, record: Record, unit: int) -> None:
@@ -103,9 +107,11 @@ def build(
     assignment: Any = "range",
     transaction_timeout_ms: int = 10_000,
     session_timeout_ms: int = 6_000,
+    cleanup: str = "compact",
+    alone: bool = False,
     planted: dict[str, int] | None = None,
 ) -> RoleApp:
-    """Build the app; ``mode`` is ``event``, ``batch`` or ``columns``."""
+    """Build the app; ``mode`` is ``event``, ``slow`` (an event at a time), ``batch`` or ``columns``."""
     slot = Slot(state_dir, ROLE, identity)
     group = f"{prefix}{ROLE}"
     schemas = LocalSchemas()
@@ -123,15 +129,22 @@ def build(
     tools = Tools(WireCodec(schemas), PayloadCodec(schemas), BUILTIN_KINDS)
     app = RoleApp(ROLE, Engine(options, tools, WorkerMetrics(ROLE)), slot=slot, web_enabled=False)
     how = {"columns": columns_of(plain)} if mode == "columns" else {"decode": values_of}
-    source = app.source(INPUT, agent=ROLE, changelog=CHANGELOG, **how)
+    entries = app.source(INPUT, agent=ROLE, changelog=CHANGELOGS[cleanup], **how)
 
-    @app.agent(source)
-    async def agent(stream: Any) -> None:
-        def each(scope: Scope, record: Record) -> None:
-            # The number that the open unit of work will have: it is given when the unit commits.
-            book(scope, record, app.engine.unit.number + 1)
+    def numbered(handle: Callable[[Scope, Record, int], None]) -> Callable[[Scope, Record], None]:
+        # The number that the open unit of work will have: it is given when the unit commits.
+        return lambda scope, record: handle(scope, record, app.engine.unit.number + 1)
 
-        await AGENTS[mode](stream, each)
+    @app.agent(entries)
+    async def ledger(stream: Any) -> None:
+        await AGENTS[mode](stream, numbered(book))
+
+    if not alone:
+        readings = app.source(READINGS, agent=AGENT, changelog=TALLIES, **how)
+
+        @app.agent(readings)
+        async def tally(stream: Any) -> None:
+            await AGENTS[mode](stream, numbered(sum_up))
 
     plants.install(app, planted or {})
     return app
@@ -139,6 +152,12 @@ def build(
 
 async def each_event(stream: Any, each: Callable[[Scope, Record], None]) -> None:
     async for _value in stream:
+        each(stream.scope, stream.record)
+
+
+async def each_event_slowly(stream: Any, each: Callable[[Scope, Record], None]) -> None:
+    async for _value in stream:
+        await asyncio.sleep(SLOW_S)
         each(stream.scope, stream.record)
 
 
@@ -155,7 +174,7 @@ async def each_columns(stream: Any, each: Callable[[Scope, Record], None]) -> No
             each(batch.scope, record)
 
 
-AGENTS = {"event": each_event, "batch": each_batch, "columns": each_columns}
+AGENTS = {"event": each_event, "slow": each_event_slowly, "batch": each_batch, "columns": each_columns}
 
 
 if __name__ == "__main__":

@@ -5,7 +5,9 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from contextlib import closing
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,8 +22,12 @@ from confluent_kafka.admin import (
 )
 
 from connectors.kafka.admin import describe_topics, ensure_topics, group_lag, list_topics
+from connectors.kafka.chunk import SourcePartition
 from connectors.kafka.errors import KafkaUnavailable, TopicMismatch
 from connectors.kafka.options import KafkaOptions
+from connectors.kafka.positions import PositionReader
+from connectors.kafka.tails import Tails
+from pipelines.engine import Engine
 from schemas.topics import INPUT, OUTPUT, TOPICS
 
 if TYPE_CHECKING:
@@ -213,6 +219,17 @@ def test_a_marker_at_the_end_is_no_lag(kafka_options: KafkaOptions, log: Log) ->
     lags = lag_by_partition(kafka_options, log.group)
     assert lags[0].last_stable == 11
     assert (lags[0].records, lags[0].seconds) == (0, 0.0)
+    with closing(Tails(kafka_options)) as tails, closing(PositionReader(kafka_options, log.group)) as reader:
+        worker = SimpleNamespace(reader=reader, tails=tails, _asked_s={})
+        first = SourcePartition(log.topic, 0)
+        for _ in range(2):  # asked, and known
+            assert Engine.behind(worker, {first: (10, 0)}) == {first: (0, 0.0)}  # type: ignore[arg-type]
+        log.append(0, 1)
+        while reader.stable_end(*first) < 13:  # the broker writes markers after it has answered
+            time.sleep(0.05)
+        ((records, seconds),) = Engine.behind(worker, {first: (10, 0)}).values()  # type: ignore[arg-type]
+        assert records == 3
+        assert seconds > 0
 
 
 def test_an_aborted_transaction_is_no_lag(kafka_options: KafkaOptions, log: Log) -> None:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from benchmarks import restore
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from benchmarks import latency, pipeline, restore
 from benchmarks.asked import Asked
 from benchmarks.bench import Bench
 from benchmarks.contenders import KEYED
@@ -11,7 +16,44 @@ from benchmarks.race import Race
 from benchmarks.readback import read_back
 from benchmarks.results import judged_by_budget
 
+if TYPE_CHECKING:
+    from connectors.kafka.options import KafkaOptions
+
 KEYS = 500
+
+
+@dataclass(frozen=True)
+class TidyBench(Bench):
+    """A bench whose topics are this test's, to be taken away with them."""
+
+    prefix: str = ""
+
+    def kafka(self) -> KafkaOptions:
+        made = super().kafka()
+        return replace(made, topic_prefix=self.prefix + made.topic_prefix)
+
+
+@pytest.fixture
+def twice(stack, stack_settings, kafka_options, tmp_path):
+    """A bench that does each work twice."""
+    settings = stack_settings.model_copy(update={"data_dir": tmp_path})
+    return TidyBench(stack, settings, Asked(runs=2, peers=frozenset()), prefix=kafka_options.topic_prefix)
+
+
+def test_ingest_and_latency_are_measured_as_often_as_was_asked_for(twice, monkeypatch):
+    limit, *ours = pipeline.run(twice, streams=4, lines=50)
+    assert limit.records_per_s > 0
+    assert [(line.verified, line.note) for line in ours] == [(True, ""), (True, "")]
+    assert all("median of 2 runs" in line.work for line in (limit, *ours))
+    assert all(min(line.cpu_s_per_million, line.peak_rss_mb) > 0 for line in ours)
+
+    monkeypatch.setattr(latency, "WARM_S", 1)
+    monkeypatch.setattr(latency, "SECONDS", 1)
+    told = latency.run(twice)
+    assert told.verified
+    assert "median of 2 runs" in told.work
+    assert 0 < told.p50_ms <= told.p99_ms
+    assert len(list((twice.settings.data_dir / "latency").iterdir())) == 2
 
 
 def test_a_race_is_verified_a_worker_killed_twice_counts_right_and_a_wrong_count_is_told(
@@ -27,7 +69,7 @@ def test_a_race_is_verified_a_worker_killed_twice_counts_right_and_a_wrong_count
     assert judged.within_budget, "it says itself what its stores hold"
     assert 0 < judged.state_peak_mb < 128
 
-    lines = restore.measure(race, Bench(stack, stack_settings, Asked()))
+    lines = restore.run([race], Bench(stack, stack_settings, Asked(runs=2)))
     assert [(line.work.rpartition(" from ")[2], line.verified, line.note) for line in lines] == [
         ("its disk", True, ""),
         ("the changelog", True, ""),

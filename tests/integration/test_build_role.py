@@ -14,6 +14,7 @@ from connectors.kafka.errors import TopicMismatch
 from connectors.kafka.transaction import KafkaTransaction
 from connectors.registry import Registry
 from pipelines.app import build_role
+from pipelines.changelogs import Retention
 from pipelines.errors import OptionsRefused
 from pipelines.extension import Extension
 from pipelines.options import WorkerOptions
@@ -80,13 +81,13 @@ READS = TopicSpec("kept.in.v1", "key", "", 2, -1, "delete", "What is read.")
 KEPT = TopicSpec("kept.changelog.v1", "key", "", 2, -1, "compact", "What is kept.")
 
 
-def keeping() -> Extension:
+def keeping(kept: TopicSpec = KEPT) -> Extension:
     """A role of one agent with state."""
 
     def register(app, _tools, _options):
-        app.source(READS, agent="one", decode=list, changelog=KEPT)
+        app.source(READS, agent="one", decode=list, changelog=kept)
 
-    return Extension(roles={"one": [register]}, topics=(READS, KEPT))
+    return Extension(roles={"one": [register]}, topics=(READS, kept))
 
 
 @pytest.mark.parametrize("create_topics", [True, False])
@@ -103,14 +104,16 @@ def test_another_number_of_partitions_is_refused_where_topics_are_not_made_eithe
         build_role("one", options, keeping())
 
 
-def test_a_changelog_is_asked_for_how_long_it_keeps_tombstones_and_differences_are_told(options, topics):
+@pytest.mark.parametrize("cleanup", ["compact", "compact,delete"])
+def test_a_changelog_is_asked_for_how_long_it_keeps_what_and_differences_are_told(options, topics, cleanup):
+    kept = replace(KEPT, cleanup=cleanup, retention_ms=7_200_000)
     topics(*TOPICS, READS)
     admin = AdminClient(options.kafka.client_config())
     name = KEPT.named(options.kafka.topic_prefix)
-    config = KEPT.config() | {"delete.retention.ms": "3600000"}
+    config = kept.config() | {"delete.retention.ms": "3600000"}
     admin.create_topics([NewTopic(name, num_partitions=2, config=config)])[name].result(20)
     with capture_logs() as logs:
-        app = build_role("one", replace(options, create_topics=True), keeping())
-    assert app.engine.tombstones_ms == {name: 3_600_000}
+        app = build_role("one", replace(options, create_topics=True), keeping(kept))
+    assert app.engine.retention == {name: Retention(-1 if cleanup == "compact" else 7_200_000, 3_600_000)}
     (told,) = [line for line in logs if line["event"] == "topic differs from its declaration"]
     assert f"topic {name} has delete.retention.ms=3600000" in told["what"]

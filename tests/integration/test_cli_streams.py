@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import time
@@ -328,14 +329,18 @@ def test_what_is_no_event_is_listed_and_shown_as_a_dead_letter(line: CommandLine
     producer = Producer({"bootstrap.servers": stack.kafka})
     topic = INPUT.named(line.environment["SLUICEGATE_KAFKA__TOPIC_PREFIX"])
     value = b"\x01 not avro, password=hunter22 \x1b[2J\xff"
-    producer.produce(topic, value, b"default/broken", partition=1)
+    producer.produce(topic, value, b"default/[/red]", partition=1)
     assert producer.flush(10) == 0
 
     def listed() -> list[dict[str, Any]]:
         found = json.loads(line.run("dlq", "list", "--json")[1])["dead_letters"]
-        return [letter for letter in found if letter["key"] == "default/broken"]
+        return [letter for letter in found if letter["key"] == "default/[/red]"]
 
     line.until(listed, "the dead letter is listed", log="worker")
+    assert "BadMagic" in line.run("dlq", "list")[1]
+    code, out, err = line.run("topics", "read", INPUT.name, "--limit", "1000")
+    assert code == 0, err
+    assert re.search(r"^1:\d+  20\d\d-[0-9T:.-]+Z  default/\[/red\]  ", out, re.MULTILINE), "data, not markup"
     letter = listed()[0]
     assert letter["from"].startswith(f"{topic}[1]@")
     assert letter["size_bytes"] == len(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -13,6 +14,7 @@ import psutil
 import pytest
 
 from tests.support.command_line import CommandLine
+from tests.support.ports import consecutive_ports
 
 if TYPE_CHECKING:
     import subprocess
@@ -115,17 +117,19 @@ def test_a_web_port_in_use_is_told_by_its_setting_before_anything_starts(line: C
 
 @pytest.mark.timeout(120)
 def test_a_worker_says_how_far_each_partition_is_behind(line: CommandLine, registered_schemas: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    line.environment["SLUICEGATE_WORKER__WEB_PORT"] = str(port)
-    started(line, "ingest")
+    first = consecutive_ports(2)
+    line.environment["SLUICEGATE_WORKER__WEB_PORT"] = str(first)
+    started(line, "aggregate", "ingest")
+    port = first + 1  # in the order in which they are named
     lags: dict[str, float] = {}
 
     def caught_up() -> bool:
         lags.clear()
-        for row in httpx2.get(
-            f"http://127.0.0.1:{port}/metrics", trust_env=False, verify=False
-        ).text.splitlines():
+        try:
+            text = httpx2.get(f"http://127.0.0.1:{port}/metrics", trust_env=False, verify=False).text
+        except httpx2.TransportError:  # the partitions that were waited for were all of the other role
+            return False
+        for row in text.splitlines():
             if row.startswith("sluicegate_lag_records{"):
                 name, _, value = row.rpartition(" ")
                 lags[name] = float(value)
@@ -133,6 +137,8 @@ def test_a_worker_says_how_far_each_partition_is_behind(line: CommandLine, regis
 
     line.until(caught_up, "all four partitions have nothing to wait for", log="worker")
     assert all("streams.input.v1" in name for name in lags)
+    listens = [json.loads(row) for row in log_of(line).splitlines() if '"web listens"' in row]
+    assert {(row["role"], row["port"]) for row in listens} == {("aggregate", first), ("ingest", port)}
 
 
 @pytest.mark.timeout(120)

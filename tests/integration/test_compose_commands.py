@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,37 +21,25 @@ import psycopg
 import pytest
 import yaml
 
+from connectors.llm.loopback.server import LoopbackThread
 from ops.stack.cache import Cache, unpacked
 from ops.stack.compose import FILE
 from ops.stack.java import java
-from ops.stack.parts import CCOMPAT_PATH, WORKER_WEB_PORTS
+from ops.stack.parts import CCOMPAT_PATH, LLM_WEB_PORT, WORKER_WEB_PORTS
+from tests.support.ports import consecutive_ports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from connectors.llm.loopback.server import Loopback
     from ops.stack.addresses import Addresses
 
 SERVICES = yaml.safe_load(FILE.read_text())["services"]
 BIN = Path(sys.executable).parent
+ASKED = {"model": "words?tokens=5", "messages": [{"role": "user", "content": "tell me"}]}
 EDGE_PORT = int(SERVICES["edge"]["environment"]["SLUICEGATE_EDGE__PORT"])
 
 pytestmark = pytest.mark.timeout(300)
-
-
-def consecutive_ports(count: int) -> int:
-    """First of ``count`` free ports in a row: a worker's roles take the ones after the first."""
-    for first in range(20_000, 30_000, count):
-        sockets = []
-        try:
-            sockets.extend(socket.create_server(("127.0.0.1", first + n)) for n in range(count))
-        except OSError:
-            continue
-        finally:
-            for held in sockets:
-                held.close()
-        if len(sockets) == count:
-            return first
-    pytest.fail("no free ports in a row")
 
 
 @contextmanager
@@ -114,22 +101,28 @@ def until_well(name: str, ports: Mapping[int, int], process: subprocess.Popen[by
         told = health(name, ports)
 
 
-def test_worker_and_edge_run_as_compose_runs_them(stack, registered_schemas, topic_prefix, tmp_path):
-    first = consecutive_ports(len(WORKER_WEB_PORTS) + 1)
+def test_each_of_ours_runs_as_compose_runs_it(stack, registered_schemas, topic_prefix, tmp_path):
+    first = consecutive_ports(len(WORKER_WEB_PORTS) + 3)
     worker_ports = {port: first + index for index, port in enumerate(WORKER_WEB_PORTS)}
-    edge_ports = {EDGE_PORT: first + len(WORKER_WEB_PORTS)}
+    edge_port, grpc_port, llm_port = range(first + len(WORKER_WEB_PORTS), first + len(WORKER_WEB_PORTS) + 3)
+    edge_ports, llm_ports = {EDGE_PORT: edge_port}, {LLM_WEB_PORT: llm_port}
     worker_web = {"SLUICEGATE_WORKER__WEB_PORT": str(first)}
-    edge_web = {"SLUICEGATE_EDGE__PORT": str(edge_ports[EDGE_PORT])}
+    edge_web = {"SLUICEGATE_EDGE__PORT": str(edge_port), "SLUICEGATE_EDGE__GRPC_PORT": str(grpc_port)}
+    llm_web = {"SLUICEGATE_LLM__WEB_PORT": str(llm_port)}
     assert health("worker", worker_ports).returncode == 1
     assert health("edge", edge_ports).returncode == 1
+    assert health("llm", llm_ports).returncode == 1
 
     with (
+        LoopbackThread() as provider,
+        run_as_in_compose("llm", stack, topic_prefix, tmp_path, llm_web | llm_env(provider)) as llm,
         run_as_in_compose("worker", stack, topic_prefix, tmp_path, worker_web) as worker,
         run_as_in_compose("edge", stack, topic_prefix, tmp_path, edge_web) as edge,
     ):
         until_well("worker", worker_ports, worker, tmp_path)
         until_well("edge", edge_ports, edge, tmp_path)
-        url = f"http://127.0.0.1:{edge_ports[EDGE_PORT]}"
+        until_well("llm", llm_ports, llm, tmp_path)
+        url = f"http://127.0.0.1:{edge_port}"
         published = publish(url, "compose-1")
         assert published.is_success, published.text
         delivered = read_stream(url, "compose-1")
@@ -137,11 +130,27 @@ def test_worker_and_edge_run_as_compose_runs_them(stack, registered_schemas, top
         scraped = httpx2.get(f"{url}/metrics", headers={"Host": f"edge:{EDGE_PORT}"})
         assert scraped.status_code == httpx2.codes.OK
         assert "sluicegate_edge_published_events_total 3.0" in scraped.text
+        asked = httpx2.post(f"{url}/v1/llm/streams", json={**ASKED, "stream_id": "compose-2"}, timeout=30)
+        assert asked.status_code == httpx2.codes.ACCEPTED, asked.text
+        answered = read_stream(url, "compose-2")
         stranger = httpx2.get(f"{url}/metrics", headers={"Host": "evil.example"})
         assert stranger.is_client_error
 
     assert [line for line in delivered if "hello from a container" in line]
-    assert [line for line in delivered if '"reason":"completed"' in line.replace(" ", "")]
+    for lines in (delivered, answered):
+        assert [line for line in lines if '"reason":"completed"' in line.replace(" ", "")]
+    assert len(provider.seen) == 1
+
+
+def llm_env(provider: Loopback) -> dict[str, str]:
+    """What `llm.env` says: here a provider that stands for a real one, which has a key."""
+    variable = "SLUICEGATE_LLM__PROVIDERS__HERE__"
+    return {
+        f"{variable}SHAPE": "anthropic",
+        f"{variable}BASE_URL": provider.base_url("anthropic"),
+        f"{variable}API_KEY": "of-nobody",
+        f"{variable}MODELS": ASKED["model"],
+    }
 
 
 def publish(url: str, stream: str) -> httpx2.Response:

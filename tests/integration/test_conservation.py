@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import os
 import random
-import socket
 import threading
 import time
 import uuid
 from collections import Counter, defaultdict
-from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -29,6 +27,7 @@ from schemas.payloads import PayloadCodec
 from schemas.published import event_from_json
 from schemas.topics import DEAD_LETTERS, INPUT, OUTPUT, REJECTS, partition_of
 from schemas.wire import WireCodec
+from tests.support.ports import consecutive_ports
 from tests.support.read_topic import read_committed
 from tests.support.stored_streams import stored_streams
 from tests.support.worker_process import WorkerProcess
@@ -243,7 +242,7 @@ def test_every_input_has_one_outcome_and_every_accepted_event_one_effect(
     topics()
     sent = scenario.sent
     publisher = Publisher(kafka_options, sent)
-    port = free_ports(3)
+    port = consecutive_ports(3)
     web = {"SLUICEGATE_WORKER__WEB_PORT": str(port)}
     worker = WorkerProcess(stack, kafka_options, tmp_path, **web)
     try:
@@ -270,17 +269,6 @@ def test_every_input_has_one_outcome_and_every_accepted_event_one_effect(
         check_rocksdb(scenario, tmp_path)
     finally:
         worker.kill()
-
-
-def free_ports(count):
-    """The first of so many ports in a row that nobody has now."""
-    while True:
-        with ExitStack() as held:
-            first = held.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
-            with suppress(OSError, OverflowError):
-                for port in range(first + 1, first + count):
-                    held.enter_context(socket.create_server(("127.0.0.1", port)))
-                return first
 
 
 def check_counters(port):

@@ -14,16 +14,19 @@ import pytest
 from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from connectors.kafka.admin import ensure_topics
 from connectors.kafka.roster import Roster, store_of
+from connectors.llm.clock import now_us
 from ops.errors import REFUSED
+from pipelines.clocks import check_clocks
 from pipelines.deployment import Deployment
 from pipelines.errors import DeployRefused
 from pipelines.generations import FIRST, group_of
 from schemas.topics import DEPLOYED
 from schemas.wire import WireCodec
+from state.errors import StateLost
 from state.schema import Migration, StoreSchema, kv, windows
 from state.windows import WindowOptions
+from tests.support.cutting import make_anew
 from tests.support.totals_agent import CHANGELOG, OUTPUT, write_agent
 from tests.support.totals_user import TotalsUser
 
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 
     from connectors.kafka.options import KafkaOptions
     from connectors.registry import Registry
+    from schemas.topics import TopicSpec
 
 COUNTS = StoreSchema(parts=(kv("n", key="tenant", value=">q"),))
 HOURS = StoreSchema(parts=(windows("n", WindowOptions(3_600_000), key="tenant", value=">q"),))
@@ -48,9 +52,15 @@ def roster(kafka_options: KafkaOptions, registry: Registry) -> Iterator[Roster]:
     made.close()
 
 
-def deployment(kafka, roster, store, migrations=(), *, adopt=False):
+def deployment(kafka, roster, store, migrations=(), *, adopt=False, changelog=CHANGELOG):
     return Deployment(
-        "totals", {CHANGELOG: store}, kafka=kafka, roster=roster, migrations=migrations, adopt=adopt
+        "totals",
+        {changelog: store},
+        kafka=kafka,
+        roster=roster,
+        inputs={changelog: OUTPUT},
+        migrations=migrations,
+        adopt=adopt,
     )
 
 
@@ -62,7 +72,7 @@ def test_a_store_is_on_record_from_its_first_start_and_another_form_of_it_is_ref
     assert deployment(kafka_options, roster, COUNTS).admit() == {CHANGELOG: CHANGELOG}
     kept = store_of(roster.read()["totals"], CHANGELOG.name)
     assert kept is not None
-    assert (kept["version"], kept["parts"]) == (1, COUNTS.text())
+    assert (kept["version"], kept["parts"], kept["marked"]) == (1, COUNTS.text(), True)
     with pytest.raises(
         DeployRefused, match=r"totals\.changelog\.v1 of role totals.*n: kind is 'kv'"
     ) as caught:
@@ -105,26 +115,75 @@ def test_a_declaration_is_taken_up_later_and_a_changelog_that_was_made_anew_begi
     deployment(kafka_options, roster, COUNTS).admit()
     with pytest.raises(DeployRefused):
         deployment(kafka_options, roster, HOURS).admit()
-    admin = AdminClient(kafka_options.client_config() | {"log_level": 0})
-    name = CHANGELOG.named(kafka_options.topic_prefix)
-    admin.delete_topics([name])[name].result(20)
-    ensure_topics_anew(kafka_options)
+    make_anew(kafka_options, CHANGELOG)
     deployment(kafka_options, roster, HOURS).admit()
     kept = store_of(roster.read()["totals"], CHANGELOG.name)
     assert kept is not None
     assert kept["parts"] == HOURS.text()
 
 
-def ensure_topics_anew(kafka: KafkaOptions) -> None:
-    """Make the changelog again; the broker may still be at its deletion."""
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            if ensure_topics(kafka, [CHANGELOG]).created:
-                return
-        except Exception:  # noqa: BLE001  whatever it is while the topic goes
+def test_a_changelog_that_deletes_and_was_made_anew_is_refused_once_its_input_was_handled(
+    kafka_options, roster, topics
+):
+    expiring = replace(CHANGELOG, cleanup="compact,delete", retention_ms=3_600_000)
+    topics(DEPLOYED, OUTPUT, expiring)
+
+    def admitted(before: str, *, adopt: bool = False) -> str:
+        """Admit it; returns the topic's identity once the record of it can be read, and is another one."""
+        mine = deployment(kafka_options, roster, COUNTS, changelog=expiring, adopt=adopt)
+        mine.admit()
+        assert mine.marked == (set() if adopt else {expiring}), "a copy may have none"
+        deadline = time.monotonic() + 30
+        while (kept := store_of(roster.read().get("totals"), expiring.name)) is None or (
+            kept["topic_id"] == before
+        ):
             assert time.monotonic() < deadline
-        time.sleep(0.2)
+            time.sleep(0.05)
+        return kept["topic_id"]
+
+    first = admitted("")
+    make_anew(kafka_options, expiring)
+    second = admitted(first)  # nothing was handled yet
+    commit(kafka_options, OUTPUT, 5)
+    make_anew(kafka_options, expiring)
+    for _ in range(2):  # and again: what was on record stays
+        with pytest.raises(StateLost, match=r"made anew \(was .*up to offset 5 of partition 0") as caught:
+            deployment(kafka_options, roster, COUNTS, changelog=expiring).admit()
+        assert "checkpoint-failure" in caught.value.remedy
+    (problem,) = deployment(kafka_options, roster, COUNTS, changelog=expiring).problems()
+    assert "state is gone" in problem
+    admitted(second, adopt=True)
+
+
+def commit(kafka: KafkaOptions, topic: TopicSpec, offset: int) -> None:
+    """Have the role's group stand at an offset of partition 0."""
+    group = group_of(kafka.topic_prefix, "totals", FIRST)
+    handled = TopicPartition(topic.named(kafka.topic_prefix), 0, offset)
+    admin = AdminClient(kafka.client_config())
+    committed = [ConsumerGroupTopicPartitions(group, [handled])]
+    admin.alter_consumer_group_offsets(committed)[group].result(20)
+
+
+def test_a_machine_whose_clock_differs_from_the_brokers_is_told_so_and_nobody_sees_the_question(
+    kafka_options, roster, topics
+):
+    (absent,) = check_clocks(kafka_options)
+    assert absent.warning.startswith("not compared: there is no ")
+    topics(DEPLOYED, CHANGELOG)
+    deployment(kafka_options, roster, COUNTS).admit()
+    before = roster.read()
+    found = {}
+    for ahead_s in (0, 4, -60):
+        (found[ahead_s],) = check_clocks(kafka_options, lambda s=ahead_s: now_us() + s * 1_000_000)
+    assert (found[0].problem, found[0].warning) == ("", "")
+    assert found[4].problem == ""
+    ahead = re.search(r"([\d.]+) s ahead of the brokers'", found[4].warning)
+    behind = re.search(r"([\d.]+) s behind the brokers'", found[-60].problem)
+    assert ahead is not None
+    assert behind is not None
+    assert 1 < float(ahead[1]) <= 4.0, "at the least: the way there and back may hide some of it"
+    assert 5 < float(behind[1]) <= 60.0
+    assert roster.read() == before
 
 
 def test_a_worker_that_runs_hears_at_its_next_partition_that_another_code_is_deployed(
@@ -156,11 +215,7 @@ def test_a_role_that_has_run_and_has_no_record_is_refused_until_somebody_says_wh
     kafka_options, roster, topics, topic_is_there
 ):
     topics(CHANGELOG, OUTPUT, *([DEPLOYED] if topic_is_there else []))
-    group = group_of(kafka_options.topic_prefix, "totals", FIRST)
-    handled = TopicPartition(OUTPUT.named(kafka_options.topic_prefix), 0, 5)
-    admin = AdminClient(kafka_options.client_config())
-    committed = [ConsumerGroupTopicPartitions(group, [handled])]
-    admin.alter_consumer_group_offsets(committed)[group].result(20)
+    commit(kafka_options, OUTPUT, 5)
     with pytest.raises(DeployRefused, match="no record of which code wrote it") as caught:
         deployment(kafka_options, roster, COUNTS).admit()
     assert "--adopt" in caught.value.remedy
@@ -209,6 +264,11 @@ def test_a_migration_killed_in_its_middle_goes_on_and_no_event_is_lost_or_double
     assert "its version is 1, this code's 2" in user.log("refused")
     assert "--migrate wider" in user.log("refused")
     assert "partition ready" not in user.log("refused")
+    code, out, _ = user.run("worker", "--check", "--roles", "totals", "--migrate", "wider")
+    assert code == 0, out
+    assert re.search(r"\nfits\s+state\s+totals  after wider\n", out)
+    code, out, _ = user.run("worker", "--check", "--roles", "totals")
+    assert code == REFUSED, "and nothing was migrated"
 
     # With the migration named it begins; it is killed in the middle
     before = changelog_ends(kafka_options)
@@ -229,6 +289,10 @@ def test_a_migration_killed_in_its_middle_goes_on_and_no_event_is_lost_or_double
     user.publish(keys)
     check(user)
     assert changelog_ends(kafka_options) == before
+    code, out, err = user.run("topology", "totals", "--live", "--json")
+    assert code == 0, err
+    drawn = json.loads(out)["roles"][0]["agents"][0]["changelog"]
+    assert re.search(r"totals\.changelog\.s2-[0-9a-f]+\.v1$", drawn), "the state that runs"
     user.stop(worker)
 
     # The code before it is refused from now on
@@ -274,3 +338,4 @@ def test_a_schema_that_would_break_a_reader_is_refused_before_anything_is_read(u
     found = {(one["what"], one["role"]): one["problem"] for one in json.loads(out)["found"]}
     assert "Total: version 1: " in found["schemas", ""]
     assert found["kinds", ""] == found["state", "totals"] == found["access", "ingest"] == ""
+    assert found["clocks", ""] == ""

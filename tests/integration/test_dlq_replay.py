@@ -59,7 +59,11 @@ def test_a_record_whose_cause_is_mended_is_handled_once_however_often_it_is_repl
     line.edge()
     published(line, {"event_id": "too-early", "type": "log", "payload": {"line": "first"}})
     producer = Producer({"bootstrap.servers": kafka_options.bootstrap_servers})
-    producer.produce(INPUT.named(kafka_options.topic_prefix), b"\x01 no avro", b"default/broken", partition=1)
+    headers = [("trace", b"\x00\xff"), ("authorization", b"Bearer abcdef"), ("trace", b""), ("null", None)]
+    producer.produce(
+        INPUT.named(kafka_options.topic_prefix), b"\x01 no avro", b"default/broken", partition=1,
+        headers=headers,
+    )  # fmt: skip
     assert producer.flush(10) == 0
     line.until(
         lambda: letters_of(line, "orphan") and letters_of(line, "BadMagic"), "both are letters", log="worker"
@@ -96,6 +100,16 @@ def test_a_record_whose_cause_is_mended_is_handled_once_however_often_it_is_repl
     assert code == 0, err
     assert "replayed to" in out
     line.until(lambda: len(letters_of(line, "BadMagic")) == 2, "it failed again", log="worker")
+
+    # And both times with the headers that it came with, byte for byte, of which people are shown no secret
+    inputs = read_committed(kafka_options, INPUT, 5)
+    assert [m.headers() for m in inputs if m.value() == b"\x01 no avro"] == [headers, headers]
+    first, second = letters_of(line, "BadMagic")
+    shown = json.loads(line.run("dlq", "show", first["id"], "--json")[1])["headers"]
+    assert [(header["name"], header["value"]) for header in shown] == [
+        ("trace", "\\x00\\xff"), ("authorization", "Bearer ***"), ("trace", ""), ("null", None),
+    ]  # fmt: skip
+    assert "header        trace=\\x00\\xff" in line.run("dlq", "show", second["id"])[1]
 
 
 def test_letters_that_are_not_there_or_not_named_are_an_error(line: CommandLine) -> None:

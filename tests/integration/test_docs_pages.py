@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +14,7 @@ import pytest
 from tests.conftest import need_program
 from tests.e2e.runbook_page import Page
 from tests.support.command_line import CommandLine
+from tests.support.ports import consecutive_ports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +35,7 @@ def reader(stack, kafka_options, registered_schemas, tmp_path) -> Iterator[Comma
         reader.environment |= {
             "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])),
             "SLUICEGATE_DATA_DIR": ".sluicegate",  # as it is for who follows the pages
-            "SLUICEGATE_WORKER__WEB_PORT": str(free_ports(3)),
+            "SLUICEGATE_WORKER__WEB_PORT": str(consecutive_ports(3)),
             "WORKER_LOG": str(tmp_path / "worker.log"),
         }
         (tmp_path / "data").symlink_to(tmp_path / ".sluicegate")  # where CommandLine looks
@@ -48,19 +47,6 @@ def reader(stack, kafka_options, registered_schemas, tmp_path) -> Iterator[Comma
         log = tmp_path / "worker.log"
         reader.until(lambda: log.read_text().count("partition ready") >= 20, "all roles read", log="worker")
         yield reader
-
-
-def free_ports(count: int) -> int:
-    """The first of so many ports in a row that were free a moment ago."""
-    for first in range(20_000, 32_000, 50):
-        with ExitStack() as held:
-            try:
-                for port in range(first, first + count):
-                    held.enter_context(socket.create_server(("127.0.0.1", port)))
-            except OSError:
-                continue
-            return first
-    raise AssertionError("no free ports")
 
 
 def run(reader: CommandLine, block: Block) -> str:

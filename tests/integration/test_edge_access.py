@@ -65,6 +65,7 @@ def test_without_a_token_nothing_is_had_but_health_and_the_answer_says_how_to_br
         assert post(edge, path).status_code == 401
     for path in ("/healthz", "/readyz", "/client/sluicegate.js"):
         assert get(edge, path).status_code == 200
+    assert get(edge, "/readyz").json() == {"status": "ready"}
 
 
 def test_a_token_that_is_worth_nothing_is_refused_by_name_and_never_told(world):
@@ -124,9 +125,19 @@ def test_a_token_opens_what_its_claims_name_and_nothing_else(world):
             answer = get(edge, f"{path}{what}?tenant={tenant}", token)
             assert (answer.status_code, answer.json()["code"]) == (403, "forbidden"), (path, what)
             assert answer.json()["title"] == "Not allowed"
-    # Of another kind: by its name it could be read, so it is as if there were none.
+    # Of another kind: no status tells it from one that does not exist, the stream itself does.
     assert get(edge, "/v1/streams/build-2?tenant=acme", token).status_code == 404
-    assert get(edge, "/v1/streams/build-2/events?tenant=acme", token).status_code == 403
+    for name in ("build-2", "build-none"):
+        there = f"{edge.url}/v1/streams/{name}/events?tenant=acme"
+        head = httpx2.head(there, headers=bearer(token), trust_env=False, verify=False)
+        assert head.status_code == 200
+    everything = read_stream(f"{edge.url}/v1/streams/build-2/events?tenant=acme", headers=bearer(edge.token))
+    for cursor in ("", everything.ids[0], everything.last_id):
+        seen = read_stream(
+            f"{edge.url}/v1/streams/build-2/events?tenant=acme", headers=bearer(token), last_id=cursor
+        )
+        assert [(event["type"], event["code"]) for event in seen.events] == [("refused", "forbidden")]
+        assert (seen.status, seen.ids, seen.closed) == (200, ["refused"], True)
     listed = get(edge, "/v1/streams", token).json()["streams"]
     assert [(one["tenant"], one["stream_id"]) for one in listed] == [("acme", "build-1")]
     assert get(edge, "/metrics", token).status_code == get(edge, "/console", token).status_code == 403

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import httpx2
 import pytest
 
+from schemas.topics import INPUT
 from tests.support.sse_client import read_stream
 
 if TYPE_CHECKING:
@@ -73,10 +74,12 @@ def test_it_leaves_its_address_where_commands_find_it_and_takes_it_away(edge, en
     grpc_address = left.pop("grpc")
     assert left == {"url": url, "pid": process.pid}
     assert url.startswith("http://127.0.0.1:")
+    process.send_signal(signal.SIGUSR1)  # a rolling restart, which one process alone cannot have
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 0
     assert not file.exists()
     _, said = process.communicate()
+    assert "a rolling restart needs several processes: sluicegate edge --processes 2" in said
     assert f"edge at {url}/console, gRPC at {grpc_address}" in said
 
 
@@ -190,6 +193,7 @@ def test_a_client_that_leaves_is_noticed_and_costs_nothing_more(make_edge, twin)
     assert edge.metric("sluicegate_edge_connections") == 0
     text = httpx2.get(f"{edge.url}/metrics", trust_env=False, verify=False).text
     assert 'sluicegate_edge_connections_closed_total{reason="gone",transport="sse"} 20.0' in text
+    assert twin.records(INPUT) == [], "who leaves cancels nothing"
 
 
 def test_a_client_over_the_limit_is_asked_to_come_back_in_words_that_a_browser_survives(make_edge, twin):

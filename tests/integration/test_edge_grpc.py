@@ -19,7 +19,7 @@ from grpc import StatusCode
 from schemas.cursor import decode_cursor
 from schemas.proto.sluicegate.v1 import logs_pb2, stream_pb2
 from schemas.proto.sluicegate.v1.stream_pb2_grpc import StreamServiceStub
-from schemas.topics import OUTPUT, partition_of
+from schemas.topics import INPUT, OUTPUT, partition_of
 from tests.support.edge_process import ROOT
 from tests.support.grpc_client import GrpcEdge, Watched, edge_with_grpc, read_call
 from tests.support.sse_client import read_stream
@@ -87,11 +87,14 @@ def test_the_end_is_told_apart_from_a_close_and_nothing_follows_it(edge_with_grp
     assert (again.events, again.notices, again.code) == ([], [], StatusCode.OK)
 
 
-def test_the_lines_of_a_job_and_that_it_is_done_are_all_that_watch_logs_gives(edge_with_grpc, twin):
+def test_the_lines_of_a_job_what_befalls_them_and_that_it_is_done_are_all_that_watch_logs_gives(
+    edge_with_grpc, twin
+):
     """Whatever package a user's own .proto declares: the shape is older than this edge."""
     stream = twin.open("job-7")
     twin.logs(stream, 3)
-    twin.write(stream, [("progress", {"done": 1, "total": 2}), ("log", {"line": ""})])
+    again = ("reset", {"from_seq": 3, "reason": "retry"})
+    twin.write(stream, [("progress", {"done": 1, "total": 2}), again, ("log", {"line": ""})])
     edge = edge_with_grpc()
     later = threading.Timer(0.2, lambda: (twin.logs(stream, 1), twin.end(stream)))
     later.start()
@@ -105,8 +108,9 @@ def test_the_lines_of_a_job_and_that_it_is_done_are_all_that_watch_logs_gives(ed
         told = [(event.line, event.done) for event in found]
         assert told == [
             *((f"line {n}", False) for n in (1, 2, 3)),
+            ("[sluicegate: what came from event 3 on is superseded by what follows (retry)]", False),
             ("", False),
-            ("line 6", False),
+            ("line 7", False),
             ("", True),
         ]
     later.join()
@@ -219,6 +223,7 @@ def test_a_client_that_leaves_is_let_go_at_once_and_its_stream_flows_on(edge_wit
     twin.logs(stream, 2)
     twin.end(stream)
     assert [event.type for response in stays for event in response.events] == ["log", "log", "end"]
+    assert [event for event in twin.records(INPUT) if event.stream_id == "left"] == [], "it cancels nothing"
     assert "call_failed" not in edge.process.log.read_text()
 
 

@@ -257,6 +257,10 @@ def test_with_keys_nothing_but_health_is_had_without_a_token_that_allows_it(edge
     assert how(watch, [("authorization", "Bearer nonsense")]) == (StatusCode.UNAUTHENTICATED, "token_refused")
     other = WatchRequest(tenant="rival", stream_id="other")
     assert how(other, reader) == (StatusCode.PERMISSION_DENIED, "forbidden")
+    of_logs = issuer.token(**{**ALL, "kinds": ["log"]})  # and the stream is none
+    call = edge.streams.Watch(watch, metadata=[("authorization", f"Bearer {of_logs}")], timeout=TIMEOUT_S)
+    assert next(call).refused.code == "forbidden"
+    assert failure_of(lambda: next(call)).code is StatusCode.PERMISSION_DENIED
     call = edge.streams.Watch(watch, metadata=reader, timeout=TIMEOUT_S)
     assert [event.seq for event in next(call).events] == [0, 1, 2]
     call.cancel()

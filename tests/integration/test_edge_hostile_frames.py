@@ -12,7 +12,8 @@ import pytest
 from grpc import StatusCode
 
 from schemas.proto.sluicegate.v1.stream_pb2 import NewEvent, PublishRequest, WatchRequest
-from tests.support.edge_process import free_port
+from tests.support.http2_client import CONTINUATION, HEADERS, PING, PREFACE, RST_STREAM, SETTINGS, http2
+from tests.support.ports import free_port
 from tests.support.shown_edge import ShownEdge, until
 
 if TYPE_CHECKING:
@@ -121,16 +122,7 @@ def test_messages_that_many_clients_leave_unfinished_are_held_up_to_a_bound_for_
 
 # -- HTTP/2 ---------------------------------------------------------------------------------------------
 
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-SETTINGS, HEADERS, PING, RST_STREAM, CONTINUATION = 0x4, 0x1, 0x6, 0x3, 0x9
-BEGUN = PREFACE + bytes(3) + bytes([SETTINGS, 0]) + bytes(4)
-
-
-def http2(kind: int, data: bytes, *, stream: int = 0, flags: int = 0) -> bytes:
-    """A frame (RFC 9113, section 4.1)."""
-    return len(data).to_bytes(3) + bytes([kind, flags]) + stream.to_bytes(4) + data
-
-
+BEGUN = PREFACE + http2(SETTINGS, b"")
 # A header that is not to be remembered, name and value in plain text (RFC 7541, section 6.2.2).
 PLAIN_HEADER = b"\x00\x01x\x7f\x81\x3f" + b"y" * 8_192
 HTTP2 = {

@@ -49,6 +49,8 @@ def test_the_answer_of_a_question_is_read_at_the_address_that_was_given(world: L
 
 
 def test_the_worker_is_given_all_that_was_asked_on_the_partition_of_the_stream(world: LlmWorld):
+    world.twin.route("cheap", {"candidates": [{"target": "a", "model": "small"}]})
+    until(lambda: world.ask(world.asking(route="cheap")).status_code == 202)
     stream_id = f"all-{uuid4()}"
     trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     asked = {
@@ -77,6 +79,7 @@ def test_the_worker_is_given_all_that_was_asked_on_the_partition_of_the_stream(w
         "deadline_ms": 5_000,
         "after_content": "surface",
         "side_effects": True,
+        "no_reset": True,
         "request_id": "r-1",
         "task_id": "t-1",
     }  # fmt: skip
@@ -109,6 +112,7 @@ def test_the_worker_is_given_all_that_was_asked_on_the_partition_of_the_stream(w
         ({"prompt": "p", "deadline_ms": -1}, 422, "deadline_ms"),
         ({"prompt": "p", "tools": [{"name": "t"}] * 129}, 422, "tools"),
         ({"prompt": "p", "messages": [{"role": "user", "content": "x" * 1_100_000}]}, 413, None),
+        (b'{"prompt": "p", "schema": ' + b'{"a":' * 128 + b"1" + b"}" * 129, 422, "request"),
     ],
     ids=lambda value: None,
 )
@@ -118,6 +122,18 @@ def test_what_is_wrong_is_named_and_nobody_is_asked(world: LlmWorld, body, statu
     assert answer.status_code == status, answer.text
     assert answer.json().get("field") == field
     assert "x" * 100 not in answer.text
+    assert len(world.twin.requests) == before
+
+
+def test_a_name_that_no_worker_would_know_is_told_with_those_that_there_are(world: LlmWorld):
+    world.twin.route("narrow", {"candidates": [{"target": "a", "model": "tiny"}]})
+    until(lambda: world.ask(world.asking(route="narrow", model="tiny")).status_code == 202)
+    before = len(world.twin.requests)
+    for asking, field in (({"route": "narow"}, "route"), ({"route": "narrow", "model": "tinny"}, "model")):
+        refused = world.ask(world.asking(**asking))
+        told = refused.json()
+        assert (refused.status_code, told["code"], told["field"]) == (404, "model_not_found", field)
+        assert "narrow" in told["remedy"]
     assert len(world.twin.requests) == before
 
 
@@ -138,6 +154,10 @@ def test_of_many_who_ask_for_one_stream_at_one_moment_one_is_told_that_it_is_the
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda _: world.ask(world.asking(stream_id=stream_id)), range(4)))
     assert sorted(answer.status_code for answer in answers) == [202, 409, 409, 409]
+    seen = read_stream(world.edge.url + answers[0].json()["events"], until=lambda seen: bool(seen.events))
+    opens = [each["open_id"] for each in world.twin.requests if each["stream_id"] == stream_id]
+    assert len(set(opens)) == len(opens), "each question is bound to an open of its own"
+    assert seen.events[0]["event_id"] in opens
 
 
 def test_a_stream_can_be_cancelled_as_soon_as_it_was_asked_for(world: LlmWorld):

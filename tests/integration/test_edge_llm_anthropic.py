@@ -43,7 +43,7 @@ def test_the_helper_of_the_client_gathers_thinking_text_and_tool_calls(world: Ll
         piece('{"pla', channel="tool", call_id="c-1", tool="weather"),
         piece('ce":"Oslo"}', channel="tool", call_id="c-1", tool="weather"),
         piece("{}", channel="tool", call_id="c-2", tool="weather"),
-        usage(), end(),
+        usage(cached_input_tokens=4, cache_write_tokens=1), end(),
     ]  # fmt: skip
     with client.messages.stream(model="all", max_tokens=9, messages=ASKED, tools=WEATHER) as stream:
         kinds = [event.type for event in stream]
@@ -56,7 +56,8 @@ def test_the_helper_of_the_client_gathers_thinking_text_and_tool_calls(world: Ll
     assert (first.id, first.name, first.input) == ("c-1", "weather", {"place": "Oslo"})
     assert (second.id, second.input) == ("c-2", {})
     assert final.stop_reason == "tool_use"
-    assert (final.usage.input_tokens, final.usage.output_tokens) == (7, 5)
+    assert (final.usage.input_tokens, final.usage.output_tokens) == (7 - 4 - 1, 5)
+    assert (final.usage.cache_read_input_tokens, final.usage.cache_creation_input_tokens) == (4, 1)
     assert (final.model, final.role) == ("all", "assistant")
     seen = read_stream(f"{world.edge.url}/v1/streams/{final.id}/events")
     assert [event["type"] for event in seen.events].count("token") == 7
@@ -101,6 +102,19 @@ def test_a_whole_answer_is_given_to_whoever_does_not_stream(world: LlmWorld, cli
     assert whole._request_id == whole.id
 
 
+def test_an_answer_that_stopped_at_a_sequence_of_the_question_says_at_which(
+    world: LlmWorld, client: Anthropic
+):
+    note = finish("stop", raw="stop_sequence", stop_sequence="END")
+    world.twin.answers["stops"] = [*text("a"), note, usage(), end()]
+    asked: Any = {"model": "stops", "max_tokens": 9, "messages": ASKED, "stop_sequences": ["END"]}
+    with client.messages.stream(**asked) as stream:
+        final = stream.get_final_message()
+    whole = client.messages.create(**asked)
+    for message in (final, whole):
+        assert (message.stop_reason, message.stop_sequence) == ("stop_sequence", "END")
+
+
 def test_what_is_asked_reaches_the_worker_in_our_words(world: LlmWorld, client: Anthropic):
     world.twin.answers["asks"] = [*text("{}"), end()]
     messages: list[Any] = [
@@ -115,7 +129,8 @@ def test_what_is_asked_reaches_the_worker_in_our_words(world: LlmWorld, client: 
             {"type": "tool_use", "id": "c-1", "name": "look", "input": {"a": 1}},
         ]},
         {"role": "user", "content": [
-            {"type": "tool_result", "tool_use_id": "c-1", "content": [{"type": "text", "text": "a cat"}]},
+            {"type": "tool_result", "tool_use_id": "c-1", "is_error": True,
+             "content": [{"type": "text", "text": "a cat"}]},
             {"type": "text", "text": "So?"},
         ]},
     ]  # fmt: skip
@@ -143,7 +158,7 @@ def test_what_is_asked_reaches_the_worker_in_our_words(world: LlmWorld, client: 
         {"role": "assistant", "content": "Looking.", "tool_calls": [
             {"id": "c-1", "name": "look", "arguments": '{"a":1}'}
         ]},
-        {"role": "tool", "tool_call_id": "c-1", "content": "a cat"},
+        {"role": "tool", "tool_call_id": "c-1", "content": "a cat", "is_error": True},
         {"role": "user", "content": "So?"},
     ]  # fmt: skip
     assert request["params"] == {

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import httpx2
 import openai
@@ -52,7 +54,8 @@ def joined(chunks: Stream[ChatCompletionChunk]) -> str:
 
 def test_a_text_comes_chunk_by_chunk_with_usage_and_the_name_of_its_stream(world: LlmWorld, client: OpenAI):
     world.twin.answers["words"] = [
-        *text("Hel", "lo"), finish("length"), usage(), usage(input_tokens=1, output_tokens=2), end(),
+        *text("Hel", "lo"), finish("length"), usage(cached_input_tokens=4),
+        usage(input_tokens=1, output_tokens=2, reasoning_tokens=1), end(),
     ]  # fmt: skip
     raw = client.chat.completions.with_raw_response.create(
         model="words", messages=ASKED, stream=True, stream_options={"include_usage": True}
@@ -66,8 +69,30 @@ def test_a_text_comes_chunk_by_chunk_with_usage_and_the_name_of_its_stream(world
     assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices] == [None] * 3 + ["length"]
     total = chunks[-1].usage
     assert (total.prompt_tokens, total.completion_tokens, total.total_tokens) == (8, 7, 15)
+    details = total.prompt_tokens_details, total.completion_tokens_details
+    assert (details[0].cached_tokens, details[1].reasoning_tokens) == (4, 1)
     seen = read_stream(f"{world.edge.url}/v1/streams/{stream_id}/events")
     assert "".join(event["text"] for event in seen.events if event["type"] == "token") == "Hello"
+
+
+def test_of_two_who_name_one_stream_at_one_moment_one_is_answered_and_the_other_is_refused(world: LlmWorld):
+    world.twin.answers["race"] = lambda request: [*text(f"to {request['messages'][0]['content']}"), end()]
+    stream_id = f"race-{uuid4()}"
+
+    def ask(who: str) -> tuple[str, httpx2.Response]:
+        asking = {
+            "model": "race",
+            "messages": [{"role": "user", "content": who}],
+            "sluicegate": {"stream_id": stream_id},
+        }
+        with plain() as http:
+            return who, http.post(f"{world.edge.url}/v1/chat/completions", json=asking)
+
+    with ThreadPoolExecutor(2) as pool:
+        (winner, won), (_, lost) = sorted(pool.map(ask, ("ann", "bob")), key=lambda each: each[1].status_code)
+    assert (won.status_code, lost.status_code) == (200, 409)
+    assert won.json()["choices"][0]["message"]["content"] == f"to {winner}"
+    assert lost.json()["error"]["code"] == "stream_exists"
 
 
 def test_pieces_come_while_the_model_still_speaks(world: LlmWorld, client: OpenAI):
@@ -150,7 +175,7 @@ def test_a_whole_answer_is_given_to_whoever_does_not_stream(world: LlmWorld, cli
 def test_what_is_asked_reaches_the_worker_in_our_words(world: LlmWorld, client: OpenAI):
     world.twin.answers["all"] = [*text("{}"), end()]
     messages: list[Any] = [
-        {"role": "developer", "content": "Be short."},
+        {"role": "developer", "content": "Be short.", "name": "house"},
         {"role": "user", "content": [
             {"type": "text", "text": "What?"},
             {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}},
@@ -181,11 +206,11 @@ def test_what_is_asked_reaches_the_worker_in_our_words(world: LlmWorld, client: 
     )
     request = world.twin.wait_for(whole.id)
     assert request["messages"] == [
-        {"role": "system", "content": "Be short."},
+        {"role": "system", "content": "Be short.", "name": "house"},
         {"role": "user", "content": [
             {"type": "text", "text": "What?"},
             {"type": "media", "mime": "image/png", "data": "AAAA"},
-            {"type": "media", "mime": "image/*", "url": "https://x.test/a.png"},
+            {"type": "media", "mime": "image/*", "url": "https://x.test/a.png", "detail": "low"},
             {"type": "media", "mime": "audio/mpeg", "data": "BBBB"},
         ]},
         {"role": "assistant", "tool_calls": [{"id": "c-1", "name": "look", "arguments": "{}"}]},
@@ -207,7 +232,8 @@ def test_what_is_shown_is_never_begun_anew_unless_the_client_says_how(world: Llm
     whole = client.chat.completions.with_raw_response
     world.twin.answers["surface"] = [*text("x"), end()]
     answer = whole.create(model="surface", messages=ASKED).parse()
-    assert world.twin.wait_for(answer.id)["after_content"] == "surface"
+    request = world.twin.wait_for(answer.id)
+    assert (request["after_content"], request["no_reset"]) == ("surface", True)
 
 
 @pytest.mark.parametrize("streamed", [True, False])

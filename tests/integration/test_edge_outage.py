@@ -19,8 +19,9 @@ from ops.stack.down import down
 from ops.stack.state import read_state
 from ops.stack.up import ensure_up
 from tests.support.edge_fixtures import EDGE_TOPICS
-from tests.support.edge_process import EdgeProcess, free_port
+from tests.support.edge_process import EdgeProcess
 from tests.support.ingest_twin import IngestTwin
+from tests.support.ports import free_port
 from tests.support.sse_client import Seen, read_stream
 
 if TYPE_CHECKING:

@@ -231,6 +231,9 @@ def test_unknown_pages_and_methods_are_answered_as_problems(make_edge):
     ):
         answer = httpx2.request(method, edge.url + path, trust_env=False, verify=False)
         assert answer.status_code == status, (method, path, answer.text)
+        if not path.startswith("/console/"):
+            assert answer.json().get("remedy") or "limit" in path, (method, path, answer.text)
+            assert "publish" not in answer.json().get("remedy", ""), "some of them publish nothing"
 
 
 def test_a_producer_that_waits_is_given_a_verdict_an_event(make_edge, twin):

@@ -335,9 +335,10 @@ def test_a_client_is_whom_its_token_says_and_goes_on_with_a_new_one(stage, tmp_p
         assert token not in edge.log.read_text()
 
 
-def test_the_client_of_the_page_follows_two_streams_and_shows_each_line_once_though_the_edge_is_killed(
-    edge, twin, tmp_path
+def test_the_client_of_the_page_shows_each_line_of_two_streams_once_though_the_edge_is_full_then_killed(
+    stage, twin, tmp_path
 ):
+    edge = stage.edge(tenant_connections_max=1)
     one, two = opened(twin), opened(twin)
     shown = tmp_path / "shown"
 
@@ -347,7 +348,13 @@ def test_the_client_of_the_page_follows_two_streams_and_shows_each_line_once_tho
             assert time.monotonic() < deadline, shown.read_text()
             time.sleep(0.05)
 
+    def turned_away() -> bool:
+        metrics = httpx2.get(f"{edge.url}/metrics", trust_env=False, verify=False).text
+        return 'sluicegate_edge_limited_total{limit="tenant_connections"' in metrics
+
     url = edge.url.replace("http", "ws") + "/v1/ws"
+    other = Talk(edge.url)
+    other.ask("subscribe", id=1, stream="of-another")
     with shown.open("wb") as out:
         client = subprocess.Popen(
             [sys.executable, EXAMPLE, url, one.stream_id, two.stream_id],
@@ -355,6 +362,8 @@ def test_the_client_of_the_page_follows_two_streams_and_shows_each_line_once_tho
             stderr=subprocess.DEVNULL,
         )
     try:
+        _until(turned_away)
+        other.socket.close()
         twin.logs(one, 20)
         twin.logs(two, 10)
         until_shown(f"{one.stream_id}: line 20\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -14,19 +15,22 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from confluent_kafka import KafkaException, Producer, TopicPartition
-from confluent_kafka.admin import (
-    AdminClient,
-    AlterConfigOpType,
-    ConfigEntry,
-    ConfigResource,
-    ResourceType,
-)
+from confluent_kafka import Producer
 
 from connectors.kafka.admin import ensure_topics
-from connectors.kafka.consumer import Assignment
+from connectors.kafka.membership import Assignment
 from schemas.topics import DEAD_LETTERS
-from tests.support.counting_worker import BROKEN, CHANGELOG, COUNT, INPUT, OUTPUT, POISON, STUMBLE
+from tests.support.counting_worker import (
+    BROKEN,
+    CHANGELOG,
+    COUNT,
+    EXPIRING,
+    INPUT,
+    OUTPUT,
+    POISON,
+    STUMBLE,
+)
+from tests.support.cutting import LAST, cut, forget_group, make_anew
 from tests.support.read_topic import read_committed
 
 ROOT = Path(__file__).parents[2]
@@ -36,8 +40,9 @@ KEYS = 200
 class Bench:
     """One deployment of the counting worker under a prefix of its own."""
 
-    def __init__(self, kafka, state_dir, mode, assignment):
+    def __init__(self, kafka, state_dir, mode, assignment, changelog):
         self.kafka, self.state_dir, self.mode, self.assignment = kafka, state_dir, mode, assignment
+        self.changelog = changelog
         self.producer = Producer(kafka.client_config() | {"linger.ms": 5, "partitioner": "murmur2_random"})
         self.expected = Counter()
         self.poisoned = 0
@@ -51,6 +56,7 @@ class Bench:
             "mode": self.mode,
             "identity": identity,
             "assignment": self.assignment,
+            "cleanup": self.changelog.cleanup,
             **more,
         }
         log = (self.state_dir / f"worker-{len(self.workers)}.log").open("w")
@@ -112,9 +118,9 @@ class Bench:
 
 
 @contextmanager
-def running(kafka, tmp_path, mode, assignment="range"):
-    ensure_topics(kafka, [INPUT, OUTPUT, CHANGELOG, DEAD_LETTERS])
-    bench = Bench(kafka, tmp_path, mode, assignment)
+def running(kafka, tmp_path, mode, assignment="range", changelog=CHANGELOG):
+    ensure_topics(kafka, [INPUT, OUTPUT, changelog, DEAD_LETTERS])
+    bench = Bench(kafka, tmp_path, mode, assignment, changelog)
     try:
         yield bench
     finally:
@@ -194,42 +200,6 @@ def test_state_without_a_committed_offset_stops_the_worker_with_the_reason(kafka
         assert "no committed offset" in (tmp_path / "worker-0.log").read_text()
 
 
-def cut_changelog(kafka):
-    """The first ten records of each partition, as a retention set by mistake would: Kafka itself refuses
-    to cut a topic that is compacted alone."""
-    name, admin = CHANGELOG.named(kafka.topic_prefix), AdminClient(kafka.client_config())
-
-    def set_cleanup(policy):
-        entry = ConfigEntry("cleanup.policy", policy, incremental_operation=AlterConfigOpType.SET)
-        resource = ConfigResource(ResourceType.TOPIC, name, incremental_configs=[entry])
-        admin.incremental_alter_configs([resource])[resource].result(20)
-
-    set_cleanup("delete")
-    cuts = [TopicPartition(name, partition, 10) for partition in range(CHANGELOG.partitions)]
-    deadline = time.monotonic() + 20
-    for where, future in admin.delete_records(cuts).items():
-        while True:  # the leader learns of the policy in its own time
-            try:
-                assert future.result(20).low_watermark == 10
-                break
-            except KafkaException:
-                assert time.monotonic() < deadline
-                time.sleep(0.2)
-                future = admin.delete_records([where])[where]  # noqa: PLW2901  # the next try
-    set_cleanup(CHANGELOG.cleanup)
-
-
-def make_anew(kafka, topic):
-    """Delete a topic and make it again, as an operator would."""
-    name, admin = topic.named(kafka.topic_prefix), AdminClient(kafka.client_config())
-    admin.delete_topics([name])[name].result(20)
-    deadline = time.monotonic() + 30
-    while name in admin.list_topics(timeout=10).topics:
-        assert time.monotonic() < deadline, f"{name} is still there"
-        time.sleep(0.1)
-    ensure_topics(kafka, [topic])
-
-
 def lose_disk(bench):
     shutil.rmtree(bench.state_dir / "counting")
 
@@ -247,34 +217,51 @@ def counted(bench, first, last):
     kill(worker)
 
 
-@pytest.mark.parametrize("disk", ["kept", "lost"])
-def test_a_changelog_that_was_made_anew_stops_the_worker_with_the_reason(kafka_options, tmp_path, disk):
-    with running(kafka_options, tmp_path, "batch") as bench:
+def refused(bench):
+    """Have a worker refuse to go on; returns what it said."""
+    worker = bench.start()
+    assert worker.wait(60) != 0
+    said = (bench.state_dir / f"worker-{len(bench.workers) - 1}.log").read_text()
+    assert "runbooks/checkpoint-failure.md" in said
+    return said
+
+
+@pytest.mark.parametrize("changelog", [CHANGELOG, EXPIRING], ids=["compact", "compact,delete"])
+def test_a_changelog_that_was_made_anew_stops_the_worker_with_the_reason(kafka_options, tmp_path, changelog):
+    with running(kafka_options, tmp_path, "batch", changelog=changelog) as bench:
         counted(bench, 0, 2_000)
-        make_anew(kafka_options, CHANGELOG)
-        if disk == "lost":
-            lose_disk(bench)
-        for attempt in (1, 2):  # and again: a refusal leaves nothing behind that would be taken for state
-            worker = bench.start()
-            assert worker.wait(60) != 0
-            said = (tmp_path / f"worker-{attempt}.log").read_text()
-            assert "is empty (0 to 0), but its group has handled the input up to offset" in said
-            assert "runbooks/checkpoint-failure.md" in said
+        make_anew(kafka_options, changelog)
+        said = refused(bench)
+        assert "is empty (0 to 0), but its group has handled the input up to offset" in said
+        assert "left as it is: the changelog was made anew" in said
+        lose_disk(bench)
+        said = refused(bench)
+        assert "is empty (0 to 0), but its group has handled the input up to offset" in said
+        assert "left as it is" not in said
 
 
-def test_a_changelog_that_was_cut_stops_a_worker_without_a_disk_and_not_one_that_has_it(
-    kafka_options, tmp_path
+@pytest.mark.parametrize(
+    ("changelog", "disk"),
+    [(CHANGELOG, "lost"), (EXPIRING, "old")],
+    ids=["compact", "compact,delete"],
+)
+def test_a_changelog_that_was_cut_stops_a_worker_without_its_disk_and_not_one_that_has_it(
+    kafka_options, tmp_path, changelog, disk
 ):
-    with running(kafka_options, tmp_path, "batch") as bench:
+    """An old disk stands before the beginning of a log that keeps its records for longer than that."""
+    with running(kafka_options, tmp_path, "batch", changelog=changelog) as bench:
         counted(bench, 0, 2_000)
-        cut_changelog(kafka_options)
+        old = shutil.copytree(bench.state_dir / "counting", tmp_path / "old")
+        cut(kafka_options, changelog, 10)
         counted(bench, 2_000, 4_000)
         bench.check()
         lose_disk(bench)
-        worker = bench.start()
-        assert worker.wait(60) != 0
-        said = (tmp_path / "worker-2.log").read_text()
-        assert "begins at offset 10 without the mark of its beginning" in said
+        if disk == "old":
+            shutil.copytree(old, bench.state_dir / "counting")
+            cut(kafka_options, changelog, LAST)
+        said = refused(bench)
+        assert re.search(r"begins at offset \d+ without the mark of its beginning", said)
+        assert ("left as it is: position" in said) == (disk == "old")
 
 
 def test_a_group_whose_agent_has_kept_no_state_yet_is_no_lost_state(kafka_options, tmp_path):
@@ -294,15 +281,7 @@ def test_a_reset_on_purpose_starts_over_at_the_beginning_of_the_log(kafka_option
         counted(bench, 0, 2_000)
         for topic in (CHANGELOG, OUTPUT):
             make_anew(kafka_options, topic)
-        group, admin = f"{kafka_options.topic_prefix}counting", AdminClient(kafka_options.client_config())
-        deadline = time.monotonic() + 60
-        while True:  # the broker knows a killed member until its session ends
-            try:
-                admin.delete_consumer_groups([group])[group].result(20)
-                break
-            except KafkaException:
-                assert time.monotonic() < deadline
-                time.sleep(0.5)
+        forget_group(kafka_options, f"{kafka_options.topic_prefix}counting")
         bench.start()
         bench.publish(2_000, 3_000)
         bench.check()

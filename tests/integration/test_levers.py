@@ -152,6 +152,10 @@ def test_a_key_that_is_no_text_is_put_in_quarantine_and_released_by_the_undo_tha
     line: CommandLine, topics: Callable[..., None]
 ) -> None:
     topics(CONTROLS, AUDIT)
+    code, _, err = line.run("quarantine", "ingest", "acme/x")
+    assert code == 0
+    assert "once it is undone, `sluicegate dlq replay --all --cause quarantined`" in err
+    assert "no way back to archive of what stood in" in line.run("quarantine", "archive", "acme/x")[2]
     held = told(line, "quarantine", "ingest", "--key-hex", "ff00", "--reason", "a test", "--yes")
     assert held["changed"] == ["ingest/key=%FF%00"]
     (undo,) = held["undo"]

@@ -196,7 +196,8 @@ def test_a_completed_tasks_cost_is_told_with_known_estimated_and_unknown_apart(
                 error_raw="over capacity\x1b[2J", requested_us=at_us - 1_250_000, **base),
         attempt(2, at_us=at_us + SECOND_US, why="fallback", provider="zeta", prompt="greet", prompt_version=4,
                 cost_nanos=2_000_000_000, price_version="0.2.3", finish="stop", finish_raw="end_turn",
-                provider_request_id="req_9", connected_us=at_us + 40_000, **base),
+                provider_request_id="req_9", connected_us=at_us + 40_000, usage_details={"output_audio": 5},
+                **base),
         attempt(1, "cancelled", at_us=at_us, tenant="t", stream_id="alone"),
         attempt(1, at_us=at_us - 40 * DAY_US, tenant="old", stream_id="old", input_json="[]",
                 output_json="{}"),
@@ -214,6 +215,8 @@ def test_a_completed_tasks_cost_is_told_with_known_estimated_and_unknown_apart(
             ],
         )  # fmt: skip
         until(line, dsn, "SELECT sum(calls)::int FROM sluicegate.llm_windows WHERE tenant = 't'", [(3,)])
+        told = "SELECT usage_details FROM sluicegate.llm_attempts WHERE stream_id = 'part' ORDER BY attempt"
+        until(line, dsn, told, [({},), ({"output_audio": 5},)])
         kept = "SELECT count(*) FROM sluicegate.llm_attempts WHERE input_json IS NOT NULL AND tenant = 'old'"
         until(line, dsn, "SELECT count(*) FROM sluicegate.llm_attempts WHERE tenant = 'old'", [(1,)])
     with worker(stack, kafka_options, tmp_path, dsn, roles="archive"):
@@ -239,7 +242,7 @@ def test_a_completed_tasks_cost_is_told_with_known_estimated_and_unknown_apart(
         "1  failed  first  acme/small", "queue 250 ms", "error    server, status 503: over capacity",
         "2  completed  fallback  zeta/small", "route    default v3, prompt greet v4", "connect 40 ms",
         "first content 500 ms", "total 1.0 s", "in 10, cached unknown, out 20", "$2.00 (known, prices of",
-        "finish   stop (provider: end_turn)", "call id  req_9",
+        "finish   stop (provider: end_turn)", "call id  req_9", "output audio 5 (provider)",
     ):  # fmt: skip
         assert told in out, f"{told!r} is not in\n{out}"
     code, out, _ = line.run("llm", "attempts", "t/part", "--json")
@@ -281,6 +284,38 @@ def test_old_inputs_and_outputs_are_deleted_a_bounded_number_at_a_time_and_stay_
     assert rows(dsn, query) == [(0, None, None), (1, None, None), (2, None, None), (9, "[]", "{}")]
 
 
+def test_contents_and_rows_of_the_ledger_come_by_two_topics_in_any_order(dsn):
+    sink = ArchiveSink(PostgresOptions(dsn))
+    sink.open()
+    ledger, contents = (sink.claim(topic, topic, 0, 0) for topic in ("llm.attempts.v1", "llm.contents.v1"))
+    at_us = now_us()
+
+    def made(number: int, state: str = "completed", **kept: Any) -> dict[str, Any]:
+        row = attempt(number, state, at_us=at_us, **kept)
+        return asdict(Attempt(epoch=0, **(row | ({"ended_us": 0} if state == "started" else {}))))
+
+    # 1: its contents first; 2: last; 3: its worker died, so that who settled it knew of none; 4: twice.
+    # 5: of a worker of before the upgrade, which kept them on the ledger.
+    contents = sink.write(contents, Batch(1, llm_contents=[made(1, input_json="i", output_json="o")]))
+    ledger = sink.write(ledger, Batch(4, llm_attempts=[made(1), made(2), made(3, "abandoned")]))
+    given = [made(2, input_json="i", output_json="o"), made(3, "started", input_json="i"),
+             made(4, "started", input_json="i")]  # fmt: skip
+    contents = sink.write(contents, Batch(4, llm_contents=given))
+    ledger = sink.write(ledger, Batch(9, llm_attempts=[made(4, "started"), made(4)]))
+    sink.write(contents, Batch(9, llm_contents=[made(4, input_json="i", output_json="o")]))
+    ledger = sink.write(ledger, Batch(10, llm_attempts=[made(5, "started", input_json="i")]))
+    sink.write(ledger, Batch(11, llm_attempts=[made(5, input_json="i", output_json="o")]))
+    sink.close()
+    query = "SELECT attempt, state, input_json, output_json FROM sluicegate.llm_attempts ORDER BY attempt"
+    assert rows(dsn, query) == [
+        (1, "completed", "i", "o"),
+        (2, "completed", "i", "o"),
+        (3, "abandoned", "i", None),
+        (4, "completed", "i", "o"),
+        (5, "completed", "i", "o"),
+    ]
+
+
 def test_what_a_real_worker_calls_is_what_costs_and_attempts_tell(
     stack, kafka_options, registry, topics, line, dsn, tmp_path
 ):
@@ -292,11 +327,14 @@ def test_what_a_real_worker_calls_is_what_costs_and_attempts_tell(
             worker(stack, kafka_options, tmp_path, dsn, roles="ingest,account,archive"),
         ):
             base_url = loopback.base_url("openai-chat")
+            models = {"first": "words?fault=server", "second": "words?tokens=20"}
+            called = [{"target": name, "model": model} for name, model in models.items()]
+            world.route("default", candidates=called, keep={"input": "full", "output": "full"})
             world.worker({
-                "first": {"shape": "openai-chat", "base_url": base_url, "models": ["words?fault=server"]},
-                "second": {"shape": "openai-chat", "base_url": base_url, "models": ["words?tokens=20"]},
+                "first": {"shape": "openai-chat", "base_url": base_url, "models": ["*"]},
+                "second": {"shape": "openai-chat", "base_url": base_url, "models": ["*"]},
             })  # fmt: skip
-            world.ask("asked")
+            world.ask("asked", "of a river")
             until(
                 line, dsn,
                 "SELECT task_id, state, running, cost_unknown + (known_nanos > 0)::int >= 1 "
@@ -306,11 +344,18 @@ def test_what_a_real_worker_calls_is_what_costs_and_attempts_tell(
             (last,) = world.attempts("asked")[-1:]
             until(line, dsn, "SELECT sum(calls)::int, sum(completed)::int FROM sluicegate.llm_windows",
                   [(last.attempt, 1)])  # fmt: skip
+            kept = (
+                "SELECT attempt, strpos(input_json, 'of a river') > 0, output_json IS NOT NULL "
+                "FROM sluicegate.llm_attempts ORDER BY attempt"
+            )
+            until(line, dsn, kept, [(number, True, True) for number in range(1, last.attempt + 1)])
         code, out, err = line.run("llm", "attempts", "asked", "--json")
         assert code == 0, err
         told = json.loads(out)["attempts"]
         assert [row["attempt"] for row in told] == list(range(1, last.attempt + 1))
         assert (told[-1]["state"], told[-1]["provider"]) == ("completed", "second")
+        assert "of a river" in told[-1]["input_json"]
+        assert told[-1]["otel"]["gen_ai.request.model"] == models["second"]
         assert all(row["queue_ms"] is not None and row["total_ms"] >= 0 for row in told)
     finally:
         world.close()

@@ -41,8 +41,17 @@ class Collected:
     def named(self, named: Named) -> None:
         self.names.append(named)
 
+    def failed(self) -> None:
+        """See Sink."""
+
+    def body(self, status: int, headers: object, text: str) -> None:
+        """See Sink."""
+
     def raw(self, event: str, data: str) -> None:
         self.events.append((event, data))
+
+    def comment(self, text: str) -> None:
+        """See Sink."""
 
 
 def ask(gemma, shape, question, *, key=None, tokens=5) -> tuple[Outcome, Collected]:

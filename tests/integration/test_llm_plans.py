@@ -5,8 +5,9 @@ from __future__ import annotations
 import orjson
 import pytest
 
+from connectors.llm.attempts import attempts_of
 from connectors.llm.loopback.server import LoopbackThread
-from schemas.topics import LLM_RAW
+from schemas.topics import LLM_CONTENTS, LLM_RAW
 from tests.support.llm_world import TOPICS, LlmWorld
 from tests.support.read_topic import read_committed
 
@@ -111,10 +112,16 @@ def test_what_is_kept_is_what_the_route_says_and_raw_events_can_be_had_back(worl
     world.ask("a-1", "a word", route="kept")
     world.ask("a-2", "a word", model="here/echo")
     answer, _ = world.answers("a-1", "a-2")
-    (row,) = world.attempts("a-1")
+    assert {(row.input_json, row.output_json) for row in world.rows()} == {(None, None)}, (
+        "the ledger has none"
+    )
+    before, after = world.rows(topic=LLM_CONTENTS)
+    assert (before.stream_id, before.state, before.output_json) == ("a-1", "started", None)
+    assert (after.stream_id, after.state) == ("a-1", "completed"), "nothing of others is kept"
+    (row,) = attempts_of(world.kafka, world.wire, "default", "a-1").attempts
     assert orjson.loads(row.input_json)["messages"][0]["content"] == "a word"
     assert orjson.loads(row.output_json)["text"] == "·" * len(answer.text)
-    (other,) = world.attempts("a-2")
+    (other,) = attempts_of(world.kafka, world.wire, "default", "a-2").attempts
     assert (other.input_json, other.output_json) == (None, None), "nothing is kept by default"
     kept = [world.wire.decode(m.value(), LLM_RAW.subject) for m in read_committed(world.kafka, LLM_RAW, 1)]
     assert {record["stream_id"] for record in kept} == {"a-1"}

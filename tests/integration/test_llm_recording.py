@@ -15,6 +15,7 @@ import pytest
 
 from connectors.llm.loopback.demo import TEXT
 from connectors.llm.loopback.library import OURS
+from connectors.llm.loopback.play import HTML
 from connectors.llm.loopback.server import LoopbackOptions, LoopbackThread
 from connectors.llm.recording import SUFFIX, read_recording
 from schemas.topics import LLM_ROUTES
@@ -70,6 +71,26 @@ def test_what_a_worker_kept_of_a_stream_is_the_recording_that_its_provider_playe
         (each.event, each.data) for each in played.events
     ]
     assert (kept.shape, kept.note) == ("anthropic", "default/a-1, attempt 1")
+
+
+def test_a_page_and_a_refusal_that_a_worker_kept_are_recorded_as_they_came(world, loopback, tmp_path):
+    target = {"shape": "anthropic", "base_url": loopback.base_url("anthropic"), "models": ["*"]}
+    page = {"target": "here", "model": "words?fault=html", "retries": 0}
+    busy = {"target": "here", "model": "words?fault=overloaded&retry_after=7", "retries": 0}
+    route(world, candidates=[page, busy], keep={"raw": "full"}, fallback_on=["malformed"])
+    world.worker({"here": target})
+    world.ask("b-1")
+    world.answers("b-1")
+    found = []
+    for attempt in ("1", "2"):
+        file = tmp_path / f"{attempt}{SUFFIX}"
+        words = ("record", str(file), "--stream", "default/b-1", "--attempt", attempt)
+        done = sluicegate(*words, environment=world.environment({}))
+        assert done.returncode == 0, done.stderr
+        found.append(read_recording(file))
+    assert (found[0].status, found[0].body, found[0].headers["content-type"]) == (200, HTML, "text/html")
+    assert (found[1].status, found[1].headers["retry-after"]) == (529, "7")
+    assert orjson.loads(found[1].body)["error"]["type"] == "overloaded_error"
 
 
 def test_a_stream_of_which_nothing_was_kept_is_told_with_what_to_do(world, tmp_path):

@@ -95,12 +95,13 @@ def test_a_worker_goes_by_what_is_written_and_a_spent_budget_outlives_it(world, 
             (end,) = world.answer(f"c-{number}").of("end")
             if end["reason"] != "completed":
                 break
-        assert "budget of tokens of this day is spent" in end["message"]
+        assert "budget of tokens of this day has no room" in end["message"]
+        assert "renewed at " in end["message"], "this is more than the whole of it"
         assert worker.stop() == 0
         worker.start()
         world.ask("d-1")
         (end,) = world.answer("d-1").of("end")
-        assert "budget of tokens of this day is spent" in end["message"], "it has read what was spent"
+        assert "budget of tokens of this day has no room" in end["message"], "it has read what was spent"
         (refused,) = world.attempts("d-1")
         assert (refused.state, refused.cost_nanos) == ("refused", None)
     assert versions.prompts().get("tutor", PromptVersions()).labels == {"production": [{1: 100}]}

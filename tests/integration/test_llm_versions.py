@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from threading import Barrier
@@ -18,7 +20,7 @@ from connectors.llm.routing import draw_of
 from ops.cli import run
 from ops.llm_versions import Overtaken, Versions
 from ops.settings import Settings
-from schemas.topics import AUDIT, LLM_PROMPTS, LLM_ROUTES
+from schemas.topics import AUDIT, LLM_CONTENTS, LLM_PROMPTS, LLM_ROUTES, TOPICS
 from schemas.wire import WireCodec
 from tests.support.read_topic import read_committed
 
@@ -214,3 +216,17 @@ def test_a_worker_knows_all_before_it_begins_and_what_changes_while_it_runs(
         assert len(read_committed(kafka_options, LLM_ROUTES, 1)) == 1
         assert len(read_committed(kafka_options, LLM_PROMPTS, 2)) == 2
         asyncio.run(follow(versions))
+
+
+@pytest.mark.usefixtures("line", "registered_schemas")
+def test_a_worker_that_makes_no_topics_does_not_start_without_them(
+    topics: Callable[..., object], kafka_options: KafkaOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topics(*(spec for spec in TOPICS if spec is not LLM_CONTENTS))
+    monkeypatch.setenv("SLUICEGATE_KAFKA__CREATE_TOPICS", "false")
+    done = subprocess.run(
+        [sys.executable, "-m", "ops", "llm"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert f"there is no topic {LLM_CONTENTS.named(kafka_options.topic_prefix)}" in done.stderr
+    assert "sluicegate topics create" in done.stderr

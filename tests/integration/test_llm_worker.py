@@ -168,3 +168,20 @@ def test_two_questions_for_one_stream_at_one_moment_are_not_mixed_up(world, loop
     assert answer.end == "upstream_error"
     assert "two questions came for this stream" in answer.of("end")[0]["message"]
     assert len([seen for seen in loopback.seen if seen.model.endswith("tag=two")]) == 1
+
+
+def test_of_two_questions_for_one_stream_the_one_whose_open_ingest_took_is_answered(world, loopback):
+    world.worker({"here": target(loopback, "echo?first_ms=1500&tag=opens")})
+    for stream_id in ("a-1", "a-2"):
+        world.ask(stream_id, "the first", open_id="open-1")
+        world.ask(stream_id, "the second", open_id="open-2")
+    until(lambda: sum(seen.model.endswith("tag=opens") for seen in loopback.seen) == 2)
+    world.refuse_open("a-1", "open-2")
+    world.refuse_open("a-2", "open-1")
+    answers = world.answers("a-1", "a-2")
+    assert [(answer.end, answer.text) for answer in answers] == [
+        ("completed", "the first"), ("completed", "the second")
+    ]  # fmt: skip
+    assert not any(answer.of("reset") for answer in answers)
+    assert [row.state for row in world.attempts("a-1")] == ["completed"]
+    assert [row.state for row in world.attempts("a-2")] == ["cancelled", "completed"], "both were paid for"

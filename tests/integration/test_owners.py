@@ -9,7 +9,8 @@ import pytest
 
 from connectors.kafka.admin import ensure_topics
 from connectors.kafka.chunk import SourcePartition, events_of
-from connectors.kafka.consumer import Assignment, ConsumerOptions, PollThread
+from connectors.kafka.consumer import PollThread
+from connectors.kafka.membership import Assignment, ConsumerOptions
 from connectors.kafka.owners import Owners
 from schemas.topics import TopicSpec
 from tests.integration.test_poll_thread import Listener

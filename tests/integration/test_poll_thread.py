@@ -12,7 +12,8 @@ from confluent_kafka import Producer
 
 from connectors.kafka.admin import ensure_topics
 from connectors.kafka.chunk import SourcePartition, events_of
-from connectors.kafka.consumer import ConsumerOptions, PollThread
+from connectors.kafka.consumer import PollThread
+from connectors.kafka.membership import ConsumerOptions
 from schemas.topics import TopicSpec
 
 RECORDS = 60_000

@@ -69,6 +69,9 @@ def test_rows_are_stored_and_what_cannot_be_becomes_a_dead_letter(database):
     unit = handle(archive, 0, 20)
     assert unit.letters == {7: "Undecodable", 11: "SinkRefused"}
     assert unit.counts == {"dead_letter": 2, "archived": 18}
+    assert (archive.counts.batches, archive.counts.rows_refused, archive.counts.rows_stored) == (1, 1, 17)
+    assert archive.counts.seconds > 0
+    assert set(archive.counts.errors.values()) == {0}
     assert whole(database)
 
 
@@ -123,6 +126,7 @@ def test_a_fenced_archive_releases_the_partition_and_goes_on_once_it_is_assigned
         assert caught.value.transient, "the coordinator holds the partition, and the worker lives"
         assert not getattr(caught.value, "fatal", False)
     assert "another worker" in caught.value.remedy
+    assert zombie.counts.errors["FenceLost"] == 1, "it asked once"
     assert database.given() == {}
     assert handle(zombie, 0, 5, partition=1).counts == {"archived": 5}, "its other partitions go on"
 

@@ -135,7 +135,7 @@ def test_columns_keys_and_nullability_of_the_database_are_those_of_the_table_of_
             "is_generated = 'ALWAYS' AS derived FROM information_schema.columns "
             "WHERE table_schema = %s AND table_name = %s",
             database.options.schema,
-            table.name,
+            table.stored_in,
         )
         sql_names = {"bigint": "int8", "boolean": "bool", "text[]": "_text"}
         given = {
@@ -151,7 +151,7 @@ def test_columns_keys_and_nullability_of_the_database_are_those_of_the_table_of_
             "SELECT a.attname AS name FROM pg_index i, unnest(i.indkey) WITH ORDINALITY k(num, place), "
             "pg_attribute a WHERE i.indrelid = %s::regclass AND i.indisprimary AND a.attrelid = i.indrelid "
             "AND a.attnum = k.num ORDER BY place",
-            f"{database.options.schema}.{table.name}",
+            f"{database.options.schema}.{table.stored_in}",
         )
         assert tuple(row["name"] for row in key) == table.key
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -11,7 +13,7 @@ import pytest
 
 from ops.errors import REFUSED
 from schemas.wire import WireCodec
-from tests.support.totals_agent import OUTPUT, write_agent
+from tests.support.totals_agent import OUTPUT, QUIET, write_agent, write_quiet
 from tests.support.totals_user import TotalsUser
 
 if TYPE_CHECKING:
@@ -51,7 +53,7 @@ def test_wrong_sums_are_right_after_the_switch_and_no_event_is_lost_or_doubled(u
 
     # It is built, and interrupted meanwhile; the one that runs goes on
     first = user.reprocess(mended, "--from", "earliest", "--yes", log="first")
-    user.until_said("as far as generation 1", "first")
+    user.until_said("builds in process", "first")
     first.send_signal(signal.SIGINT)
     assert first.wait(60) == 130
     assert old.poll() is None
@@ -59,6 +61,10 @@ def test_wrong_sums_are_right_after_the_switch_and_no_event_is_lost_or_doubled(u
     # A worker with the mended code builds now; then the switch
     new = user.start_worker(mended, log="new")
     user.until_ready("new")
+    built = user.reprocess(mended, "--yes", log="built")
+    assert built.wait(90) == 0, user.log("built")
+    assert "as far as generation 1" in user.log("built")
+    assert "`sluicegate reprocess totals --switch --yes` gives it the place" in user.log("built")
     by_now = user.seen(user.published, deadline_s=4.0)
     assert set(by_now.values()) == {1}, "held back: nothing is out twice"
     switch = user.reprocess(mended, "--switch", "--yes", "--json", log="switch")
@@ -87,8 +93,40 @@ def test_wrong_sums_are_right_after_the_switch_and_no_event_is_lost_or_doubled(u
     user.stop(new)
 
 
+@pytest.mark.timeout(240)
+def test_what_closed_by_silence_before_the_switch_does_not_close_again_after_it(user: TotalsUser) -> None:
+    first = write_quiet(user.folder / "first")
+    mended = write_quiet(user.folder / "mended", generation=2)
+    user.start_worker(first, log="old", role="quiet")
+    user.until_ready("old")
+    user.publish(1)  # it becomes a dead letter
+    user.publish(2 * user.keys - 1)
+    told = {key: [2] for key in user.right_sums()} | {"default/s-0": [1]}
+    user.until(lambda: user.sums(user.keys, QUIET) == told, "each key is said to be quiet", log="old")
+
+    # A letter of ingest's own output cannot go in again: its line says what its agent's people do instead
+    code, out, err = user.run("dlq", "replay", "--all", "--yes")
+    assert code == 1, err
+    (since,) = re.findall(r"cannot: .*`sluicegate reprocess ROLE --from (\S+)`", out)
+    user.code(mended)
+    for time, loses in ((since, False), ("1d", True)):
+        code, _, err = user.run("reprocess", "quiet", "--from", time)
+        assert (code, "is not in it" in err) == (0, loses), err
+    switch = user.reprocess(mended, "--from", since, "--switch", "--yes", log="switch", role="quiet")
+    assert switch.wait(150) == 0, user.log("switch")
+    (side,) = set(re.findall(r"quiet\.keys\.g2-\w+\.v1", user.log("switch")))
+    rebuilt = user.sums(user.keys, replace(QUIET, name=side))
+    assert rebuilt == {key: [2] for key in told}, "the letter's event is handled, and as much was quiet"
+
+    new = user.start_worker(mended, log="new", role="quiet")
+    user.until_ready("new")
+    user.publish(3 * user.keys)
+    assert user.sums(2 * user.keys, QUIET) == {key: [*counts, 3] for key, counts in told.items()}
+    user.stop(new)
+
+
 def test_what_was_not_begun_is_neither_switched_nor_given_up(user: TotalsUser) -> None:
     user.code(write_agent(user.folder / "mended", more="\nGENERATION = 2\n"))
-    for words in (("--switch", "--yes"), ("--discard", "--yes")):
+    for words in ((), ("--switch", "--yes"), ("--discard",), ("--discard", "--yes")):
         code, _, err = user.run("reprocess", "totals", *words)
         assert code == 2, err

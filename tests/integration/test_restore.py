@@ -5,11 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, Producer, TopicPartition
+from structlog.testing import capture_logs
 
+from connectors.kafka import restore
 from connectors.kafka.admin import ensure_topics
+from connectors.kafka.clients import Clients
 from connectors.kafka.errors import KafkaUnavailable
 from connectors.kafka.restore import Restorer
 from schemas.topics import TopicSpec
@@ -103,6 +107,39 @@ def test_a_restore_goes_on_from_where_the_local_state_stands(kafka_options, topi
     append(SMALL, 30, 31)
     assert restorer.restore(topic, SMALL, start=25, high=26, apply=store, cancelled=never) == 1
     assert restorer.progress[topic, SMALL].records == 11, "of all its restores"
+
+
+def test_one_whose_consumer_brings_nothing_more_goes_on_by_another(kafka_options, topic, append, monkeypatch):
+    monkeypatch.setattr(restore, "_ANEW_S", 1.0)
+    append(SMALL, 0, 300)
+    append(OTHER, 0, 300)
+    made = []
+
+    class Stuck(Consumer):
+        """A real one; the first of them falls silent on one partition as soon as that is assigned."""
+
+        def incremental_assign(self, partitions):
+            super().incremental_assign(partitions)
+            if self is made[0] and any(at.partition == SMALL for at in partitions):
+                self.pause([TopicPartition(topic, SMALL)])
+
+    def consumer(config):
+        made.append(Stuck(config))
+        return made[-1]
+
+    restorer = Restorer(replace(kafka_options, clients=Clients(consumer=consumer)))
+    stores = {SMALL: Store(), OTHER: Store()}
+    never = threading.Event()
+    with capture_logs() as told, ThreadPoolExecutor(2) as threads:
+        asked = [
+            threads.submit(restorer.restore, topic, at, start=0, high=300, apply=store, cancelled=never)
+            for at, store in stores.items()
+        ]
+        assert [each.result(60) for each in asked] == [300, 300]
+    assert [len(store.data) for store in stores.values()] == [300, 300]
+    assert len(made) == 2
+    (standstill,) = (line for line in told if "stands still" in line["event"])
+    assert (standstill["partition"], standstill["position"], standstill["last_stable"]) == (SMALL, 0, 300)
 
 
 def test_one_that_fails_fails_alone(kafka_options, topic, append):

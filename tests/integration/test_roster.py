@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 from connectors.kafka.roster import Roster
 from schemas.topics import DEPLOYED
 from schemas.wire import WireCodec
+from tests.faults.kafka_proxy import KafkaProxy
 
 
 def row(role: str, **fields: Any) -> dict[str, Any]:
@@ -41,6 +43,25 @@ def test_many_that_decide_at_once_decide_one_after_the_other(kafka_options, regi
     assert mine.change("other", lambda _before: None) == mine.read()["other"]
     assert mine.read()["other"]["reason"] == first
     mine.close()
+
+
+def test_a_change_whose_commit_is_answered_by_an_unknown_error_is_decided_from_what_stands(
+    kafka_options, registry, topics
+):
+    topics(DEPLOYED)
+    seen = []
+
+    def decide(before):
+        seen.append(before and before["generation"])
+        return row("totals", generation=7) if before is None else None
+
+    with KafkaProxy(kafka_options.bootstrap_servers.split(",")) as proxy:
+        mine = Roster(replace(kafka_options, bootstrap_servers=proxy.bootstrap), WireCodec(registry))
+        spoilt = proxy.spoil()
+        mine.change("totals", decide)
+        mine.close()
+    assert spoilt.said == 0, "it took place"
+    assert seen == [None, 7]
 
 
 def test_without_the_topic_there_is_nothing_on_record(kafka_options, registry):

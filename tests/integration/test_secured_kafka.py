@@ -20,6 +20,7 @@ from schemas.topics import (
     INPUT,
     LATE_EVENTS,
     LLM_ATTEMPTS,
+    LLM_CONTENTS,
     LLM_CONTROL,
     LLM_PROMPTS,
     LLM_RAW,
@@ -28,12 +29,14 @@ from schemas.topics import (
     PRESSURE,
     TOPICS,
     USAGE_WINDOWS,
+    partition_of,
 )  # fmt: skip
 from schemas.wire import WireCodec
 from tests.support.attempts import attempt
 from tests.support.command_line import CommandLine
 from tests.support.secured_kafka import SecuredKafka
 from tests.support.sse_client import read_stream
+from tests.support.token_issuer import TokenIssuer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -157,6 +160,14 @@ def test_each_role_does_its_work_with_what_topics_acls_prints_and_nothing_more(
         assert out
     code, out, err = operator.run("dlq", "list", "--json")
     assert (code, out.count(topic_prefix)) == (0, 2), err  # the stray one and the unreadable one
+    contents = LLM_CONTENTS.named(topic_prefix)
+    assert attempts(operator)["contents_refused"] is None
+    for row in rows:
+        if (row["principal"], row["name"]) == ("User:operator", contents):
+            secured.forbid(row)
+    operator.until(
+        lambda: attempts(operator)["contents_refused"], "contents are refused, and the rest is shown"
+    )
     for line, process in zip(
         (*(lines[role] for role in ROLES), lines["edge"]), (*workers, edge), strict=True
     ):
@@ -186,12 +197,23 @@ def unreadable(secured: SecuredKafka, prefix: str) -> None:
 
 
 def called(secured: SecuredKafka, prefix: str, codec: WireCodec) -> None:
-    """An attempt on the ledger, in the place of a worker that calls language models."""
+    """An attempt on the ledger, and what is kept of it, in the place of a worker of language models."""
     producer = Producer(secured.options().client_config())
     row = attempt(at_us=time.time_ns() // 1_000)
-    value = codec.encode(LLM_ATTEMPTS.subject, row)
-    producer.produce(LLM_ATTEMPTS.named(prefix), value, attempt_key(row))
+    partition = partition_of(b"default/answer", LLM_ATTEMPTS.partitions)
+    for spec in (LLM_ATTEMPTS, LLM_CONTENTS):
+        value = codec.encode(spec.subject, row)
+        producer.produce(spec.named(prefix), value, attempt_key(row), partition=partition)
     assert producer.flush(10) == 0
+
+
+def attempts(line: CommandLine) -> dict[str, Any]:
+    """What `llm attempts` tells of the attempt."""
+    code, out, err = line.run("llm", "attempts", "answer", "--json")
+    assert code == 0, err
+    told: dict[str, Any] = orjson.loads(out)
+    assert [row["state"] for row in told["attempts"]] == ["completed"]
+    return told
 
 
 def is_archived(stack: Addresses, prefix: str) -> bool:
@@ -330,6 +352,41 @@ def test_a_client_certificate_is_a_principal_too(
     assert code == 2, err
     assert "…__SSL_…" in err
     assert "s3cret" not in err
+
+
+def test_an_oauth_client_is_a_principal_too(
+    secured: SecuredKafka, as_principal: Callable[..., CommandLine], topic_prefix: str
+) -> None:
+    made_topics(secured, as_principal)
+    operator = as_principal("operator")
+    with TokenIssuer("operator") as issuer:
+        word = issuer.words["operator"]
+        operator.environment = bearing(operator.environment, "operator", word, issuer.url)
+        code, out, err = operator.run("topics", "list", "--json")
+        assert code == 0, err
+        assert all(row["exists"] for row in orjson.loads(out))
+        assert issuer.asked[0] == {"grant_type": ["client_credentials"], "scope": ["kafka"]}
+        code, out, err = operator.run("topics", "read", INPUT.name, "--json")  # a consumer, beside the admin
+        assert code == 0, err
+        operator.environment = bearing(operator.environment, "operator", "s3cret-and-wrong", issuer.url)
+        code, _, err = operator.run("topics", "list")
+    assert code == 3, err
+    assert "as the OAuth client operator: " in err
+    assert "SLUICEGATE_KAFKA__SECURITY_PROTOCOL" in err
+    assert word not in err
+    assert "s3cret-and-wrong" not in err
+
+
+def bearing(base: Mapping[str, str], name: str, word: str, url: str) -> dict[str, str]:
+    given = {"MECHANISM": "OAUTHBEARER"} | {
+        f"OAUTHBEARER_{setting}": value
+        for setting, value in {
+            "CLIENT_ID": name, "CLIENT_SECRET": word, "TOKEN_ENDPOINT_URL": url, "SCOPE": "kafka",
+        }.items()
+    }  # fmt: skip
+    return {name: value for name, value in base.items() if "__SASL_" not in name} | {
+        f"SLUICEGATE_KAFKA__SASL_{setting}": value for setting, value in given.items()
+    }
 
 
 def certified(secured: SecuredKafka, base: Mapping[str, str], name: str, password: str) -> dict[str, str]:

@@ -12,8 +12,8 @@ from connectors.kafka.owners import Owners
 from schemas.payloads import PayloadCodec
 from schemas.topics import INPUT, OUTPUT, partition_of
 from schemas.wire import WireCodec
-from tests.integration.test_conservation import free_ports
 from tests.support.plain_streams import PlainStreams
+from tests.support.ports import consecutive_ports
 from tests.support.read_topic import read_committed
 from tests.support.worker_process import WorkerProcess
 
@@ -37,7 +37,7 @@ def until(holds, what):
 @pytest.fixture
 def workers(stack, kafka_options, topics, tmp_path):
     topics()
-    first = free_ports(4)
+    first = consecutive_ports(4)
     started, ports = [], (first, first + 2)
     try:
         for number, port in enumerate(ports):
@@ -120,6 +120,9 @@ def test_every_key_is_found_through_either_worker(kafka_options, registry, worke
     assert (unknown.status_code, unknown.json()["stores"]) == (404, ["ingest"])
     wrong = ask(one + 1, "usage_merge", "no-group")
     assert wrong.status_code == 400
+    for path in ("ingest/%ff", "ingest/x%2Fy%C3", "%fe/x"):
+        url = f"http://127.0.0.1:{one}/state/{path}"
+        assert httpx2.get(url, trust_env=False, verify=False).status_code == 400, path
     host = {"host": "evil.example"}
     rebound = httpx2.get(
         f"http://127.0.0.1:{one}/state/ingest/x", headers=host, trust_env=False, verify=False

@@ -11,7 +11,9 @@ import pytest
 
 from pipelines.testing import AgentDriver, Stack
 from schemas.wire import schema_id_of
+from tests.support import silent_agent as silent
 from tests.support import twin_scenario as twin
+from tests.support.silent_agent import START_US, closes_once
 from tests.support.twin_scenario import scenario
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "agents" / "tests"
@@ -38,9 +40,15 @@ def test_an_agent_does_the_same_in_memory_and_on_the_real_parts(parts, tmp_path)
     each = on_parts["an event that fails is alone, its neighbours flow"][twin.EACH.name]
     assert [value for _, _, value, _ in each] == [b"1", b"2", b"3", b"4"]
     assert [letter[4:] for letter in on_parts["letters"]] == [
-        ("ValueError", 3), ("EffectTooLarge", 3), ("UnknownSchemaId", 1), ("ValueError", 3), ("BadMagic", 1),
+        ("ValueError", 3), ("ValueError", 3), ("EffectTooLarge", 3), ("UnknownSchemaId", 1),
+        ("ValueError", 3), ("ValueError", 3), ("BadMagic", 1),
     ]  # fmt: skip
-    assert on_parts["counts"] == {"counted": 7, "dead_letter": 5, "summed": 12, "windowed": 3, "late": 1}
+    assert on_parts["counts"] == {"counted": 8, "dead_letter": 7, "summed": 13, "windowed": 3, "late": 1}
+    of_outputs = on_parts["headers"]
+    assert of_outputs[twin.EACH.name] == of_outputs[twin.SUMS.name] == [twin.HEADERS]
+    assert on_parts["headers of letters"] == [
+        (twin.READINGS.name, twin.HEADERS), (twin.ROWS.name, twin.HEADERS),
+    ]  # fmt: skip
 
 
 def test_at_least_once_leaves_the_same_behind_in_memory_and_on_the_real_parts(parts, tmp_path):
@@ -55,6 +63,52 @@ def test_at_least_once_leaves_the_same_behind_in_memory_and_on_the_real_parts(pa
     in_memory = said(tmp_path / "memory")
     assert said(tmp_path / "parts", parts) == in_memory
     assert in_memory[0] == [b"1", b"1"], "what was appended stands"
+
+
+def test_levers_and_a_rebalance_do_the_same_in_memory_and_on_the_real_parts(parts, tmp_path):
+    def said(folder, stack=None):
+        with AgentDriver("twin", twin.extension(), folder=folder, stack=stack) as driver:
+
+            def outputs():
+                return [(out.partition, out.value) for out in driver.read(twin.EACH)]
+
+            def fed():
+                row = {"sensor": "x", "amount": 1, "unit": "kWh"}
+                for partition in (0, 1):
+                    driver.append(row, topic=twin.READINGS, key=b"%d" % partition, partition=partition)
+                driver.run()
+                return outputs()
+
+            driver.pause(0)
+            steps = [fed()]
+            driver.resume(0)
+            steps.append(outputs())
+            driver.quarantine(b"1", reason="a loop")
+            steps.append(fed())
+            driver.quarantine(b"1", undo=True)
+            ((taken, other),) = {
+                (number, 1 - number) for topic, number in driver.take_away() if topic == twin.READINGS.name
+            }
+            stayed = fed()
+            assert [partition for partition, _ in stayed] == [other]
+            driver.give_back(lose_state=True)
+            came = outputs()
+            assert [partition for partition, _ in came] == [taken], "it was fed while it was away"
+            steps.append(sorted(stayed + came))
+            letters = [(letter.cause, letter.key) for letter in driver.dead_letters()]
+            return steps, letters, driver.state("counter").items()
+
+    in_memory = said(tmp_path / "memory")
+    assert said(tmp_path / "parts", parts) == in_memory
+    steps, letters, _ = in_memory
+    assert steps == [[(1, b"1")], [(0, b"1")], [(0, b"2")], [(0, b"3"), (1, b"2")]]
+    assert letters == [("quarantined", b"1")]
+
+
+def test_a_window_closes_by_silence_behind_transactions_that_left_their_markers(parts, tmp_path):
+    """A topic that is written in transactions ends with a marker: nothing that anybody could wait for."""
+    with AgentDriver("silent", silent.extension(), folder=tmp_path, stack=parts, start_us=START_US) as driver:
+        closes_once(driver, "state lost")
 
 
 def test_rows_of_several_schemas_in_one_batch_are_resolved_to_the_readers(parts, tmp_path):
@@ -87,7 +141,7 @@ def test_the_flag_runs_the_tests_of_a_users_agents_on_the_real_parts(stack, kafk
         "SLUICEGATE_KAFKA__TOPIC_PREFIX": kafka_options.topic_prefix,
         "SLUICEGATE_REGISTRY__URL": stack.registry_url,
     }
-    some = ["-k", "late or True"]
+    some = ["-k", "(late or True) and not sensors"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--stack", *some, str(EXAMPLE)],
         env=environment, capture_output=True, text=True, check=False, timeout=120,

@@ -16,8 +16,9 @@ from connectors.kafka.options import KafkaOptions
 from connectors.registry import Registry
 from schemas.topics import AUDIT
 from tests.support.edge_fixtures import EDGE_TOPICS
-from tests.support.edge_process import EdgeProcess, free_port
+from tests.support.edge_process import EdgeProcess
 from tests.support.ingest_twin import IngestTwin
+from tests.support.ports import free_port
 from tests.support.tokens import ALL, ISSUER, Issuer, keys_file
 
 if TYPE_CHECKING:

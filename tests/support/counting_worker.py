@@ -11,12 +11,13 @@ import json
 import os
 import struct
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 
 from connectors.kafka.columns import Columns, columns_of
-from connectors.kafka.consumer import ConsumerOptions
+from connectors.kafka.membership import ConsumerOptions
 from connectors.kafka.options import KafkaOptions
 from connectors.kafka.ports import CoordinatorOptions
 from pipelines.engine import Engine, EngineOptions
@@ -34,6 +35,7 @@ PARTITIONS = 4
 INPUT = TopicSpec("counting.input.v1", "key", "", PARTITIONS, -1, "delete", "events to count")
 OUTPUT = TopicSpec("counting.output.v1", "key", "", PARTITIONS, -1, "delete", "each count")
 CHANGELOG = TopicSpec("counting.changelog.v1", "key", "", PARTITIONS, -1, "compact", "counts")
+EXPIRING = replace(CHANGELOG, cleanup="compact,delete", retention_ms=3_600_000)
 COUNT = struct.Struct(">q")
 
 BROKEN = b"broken"
@@ -57,8 +59,19 @@ def plain(values):
     return Columns(batch, rows, errors)
 
 
-def build(*, bootstrap, prefix, state_dir, mode, identity="", assignment="range", guarantee="exactly-once"):
+def build(
+    *,
+    bootstrap,
+    prefix,
+    state_dir,
+    mode,
+    identity="",
+    assignment="range",
+    guarantee="exactly-once",
+    cleanup="compact",
+):
     """Build the app; ``mode`` is ``event``, ``batch`` or ``columns``."""
+    changelog = CHANGELOG if cleanup == "compact" else EXPIRING
     slot = Slot(state_dir, "counting", identity)
     group = f"{prefix}counting"
     schemas = LocalSchemas()
@@ -75,7 +88,7 @@ def build(*, bootstrap, prefix, state_dir, mode, identity="", assignment="range"
     tools = Tools(WireCodec(schemas), PayloadCodec(schemas), BUILTIN_KINDS)
     app = RoleApp("counting", Engine(options, tools, WorkerMetrics("counting")), slot=slot, web_enabled=False)
     how = {"columns": columns_of(plain)} if mode == "columns" else {"decode": values_of}
-    source = app.source(INPUT, agent="counting", changelog=CHANGELOG, **how)
+    source = app.source(INPUT, agent="counting", changelog=changelog, **how)
     stumbled: set[tuple[int, int]] = set()
 
     def count(scope, record, value):

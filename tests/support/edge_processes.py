@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 import httpx2
 import pytest
 
-from tests.support.edge_process import ROOT, free_port
+from tests.support.edge_process import ROOT
+from tests.support.ports import free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from connectors.kafka.options import KafkaOptions
@@ -26,9 +27,13 @@ DRAIN_MS = 2_000
 
 @pytest.fixture
 def edges(
-    kafka_options: KafkaOptions, registered_schemas: str, twin: IngestTwin, tmp_path: Path
+    request: pytest.FixtureRequest,
+    kafka_options: KafkaOptions,
+    registered_schemas: str,
+    twin: IngestTwin,
+    tmp_path: Path,
 ) -> Iterator[EdgeProcesses]:
-    made = EdgeProcesses(kafka_options, registered_schemas, tmp_path)
+    made = EdgeProcesses(kafka_options, registered_schemas, tmp_path, getattr(request, "param", {}))
     yield made
     if made.process.poll() is None:
         made.process.kill()
@@ -38,7 +43,9 @@ def edges(
 class EdgeProcesses:
     """Two of them, and the parent that starts and restarts them."""
 
-    def __init__(self, kafka: KafkaOptions, registry_url: str, folder: Path) -> None:
+    def __init__(
+        self, kafka: KafkaOptions, registry_url: str, folder: Path, settings: Mapping[str, str]
+    ) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = folder / "edges.log"
@@ -51,6 +58,7 @@ class EdgeProcesses:
             "SLUICEGATE_REGISTRY__REGISTER_SCHEMAS": "false",
             "SLUICEGATE_EDGE__DRAIN_MS": str(DRAIN_MS),
             "SLUICEGATE_DATA_DIR": str(folder / "data"),
+            **settings,
         }
         command = [sys.executable, "-m", "ops", "edge", "--port", str(self.port), "--processes", "2"]
         with self.log.open("wb") as log:

@@ -13,7 +13,6 @@ import httpx2
 from confluent_kafka import Producer
 
 from connectors.registry import Registry
-from schemas.access import ROLES
 from schemas.topics import DEAD_LETTERS
 from schemas.wire import WireCodec
 from tests.support import failing_agent
@@ -43,7 +42,7 @@ class Deployment(CommandLine):
         self.web = f"http://127.0.0.1:{port}"
         self.environment |= {
             "SLUICEGATE_PIPELINES": str(folder / "agents"),
-            "SLUICEGATE_WORKER__WEB_PORT": str(port - len(ROLES)),  # ours have the first
+            "SLUICEGATE_WORKER__WEB_PORT": str(port),
             "MENDED": str(self.mended),
         }
         self.codec = WireCodec(Registry(stack.registry_url))

@@ -20,6 +20,17 @@ class FakeCall:
         self.metadata: tuple[tuple[str, str | bytes], ...] = ()
         self.reads = asyncio.Event()
         self.reads.set()
+        self.requests: asyncio.Queue[Any] = asyncio.Queue()
+        self.asked = 0
+        """Messages that were asked for."""
+        self.address = "ipv4:127.0.0.1:1"
+
+    async def read(self) -> Any:
+        self.asked += 1
+        return await self.requests.get()
+
+    async def send_initial_metadata(self, metadata: Any) -> None:
+        assert metadata == ()
 
     async def write(self, message: bytes) -> None:
         await self.reads.wait()
@@ -33,7 +44,7 @@ class FakeCall:
         return self.metadata
 
     def peer(self) -> str:
-        return "ipv4:127.0.0.1:1"
+        return self.address
 
     @property
     def said(self) -> list[WatchResponse]:

@@ -36,9 +36,9 @@ def piece(text: str, **fields: Any) -> Step:
     return ("token", {"text": text, **fields})
 
 
-def finish(how: str) -> Step:
+def finish(how: str, **more: str) -> Step:
     """The worker's note of how the model finished."""
-    return ("state", {"name": "finish", "value_json": orjson.dumps({"finish": how}).decode()})
+    return ("state", {"name": "finish", "value_json": orjson.dumps({"finish": how, **more}).decode()})
 
 
 def failed(error_class: str) -> Step:
@@ -93,6 +93,8 @@ class LlmTwin:
             ]
         )
         self._stop = threading.Event()
+        self._opens: dict[bytes, str] = {}
+        """By stream, the event id of the open that was taken: whose question is answered."""
         self._answering: list[threading.Thread] = []
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="llm-twin", daemon=True)
@@ -157,6 +159,7 @@ class LlmTwin:
                 event.tenant, event.stream_id, event.kind, payload["title"], opened_us=event.time
             )
             self._ingest.write(stream, [("open", payload)], event_ids=[event.event_id])
+            self._opens[event.key] = event.event_id
             self._streams[event.key] = stream
 
     def _take(self, request: dict[str, Any], partition: int) -> None:
@@ -174,7 +177,7 @@ class LlmTwin:
         key = f"{request['tenant']}/{request['stream_id']}".encode()
         while key not in self._streams and not self._stop.is_set():
             time.sleep(0.01)  # its open is on another topic
-        if not self._stop.is_set():
+        if not self._stop.is_set() and request["open_id"] == self._opens[key]:
             self._write(self._streams[key], steps)
 
     def _write(self, stream: TwinStream, steps: Sequence[Step]) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, Producer, TopicPartition
 
 from connectors.llm.ledger import attempt_of
 from pipelines.ingest import Ingest
@@ -23,6 +23,7 @@ from schemas.topics import (
     DEAD_LETTERS,
     INPUT,
     LLM_ATTEMPTS,
+    LLM_CONTENTS,
     LLM_CONTROL,
     LLM_PROMPTS,
     LLM_RAW,
@@ -41,9 +42,11 @@ if TYPE_CHECKING:
     from connectors.kafka.options import KafkaOptions
     from connectors.llm.ledger import Attempt
     from connectors.registry import Registry
+    from schemas.topics import TopicSpec
 
 TOPICS = (
-    INPUT, LLM_REQUESTS, LLM_CONTROL, LLM_ATTEMPTS, LLM_RAW, LLM_ROUTES, LLM_PROMPTS, DEAD_LETTERS,
+    INPUT, LLM_REQUESTS, LLM_CONTROL, LLM_ATTEMPTS, LLM_CONTENTS, LLM_RAW, LLM_ROUTES, LLM_PROMPTS,
+    DEAD_LETTERS,
 )  # fmt: skip
 
 
@@ -52,6 +55,8 @@ class Answer:
     """What clients are shown of one stream, as ``ingest`` lets it through."""
 
     events: list[tuple[Event, dict[str, Any]]] = field(default_factory=list)
+    ends_written: int = 0
+    """How many ``end``s workers wrote of it; ``ingest`` would let through the first alone."""
 
     def of(self, *types: str) -> list[dict[str, Any]]:
         """Payloads of some types, in order."""
@@ -105,6 +110,11 @@ class LlmWorkerProcess:
         self.process.kill()
         self.process.wait(10)
 
+    def dies(self) -> None:
+        """Wait until it has died by a failpoint (``llm_failpoints``)."""
+        self.killed = True
+        assert self.process.wait(60) == -signal.SIGKILL
+
     def stop(self) -> int:
         """Ask it to stop; return its exit code."""
         if self.process.poll() is None:
@@ -124,8 +134,8 @@ class LlmWorld:
         self._registry_url = registry.url
 
     def environment(self, providers: Mapping[str, Mapping[str, Any]], **settings: Any) -> dict[str, str]:
-        """Settings of a worker, as variables."""
-        data = settings.pop("data", "data")
+        """Settings of a worker, as variables; ``python_path`` is a folder of modules before all others."""
+        data, path = settings.pop("data", "data"), settings.pop("python_path", None)
         named = {f"SLUICEGATE_LLM__{name.upper()}": str(value) for name, value in settings.items()}
         return {
             "SLUICEGATE_DATA_DIR": str(self._folder / data),
@@ -135,6 +145,7 @@ class LlmWorld:
             "SLUICEGATE_REGISTRY__REGISTER_SCHEMAS": "false",
             "SLUICEGATE_KAFKA__CREATE_TOPICS": "false",
             "SLUICEGATE_LLM__PROVIDERS": orjson.dumps(providers).decode(),
+            **({} if path is None else {"PYTHONPATH": str(path)}),
             **named,
         }
 
@@ -184,11 +195,15 @@ class LlmWorld:
         """Append what ``ingest`` says of a stream that it timed out."""
         self._control(stream_id, "end", {"reason": "timed_out", "message": "no event"})
 
-    def _control(self, stream_id: str, type_name: str, fields: Mapping[str, Any]) -> None:
+    def refuse_open(self, stream_id: str, open_id: str) -> None:
+        """Append what ``ingest`` says of an ``open`` that it refused."""
+        self._control(stream_id, "open", {"title": "again"}, open_id)
+
+    def _control(self, stream_id: str, type_name: str, fields: Mapping[str, Any], event_id: str = "") -> None:
         payload, schema = self.payloads.encode(type_name, fields)
         event = Event(
-            new_event_id(), "default", stream_id, 1, "llm", type_name, time.time_ns() // 1_000, "edge",
-            "", "", "", "", 0, 0, payload, schema,
+            event_id or new_event_id(), "default", stream_id, 1, "llm", type_name, time.time_ns() // 1_000,
+            "edge", "", "", "", "", 0, 0, payload, schema,
         )  # fmt: skip
         self.append(LLM_CONTROL, event.key, self.wire.encode_event(event))
 
@@ -221,6 +236,9 @@ class LlmWorld:
                 if m.partition() == number
             ]
             step_items = [(record, self.wire.decode_event(record.value)) for record in records]
+            for _record, event in step_items:
+                if event.type == "end" and event.key in answers:
+                    answers[event.key].ends_written += 1
             if step_items:
                 scope = partition.scope()
                 step.handle(scope, step_items)
@@ -236,6 +254,19 @@ class LlmWorld:
         """What clients are shown of one stream, once it has ended."""
         return self.answers(stream_id, **options)[0]
 
+    def is_at_rest(self) -> bool:
+        """Whether workers are done with all that was asked: none of it will be taken, and ended, again."""
+        group = {"group.id": f"{self.kafka.topic_prefix}sluicegate.llm"}
+        topic = LLM_REQUESTS.named(self.kafka.topic_prefix)
+        consumer = Consumer(self.kafka.client_config() | group)
+        try:
+            places = [TopicPartition(topic, number) for number in range(LLM_REQUESTS.partitions)]
+            ends = [consumer.get_watermark_offsets(place, timeout=10)[1] for place in places]
+            committed = [max(place.offset, 0) for place in consumer.committed(places, timeout=10)]
+        finally:
+            consumer.close()
+        return committed == ends
+
     def attempts(self, stream_id: str) -> list[Attempt]:
         """What the ledger says of an operation in the end, by number."""
         found: dict[int, Attempt] = {}
@@ -244,11 +275,11 @@ class LlmWorld:
                 found[row.attempt] = row
         return [found[number] for number in sorted(found)]
 
-    def rows(self) -> list[Attempt]:
-        """All rows of the ledger, in the order in which they were written a partition."""
+    def rows(self, quiet_s: float = 0.3, topic: TopicSpec = LLM_ATTEMPTS) -> list[Attempt]:
+        """All rows of the ledger, or of contents, in the order in which they were written a partition."""
         return [
-            attempt_of(self.wire.decode(message.value(), LLM_ATTEMPTS.subject))
-            for message in read_committed(self.kafka, LLM_ATTEMPTS, 0, quiet_s=0.3)
+            attempt_of(self.wire.decode(message.value(), topic.subject))
+            for message in read_committed(self.kafka, topic, 0, quiet_s=quiet_s)
         ]
 
 

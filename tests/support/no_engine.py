@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from connectors.kafka.hot_keys import HotKeys
 from connectors.kafka.options import KafkaOptions
 from connectors.kafka.restore import Restorer
-from pipelines.gauges import EngineGauges
+from connectors.postgres.claim import Counts
+from pipelines.gauges import EngineGauges, SinkGauges
 from pipelines.metrics import WorkerMetrics
 from state.rocksdb import RocksMemory
 
@@ -22,4 +23,5 @@ def worker_registry() -> CollectorRegistry:
     engine: Any = SimpleNamespace(hot_keys=HotKeys(), poller=None, partitions=partitions)
     metrics = WorkerMetrics("ingest")
     metrics.watch(EngineGauges("ingest", engine))
+    metrics.watch(SinkGauges("archive", Counts()))
     return metrics.registry

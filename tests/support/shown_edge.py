@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import signal
 import socket
 import subprocess
@@ -19,7 +20,8 @@ from edge.options import EdgeOptions
 from edge.recorded import create_replay_app
 from edge.server import bind, run
 from schemas.recording import RecordedEvent, RecordingHeader
-from tests.support.edge_process import ROOT, free_port
+from tests.support.edge_process import ROOT
+from tests.support.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,18 +37,21 @@ def until(holds: Callable[[], bool], what: str) -> None:
 
 @dataclass
 class ShownEdge:
-    """Plays stream ``one``: an ``open``, and nothing after it."""
+    """Plays stream ``one``: an ``open``, so many lines of 4 kB, and nothing after them."""
 
     log: Path
     options: dict[str, Any] = field(default_factory=dict)
     port: int = field(default_factory=free_port)
+    lines: int = 0
+    files: tuple[int, int] | None = None
+    """Limits of open files that it starts with, soft and hard; none = this process's."""
 
     def __enter__(self) -> Self:
         given = json.dumps({"port": self.port, **self.options})
+        words = [sys.executable, "-m", "tests.support.shown_edge", given, str(self.lines)]
+        words += map(str, self.files or ())
         with self.log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.support.shown_edge", given], cwd=ROOT, stdout=log, stderr=log
-            )
+            self._process = subprocess.Popen(words, cwd=ROOT, stdout=log, stderr=log)
         deadline = time.monotonic() + 60
         while not self.said(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"):
             assert self._process.poll() is None, self.log.read_text()
@@ -62,6 +67,11 @@ class ShownEdge:
     def url(self) -> str:
         """Its base address."""
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """Of its process."""
+        return self._process.pid
 
     @property
     def rss_bytes(self) -> int:
@@ -96,10 +106,17 @@ class ShownEdge:
 def main() -> None:
     """Be the process."""
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    if files := sys.argv[3:]:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (int(files[0]), int(files[1])))
     options = EdgeOptions(**json.loads(sys.argv[1]))
-    header = RecordingHeader("default", "one", "chat", "2026-01-01T00:00:00Z")
-    opening = RecordedEvent(0, "e-0", "open", 0, "2026-01-01T00:00:00Z", {})
-    run(create_replay_app(header, [opening], options=options), bind(options.host, options.port))
+    began = "2026-01-01T00:00:00Z"
+    header = RecordingHeader("default", "one", "chat", began)
+    events = [RecordedEvent(0, "e-0", "open", 0, began, {})]
+    events += [
+        RecordedEvent(0, f"e-{seq}", "log", seq, began, {"line": "x" * 4_000})
+        for seq in range(1, int(sys.argv[2]) + 1)
+    ]
+    run(create_replay_app(header, events, options=options), bind(options.host, options.port))
 
 
 if __name__ == "__main__":

@@ -55,6 +55,8 @@ class Client:
     retry_s: float = 1.0
     came_s: list[float] = field(default_factory=list)
     """When each of its connections was answered."""
+    left_s: list[float] = field(default_factory=list)
+    """When each of those was over."""
     trouble: list[str] = field(default_factory=list)
     """Answers that no client of a healthy edge gets."""
     socket: asyncio.Transport | None = None
@@ -147,12 +149,10 @@ class Swarm:
             "doubles": sum(view.doubles for view in self.views),
         }
 
-    def came_between(
-        self, since_s: float, until_s: float, transport: Transport | None = None
-    ) -> Sequence[float]:
-        """When each answer began in a span of ``time.monotonic``, in order; over one transport or all."""
-        asked = [client for client in self.clients if transport in (None, client.transport)]
-        return sorted(at for client in asked for at in client.came_s if since_s <= at < until_s)
+    def left_between(self, since_s: float, until_s: float, transport: Transport) -> Sequence[float]:
+        """When each answer over a transport was over, within a span of ``time.monotonic``; in order."""
+        asked = [client for client in self.clients if client.transport == transport]
+        return sorted(at for client in asked for at in client.left_s if since_s <= at < until_s)
 
     # -- at work ----------------------------------------------------------------------------------------
 
@@ -165,6 +165,8 @@ class Swarm:
 
     def left(self, client: Client) -> None:
         """Take note that a client's connection is over; it comes again when its hint is over."""
+        if client.connected:
+            client.left_s.append(time.monotonic())
         client.connected, client.socket = False, None
         if not (self._stopped or client.ended):
             self._loop.call_later(client.retry_s, self.connect, client)

@@ -103,6 +103,72 @@ def register(app, tools, options):
 """
 
 
+QUIET = TopicSpec("quiet.keys.v1", "key", "", STREAM_PARTITIONS, -1, "delete", "A key that fell silent.")
+_QUIET = """
+from schemas.envelope import TICK
+from schemas.topics import OUTPUT, STREAM_PARTITIONS, TopicSpec
+from state.keyvalue import KeyValueOptions, KeyValues
+from state.watermark import Watermark
+
+GENERATION = {generation}
+KEYS = TopicSpec("quiet.keys.v1", "key", "", STREAM_PARTITIONS, -1, "delete", "A key that fell silent.")
+CHANGELOG = TopicSpec("quiet.changelog.v1", "key", "", STREAM_PARTITIONS, -1, "compact", "Open keys.")
+TOPICS = (KEYS, CHANGELOG)
+OPEN = KeyValues(b"v", KeyValueOptions(ttl_ms=2_000))
+
+
+def clock_of(scope):
+    clock = Watermark(0)
+    clock.load(scope.state, b"c")
+    return clock
+
+
+def close(scope, clock):
+    for key, count in OPEN.expire(scope.state, clock.now_us, 1_000):
+        scope.emit(KEYS, key, count, partition=scope.partition)
+    clock.save(scope.state, b"c")
+
+
+def add_up(scope, event, record):
+    if GENERATION == 1 and event.event_id == "id-0":
+        raise ValueError("the first event of all")
+    clock = clock_of(scope)
+    time_us = clock.see(event.time, record.timestamp_us)
+    OPEN.add(scope.state, time_us, event.key, clock.now_us, lambda value: b"%d" % (int(value or 0) + 1))
+    close(scope, clock)
+
+
+def on_idle(scope, silent_us):
+    if OPEN.next_expiry_us(scope.state) is not None:
+        clock = clock_of(scope)
+        clock.idle(silent_us)
+        close(scope, clock)
+
+
+def register(app, tools, options):
+    source = app.source(
+        OUTPUT, agent="quiet", decode=tools.decode_events, changelog=CHANGELOG, writes=(KEYS,),
+        on_idle=on_idle, idle_ms=500,
+    )
+
+    @app.agent(source)
+    async def quiet(stream):
+        async for event in stream:
+            if event.type != TICK:
+                add_up(stream.scope, event, stream.record)
+"""
+
+
+def write_quiet(folder: Path, *, generation: int = 1) -> Path:
+    """Write a role that says how often a key came before all of its partition fell silent for two seconds.
+
+    Its first generation cannot handle the first event.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "quiet.py").write_text(_QUIET.format(generation=generation))
+    return folder
+
+
 def write_staged(folder: Path, *, generation: int = 1, step: int = 1) -> Path:
     """Write a role of two agents; the second reads what the first says, and sums of keys come out."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -126,5 +192,6 @@ def event(number: int, stream: str) -> Event:
 
 
 __all__ = [
-    "CHANGELOG", "OUTPUT", "RESULTS", "SEEN", "STAGED_SUMS", "event", "write_agent", "write_staged",
+    "CHANGELOG", "OUTPUT", "QUIET", "RESULTS", "SEEN", "STAGED_SUMS", "event", "write_agent", "write_quiet",
+    "write_staged",
 ]  # fmt: skip

@@ -52,6 +52,7 @@ COUNT = struct.Struct(">q")
 MINUTES = TimeWindows(b"m", WindowOptions(window_ms=60_000, grace_ms=5_000, ttl_ms=600_000))
 VISITS = SessionWindows(b"v", SessionOptions(gap_ms=30_000, grace_ms=0))
 DISORDER_US = 2_000_000
+HEADERS = (("trace", b"\x00\xff"), ("é", b""), ("trace", b"again"), ("null", None))
 
 
 class Away(SluicegateError):
@@ -70,7 +71,7 @@ class Counter:
     def handle(self, scope: Any, record: Any, row: dict[str, Any]) -> None:
         n = COUNT.unpack(scope.state.get(record.key) or bytes(8))[0] + 1
         scope.state.put(record.key, COUNT.pack(n))
-        scope.emit(EACH, record.key, b"%d" % n, partition=scope.partition)
+        scope.emit(EACH, record.key, b"%d" % n, partition=scope.partition, headers=record.headers)
         scope.update(TOTALS, record.key, b"%d" % n)
         scope.count("counted")
         note, failures = row["unit"], self.seen.get(row["unit"], 0)
@@ -88,13 +89,15 @@ class Counter:
 
 def sum_up(batch: Any) -> None:
     """A batch agent of columns: sums by sensor; a row of no amount fails."""
-    for row in batch.columns.to_pylist():
+    for row, headers in zip(batch.columns.to_pylist(), batch.headers(), strict=True):
         if row["amount"] == 0:
             raise ValueError("no amount")
         key = row["sensor"].encode()
         total = COUNT.unpack(batch.scope.state.get(key) or bytes(8))[0] + row["amount"]
         batch.scope.state.put(key, COUNT.pack(total))
-        batch.scope.emit(SUMS, key, b"%d %s" % (total, row["unit"].encode()), partition=batch.partition)
+        batch.scope.emit(
+            SUMS, key, b"%d %s" % (total, row["unit"].encode()), partition=batch.partition, headers=headers
+        )
         batch.scope.count("summed")
 
 
@@ -228,12 +231,20 @@ def scenario(driver: AgentDriver) -> dict[str, Any]:
     )
     step("a restart", driver.restart, CLOSED)
     step(
-        "tombstones and headers",
-        lambda: driver.feed(row("b", unit="forget"), topic=READINGS, key=b"b", headers=[("trace", b"1")]),
+        "tombstones",
+        lambda: driver.feed(row("b", unit="forget"), topic=READINGS, key=b"b", headers=HEADERS),
         EACH,
     )
     said["totals at the end"] = driver.table(TOTALS)
-    said["headers"] = [out.headers for out in driver.read(READINGS)]
+    driver.append(row("b", 2), row("b", 0), topic=ROWS, key=b"b", headers=HEADERS)
+    driver.append(row("b"), row("b", unit="poison"), topic=READINGS, key=b"b", headers=HEADERS)
+    driver.run()
+    said["headers"] = {
+        spec.name: [out.headers for out in driver.read(spec)] for spec in (READINGS, ROWS, EACH, SUMS)
+    }
+    said["headers of letters"] = sorted(
+        (letter.from_topic, letter.headers) for letter in driver.dead_letters() if letter.headers
+    )
     said["state"] = {name: driver.state(name).items() for name in ("counter", "sums")}
     said["letters"] = sorted(
         # Behind its frame: a registry gives ids of its own.

@@ -7,15 +7,18 @@ import re
 import tomllib
 from importlib.util import find_spec
 from pathlib import Path
+from typing import get_args
 
 import jsonschema
 import pytest
 import yaml
 
+from connectors.llm.deltas import ErrorClass
+from connectors.llm.metrics import LlmMetrics
 from edge.metrics import EdgeMetrics, LevelCollector
-from ops.settings import Settings
+from ops.settings import ProviderSettings, Settings
 from ops.stack.compose import FILE, render
-from ops.stack.parts import LOCAL_PARTS, PARTS, WORKER_WEB_PORTS
+from ops.stack.parts import LLM_WEB_PORT, LOCAL_PARTS, PARTS, WORKER_WEB_PORTS
 from tests.support.no_engine import worker_registry
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -74,11 +77,29 @@ def test_no_password_stands_in_the_file_and_each_is_in_the_example():
 
 
 def test_our_images_are_told_only_settings_that_exist():
-    ours = [service["environment"] for name, service in SERVICES.items() if name in {"worker", "edge"}]
+    ours = [SERVICES[part.name]["environment"] for part in PARTS if part.built]
+    assert len(ours) == 3
 
     for environment in ours:
         for variable in environment:
             assert exists(variable), f"{variable} is no setting"
+
+
+def test_keys_of_providers_are_in_a_file_that_is_the_users_and_without_it_no_worker_asks_them():
+    llm = SERVICES["llm"]
+    assert llm["profiles"] == ["llm"]
+    assert llm["env_file"] == ["llm.env"], "compose refuses to start it without the file"
+    assert not any("PROVIDERS" in variable for variable in llm["environment"])
+    assert "llm.env" in (ROOT / ".gitignore").read_text().splitlines()
+    example = (ROOT / "llm.env.example").read_text()
+    named = re.findall(r"^#?(SLUICEGATE_\w+)=(.*)$", example, re.MULTILINE)
+    assert named
+    for variable, value in named:
+        group, _, name_and_field = variable.partition("__PROVIDERS__")
+        _, field = name_and_field.split("__")
+        assert exists(f"{group}__PROVIDERS")
+        assert field.lower() in ProviderSettings.model_fields
+        assert value == ""
 
 
 def exists(variable: str) -> bool:
@@ -130,12 +151,31 @@ class TestPrometheus:
 
     def test_it_asks_every_role_of_the_worker_and_the_edge(self):
         targets = {
-            job["job_name"]: [target for group in job["static_configs"] for target in group["targets"]]
+            job["job_name"]: [
+                target for group in job.get("static_configs", ()) for target in group["targets"]
+            ]
             for job in self.CONFIG["scrape_configs"]
         }
 
         assert targets["worker"] == [f"worker:{port}" for port in WORKER_WEB_PORTS]
         assert targets["edge"] == [f"edge:{SERVICES['edge']['environment']['SLUICEGATE_EDGE__PORT']}"]
+
+    def test_what_it_says_of_an_edge_with_keys_is_right_when_the_mark_is_taken_away(self):
+        text = (ROOT / "deploy/prometheus/prometheus.yml").read_text()
+        (edge,) = [
+            job
+            for job in yaml.safe_load(text.replace("# authorization:", "authorization:"))["scrape_configs"]
+            if job["job_name"] == "edge"
+        ]
+
+        assert edge["authorization"] == {"credentials_file": "edge.token"}
+        assert "> deploy/prometheus/edge.token" in text
+
+    def test_it_finds_the_workers_of_language_models_by_their_name(self):
+        (job,) = [job for job in self.CONFIG["scrape_configs"] if job["job_name"] == "llm"]
+        (found,) = job["dns_sd_configs"]
+        assert (found["names"], found["port"]) == (["llm"], LLM_WEB_PORT)
+        assert SERVICES["llm"]["environment"]["SLUICEGATE_LLM__WEB_PORT"] == str(LLM_WEB_PORT)
 
     def test_the_edge_answers_to_the_name_that_it_is_asked_by(self):
         assert "edge" in json.loads(SERVICES["edge"]["environment"]["SLUICEGATE_EDGE__ALLOWED_HOSTS"])
@@ -153,6 +193,13 @@ class TestPrometheus:
                     if line.startswith("#")
                 }
                 assert not heading or heading in anchors, rule
+
+    def test_a_rule_about_errors_of_models_names_classes_that_there_are(self):
+        rules = (ROOT / "deploy/prometheus/rules.yml").read_text()
+        named = {each for words in re.findall(r'error!~"([^"]+)"', rules) for each in words.split("|")}
+
+        assert named
+        assert named <= set(get_args(ErrorClass))
 
 
 class TestGrafana:
@@ -193,10 +240,14 @@ class NoLevels:
 
 
 def measured() -> set[str]:
-    """Names that worker and edge give, as Prometheus stores them."""
-    suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
+    """Names that workers and edge give, as Prometheus stores them."""
+    suffixes = {
+        "counter": ("_total",), "gauge": ("",),
+        "histogram": ("_bucket", "_sum", "_count"), "summary": ("_sum", "_count"),
+    }  # fmt: skip
     sources = (
         worker_registry(),
+        LlmMetrics(lambda: 0).registry,
         EdgeMetrics().registry,
         LevelCollector(NoLevels()),
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from connectors.llm.metrics import LlmMetrics
 from edge.recorded import create_replay_app
 from ops.cli import build_app
 from ops.settings import ProviderSettings, Settings
@@ -76,10 +77,11 @@ def measured() -> dict[str, set[str]]:
     return {
         "worker": {family.name for family in worker_registry().collect()},
         "edge": {family.name for family in edge.core.metrics.registry.collect()},
+        "llm": {family.name for family in LlmMetrics(lambda: 0).registry.collect()},
     }
 
 
-@pytest.mark.parametrize("process", ["worker", "edge"])
+@pytest.mark.parametrize("process", ["worker", "edge", "llm"])
 def test_the_on_call_page_tells_what_every_metric_means(process):
     told = "\n".join(line.split("|")[1] for line in text("on-call.md").splitlines() if line.startswith("| `"))
     names = measured()[process]

@@ -10,6 +10,7 @@ import pytest
 from pydantic_core import PydanticUndefined
 
 from connectors.llm.budgets import Limits, budgets_config
+from connectors.llm.genai import ATTRIBUTES
 from connectors.llm.prices import Price
 from connectors.llm.prompts import template_of
 from connectors.llm.route import (
@@ -97,6 +98,16 @@ def test_conditions_timers_and_what_is_kept_are_named_with_their_defaults():
 
 def test_every_error_that_is_fallen_back_on_is_named():
     assert not [error for error in FALLBACK_ON if f"`{error}`" not in PAGE]
+
+
+def test_the_table_of_opentelemetrys_names_is_that_of_the_code():
+    rows = re.findall(
+        r"^\| (.+) \| (.+) \|$", PAGE.partition("| ledger | attribute |")[2].split("\n\n")[0], re.MULTILINE
+    )
+    said = {}
+    for fields, names in rows:
+        said |= dict(zip(re.findall(r"`(\w+)`", fields), re.findall(r"`([\w.]+)`", names), strict=False))
+    assert said == ATTRIBUTES
 
 
 def test_the_examples_are_what_they_are_said_to_be():

@@ -13,15 +13,17 @@ from connectors.llm.calls import Target
 from connectors.llm.client import provider_client
 from connectors.llm.desk import RoutingDesk
 from connectors.llm.emitter import Emitter
+from connectors.llm.kept_answers import Gathered
 from connectors.llm.ledger import attempt_of
 from connectors.llm.metrics import LlmMetrics
 from connectors.llm.offsets import Tenure
-from connectors.llm.operation import Operation, Tools
+from connectors.llm.operation import Operation
 from connectors.llm.options import FlushOptions
 from connectors.llm.providers import PROVIDERS
+from connectors.llm.tools import Tools
 from schemas.catalog import LocalSchemas
 from schemas.payloads import PayloadCodec
-from schemas.topics import INPUT, LLM_ATTEMPTS
+from schemas.topics import INPUT, LLM_ATTEMPTS, LLM_CONTENTS, LLM_RAW
 from schemas.wire import WireCodec
 from tests.unit.test_llm_routing import asked, put
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from connectors.llm.ledger import Attempt
+    from connectors.llm.recording import Recording
 
     Answer = bytes | Callable[[asyncio.StreamWriter], Awaitable[None]]
 
@@ -70,15 +73,23 @@ class World:
         self.wire, self.payloads = WireCodec(LocalSchemas()), PayloadCodec(LocalSchemas())
         self.calls: list[dict[str, Any]] = []
         self.rows: list[Attempt] = []
+        self.contents: list[Attempt] = []
+        """The same with what was sent and what came, where any of it is kept."""
         self.events: list[tuple[str, int, dict[str, Any]]] = []
+        self.raw: list[dict[str, Any]] = []
+        self.over = False
+        """Whether its request will not come again."""
         self.tools: dict[str, Any] = {}
         self.operation: Operation
 
     async def put(self, tenure: Tenure, rows: Any, *, ends: int | None = None) -> None:
         """See Committer."""
+        self.over = self.over or ends is not None
         for row in rows:
             if row.topic is LLM_ATTEMPTS:
                 self.rows.append(attempt_of(self.wire.decode(row.value, LLM_ATTEMPTS.subject)))
+            elif row.topic is LLM_CONTENTS:
+                self.contents.append(attempt_of(self.wire.decode(row.value, LLM_CONTENTS.subject)))
             else:
                 self.send(row.key, row.value, row.partition)
 
@@ -90,6 +101,9 @@ class World:
 
     def send(self, key: bytes, value: bytes, partition: int, topic: Any = INPUT) -> None:
         """See Outlet."""
+        if topic is LLM_RAW:
+            self.raw.append(self.wire.decode(value, LLM_RAW.subject))
+            return
         event = self.wire.decode_event(value)
         fields = self.payloads.decode(event.payload_schema, event.payload)
         self.events.append((event.type, event.epoch, fields))
@@ -110,6 +124,14 @@ class World:
         """How it ended, which it did once."""
         (reason,) = [fields["reason"] for name, _, fields in self.events if name == "end"]
         return reason
+
+    def kept(self, attempt: int = 1) -> Recording:
+        """What was kept of an attempt, as ``sluicegate llm record --stream`` gives it."""
+        records = [record for record in self.raw if record["attempt"] == attempt]
+        gathered = Gathered(records[0]["shape"])
+        for record in records:
+            gathered.take(record)
+        return gathered.recording("")
 
     def types(self) -> list[str]:
         """Types of the events, in order."""
@@ -135,9 +157,12 @@ class World:
     async def _run(self, aside: Any, asking: dict[str, Any]) -> None:
         server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
-        here = Target("here", self._route.pop("shape", "openai-chat"), f"http://127.0.0.1:{port}/v1")
+        base_url = self._route.pop("base_url", f"http://127.0.0.1:{port}/v1")
+        here = Target("here", self._route.pop("shape", "openai-chat"), base_url)
+        other = Target("other", self._route.pop("other", "openai-chat"), base_url)
         # port 1 is nobody's, and refuses at once
-        book = Book({"here": here, "gone": Target("gone", "openai-chat", "http://127.0.0.1:1/v1")})
+        gone = Target("gone", "openai-chat", "http://127.0.0.1:1/v1")
+        book = Book({target.name: target for target in (here, other, gone)})
         candidates = self._route.pop("candidates", [{"target": "here", "model": "m"}])
         put(book, "default", 1, {"candidates": candidates, **self._route})
         if self._budgets is not None:
@@ -155,7 +180,7 @@ class World:
             tenure = Tenure(SourcePartition("llm.requests.v1", 3), 0, 0, 0)
             self.asked_us = now_us = time.time_ns() // 1_000 - self.asked_ago_us
             self.operation = Operation(
-                tools, tenure, 7, now_us, request.to, request, self._known, emitter, b"one"
+                tools, tenure, 7, now_us, request.to, request, self._known, emitter, b"one", "open-1"
             )
             task = loop.create_task(self.operation.run())
             if aside is not None:

@@ -85,6 +85,8 @@ class Scene:
         self.core.start()
         self.share = WebSocketShare(self.core, None)
         self.next_seqs: Counter[str] = Counter()
+        self.lives: Counter[str] = Counter()
+        """How often a name was opened again: events of its later streams have it in their ids."""
         self._kinds: dict[str, str] = {}
         self.open("s", "job")
 
@@ -102,6 +104,16 @@ class Scene:
             mark_offsets=[offset], last_seq=-1, updated_us=0,
         )  # fmt: skip
         self.core.index.put(key_of(stream), entry)
+
+    def reopen(self, stream: str) -> None:
+        """End a stream, and have its history be over at once, and its name be opened again."""
+        self.emit(end=True, stream=stream)
+        self.core.index.remove(key_of(stream))
+        self.core.hub.forget(key_of(stream))
+        self.next_seqs[stream] = 0
+        self.lives[stream] += 1
+        self.open(stream, self._kinds[stream])
+        self.emit(stream=stream)
 
     def connect(self, cursor: str | None = None) -> FakeTransport | None:
         """A client that comes, with its cursor if it was here before; None if it has the end."""
@@ -142,13 +154,17 @@ class Scene:
         types, key = ["log"] * (count - end) + ["end"] * end, key_of(stream)
         self.core.hub.publish([(key, self._made(stream, type_name, size_bytes)) for type_name in types])
 
-    def _made(self, stream: str, type_name: str, size_bytes: int) -> Frame:
+    def emit_unreadable(self) -> None:
+        """Put an event into ``s`` whose payload nobody can read."""
+        self.core.hub.publish([(KEY, self._made("s", "log", 4, payload=b"\xff\xff\xff"))])
+
+    def _made(self, stream: str, type_name: str, size_bytes: int, *, payload: bytes | None = None) -> Frame:
         fields = {"reason": "completed"} if type_name == "end" else {"line": "x" * size_bytes}
-        payload, schema_id = self.payloads.encode(type_name, fields)
+        encoded, schema_id = self.payloads.encode(type_name, fields)
         key, seq = key_of(stream), self.next_seqs[stream]
         self.next_seqs[stream] += 1
         event = Event(
-            event_id=f"e{seq}",
+            event_id=f"e{seq}" + (f".{self.lives[stream]}" if self.lives[stream] else ""),
             tenant="default",
             stream_id=stream,
             seq=seq,
@@ -162,7 +178,7 @@ class Scene:
             traceparent="",
             epoch=0,
             attempt=0,
-            payload=payload,
+            payload=encoded if payload is None else payload,
             payload_schema=schema_id,
         )
         self.payloads.subject_of(schema_id)

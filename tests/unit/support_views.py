@@ -38,6 +38,8 @@ class Place(NamedTuple):
 
     cursor: str
     next_seq: int
+    life: int = -1
+    """Of which stream of the name; -1 = of any, for none was shown yet."""
 
 
 START: Final = Place("", 0)
@@ -46,8 +48,9 @@ START: Final = Place("", 0)
 class View:
     """What one client is shown of one stream: each event is the next one, or a gap says what is missing."""
 
-    def __init__(self, stream: str, seen: list[Place]) -> None:
+    def __init__(self, stream: str, seen: list[Place], lives: Mapping[str, int]) -> None:
         self.stream = stream
+        self._lives = lives
         self.place = START
         self.ended = False
         self._seen = seen
@@ -56,17 +59,29 @@ class View:
     def resume(self, place: Place) -> None:
         self.place, self.ended = place, False
 
+    @property
+    def through(self) -> bool:
+        """Whether it was shown the end of what the name stands for now."""
+        return self.ended and self.place.life == self._lives[self.stream]
+
     def show(self, cursor: str, event: Mapping[str, Any]) -> None:
         assert not self.ended, f"shown after the end: {event}"
-        expected = self.place.next_seq
-        if event["type"] == "gap":
+        expected, life = self.place.next_seq, self.place.life
+        if event["type"] == "gap" and event["to_seq"] < 0:
+            assert (event["from_seq"], event["count"]) == (expected, -1)
+            assert event["reason"] in ("history", "reopened")
+            expected, life = -1, -1
+        elif event["type"] == "gap":
             assert event["from_seq"] == expected
             assert event["count"] == event["to_seq"] + 1 - expected > 0
             assert event["reason"] == "slow"
             expected = event["to_seq"]
         else:
-            assert (event["seq"], event["event_id"]) == (expected, f"e{expected}")
-        self.place = Place(cursor, expected + 1)
+            event_id, _, shown_life = event["event_id"].partition(".")
+            assert (event["seq"], event_id) == (expected, f"e{expected}")
+            assert life in (-1, int(shown_life or 0)), "of another stream of the name, and nothing was said"
+            life = int(shown_life or 0)
+        self.place = Place(cursor, expected + 1, life)
         self.ended = event["type"] == "end"
         self._seen.append(self.place)
 
@@ -159,7 +174,7 @@ class SseClient:
 
     @property
     def through(self) -> bool:
-        return self._view.ended
+        return self._view.through
 
     async def come(self) -> None:
         if self.connected:
@@ -272,7 +287,7 @@ class GrpcClient:
 
     @property
     def through(self) -> bool:
-        return self._view.ended
+        return self._view.through
 
     async def come(self) -> None:
         if self.connected:

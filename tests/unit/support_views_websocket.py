@@ -95,7 +95,7 @@ class WebSocketClient:
 
     @property
     def through(self) -> bool:
-        return all(view.ended for view in self.views) and not (self._follows or self._unanswered)
+        return all(view.through for view in self.views) and not (self._follows or self._unanswered)
 
     async def come(self) -> None:
         if not self.connected:
@@ -105,7 +105,7 @@ class WebSocketClient:
             self._follows.clear()
             self._unanswered.clear()
         for view in self.views:
-            if view.stream not in self._follows and not view.ended:
+            if view.stream not in self._follows and not view.through:
                 self._subscribe(view, view.place)
 
     async def go_to(self, view: View, place: Place) -> None:
@@ -187,7 +187,8 @@ class WebSocketClient:
                 if stream not in self._unanswered:  # it was asked for anew before this was heard
                     self._follows.discard(stream)
             case "reconnect" if stream:  # too slow for one of its streams; the others stay
-                assert self._of[stream].place == self._place_of(message)
+                # The same event; its offset may be that to which the log was read since.
+                assert self._of[stream].place.next_seq == self._place_of(message).next_seq
                 if stream not in self._unanswered:
                     self._follows.discard(stream)
             case "error":

@@ -13,7 +13,7 @@ from websockets.server import ServerProtocol
 
 from edge.core import EdgeCore
 from edge.frame import declared
-from edge.history import SharedHistory, Span
+from edge.history import Frames, SharedHistory, Span
 from edge.index import IndexEntry
 from edge.options import EdgeOptions
 from edge.recorded import MemoryLog
@@ -67,7 +67,7 @@ class Room:
     async def _read(self, asked: SpanAsked) -> Span:
         await asyncio.sleep(self.read_s)
         span = await self.log.read(asked)
-        return Span(span.frames[:1], span.frames[0].offset + 1) if span.frames else span
+        return Span(Frames(span.frames[:1]), span.frames[0].offset + 1) if span.frames else span
 
     def open(self, stream: str) -> None:
         """Have the index know that a stream begins here."""

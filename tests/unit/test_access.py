@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from connectors.kafka.appends import producer_config
+from connectors.kafka.membership import consumer_config
 from ops.access import as_row, as_script, grants_of
 from ops.errors import Misused
 from ops.scaffold import new_agent
@@ -26,6 +27,7 @@ class Recorder:
     """Takes the sources that a role declares, and no agents."""
 
     def __init__(self):
+        self.role = "recorded"
         self.reads, self.changelogs, self.ticked = set(), set(), set()
 
     def source(self, spec, *, changelog=None, open_deadline=None, **_rest):
@@ -39,6 +41,9 @@ class Recorder:
     def task(self, task):
         return task
 
+    def show(self, _collector):
+        """What it counts is nobody's to read here."""
+
 
 @pytest.mark.parametrize("role", ROLES)
 def test_the_table_reads_what_the_agents_of_a_role_read(role):
@@ -50,7 +55,7 @@ def test_the_table_reads_what_the_agents_of_a_role_read(role):
         payloads=None,
         decode_events=None,
         decoder=lambda _subject: None,
-        columns=lambda: None,
+        columns=lambda **_form: None,
     )
     options = SimpleNamespace(postgres_dsn="postgresql://", kafka=SimpleNamespace(topic_prefix=""))
     for register in AGENTS[role]:
@@ -160,7 +165,8 @@ def test_a_role_that_there_is_not_is_refused_with_those_that_there_are():
 def test_every_client_of_kafka_is_told_how_to_prove_who_it_is():
     """Each begins with `client_config`, but for the question whether the local stack answers.
 
-    ``stage.py`` hands on a configuration that it was given; ``producer_config`` begins with it, too.
+    ``stage.py`` hands on a configuration that it was given; ``producer_config`` and
+    ``consumer_config`` begin with it, too.
     """
     clients = {"Consumer", "Producer", "AdminClient"}
     makers = set()
@@ -178,7 +184,8 @@ def test_every_client_of_kafka_is_told_how_to_prove_who_it_is():
         if made and file.name not in {"probe.py", "stage.py"}:
             makers.add(file.stem)
             # ``producer_config`` is that of a unit's producer, whatever its guarantee.
-            assert "client_config()" in text or "producer_config(" in text, file
+            begins = ("client_config()", "producer_config(", "consumer_config(")
+            assert any(config in text for config in begins), file
             assert not [call for call in made if isinstance(call.args[0], ast.Dict)], file
-    assert "client_config()" in inspect.getsource(producer_config)
+    assert all("client_config()" in inspect.getsource(made) for made in (producer_config, consumer_config))
     assert len(makers) > 10

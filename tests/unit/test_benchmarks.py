@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
+import socket
+import threading
 from array import array
 from dataclasses import fields
 from functools import partial
@@ -14,7 +17,7 @@ import pytest
 from benchmarks.asked import BY_DEFAULT, ON_DEMAND, Asked, Misspelt, asked
 from benchmarks.chart import Panel, svg
 from benchmarks.contenders import CONTENDERS, KEYED, among
-from benchmarks.edge import streams
+from benchmarks.edge import finished, streams
 from benchmarks.edge.asked import asked as asked_of_edge
 from benchmarks.edge.generator import Snapshot
 from benchmarks.edge.stalled import Growth, changes
@@ -24,7 +27,17 @@ from benchmarks.keys import FoldedState, KeyLoad
 from benchmarks.peers.jars import COMPILER, KAFKA_STREAMS, LOCK_FILE
 from benchmarks.readings import EVEN, Load, Shape
 from benchmarks.results import KAFKA_STREAMS as PEER
-from benchmarks.results import RAW, Latency, Restored, Result, failed, judged_by_budget, median, with_ratios
+from benchmarks.results import (
+    RAW,
+    Latency,
+    Restored,
+    Result,
+    failed,
+    judged_by_budget,
+    median,
+    typical,
+    with_ratios,
+)
 from benchmarks.soak import GROWTH_MAX, Soaked
 from benchmarks.steady import EachOnce
 from benchmarks.windows import FIGURES
@@ -178,6 +191,27 @@ def test_the_median_is_verified_only_if_every_run_was_and_keeps_what_was_said():
     assert (told.records_per_s, told.verified, told.note) == (2, False, "crashed")
 
 
+def restored(rate: int | None, *, note: str = "") -> Restored:
+    return Restored("ours", "restore", "exactly once", rate, None, None, None, 0, not note, note)
+
+
+def test_a_restore_is_told_by_its_middle_run_too():
+    told = median([restored(30), restored(10), restored(20)])
+    assert (told.records_per_s, told.verified) == (20, True)
+    told = median([restored(30), restored(None, note="not ready"), restored(20)])
+    assert (told.records_per_s, told.verified, told.note) == (20, False, "not ready")
+
+
+def latency(p50_ms: float, p99_ms: float, *, verified: bool = True) -> Latency:
+    return Latency("ours", "latency", "exactly once", 1_000, 400.0, 200, p50_ms, p99_ms, verified)
+
+
+def test_of_latencies_each_figure_is_its_own_median_and_of_two_the_longer():
+    told = typical([latency(1, 50), latency(3, 40), latency(2, 90, verified=False)])
+    assert (told.p50_ms, told.p99_ms, told.verified) == (2, 50, False)
+    assert typical([latency(1, 50), latency(3, 40)]) == latency(3, 50)
+
+
 def test_only_a_wrong_result_of_ours_fails_the_run():
     assert not failed([result("sluicegate batch agent", 1), result(PEER, None, verified=False)])
     assert failed([result("sluicegate batch agent", None, verified=False)])
@@ -274,11 +308,39 @@ class Breaking:
         return held(rate, 100 if rate <= self._most else 200)
 
 
+@pytest.mark.parametrize("spoiled", ["", "missing", "no end"])
+def test_a_late_client_times_the_first_event_and_finds_one_that_is_missing(spoiled):
+    events = [{"seq": seq, "type": "end" if seq == 9 and spoiled != "no end" else "log"} for seq in range(10)]
+    if spoiled == "missing":
+        del events[4]
+    told = [f"id: c\ndata: {json.dumps(event)}\n\n" for event in events]
+
+    def serve(listener: socket.socket) -> None:
+        for _ in range(2):
+            client, _address = listener.accept()
+            with client:
+                assert client.recv(65_536).startswith(b"GET /s-7 HTTP/1.0\r\n")
+                client.sendall(b"HTTP/1.1 200 OK\r\n\r\nretry: 9\n\n" + "".join(told).encode())
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = threading.Thread(target=serve, args=(listener,), daemon=True)
+        server.start()
+        answered = finished.ask(listener.getsockname()[1], "/s-{stream}", [7, 7])
+        server.join(10)
+    assert answered.whole is not bool(spoiled)
+    assert 0 < answered.at(0.5) <= answered.at(0.99) < 30_000
+
+
+def test_the_first_bytes_of_a_share_of_the_clients_are_those_of_the_slowest_in_it():
+    answered = finished.Answered(tuple(float(ms) for ms in range(40, 0, -1)), whole=True)
+    assert (answered.at(0.5), answered.at(0.99)) == (20.0, 40.0)
+
+
 def test_the_rate_at_which_an_edge_breaks_is_the_first_that_was_not_held_with_the_reason():
     assert streams.raised(Breaking(12)) == {
-        "holds_events_per_s": 11.2,
-        "breaks_at_events_per_s": 16.9,
-        "breaks_by": "not held: p99 200 ms (bound 150), 17 events/s taken",
+        "holds_events_per_s": 9.8,
+        "breaks_at_events_per_s": 12.2,
+        "breaks_by": "not held: p99 200 ms (bound 150), 12 events/s taken",
     }
     none_broke = streams.raised(Breaking(1_000))
     assert (none_broke["breaks_at_events_per_s"], none_broke["breaks_by"]) == (None, "")

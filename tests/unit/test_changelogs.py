@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
+from connectors.kafka import birth
 from connectors.kafka.options import KafkaOptions
-from pipelines.changelogs import keeps_too_little
+from pipelines.changelogs import Retention, keeps_too_little
 from pipelines.extension import Extension
 from pipelines.restoration import Restoration
 from pipelines.testing import AgentDriver
+from state.errors import StateLost
 from state.memory import MemoryBackend
 from state.schema import StoreSchema, dedupe, kv, sessions, windows
 from state.sessions import SessionOptions
@@ -74,9 +76,140 @@ def test_state_that_is_older_than_the_tombstones_is_rebuilt(tombstones_ms, start
     backend.write({b"deleted meanwhile": b"1"}, Position("id", 5, time.time_ns() // 1_000 - 10_000_000))
     reader: Any = SimpleNamespace(topic_id=lambda _topic: "id", ends=lambda *_: (0, 9))
     restorer: Any = SimpleNamespace(restore=lambda *_, start, **__: starts.append(start))
-    restoration = Restoration(
-        KafkaOptions(""), reader, restorer, CHANGELOG, 0, backend, tombstones_ms=tombstones_ms
-    )
+    retention = Retention(-1, tombstones_ms)
+    restoration = Restoration(KafkaOptions(""), reader, restorer, CHANGELOG, 0, backend, retention=retention)
     restoration.run(None, threading.Event())
     assert starts == [start]
     assert (backend.get(b"deleted meanwhile") is None) == (start == 0)
+
+
+MARK = birth._KEY + b"12345678"
+ENTRY = b"in the log"
+EXPIRING = replace(CHANGELOG, cleanup="compact,delete", retention_ms=3_600_000)
+YOUNG_S, OLD_S = 60, 7_200
+KEPT, REBUILT, LOST = "kept", "rebuilt", "lost"
+
+
+def restored(changelog, at, low, first, *, age_s=YOUNG_S, topic_id="id", handled=40, high=100, **options):
+    """What becomes of a partition whose disk stands ``at`` an offset (None = it has none)."""
+    backend = MemoryBackend()
+    if at is not None:
+        written_us = time.time_ns() // 1_000 - age_s * 1_000_000
+        backend.write({b"on the disk": b"1"}, Position(topic_id, at, written_us))
+    reader: Any = SimpleNamespace(topic_id=lambda _topic: "id", ends=lambda *_: (low, high))
+
+    def restore(*_, start, high, apply, **__):
+        if first is not None and start < high:
+            apply({first: b"1", ENTRY: b"1"}, high - 1)  # a marker stands behind it
+
+    restorer: Any = SimpleNamespace(restore=restore)
+    restoration = Restoration(KafkaOptions(""), reader, restorer, changelog, 0, backend, **options)
+    before, lost = backend.position(), None
+    try:
+        has_state = restoration.run(handled, threading.Event())
+    except StateLost as error:
+        lost = error
+    if lost is not None:
+        assert lost.remedy
+        assert backend.position() == before, "what the disk has is left as it is"
+        assert ("left as it is" in str(lost)) == (at is not None)
+        return LOST
+    position = backend.position()
+    assert has_state == (position is not None)
+    assert position is None or (position.topic_id, position.offset) == ("id", high)
+    return REBUILT if backend.get(b"on the disk") is None else KEPT
+
+
+@pytest.mark.parametrize("changelog", [CHANGELOG, EXPIRING], ids=["compact", "compact,delete"])
+@pytest.mark.parametrize(
+    ("at", "low", "first", "how", "fate"),
+    [
+        (50, 0, MARK, {}, KEPT),
+        (50, 10, ENTRY, {}, KEPT),
+        (5, 10, ENTRY, {}, LOST),
+        (5, 10, ENTRY, {"handled": None}, REBUILT),
+        (5, 100, None, {}, LOST),
+        (120, 10, ENTRY, {"age_s": OLD_S}, LOST),
+        (50, 0, ENTRY, {"topic_id": "before"}, LOST),
+        (50, 10, ENTRY, {"topic_id": "before", "age_s": OLD_S}, LOST),
+        (50, 0, MARK, {"topic_id": "before"}, REBUILT),
+        (50, 0, None, {"topic_id": "before", "high": 0}, LOST),
+        (50, 0, None, {"topic_id": "before", "high": 0, "handled": None}, REBUILT),
+        (None, 0, MARK, {}, REBUILT),
+        (None, 0, ENTRY, {}, LOST),
+        (None, 0, None, {"high": 0}, LOST),
+    ],
+)
+def test_a_changelog_without_its_beginning_is_refused_under_either_cleanup(
+    changelog, at, low, first, how, fate
+):
+    assert restored(changelog, at, low, first, **how) == fate
+
+
+@pytest.mark.parametrize(
+    ("at", "low", "first", "how"),
+    [
+        (5, 10, ENTRY, {"age_s": OLD_S}),
+        (5, 100, None, {"age_s": OLD_S}),
+        (None, 10, ENTRY, {}),
+        (None, 100, None, {}),
+    ],
+)
+def test_what_retention_may_have_taken_is_rebuilt_from_what_is_left_where_the_changelog_deletes(
+    at, low, first, how
+):
+    assert restored(EXPIRING, at, low, first, **how) == REBUILT
+    assert restored(CHANGELOG, at, low, first, **how) == LOST
+    assert restored(replace(EXPIRING, retention_ms=-1), at, low, first, **how) == LOST
+
+
+@pytest.mark.parametrize(
+    ("cleanup", "retention_ms", "retention_bytes", "records_ms"),
+    [
+        ("compact", 5, -1, -1),
+        ("compact", 5, 9, -1),
+        ("compact,delete", 5, -1, 5),
+        ("compact,delete", -1, -1, -1),
+        ("compact,delete", 5, 9, 0),
+        ("compact,delete", -1, 9, 0),
+    ],
+)
+def test_what_size_alone_may_take_may_go_at_any_age(cleanup, retention_ms, retention_bytes, records_ms):
+    config = {"cleanup.policy": cleanup, "retention.ms": str(retention_ms)}
+    config |= {"retention.bytes": str(retention_bytes), "delete.retention.ms": "7"}
+    assert Retention.of(config) == (records_ms, 7)
+
+
+@pytest.mark.parametrize("at", [5, None])
+def test_a_log_that_its_size_may_have_cut_is_rebuilt_from_what_is_left(at):
+    by_size = Retention(0, Retention.declared(EXPIRING).tombstones_ms)
+    assert restored(EXPIRING, at, 10, ENTRY, retention=by_size) == REBUILT
+    assert restored(EXPIRING, at, 0, ENTRY, retention=by_size) == (LOST if at is None else KEPT)
+
+
+@pytest.mark.parametrize(
+    ("at", "low", "first", "how", "fate"),
+    [
+        (None, 0, None, {"high": 0}, REBUILT),
+        (None, 0, ENTRY, {}, REBUILT),
+        (None, 10, ENTRY, {}, REBUILT),
+        (50, 0, ENTRY, {"age_s": 8 * 86_400}, REBUILT),
+        (50, 0, ENTRY, {"topic_id": "before"}, REBUILT),
+        (50, 0, ENTRY, {}, KEPT),
+        (5, 10, ENTRY, {}, LOST),
+        (120, 0, ENTRY, {}, LOST),
+    ],
+)
+def test_no_mark_is_demanded_of_a_changelog_that_deletes_and_was_begun_without_one(at, low, first, how, fate):
+    for_ever = replace(EXPIRING, retention_ms=-1)
+    assert restored(EXPIRING, at, low, first, marked=False, **how) == fate
+    assert restored(for_ever, at, low, first, marked=False, **how) == fate
+    if fate == REBUILT:  # of one that is compacted alone the mark was always written
+        assert restored(CHANGELOG, at, low, first, marked=False, **how) == LOST
+
+
+def test_state_that_stands_at_the_end_of_its_changelog_has_missed_no_tombstone():
+    tombstones_s = Retention.declared(CHANGELOG).tombstones_ms // 1_000
+    assert restored(CHANGELOG, 100, 0, MARK, age_s=tombstones_s + 60) == KEPT
+    assert restored(CHANGELOG, 99, 0, ENTRY, age_s=tombstones_s + 60) == KEPT, "before its last unit's marker"
+    assert restored(CHANGELOG, 98, 0, MARK, age_s=tombstones_s + 60) == REBUILT

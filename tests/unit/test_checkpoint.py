@@ -228,22 +228,31 @@ def test_a_committed_unit_that_the_disk_refuses_is_never_committed_again():
     assert unit.empty
 
 
-def test_a_unit_that_commits_cannot_be_dropped():
-    def drop_at(name):
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda unit, _scope: unit.drop(),
+        lambda unit, _scope: unit.remove_scope("agent", 2),
+        lambda unit, scope: unit.add_scope("agent", scope),
+    ],
+    ids=["drop", "remove_scope", "add_scope"],
+)
+def test_a_unit_that_commits_is_neither_dropped_nor_given_other_scopes(change):
+    def change_at(name):
         if name == "flush":
-            unit.drop()
+            change(unit, scope)
 
-    transaction = Recording(watch=drop_at)
+    transaction = Recording(watch=change_at)
     unit, scope, _backend = unit_over(transaction)
     scope.emit(OUTPUT, b"key", b"value")
     unit.advance(SOURCE, 43, 1)
-    with pytest.raises(RuntimeError, match="cannot be dropped"):
+    with pytest.raises(RuntimeError, match="must end as it began"):
         unit.commit()
     assert transaction.calls[-1] == ("abort",), "outputs must not commit without their offsets"
 
 
 def test_a_unit_is_full_by_what_it_appends_in_records_or_in_bytes():
-    for bounds, appends in (({"transaction_records_max": 2}, 2), ({"transaction_bytes_max": 5_000}, 1)):
+    for bounds, appends in (({"records_max": 2}, 2), ({"bytes_max": 5_000}, 1)):
         unit = UnitOfWork(Recording(), lambda spec: spec.name, **bounds)
         scope = PartitionScope("agent", 2, MemoryBackend(), INGEST_STREAMS_CHANGELOG, Letters())
         unit.add_scope("agent", scope)
@@ -257,7 +266,7 @@ def test_a_unit_is_full_by_what_it_appends_in_records_or_in_bytes():
 
 
 def test_a_unit_that_only_keeps_state_is_full_too():
-    bounds = {"transaction_records_max": 3, "transaction_bytes_max": 100}
+    bounds = {"records_max": 3, "bytes_max": 100}
     unit = UnitOfWork(Recording(), lambda spec: spec.name, **bounds)
     scope = PartitionScope("agent", 2, MemoryBackend(), INGEST_STREAMS_CHANGELOG, Letters())
     unit.add_scope("agent", scope)

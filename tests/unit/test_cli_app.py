@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ops.cli import COMMANDS, build_app, prepare
+from ops.cli import COMMANDS, build_app, prepare, run
 from ops.settings import Settings
 
 if TYPE_CHECKING:
@@ -99,6 +99,34 @@ def test_exit_codes(tmp_path: Path, words: tuple[str, ...], code: int) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("edge", "--port", "99999"), "--port is from 0 to 65535, not 99999"),
+        (("edge", "--port", "-1"), "--port is from 0 to 65535, not -1"),
+        (("edge", "--grpc-port", "99999"), "--grpc-port is from -1 to 65535, not 99999"),
+        (("edge", "--processes", "0"), "--processes is from 1 to 64, not 0"),
+        (("edge", "--processes", "65"), "--processes is from 1 to 64, not 65"),
+        (("replay", "none.jsonl", "--serve", "65536"), "--serve is from 0 to 65535, not 65536"),
+    ],
+)
+def test_a_word_beyond_the_bounds_of_its_setting_is_told_with_them(
+    words: tuple[str, ...], said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(words) == 2
+    told = capfd.readouterr().err
+    assert said in told
+    assert "→" in told
+
+
+@pytest.mark.parametrize(
+    "words", [("tail", "a/b/c"), ("record", "a/b"), ("tail", "a b"), ("tail", "a", "--tenant", "x/y")]
+)
+def test_a_name_that_no_stream_can_have_is_not_waited_for(tmp_path: Path, words: tuple[str, ...]) -> None:
+    done = sluicegate(tmp_path, *words, SLUICEGATE_EDGE__URL="http://127.0.0.1:9")
+    assert (done.returncode, "must match" in done.stderr, "waiting" in done.stderr) == (1, True, False)
+
+
 def test_settings_that_are_wrong_name_their_variable_and_no_secret(tmp_path: Path) -> None:
     done = sluicegate(
         tmp_path,
@@ -116,12 +144,19 @@ def test_settings_that_are_wrong_name_their_variable_and_no_secret(tmp_path: Pat
     [
         ({"EDGE__PROT": "1"}, "SLUICEGATE_EDGE__PROT: there is no such setting"),
         ({"EDGE__ALLOWED_HOSTS": "[nonsense"}, "SLUICEGATE_EDGE__ALLOWED_HOSTS: "),
-        ({"EDGE": "nonsense"}, "SLUICEGATE_EDGE is no JSON object"),
+        ({"EDGE": "nonsense"}, "SLUICEGATE_EDGE or a SLUICEGATE_EDGE__… is no JSON object"),
         ({"WORKER__WEB_PORT": "65535"}, "SLUICEGATE_WORKER__WEB_PORT: "),
         ({"KAFKA__SECURITY_PROTOCOL": "SSLL"}, "SLUICEGATE_KAFKA__SECURITY_PROTOCOL: "),
         ({"KAFKA__SASL_MECHANISM": "PLAN"}, "SLUICEGATE_KAFKA__SASL_MECHANISM: "),
         ({"KAFKA__SECURITY_PROTOCOL": "SASL_SSL", "KAFKA__SASL_USERNAME": "me"}, "_KAFKA__SASL_PASSWORD"),
         ({"KAFKA__SASL_PASSWORD": "s3cret"}, "takes no SLUICEGATE_KAFKA__SASL_PASSWORD"),
+        (
+            {
+                "KAFKA__SECURITY_PROTOCOL": "SASL_PLAINTEXT", "KAFKA__SASL_MECHANISM": "gssapi",
+                "KAFKA__SASL_KERBEROS_PRINCIPAL": "me@EXAMPLE", "KAFKA__SASL_KERBEROS_KEYTAB": "bad.pem",
+            },
+            "come without Kerberos",
+        ),
         ({"KAFKA__SSL_CA_LOCATION": "none.pem"}, "SSL_CA_LOCATION: there is no file none.pem"),
         ({"KAFKA__SECURITY_PROTOCOL": "SSL", "KAFKA__SSL_CA_LOCATION": "bad.pem"}, "…__SSL_…"),
         ({"KAFKA__SSL_CA_LOCATION": "bad.pem"}, "takes no SLUICEGATE_KAFKA__SSL_CA_LOCATION; SSL or"),

@@ -78,7 +78,6 @@ def test_a_file_that_is_no_recording_is_refused_by_its_line(tmp_path: Path, caps
             "--shape goes with --url",
         ),
         (("--stream", "a/b", "--model", "m"), "--stream asks nobody"),
-        (("--stream", "ab"), "is not TENANT/STREAM"),
         (("--attempt", "1", "--model", "m", "--prompt", "p"), "--attempt goes with --stream"),
         (("--url", "http://127.0.0.1:9"), "--model and --prompt are needed"),
     ],
@@ -88,6 +87,14 @@ def test_words_of_record_that_do_not_go_together_are_told(words, said, tmp_path:
     assert run(["llm", "record", str(tmp_path / "x"), *words]) == 2
     assert said in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_recording_that_is_there_is_not_written_over_unasked(tmp_path: Path, capsys):
+    (tmp_path / f"x{SUFFIX}").write_text("paid for")
+    words = ["--url", "http://127.0.0.1:9", "--shape", "ollama", "--model", "m", "--prompt", "p"]
+    assert run(["llm", "record", str(tmp_path / "x"), *words]) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert (tmp_path / f"x{SUFFIX}").read_text() == "paid for"
 
 
 def test_a_provider_that_does_not_answer_is_told(tmp_path: Path, capsys):

@@ -8,8 +8,11 @@ import orjson
 import pytest
 
 from ops import console
+from ops.checking import told
 from ops.cli import run
 from ops.scaffold import new_agent
+from pipelines.checks import Finding
+from pipelines.clocks import finding_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,7 +54,64 @@ def test_what_is_declared_and_not_built_is_refused_by_name(tmp_path: Path, capsy
 
 def test_a_folder_that_cannot_be_loaded_and_a_stack_that_is_away_are_told_apart(tmp_path: Path, capsys):
     (tmp_path / "mine.py").write_text(AGENT.format(guarantee="exactly_once"))
-    assert run(["preflight", "none", "--offline"]) == 1
-    assert "there is no such folder" in capsys.readouterr().err
+    assert run(["preflight", "none", "--offline"]) == 2
+    said = capsys.readouterr().err
+    assert "none: there is no such folder" in said
+    assert "SLUICEGATE_PIPELINES" not in said, "it was not that which named it"
     assert run(["preflight", "."]) == 3
     assert "error: no " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("skew_s", "state", "code", "way"),
+    [
+        (0, "fits", 0, ""),
+        (1.0, "fits", 0, ""),
+        (1.2, "warning", 0, "1.2 s ahead of"),
+        (-5.0, "warning", 0, "5.0 s behind"),
+        (-5.1, "does not fit", 4, "5.1 s behind"),
+        (3_600, "does not fit", 4, "3600.0 s ahead of"),
+    ],
+)
+def test_clocks_that_differ_are_a_warning_and_by_more_they_do_not_fit(skew_s, state, code, way, capsysbinary):
+    assert told([finding_of(skew_s)], as_json=False) == code
+    first, _, rest = capsysbinary.readouterr().out.decode().partition("\n")
+    assert first == f"{state:<14}clocks"
+    assert way in rest
+    assert ("timedatectl" in rest) is bool(way)
+
+
+def test_programs_are_told_of_a_warning_and_that_all_fits(capsysbinary):
+    assert told([Finding("kinds", "", ""), finding_of(2)], as_json=True) == 0
+    told_json = orjson.loads(capsysbinary.readouterr().out)
+    assert told_json["fits"] is True
+    kinds, clocks = told_json["found"]
+    assert (kinds["warning"], clocks["problem"]) == ("", "")
+    assert "2.0 s ahead" in clocks["warning"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("dlq list --limit 0", "give a number of letters"),
+        ("dlq list --limit -1", "give a number of letters"),
+        ("topics read x.v1 --limit 0", "give a number of records"),
+        ("worker --json", "--json goes with --check"),
+        ("worker --check --adopt", "--check changes nothing"),
+        ("new agent mine --folder /proc/xx", "name a --folder that you may write to"),
+        ("preflight --offline", "correct SLUICEGATE_PIPELINES"),
+        ("topology", "correct SLUICEGATE_PIPELINES"),
+    ],
+)
+def test_words_that_make_no_sense_are_refused_before_anything_is_done(words, said, capsys, monkeypatch):
+    monkeypatch.setenv("SLUICEGATE_PIPELINES", "missing")
+    assert run(words.split()) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_role_that_is_exactly_once_is_no_other_whoever_runs_it(capsys, monkeypatch):
+    monkeypatch.setenv("SLUICEGATE_WORKER__AT_LEAST_ONCE", "ingest")
+    assert run(["worker", "--roles", "aggregate"]) == 2
+    said = capsys.readouterr().err
+    assert "names ingest, exactly once" in said
+    assert "take ingest out of it" in said

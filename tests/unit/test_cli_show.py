@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import io
 
+import pytest
 from rich.console import Console
+from rich.table import Table
 
+from ops import console as consoles
+from ops.naming import stream_named
 from ops.redaction import escaped, hex_dump, redacted
 from ops.rendering import Renderer
 
@@ -47,6 +51,15 @@ def test_tokens_flow_into_one_line_that_the_next_event_ends() -> None:
     assert rendered(*words, {"type": "end", "reason": "completed"}) == "Hello you\nend completed\n"
 
 
+@pytest.mark.parametrize(
+    ("reason", "shown"),
+    [("upstream_error", "end upstream_error: no such route"), ("completed", "end completed")],
+)
+def test_an_end_that_is_a_failure_says_why(reason: str, shown: str) -> None:
+    end = {"type": "end", "reason": reason, "message": "no such route"}
+    assert rendered(end) == f"{shown}\n"
+
+
 def test_parts_of_a_long_line_are_joined() -> None:
     assert rendered(log("abc", partial=True), log("def"), log("g")) == "abcdef\ng\n"
 
@@ -77,10 +90,44 @@ def test_what_looks_like_a_secret_is_masked() -> None:
         assert "***" in shown, text
         for secret in ("hunter22", "abcdef123", "abc.def", "s3cret", "sk-abc", "eyJ"):
             assert secret not in shown, text
-    assert redacted("a plain line with tokens: 3") == "a plain line with tokens: 3"
+    for plain in ("a plain line with tokens: 3", "words?tokens=150&rate=10", "max_tokens=4096"):
+        assert redacted(plain) == plain
+
+
+def test_a_cost_that_is_estimated_is_said_to_be() -> None:
+    usage: dict[str, object] = {"type": "usage", "provider": "p", "model": "m", "cost_nanos": 9_000}
+    assert rendered(usage).endswith("cost 0.000009\n")
+    assert rendered(usage | {"provenance": "estimated"}).endswith("cost 0.000009 (estimated)\n")
+    assert rendered(usage | {"cost_nanos": None}).endswith("cost unknown\n")
+    counts = {"input_tokens": 0, "output_tokens": 0}
+    assert ": 0 tokens in, 0 out, " in rendered(usage | counts)
+    unknown = usage | counts | {"provenance": "unknown"}
+    assert ": unknown tokens in, unknown out, cost unknown" in rendered(unknown)
+    assert ": 7 tokens in, unknown out, " in rendered(unknown | {"input_tokens": 7})
+
+
+def test_a_stream_is_named_with_its_tenant_or_without() -> None:
+    assert stream_named("acme/a") == ("acme", "a")
+    assert stream_named("a") == ("default", "a")
+    assert stream_named("a", "acme") == ("acme", "a")
 
 
 def test_bytes_are_shown_so_that_nothing_of_them_acts() -> None:
     assert escaped(b"a\x1b[2J\xff\n\x00", 100) == "a\\x1b[2J\\xff\\n\\x00"
     assert escaped(b"x" * 20, 10) == "x" * 10 + "…"
     assert hex_dump(b"0123456789abcdefg\x00").splitlines()[1] == f"00000010  67 00{'':<19} {'':<23}  |g.|"
+
+
+@pytest.mark.parametrize("name", ["out", "err"])
+def test_no_data_is_markup_whether_it_is_a_line_or_in_a_table(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = "[/red] [bold]b[/bold] [link=x] :warning: \\[y]"
+    table = Table(box=None, pad_edge=False)
+    table.add_column("column [i]")
+    table.add_row(given)
+    console = getattr(consoles, name)()
+    console.print(given)
+    console.print(table)
+    shown = getattr(capsys.readouterr(), name).splitlines()
+    assert [line.rstrip() for line in shown] == [given, "column [i]", given]

@@ -12,7 +12,7 @@ import pytest
 from connectors.kafka.chunk import EventChunk, SourcePartition
 from connectors.kafka.coordinator import Coordinator
 from connectors.kafka.errors import AppendRefused, KafkaUnavailable, NotSupported, TransactionAborted
-from connectors.kafka.ports import CoordinatorOptions
+from connectors.kafka.ports import Backoff, CoordinatorOptions
 from schemas.record import Record
 from schemas.topics import INGEST_STREAMS_CHANGELOG, OUTPUT
 from state.checkpoint import UnitOfWork
@@ -55,12 +55,15 @@ class Poller:
     def __init__(self):
         self.assignment = frozenset()
         self.rewinds, self.starts, self.outstanding, self.outstanding_bytes = [], [], 0, 0
-        self.stops = []
+        self.stops, self.gathered = [], []
         self.rewind_error = None
 
     def handled(self, records, size_bytes):
         self.outstanding -= records
         self.outstanding_bytes -= size_bytes
+
+    def gather(self, seconds):
+        self.gathered.append(seconds)
 
     def start_partition(self, source, offset):
         self.starts.append((source, offset))
@@ -257,18 +260,44 @@ def test_a_commit_that_never_ends_is_left_behind_and_the_poll_thread_let_go():
     asyncio.run(scenario())
 
 
-def test_a_stop_does_not_wait_for_the_pause_after_an_abort():
+def test_a_commit_that_was_left_behind_commits_whole_if_it_goes_on_after_all():
     async def scenario():
-        async with coordinator(Recording(fails="commit")) as bench:
+        gate = Gate("flush")  # the first: outputs are appended, changelog and offsets are not
+        async with coordinator(gate) as bench:
             await bench.assign()
-            bench.coordinator._aborts = 6  # the pause would be 6.4 s
+            bench.deliver(0, 1)
+            lease = await bench.work()
+            lease.scope.emit(OUTPUT, b"indexed", b"v", on_offset=lambda _offset: None)
+            bench.coordinator.done(TOPIC)
+            await until(gate.reached.is_set)
+            await bench.coordinator.stop(within_s=0.1)
+            await asyncio.wrap_future(bench.coordinator.revoked([SOURCE], lost=False))
+            gate.let_on.set()
+            await until(lambda: bench.unit.empty)
+        assert [call[0] for call in gate.calls[-2:]] == ["offsets", "commit"]
+        assert bench.outputs == [b"0", b"indexed"]
+        assert bench.changelog == [b"0"]
+        assert bench.stores.backends[SOURCE].get(b"0") == b"seen"
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("whose", ["stop", "rebalance"])
+def test_who_ends_the_unit_does_not_wait_for_the_pause_after_an_abort(whose):
+    async def scenario():
+        async with coordinator(Recording(fails="commit"), backoff=Backoff(600_000, 600_000)) as bench:
+            await bench.assign()
             bench.deliver(0, 1)
             await bench.work()
             bench.coordinator.done(TOPIC)
-            await until(lambda: bench.coordinator._aborts == 7)
-            await bench.coordinator.stop(within_s=3)
-            assert not bench.coordinator._abandoned
-        assert bench.poller.rewinds == []
+            await until(lambda: bench.coordinator._aborts == 1)
+            if whose == "stop":
+                await bench.coordinator.stop()
+                assert not bench.coordinator.abandoned
+                assert bench.poller.rewinds == [], "who reads it next begins at what is committed"
+            else:
+                await asyncio.wrap_future(bench.coordinator.revoked([SOURCE], lost=False))
+                assert bench.poller.rewinds == [({SOURCE: 0}, 1)]
 
     asyncio.run(scenario())
 
@@ -287,12 +316,12 @@ def test_an_error_while_an_event_is_isolated_stops_the_worker_and_its_records_ar
     asyncio.run(scenario())
 
 
-def test_a_unit_that_is_refused_again_and_again_stops_the_worker_and_says_why(monkeypatch):
+def test_a_unit_that_is_refused_again_and_again_stops_the_worker_and_says_why():
     refusal = AppendRefused("streams.output.v1", b"key", 9)
-    monkeypatch.setattr("connectors.kafka.isolation._BACKOFF_S_FIRST", 0.001)
+    transaction = Recording(fails="append", error=refusal)
 
     async def scenario():
-        async with coordinator(Recording(fails="append", error=refusal)) as bench:
+        async with coordinator(transaction, backoff=Backoff(1)) as bench:
             await bench.assign()
             for epoch in range(5):
                 bench.deliver(0, 1, epoch)

@@ -20,6 +20,7 @@ cursors = st.builds(
     partition=st.integers(0, 2**32 - 1),
     offset=st.integers(0, 2**63 - 1),
     seq=st.integers(-1, 2**63 - 1),
+    ended=st.booleans(),
 )
 tenants = st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True)
 streams = st.from_regex(r"[A-Za-z0-9._:-]{1,128}", fullmatch=True)
@@ -90,8 +91,8 @@ def _sealed(*values: int) -> str:
 
 
 def test_another_format_says_so() -> None:
-    with pytest.raises(MalformedCursor, match="format 2"):
-        decode_cursor(_sealed(2, 1, 0, 0, 0), "default", "s")
+    with pytest.raises(MalformedCursor, match="format 3"):
+        decode_cursor(_sealed(3, 1, 0, 0, 0), "default", "s")
 
 
 @pytest.mark.parametrize(("offset", "seq"), [(-1, 0), (0, -2)])

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from pipelines.tools import DeadLetterMaker
 from schemas.catalog import LocalSchemas
-from schemas.record import Record
+from schemas.letters import is_cut
+from schemas.record import UNREADABLE, Record
 from schemas.topics import DEAD_LETTERS, EVENT_BYTES_MAX, MIB
 from schemas.wire import WireCodec
 from state.store import RECORD_OVERHEAD_BYTES
@@ -22,6 +23,7 @@ near_limits = st.one_of(
     st.sampled_from([400_000, 600_000, MIB, EVENT_BYTES_MAX, 2 * MIB, 3 * MIB]),
 )
 sized = near_limits.map(bytes)
+header_values = st.one_of(st.none(), st.sampled_from([0, 1, 400_000, MIB]).map(bytes))
 framed = st.binary(min_size=4, max_size=4).map(lambda id_bytes: b"\x00" + id_bytes + b"body")
 texts = st.one_of(st.text(st.characters(), max_size=60), st.just("\U0001f6b0" * 9_000), st.just("\ud800" * 9))
 records = st.builds(
@@ -32,12 +34,19 @@ records = st.builds(
     timestamp_us=st.integers(-1_000, 2**62),
     key=st.one_of(st.none(), sized),
     value=st.one_of(st.none(), sized, framed),
+    headers=st.one_of(
+        st.just(()),
+        st.just(UNREADABLE),
+        st.lists(st.tuples(st.text(max_size=9), header_values), max_size=3).map(tuple),
+    ),
 )
 
 
 @given(records, texts, texts, texts)
 @example(Record("t", 0, 0, 0, None, bytes(EVENT_BYTES_MAX)), "a", "TooLarge", "e" * 4_096)
 @example(Record("t", 0, 0, 0, bytes(600_000), bytes(400_000)), "a", "BadMagic", "")
+@example(Record("t", 0, 0, 0, b"k", b"v", (("a", b"1"), ("é", b""), ("a", None))), "a", "BadMagic", "")
+@example(Record("t", 0, 0, 0, b"k", b"v", (("", b""),) * 100_000), "a", "BadMagic", "")
 def test_a_letter_never_raises_and_always_fits(record, agent, cause, detail):
     append = MAKER.letter(record, agent=agent, cause=cause, detail=detail, attempts=3)
     size_bytes = len(append.key or b"") + len(append.value) + RECORD_OVERHEAD_BYTES
@@ -48,10 +57,17 @@ def test_a_letter_never_raises_and_always_fits(record, agent, cause, detail):
         record.topic, record.partition, record.offset,
     )  # fmt: skip
     value, key = record.value or b"", record.key
+    headers = tuple((header["name"], header["value"]) for header in letter["headers"])
+    if record.headers is UNREADABLE or headers != record.headers:
+        assert headers == ()
+        assert is_cut(letter["detail"])
+    if record.size_bytes < EVENT_BYTES_MAX:
+        assert headers == record.headers, "what a topic of ours takes is kept whole"
     if len(value) + len(key or b"") < EVENT_BYTES_MAX:
         assert (letter["key"], letter["value"]) == (key, value), "what a topic of ours takes is kept whole"
     if (letter["key"], letter["value"]) != (key, value):
-        assert f"value of {len(value)} bytes, read it at its coordinates" in letter["detail"]
+        assert f"value of {len(value)} bytes, " in letter["detail"]
+        assert is_cut(letter["detail"])
         assert value.startswith(letter["value"])
         assert (key or b"").startswith(letter["key"] or b"")
 

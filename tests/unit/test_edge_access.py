@@ -115,7 +115,8 @@ def test_keys_are_bound_to_the_algorithms_that_they_are_for():
     jwk = {**jwt.algorithms.RSAAlgorithm.to_jwk(rsa.public_key(), as_dict=True), "alg": "RS384", "kid": "r"}
     (key,) = keys_of(json.dumps({"keys": [jwk]}).encode(), "f")
     assert (key.kid, set(key.algorithms)) == ("r", {"RS384"})
-    assert set(secret_of(b"s" * 32 + b"\n", "f")[0].algorithms) == {"HS256"}
+    (secret,) = secret_of(b" " + b"s" * 32 + b" \r\n", "f")
+    assert (secret.key, set(secret.algorithms)) == (b" " + b"s" * 32 + b" ", {"HS256"})
 
 
 SECRET = base64.urlsafe_b64encode(b"sesame-sesame-sesame-sesame-sesa").decode().rstrip("=")
@@ -158,8 +159,10 @@ def test_what_a_set_holds_beside_what_signs_is_passed_over():
 
 @pytest.mark.parametrize("url", ["http://issuer.example/jwks", "ftp://127.0.0.1/x", "file:///etc/passwd"])
 def test_keys_are_not_fetched_where_somebody_on_the_way_could_answer(url):
-    with pytest.raises(KeysRefused):
+    with pytest.raises(KeysRefused) as refused:
         jwks_from(url)
+    assert "https://" in refused.value.remedy
+    assert "PEM" not in refused.value.remedy
     assert jwks_from("https://issuer.example/jwks")
     assert jwks_from("http://127.0.0.1:1/jwks")
 
@@ -194,7 +197,8 @@ def test_a_token_becomes_an_identity_that_does_not_hold_it(gate, issuer):
     found = who(gate, token)
     assert (found.subject, found.token_id, found.tenants.only) == ("ann", "j1", "acme")
     assert found.scopes == {"subscribe"}
-    assert found.expires_s == pytest.approx(time.time() + 605, abs=30)
+    assert found.expires_s == pytest.approx(time.time() + 600, abs=30)
+    assert found.good_until_s == found.expires_s + 5
     assert not any(part in repr(found) for part in token.split("."))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from dataclasses import replace
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -111,6 +112,21 @@ def test_a_token_that_ends_soon_is_warned_of_at_once_and_one_without_end_never()
     assert told(never) == []
 
 
+def test_the_end_that_is_told_is_the_tokens_own_and_the_edges_leeway_is_not_counted_in():
+    async def scene() -> FakeTransport:
+        desk = Desk(warning_ms=60_000)
+        _, out = await desk.connect(replace(somebody(life_s=5), leeway_s=600))
+        _, over = await desk.connect(replace(somebody(life_s=-5), leeway_s=600))
+        await until(lambda: told(out) and told(over))
+        assert b'"expires_in_ms":0}' in over.data  # good for a while yet, and the client must not rely on it
+        assert not over.is_closing()
+        return out
+
+    said = re.search(rb'"expires_in_ms":(\d+)}', play(scene()).data)
+    assert said is not None
+    assert 0 < int(said[1]) <= 5_000
+
+
 def test_a_new_token_in_time_keeps_the_connection_and_its_place():
     async def scene() -> FakeTransport:
         desk = Desk()
@@ -169,11 +185,14 @@ def test_a_kind_that_is_not_allowed_is_never_written_whenever_it_becomes_known()
         desk.emit(0, "open")
         desk.emit(1, "end")
         await until(lambda: all(out.is_closing() for out in (allowed, refused, in_group)))
-        return [allowed, refused, in_group]
+        _, late = await desk.connect(somebody(kinds=Names(("llm",))))
+        await until(late.is_closing)
+        assert desk.core.hub.followers == 0
+        return [allowed, refused, in_group, late]
 
     allowed, *refused = play(scene())
     assert told(allowed) == [0, 1]
-    assert [told(out) for out in refused] == [[("refused", "forbidden")]] * 2
+    assert [told(out) for out in refused] == [[("refused", "forbidden")]] * 3
 
 
 def test_what_is_open_under_a_revoked_token_is_closed_also_if_nobody_reads_there():

@@ -6,11 +6,12 @@ import asyncio
 import re
 import time
 from dataclasses import replace
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from edge.access.identity import ANYBODY
 from edge.core import EdgeCore
 from edge.frame import declared
 from edge.history import SharedHistory
@@ -238,6 +239,29 @@ def test_one_that_takes_nothing_for_too_long_is_aborted_and_one_that_is_slow_is_
         assert desk.core.connections == 1
 
     play(scene())
+
+
+def test_one_that_is_always_a_little_behind_is_warned_of_its_tokens_end_and_sent_away_at_its_own():
+    async def scene() -> bytes:
+        desk = Desk()
+        out = desk.connect(life_ms_max=2_000)
+        (client,) = desk.core.clients
+        out.full = True
+        desk.emit(0)
+        await until(lambda: client.paused)
+        client.authorise(replace(ANYBODY, expires_s=time.time() + 30))  # within the time of its warning
+        for seq in count(1):
+            desk.emit(seq)
+            out.drain(full=True)
+            if out.is_closing():
+                return out.data
+            assert client.paused, "it has something to take whenever the wheel looks at it"
+            await asyncio.sleep(0.01)
+        raise AssertionError
+
+    said = play(scene())
+    assert said.count(b'"type":"expiring"') == 1
+    assert b'"reason":"life"' in said
 
 
 def test_an_end_closes_the_connection_and_a_chunked_answer_is_ended():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 
@@ -13,16 +14,26 @@ from edge.admission import Admission
 from edge.app import create_app
 from edge.core import EdgeCore
 from edge.errors import HistoryUnavailable, KindsRefused
+from edge.events import TAKE_OVER, EventsEndpoint
+from edge.grpc_service import StreamCalls
 from edge.history import SharedHistory
 from edge.join import Joined
 from edge.options import EdgeOptions
 from edge.recorded import MemoryLog
 from edge.sse import SseConnection
+from edge.upgrade import UpgradeEndpoint
 from schemas.catalog import LocalSchemas
 from schemas.cursor import Cursor
 from schemas.kinds import BUILTIN_KINDS, JOB, KindTable
 from schemas.payloads import PayloadCodec
+from schemas.proto.sluicegate.v1.stream_pb2 import WatchRequest
+from tests.support.fake_call import FakeCall
 from tests.support.fake_transport import FakeTransport
+
+HANDSHAKE = (
+    (b"host", b"localhost"), (b"connection", b"Upgrade"), (b"upgrade", b"websocket"),
+    (b"sec-websocket-version", b"13"), (b"sec-websocket-key", b"A" * 22 + b"=="),
+)  # fmt: skip
 
 
 @dataclass
@@ -111,10 +122,84 @@ def test_clients_are_sent_away_over_the_drain_of_their_kind_or_of_the_edge_which
     asyncio.run(play())
 
 
-def test_clients_that_waited_for_an_edge_to_be_ready_do_not_all_go_in_beyond_its_bound():
-    class Late(Tail):
-        caught_up = False  # type: ignore[assignment]  # a property there
+class Late(Tail):
+    """One that has not been read to its present yet."""
 
+    caught_up = False  # type: ignore[assignment]  # a property there
+
+
+class Client:
+    """Asks for stream ``s`` over a transport, as the server hands a request on."""
+
+    def __init__(self, core: EdgeCore, over: str, cursor: str) -> None:
+        self._out, self._call, self._answers = FakeTransport(), FakeCall(), b""
+        if over == "grpc":
+            asked = WatchRequest(stream_id="s", cursor=cursor).SerializeToString()
+            calls = StreamCalls(core, None)
+            self.asking = asyncio.ensure_future(calls.answered(calls.watch)(asked, self._call))
+        else:
+            endpoint = EventsEndpoint(core) if over == "sse" else UpgradeEndpoint(core, None)
+            self.asking = asyncio.ensure_future(endpoint(self._scope(cursor), self._receive, self._send))
+
+    @property
+    def said(self) -> str:
+        """What it was told, once it was answered; of a call that is its status."""
+        error = self.asking.exception()
+        return str(error) if error is not None else (self._answers + self._out.data).decode()
+
+    @property
+    def over(self) -> bool:
+        """Whether it was answered to the end."""
+        return self._out.is_closing() or bool(self._answers) or self._call.code is not None
+
+    def _scope(self, cursor: str) -> dict[str, Any]:
+        return {
+            "type": "http", "method": "GET", "path": "/", "path_params": {"stream_id": "s"},
+            "headers": [(b"last-event-id", cursor.encode()), *HANDSHAKE], "query_string": b"",
+            "http_version": "1.1", "client": ("127.0.0.1", 1), "extensions": {TAKE_OVER: self._take_over},
+            "sluicegate.identity": ANYBODY,
+        }  # fmt: skip
+
+    def _take_over(self, connection: asyncio.Protocol) -> bool:
+        self._out.serve(connection)
+        return True
+
+    async def _receive(self) -> dict[str, Any]:
+        raise AssertionError("there is no body")
+
+    async def _send(self, message: Any) -> None:
+        self._answers += message.get("body", b"")
+
+
+@pytest.mark.parametrize(
+    ("over", "waits_for"),
+    [
+        ("sse", "its cursor"),
+        ("grpc", "its cursor"),
+        ("sse", "the edge"),
+        ("grpc", "the edge"),
+        ("websocket", "the edge"),
+    ],
+)
+def test_a_client_whose_place_is_looked_for_when_the_drain_begins_is_told_to_come_back(over, waits_for):
+    async def play() -> str:
+        tail = Tail(stands=10) if waits_for == "its cursor" else Late(stands=11)
+        core = core_over(tail, ahead_wait_ms=60_000)
+        client = Client(core, over, Cursor(1, 0, 10, 3).encode("default", "s"))
+        await asyncio.sleep(0.1)
+        assert not client.asking.done()
+        await core.drain()
+        tail.stands = 11
+        await asyncio.wait([client.asking], timeout=30)
+        while not client.over:  # noqa: ASYNC110  # nobody tells
+            await asyncio.sleep(0.005)
+        assert core.connections == core.hub.followers == core.held == 0
+        return client.said
+
+    assert "drain" in asyncio.run(asyncio.wait_for(play(), 60))
+
+
+def test_clients_that_waited_for_an_edge_to_be_ready_do_not_all_go_in_beyond_its_bound():
     async def play() -> list[str]:
         tail = Late()
         core = core_over(tail)
@@ -132,6 +217,8 @@ def test_clients_that_waited_for_an_edge_to_be_ready_do_not_all_go_in_beyond_its
 
         waiting = [asyncio.create_task(come()) for _ in range(5)]
         await asyncio.sleep(0.1)
+        # Each that waits has its socket already: no more of them may than will be let in.
+        assert [task.done() for task in waiting] == [False, False, True, True, True]
         tail.caught_up = True
         return sorted(await asyncio.gather(*waiting))
 

@@ -8,13 +8,17 @@ from dataclasses import replace
 import pytest
 
 from edge.channel import Channel
+from edge.encode import FrameJson
 from edge.flush import TICK_S_MAX, TICK_S_MIN, Flusher
 from edge.frame import declared, frame_of
 from edge.metrics import EdgeMetrics
+from schemas.catalog import LocalSchemas
 from schemas.envelope import Event
 from schemas.kinds import JOB, KindTable
+from schemas.payloads import PayloadCodec
 
 WRITE_BYTES_MAX = 65_536
+JSON = FrameJson(PayloadCodec(LocalSchemas()))
 
 
 class Joined:
@@ -83,7 +87,7 @@ def test_what_comes_into_an_idle_stream_is_written_at_once_and_what_follows_in_o
 ):
     written = []
     follow(channel, written.append)
-    flusher, clock = Flusher(EdgeMetrics(), WRITE_BYTES_MAX), Clock()
+    flusher, clock = Flusher(EdgeMetrics(), JSON, WRITE_BYTES_MAX), Clock()
     flusher.start(clock)
     add(channel)
     flusher.touch(channel)
@@ -104,7 +108,7 @@ def test_a_stream_that_costs_much_to_write_gets_a_longer_tick_and_never_more_tha
             pass
 
     follow(channel, costly, 100)
-    flusher = Flusher(EdgeMetrics(), WRITE_BYTES_MAX)
+    flusher = Flusher(EdgeMetrics(), JSON, WRITE_BYTES_MAX)
     add(channel)
     flusher.flush(channel)
     assert channel.cost_s >= 0.1
@@ -120,7 +124,7 @@ def test_a_stream_that_costs_much_to_write_gets_a_longer_tick_and_never_more_tha
 
 def test_time_that_passes_while_others_have_the_processor_makes_no_tick_longer(channel):
     follow(channel, lambda _data: time.sleep(0.001), 100)
-    flusher = Flusher(EdgeMetrics(), WRITE_BYTES_MAX)
+    flusher = Flusher(EdgeMetrics(), JSON, WRITE_BYTES_MAX)
     add(channel)
     flusher.flush(channel)
     assert channel.cost_s < 0.05
@@ -141,7 +145,7 @@ def test_what_is_written_later_than_its_kind_s_target_is_counted_as_stale(channe
             "", "", "", "", "", epoch=0, attempt=0, payload=b"", payload_schema=1,
         )  # fmt: skip
         channel.append(frame_of(event, topic_version=1, partition=0, offset=seq, read_ms=0))
-    Flusher(metrics, WRITE_BYTES_MAX).flush(channel)
+    Flusher(metrics, JSON, WRITE_BYTES_MAX).flush(channel)
 
     def counted(name):
         return metrics.registry.get_sample_value(f"sluicegate_edge_{name}_events_total", {"kind": "job"})

@@ -17,15 +17,11 @@ from edge.access.identity import ANYBODY
 from edge.core import EdgeCore
 from edge.errors import HistoryUnavailable, PortInUse, RequestError
 from edge.frame import declared
-from edge.grpc_call import CallConnection, CallTransport, LinesConnection, WatchConnection
 from edge.grpc_errors import PROBLEM_KEY, PUSHBACK_KEY, failed, sent_away, status_of
 from edge.grpc_messages import MESSAGE_BYTES_MAX, LogEncoder, WatchEncoder, event_of
 from edge.grpc_publish import values_of
 from edge.grpc_service import StreamCalls
-from edge.history import SharedHistory
-from edge.join import Joined
 from edge.options import EdgeOptions
-from edge.recorded import MemoryLog
 from edge.server import bind, hold_for_grpc
 from schemas.catalog import LocalSchemas
 from schemas.envelope import check_stream_name
@@ -41,58 +37,10 @@ from schemas.proto.sluicegate.v1.stream_pb2 import (
     WatchResponse,
 )
 from tests.support.fake_call import FakeCall
-from tests.support.fake_transport import LIMITS
+from tests.unit.support_grpc import Desk, play, until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine
-
-    from edge.frame import Frame
-
-
-class Desk:
-    """A core over a log in memory, and watches of stream ``s``."""
-
-    def __init__(self, **options: Any) -> None:
-        self.core = EdgeCore(EdgeOptions(**options), PayloadCodec(LocalSchemas()), topic_version=1)
-        self.log = MemoryLog()
-        self.core.feed_from(self.log, SharedHistory(self.log.read, 1 << 20))
-        self.core.start()
-
-    def watch(self, **limits: int) -> tuple[FakeCall, CallConnection, asyncio.Task[None]]:
-        joined = self.core.joiner.join("default", "s", None, "test")
-        assert isinstance(joined, Joined)
-        encoder = WatchEncoder(self.core.json)
-        connection = WatchConnection(self.core, joined, encoder, replace(LIMITS, **limits))
-        return self._carried(connection)
-
-    def lines(self) -> tuple[FakeCall, CallConnection, asyncio.Task[None]]:
-        joined = self.core.joiner.join("default", "s", None, "test")
-        assert isinstance(joined, Joined)
-        return self._carried(LinesConnection(self.core, joined, LogEncoder(self.core.json), LIMITS))
-
-    def _carried(self, connection: CallConnection) -> tuple[FakeCall, CallConnection, asyncio.Task[None]]:
-        call = FakeCall()
-        return call, connection, asyncio.create_task(CallTransport(call, connection).carry())
-
-    def emit(self, *seqs: int, type_name: str = "log") -> None:
-        self.core.hub.publish([self._made(seq, type_name) for seq in seqs])
-
-    def _made(self, seq: int, type_name: str) -> tuple[bytes, Frame]:
-        fields = {"seq": seq, "line": str(seq)} if type_name != "end" else {"seq": seq, "reason": "completed"}
-
-        def make(offset: int) -> Frame:
-            return declared(type_name, fields, cursor=f"c{seq}", seq=seq, offset=offset)
-
-        return b"default/s", self.log.append(b"default/s", make)
-
-
-def play(scene: Coroutine[Any, Any, Any]) -> Any:
-    return asyncio.run(asyncio.wait_for(scene, 60))
-
-
-async def until(done: Any) -> None:
-    while not done():  # noqa: ASYNC110  # nobody tells what a connection writes
-        await asyncio.sleep(0.005)
+    from collections.abc import AsyncIterator
 
 
 def test_a_client_that_does_not_read_pins_one_write_while_others_flow_and_goes_on_where_it_was():
@@ -263,17 +211,25 @@ def test_an_idle_watch_gets_empty_messages_and_lives_no_longer_than_it_may():
     play(scene())
 
 
-@given(st.lists(st.sampled_from(["log", "progress", "gap", "end"]), max_size=20))
+@given(st.lists(st.sampled_from(["log", "progress", "gap", "reset", "end"]), max_size=20))
 def test_the_messages_of_lines_are_those_of_each_event(types):
     encoder = LogEncoder(EdgeCore(EdgeOptions(), PayloadCodec(LocalSchemas()), topic_version=1).json)
     frames = [
         declared(
-            name, {"seq": seq, "line": f"{seq}", "count": 2, "reason": "lost"}, cursor="", seq=seq, offset=seq
+            name,
+            {"seq": seq, "line": f"{seq}", "count": 2, "from_seq": 1, "reason": "lost\n it"},
+            cursor="",
+            seq=seq,
+            offset=seq,
         )
         for seq, name in enumerate(types)
     ]
     messages = [LogEvent.FromString(message) for message in encoder.messages(encoder.encode(frames))]
-    told = {"gap": "[sluicegate: 2 events are missing here (lost)]", "end": ""}
+    told = {
+        "gap": "[sluicegate: 2 events are missing here (lost\n it)]",
+        "reset": "[sluicegate: what came from event 1 on is superseded by what follows (lost it)]",
+        "end": "",
+    }
     assert [(event.line, event.done) for event in messages] == [
         (told.get(name, str(seq)), name == "end") for seq, name in enumerate(types) if name != "progress"
     ]
@@ -287,7 +243,7 @@ def test_much_is_divided_between_events_and_is_the_same_together(sizes):
         for seq, size in enumerate(sizes)
     ]
     data = encoder.encode(frames)
-    messages = encoder.messages(data)
+    messages = list(encoder.messages(data))
     assert b"".join(messages) == data
     read = [WatchResponse.FromString(message) for message in messages]
     assert [event.seq for each in read for event in each.events] == list(range(len(sizes)))

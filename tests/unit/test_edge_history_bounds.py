@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from schemas.cursor import decode_cursor
 from schemas.kinds import JOB, KindTable
-from tests.unit.test_edge_replay import KEY, Edge, check, drink
+from tests.unit.support_replay import KEY, Edge
+from tests.unit.test_edge_replay import check, drink
 
 
 @pytest.mark.parametrize("ring_events_max", [2, 100], ids=["from the log", "from the ring"])
@@ -71,11 +72,10 @@ def test_how_a_stream_ended_is_told_however_old_it_is(ring_events_max):
     bytes_max=st.integers(1, 20_000),
     held=st.integers(0, 70),
     marks_every=st.integers(1, 20),
+    came_from=st.integers(-1, 59),
 )
-def test_a_bound_in_bytes_is_exact_in_the_ring_and_else_right_to_within_what_is_between_marks(
-    sizes, bytes_max, held, marks_every
-):
-    async def play() -> int:
+def test_a_bound_in_bytes_is_exact_in_the_ring_and_in_the_log(sizes, bytes_max, held, marks_every, came_from):
+    async def play() -> tuple[int, list[int]]:
         edge = Edge(held or 1, KindTable([replace(JOB, replay=replace(JOB.replay, history_bytes=bytes_max))]))
         for seq, size in enumerate(sizes):
             edge.append(type_name="log" if seq else "open", bytes=size)
@@ -86,17 +86,15 @@ def test_a_bound_in_bytes_is_exact_in_the_ring_and_else_right_to_within_what_is_
         edge.tail()
         if not held:
             edge.forget()
-        joined = edge.join()
+        cursor = None
+        if 0 <= came_from < len(sizes) - 1:
+            cursor = decode_cursor(edge.log.frames[came_from][1].cursor, "default", "s")
+        joined = edge.join(cursor)
         got = [*joined.first, *await drink(edge, joined)]
-        check(got, 0)
-        return next(frame.seq for frame in got if frame.type != "gap")
+        check(got, 0 if cursor is None else cursor.seq + 1)
+        return 0 if cursor is None else cursor.seq + 1, [frame.seq for frame in got if frame.type != "gap"]
 
-    first = asyncio.run(play())
+    expected, given_seqs = asyncio.run(play())
     # An event that is larger alone is given all the same.
-    exact = next((seq for seq in range(len(sizes)) if sum(sizes[seq:]) <= bytes_max), len(sizes) - 1)
-    if exact > len(sizes) - held:
-        assert first == exact
-    else:
-        between = max(sum(sizes[seq : seq + marks_every]) for seq in range(0, len(sizes), marks_every))
-        assert sum(sizes[first:]) <= max(bytes_max, sizes[-1]) + 2 * between
-        assert first <= exact or sum(sizes[first:]) >= bytes_max - 3 * between
+    oldest = next((seq for seq in range(len(sizes)) if sum(sizes[seq:]) <= bytes_max), len(sizes) - 1)
+    assert given_seqs == list(range(max(oldest, expected), len(sizes)))

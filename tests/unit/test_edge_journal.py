@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
+import asyncio
+from typing import Any
 
-from edge.access.identity import Identity, Names
-from edge.connections import shown
+import orjson
+import pytest
+from starlette.requests import Request
+
+from edge.access.identity import ANYBODY, Identity, Names
+from edge.connections import connection_routes, shown
 from tests.unit.support_pressure import (
     BOUND,
     Scene,
@@ -87,6 +92,27 @@ def test_whose_token_it_is_stands_in_view_and_record_as_text_that_does_nothing(s
     play(scene())
 
 
+def test_the_slowest_are_named_first_and_no_more_of_them_than_are_asked_for():
+    async def scene() -> None:
+        edge = Scene(backpressure("drop_old"))
+        edge.emit()
+        for _ in range(3):
+            await edge.stalled()
+            await asyncio.sleep(0.01)  # it counts in milliseconds
+        await edge.reader()
+        asked = Request({"type": "http", "headers": [], "sluicegate.identity": ANYBODY})
+        (route,) = connection_routes(edge.core).routes
+
+        async def told(**query: Any) -> tuple[int, list[int]]:
+            body = orjson.loads((await route.endpoint(asked, **query)).body)
+            return body["total"], [one["events_behind"] for one in body["connections"]]
+
+        assert await told(slow=True, limit=2) == (3, [2, 1])
+        assert await told(slow=False, limit=10) == (4, [2, 1, 0, 0])
+
+    play(scene())
+
+
 def test_who_comes_with_a_cursor_has_resumed_from_it_and_a_gap_is_told_as_the_client_was_told():
     async def scene() -> None:
         edge = Scene(backpressure("drop_old"))
@@ -115,5 +141,28 @@ def test_who_comes_with_a_cursor_has_resumed_from_it_and_a_gap_is_told_as_the_cl
         closed = edge.told.of(TOPIC, action="closed")[-1]
         assert (closed["gaps"], closed["dropped"], closed["events"]) == (1, gap["count"], given)
         assert (closed["subject"], closed["revision"], closed["resumed"]) == ("", 3, True)
+
+    play(scene())
+
+
+@pytest.mark.parametrize("reads", ["along", "later", "the past"])
+def test_an_event_that_nobody_can_read_is_a_gap_that_is_counted_to_each_who_was_told_of_it(reads):
+    async def scene() -> None:
+        edge = Scene(backpressure("drop_old"), ring_events_max=1 if reads == "the past" else 100)
+        edge.emit()
+        outs = [await edge.reader() for _ in range(2)] if reads == "along" else []
+        edge.emit_unreadable()
+        edge.emit(2)
+        outs = outs or [await edge.reader() for _ in range(2)]
+        await until(lambda: all(b'"seq":3' in out.data for out in outs))
+        assert edge.core.history.reads == (reads == "the past")
+        assert [gaps_of(out.data) for out in outs] == [[(1, 1, "unreadable")]] * 2
+        assert edge.counted("gaps_total") == 2
+        views = [shown(edge.core, client, *client.deliveries) for client in edge.core.clients]
+        assert [view["gaps"] for view in views] == [1, 1]
+        for out in outs:
+            out.close()
+        await until(lambda: len(edge.told.of(TOPIC, action="closed")) == 2)
+        assert [one["gaps"] for one in edge.told.of(TOPIC, action="closed")] == [1, 1]
 
     play(scene())

@@ -176,6 +176,19 @@ def test_a_finish_of_an_attempt_that_nobody_saw_does_not_count_for_the_one_that_
     assert b'"finish_reason":"content_filter"' in said
 
 
+def test_a_field_that_was_refused_is_named_as_each_shape_names_it():
+    value = '{"error_class":"bad_request","attempt":1,"field":"params.seed"}'
+    told = [("state", {"name": "error", "value_json": value}), end("upstream_error", "params.seed: has none")]
+    said = body(streamed().encode(frames(told)))["error"]
+    assert (said["param"], said["code"], said["message"]) == ("seed", "bad_request", "params.seed: has none")
+    assert body(collected().encode(frames(told)))["error"]["param"] == "seed"
+    theirs = body(collected(MessagesAnswer("s", "m")).encode(frames(told)))["error"]
+    assert theirs["message"] == "params.seed: has none", "it is in the message, as there is no place for it"
+    own = ("state", {"name": "error", "value_json": '{"error_class":"bad_request","field":7}'})
+    said = streamed().encode(frames([own, end("upstream_error", "x")]))
+    assert body(said)["error"]["param"] is None
+
+
 @pytest.mark.parametrize("note", ["", "[", "3", "null", '{"finish": {}}'])
 def test_a_users_own_state_of_the_same_name_does_no_harm(note):
     said = streamed().encode(frames([("state", {"name": "finish", "value_json": note}), *text("x"), end()]))
@@ -187,6 +200,45 @@ def test_tokens_that_no_provider_told_are_absent_and_not_0():
     said = streamed().encode(frames([*text("x"), unknown, end()]))
     assert b'"choices":[]' not in said, "a client reads what such a chunk says of tokens without a look"
     assert "usage" not in body(collected().encode(frames([*text("x"), unknown, end()])))
+
+
+def test_tokens_of_a_cache_and_of_reasoning_are_told_as_each_shape_has_them():
+    first = usage(input_tokens=100, output_tokens=9, cached_input_tokens=60, cache_write_tokens=10)
+    second = usage(input_tokens=20, output_tokens=5, reasoning_tokens=4)
+    steps = [*text("x"), first, second, end()]
+    assert body(collected().encode(frames(steps)))["usage"] == {
+        "prompt_tokens": 120, "completion_tokens": 14, "total_tokens": 134,
+        "prompt_tokens_details": {"cached_tokens": 60}, "completion_tokens_details": {"reasoning_tokens": 4},
+    }  # fmt: skip
+    assert body(collected(MessagesAnswer("s", "m")).encode(frames(steps)))["usage"] == {
+        "input_tokens": 50, "output_tokens": 14, "cache_read_input_tokens": 60,
+        "cache_creation_input_tokens": 10, "output_tokens_details": {"thinking_tokens": 4},
+    }  # fmt: skip
+    plain = body(collected(MessagesAnswer("s", "m")).encode(frames([*text("x"), usage(), end()])))
+    assert plain["usage"] == {"input_tokens": 7, "output_tokens": 5}
+
+
+@pytest.mark.parametrize(
+    ("note", "told"),
+    [
+        ({"finish": "stop", "raw": "stop_sequence", "stop_sequence": "END"}, ("stop_sequence", "END")),
+        ({"finish": "stop", "raw": "stop", "stop_sequence": "END"}, ("stop_sequence", "END")),
+        ({"finish": "stop", "raw": "stop_sequence"}, ("stop_sequence", None)),
+        ({"finish": "stop", "raw": "end_turn"}, ("end_turn", None)),
+        ({"finish": "stop", "raw": "stop", "stop_sequence": 3}, ("end_turn", None)),
+        ({"finish": "length", "raw": "length", "stop_sequence": "END"}, ("max_tokens", None)),
+    ],
+    ids=["anthropic", "vllm", "which", "none", "nonsense", "length"],
+)
+def test_an_answer_that_stopped_at_a_text_of_the_question_says_so(note, told):
+    steps = frames(
+        [*text("x"), ("state", {"name": "finish", "value_json": orjson.dumps(note).decode()}), end()]
+    )
+    message = body(collected(MessagesAnswer("s", "m")).encode(steps))
+    assert (message["stop_reason"], message["stop_sequence"]) == told
+    assert b'"stop_reason":"%b"' % told[0].encode() in streamed(MessagesAnswer("s", "m")).encode(steps)
+    expected = "length" if told[0] == "max_tokens" else "stop"
+    assert body(collected().encode(steps))["choices"][0]["finish_reason"] == expected
 
 
 def test_an_end_that_is_told_by_the_index_alone_ends_the_answer():

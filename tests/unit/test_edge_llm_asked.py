@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from connectors.llm.nesting import NESTING_MAX
 from connectors.llm.request import request_of
 from edge.access.identity import ANYBODY
 from edge.errors import RequestError
@@ -57,7 +58,7 @@ def test_whatever_comes_is_a_question_that_the_worker_takes_or_a_refusal(ask, va
         assert refused.status in (400, 422)
         assert SECRET not in str(refused)
     else:
-        request_of(record_of(asked, From("default", ANYBODY), "s", 1))
+        request_of(record_of(asked, From("default", ANYBODY), "s", "open-1", 1))
 
 
 def outcome(ask: Callable[[bytes], Asked], body: bytes) -> tuple[RequestError | None, Any]:
@@ -79,8 +80,44 @@ def outcome(ask: Callable[[bytes], Asked], body: bytes) -> tuple[RequestError | 
 )
 def test_the_worker_takes_what_is_empty_as_it_was_said(message):
     asked = READERS["own"](orjson.dumps({"messages": [message]}))
-    (said,) = request_of(record_of(asked, From("default", ANYBODY), "s", 1)).messages
+    (said,) = request_of(record_of(asked, From("default", ANYBODY), "s", "open-1", 1)).messages
     assert said.get("content", "") == message["content"]
+
+
+LONG = "é" * 128  # 256 bytes, which our events carry of a call's id
+CALLS = {
+    "own": [
+        {"role": "user", "content": "x"},
+        {"role": "assistant", "tool_calls": [{"id": LONG, "name": LONG, "arguments": "{}"}]},
+        {"role": "tool", "tool_call_id": LONG, "content": "y", "is_error": True},
+    ],
+    "openai": [
+        {"role": "user", "content": "x", "name": "Zoë"},
+        {"role": "assistant", "tool_calls": [{"id": LONG, "function": {"name": LONG, "arguments": "{}"}}]},
+        {"role": "tool", "tool_call_id": LONG, "content": "y", "name": LONG[:64]},
+    ],
+    "anthropic": [
+        {"role": "user", "content": "x"},
+        {"role": "assistant", "content": [{"type": "tool_use", "id": LONG, "name": LONG, "input": {}}]},
+        {"role": "user", "content": [
+            {"type": "tool_result", "tool_use_id": LONG, "content": "y", "is_error": True},
+        ]},
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", sorted(CALLS))
+def test_names_that_a_model_gave_are_taken_back(shape):
+    asked = READERS[shape](
+        orjson.dumps(BASE | {"messages": CALLS[shape]} if shape != "own" else {"messages": CALLS[shape]})
+    )
+    user, called, answered = request_of(record_of(asked, From("default", ANYBODY), "s", "open-1", 1)).messages
+    assert (called["tool_calls"][0]["id"], called["tool_calls"][0]["name"]) == (LONG, LONG)
+    assert answered["tool_call_id"] == LONG
+    assert "name" not in answered
+    assert (user.get("name"), answered.get("is_error")) == {
+        "own": (None, True), "openai": ("Zoë", None), "anthropic": (None, True),
+    }[shape]  # fmt: skip
 
 
 @reader
@@ -94,15 +131,49 @@ def test_the_worker_takes_what_is_empty_as_it_was_said(message):
         b'"x"',
         b"\xff",
         b'{"a":"\\ud800"}',
-        b"[" * 5_000,
-        b'{"a":' * 300 + b"1" + b"}" * 300,
     ],
-    ids=range(9),
+    ids=range(7),
 )  # fmt: skip
-def test_what_is_no_json_object_or_too_deep_is_a_bad_request(ask, body):
+def test_what_is_no_json_object_is_a_bad_request(ask, body):
     with pytest.raises(RequestError) as raised:
         ask(body)
     assert raised.value.status == 400
+
+
+def deep(levels: int) -> str:
+    """JSON of so many levels, an object within the other."""
+    return '{"a":' * levels + "1" + "}" * levels
+
+
+@reader
+@pytest.mark.parametrize("levels", [NESTING_MAX + 1, 300, 5_000])
+def test_what_is_too_deep_is_refused(ask, levels):
+    with pytest.raises(RequestError) as raised:
+        ask(deep(levels).encode())
+    assert (raised.value.status, raised.value.extra["field"]) == (422, "request")
+    assert "128 levels" in str(raised.value)
+
+
+@pytest.mark.parametrize("where", ["tools", "schema"])
+def test_the_deepest_that_is_taken_is_taken_by_the_worker_too(where):
+    def asking(levels: int) -> bytes:
+        inner = orjson.Fragment(deep(levels))
+        part = {"schema": inner} if where == "schema" else {"tools": [{"name": "t", "parameters": inner}]}
+        return orjson.dumps({"prompt": "p", **part})
+
+    around = 1 if where == "schema" else 3
+    asked = READERS["own"](asking(NESTING_MAX - around))
+    request_of(record_of(asked, From("default", ANYBODY), "s", "open-1", 1))
+    with pytest.raises(RequestError):
+        READERS["own"](asking(NESTING_MAX - around + 1))
+
+
+@pytest.mark.parametrize("arguments", ["x", "[]", '"{}"', deep(NESTING_MAX + 1)], ids=range(4))
+def test_arguments_of_a_call_are_an_object_of_json(arguments):
+    call = {"id": "c", "name": "t", "arguments": arguments}
+    with pytest.raises(RequestError) as raised:
+        READERS["own"](orjson.dumps({"messages": [{"role": "assistant", "tool_calls": [call]}]}))
+    assert raised.value.extra["field"] == "messages.0.tool_calls.0.arguments"
 
 
 @reader

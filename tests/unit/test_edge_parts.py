@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.bodies import read_body, split_body
+from edge.bodies import JSON, NDJSON, read_body, split_body
 from edge.encode import FrameJson
 from edge.errors import NetworkRefused, PortInUse, RequestError
 from edge.frame import frame_of
@@ -22,7 +23,9 @@ from edge.sse import REFUSED_ID, SseEncoder, jittered, said
 from edge.waiters import Waiters
 from schemas.catalog import LocalSchemas
 from schemas.envelope import Event
+from schemas.errors import ContractError
 from schemas.payloads import PayloadCodec
+from schemas.published import event_from_json
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -152,6 +155,35 @@ def test_a_body_that_is_no_list_of_events_is_refused_with_its_place(body, conten
 
 def test_a_nest_of_brackets_is_refused_and_not_followed():
     assert refusal(b"[" * 100_000, "application/json").status == 400
+
+
+WHOLE = [
+    b'{"type": "log", "payload": {"line": "x"}}',
+    b'[{"type": "open"}, {"type": "end", "payload": {"reason": "completed"}}]',
+    b'{"type": "log"}\n{"type": "token", "payload": {"text": "\\ud83d\\ude00"}}\n',
+    b'{"specversion": "1.0", "id": "e", "source": "/s", "type": "sluicegate.log.log.v1", "data": {}}',
+]
+
+
+@st.composite
+def spoilt(draw: st.DrawFn) -> bytes:
+    """A good body with bytes cut out, doubled or put in."""
+    text = bytearray(draw(st.sampled_from(WHOLE)))
+    for _ in range(draw(st.integers(0, 5))):
+        at, width = draw(st.integers(0, len(text))), draw(st.integers(0, 12))
+        put = [b"", b"[", b"{", b'"', b"\n", b"null", b"1e999", b"\xff", bytes(text[at : at + width]) * 2]
+        text[at : at + width] = draw(st.binary(max_size=6) | st.sampled_from(put))
+    return bytes(text)
+
+
+@given(
+    body=spoilt() | st.binary(max_size=80),
+    content_type=st.sampled_from([*JSON, *NDJSON, "application/json; charset=utf-8"]) | st.text(max_size=20),
+)
+def test_whatever_a_body_holds_it_is_events_or_refused_by_name(body, content_type):
+    with suppress(RequestError, ContractError):  # each names what is wrong
+        for _, value in split_body(body, content_type, 3):
+            event_from_json(value, stream_id="s", kind="log", payloads=PAYLOADS, now_us=1)
 
 
 def test_a_body_that_is_too_large_is_refused_before_the_rest_of_it_is_read():

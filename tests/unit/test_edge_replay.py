@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from bisect import bisect_right
+from dataclasses import replace
 
 import orjson
 import pytest
@@ -13,145 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge.errors import HistoryUnavailable
-from edge.flush import Flusher
-from edge.frame import Frame, declared, frame_of
-from edge.history import SharedHistory, Span, SpanAsked
+from edge.frame import Frame, declared
 from edge.hub import Hub, HubBounds
-from edge.index import IndexEntry, StreamIndex
-from edge.join import Joined, Joiner, Over
-from edge.metrics import EdgeMetrics
+from edge.join import Joined, Over
 from edge.options import EdgeOptions
-from edge.replay import Replay
 from schemas.cursor import Cursor, decode_cursor
-from schemas.envelope import Event, stream_key
-from schemas.kinds import BUILTIN_KINDS, JOB, KindTable
-from schemas.topics import partition_of
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-KEY = stream_key("default", "s")
-PARTITION = partition_of(KEY, 4)
-EVENT = Event(
-    "e", "default", "s", 0, "job", "log", 0, "test", "", "", "", "", epoch=0, attempt=0, payload=b"",
-    payload_schema=1,
-)  # fmt: skip
-
-
-@dataclass
-class Log:
-    """What Kafka is: frames of two streams on one partition; ``low`` is where retention has cut it."""
-
-    frames: list[tuple[bytes, Frame]] = field(default_factory=list)
-    low: int = 0
-    read_to: int = 0
-    """Where the tail stands: behind the log, as a tail is."""
-    span_frames: int = 3
-    down: bool = False
-    meanwhile: Callable[[], None] = lambda: None
-    """What goes on while a read is under way."""
-
-    def position(self, _partition: int) -> int:
-        return self.read_to
-
-    async def read(self, asked: SpanAsked) -> Span:
-        await asyncio.sleep(0)
-        if self.down:
-            raise HistoryUnavailable("told to be down")
-        self.meanwhile()
-        start = max(asked.from_offset, self.low)
-        found = [
-            frame for key, frame in self.frames
-            if key == asked.key and start <= frame.offset < asked.stop_offset
-        ]  # fmt: skip
-        truncated = asked.from_offset < self.low
-        if len(found) > self.span_frames:
-            return Span(tuple(found[: self.span_frames]), found[self.span_frames - 1].offset + 1, truncated)
-        return Span(tuple(found), max(asked.stop_offset, asked.from_offset), truncated)
-
-
-class Edge:
-    """Hub, index and replay over a log in memory."""
-
-    def __init__(self, ring_events_max: int = 4, kinds: KindTable = BUILTIN_KINDS) -> None:
-        self.log = Log()
-        self.hub = Hub(HubBounds(ring_events_max, 1 << 20, 1_000, 1 << 20), Flusher(EdgeMetrics(), 1 << 20))
-        self.index = StreamIndex(100)
-        self.history = SharedHistory(self.log.read, 1 << 20)
-        self.replay = Replay(self.history, self.index, self.log, topic_version=1, partitions=4)
-        self.joiner = Joiner(self.hub, self.index, self.replay, kinds)
-        self.next_seq = 0
-        self.now_ms = 0
-
-    def append(self, key: bytes = KEY, type_name: str = "log", *, bytes: int = 0, ago_ms: int = 0) -> Frame:  # noqa: A002
-        """Append to the log; the tail has not read it yet."""
-        offset = self.log.frames[-1][1].offset + 1 if self.log.frames else 0
-        seq = self.next_seq if key == KEY else offset
-        event = EVENT._replace(
-            seq=seq, type=type_name, payload=b"x" * bytes, time=time.time_ns() // 1_000 - ago_ms * 1_000
-        )
-        frame = frame_of(event, topic_version=1, partition=PARTITION, offset=offset, read_ms=self.now_ms)
-        self.log.frames.append((key, frame))
-        if key == KEY:
-            self.next_seq += 1
-            self._list(frame)
-        return frame
-
-    def tail(self, records: int = 1_000_000) -> None:
-        """Have the tail read on."""
-        for key, frame in self.log.frames:
-            if records and frame.offset >= self.log.read_to:
-                self.log.read_to = frame.offset + 1
-                self.index.saw(key, frame, PARTITION)
-                self.hub.publish([(key, frame)])
-                records -= 1
-
-    def skip(self, records: int) -> None:
-        """Have the tail pass over records that it cannot read, or that it lost its place at."""
-        self.log.read_to = min(self.log.read_to + records, len(self.log.frames))
-
-    def tail_again(self, records: int) -> None:
-        """Have the tail read what it has read already."""
-        start = max(self.log.read_to - records, 0)
-        self.hub.publish([(k, f) for k, f in self.log.frames if start <= f.offset < self.log.read_to])
-
-    @property
-    def tailed_seq(self) -> int:
-        """The last seq that the tail has come past."""
-        return max(
-            (f.seq for k, f in self.log.frames if k == KEY and f.offset < self.log.read_to), default=-1
-        )
-
-    def forget(self) -> None:
-        """Have all rings empty themselves by age."""
-        self.now_ms += 10_000
-        self.hub.sweep(self.now_ms)
-
-    def join(self, cursor: Cursor | None = None) -> Joined:
-        joined = self.joiner.join("default", "s", cursor, "test")
-        assert isinstance(joined, Joined)
-        return joined
-
-    def _list(self, frame: Frame) -> None:
-        entry = self.index.get(KEY)
-        if frame.type == "open":
-            self.index.put(
-                KEY,
-                IndexEntry(
-                    tenant="default", stream_id="s", kind="job", title="", labels={}, partition=PARTITION,
-                    topic_version=1, opened_us=0, open_offset=frame.offset, mark_seqs=[], mark_offsets=[],
-                    last_seq=0, updated_us=0,
-                ),
-            )  # fmt: skip
-        elif entry is not None and frame.seq % 5 == 0:
-            entry.mark_seqs.append(frame.seq)
-            entry.mark_offsets.append(frame.offset)
-            entry.sized_seqs.append(frame.seq)
-            entry.sized_bytes.append(
-                sum(len(f.event.payload) for k, f in self.log.frames[:-1] if k == KEY and f.event is not None)
-            )
-        if frame.type == "end" and entry is not None:
-            entry.end_seq, entry.end_offset, entry.end_reason = frame.seq, frame.offset, "completed"
+from schemas.kinds import JOB, KindTable
+from tests.unit.support_replay import PARTITION, Edge, a_flusher
 
 
 async def drink(edge: Edge, joined: Joined, rounds: int = 100) -> list[Frame]:
@@ -177,6 +44,9 @@ def check(got: list[Frame], first: int) -> int:
     """Fail unless each frame follows on, or a gap says what is missing; give the next seq."""
     expected = first
     for frame in got:
+        if frame.type == "gap" and frame.seq == -1:  # what follows is of another stream of this name
+            expected = 0
+            continue
         assert frame.seq >= expected, f"{frame} again, expected {expected} of {got}"
         if frame.type != "gap":
             assert frame.seq == expected, f"silent hole before {frame}: expected {expected} of {got}"
@@ -184,7 +54,22 @@ def check(got: list[Frame], first: int) -> int:
     return expected
 
 
-WHAT = ("append", "foreign", "tail", "drink", "forget", "retention", "reconnect", "outage", "skip", "again")
+def check_lives(got: list[Frame], opened: list[int]) -> None:
+    """Fail where a client is led from one stream of the name into another, or back, and is not told."""
+    here, told = 0, True
+    for frame in got:
+        if frame.type == "gap":
+            told = told or frame.seq == -1
+            continue
+        life = bisect_right(opened, frame.offset)
+        assert life == here or (told and life > here), f"{frame} of stream {life} after {here} in {got}"
+        here, told = life, False
+
+
+WHAT = (
+    "append", "foreign", "tail", "drink", "forget", "retention", "reconnect", "outage", "skip", "again",
+    "over", "reopen",
+)  # fmt: skip
 STEPS = st.lists(st.tuples(st.sampled_from(WHAT), st.integers(0, 8)), max_size=80)
 
 
@@ -194,72 +79,134 @@ class Play:
     def __init__(self, ring_events_max: int, meanwhile: list[int]) -> None:
         self.edge = Edge(ring_events_max)
         self.edge.append(type_name="open")
-        self.clients: list[tuple[Joined, list[Frame]]] = [(self.edge.join(), []) for _ in range(3)]
+        self.clients: list[tuple[Joined | None, list[Frame]]] = [(self.edge.join(), []) for _ in range(3)]
+        """Each with what it was given; no connection if it has the end, and all of it."""
         self.cut = False
+        self.ended = self.gone = False
+        """The stream has ended, and its history is over; and this edge was told so."""
+        self.opened = [0]
+        """Offset of each stream that had the name."""
         self.skipped = False
         self.meanwhile = meanwhile
         self.edge.log.meanwhile = self.go_on
 
     def go_on(self) -> None:
         """While a client is given the past, the present moves on."""
-        for _ in range(self.meanwhile.pop() if self.meanwhile else 0):
-            self.edge.append()
-            self.edge.tail()
+        self.append(self.meanwhile.pop() if self.meanwhile else 0)
+        self.edge.tail()
 
     async def step(self, what: str, much: int) -> None:
-        edge, client = self.edge, much % 3
-        if what in ("append", "foreign"):
-            for _ in range(much):
-                edge.append(KEY if what == "append" else b"default/other")
-        elif what == "tail":
-            edge.tail(much)
-        elif what == "skip":
-            edge.skip(much % 3)
-            self.skipped = True
-        elif what == "again":
-            edge.tail_again(much)
-        elif what == "forget":
-            edge.forget()
-        elif what == "retention":
-            # Retention takes what the tail has come past long ago, never what it has not.
-            edge.log.low, self.cut = max(edge.log.low, edge.log.read_to - much), True
-        elif what == "outage":
-            edge.log.down = not edge.log.down
-        elif what == "drink":
-            await self.drink(client)
-        else:
-            self.reconnect(client)
+        doing = getattr(self, what)(much)
+        if doing is not None:
+            await doing
 
-    async def drink(self, client: int) -> None:
-        joined, got = self.clients[client]
+    def append(self, count: int) -> None:
+        for _ in range(count):
+            self.reopen()
+            self.edge.append()
+
+    def foreign(self, count: int) -> None:
+        for _ in range(count):
+            self.edge.append(b"default/other")
+
+    def over(self, much: int) -> None:
+        """The stream ends, and its history is over; of which this edge may be told too late."""
+        if not self.ended:
+            self.edge.append(type_name="end")
+        self.ended = True
+        if much % 3:
+            self.gone = True
+            self.edge.tail()
+            self.edge.history_over()
+
+    def reopen(self, _much: int = 0) -> None:
+        if self.ended:
+            self.ended, self.gone, self.edge.next_seq = False, False, 0
+            self.opened.append(self.edge.append(type_name="open").offset)
+
+    def tail(self, records: int) -> None:
+        self.edge.tail(records)
+
+    def again(self, records: int) -> None:
+        self.edge.tail_again(records)
+
+    def skip(self, much: int) -> None:
+        # Not where another stream of the name begins: only the index could still tell the two apart.
+        read_to = self.edge.log.read_to
+        self.edge.skip(min([much % 3, *(at - read_to for at in self.opened[1:] if at >= read_to)]))
+        self.skipped = True
+
+    def forget(self, _much: int) -> None:
+        self.edge.forget()
+
+    def retention(self, much: int) -> None:
+        # It takes what the tail has come past long ago, never what it has not.
+        log = self.edge.log
+        log.low, self.cut = max(log.low, log.read_to - much), True
+
+    def outage(self, _much: int) -> None:
+        self.edge.log.down = not self.edge.log.down
+
+    async def drink(self, much: int) -> None:
+        joined, got = self.clients[much % 3]
+        if joined is None or joined.subscriber.finished:
+            self.reconnect(much)
+            return
         got.extend(await drink(self.edge, joined))
-        if not (self.edge.log.down or self.cut or self.skipped):
+        log, expect = self.edge.log, joined.subscriber.expect
+        if log.down or joined.subscriber.finished:
+            return
+        if self.gone:
+            assert expect == 0, "it waits in the middle of what will not go on"
+        elif self.opened[-1] < log.read_to and not (self.cut or self.skipped):
             # At rest a client has all that this edge has read: nothing waits for a later event. (What the
             # tail could not read shows only by the seq of what comes after it.)
-            assert joined.subscriber.expect > self.edge.tailed_seq
+            assert expect > self.edge.tailed_seq
 
-    def reconnect(self, client: int) -> None:
+    def reconnect(self, much: int) -> None:
+        client = much % 3
         joined, got = self.clients[client]
-        self.edge.hub.detach(joined.subscriber)
+        if joined is not None:
+            self.edge.hub.detach(joined.subscriber)
         cursor = decode_cursor(got[-1].cursor, "default", "s") if got else None
-        self.clients[client] = (self.edge.join(cursor), got)
+        again = self.edge.joiner.join("default", "s", cursor, "test")
+        if isinstance(again, Over):
+            assert got[-1].type == "end"
+            self.clients[client] = (None, got)
+        else:
+            got += again.first
+            self.clients[client] = (again, got)
 
     async def finish(self) -> None:
         edge = self.edge
         edge.log.down, self.meanwhile = False, []
-        edge.append(type_name="end")
+        self.reopen()
+        end = edge.append(type_name="end")
         edge.tail()
-        for joined, got in self.clients:
-            got.extend(await drink(edge, joined))
-            check(got, 0)
-            assert got[-1].type == "end"
-            if not self.cut:
-                assert [frame.seq for frame in got] == list(range(edge.next_seq))
-            self.is_over(got[-1])
-            edge.hub.detach(joined.subscriber)
+        for client in range(3):
+            await self.read_to_the_end(client, end)
         edge.forget()
         assert (edge.hub.followers, edge.hub.bytes, len(edge.hub)) == (0, 0, 0)
         self.is_over(self.clients[0][1][-1])
+
+    async def read_to_the_end(self, client: int, end: Frame) -> None:
+        for _ in range(3):  # of the stream that it is in, and of the one that the name stands for now
+            joined, got = self.clients[client]
+            if joined is not None and not joined.subscriber.finished:  # else its connection is closed
+                got.extend(await drink(self.edge, joined))
+            if got[-1].type == "end" and got[-1].seq == end.seq and got[-1].offset == end.offset:
+                break
+            self.reconnect(client)
+        check(got, 0)
+        check_lives(got, self.opened)
+        assert (got[-1].type, got[-1].offset) == ("end", end.offset)
+        last = [n for n, frame in enumerate(got) if frame.seq == -1]
+        if not (self.cut or (self.skipped and last)):
+            given_seqs = [frame.seq for frame in got[last[-1] + 1 if last else 0 :]]
+            assert given_seqs == list(range(self.edge.next_seq))
+        self.is_over(got[-1])
+        assert joined is not None
+        self.edge.hub.detach(joined.subscriber)
 
     def is_over(self, end: Frame) -> None:
         cursor = decode_cursor(end.cursor, "default", "s")
@@ -434,7 +381,7 @@ def test_one_read_serves_all_who_ask_for_the_same_span_and_a_client_that_leaves_
 def test_the_rings_together_stay_within_their_bound_and_the_longest_silent_gives_way():
     options = EdgeOptions()
     bounds = HubBounds(1_000, 1 << 20, options.ring_age_ms_max, 50_000)
-    hub = Hub(bounds, Flusher(EdgeMetrics(), 1 << 20))
+    hub = Hub(bounds, a_flusher())
     for stream in range(20):
         for seq in range(10):
             frame = declared("log", {"seq": seq}, cursor="c", seq=seq, offset=stream * 10 + seq)

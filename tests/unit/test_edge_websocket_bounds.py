@@ -115,6 +115,27 @@ def test_a_connection_counts_once_to_each_tenant_of_which_it_follows_a_stream_an
     play(scene())
 
 
+def test_all_connections_together_follow_no_more_streams_than_there_are_places_for():
+    async def scene() -> None:
+        room = Room(websocket_streams_max=2)
+        one, other = room.connect(), room.connect()
+        one.say({"type": "subscribe", "stream": "s"})
+        other.say({"type": "subscribe", "stream": "s"})
+        await until(lambda: "subscribed" in one.types() and "subscribed" in other.types())
+        one.say({"type": "subscribe", "id": 1, "stream": "t"})
+        await until(lambda: "error" in one.types())
+        refused = one.messages()[-1]
+        assert (refused["code"], refused["status"], refused["id"]) == ("too_many_subscriptions", 503, 1)
+        assert refused["retry_ms"] == 2_000
+        assert room.core.metrics.limited.labels("subscriptions", "")._value.get() == 1
+        other.connection.abort("gone")
+        await gone(other)
+        one.say({"type": "subscribe", "stream": "t"})
+        await until(lambda: one.types().count("subscribed") == 2)
+
+    play(scene())
+
+
 def test_a_connection_of_one_tenant_alone_counts_from_its_start_and_once():
     async def scene() -> None:
         room = Room(tenant_connections_max=1)

@@ -16,9 +16,25 @@ from tests.unit.test_coordinator import coordinator
 QUICK, SLOW, FRESH = (SourcePartition("streams.input.v1", number) for number in range(3))
 
 
+class Told:
+    """A log of which is told where it ends, and behind which offset nothing but markers stands."""
+
+    def __init__(self, ends, markers_from=None):
+        self.ends, self.markers_from, self.asked = ends, markers_from or {}, []
+        self.reader = SimpleNamespace(stable_end=lambda *source: ends[source])
+        self.tails = self
+        self._asked_s = {}
+
+    def knows_empty(self, source, position, end):
+        return position >= end
+
+    def is_empty(self, source, position, _end):
+        self.asked.append(source)
+        return position >= self.markers_from.get(source, self.ends[source])
+
+
 def behind(ends, progress):
-    engine = SimpleNamespace(_reader=SimpleNamespace(stable_end=lambda *source: ends[source]))
-    return Engine.behind(engine, progress)
+    return Engine.behind(Told(ends), progress)
 
 
 def test_lag_is_counted_from_what_is_committed_and_never_below_nothing():
@@ -28,6 +44,18 @@ def test_lag_is_counted_from_what_is_committed_and_never_below_nothing():
     assert found[QUICK] == (0, 0.0)
     assert found[SLOW] == (15, pytest.approx(60, abs=5))
     assert found[FRESH] == (3, pytest.approx(0, abs=5))
+
+
+def test_each_look_asks_of_a_bounded_number_what_follows_and_all_have_their_turn():
+    many = [SourcePartition("streams.input.v1", number) for number in range(100)]
+    told = Told(dict.fromkeys(many, 5), dict.fromkeys(many[::2], 4))
+    progress = dict.fromkeys(many, (4, 0))
+    for _ in range(4):
+        asked = len(told.asked)
+        found = Engine.behind(told, progress)
+        assert len(told.asked) == asked + 32
+    assert set(told.asked) == set(many)
+    assert found[many[-1]][0] == 1
 
 
 def test_a_worker_that_hangs_at_its_first_event_is_behind_from_the_opening_on():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 
@@ -36,6 +37,11 @@ def test_a_new_agent_loads_with_all_its_parts_and_passes_its_test(tmp_path):
     assert list(found.schemas) == ["agents.word_count.WordCount"]
     assert [problems_of(kind, found.all_topics()) for kind in found.kinds] == [[]]
     assert "word_count" in found.all_kinds()
+    page = (tmp_path / "runbooks" / "word_count.md").read_text()
+    assert {line for line in page.splitlines() if line.startswith("sluicegate lag")} == {
+        "sluicegate lag word_count --partitions",
+        "sluicegate lag word_count",
+    }, "by its role, which has another group after a switch"
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"],
         cwd=tmp_path, capture_output=True, text=True, check=False,
@@ -112,3 +118,15 @@ def test_a_runbook_that_is_nowhere_is_refused_before_it_is_needed(tmp_path):
     (tmp_path / "mine.py").write_text(REGISTER + KIND.format(page="lag-grwoth"))
     with pytest.raises(AgentRefused, match=r"runbooks\.lag_growth is 'lag-grwoth', and there is no"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("given", ["", "__version__ = '2026.3'\n"])
+def test_the_version_of_code_is_what_it_says_or_follows_from_its_text(tmp_path, given):
+    file = tmp_path / "mine.py"
+    versions = []
+    for more in ("", "# mended\n"):
+        file.write_text(given + REGISTER + more)
+        versions.append(load(tmp_path).versions["mine"])
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert versions[1] == ("2026.3" if given else f"sha256:{digest[:12]}")
+    assert (versions[0] == versions[1]) is bool(given)

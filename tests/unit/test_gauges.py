@@ -10,7 +10,9 @@ import pytest
 from connectors.kafka.chunk import Records, SourcePartition
 from connectors.kafka.hot_keys import HotKeys
 from connectors.kafka.restore import Progress
-from pipelines.gauges import EngineGauges
+from connectors.postgres.claim import Counts
+from connectors.postgres.errors import SinkUnavailable
+from pipelines.gauges import EngineGauges, SinkGauges
 from state.budget import StateOptions
 from state.rocksdb import RocksMemory, RocksStore
 from state.store import Position
@@ -55,6 +57,7 @@ def test_state_and_its_memory_are_told_beside_the_budget(engine):
     assert found["sluicegate_state_keys"] == (ingest, 51), "and the position"
     assert found["sluicegate_state_bytes"][1] >= 50 * 100
     assert found["sluicegate_state_memtable_bytes"][1] >= 50 * 100
+    assert found["sluicegate_state_set_aside_bytes"] == (ingest, 0)
     assert found["sluicegate_block_cache_max_bytes"] == ({"role": "ingest"}, 16 << 20)
     assert found["sluicegate_write_buffer_max_bytes"][1] == 4 << 20
     assert 0 < found["sluicegate_write_buffer_bytes"][1] <= 4 << 20
@@ -84,3 +87,23 @@ def test_hot_keys_are_told_as_text_and_of_partitions_that_are_here(engine):
     assert (labels["partition"], share) == ("0", 1.0)
     assert labels["key"].startswith("\\xffkkk")
     assert len(labels["key"]) == 64
+
+
+def test_what_a_sink_has_done_is_told_and_an_error_from_nothing_on():
+    counts = Counts(batches=4, seconds=0.5, rows_given=40, rows_stored=30, rows_refused=1)
+
+    def told():
+        return {
+            (sample.name, sample.labels.get("error")): sample.value
+            for family in SinkGauges("archive", counts).collect()
+            for sample in family.samples
+        }
+
+    found = told()
+    assert found["sluicegate_sink_batch_seconds_count", None] == 4
+    assert found["sluicegate_sink_batch_seconds_sum", None] == 0.5
+    rows = ("rows", "rows_stored", "rows_refused")
+    assert [found[f"sluicegate_sink_{name}_total", None] for name in rows] == [40, 30, 1]
+    assert found["sluicegate_sink_errors_total", "SinkUnavailable"] == 0, "a rate needs what was before"
+    counts.failed(SinkUnavailable("db", "away"))
+    assert told()["sluicegate_sink_errors_total", "SinkUnavailable"] == 1

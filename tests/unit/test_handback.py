@@ -9,9 +9,9 @@ import pytest
 from connectors.kafka.deadletters import NOT_A_LETTER, DeadLetter
 from connectors.kafka.replays import BATCH_RECORDS_MAX
 from ops.errors import Misused
-from ops.handback import Judge, in_batches
+from ops.handback import Judge, in_batches, ways_back
 from schemas.letters import cut_note, is_cut
-from schemas.topics import INPUT, OUTPUT, TAKES_AGAIN, TOPICS
+from schemas.topics import INPUT, OUTPUT, TAKES_AGAIN, TOPICS, USAGE_PARTIALS, TopicSpec
 
 LETTER = DeadLetter(
     partition=1, offset=7, from_topic="eu.streams.input.v1", from_partition=1, from_offset=40, key=b"k",
@@ -44,7 +44,7 @@ def test_a_letter_of_a_topic_that_was_made_anew_is_another_one() -> None:
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"cut": True}, "bytes were cut"),
+        ({"cut": True}, "is not whole"),
         ({"value": b""}, "no value"),
         ({"cause": NOT_A_LETTER}, "somebody else wrote it"),
         ({"from_topic": "eu.gone.v1"}, "there is no topic eu.gone.v1"),
@@ -56,6 +56,13 @@ def test_what_cannot_go_in_says_why(change: dict[str, object], why: str) -> None
     verdict = judge().judge(replace(LETTER, **change))  # type: ignore[arg-type]
     assert verdict.outcome == "cannot"
     assert why in verdict.why
+
+
+def test_a_record_of_a_topic_with_a_single_writer_says_the_way_around() -> None:
+    output = replace(LETTER, from_topic="eu.streams.output.v1")
+    assert "`sluicegate reprocess ROLE --from earliest` (state from" in judge().judge(output).why
+    there = judge(to="orders.v1").judge(output)
+    assert (there.outcome, there.topic) == ("goes in", "eu.orders.v1"), "as it says"
 
 
 def test_another_topic_takes_a_record_by_its_key_or_else_by_its_number() -> None:
@@ -78,6 +85,29 @@ def test_clients_and_state_are_shown_nothing_that_was_replayed_past_ingest() -> 
     assert set(TOPICS) > TAKES_AGAIN
 
 
+@pytest.mark.parametrize(
+    ("role", "topics", "cause", "is_ours", "told"),
+    [
+        ("ingest", [INPUT], "quarantined", True, ["undone, `sluicegate dlq replay --all --cause q"]),
+        ("ingest", [INPUT], "skipped", True, ["v1: `sluicegate dlq replay --all --cause skipped`"]),
+        ("archive", [OUTPUT], "quarantined", True, ["no way back to archive"]),
+        ("totals", [OUTPUT], "quarantined", False, ["undone, `sluicegate reprocess totals --from ear"]),
+        ("totals", [OUTPUT], "skipped", False, ["no way back to totals"]),
+        ("aggregate", [OUTPUT, USAGE_PARTIALS], "skipped", True, ["dlq replay --all", "no way back to a"]),
+    ],
+)  # fmt: skip
+def test_a_replay_is_promised_only_where_one_goes_in(
+    role: str, topics: list[TopicSpec], cause: str, told: list[str], *, is_ours: bool
+) -> None:
+    said = ways_back(role, [spec.name for spec in topics], cause, is_ours=is_ours)
+    assert len(said) == len(told)
+    assert all(part in line for part, line in zip(told, said, strict=True))
+    for spec in topics:  # as the replay itself judges
+        letter = replace(LETTER, from_topic=f"eu.{spec.name}", cause=cause)
+        goes = Judge({letter.from_topic: 4}, {}, prefix="eu.").judge(letter).outcome == "goes in"
+        assert goes == any(spec.name in line and "dlq replay --all" in line for line in said)
+
+
 def test_batches_keep_the_order_and_fit_into_a_transaction() -> None:
     one = judge()
     many = [one.judge(replace(LETTER, offset=n)) for n in range(BATCH_RECORDS_MAX + 1)]
@@ -86,8 +116,12 @@ def test_batches_keep_the_order_and_fit_into_a_transaction() -> None:
     batches = list(in_batches(large))
     assert [len(batch) for batch in batches] == [3, 2]
     assert [verdict for batch in batches for verdict in batch] == large
+    heavy = (("h", bytes(3 * 1_048_576)),)
+    many = [one.judge(replace(LETTER, offset=20_000 + n, headers=heavy)) for n in range(2)]
+    assert [len(batch) for batch in in_batches(many)] == [1, 1]
 
 
 def test_a_letter_whose_bytes_were_cut_is_known_by_its_detail() -> None:
     assert is_cut(cut_note(5, 3_000_000) + "what the error said")
+    assert is_cut(cut_note(5, 3_000_000, "7 headers") + "what the error said")
     assert not is_cut("cut off in mid-air")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +15,7 @@ from connectors.kafka.handout import HandOut
 from connectors.kafka.inflight import InFlight
 from schemas.record import Record
 
+NOTE_BYTES = 284
 ONE, TWO, OTHER = SourcePartition("input", 1), SourcePartition("input", 2), SourcePartition("other", 1)
 
 
@@ -117,17 +120,30 @@ def test_a_file_that_cannot_be_read_is_no_reason_not_to_start(tmp_path, broken):
     assert suspects(InFlight(tmp_path), ONE) == []
 
 
-def test_a_disk_that_takes_no_note_is_no_reason_not_to_hand_out(tmp_path, monkeypatch):
-    process = InFlight(tmp_path)
+@pytest.mark.parametrize("room", [0, 16])
+@pytest.mark.parametrize("says_so", [True, False], ids=["refused", "cut short"])
+def test_a_disk_that_takes_no_note_is_no_reason_not_to_hand_out(tmp_path, monkeypatch, room, says_so):
+    write = os.pwrite
 
-    def full(*_):
-        raise OSError(28, "No space left on device")
+    def full(file, data, at):
+        left = max(room * NOTE_BYTES - at, 0)
+        if says_so and len(data) > left:
+            raise OSError(28, "No space left on device")
+        return write(file, data[:left], at)
 
     monkeypatch.setattr("connectors.kafka.inflight.os.pwrite", full)
-    process.handed_out(chunk(ONE, 0, 1))
-    process.handed_out(chunk(ONE, 1, 2))
-    process.taken_back("input")
+    process = InFlight(tmp_path)
+    for number in range(20):
+        process.handed_out(chunk(SourcePartition(f"topic-{number}", 0), 0, 1))
+        process.taken_back(f"topic-{number}")
     process.close()
+
+
+def test_there_is_room_for_a_note_of_each_topic(tmp_path):
+    topics = [SourcePartition(f"topic-{number}", 0) for number in range(40)]
+    found = crashed(tmp_path, *(chunk(source, 3, 5) for source in topics))
+
+    assert [suspects(found, source) for source in topics] == [[3, 4]] * 40
 
 
 def handouts(in_flight, *chunks, topics=("input",)):
@@ -136,7 +152,7 @@ def handouts(in_flight, *chunks, topics=("input",)):
         backlog.open(one.source)
     for one in chunks:
         backlog.add(one)
-    return HandOut(backlog, in_flight, 3)
+    return HandOut(backlog, in_flight, {"input": 3, "other": 3})
 
 
 def test_suspects_are_handed_out_one_by_one_and_what_comes_after_them_as_it_is(tmp_path):
@@ -189,7 +205,7 @@ def test_an_operators_skip_goes_before_a_suspicion(tmp_path):
     st.integers(1, 20),
     st.sets(st.integers(0, 19), max_size=3),
     st.integers(1, 7),
-    st.integers(1, 4),
+    st.integers(1, 7),
 )
 def test_whatever_crashes_is_found_and_nothing_else_is_given_up(
     tmp_path_factory, count, poison, chunk_size, attempts_max
@@ -204,7 +220,7 @@ def test_whatever_crashes_is_found_and_nothing_else_is_given_up(
         backlog.open(ONE)
         for first in range(0, count, chunk_size):
             backlog.add(chunk(ONE, first, min(first + chunk_size, count)))
-        handout = HandOut(backlog, InFlight(folder), attempts_max)
+        handout = HandOut(backlog, InFlight(folder), {"input": attempts_max})
         handled, given_up = [], {}
         while (one := handout.next("input", (), at_work=False)) is not None:
             values = dict((record.offset, item) for record, item in one.items)  # noqa: C402
@@ -218,5 +234,5 @@ def test_whatever_crashes_is_found_and_nothing_else_is_given_up(
         assert starts < 100
     assert sorted(given_up) == sorted(poison)
     assert handled == [offset for offset in range(count) if offset not in poison]
-    assert starts <= 1 + len(poison) * max(attempts_max, 3)
-    assert all(attempts_max <= attempts <= max(attempts_max, 3) for attempts in given_up.values())
+    assert starts <= 1 + len(poison) * 3
+    assert all(min(attempts_max, 3) <= attempts <= 3 for attempts in given_up.values())

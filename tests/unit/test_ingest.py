@@ -93,6 +93,8 @@ def test_a_second_open_is_refused_and_the_stream_goes_on(partition):
     feed(partition, make_event("open"), make_event("open", event_id="again"), make_event("log"))
     assert verdicts(partition) == [("again", "second_open")]
     assert shown(partition) == [(0, "open"), (1, "log")]
+    told = partition.events(topics.LLM_CONTROL)
+    assert [(event.type, event.event_id) for event in told] == [("open", "again")], "to who may answer to it"
 
 
 def test_the_kind_says_whether_a_reject_is_also_a_dead_letter(partition):

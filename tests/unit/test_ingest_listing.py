@@ -99,7 +99,8 @@ def test_the_record_holds_the_figures_of_the_stream(partition):
         make_event("log", event_id="a", time=START_US + 2 * SECOND_US, upstream_id="call-1"),
         make_event("usage", event_id="b", time=START_US + 3 * SECOND_US, upstream_id="call-2",
                    fields={"cost_nanos": 1_500}, attempt=1),
-        make_event("usage", event_id="c", time=START_US + 9 * SECOND_US, upstream_id="call-1"),
+        make_event("usage", event_id="c", time=START_US + 9 * SECOND_US, upstream_id="call-1",
+                   fields={"cost_nanos": 7, "provenance": "unknown"}),
         make_event("end", time=START_US + 10 * SECOND_US),
     ]  # fmt: skip
     feed(partition, *sent)

@@ -11,7 +11,7 @@ from pipelines.ordering import BUFFER
 from pipelines.reorder import Waiting
 from pipelines.streams import OTHER_TYPES, TYPES_MAX, Status, Stream, read_stream, write_stream
 from schemas.kinds import BUILTIN_KINDS
-from schemas.record import Record
+from schemas.record import UNREADABLE, Record
 from state.binary import CorruptValue, pack_texts, unpack_text
 from state.memory import MemoryBackend
 from state.store import StagedView
@@ -90,6 +90,19 @@ def test_a_waiting_event_keeps_its_record_byte_for_byte():
     assert BUFFER.first(view, 3, b"t/s") == waiting
     assert list(BUFFER.take_all(view, 3, b"t/s")) == [waiting]
     assert BUFFER.first(view, 3, b"t/s") is None
+
+
+@pytest.mark.parametrize("headers", [(("a", b"1"), ("é", b""), ("a", None)), UNREADABLE], ids=["some", "odd"])
+def test_a_waiting_event_keeps_the_headers_of_its_record(headers):
+    view = StagedView(MemoryBackend())
+    waiting = Waiting(7, Record("in", 3, 0, 1_000, b"t/s", b"\x00\xff bytes", headers), 900, 1_000, 2)
+    BUFFER.put(view, b"t/s", waiting)
+    assert BUFFER.get(view, 3, b"t/s", 7) == waiting
+    assert (BUFFER.get(view, 3, b"t/s", 7).record.headers is UNREADABLE) == (headers is UNREADABLE)
+    ((key, value),) = view.scan(b"", b"\xff", 9)
+    view.put(key, value[:46])  # in the middle of how many there are
+    with pytest.raises(CorruptValue):
+        BUFFER.first(view, 3, b"t/s")
 
 
 def test_a_waiting_event_that_is_cut_short_fails_loudly():

@@ -9,7 +9,8 @@ import pytest
 
 from connectors.kafka.chunk import EventChunk, SourcePartition
 from connectors.kafka.errors import KafkaUnavailable
-from connectors.kafka.isolation import Isolation, Standstill, backoff_s
+from connectors.kafka.isolation import Isolation, Standstill
+from connectors.kafka.ports import Backoff
 from pipelines.errors import WorkerStopped
 from schemas.errors import RegistryUnavailable
 from schemas.record import Record
@@ -43,13 +44,17 @@ def chunk_of(*offsets: int) -> EventChunk:
 
 
 def work(
-    chunk: EventChunk, errors: dict[int, Exception], policy: FailurePolicy = "dead-letter"
+    chunk: EventChunk,
+    errors: dict[int, Exception],
+    policy: FailurePolicy = "dead-letter",
+    attempts_max: int = 3,
 ) -> tuple[Effects, list[int], list[float]]:
     """Be an agent of batches that raises at some offsets, until nothing waits or it was tried often.
 
     Returns the effects, what was handled, and the pauses.
     """
-    isolation, effects = Isolation(3, {SOURCE.topic: policy}), Effects()
+    attempts = {SOURCE.topic: attempts_max, "another": 9}
+    isolation, effects = Isolation(attempts, {SOURCE.topic: policy}, Backoff()), Effects()
     waiting: list[Any] = [chunk]
     handled: list[int] = []
     pauses: list[float] = []
@@ -69,6 +74,16 @@ def work(
         waiting[:0] = again.chunks
         pauses.append(again.pause_s)
     return effects, handled, pauses
+
+
+@pytest.mark.parametrize("policy", ["dead-letter", "stop-partition"])
+@pytest.mark.parametrize("attempts_max", [1, 2, 5])
+def test_it_is_tried_as_often_as_its_agent_says(attempts_max, policy):
+    effects, _handled, pauses = work(chunk_of(7), {7: ValueError("poison")}, policy, attempts_max)
+
+    given_up = effects.letters or [(7, "ValueError", effects.standstill.attempts)]
+    assert given_up == [(7, "ValueError", attempts_max)]
+    assert len([pause_s for pause_s in pauses if pause_s]) == attempts_max - 1
 
 
 def test_an_event_that_always_fails_becomes_a_dead_letter_after_three_tries_with_pauses():
@@ -112,7 +127,9 @@ def test_a_partition_whose_agent_must_not_pass_an_event_over_stands_still_at_it(
 
 
 def test_pauses_double_up_to_a_bound_however_long_it_goes_on():
-    assert [backoff_s(attempts) for attempts in (1, 2, 8, 9, 1_000_000)] == [0.1, 0.2, 10.0, 10.0, 10.0]
+    often = (1, 2, 7, 8, 1_000_000)
+    assert [Backoff().seconds(attempts) for attempts in often] == [0.1, 0.2, 6.4, 10.0, 10.0]
+    assert [Backoff(20, 50).seconds(attempts) for attempts in often] == [0.02, 0.04, 0.05, 0.05, 0.05]
 
 
 def test_an_event_whose_agent_says_fatal_stops_the_worker_and_is_not_handled():

@@ -11,7 +11,10 @@ from state.effects import PartitionScope
 from state.memory import MemoryBackend
 from tests.unit.support_scope import CODEC, LATE, LETTERS
 
-RECORD = Record("clicks.v1", 6, 2**34, 1_700_000_000_000_000, b"ann", b"\x00\x00\x00\x00\x09clicked")
+RECORD = Record(
+    "clicks.v1", 6, 2**34, 1_700_000_000_000_000, b"ann", b"\x00\x00\x00\x00\x09clicked",
+    (("trace", b"1"),),
+)  # fmt: skip
 TIMES = {"time_us": 1_699_999_000_000_000, "watermark_us": 1_699_999_999_000_000}
 
 
@@ -37,6 +40,7 @@ def test_a_late_event_is_appended_with_its_bytes_coordinates_and_the_watermark()
         "event_time_us": TIMES["time_us"],
         "watermark_us": TIMES["watermark_us"],
         "time_us": RECORD.timestamp_us,
+        "headers": [{"name": "trace", "value": b"1"}],
     }
     assert made.counts == {"late": 1}
 

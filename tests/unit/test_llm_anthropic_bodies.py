@@ -18,6 +18,7 @@ from connectors.llm.deltas import Alive, Finished, Over
 from connectors.llm.framing import Frame
 from tests.conftest import unavailable
 from tests.unit.support_llm import Told, deltas_of, told
+from tests.unit.support_llm_operation import World
 
 if TYPE_CHECKING:
     from connectors.llm.framing import Framed
@@ -124,6 +125,20 @@ def test_nothing_of_a_body_is_lost(bodies, name):
 
     deltas_of("anthropic", [bodies[name]], keep)
     assert "".join(kept).rstrip("\n") == bodies[name].decode().rstrip("\n")
+
+
+@pytest.mark.parametrize("name", sorted(GOLDEN))
+def test_what_a_worker_keeps_of_a_body_is_all_of_it(bodies, name):
+    answer = httpx2.MockTransport(lambda _request: httpx2.Response(200, content=bodies[name]))
+    world = World(shape="anthropic", keep={"raw": "full"}, attempts_max=1)
+    world.tools["client"] = httpx2.AsyncClient(transport=answer, verify=False)
+    kept = [
+        f":{each.comment}\n" if each.comment is not None else f"event: {each.event}\ndata: {each.data}\n\n"
+        for each in world.run().kept().events
+    ]
+    # Behind the end mark nobody reads on, for a ping that not even an empty line ends.
+    came = bodies[name].decode().rstrip("\n").removesuffix('event: ping\ndata: {"type": "ping"}')
+    assert "".join(kept).rstrip("\n") == came.rstrip("\n")
 
 
 @pytest.mark.parametrize("name", sorted(GOLDEN))

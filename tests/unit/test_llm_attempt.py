@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gzip
 import json
 from urllib.parse import quote
 
@@ -28,6 +29,7 @@ class Sink:
     def __init__(self):
         self.contents = []
         self.heads = []
+        self.bodies = []
 
     def connected(self, status):
         """See attempt.Sink."""
@@ -39,7 +41,17 @@ class Sink:
     def named(self, named):
         """See attempt.Sink."""
 
+    def failed(self):
+        """See attempt.Sink."""
+
+    def body(self, status, headers, text):
+        """See Sink."""
+        self.bodies.append((status, headers, text))
+
     def raw(self, event, data):
+        """See attempt.Sink."""
+
+    def comment(self, text):
         """See attempt.Sink."""
 
 
@@ -199,9 +211,34 @@ def test_a_status_that_does_not_come_is_no_first_content():
     assert (outcome.error_class, outcome.sent, got) == ("timeout_first_content", True, [b"POST"])
 
 
+def packed(text, layers=1):
+    data = text.encode()
+    for _ in range(layers):
+        data = gzip.compress(data)
+    codings = ", ".join(["gzip"] * layers)
+    return f"content-type: text/event-stream\r\ncontent-encoding: {codings}\r\n\r\n".encode() + data
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_an_answer_that_is_compressed_is_refused_unread(layers):
+    """A bomb in bombs: of three layers each KiB may unpack to a GiB."""
+    bomb = packed(piece("a") + ": ping\n\n" * 100_000, layers)
+    outcome, sink = outcome_of("openai-chat", b"HTTP/1.1 200 OK\r\n" + bomb)
+    assert outcome.error_class == "malformed"
+    assert f"compressed ({', '.join(['gzip'] * layers)})" in outcome.error_raw
+    assert not sink.contents
+
+
+def test_a_body_that_says_that_it_is_not_compressed_is_read():
+    answer = body(piece("a")).replace(b"\r\n\r\n", b"\r\ncontent-encoding: identity\r\n\r\n", 1)
+    outcome, sink = outcome_of("openai-chat", answer)
+    assert [each.text for each in sink.contents] == ["a"]
+    assert outcome.error_class == "truncated"
+
+
 WAYS = {
     "cut": b'content-length: 999\r\n\r\n{"error',
-    "garbled": b"content-encoding: gzip\r\n\r\nno gzip",
+    "packed": b"content-encoding: gzip\r\n\r\nno gzip",
     "endless": b"\r\n" + b"x" * 70_000,
     "silent": b"content-length: 999\r\n\r\n",
 }
@@ -242,7 +279,7 @@ EXTENTS = {
 def test_an_answer_that_does_not_end_is_ended(monkeypatch, bound, most, frames):
     monkeypatch.setattr(extent, bound, most)
     outcome, sink = outcome_of("openai-chat", body("".join(frames)))
-    assert (outcome.error_class, outcome.finish) == ("malformed", "")
+    assert (outcome.error_class, outcome.finish) == ("oversized", "")
     assert outcome.error_raw.startswith(f"an answer of more than {most} ")
     assert len(sink.contents) < 11
     size = sum(len(getattr(each, "text", "")) + len(getattr(each, "data", b"")) for each in sink.contents)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from decimal import Decimal
 
 import orjson
@@ -10,14 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors.llm.calls import Target
+from connectors.llm.calls import Call, Target
 from connectors.llm.deltas import Media, Named, Piece, Usage
+from connectors.llm.fallback import decide
 from connectors.llm.ledger import Attempt
 from connectors.llm.nesting import NESTING_MAX, read_json
+from connectors.llm.plan import Choice, Next, Plan, Stop, Tried
 from connectors.llm.prices import Counted, Price, Prices
 from connectors.llm.providers import PROVIDERS
 from connectors.llm.providers.normalising import COUNT_MAX
 from connectors.llm.raw import RawKeeper
+from connectors.llm.route import FALLBACK_ON
 from schemas.catalog import LocalSchemas
 from schemas.envelope import fitting
 from schemas.topics import LLM_RAW
@@ -36,7 +40,7 @@ def deep(levels: int) -> str:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_an_error_of_any_depth_is_told(shape, levels):
     error = f'{{"error": {{"message": "m", "details": {deep(levels)}}}}}'
-    assert told(deltas_of(shape, [sent(shape, "", error)])).end == "malformed"
+    assert told(deltas_of(shape, [sent(shape, "", error)])).end == "oversized"
     failed = PROVIDERS[shape].failed(503, {}, error.encode())
     assert failed.error_class == "overloaded"
     assert failed.raw.startswith('{"error"')
@@ -56,12 +60,12 @@ ARGUMENTS = {
 
 
 @pytest.mark.parametrize("shape", sorted(ARGUMENTS))
-def test_arguments_that_nobody_could_write_again_are_malformed(shape):
+def test_arguments_that_nobody_could_write_again_are_oversized(shape):
     def answer(levels: int) -> str:
         chunk = ARGUMENTS[shape] % ('{"a":' * levels + "1" + "}" * levels)
         return told(deltas_of(shape, [sent(shape, "", chunk)])).end
 
-    assert answer(300) == "malformed"
+    assert answer(300) == "oversized"
     assert answer(60) == "truncated", "read, and the answer only breaks off"
 
 
@@ -77,6 +81,16 @@ def test_the_deepest_that_is_read_can_be_written(opening):
     assert read_json("[" + ",".join(["[]"] * 1_000) + "]"), "many brackets are not deep"
     with pytest.raises(ValueError, match="deeper"):
         read_json(value(NESTING_MAX + 1))
+
+
+def test_an_answer_beyond_its_bounds_is_not_made_again_by_the_same_model():
+    one, other = (Choice(Target(name, "openai-chat", "http://127.0.0.1:1"), "m", retries=3) for name in "ab")
+    plan = Plan(Call("", []), [one, other], frozenset(FALLBACK_ON), after_content="restart")
+    tried = [Tried("a", "m", "oversized", had_content=False)]
+    assert decide(plan, tried, 0) == Next(other, "fallback")
+    stop = decide(replace(plan, choices=[one]), tried, 0)
+    assert isinstance(stop, Stop)
+    assert "oversized" in stop.message
 
 
 def test_a_media_type_is_bounded():
@@ -152,6 +166,23 @@ def test_what_is_kept_raw_always_fits_a_record(events, keep):
     assert all(len(value) < RECORD_MAX * 3 // 4 for value in outlet.values)
     assert sum(len(record["chunks"]) for record in records) == len(events)
     assert min(record["first_index"] for record in records) == 0
+
+
+def test_a_body_that_is_kept_raw_is_bounded_with_its_headers_and_shows_no_key():
+    outlet, wire = Outlet(), WireCodec(LocalSchemas())
+    row = Attempt(tenant="acme", stream_id="s", kind="llm", attempt=1, epoch=0)
+    keeper = RawKeeper(row, TARGET, "full", wire, outlet, 0)
+    headers = {f"x-ratelimit-{'a' * number}": "é" * 60_000 for number in range(1, 60)}
+    headers |= {"set-cookie": "a=b", "request-id": TARGET.api_key}
+    keeper.body(529, headers, "🦊" * 65_536)
+    keeper.body(200, {}, "of another connection")
+    keeper.flush()
+    (value,) = outlet.values
+    record = wire.decode(value, LLM_RAW.subject)
+    assert len(value) < RECORD_MAX * 3 // 4
+    assert (record["status"], len(record["chunks"][0])) == (529, 65_536)
+    assert record["headers"]["request-id"] == "***"
+    assert "set-cookie" not in record["headers"]
 
 
 @pytest.mark.parametrize("keep", ["full", "redacted"])

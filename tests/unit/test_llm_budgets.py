@@ -48,13 +48,14 @@ def row(number, state="started", *, tokens=100, nanos=0, taken=None, cost=None, 
 @pytest.mark.parametrize(
     ("limits", "bound", "said"),
     [
-        ({"tokens_hour": 250}, "tokens_hour", "tokens of this hour is spent: 200 of 250 are used or held"),
+        ({"tokens_hour": 250}, "tokens_hour", "tokens of this hour has no room: 200 of 250 are used or held"),
         ({"tokens_day": 250}, "tokens_day", "tokens of this day"),
-        ({"usd_hour": 0.5}, "usd_hour", "USD of this hour is spent: 0.400000 of 0.500000 are used or held"),
+        ({"usd_hour": 0.5}, "usd_hour", "USD of this hour has no room: 0.400000 of 0.500000 are used or"),
         ({"usd_day": "0.5"}, "usd_day", "this call may take 0.200000"),
         ({"calls": 2}, "calls", "calls in flight is spent: 2 of 2"),
+        ({"tokens_day": 200}, "tokens_day", "tokens of this day is spent: 200 of 200"),
     ],
-    ids=["tokens-hour", "tokens-day", "usd-hour", "usd-day", "calls"],
+    ids=["tokens-hour", "tokens-day", "usd-hour", "usd-day", "calls", "all"],
 )
 def test_what_would_go_beyond_a_bound_is_refused_with_its_reason_and_holds_nothing(limits, bound, said):
     budgets = limited(**limits)
@@ -67,6 +68,24 @@ def test_what_would_go_beyond_a_bound_is_refused_with_its_reason_and_holds_nothi
     assert reserve(budgets, 4, tenant="other"), "others are not bounded by it"
     budgets.release(first)
     assert reserve(budgets, 3, nanos=200_000_000), "the refused one held nothing"
+
+
+@pytest.mark.parametrize(
+    ("limits", "asks", "remedy"),
+    [
+        ({"tokens_hour": 250}, 200, "Ask again from 2024-10-04 13:00 UTC on, when it is renewed"),
+        ({"tokens_day": 250}, 200, "Ask again from 2024-10-05 00:00 UTC on, when it is renewed"),
+        ({"tokens_hour": 250}, 251, "more than the whole of it, which is renewed at 2024-10-04 13:00 UTC; "),
+        ({"calls": 1}, 200, "Ask again when a call of it has ended; "),
+    ],
+    ids=["hour", "day", "never", "calls"],
+)
+def test_who_is_refused_is_told_when_there_is_room_again(limits, asks, remedy):
+    budgets = limited(**limits)
+    reserve(budgets, 1)
+    with pytest.raises(BudgetSpent) as refused:
+        reserve(budgets, 2, tokens=asks)
+    assert remedy in refused.value.told
 
 
 def test_a_settled_call_counts_for_what_it_took_and_what_nobody_counted_as_it_was_held():
@@ -124,6 +143,16 @@ def test_a_call_that_nobody_settles_flies_no_more_and_stays_spent():
     assert budgets.spent("acme", later)["tokens_day"] == 600
     budgets.take(row(1, "abandoned", tokens=500, taken=20, cost=0))
     assert budgets.spent("acme", later)["tokens_day"] == 120, "found after all"
+
+
+def test_of_calls_that_are_read_in_no_order_those_that_nobody_settled_fly_no_more():
+    """A worker that starts reads the ledger partition by partition."""
+    budgets = limited(calls=2)
+    now_us = NOON_US + IN_FLIGHT_US_MAX
+    budgets.take(row(1, at_us=now_us - 1))
+    budgets.take(row(2, at_us=NOON_US))
+    assert budgets.spent("acme", now_us)["calls"] == 1
+    assert budgets.expired == 1
 
 
 def test_what_has_no_price_is_let_through_until_the_money_is_spent():

@@ -63,6 +63,20 @@ def test_what_a_call_may_come_to_is_held_and_stands_in_its_row(desk):
             Came(80), ("provider", 10, 20, "known", 10 * 2_500 + 20 * 10_000), id="counted",
         ),
         pytest.param(
+            {"finish": "stop", "http_status": 200, "contents": 5, "input_tokens": 10, "output_tokens": 20},
+            Came(80, media=True), ("provider", 10, 20, "unknown", None), id="sound-not-counted-apart",
+        ),
+        pytest.param(
+            {"finish": "stop", "http_status": 200, "contents": 5, "input_tokens": 10, "output_tokens": 20,
+             "usage_details": {"output_audio": 20}},
+            Came(80, media=True), ("provider", 10, 20, "unknown", None), id="sound-without-a-price",
+        ),
+        pytest.param(
+            {"finish": "stop", "http_status": 200, "contents": 5, "input_tokens": 10, "output_tokens": 20,
+             "usage_details": {"input_image": 8}},
+            Came(80), ("provider", 10, 20, "estimated", 10 * 2_500 + 20 * 10_000), id="picture-sent",
+        ),
+        pytest.param(
             {"finish": "stop", "http_status": 200, "contents": 5},
             Came(80), ("estimated", 9, 20, "estimated", 9 * 2_500 + 20 * 10_000), id="uncounted",
         ),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from connectors.llm.deltas import Media, Usage
+from connectors.llm.deltas import Finished, Media, Usage
 from connectors.llm.providers import PROVIDERS
 from tests.unit.support_llm import RECORDED, STREAMED, Told, body_of, deltas_of, sent, told
 
@@ -48,6 +48,79 @@ def test_cached_tokens_are_counted_under_other_names():
     assert counted({}, x_groq={"usage": {"prompt_tokens": 7, "completion_tokens": 2}}) == Usage(
         7, None, None, 2
     )
+
+
+def gemini(**usage: Any) -> dict[str, Any]:
+    return {"candidates": [{"finishReason": "STOP", "index": 0}], "usageMetadata": usage}
+
+
+def modalities(**counts: int) -> list[dict[str, Any]]:
+    return [{"modality": name, "tokenCount": count} for name, count in counts.items()]
+
+
+@pytest.mark.parametrize(
+    ("shape", "event", "expected"),
+    [
+        (
+            "openai-chat",
+            {"choices": [], "usage": {
+                "prompt_tokens": 100, "completion_tokens": 60,
+                "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 30, "image_tokens": 20},
+                "completion_tokens_details": {"reasoning_tokens": 0, "audio_tokens": 40},
+            }},
+            Usage(100, 0, None, 60, 0, {"input_audio": 30, "input_image": 20, "output_audio": 40}),
+        ),
+        (
+            "openai-chat",  # as OpenAI's realtime counts, which some servers take over
+            {"choices": [], "usage": {
+                "prompt_tokens": 100, "completion_tokens": 60,
+                "prompt_tokens_details": {
+                    "cached_tokens": 9, "audio_tokens": 30, "cached_tokens_details": {"audio_tokens": 0},
+                },
+            }},
+            Usage(100, 9, None, 60, None, {"input_audio": 30, "cached_audio": 0}),
+        ),
+        (
+            "openai-responses",
+            {"type": "response.completed", "response": {"usage": {
+                "input_tokens": 50, "output_tokens": 200, "input_tokens_details": {"image_tokens": 10},
+                "output_tokens_details": {"image_tokens": 190},
+            }}},
+            Usage(50, None, None, 200, None, {"input_image": 10, "output_image": 190}),
+        ),
+        (
+            "anthropic",
+            {"type": "message_start", "message": {"id": "m", "usage": {
+                "input_tokens": 5, "cache_read_input_tokens": 0, "cache_creation_input_tokens": 300,
+                "cache_creation": {"ephemeral_5m_input_tokens": 100, "ephemeral_1h_input_tokens": 200},
+            }}},
+            Usage(305, 0, 300, None, None, {"cache_write_1h": 200}),
+        ),
+        (
+            "gemini",
+            gemini(
+                promptTokenCount=700, candidatesTokenCount=1_300, cachedContentTokenCount=400,
+                toolUsePromptTokenCount=5,
+                promptTokensDetails=modalities(TEXT=100, IMAGE=258, AUDIO=292, VIDEO=50),
+                toolUsePromptTokensDetails=modalities(AUDIO=5),
+                cacheTokensDetails=modalities(TEXT=100, AUDIO=300),
+                candidatesTokensDetails=modalities(TEXT=10, IMAGE=1_290),
+            ),
+            Usage(705, 400, None, 1_300, None, {
+                "input_image": 258, "input_audio": 297, "input_video": 50, "cached_audio": 300,
+                "cached_image": 0, "cached_video": 0, "output_image": 1_290,
+            }),
+        ),
+        (
+            "gemini",
+            gemini(promptTokenCount=9, candidatesTokenCount=1, promptTokensDetails=modalities(TEXT=9)),
+            Usage(9, None, None, 1),
+        ),
+    ],
+    ids=["chat", "chat-cached", "responses", "anthropic", "gemini", "gemini-text"],
+)  # fmt: skip
+def test_sound_pictures_and_long_writes_are_counted_apart(shape, event, expected):
+    assert told(deltas_of(shape, [sent(shape, event.get("type", ""), json.dumps(event))])).usage == expected
 
 
 @pytest.mark.parametrize("count", [-1, 1.5, "7", True, None, 2**60, [], {}], ids=str)
@@ -109,6 +182,31 @@ def test_sound_of_a_response_is_media():
     chunks = [sent("openai-responses", each["type"], json.dumps(each)) for each in (heard, said)]
     answer = told(deltas_of("openai-responses", chunks))
     assert (answer.media, answer.text) == ([("audio/pcm;rate=24000", bytes(range(3)))], "Hi")
+
+
+@pytest.mark.parametrize(
+    ("shape", "event", "expected"),
+    [
+        (
+            "anthropic",
+            {"type": "message_delta", "delta": {"stop_reason": "stop_sequence", "stop_sequence": "END"}},
+            Finished("stop", "stop_sequence", "END"),
+        ),
+        (
+            "openai-chat",  # vLLM's
+            {"choices": [{"delta": {}, "finish_reason": "stop", "stop_reason": "END"}]},
+            Finished("stop", "stop", "END"),
+        ),
+        (
+            "openai-chat",  # a token of the model's own, by its number
+            {"choices": [{"delta": {}, "finish_reason": "stop", "stop_reason": 128_009}]},
+            Finished("stop", "stop"),
+        ),
+    ],
+    ids=["anthropic", "vllm", "vllm-token"],
+)
+def test_the_text_at_which_an_answer_stopped_is_told(shape, event, expected):
+    assert expected in deltas_of(shape, [sent(shape, event.get("type", ""), json.dumps(event))])
 
 
 def test_a_fallback_of_the_provider_names_the_model_that_goes_on():

@@ -102,6 +102,13 @@ def test_a_kibibyte_does_not_wait_for_the_time(world):
     assert world.texts() == ["A", "x" * 600 + "y" * 600]
 
 
+def test_a_kibibyte_is_one_of_utf_8(world):
+    world.emitter.piece(Piece("text", "a"))
+    for _ in range(3):
+        world.emitter.piece(Piece("text", "水" * 114))
+    assert len(world.events) == 2, "1,026 bytes, of 342 characters"
+
+
 @pytest.mark.parametrize(
     "other",
     [Piece("reasoning", "R"), Piece("text", "R", index=1), Piece("tool", "R", call_id="c", tool="find")],

@@ -111,13 +111,13 @@ def test_an_event_without_an_end_is_held_to_its_bound(framing):
     made = framer(framing, 100_000)
     fed = [each for _ in range(1_000) for each in made.feed(b"data: " + b"x" * 1_000)]
     (failed,) = [*fed, *made.eof()]
-    assert failed.error_class == "malformed"
+    assert failed.error_class == "oversized"
     assert "more than 100000 bytes" in failed.raw
 
 
 def test_an_event_of_many_short_lines_is_held_to_its_bound():
     made = framer("sse", 1_000)
-    assert [each.error_class for _ in range(2_000) for each in made.feed(b"data: x\n")] == ["malformed"]
+    assert [each.error_class for _ in range(2_000) for each in made.feed(b"data: x\n")] == ["oversized"]
 
 
 def test_comments_have_no_bound_as_none_is_held():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,11 +11,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from connectors.llm.deltas import Delta, Failed, Finished, Media, Named, Over, Piece, Usage
+from connectors.llm import patterns
+from connectors.llm.deltas import Failed, Media, Piece
 from connectors.llm.errors import RouteRefused
-from connectors.llm.gates import Gate, compile_gate
+from connectors.llm.gates import Gate, Shows, compile_gate
 from connectors.llm.judges import End, Held, Instead, load_judges
-from connectors.llm.patterns import Pattern
+from connectors.llm.patterns import LOOKS_MAX, Pattern
 from connectors.llm.plan import GateOptions
 
 SECRET = ("secret", r"secret\w*", "rewrite:[…]")
@@ -24,13 +26,13 @@ COUNTED = ("counted", "the", "pass")
 RULES = (SECRET, STOP, NUMBERS, COUNTED)
 
 
-def gate_of(*rules, hold=16, hold_ms=0, reasoning=False, judge=None):
+def gate_of(*rules, hold=16, hold_ms=0, judge=None, **more):
     function = "tests:judge" if judge else ""
-    options = GateOptions(hold, hold_ms, rules, function, reasoning)
+    options = GateOptions(hold, hold_ms, rules, function, **more)
     return Gate(compile_gate(options, {"tests:judge": judge} if judge else {}), clock=lambda: 0.0)
 
 
-def answer(gate: Gate, pieces, channel="text") -> tuple[str, list[Delta]]:
+def answer(gate: Gate, pieces, channel="text") -> tuple[str, list[Shows]]:
     out = [delta for text in pieces for delta in gate.take(Piece(channel, text), 0.0)]
     out += gate.finish()
     return "".join(each.text for each in out if isinstance(each, Piece)), out
@@ -142,17 +144,16 @@ def test_time_releases_nothing_of_what_is_there_whole():
     assert list(gate.tick(0.1)) == [Piece("text", "my […]")]
 
 
-def test_other_deltas_pass_in_order():
-    usage, named, media = Usage(input_tokens=3), Named("r1"), Media("image/png", 1, b"x")
-    call, done = Piece("tool", "{", 1, "c1", "look"), Finished("stop", "stop")
-    gate = gate_of(SECRET, hold=16)
-    took = [Piece("text", "hello "), usage, named, Piece("text", "you"), call, Piece("text", "and", 2), media]
-    took += [Piece("text", "end", 3), done, Over()]
+def test_content_passes_in_order_and_calls_last():
+    media, call = Media("image/png", 1, b"x"), Piece("tool", "{", 1, "c1", "look")
+    took = [Piece("text", "hello "), Piece("text", "you"), call, Piece("text", "and", 2), media]
+    took += [Piece("text", "end", 3)]
+    texts = [Piece("text", "and", 2), media, Piece("text", "end", 3)]
+    gate, by = gate_of(SECRET, hold=16), gate_of(SECRET, hold=16, tools=False)
     out = [each for delta in took for each in gate.take(delta, 0.0)]
-    assert out == [
-        *(usage, named, Piece("text", "hello you"), call, Piece("text", "and", 2), media),
-        *(Piece("text", "end", 3), done, Over()),
-    ]
+    assert [*out, *gate.finish()] == [Piece("text", "hello you"), *texts, call]
+    out = [each for delta in took for each in by.take(delta, 0.0)]
+    assert [*out, *by.finish()] == [Piece("text", "hello you"), call, *texts]
 
 
 def test_a_word_with_another_block_inside_is_still_seen():
@@ -160,6 +161,28 @@ def test_a_word_with_another_block_inside_is_still_seen():
     out = [*gate.take(Piece("text", "now st"), 0.0), *gate.take(Piece("tool", "{", 1), 0.0)]
     out += gate.take(Piece("text", "op it"), 0.0)
     assert [*out, *gate.finish()][-1] == Failed("gate", "stopped")
+
+
+def test_sound_goes_beside_its_transcript_and_lets_nothing_of_it_out():
+    gate, out = gate_of(STOP, SECRET, hold=16), []
+    for word in ("so s", "ecr", "et: st", "op"):
+        sound = Media("audio/pcm;rate=24000", 0, word.encode())
+        assert list(gate.take(sound, 0.0)) == [sound]
+        out += gate.take(Piece("text", word), 0.0)
+    assert [*out, *gate.finish()] == [Piece("text", "so […]: "), Failed("gate", "stopped")]
+
+
+def test_media_that_nobody_judges_may_be_refused():
+    gate = gate_of(SECRET, media="drop")
+    took = [
+        Piece("text", "a sec"),
+        Media("audio/pcm", 0, b"x"),
+        Media("image/png", 1, b"x"),
+        Piece("text", "ret"),
+    ]
+    assert [each for delta in took for each in gate.take(delta, 0.0)] == []
+    assert list(gate.finish()) == [Piece("text", "a […]")]
+    assert gate.summary() == "rewritten media=2 secret=1"
 
 
 def test_reasoning_is_judged_if_it_is_asked_for():
@@ -182,11 +205,27 @@ def test_an_answer_that_goes_on_is_judged_over_the_seam_and_nothing_is_told_twic
     assert second.summary() == "ended:secret heron=1"
 
 
+def test_of_a_text_that_broke_off_what_is_held_back_is_shown_to_nobody():
+    gate = gate_of(NUMBERS, hold=16)
+    out = [*gate.take(Piece("text", "call me at 555-1234 or at 555-99"), 0.0)]
+    assert out == [Piece("text", "call me at #")]
+    assert list(gate.finish(whole=False)) == []
+    assert gate.summary() == "rewritten numbers=1 dropped=13"
+
+
+def test_of_a_refusal_its_own_words_are_shown_and_no_call():
+    gate = gate_of(NUMBERS)
+    gate.take(Piece("tool", "{}", 0, "c1", "dial"), 0.0)
+    gate.take(Piece("text", "call 555"), 0.0)
+    gate.take(Piece("refusal", "no 555-1234"), 0.0)
+    assert list(gate.finish(whole=False, refusal=True)) == [Piece("refusal", "no #")]
+    assert gate.summary() == "rewritten numbers=1 dropped=10", "the call, and the text before the refusal"
+
+
 def test_after_its_end_a_gate_gives_nothing():
     gate = gate_of(STOP, hold=16)
     gate.take(Piece("text", "stop. and much more of it"), 0.0)
     assert list(gate.take(Piece("text", "more"), 0.0)) == []
-    assert list(gate.take(Over(), 0.0)) == []
     assert list(gate.finish()) == []
     assert gate.due_s is None
 
@@ -257,6 +296,13 @@ def test_a_function_that_takes_too_long_lets_nothing_through():
         (GateOptions(9, rules=(("a b", "x", "pass"),)), "rule 'a b'"),
         (GateOptions(9, rules=(("a", "x", "pass"), ("a", "y", "pass"))), "two rules are named a"),
         (GateOptions(9, rules=(("a", "x", "drop"),)), "rule a: its action is"),
+        (GateOptions(9, rules=(("a", "x", "pass", ("all",)),)), "rule a: its channels are some of text"),
+        (GateOptions(9, rules=(("a", "x", "pass", ()),)), "rule a: its channels are some of text"),
+        (
+            GateOptions(9, rules=(("a", "x", "pass", ("text", "reasoning")),)),
+            "rule a is about reasoning, which does not pass",
+        ),
+        (GateOptions(9, rules=(("a", "x", "pass", ("tool",)),), tools=False), "rule a is about tool, which"),
         (GateOptions(9, rules=(("a", "x", "end:"),)), "rule a: its action is"),
         (GateOptions(9, rules=(("a", "(", "pass"),)), "rule a: unclosed group"),
         (GateOptions(9, rules=(("a", "(?=x)", "pass"),)), "look-around"),
@@ -279,6 +325,47 @@ def test_expressions_that_python_would_never_finish_are_no_trouble():
     evil = [("a", "(a|aa)+$x", "end:a"), ("b", "(x+x+)+y", "end:b"), ("c", "(a*)*b", "end:c")]
     text = "a" * 300 + "x" * 300
     assert answer(gate_of(*evil, hold=64), [text])[0] == text
+
+
+@pytest.mark.parametrize(
+    ("rule", "text", "ends"),
+    [
+        (("r", r"[a-z]+|\d", "pass"), "1 " * 32_768, True),
+        (("r", r"x.*$", "pass"), "x" * 65_536, True),
+        (("r", r"\bheron\b", "rewrite:#"), "a b c " * 10_000 + "heron", False),
+        (("r", r"\d{3}-\d{4}", "rewrite:#"), "555-1234 " * 7_000, False),
+    ],
+    ids=["each-digit", "never-whole", "once", "often"],
+)
+def test_a_piece_takes_a_bounded_number_of_looks_or_ends_the_answer(rule, text, ends):
+    gate = gate_of(rule, hold=512)
+    shown, out = answer(gate, [text])
+    assert (out[-1] == Failed("gate", f"its rules take more than {LOOKS_MAX} looks at once")) == ends
+    if not ends:
+        assert shown == text.replace("heron", "#").replace("555-1234", "#")
+
+
+@contextmanager
+def stride_of(places):
+    before, patterns._STRIDE = patterns._STRIDE, places
+    yield
+    patterns._STRIDE = before
+
+
+@given(
+    text=st.text(st.sampled_from("ab \n"), max_size=40),
+    start=st.integers(0, 40),
+    expression=st.sampled_from(
+        ["a", "ab+", r"\ba", r"a\b", "^a", "a$", "(?m)^a", "(?m)a$", "b*a", "[ab]{2,5}", "a?"]
+    ),
+)
+def test_places_that_are_passed_over_have_no_match(text, start, expression):
+    found = Pattern(expression)
+    with stride_of(10_000):
+        one = found.find(text, start, len(text), 6)
+    for stride in (1, 2, 7):
+        with stride_of(stride):
+            assert found.find(text, start, len(text), 6) == one
 
 
 @pytest.mark.parametrize("name", ["nowhere", "nowhere:f", "math:nothing", "math:pi", ":f"])

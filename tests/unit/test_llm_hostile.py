@@ -145,7 +145,7 @@ def test_a_recorded_answer_with_anything_in_it_is_an_outcome(answer):
         (b"data: {]\n\n", "malformed"),
         (b"data: 7\n\n", "malformed"),
         (b'data: "\xf0\x9f\n\n', "malformed"),
-        (b"data: " + b"[" * 100_000 + b"\n\n", "malformed"),
+        (b"data: " + b"[" * 100_000 + b"\n\n", "oversized"),
     ],
     ids=["nothing", "html", "blank", "no-json", "number", "half-a-character", "deep"],
 )
@@ -226,7 +226,7 @@ def test_what_is_remembered_of_an_answer_is_bounded():
 
     for shape, make in (("openai-chat", call), ("anthropic", block), ("openai-responses", piece)):
         answer = told(deltas_of(shape, [sent(shape, "", make(index)) for index in range(BLOCKS_MAX + 1)]))
-        assert answer.end == "malformed"
+        assert answer.end == "oversized"
         assert str(BLOCKS_MAX) in answer.error_raw
 
 

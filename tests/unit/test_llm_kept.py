@@ -6,7 +6,10 @@ import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors.llm.calls import Call, Tool
+from connectors.llm import contents as module
+from connectors.llm.calls import Call, Params, Tool
+from connectors.llm.contents import Contents
+from connectors.llm.deltas import Media, Piece
 from connectors.llm.kept import BYTES_MAX, kept_input, kept_output, kept_raw, redacted
 
 CALL = Call(
@@ -16,19 +19,48 @@ CALL = Call(
         {"role": "user", "content": [{"type": "text", "text": "My PIN is 1234"}]},
     ],
     tools=[Tool("find", "finds things", {"type": "object"})],
+    params=Params(max_output_tokens=9, stop=("PIN",), reasoning="low", tool_choice="find"),
 )
+ANSWER = [
+    Piece("reasoning", "hm, "), Piece("text", "It "), Piece("tool", "", 0, "c-1", "find"),
+    Piece("tool", '{"pin":', 0, "c-1", "find"), Piece("tool", "{}", 0, "c-2", "find"), Piece("text", "is."),
+    Piece("tool", "1234}", 0, "c-1", "find"), Piece("reasoning", "a PIN"), Piece("refusal", "No."),
+    Media("image/png", 0, b"12"), Media("image/png", 0, b"345"), Media("image/*", 1, reference="https://x/1234"),
+]  # fmt: skip
+
+
+def came(*deltas, text_alone=False):
+    contents = Contents(text_alone=text_alone)
+    for delta in deltas:
+        contents.take(delta)
+    return contents
 
 
 def test_nothing_is_kept_unless_the_policy_says_so():
     assert kept_input(CALL, "off") is None
-    assert kept_output("an answer", "off") is None
+    assert kept_output(came(*ANSWER), "off") is None
+    assert came(*ANSWER, text_alone=True).value() == {"text": "It is."}
 
 
 def test_all_is_kept_as_it_was():
     sent = orjson.loads(kept_input(CALL, "full"))
     assert sent["messages"] == CALL.messages
     assert sent["tools"][0]["name"] == "find"
-    assert orjson.loads(kept_output("an answer", "full")) == {"text": "an answer"}
+    assert sent["params"] == {
+        "max_output_tokens": 9, "stop": ["PIN"], "reasoning": "low", "tool_choice": "find",
+    }  # fmt: skip
+    assert orjson.loads(kept_output(came(), "full")) == {"text": ""}
+    assert orjson.loads(kept_output(came(*ANSWER), "full")) == {
+        "text": "It is.", "reasoning": "hm, a PIN", "refusal": "No.",
+        "tool_calls": [
+            {"id": "c-1", "name": "find", "arguments": '{"pin":1234}'},
+            {"id": "c-2", "name": "find", "arguments": "{}"},
+        ],
+        "media": [
+            {"mime": "image/png", "index": 0, "bytes": 5},
+            {"mime": "image/*", "index": 1, "bytes": 0, "reference": "https://x/1234"},
+        ],
+    }  # fmt: skip
     raw = '{"choices": [{"delta": {"content": "hi"}}]}'
     assert kept_raw(raw, "full") == raw
 
@@ -40,6 +72,15 @@ def test_the_shape_is_kept_and_no_word_of_it():
         "content": [{"type": "text", "text": "·" * len("My PIN is 1234")}],
     }
     assert "1234" not in text
+    assert orjson.loads(text)["params"] == {
+        "max_output_tokens": 9, "stop": ["···"], "reasoning": "low", "tool_choice": "find",
+    }  # fmt: skip
+    text = kept_output(came(*ANSWER), "redacted")
+    for word in ("1234", "pin", "PIN", "hm", "No", "is", "https"):
+        assert word not in text
+    shown = orjson.loads(text)
+    assert shown["tool_calls"][1] == {"id": "c-2", "name": "find", "arguments": "··"}
+    assert (shown["media"][0]["bytes"], len(shown["reasoning"])) == (5, len("hm, a PIN"))
     raw = kept_raw('{"type":"content_block_delta","index":0,"delta":{"text":"hush"}}', "redacted")
     assert orjson.loads(raw) == {"type": "content_block_delta", "index": 0, "delta": {"text": "····"}}
     assert kept_raw("[DONE]", "redacted") == "[DONE]"
@@ -153,6 +194,23 @@ def test_what_an_operator_needs_is_kept():
 
 
 def test_what_is_too_long_for_a_row_is_cut_and_says_so():
-    long = kept_output("é" * BYTES_MAX, "full")
+    long = kept_output(came(Piece("text", "é" * BYTES_MAX)), "full")
     assert len(long.encode()) <= BYTES_MAX
     assert orjson.loads(long)["cut"] is True
+
+
+def test_what_an_answer_has_too_much_of_is_cut_and_says_so(monkeypatch):
+    monkeypatch.setattr(module, "KEPT_MAX", 10)
+    monkeypatch.setattr(module, "MEDIA_MAX", 1)
+    thoughts = [Piece("reasoning", "0123456"), Piece("text", "0123456789")]
+    assert came(*thoughts).value() == {"text": "0123456789", "reasoning": "0123456"}
+    for more, kept in (
+        (Piece("reasoning", "789x"), {"reasoning": "0123456789"}),
+        (Piece("text", "x"), {}),
+        (Piece("tool", "{}", 0, "call", "t"), {}),
+        (Piece("tool", "{}", 0, "c", "t"), {"tool_calls": [{"id": "c", "name": "t", "arguments": "{"}]}),
+    ):
+        value = {"text": "0123456789", "reasoning": "0123456", **kept, "cut": True}
+        assert came(*thoughts, more).value() == value
+    pictures = came(Media("image/png", 0, b"1"), Media("image/png", 1, b"1")).value()
+    assert ([each["index"] for each in pictures["media"]], pictures["cut"]) == ([0], True)

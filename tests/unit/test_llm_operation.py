@@ -16,10 +16,11 @@ from connectors.llm.emitter import Emitter
 from connectors.llm.ledger import attempt_of
 from connectors.llm.metrics import LlmMetrics
 from connectors.llm.offsets import Tenure
-from connectors.llm.operation import Operation, Tools
+from connectors.llm.operation import Operation
 from connectors.llm.options import FlushOptions
 from connectors.llm.plan import Choice, Next, Plan
 from connectors.llm.request import Envelope, Request
+from connectors.llm.tools import Tools
 from schemas.catalog import LocalSchemas
 from schemas.payloads import PayloadCodec
 from schemas.topics import INPUT, LLM_ATTEMPTS
@@ -42,23 +43,23 @@ class Desk:
             raise self.error
 
     def plan(self, request):
-        """See operation.Desk."""
+        """See tools.Desk."""
         self._meet("plan")
         return PLAN
 
     def decide(self, to, plan, tried, left_ms):
-        """See operation.Desk."""
+        """See tools.Desk."""
         return Next(CHOICE, "first")
 
     def reserve(self, plan, row):
-        """See operation.Desk."""
+        """See tools.Desk."""
         self._meet("reserve")
 
     def release(self, row):
-        """See operation.Desk."""
+        """See tools.Desk."""
 
     def settle(self, plan, row, shown):
-        """See operation.Desk."""
+        """See tools.Desk."""
         self.settled.append(row.attempt)
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from dataclasses import replace
 
 import pytest
 
-from connectors.llm import operation
-from connectors.llm.ledger import Attempt, Known
+from connectors.llm import operation, structured
+from connectors.llm.ledger import Attempt, Known, attempt_of
 from connectors.llm.plan import Timers, within
 from connectors.llm.route import TimersConfig
 from schemas.kinds import LLM, KindTable
+from schemas.topics import LLM_ATTEMPTS
 from tests.unit.support_llm_operation import World, chunk, head, refusal, said
 from tests.unit.test_llm_routing import CHOICES, made
 
@@ -29,6 +31,26 @@ async def stalls_at_once(writer):
     writer.write(head())
     await writer.drain()
     await writer.wait_closed()
+
+
+def paused(*steps):
+    """An answer in pieces; at an event it waits, at None until the other side leaves."""
+
+    async def answer(writer):
+        writer.write(head())
+        for step in steps:
+            if isinstance(step, bytes):
+                writer.write(step)
+                await writer.drain()
+            elif step is None:
+                await writer.wait_closed()
+            else:
+                await step.wait()
+
+    return answer
+
+
+STOP = (chunk(finish="stop") + "data: [DONE]\n\n").encode()
 
 
 async def until(holds):
@@ -50,6 +72,27 @@ def test_a_schema_is_checked_beside_the_loop_and_once(monkeypatch):
     assert [fields["complete"] for name, _, fields in world.events if name == "structured"] == [True]
     (thread,) = threads
     assert thread != threading.get_ident(), "it takes up to 0.3 s, in which no answer would go on"
+
+
+def test_an_answer_that_grows_as_it_is_shown_is_not_asked_for_again(monkeypatch):
+    """300 KB of ``1e9,`` were 975 KB as they were shown, which no event holds."""
+    monkeypatch.setattr(structured, "INTERVAL_S", 0.0)
+    world = World(said("[" + "1e9," * 40_000, *["1e9," * 15_000] * 4, "1]")).run(
+        schema_json='{"type": "array"}'
+    )
+    assert (world.end, len(world.calls)) == ("completed", 1)
+    shown = [fields for name, _, fields in world.events if name == "structured"]
+    assert shown[-1]["complete"]
+    assert len(shown[-1]["json"]) > 400_000
+
+
+@pytest.mark.parametrize(("stop", "told"), [("END", "END"), ("other", None)])
+def test_a_text_at_which_an_answer_stopped_is_told_if_it_was_asked_for(stop, told):
+    choice = {"index": 0, "delta": {}, "finish_reason": "stop", "stop_reason": "END"}
+    body = chunk("a") + f"data: {json.dumps({'choices': [choice]})}\n\ndata: [DONE]\n\n"
+    world = World(head() + body.encode()).run(params_json=json.dumps({"stop": [stop]}))
+    (note,) = [json.loads(fields["value_json"]) for name, _, fields in world.events if name == "state"]
+    assert (note["finish"], note.get("stop_sequence")) == ("stop", told)
 
 
 def test_who_asks_for_more_patience_than_there_is_is_not_waited_for_even_alone():
@@ -156,8 +199,9 @@ def dead(**fields):
     """What the ledger has of an operation whose worker died."""
     known = Known()
     row = Attempt(
-        tenant="default", stream_id="s1", kind="llm", attempt=1, epoch=3, provider="here", model="m", **fields
-    )
+        tenant="default", stream_id="s1", kind="llm", attempt=1, epoch=3, provider="here", model="m",
+        request_offset=7, **fields,
+    )  # fmt: skip
     known.take(row)
     return known
 
@@ -189,6 +233,8 @@ def test_before_a_long_wait_what_was_settled_is_on_record(asks_ms, on_record):
     assert [(row.attempt, row.state, row.end_reason) for row in world.rows][len(during) :] == [
         (1, "failed", "cancelled")
     ], "once, with the end"
+    settled = [row.ended_us for row in world.rows if row.state == "failed"]
+    assert sorted(set(settled)) == settled, "the archive keeps the row that ended later"
 
 
 def test_what_is_gone_on_with_is_sent_and_so_held_and_counted():
@@ -222,34 +268,119 @@ def test_a_budget_that_is_spent_is_on_record_with_its_bound():
     world = World(budgets={"default": {"tokens_day": 1}}).run()
     (row,) = world.rows
     assert (world.end, row.state, row.error_class) == ("upstream_error", "refused", "spend_limited")
-    assert "the budget of tokens of this day is spent" in row.error_raw
+    assert "the budget of tokens of this day has no room: 0 of 1 are used or held" in row.error_raw
+
+
+PRICES = {
+    "here/dear": {"input_usd": 1000, "output_usd": 1000}, "here/less": {"input_usd": 900, "output_usd": 900},
+    "here/cheap": {"input_usd": 1, "output_usd": 1},
+}  # fmt: skip
+PRICED = [{"target": "here", "model": name} for name in ("dear", "unpriced", "less", "cheap")]
 
 
 @pytest.mark.parametrize(
-    ("asks", "later_s", "end"),
-    [(b"other", 1, "upstream_error"), (b"one", 1, "cancelled"), (b"other", 3_600, "cancelled")],
-    ids=["another", "the same", "long after"],
-)
-def test_of_two_questions_of_one_moment_neither_is_answered_with_the_others(asks, later_s, end):
-    async def again(world):
-        await until(lambda: world.shown)
-        world.operation.asked_again(asks, world.asked_us + later_s * 1_000_000)
-        await asyncio.sleep(0)
-        world.operation.cancel()
+    ("budget", "fallback_on", "asked"),
+    [
+        ({"usd_day": 0.01}, ["spend_limited"], "cheap"), ({"usd_day": 2}, ["spend_limited"], "dear"),
+        ({"usd_day": 0.000001}, ["spend_limited"], None), ({"usd_day": 0.01}, ["server"], None),
+        ({"tokens_day": 1}, ["spend_limited"], None),
+    ],
+    ids=["too little for the first ones", "enough", "too little for any", "not by this route", "tokens"],
+)  # fmt: skip
+def test_where_the_money_is_not_enough_a_candidate_that_costs_less_is_asked(budget, fallback_on, asked):
+    world = World(
+        said("Once upon"), budgets={"default": budget}, candidates=PRICED, prices=PRICES,
+        fallback_on=fallback_on, max_output_tokens=100,
+    ).run()  # fmt: skip
+    assert world.end == ("upstream_error" if asked is None else "completed")
+    assert [call["model"] for call in world.calls] == ([] if asked is None else [asked])
+    refused = [row for row in world.rows if row.state == "refused"]
+    assert [row.model for row in refused] == ([] if asked == "dear" else ["dear"])
+    if asked == "cheap":
+        (row,) = refused
+        assert (row.error_class, row.end_reason) == ("spend_limited", "")
+        assert "the budget of USD of this day has no room" in row.error_raw
+        assert "here cheap costs less, and is asked instead" in row.error_raw
+        last = world.rows[-1]
+        assert (last.attempt, last.why, last.end_reason) == (2, "fallback", "completed")
 
-    world = World(stalls).run(aside=again)
-    assert world.end == end
-    said_so = "two questions came for this stream" in world.events[-1][2]["message"]
-    assert said_so == (end == "upstream_error")
-    assert (world.rows[-1].state, world.rows[-1].end_reason) == ("cancelled", end)
+
+def test_after_a_crash_a_candidate_that_was_refused_for_its_cost_was_not_tried():
+    left = dead(state="refused", error_class="spend_limited")
+    left.take(replace(left.attempts[1], attempt=2, state="failed", error_class="server", model="cheap"))
+    budgets = {"default": {"usd_day": 2}}
+    world = World(said("Once"), known=left, budgets=budgets, candidates=PRICED, prices=PRICES).run()
+    assert (world.end, world.calls[0]["model"]) == ("completed", "cheap"), "the same again, and not one fewer"
 
 
-@pytest.mark.parametrize(("state", "contents", "end"), [
-    ("started", 0, "upstream_error"), ("failed", 3, "upstream_error"), ("failed", 0, "completed"),
-], ids=["under-way", "shown", "before-content"])  # fmt: skip
-def test_a_crash_before_content_ends_no_answer_that_may_not_begin_anew(state, contents, end):
+PERSON = {"schema_json": '{"type": "object", "properties": {"age": {"type": "integer"}}}'}
+
+
+@pytest.mark.parametrize("where", ["request", "route"])
+def test_an_answer_that_breaks_its_schema_fails_where_it_is_to(where):
+    asking = PERSON | ({"on_invalid": "fail"} if where == "request" else {})
+    route = {"on_invalid": "fail"} if where == "route" else {}
+    world = World(said('{"age": ', '"old"}'), **route).run(**asking)
+    assert (world.end, len(world.calls)) == ("upstream_error", 1)
+    last = world.rows[-1]
+    assert (last.state, last.error_class) == ("failed", "invalid_answer")
+    assert "/age: 'old' is not of type 'integer'" in last.error_raw
+    assert last.output_tokens, "it was paid for"
+    (told,) = [fields for name, _, fields in world.events if name == "state" and fields["name"] == "error"]
+    assert "invalid_answer" in told["value_json"]
+    assert World(said('{"age": ', '"old"}')).run(**PERSON).end == "completed", "by default it is said alone"
+    assert World(said('{"age": 7}'), **route).run(**asking).end == "completed"
+
+
+def test_an_answer_that_is_wrong_for_good_is_not_waited_for():
+    more = '{"age": "old", "about": "' + "x" * 100
+    world = World(paused(chunk(more).encode(), None)).run(**PERSON, on_invalid="fail")
+    assert (world.end, world.rows[-1].error_class) == ("upstream_error", "invalid_answer")
+
+
+def test_another_candidate_is_asked_for_a_better_answer_if_the_route_says_so():
+    world = World(
+        said('{"age": "old"}'), said('{"age": 7}'), candidates=TWO, fallback_on=["invalid_answer"]
+    ).run(**PERSON, on_invalid="fail")  # fmt: skip
+    assert (world.end, world.shown) == ("completed", '{"age": 7}')
+
+
+@pytest.mark.parametrize(("status", "ends"), [("409 Conflict", "completed"), ("400 No", "upstream_error")])
+def test_another_candidate_is_asked_after_a_status_that_the_route_names(status, ends):
+    world = World(refusal(status), said("Hello"), candidates=TWO, fallback_on=["status:409"]).run()
+    assert world.end == ends
+    assert next(row.state for row in world.rows if row.state != "started") == "failed"
+
+
+def test_a_defect_before_a_call_holds_nothing_of_the_budget(monkeypatch):
+    def broken(*_):
+        raise ValueError("a defect")
+
+    monkeypatch.setattr("connectors.llm.trial.kept_input", broken)
+    world = World(keep={"input": "full"}, budgets={"default": {"calls": 1}}).run()
+    assert world.end == "upstream_error"
+    operation = world.operation
+    spent = operation._tools.desk.budgets.spent(operation.to.tenant, world.asked_us)
+    assert (spent["calls"], spent["tokens_day"]) == (0, 0)
+
+
+def test_a_call_of_a_tool_alone_breaks_no_schema():
+    call = {"index": 0, "id": "c1", "function": {"name": "clock", "arguments": "{}"}}
+    delta = {"choices": [{"index": 0, "delta": {"tool_calls": [call]}, "finish_reason": "tool_calls"}]}
+    answer = head() + f"data: {json.dumps(delta)}\n\ndata: [DONE]\n\n".encode()
+    asking = {**PERSON, "on_invalid": "fail", "tools_json": '[{"name": "clock"}]'}
+    assert World(answer).run(**asking).end == "completed"
+
+
+@pytest.mark.parametrize(("state", "contents", "version", "end"), [
+    ("started", 0, 1, "completed"), ("started", 1, 1, "upstream_error"), ("started", 0, 2, "upstream_error"),
+    ("failed", 3, 1, "upstream_error"), ("failed", 0, 1, "completed"),
+], ids=["under-way", "shown", "under-another-route", "settled-and-shown", "settled"])  # fmt: skip
+def test_a_crash_before_content_ends_no_answer_that_may_not_begin_anew(state, contents, version, end):
     error = "" if state == "started" else "overloaded"
-    left = dead(state=state, contents=contents, error_class=error)
+    left = dead(
+        state=state, contents=contents, error_class=error, route="default", route_version=version
+    )  # fmt: skip
     world = World(said("There was"), known=left, after_content="surface").run()
     assert world.end == end
     assert "reset" not in world.types()
@@ -260,3 +391,35 @@ def test_a_tool_that_a_dead_worker_may_have_had_called_is_not_called_again():
     tools = {"tools_json": '[{"name": "pay"}]', "side_effects": True}
     world = World(known=dead(state="failed", contents=3, error_class="truncated")).run(**tools)
     assert (world.end, world.calls) == ("upstream_error", [])
+
+
+class Slow(World):
+    """Puts nothing on record of an answer that has begun before ``may`` is set."""
+
+    may: asyncio.Event
+
+    async def put(self, tenure, rows, **options):
+        """See Committer."""
+        started = [attempt_of(self.wire.decode(row.value, LLM_ATTEMPTS.subject)) for row in rows[:1]]
+        if started[0].state == "started" and started[0].contents:
+            await self.may.wait()
+        await super().put(tenure, rows, **options)
+
+
+@pytest.mark.parametrize("mode", ["surface", "restart"])
+def test_what_may_not_begin_anew_is_on_record_as_begun_before_anybody_sees_it(mode):
+    seen = []
+
+    async def look(world):
+        await until(lambda: world.calls)
+        await asyncio.sleep(0.1)
+        seen.append(world.shown)
+        world.may.set()
+
+    world = Slow(said("Once", " upon"), after_content=mode)
+    world.may = asyncio.Event()
+    world.run(aside=look)
+    assert (world.end, world.shown) == ("completed", "Once upon")
+    assert seen == ["" if mode == "surface" else "Once upon"]
+    begun = [row for row in world.rows if row.state == "started" and row.contents]
+    assert [row.first_content_us > 0 for row in begun] == [True] * (mode == "surface")

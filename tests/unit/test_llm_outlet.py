@@ -18,8 +18,16 @@ from tests.unit.support_llm_operation import World, chunk, head
 class Message:
     """What was acknowledged."""
 
-    def __init__(self, key, value):
-        self._key, self._value = key, value
+    def __init__(self, topic, partition, key, value):
+        self._topic, self._partition, self._key, self._value = topic, partition, key, value
+
+    def topic(self):
+        """See confluent_kafka."""
+        return self._topic
+
+    def partition(self):
+        """See confluent_kafka."""
+        return self._partition
 
     def key(self):
         """See confluent_kafka."""
@@ -35,21 +43,32 @@ class Producer:
     def __init__(self):
         self.full = False
         self.queue = []
+        self.values = []
+        self.appends = False
+        self.polls = 0
+
+    def flush(self, timeout_s):
+        """See confluent_kafka."""
+        self.acknowledge()
 
     def produce(self, topic, value, key, partition, on_delivery):
         """See confluent_kafka."""
         if self.full:
             raise BufferError
-        self.queue.append((on_delivery, Message(key, value)))
+        self.values.append(value)
+        self.queue.append((on_delivery, Message(topic, partition, key, value)))
 
     def poll(self, timeout_s):
         """See confluent_kafka."""
+        self.polls += 1
+        if self.appends:
+            self.acknowledge()
 
     def acknowledge(self):
         """Have all of it in the log."""
-        for on_delivery, message in self.queue:
+        queue, self.queue = self.queue, []
+        for on_delivery, message in queue:
             on_delivery(None, message)
-        self.queue.clear()
 
 
 @pytest.fixture
@@ -73,7 +92,7 @@ def test_a_queue_that_stays_full_fails_the_worker_and_whoever_waits(producer, mo
         await asyncio.sleep(0)
         producer.full = True
         with pytest.raises(ProducerFailed, match="no room"):
-            outlet.send(b"b", b"two", 0)
+            outlet.send(b"b", b"two", 1)
         (failure,) = failures
         with pytest.raises(ProducerFailed):
             await asyncio.wait_for(waits, 10)
@@ -102,9 +121,74 @@ def test_it_is_full_at_half_of_its_queue_and_empties_as_it_is_acknowledged(produ
         waits = asyncio.ensure_future(outlet.emptied())
         await asyncio.sleep(0.1)
         assert not waits.done()
-        producer.acknowledge()
+        producer.appends = True
         await asyncio.wait_for(waits, 10)
         await asyncio.wait_for(outlet.acknowledged(b"a"), 10)
+
+    asyncio.run(go())
+
+
+def test_whoever_waits_is_told_when_all_is_in_the_log_and_then_nobody_looks_any_more(producer, monkeypatch):
+    async def go():
+        outlet = made(producer, monkeypatch, [])
+        await outlet.acknowledged(b"a")
+        assert producer.polls == 0
+        for key in (b"a", b"a", b"b"):
+            outlet.send(key, b"v", 0)
+        waits = [asyncio.ensure_future(outlet.acknowledged(key)) for key in (b"a", b"b")]
+        while producer.polls < 5:  # noqa: ASYNC110  it goes on to look, and tells nobody
+            await asyncio.sleep(0.001)
+        assert not any(wait.done() for wait in waits)
+        producer.appends = True
+        await asyncio.wait_for(asyncio.gather(*waits), 10)
+        polls = producer.polls
+        await asyncio.sleep(0.1)
+        assert producer.polls == polls
+
+    asyncio.run(go())
+
+
+def held_back(producer, monkeypatch):
+    """Send four records, of which one partition's second and third come while its first is under way."""
+    monkeypatch.setattr(module, "_JOIN_S", -1.0)
+    outlet = made(producer, monkeypatch, [])
+    for value in (b"0", b"1", b"2"):
+        outlet.send(b"a", value, 0)
+    outlet.send(b"b", b"other", 1)
+    assert producer.values == [b"0", b"other"]
+    return outlet
+
+
+def test_what_comes_while_a_request_is_under_way_goes_out_after_it_in_order(producer, monkeypatch):
+    async def go():
+        outlet = held_back(producer, monkeypatch)
+        producer.appends = True
+        await asyncio.wait_for(outlet.acknowledged(b"a"), 10)
+        assert producer.values == [b"0", b"other", b"1", b"2"]
+
+    asyncio.run(go())
+
+
+def test_a_close_after_a_record_was_lost_waits_for_nothing(producer, monkeypatch):
+    async def go():
+        outlet = held_back(producer, monkeypatch)
+        outlet._lose(ProducerFailed("lost"))
+        outlet.stop()
+        flushes = []
+        monkeypatch.setattr(producer, "flush", flushes.append)
+        await asyncio.to_thread(outlet.close)
+        assert not flushes
+
+    asyncio.run(go())
+
+
+def test_what_is_held_back_when_it_closes_is_appended(producer, monkeypatch):
+    async def go():
+        outlet = held_back(producer, monkeypatch)
+        outlet.stop()
+        await asyncio.to_thread(outlet.close)
+        assert producer.values == [b"0", b"other", b"1", b"2"]
+        assert not outlet._records
 
     asyncio.run(go())
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from connectors.llm.calls import Call, Target
 from connectors.llm.errors import RecordingRefused
 from connectors.llm.kept_answers import Gathered
+from connectors.llm.loopback.play import HTML
 from connectors.llm.loopback.server import Loopback, LoopbackOptions, LoopbackThread
 from connectors.llm.normalised import normalised, unfinished
 from connectors.llm.providers import PROVIDERS
@@ -151,6 +152,15 @@ def test_an_answer_of_another_status_is_recorded(loopback: Loopback, shape: Shap
     recording, problem = record(loopback, shape, "words?fault=rate_limited&retry_after=7")
     assert (recording.status, recording.headers["retry-after"], problem) == (429, "7", "")
     assert "error" in orjson.loads(recording.events[0].body or "")
+
+
+@each_shape
+def test_a_page_is_recorded_as_it_came_and_is_not_whole(loopback: Loopback, shape: Shape):
+    recording, problem = record(loopback, shape, "words?fault=html")
+    assert "502 Bad Gateway" in problem
+    assert recording.status == 200
+    assert recording.body.strip() == HTML.strip()
+    assert recording.headers["content-type"] == "text/html"
 
 
 @each_shape

@@ -25,7 +25,8 @@ RECORD: dict[str, Any] = {
     "source": "", "time_us": 1, "opened": True, "route": "default", "model": "", "prompt": "",
     "prompt_label": "production", "variables_json": "", "tools_json": "", "schema_json": "",
     "messages_json": '[{"role":"user","content":"x"}]', "schema_name": "", "params_json": "",
-    "deadline_ms": 0, "after_content": "", "side_effects": False,
+    "deadline_ms": 0, "after_content": "", "side_effects": False, "open_id": "", "on_invalid": "",
+    "no_reset": False,
 }  # fmt: skip
 DEEP = "[" * 260 + "]" * 260
 

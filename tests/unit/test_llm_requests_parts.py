@@ -9,6 +9,7 @@ import pytest
 
 from connectors.llm.calls import Call
 from connectors.llm.errors import CallRefused
+from connectors.llm.providers import PROVIDERS
 from tests.unit.support_llm_calls import PNG, media, requested
 
 
@@ -75,6 +76,29 @@ def test_gemini_must_know_what_it_will_find_and_data_has_one_format():
         requested("gemini", media("image/*", url="https://x/y"))
     with pytest.raises(CallRefused, match="must be a media type"):
         requested("anthropic", media("image/*", data=PNG))
+
+
+def test_who_speaks_a_tools_failure_and_a_pictures_detail_are_told_where_a_shape_has_words_for_them():
+    picture = {"type": "media", "mime": "image/png", "data": PNG, "detail": "high"}
+    talk = Call("m", [
+        {"role": "system", "content": "Be brief.", "name": "house"},
+        {"role": "user", "content": [picture], "name": "ann"},
+        {"role": "assistant", "content": "Hm.", "name": "bot",
+         "tool_calls": [{"id": "c", "name": "look", "arguments": "{}"}]},
+        {"role": "tool", "tool_call_id": "c", "content": "no light", "is_error": True},
+        {"role": "user", "content": "So?", "name": "bob"},
+    ])  # fmt: skip
+    bodies = {shape: requested(shape, talk)[1] for shape in PROVIDERS if shape != "ollama"}
+    chat = bodies["openai-chat"]["messages"]
+    assert [message.get("name") for message in chat] == ["house", "ann", "bot", None, "bob"]
+    assert chat[1]["content"][0]["image_url"]["detail"] == "high"
+    assert bodies["openai-responses"]["input"][1]["content"][0]["detail"] == "high"
+    (result,) = bodies["anthropic"]["messages"][2]["content"]
+    assert (result["is_error"], result["content"]) == (True, [{"type": "text", "text": "no light"}])
+    (answer,) = bodies["gemini"]["contents"][2]["parts"]
+    assert answer["functionResponse"]["response"] == {"error": "no light"}
+    for shape in ("openai-responses", "anthropic", "gemini"):
+        assert "bob" not in orjson.dumps(bodies[shape]).decode()
 
 
 @pytest.mark.parametrize("shape", ["openai-chat", "openai-responses", "anthropic", "gemini", "ollama"])

@@ -35,7 +35,8 @@ def asked(**fields):
         "traceparent": "", "source": "", "time_us": 0, "opened": True, "route": "default", "model": "",
         "prompt": "", "prompt_label": "production", "variables_json": "", "messages_json": "",
         "tools_json": "", "schema_json": "", "schema_name": "", "params_json": "", "deadline_ms": 0,
-        "after_content": "", "side_effects": False,
+        "after_content": "", "side_effects": False, "open_id": "", "on_invalid": "",
+        "no_reset": False,
     }  # fmt: skip
     messages = fields.pop("messages", [{"role": "user", "content": "Why is the sky blue?"}])
     return request_of(record | {"messages_json": orjson.dumps(messages).decode()} | fields)
@@ -269,6 +270,9 @@ def test_a_version_that_is_not_valid_leaves_the_one_before_in_force():
         ({"attempts_max": 99}, "attempts_max"),
         ({"attempts_max": "4"}, "attempts_max"),
         ({"fallback_on": ["cancelled"]}, "cancelled leads to no other"),
+        ({"fallback_on": ["server", "status:399"]}, "item 1 is no error class, and none of status:400 to"),
+        ({"fallback_on": ["status:4090"]}, "item 0 is no error class"),
+        ({"fallback_on": ["overlaoded"]}, "item 0 is no error class"),
         ({"after_content": "continue"}, "can_continue"),
         ({"gate": {"hold_characters": 9, "rules": [["card", "(", "end:card"]]}}, "rule card: unclosed group"),
         (
@@ -278,8 +282,11 @@ def test_a_version_that_is_not_valid_leaves_the_one_before_in_force():
         ({"timers": {"connect_ms": 0}}, "timers.connect_ms"),
         ({"candidates": [{"target": "a b", "model": "m"}]}, "candidates.0.target"),
     ],
-    ids=["empty", "unknown", "many", "text", "cancelled", "continue", "rule", "action", "timer", "name"],
-)
+    ids=[
+        "empty", "unknown", "many", "text", "cancelled", "status", "long", "misspelt", "continue", "rule",
+        "action", "timer", "name",
+    ],
+)  # fmt: skip
 def test_a_route_is_checked_field_by_field(change, said):
     text = orjson.dumps({"candidates": [{"target": "openai", "model": "m"}]} | change).decode()
     with pytest.raises(RouteRefused, match=said):
@@ -348,6 +355,15 @@ def test_what_the_route_does_not_fall_back_on_ends(error):
     assert (other.choice.model, other.why) == ("b", "fallback")
 
 
+def test_a_route_can_fall_back_on_a_status_whatever_its_class():
+    plan = replace(made(), fallback_on=frozenset({"status:409"}))
+    step = decide(plan, [failed(CHOICES[0], "bad_request", status=409)], 0)
+    assert (step.choice.model, step.why) == ("b", "fallback")
+    other = decide(plan, [failed(CHOICES[0], "bad_request", status=400)], 0)
+    assert isinstance(other, Stop)
+    assert "the route tries no other provider after that" in other.message
+
+
 def test_nothing_is_restarted_after_a_tool_that_cannot_be_taken_back():
     tried = [failed(CHOICES[0], "truncated", had_content=True, had_tool_call=True)]
     assert isinstance(decide(made(side_effects=True), tried, 0), Stop)
@@ -366,8 +382,7 @@ def test_after_content_the_declared_mode_decides():
     a, shown = CHOICES[0], [failed(CHOICES[0], "server", had_content=True)]
     assert isinstance(decide(made(after_content="surface"), shown, 0), Stop)
     assert decide(made(after_content="restart"), shown, 0).why == "restart"
-    assert decide(made(after_content="resume"), shown, 0, resumable=True).why == "resume"
-    assert decide(made(after_content="resume"), shown, 0).why == "restart", "it cannot"
+    assert decide(made(after_content="resume"), shown, 0).why == "restart", "it could not be gone on with"
     able = replace(a, can_continue=True)
     assert decide(replace(made(after_content="continue"), choices=[able]), shown, 0).why == "continue"
     assert decide(made(after_content="continue"), shown, 0).why == "restart", "nobody has tried"
@@ -421,10 +436,11 @@ def test_it_always_ends_within_attempts_and_deadline_and_calls_nobody_excluded(d
         attempts_max=draw(st.integers(1, 16)),
         deadline_ms=draw(st.integers(1_000, 100_000)),
         side_effects=draw(st.booleans()),
+        no_reset=draw(st.booleans()),
     )
     tried, elapsed = [], 0
     while True:
-        step = decide(going, tried, elapsed, chance=draw(st.floats(0, 0.999)), resumable=draw(st.booleans()))
+        step = decide(going, tried, elapsed, chance=draw(st.floats(0, 0.999)))
         if isinstance(step, Stop):
             assert step.message
             break
@@ -440,6 +456,7 @@ def test_it_always_ends_within_attempts_and_deadline_and_calls_nobody_excluded(d
         assert sum(one.error_class != "crashed" for one in same) <= step.choice.retries
         shown = any(one.had_content for one in tried)
         assert not (shown and going.after_content == "surface")
+        assert not (shown and going.no_reset and step.why != "continue")
         assert shown or step.why in ("first", "retry", "fallback", "crash")
         if tried and step.why == "retry":
             assert tried[-1].retry_after_ms <= min(step.wait_ms, going.retry_wait_ms_max)

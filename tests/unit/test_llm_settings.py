@@ -97,9 +97,15 @@ BAD = {
     ),
     "scheme": ({"OPENAI__API_KEY": KEY, "OPENAI__BASE_URL": "ftp://llm.example"}, "no http or https URL"),
     "port": ({"OPENAI__API_KEY": KEY, "OPENAI__BASE_URL": "https://llm.example:x"}, "is no URL"),
-    "two-keys": ({"OPENAI__API_KEY": KEY, "OPENAI__API_KEY_ENV": "X"}, "api_key and api_key_env are set"),
+    "two-keys": (
+        {"OPENAI__API_KEY": KEY, "OPENAI__API_KEY_ENV": "X"},
+        "PROVIDERS__OPENAI__API_KEY and API_KEY_ENV are set",
+    ),
     "no-variable": ({"OPENAI__API_KEY_ENV": "NO_SUCH_VARIABLE_HERE"}, "has no NO_SUCH_VARIABLE_HERE"),
-    "no-file": ({"OPENAI__API_KEY_FILE": "/no/such/file"}, "cannot be read"),
+    "no-file": (
+        {"OPENAI__API_KEY_FILE": "/no/such/file"},
+        "OPENAI__API_KEY_FILE: /no/such/file cannot be read",
+    ),
     "header": ({"OPENAI__API_KEY": f"{KEY}\nx"}, "no header may have"),
     "value": ({"OWN": own('"X-Key": "' + KEY + '\\nx"')}, "HEADERS: x-key has characters"),
     "letters": ({"OWN": own('"X-Key": "' + KEY + '\u2019"')}, "HEADERS: x-key has characters"),

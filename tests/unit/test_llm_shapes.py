@@ -125,7 +125,7 @@ def test_an_answer_that_breaks_is_not_whole(ask, shape, fault, after):
 BLEMISHED = {
     "malformed": ("malformed", False),
     "bad_utf8": ("malformed", False),
-    "huge": ("malformed", False),
+    "huge": ("oversized", False),
     "html": ("malformed", False),
     "unknown": ("over", True),
     "comments": ("over", True),

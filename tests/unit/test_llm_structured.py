@@ -201,10 +201,25 @@ def test_time_bounds_how_often_it_is_shown(monkeypatch):
 def test_an_answer_without_an_end_is_bounded(monkeypatch):
     monkeypatch.setattr(module, "BYTES_MAX", 1_000)
     events, answer = feed("[" + "1, " * 2_000, {}, size=50)
-    assert "more than 1000 characters" in events[-1].problem
+    assert "more than 1000 bytes" in events[-1].problem
     assert answer.problem
+    assert "more than 1000 bytes" in feed('["' + "é" * 600, {}, size=50)[1].problem
+    assert feed('["' + "e" * 600 + '"]', {}, size=50)[1].finish().problem == ""
     events, _ = feed("[" * 500, {})
     assert "deeper than 64" in events[-1].problem
+
+
+@pytest.mark.parametrize("number", ["1e9", "1e300"])
+def test_what_would_be_too_much_as_it_is_written_is_not_shown_before_the_end(monkeypatch, number):
+    monkeypatch.setattr(module, "BYTES_MAX", 1_000)
+    text = "[" + f"{number}," * 150 + "1]"
+    events, answer = feed(text, {}, size=10)
+    assert len(text) < 1_000 < len(text.replace(number, str(float(number))))
+    assert events
+    assert max(len(event.json) for event in events) <= 1_000
+    assert answer.finish().json == text
+    wrong = feed(text[:-1] + ",}", {"items": {"type": "string"}}, size=len(text))[1].finish()
+    assert (wrong.json, wrong.complete) == ("null", False)
 
 
 def nested(depth):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from connectors.llm.plan import Timers
@@ -52,6 +54,10 @@ class Handle:
         """See asyncio."""
         self.entry[2] = True
 
+    def when(self):
+        """See asyncio."""
+        return self.entry[0]
+
 
 class Task:
     """What reads."""
@@ -84,19 +90,52 @@ def test_no_status_in_time_is_a_time_out_of_the_connection(loop, task):
 def test_a_status_without_content_is_a_time_out_of_the_first_content(loop, task):
     watch = Watch(loop, task, TIMERS, 60)
     loop.go_to(0.5)
-    watch.connected = True
+    watch.connect()
     loop.go_to(4.9)
     assert watch.why is None
     loop.go_to(5)
     assert watch.why == "timeout_first_content"
 
 
+SLOW = Timers(connect_ms=60_000, first_content_ms=30_000, between_contents_ms=2_000, total_ms=50_000)
+
+
+@pytest.mark.parametrize(
+    ("timers", "connected_s", "content_s", "due_s", "why"),
+    [
+        (replace(SLOW, first_content_ms=1_000), 0.5, None, 1, "timeout_first_content"),
+        (replace(SLOW, first_content_ms=1_000), None, None, 1, "timeout_first_content"),
+        (SLOW, 0.5, 1, 3, "timeout_between_contents"),
+        (replace(SLOW, connect_ms=20_000), 0.5, 1, 3, "timeout_between_contents"),
+        (replace(SLOW, total_ms=1_500), 0.5, 1, 1.5, "timeout_total"),
+        (replace(SLOW, total_ms=1_500), None, None, 1.5, "timeout_total"),
+        (replace(SLOW, first_content_ms=90_000, total_ms=90_000), None, None, 60, "timeout_connect"),
+    ],
+    ids=[
+        "first", "first-while-connecting", "between", "between-before-the-first-was-due", "total",
+        "total-while-connecting", "connect",
+    ],
+)  # fmt: skip
+def test_a_timer_is_in_time_however_long_another_that_no_longer_counts_is(
+    loop, task, timers, connected_s, content_s, due_s, why
+):
+    watch = Watch(loop, task, timers, 600)
+    for at_s, note in ((connected_s, watch.connect), (content_s, watch.content)):
+        if at_s is not None:
+            loop.go_to(at_s)
+            note()
+    loop.go_to(due_s - 0.1)
+    assert watch.why is None
+    loop.go_to(due_s)
+    assert (watch.why, task.cancels) == (why, 1)
+
+
 def test_each_content_moves_the_deadline_and_no_timer_is_set_for_it(loop, task):
     watch = Watch(loop, task, TIMERS, 60)
-    watch.connected = True
+    watch.connect()
     for tenth in range(5, 70, 5):
         loop.go_to(tenth / 10)
-        watch.content_s = loop.time()
+        watch.content()
         assert len([entry for entry in loop.due if not entry[2]]) == 1
     loop.go_to(8.4)
     assert watch.why is None
@@ -107,10 +146,10 @@ def test_each_content_moves_the_deadline_and_no_timer_is_set_for_it(loop, task):
 @pytest.mark.parametrize(("total_s", "at_s"), [(60, 20), (7, 7)], ids=["attempt", "operation"])
 def test_content_that_never_ends_is_over_when_the_whole_time_is(loop, task, total_s, at_s):
     watch = Watch(loop, task, TIMERS, total_s)
-    watch.connected = True
+    watch.connect()
     for second in range(1, at_s):
         loop.go_to(second)
-        watch.content_s = loop.time()
+        watch.content()
     assert watch.why is None
     loop.go_to(at_s)
     assert watch.why == "timeout_total"
@@ -129,14 +168,14 @@ def test_the_first_reason_counts_and_a_watch_that_is_closed_ends_nothing(loop, t
 
 def test_while_nothing_is_read_of_it_no_timer_but_the_last_ends_it(loop, task):
     watch = Watch(loop, task, TIMERS, 60)
-    watch.connected = True
+    watch.connect()
     loop.go_to(4)
     watch.hold()
     loop.go_to(9)
     watch.go_on()
     loop.go_to(9.9)
     assert watch.why is None, "one second was left to the first content"
-    watch.content_s = loop.time()
+    watch.content()
     loop.go_to(10.9)
     watch.hold()
     loop.go_to(15)

@@ -51,7 +51,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     },
     "usage": {
         "provider": "p", "model": "m", "calls": 1, "errors": 0, "input_tokens": 3, "output_tokens": 4,
-        "cost_nanos": 5_000, "latency_ms": 12, "provenance": "provider",
+        "cost_nanos": 5_000, "latency_ms": 12, "provenance": "provider", "cached_input_tokens": 2,
+        "cache_write_tokens": None, "reasoning_tokens": 1,
     },
     "state": {"name": "phase", "value_json": '{"a":1}'},
     "media": {"mime": "image/png", "index": 1, "data": b"\x00\xff", "reference": ""},
@@ -76,7 +77,8 @@ def test_absent_fields_take_their_defaults() -> None:
     body, schema_id = CODEC.encode("usage", {"provider": "p"})
     assert CODEC.decode(schema_id, body) == {
         "provider": "p", "model": "", "calls": 1, "errors": 0, "input_tokens": 0, "output_tokens": 0,
-        "cost_nanos": None, "latency_ms": 0, "provenance": "",
+        "cost_nanos": None, "latency_ms": 0, "provenance": "", "cached_input_tokens": None,
+        "cache_write_tokens": None, "reasoning_tokens": None,
     }  # fmt: skip
 
 

@@ -9,12 +9,13 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from confluent_kafka import TopicPartition
+from confluent_kafka import Message, TopicPartition
 
 from connectors.kafka import consumer as module
 from connectors.kafka.chunk import Records, SourcePartition, events_of
-from connectors.kafka.consumer import ConsumerOptions, PollThread
-from connectors.kafka.errors import ConsumerFailed, ConsumerFenced
+from connectors.kafka.consumer import PollThread
+from connectors.kafka.errors import ConsumerFailed, ConsumerFenced, IdentityHeld
+from connectors.kafka.membership import ConsumerOptions
 from connectors.kafka.memory import MemoryKafka
 from connectors.kafka.options import KafkaOptions
 from schemas.topics import INPUT
@@ -124,25 +125,38 @@ def test_a_member_that_is_fenced_joins_again_after_an_outage_and_not_against_a_t
     assert len(listener.failures) == (joined <= len(fenced_after_s))
 
 
-class Message(bytes):
-    """A value with librdkafka's accessors; its offset is its first byte."""
+@pytest.mark.parametrize(("tries", "joins"), [(3, True), (200, False)], ids=["its session ends", "a twin"])
+def test_an_identity_that_is_held_is_waited_for_as_long_as_a_session_may_last(monkeypatch, tries, joins):
+    listener = Listener()
+    thread = poll_thread(listener)
+    now, polls, closes = 1_000.0, 0, []
 
-    def value(self):
-        return bytes(self)
+    def poll():
+        nonlocal polls
+        polls += 1
+        if polls <= tries:
+            raise IdentityHeld("group", "member")
+        thread.stop()
 
-    def key(self):
-        return None
+    def wait(seconds):
+        nonlocal now
+        now += seconds
 
-    def offset(self):
-        return self[0]
-
-    def timestamp(self):
-        return 0, 1_000
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    monkeypatch.setattr(thread, "_poll", poll)
+    monkeypatch.setattr(thread._stopping, "wait", wait)
+    thread._consumer = SimpleNamespace(close=lambda: closes.append(now))
+    thread.run()
+    assert (not listener.failures) is joins
+    assert polls == (4 if joins else 92)
+    assert len(closes) == polls, "and once at the end"
 
 
 def test_records_are_cut_into_pieces_by_their_bytes_and_none_is_left_out():
     sizes = [3, 3, 3, 9, 20, 1]
-    records = Records(SOURCE, [Message(bytes([i] * size)) for i, size in enumerate(sizes)])
+    records = Records(
+        SOURCE, [Message("in", 0, i, None, bytes(size), None, None, (1, 7)) for i, size in enumerate(sizes)]
+    )
     pieces = records.pieces(9)
     assert [[record.size_bytes for record in piece] for piece in pieces] == [[3, 3, 3], [9], [20], [1]]
     assert [record for piece in pieces for record in piece] == list(records)
@@ -150,7 +164,7 @@ def test_records_are_cut_into_pieces_by_their_bytes_and_none_is_left_out():
 
 
 def test_few_records_of_many_bytes_hold_the_fetching_too(monkeypatch):
-    monkeypatch.setattr("connectors.kafka.consumer._PATIENCE_S", -1.0)
+    monkeypatch.setattr("connectors.kafka.handover._PATIENCE_S", -1.0)
     thread = poll_thread(Listener(), handover_records_max=100, handover_bytes_max=1_000)
     paused = []
     thread._consumer = SimpleNamespace(
@@ -171,9 +185,11 @@ class HandedOver:
 
     def __init__(self):
         self.thread, self.chunks, self.fell_behind = None, [], threading.Event()
+        self.on_deliver = lambda: None
 
     def deliver(self, chunks):
         self.chunks += chunks
+        self.on_deliver()
         if sum(map(len, self.chunks)) >= 100:
             self.fell_behind.set()
 
@@ -206,7 +222,7 @@ def test_a_hand_over_that_is_full_takes_no_more_and_pauses_only_when_it_lasts(
     monkeypatch, patience_s, pauses
 ):
     """A pause throws away what was fetched ahead; without one for long, a rebalance would wait."""
-    monkeypatch.setattr("connectors.kafka.consumer._PATIENCE_S", patience_s)
+    monkeypatch.setattr("connectors.kafka.handover._PATIENCE_S", patience_s)
     kafka, asked, listener = MemoryKafka(lambda: 1_000), [], HandedOver()
     kafka.create([INPUT])
     clients = kafka.clients()
@@ -231,6 +247,45 @@ def test_a_hand_over_that_is_full_takes_no_more_and_pauses_only_when_it_lasts(
         chunk = listener.chunks.pop(0)
         handled += len(chunk)
         thread.handled(len(chunk), chunk.size_bytes)
+    thread.stop()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_what_trickles_in_while_nobody_could_handle_it_is_handed_over_at_once_and_a_flood_is_not_kept():
+    kafka, listener = MemoryKafka(lambda: 1_000), HandedOver()
+    kafka.create([INPUT])
+    producer = kafka.clients().producer({})
+    thread = listener.thread = PollThread(
+        KafkaOptions("memory:0", clients=kafka.clients()),
+        ConsumerOptions("group", "member", chunk_records_max=50),
+        {INPUT.name: events_of(list)},
+        listener,
+    )
+
+    def publish(count):
+        for _ in range(count):
+            producer.produce(INPUT.name, b"1", b"k", 0)
+
+    thread.start()
+    publish(1)
+    wait_for(lambda: listener.chunks)
+    thread.gather(60)
+    assert thread.call(lambda: 7).result(10) == 7, "who asks is answered meanwhile"
+    publish(3)
+    time.sleep(0.05)
+    assert sum(map(len, listener.chunks)) == 1
+    thread.gather(0)
+    wait_for(lambda: len(listener.chunks) == 2)
+    assert len(listener.chunks[1]) == 3
+
+    thread.gather(60)
+    thread.call(lambda: None).result(10)
+    publish(100)
+    listener.on_deliver = lambda: thread.gather(60)
+    thread.gather(0)
+    wait_for(lambda: sum(map(len, listener.chunks)) == 104)
+    thread.gather(0)
     thread.stop()
     thread.join(10)
     assert not thread.is_alive()

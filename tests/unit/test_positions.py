@@ -11,7 +11,7 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from connectors.kafka import positions
 from connectors.kafka.errors import KafkaUnavailable, PositionRefused, RestoreStalled
 from connectors.kafka.options import KafkaOptions
-from connectors.kafka.positions import Committed, PositionReader
+from connectors.kafka.positions import Committed, PositionReader, metadata_of, read_metadata, silence_note
 
 
 class Broker:
@@ -89,6 +89,13 @@ def test_a_client_that_keeps_to_it_that_nobody_leads_is_replaced(reader, monkeyp
     )
     assert reader.ends("t", 3) == (0, 12)
     assert stuck.asked == 10
+
+
+def test_a_silence_beside_an_offset_is_no_standstill():
+    silent = Committed(7, *read_metadata(metadata_of(3, silence_note(5_000_000))))
+    assert (silent.unit, silent.silent_us, silent.standstill) == (3, 5_000_000, "")
+    stands = Committed(7, *read_metadata(metadata_of(3, "ValueError: poison")))
+    assert (stands.silent_us, stands.standstill) == (0, "ValueError: poison")
 
 
 def test_an_answer_that_does_not_come_is_kafka_being_away(reader, monkeypatch):

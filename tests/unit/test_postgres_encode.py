@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from connectors.postgres.encode import prepare
 from connectors.postgres.errors import SinkRefused
-from connectors.postgres.tables import STREAMS, USAGE_WINDOWS
+from connectors.postgres.tables import LLM_ATTEMPTS, STREAMS, USAGE_WINDOWS
 from tests.integration.postgres_case import stream, window
 
 HOSTILE = st.text(alphabet=st.characters(codec=None), max_size=6)
@@ -25,6 +25,16 @@ def test_a_batch_is_reduced_to_what_one_after_the_other_would_leave(given_rows):
     prepared = prepare(STREAMS, rows)
     assert {str(row["stream_id"]): at for at, row in prepared.rows} == left
     assert all(row["attempts"] == at for at, row in prepared.rows)
+
+
+def test_what_a_newer_row_lacks_of_columns_that_come_apart_is_that_of_the_one_before_it():
+    made = dict.fromkeys(LLM_ATTEMPTS.columns, "") | dict.fromkeys(LLM_ATTEMPTS.apart)
+    started = made | {"attempt": 1, "ended_us": 0, "input_json": "i"}
+    settled = made | {"attempt": 1, "ended_us": 7, "output_json": "o"}
+    other = made | {"attempt": 2, "ended_us": 8}
+    ((_, kept), (_, plain)) = prepare(LLM_ATTEMPTS, [started, settled, other]).rows
+    assert (kept["ended_us"], kept["input_json"], kept["output_json"]) == (7, "i", "o")
+    assert plain == other
 
 
 @given(st.lists(HOSTILE, max_size=8))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from connectors.postgres.tables import TABLES, Table
+from connectors.postgres.tables import LLM_ATTEMPTS, LLM_CONTENTS, TABLES, Table
 
 AVRO = Path(str(files("schemas"))) / "avro"
 MIGRATIONS = Path(str(files("connectors.postgres"))) / "migrations"
@@ -63,3 +63,13 @@ def test_every_migration_says_which_code_may_live_with_it():
     assert found
     for path in found:
         assert re.match(r"-- oldest: \d+\n", path.read_text()), path.name
+
+
+@pytest.mark.parametrize("table", [LLM_ATTEMPTS, LLM_CONTENTS], ids=lambda table: table.name)
+def test_what_is_kept_of_an_attempt_is_taken_from_either_topic_and_null_takes_nothing_away(table):
+    upsert = table.upsert("s").as_string()
+    for column in table.apart:
+        assert f'"{column}" = coalesce(EXCLUDED."{column}", kept."{column}")' in upsert
+    ledger = table is LLM_ATTEMPTS
+    assert ('"state" = EXCLUDED."state"' in upsert) == ledger
+    assert upsert.endswith(' WHERE kept."ended_us" < EXCLUDED."ended_us"') == ledger

@@ -22,6 +22,7 @@ from pipelines.queries import (
     Query,
     Span,
     StateReader,
+    key_value_query,
     span_of,
     starts_in,
     value_query,
@@ -29,6 +30,7 @@ from pipelines.queries import (
 )
 from pipelines.state_page import _refusal, _stranger, is_loopback
 from schemas.topics import TopicSpec, partition_of
+from state.keyvalue import KeyValueOptions, KeyValues
 from state.memory import MemoryBackend
 from state.store import Position, StagedView
 from state.windows import TimeWindows, WindowOptions
@@ -38,6 +40,7 @@ COUNT = struct.Struct(">q")
 ANN = SourcePartition("eu.clicks.v1", partition_of(b"ann", 4))
 MINUTES = TimeWindows(b"m", WindowOptions(60_000))
 MINUTE_US = 60_000_000
+LAST = KeyValues(b"l", KeyValueOptions())
 EVER = Span(0, 600 * MINUTE_US)
 
 
@@ -52,6 +55,7 @@ class World:
         self.held, self.owners = {}, {}
         queries = {
             "clicks": value_query(count, stored=lambda key: b"n" + key),
+            "last": key_value_query(LAST, count),
             "minutes": window_query(MINUTES, count),
             "closed": None,
         }
@@ -83,6 +87,14 @@ def test_a_value_of_its_own_partition_is_answered():
     assert answer.body == {"store": "clicks", "key": "ann", "partition": ANN.partition, "value": 7}
 
 
+def test_a_value_that_expires_is_answered():
+    world, view = World(), StagedView(MemoryBackend())
+    LAST.put(view, 0, b"ann", COUNT.pack(7))
+    world.own("last", dict(view.staged))
+    assert world.get("last").body["value"] == 7
+    assert world.get("last", "bob").status is not HTTPStatus.OK
+
+
 def test_the_windows_of_a_key_are_those_that_begin_within_the_span():
     world, view = World(), StagedView(MemoryBackend())
     for minute in (1, 2, 5):
@@ -101,7 +113,7 @@ def test_the_windows_of_a_key_are_those_that_begin_within_the_span():
 def test_a_store_that_declares_no_query_is_as_unknown_as_one_that_is_not_there(store):
     answer = World().get(store)
     assert answer.status is HTTPStatus.NOT_FOUND
-    assert answer.body["stores"] == ["clicks", "minutes"]
+    assert answer.body["stores"] == ["clicks", "last", "minutes"]
 
 
 def test_a_key_that_is_not_there_is_told_from_a_store_that_is_not():
@@ -171,8 +183,15 @@ def test_an_owner_that_cannot_be_asked_for_is_raised_to_the_page():
 def test_a_span_is_the_last_hour_unless_it_is_said():
     assert span_of({}, 3 * 3_600_000_000) == Span(2 * 3_600_000_000, 3 * 3_600_000_000)
     assert span_of({"from": "5", "to": "9"}, 0) == Span(5, 9)
-    for wrong in ({"from": "x"}, {"from": "9", "to": "5"}, {"from": "-1", "to": "5"}):
-        with pytest.raises(ValueError, match=r"from|invalid"):
+    assert span_of({"to": str(2**63 - 1), "from": "0"}, 0) == Span(0, 2**63 - 1)
+    for wrong in (
+        {"from": "x"},
+        {"from": "9", "to": "5"},
+        {"from": "-1"},
+        {"to": "٣"},
+        {"from": "9" * 5_000},
+    ):
+        with pytest.raises(ValueError, match=r"^(from|to) .*63 bits"):
             span_of(wrong, 0)
 
 

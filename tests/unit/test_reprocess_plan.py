@@ -148,6 +148,14 @@ def test_what_cannot_be_held_back_or_told_apart_is_refused(tmp_path, monkeypatch
             plan_of("totals", extension, KAFKA, None)
 
 
+def test_state_from_before_the_time_is_said_to_be_lost_where_there_is_state():
+    assert plan(agent("one", OUTPUT)).loss(1_777_622_400_000) == (
+        "state from before 2026-05-01T08:00:00.000000Z is not in it"
+    )
+    assert plan(agent("one", OUTPUT)).loss(-1) == ""
+    assert plan(agent("one", OUTPUT, changelog=None)).loss(1_777_622_400_000) == ""
+
+
 def test_progress_is_counted_from_the_first_look_on_with_rate_and_time_left():
     now = [100.0]
     watch = Watch(plan(agent("one", OUTPUT)), lambda: now[0])
@@ -162,6 +170,8 @@ def test_progress_is_counted_from_the_first_look_on_with_rate_and_time_left():
     stuck = watch.summary({at[0]: 10_100, at[1]: 10_000}, {at[0]: 20_100, at[1]: 20_000})
     assert (watch.still_s, stuck.level) == (9.0, False)
     now[0] = 120.0
+    few = Watch(plan(agent("one", OUTPUT)), lambda: now[0]).summary({at[0]: 100}, {at[0]: 141})
+    assert (few.left, few.level, few.share) == (41, False, 0.0), "nothing of it is done"
     level = watch.summary({at[0]: 20_100, at[1]: 19_900}, {at[0]: 20_100, at[1]: 20_000})
     assert level.level
     assert level.as_json()["left"] == 100

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 
-from connectors.kafka.rest import FLOOD_RECORDS, REST_S
+import pytest
+
+from connectors.kafka.rest import FETCH_S, FLOOD_RECORDS, GATHER_S, REST_S
 from tests.unit.test_coordinator import TOPIC, Gate, coordinator, until
 
 
@@ -46,5 +48,6 @@ def test_a_commit_that_took_long_is_followed_by_a_bounded_rest():
             gate.let_on.set()
             await until(lambda: bench.committed)
             assert bench.coordinator._rest._until_s <= time.monotonic() + REST_S
+            assert bench.poller.gathered == [GATHER_S, pytest.approx(REST_S - FETCH_S)]
 
     asyncio.run(scenario())

@@ -198,6 +198,15 @@ def test_an_event_that_does_not_decode_is_not_passed_over_either():
     asyncio.run(scenario())
 
 
-def test_a_policy_that_there_is_not_is_refused_where_it_is_declared():
-    with pytest.raises(ValueError, match="source of ledger: on_failure='stop' is none of"):
-        RoleApp.source(None, OUTPUT, agent="ledger", decode=list, on_failure="stop")
+@pytest.mark.parametrize(
+    ("policy", "words"),
+    [
+        ({"on_failure": "stop"}, "on_failure='stop' is none of"),
+        ({"attempts_max": 0}, "attempts_max=0 must be 1 to 100; left out, it is the worker's"),
+        ({"attempts_max": 101}, "attempts_max=101 must be 1 to 100"),
+        ({"attempts_max": "3"}, "attempts_max='3' must be 1 to 100"),
+    ],
+)
+def test_a_policy_that_there_is_not_is_refused_where_it_is_declared(policy, words):
+    with pytest.raises(ValueError, match=f"source of ledger: {words}"):
+        RoleApp.source(None, OUTPUT, agent="ledger", decode=list, **policy)

@@ -11,11 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from schemas.topics import TopicSpec
-from state.columns import place, see_all
+from state.columns import effective_us, place, see_all
 from state.effects import PartitionScope
 from state.errors import EffectTooLarge
 from state.memory import MemoryBackend
-from state.rocksdb import RocksStore
 from state.store import RECORD_OVERHEAD_BYTES, Position, StagedView
 from state.watermark import AHEAD_US_MAX, Watermark
 from state.windows import TimeWindows, WindowOptions
@@ -25,20 +24,6 @@ TOPIC = TopicSpec("totals.v1", "key", "", 4, -1, "compact", "Totals.", max_messa
 KEYS = st.binary(max_size=2)
 VALUES = st.one_of(st.none(), st.binary(max_size=3))
 PAIRS = st.lists(st.tuples(KEYS, VALUES), max_size=8)
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    store = RocksStore(tmp_path_factory.mktemp("store"))
-    yield store
-    store.close()
-
-
-@pytest.fixture(params=["memory", "rocksdb"])
-def backend(request, store):
-    made = MemoryBackend() if request.param == "memory" else store.partition(7)
-    made.clear()
-    return made
 
 
 def columns(pairs):
@@ -155,11 +140,15 @@ def test_what_its_topic_does_not_take_is_refused_before_anything_is_staged():
         scope.update_many(TOPIC, [b"b", b"a"], [b"1", large])
     with pytest.raises(ValueError, match="zip"):
         scope.state.put_many([b"a", b"b"], [b"1"])
+    for put in (scope.state.put_many, partial(scope.update_many, TOPIC)):
+        with pytest.raises(ValueError, match="a key is null"):
+            put([b"b", None], [None, b"1"])
     assert scope.view.staged.keys() == {b"a", b"k" * 200}
     assert scope.take_appends() == []
 
 
 MS = 1_000
+MINUTES = TimeWindows(b"m", WindowOptions())
 EVENTS = st.lists(
     st.tuples(st.integers(0, 60 * MS), st.sampled_from([b"a", b"b"]), st.integers(0, 60 * MS)), max_size=20
 )
@@ -215,17 +204,31 @@ def test_rows_whose_window_has_closed_are_told_and_nothing_is_folded_into_them()
     assert windows.get(view, 20 * MS, b"b") == windows.get(view, 10 * MS, b"c") == b"1"
 
 
-@given(st.lists(st.tuples(st.integers(0, 10**13), st.integers(0, 10**13)), min_size=1, max_size=30))
-def test_the_watermark_after_each_row_is_that_of_one_event_after_another(times):
+MILLIS = st.integers(0, 10**10)
+
+
+@given(
+    st.lists(st.tuples(st.none() | MILLIS, MILLIS), min_size=1, max_size=30), st.sampled_from(["us", "ms"])
+)
+def test_the_watermark_after_each_row_is_that_of_one_event_after_another(times, unit):
+    """Rows without a time move nothing; a unit is what the schema says."""
+    us = 1_000 if unit == "ms" else 1
     plain, at_once = Watermark(7), Watermark(7)
-    expected = []
-    for event_us, append_us in times:
-        plain.see(event_us, append_us)
+    expected, effective = [], []
+    for event, append in times:
+        effective.append(None if event is None else plain.see(event * us, append * us))
         expected.append(plain.now_us)
-    event, append = (pa.array(column, pa.timestamp("us")) for column in zip(*times, strict=True))
-    assert see_all(at_once, event, append).to_pylist() == expected
+    events, appends = (pa.array(column, pa.timestamp(unit, "UTC")) for column in zip(*times, strict=True))
+    watermarks = see_all(at_once, events, appends)
+    assert watermarks.to_pylist() == expected
+    assert effective_us(events, appends, watermarks).to_pylist() == effective
     assert at_once.max_us == plain.max_us
-    assert max(expected) <= max(append_us for _, append_us in times) + AHEAD_US_MAX
+    assert max(expected) <= max(append for _, append in times) * us + AHEAD_US_MAX
+    placed = place(MINUTES, events, pa.array(expected))
+    assert placed.start_us.to_pylist() == [
+        None if at is None else MINUTES.start_us(at * us) for at, _ in times
+    ]
+    assert placed.in_time.is_null().to_pylist() == [at is None for at, _ in times]
 
 
 def test_an_empty_batch_moves_nothing():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import struct
 
 import pytest
 from hypothesis import settings
@@ -134,6 +136,87 @@ def test_unreadable_files_are_set_aside_and_the_store_begins_empty(tmp_path):
     assert again.partition(0).position() is None
     assert list((tmp_path / "store").glob("unreadable-*/MANIFEST-*"))
     again.close()
+
+
+def test_of_what_is_set_aside_the_newest_is_kept_and_its_bytes_are_told(tmp_path):
+    folder, asides = tmp_path / "store", []
+    for number in range(3):
+        store = RocksStore(folder)
+        assert store.figures().aside_bytes == sum(
+            file.stat().st_size for aside in asides[-1:] for file in aside.iterdir()
+        )
+        store.partition(0).write({b"k": b"v" * 100 * (number + 1)}, AT)
+        store.close()
+        (manifest,) = (folder / "data").glob("MANIFEST-*")
+        manifest.write_bytes(b"not a manifest")
+        RocksStore(folder).close()
+        asides += set(folder.glob("unreadable-*")).difference(asides)
+    assert len(asides) == 3
+    assert list(folder.glob("unreadable-*")) == asides[2:]
+    shutil.rmtree(asides[2])  # as the runbook says
+    store = RocksStore(folder)
+    assert store.figures().aside_bytes == 0
+    store.close()
+
+
+def record_ends(log: bytes) -> list[int]:
+    """Where the records of RocksDB's log format end: a header of checksum, length and type, then the data."""
+    ends, at = [], 0
+    while at < len(log):
+        at += 7 + struct.unpack_from("<H", log, at + 4)[0]
+        ends.append(at)
+    return ends
+
+
+def keys_of(backend):
+    return [int(key) for key, _ in backend.scan(b"", b"\xff", 1_000)]
+
+
+def test_a_manifest_that_is_cut_between_two_records_is_no_older_database(tmp_path):
+    store = RocksStore(tmp_path / "store")
+    for number in range(300):
+        store.partition(3).write({b"%03d" % number: b"v"}, Position("topic-1", number + 1, 1_000))
+        if number % 100 == 99 and number < 299:
+            store._db.flush()
+    killed = tmp_path / "killed"
+    shutil.copytree(tmp_path / "store", killed)  # as a kill leaves it
+    store.close()
+    (manifest,) = (killed / "data").glob("MANIFEST-*")
+    ends = record_ends(manifest.read_bytes())
+    assert ends[-1] == manifest.stat().st_size
+    silent = 0
+    for number, end in enumerate(ends):
+        for noted in (True, False):
+            cut = tmp_path / f"cut-{number}-{noted}"
+            shutil.copytree(killed, cut)
+            os.truncate(cut / "data" / manifest.name, end)
+            if not noted:
+                (cut / "MANIFEST_SIZE").unlink()
+            store = RocksStore(cut)
+            position, keys = store.partition(3).position(), keys_of(store.partition(3))
+            store.close()
+            set_aside = bool(list(cut.glob("unreadable-*")))
+            if noted:
+                assert set_aside == (end < ends[-1])
+                assert (position is None) == set_aside
+                assert keys == ([] if set_aside else list(range(300)))
+            elif position is not None and keys != list(range(position.offset)):
+                silent += 1
+    assert silent, "without the note RocksDB has a newer position than data: the test cuts where it hurts"
+
+
+def test_a_store_that_was_set_aside_is_noted_anew(tmp_path):
+    for _ in range(3):
+        store = RocksStore(tmp_path / "store")
+        store.partition(0).write({b"k": b"v"}, AT)
+        store.close()
+    (manifest,) = (tmp_path / "store" / "data").glob("MANIFEST-*")
+    os.truncate(manifest, 0)
+    for position in (None, AT):
+        store = RocksStore(tmp_path / "store")
+        assert store.partition(0).position() == position
+        store.partition(0).write({b"k": b"v"}, AT)
+        store.close()
 
 
 @pytest.mark.parametrize("between", [1, 10, 100])

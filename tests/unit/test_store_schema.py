@@ -7,7 +7,9 @@ from dataclasses import replace
 import pytest
 
 from schemas.topics import INGEST_STREAMS_CHANGELOG
-from state.schema import Migration, StoreSchema, dedupe, differences, kv, sessions, windows
+from state.dedupe import SeenOptions
+from state.keyvalue import KeyValueOptions
+from state.schema import Migration, StoreSchema, dedupe, differences, key_values, kv, seen, sessions, windows
 from state.sessions import SessionOptions
 from state.windows import WindowOptions
 
@@ -46,6 +48,28 @@ def test_each_change_of_a_part_is_told(part, said):
     changed = replace(STORE, parts=(part, *STORE.parts[1:]))
     assert any(f"m: {said}" in one for one in differences(STORE, changed))
     assert all(one.startswith("m: ") for one in differences(STORE, changed))
+
+
+def test_what_expires_is_needed_for_its_ttl_and_a_changed_ttl_is_told():
+    before = StoreSchema(
+        parts=(
+            key_values("v", KeyValueOptions(ttl_ms=5_000), key="sensor", value=">d"),
+            seen("d", SeenOptions(ttl_ms=9_000), key="id"),
+        )
+    )
+    after = StoreSchema(
+        parts=(
+            key_values("v", KeyValueOptions(ttl_ms=6_000), key="sensor", value=">d"),
+            seen("d", SeenOptions(ttl_ms=8_000), key="id"),
+        )
+    )
+    assert [part.lives_ms for part in before.parts] == [10_000, 9_000], "a refresh keeps an older entry"
+    assert differences(before, after) == [
+        "d: ttl_ms is 9000, this code's 8000",
+        "v: ttl_ms is 5000, this code's 6000",
+    ]
+    plain = StoreSchema(parts=(kv("v", key="sensor", value=">d", ttl_ms=5_000), before.parts[1]))
+    assert len(differences(before, plain)) == 1, "the bytes are others, though the words are the same"
 
 
 def test_a_part_that_came_or_went_is_told_and_so_is_the_version():

@@ -15,12 +15,12 @@ from pipelines.app import MADE_WAY
 def roles(monkeypatch):
     """Roles whose processes end as their names say: a code at once, or one after some time."""
 
-    def words(_worker, _flag, role, *_more):
-        code, _, after = role.partition("@")
+    def words(*given):
+        code, _, after = given[-1].partition("@")
         return [sys.executable, "-c", f"import sys, time; time.sleep({after or 0}); sys.exit({code})"]
 
     monkeypatch.setattr(supervisor, "sluicegate", words)
-    return lambda *names: asyncio.run(supervisor.supervise(names))
+    return lambda *names: asyncio.run(supervisor.supervise(dict.fromkeys(names, ())))
 
 
 def test_a_role_that_made_way_ends_alone(roles, capfd):

@@ -133,7 +133,16 @@ def test_cost_of_usage_is_known_estimated_or_unknown(partition):
         (5, 0, 0), (0, 5, 0), (0, 0, 1),
     ]  # fmt: skip
     assert (parts[2]["other_calls"], parts[2]["other_errors"]) == (3, 1)
+    assert [part["tokens_unknown"] for part in parts] == [0, 0, 0]
     assert parts[0]["started_us"] == START_US - 20_000
+
+
+def test_usage_of_which_nothing_is_known_is_counted_as_that_and_not_as_nothing(partition):
+    nothing = {"provenance": "unknown", "input_tokens": 0, "output_tokens": 0}
+    parts = feed_events(partition, usage(1, **nothing), usage(2, **nothing, cost_nanos=None))
+    task = feed_parts(partition, *parts)["root"]
+    sums = ("other_calls", "known_nanos", "estimated_nanos", "cost_unknown", "input_tokens", "tokens_unknown")
+    assert [task[name] for name in sums] == [2, 0, 0, 2, 0, 2]
 
 
 def test_a_payload_that_is_none_is_a_dead_letter_and_its_neighbours_are_counted(partition):

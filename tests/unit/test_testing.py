@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -151,6 +152,134 @@ def test_an_agent_that_may_not_pass_an_event_stands_still_until_it_is_resumed(tm
         assert driver.standstills == {}
 
 
+def test_an_agent_says_itself_how_often_an_event_is_tried(tmp_path):
+    tries = []
+
+    def handle(_scope, row):
+        tries.append(row["unit"])
+        raise ValueError("not this one")
+
+    with AgentDriver("one", role_of(handle, attempts_max=2), folder=tmp_path) as driver:
+        driver.feed(ROW, key=b"a")
+        (letter,) = driver.dead_letters()
+    assert (letter.attempts, len(tries)) == (2, 2)
+
+
+def say_unit(scope, row):
+    scope.emit(EACH, b"k", row["unit"].encode(), partition=scope.partition)
+
+
+def test_what_is_paused_waits_over_a_restart_until_it_is_resumed(drive):
+    driver = drive(say_unit)
+    driver.pause(1)
+    for partition, unit in ((1, "waits"), (0, "flows")):
+        driver.feed({**ROW, "unit": unit}, key=b"a", partition=partition)
+    assert driver.values(EACH) == [b"flows"]
+    driver.restart()
+    assert driver.values(EACH) == []
+    driver.resume(1)
+    assert driver.values(EACH) == [b"waits"]
+    assert driver.dead_letters() == []
+
+
+def test_a_resume_of_all_takes_back_each_pause_and_one_of_a_part_is_refused_while_all_is_paused(drive):
+    driver = drive(say_unit)
+    driver.pause(0)
+    driver.pause()
+    for partition in (0, 1):
+        driver.feed(ROW, key=b"a", partition=partition)
+    with pytest.raises(ValueError, match="paused as a whole"):
+        driver.resume(0)
+    assert driver.values(EACH) == []
+    driver.resume()
+    assert len(driver.values(EACH)) == 2
+
+
+def test_what_falls_due_of_a_paused_partition_waits_too(drive):
+    driver = drive(role="twin")
+    driver.feed(driver.event("open"), topic="twin.events.v1")
+    driver.pause()
+    driver.advance(60)
+    assert driver.read(CLOSED) == []
+    driver.resume()
+    driver.advance(0)
+    assert [closed.value.split()[0] for closed in driver.read(CLOSED)] == [b"minute", b"visit"]
+
+
+def test_an_event_at_which_an_agent_stands_still_is_skipped_and_is_a_dead_letter(tmp_path):
+    def handle(scope, row):
+        if row["unit"] == "bad":
+            raise ValueError("not this one")
+        say_unit(scope, row)
+
+    agents = replace(role_of(handle, on_failure="stop-partition"), versions={"one": "2026.3"})
+    with AgentDriver("one", agents, folder=tmp_path) as driver:
+        driver.feed(*({**ROW, "unit": unit} for unit in ("first", "bad", "last")), key=b"a", partition=1)
+        ((_, standstill),) = driver.standstills.items()
+        driver.skip(READINGS, 1, standstill.record.offset, reason="broken at its source")
+        assert driver.values(EACH) == [b"first", b"last"]
+        (letter,) = driver.dead_letters()
+        assert (letter.cause, letter.from_offset, letter.code_version) == ("skipped", 1, "2026.3")
+        assert "broken at its source" in letter.detail
+
+
+def test_records_of_a_key_in_quarantine_are_dead_letters_until_it_is_taken_back(drive):
+    driver = drive(say_unit)
+    driver.quarantine(b"bad", reason="a loop")
+    for key in (b"bad", b"good"):
+        driver.feed({**ROW, "unit": key.decode()}, key=key, partition=0)
+    driver.quarantine(b"bad", undo=True)
+    driver.feed({**ROW, "unit": "mended"}, key=b"bad", partition=0)
+    assert driver.values(EACH) == [b"good", b"mended"]
+    assert [(letter.cause, letter.key) for letter in driver.dead_letters()] == [("quarantined", b"bad")]
+
+
+def test_a_partition_that_is_taken_away_has_no_state_here_until_it_comes_back(drive):
+    driver = drive(lambda scope, _row: scope.state.put(b"n", b"%d" % scope.partition))
+    for partition in (0, 1):
+        driver.feed(ROW, key=b"a", partition=partition)
+    ((topic, taken),) = driver.take_away()
+    assert topic == READINGS.name
+    with pytest.raises(LookupError, match="taken away"):
+        driver.state(partition=taken)
+    assert driver.state().get(b"n") == b"%d" % (1 - taken), "what is left has no other of that key"
+    driver.give_back()
+    assert driver.state(partition=taken).get(b"n") == b"%d" % taken
+
+
+def test_headers_come_to_an_agent_go_out_with_what_it_says_and_stand_in_its_letters(tmp_path):
+    seen = []
+    given = (("trace", b"\x00"), ("trace", b"again"), ("null", None))
+
+    def register(app, tools, _options):
+        @app.agent(app.source(READINGS, agent="one", decode=tools.decoder(SUBJECT)))
+        async def one(stream):
+            async for row in stream:
+                event = stream.current_event
+                seen.append((event.headers, event.message.headers))
+                if row["unit"] == "bad":
+                    raise ValueError(row["unit"])
+                stream.scope.emit(EACH, b"k", b"v", headers=(*stream.record.headers, ("by", b"one")))
+
+    agents = Extension({"one": [register]}, (READINGS, EACH), {SUBJECT: SCHEMA})
+    with AgentDriver("one", agents, folder=tmp_path) as driver:
+        driver.feed(ROW, {**ROW, "unit": "bad"}, key=b"a", headers=given)
+        (output,) = driver.read(EACH)
+        assert output.headers == (*given, ("by", b"one"))
+        assert [letter.headers for letter in driver.dead_letters()] == [given]
+        assert seen[0] == ({"trace": b"again", "null": None}, list(given))
+        driver.feed(ROW, key=b"a")
+        assert seen[-1] == ({}, None)
+
+
+def test_headers_that_no_topic_takes_fail_the_event_and_not_the_unit(drive):
+    headers = {"kWh": (("h", bytes(5_000)),), "Wh": (("\ud800", b"v"),), "MWh": (("h", b"v"),)}
+    driver = drive(lambda scope, row: scope.emit(EACH, b"k", b"v", headers=headers[row["unit"]]))
+    driver.feed(*({**ROW, "unit": unit} for unit in headers), key=b"a", partition=0)
+    assert [output.headers for output in driver.read(EACH)] == [headers["MWh"]]
+    assert [letter.cause for letter in driver.dead_letters()] == ["EffectTooLarge", "UnicodeEncodeError"]
+
+
 def test_time_stands_still_unless_it_is_moved_and_then_moves_by_as_much(drive):
     driver = drive(role="twin")
     began_us = driver.now_us
@@ -260,7 +389,8 @@ def test_our_own_roles_run_under_it(tmp_path, role):
             assert {window["final"] for window in driver.table(USAGE_WINDOWS).values()} == {True}
 
 
-def test_the_example_of_the_page_passes_its_tests():
+@pytest.mark.timeout(180)  # a process with a dozen roles, one after the other
+def test_the_examples_of_the_pages_pass_their_tests():
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "docs/examples/agents/tests"],
         cwd=ROOT, capture_output=True, text=True, check=False,

@@ -13,6 +13,8 @@ from schemas.topics import (
     INDEX,
     INGEST_STREAMS_CHANGELOG,
     INPUT,
+    LLM_CONTENTS,
+    LLM_RAW,
     OUTPUT,
     RECORDS,
     REJECTS,
@@ -47,7 +49,7 @@ def test_partitions_of_many_keys_are_even() -> None:
 
 def test_every_name_is_in_the_table_once_and_has_a_version() -> None:
     names = [spec.name for spec in TOPICS]
-    assert len(set(names)) == len(names) == 33
+    assert len(set(names)) == len(names) == 34
     assert {topic_version(name) for name in names} == {1}
 
 
@@ -99,3 +101,11 @@ def test_a_dead_letter_holds_the_largest_record_that_a_broker_lets_in() -> None:
 def test_the_broker_stamps_what_the_watermark_trusts() -> None:
     assert INPUT.config()["message.timestamp.type"] == "LogAppendTime"
     assert OUTPUT.config()["message.timestamp.type"] == "LogAppendTime"
+
+
+def test_what_people_wrote_is_gone_soon_after_its_time():
+    """A broker deletes whole segments, and one may be a week long by its default."""
+    for spec in (LLM_CONTENTS, LLM_RAW):
+        assert spec.cleanup == "delete"
+        assert int(spec.config()["segment.ms"]) <= min(spec.retention_ms, DAY_MS)
+    assert "segment.ms" not in OUTPUT.config()

@@ -14,8 +14,9 @@ from connectors.kafka.options import KafkaOptions
 from ops.cli import run
 from ops.scaffold import new_agent
 from ops.topology.graph import EDGE_OUT, Graph, Node, graph_of
+from ops.topology.graph import as_json as plain
 from ops.topology.layout import place
-from ops.topology.live import PartitionFacts, RoleFacts
+from ops.topology.live import PartitionFacts, RoleFacts, as_they_run
 from ops.topology.text import lines_of
 from pipelines.blueprint import Agent, Blueprint, blueprint, blueprints
 from pipelines.errors import AgentRefused, UnknownRole
@@ -52,6 +53,42 @@ def test_a_role_reads_and_writes_what_the_table_of_access_lets_it(mine):
             written = {spec for agent in one.agents for spec in agent.appends}
             ticked = {agent.reads for agent in one.agents if agent.ticks}
             assert written | ticked | {DEAD_LETTERS} == set(ACCESS[one.role].writes)
+
+
+def test_each_agent_of_the_examples_writes_what_it_says_and_no_more():
+    extension = load(ROOT / "docs" / "examples" / "agents")
+    made = [agent for role in extension.roles for agent in blueprint(role, extension, KAFKA).agents]
+    assert {agent.name: [spec.name for spec in agent.writes] for agent in made} == {
+        "calls": ["examples.calls.v1"],
+        "call_windows": ["examples.call-windows.v1"],
+        "sensor_means": ["examples.sensor-means.v1"],
+        "sensors": ["examples.silent-sensors.v1"],
+    }
+
+
+def test_live_the_generation_and_the_state_are_those_that_run(mine):
+    (one,) = (one for one in mine if one.role == "stream_totals")
+    now = "stream_totals.changelog.g2-959a8f.v1"
+    stores = [{"changelog": "stream_totals.changelog.g2.v1", "topic": now}]
+    (shown,) = as_they_run([one], {"stream_totals": {"generation": 2, "stores": stores}})
+    told = "\n".join(lines_of([shown], [shown], "p.", "range"))
+    assert f"state    {now} (4)" in told
+    assert "stream_totals  (group p.sluicegate.stream_totals.g2)" in told
+    (role,) = plain([shown], [shown], "p.")["roles"]
+    assert (role["generation"], role["agents"][0]["changelog"]) == (2, f"p.{now}")
+    assert f"state: {now}" in [note for node in graph_of([shown]).nodes for note in node.notes]
+    assert as_they_run([one], {}) == [one], "nothing is on record of it"
+
+
+def test_a_drawing_that_cannot_be_written_is_a_wrong_word(capsys):
+    assert run(["topology", "--svg", "/nonexistent/x.svg"]) == 2
+    assert "name a file in a folder that is there" in capsys.readouterr().err
+
+
+def test_an_agent_that_lets_time_pass_says_so():
+    one = blueprint("sensors", load(ROOT / "docs" / "examples" / "agents"), KAFKA)
+    told = "\n".join(lines_of([one], [one], "p.", "range"))
+    assert "idle     counts the silence of examples.readings.v1, each 10,000 ms" in told
 
 
 def test_an_agent_that_declares_no_output_has_the_rest_of_its_modules_topics(tmp_path):

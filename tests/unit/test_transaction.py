@@ -113,6 +113,41 @@ def test_an_unanswered_commit_that_did_not_take_place_is_aborted(begun):
         bench.transaction.commit()
 
 
+UNKNOWN = KafkaError(
+    KafkaError.UNKNOWN, "EndTxn commit failed: Unknown broker error", fatal=False, retriable=False,
+    txn_requires_abort=True,
+)  # fmt: skip
+"""As librdkafka says that a broker answered by an error that it does not know: abort, whatever took place."""
+
+
+def test_a_commit_that_took_place_and_was_answered_by_an_unknown_error_is_a_commit(begun):
+    bench = begun(commit_transaction=[KafkaException(UNKNOWN)])
+    bench.transaction.commit()
+    assert bench.producers.calls.count("made") == 2
+    assert "abort_transaction" not in bench.producers.calls, "the broker would refuse it, and say nothing"
+
+
+def test_a_commit_of_an_unknown_error_that_did_not_take_place_is_aborted_and_the_next_unit_begins(begun):
+    bench = begun(committed_unit=lambda _source: UNIT - 1, commit_transaction=[KafkaException(UNKNOWN)])
+    with pytest.raises(TransactionAborted, match="Unknown broker error"):
+        bench.transaction.commit()
+    bench.transaction.abort()
+    bench.transaction.begin()
+    assert bench.producers.calls.count("made") == 2, "the producer that settled it is the next unit's"
+    assert "abort_transaction" not in bench.producers.calls
+
+
+def test_a_commit_that_the_broker_was_never_asked_for_is_aborted_at_once(begun):
+    lost = KafkaError(
+        KafkaError._INCONSISTENT, "1 message(s) failed delivery", fatal=False, retriable=False,
+        txn_requires_abort=True,
+    )  # fmt: skip
+    bench = begun(commit_transaction=[KafkaException(lost)])
+    with pytest.raises(TransactionAborted, match="failed delivery"):
+        bench.transaction.commit()
+    assert bench.producers.calls.count("made") == 1
+
+
 def test_while_kafka_is_away_an_unanswered_commit_is_neither_done_nor_aborted(begun):
     told = [KafkaUnavailable("kafka:9092", "away"), UNIT]
 

@@ -220,7 +220,7 @@ def random_usage(rng: Random, number: int):
     fields = {
         "provider": rng.choice(["acme", "zeta"]), "model": rng.choice(["s", "l/x"]),
         "calls": rng.randint(1, 3), "input_tokens": rng.randint(0, 9), "cost_nanos": rng.choice([None, 1, 7]),
-        "latency_ms": rng.randint(0, 50),
+        "latency_ms": rng.randint(0, 50), "provenance": rng.choice(["", "provider", "unknown"]),
     }  # fmt: skip
     return usage(
         number, time=BASE_US + rng.randint(0, 400) * SECOND_US, stream=f"s{rng.randint(0, 20)}",
@@ -268,7 +268,7 @@ def plain(events) -> dict[tuple, tuple]:
     for event in events:
         fields = PAYLOADS.decode(event.payload_schema, event.payload)
         key = (event.time // MINUTE_US * MINUTE_US, event.tenant, fields["provider"], fields["model"])
-        cost = fields["cost_nanos"]
+        cost = None if fields["provenance"] == "unknown" else fields["cost_nanos"]
         sums[key].update(
             calls=fields["calls"], events=1, tokens=fields["input_tokens"], cost=cost or 0,
             unknown=cost is None, latency=fields["latency_ms"],

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import pytest
 
 from connectors.kafka.errors import KafkaUnavailable
+from connectors.kafka.ports import Backoff
 from tests.unit.test_checkpoint import Recording
-from tests.unit.test_coordinator import SOURCE, TOPIC, coordinator, until
+from tests.unit.test_coordinator import SOURCE, TOPIC, until
+from tests.unit.test_coordinator import coordinator as coordinator_with
 from tests.unit.test_standstill import OTHER, assigned, deliver
 
 pytestmark = pytest.mark.timeout(30)
 AWAY = KafkaUnavailable("registry", "away")
+coordinator = partial(coordinator_with, backoff=Backoff(10, 60))
 
 
 class Agent:
@@ -36,13 +40,6 @@ class Agent:
 
     def of(self, partition):
         return [offset for of, offset in self.handled if of == partition]
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    monkeypatch.setattr("connectors.kafka.isolation._BACKOFF_S_MAX", 0.06)
-    monkeypatch.setattr("connectors.kafka.isolation._BACKOFF_S_FIRST", 0.01)
-    monkeypatch.setattr("connectors.kafka.coordinator._WAIT_S", 0.05)
 
 
 async def waiting(bench):
