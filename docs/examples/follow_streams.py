@@ -20,9 +20,9 @@ async def follow(url: str, streams: list[str]) -> None:
                     await socket.send(json.dumps({"type": "subscribe", "stream": stream, "cursor": cursor}))
                 async for text in socket:
                     message = json.loads(text)
-                    if message["type"] == "reconnect":  # of one stream or of all: begin all of them anew
+                    if message["type"] in ("reconnect", "error") and "retry_ms" in message:
                         retry_s = message["retry_ms"] / 1_000
-                        break
+                        break  # of one stream or of all: begin all of them anew
                     take(message, cursors)
                     if not cursors:
                         return

@@ -89,9 +89,10 @@ class CallWindows:
             scope.late(batch.records[at], time_us=time_us, watermark_us=watermark_us)
         self._fold(scope, pa.table({"start": starts, **rows.to_pydict()}).filter(pc.invert(is_late)))
         clock.max_us = reached[-1].as_py()
-        for window in self.windows.closed(scope.state, clock.now_us, limit=1_000):
+        chores = max(1_000, 2 * len(batch))  # more than one batch can open
+        for window in self.windows.closed(scope.state, clock.now_us, chores):
             self._say(scope, window.key, window.start_us, window.value)
-        self.windows.expire(scope.state, clock.now_us, limit=1_000)
+        self.windows.expire(scope.state, clock.now_us, chores)
         clock.save(scope.state, CLOCK)
 
     def _fold(self, scope: Scope, calls: pa.Table) -> None:
@@ -116,9 +117,15 @@ class CallWindows:
 def register(app: RoleApp, tools: Tools, _options: WorkerOptions) -> None:
     """Add both agents to the role's app."""
     first, second = Calls(tools), CallWindows(tools.codec)
-    events = app.source(OUTPUT, agent="calls", decode=tools.decode_events)
-    columns = tools.columns(CALLS.subject)
-    rows = app.source(CALLS, agent="call_windows", columns=columns, changelog=CHANGELOG, late_to=LATE_EVENTS)
+    events = app.source(OUTPUT, agent="calls", decode=tools.decode_events, writes=(CALLS,))
+    rows = app.source(
+        CALLS,
+        agent="call_windows",
+        columns=tools.columns(CALLS.subject),
+        changelog=CHANGELOG,
+        writes=(WINDOWS,),
+        late_to=LATE_EVENTS,
+    )
 
     @app.agent(events)
     async def calls(stream: Stream) -> None:
