@@ -1,5 +1,5 @@
 # syntax=docker/dockerfile:1
-# One image for worker and edge; docker-compose.yml says which command.
+# One image for worker, edge and worker of language models; docker-compose.yml says which command.
 
 FROM python:3.11-slim-bookworm AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
@@ -28,7 +28,7 @@ ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 SLUICE
 WORKDIR /app
 USER 10001:10001
 VOLUME /var/lib/sluicegate
-EXPOSE 8600 8601 8700 8701 8702
+EXPOSE 8600 8601 8700 8701 8702 8703 8704
 STOPSIGNAL SIGTERM
 # Of the edge, which is the default command; docker-compose.yml has the worker's.
 HEALTHCHECK --interval=10s --timeout=5s --retries=6 --start-period=30s \

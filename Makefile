@@ -67,7 +67,7 @@ format: $(STAMP) ## lay the code out
 	@$(BIN)/ruff format
 
 .PHONY: bench-engine
-bench-engine: $(STAMP) ## measure the engine beside others (JSON=1, WORKS=windows,state,…; benchmarks/README.md)
+bench-engine: $(STAMP) ## measure the engine beside others (JSON=1, GOALS=1, WORKS=windows,state,…; benchmarks/README.md)
 	@$(BIN)/python -m benchmarks
 
 .PHONY: bench-edge
