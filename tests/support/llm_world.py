@@ -275,11 +275,13 @@ class LlmWorld:
                 found[row.attempt] = row
         return [found[number] for number in sorted(found)]
 
-    def rows(self, quiet_s: float = 0.3, topic: TopicSpec = LLM_ATTEMPTS) -> list[Attempt]:
+    def rows(
+        self, quiet_s: float = 0.3, topic: TopicSpec = LLM_ATTEMPTS, deadline_s: float = 90.0
+    ) -> list[Attempt]:
         """All rows of the ledger, or of contents, in the order in which they were written a partition."""
         return [
             attempt_of(self.wire.decode(message.value(), topic.subject))
-            for message in read_committed(self.kafka, topic, 0, quiet_s=quiet_s)
+            for message in read_committed(self.kafka, topic, 0, deadline_s=deadline_s, quiet_s=quiet_s)
         ]
 
 

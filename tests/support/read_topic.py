@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import TYPE_CHECKING
 
-from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,8 +27,8 @@ def read_committed(
 
     After ``enough``, and once it saw the end of each partition (a broker that is slow is not silent), the
     reader listens on for ``quiet_s`` of silence, so that a doubled effect shows itself; 0 for who looks again
-    and again, at what need not become silent. At the deadline it returns what there is: the caller's
-    comparison says what is missing.
+    and again, at what need not become silent. At the deadline it returns what there is, and says on stderr of
+    which partitions it did not see the end: the caller's comparison says what is missing.
     """
     is_enough = enough if callable(enough) else lambda found: len(found) >= enough
     consumer = Consumer(
@@ -57,6 +58,19 @@ def read_committed(
                 silent_since = time.monotonic()
             elif time.monotonic() - silent_since >= quiet_s:
                 break
+        else:
+            _tell_unread(consumer, name, unread)
     finally:
         consumer.close()
     return found
+
+
+def _tell_unread(consumer: Consumer, topic: str, unread: set[int]) -> None:
+    """Say where a reader stands in partitions whose end it did not see, and where Kafka says that they end."""
+    for place in consumer.position([TopicPartition(topic, number) for number in sorted(unread)]):
+        seen = consumer.get_watermark_offsets(place, cached=True)
+        try:
+            real = consumer.get_watermark_offsets(place, timeout=5)
+        except KafkaException as error:
+            real = error
+        print(f"{topic}/{place.partition}: read to {place.offset}, its end seen {seen}, is {real}", file=sys.stderr)
