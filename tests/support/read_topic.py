@@ -66,11 +66,11 @@ def read_committed(
 
 
 def _tell_unread(consumer: Consumer, topic: str, unread: set[int]) -> None:
-    """Say where a reader stands in partitions whose end it did not see, and where Kafka says that they end."""
+    """Say where a reader stands in partitions whose end it did not see, and where Kafka says they end."""
     for place in consumer.position([TopicPartition(topic, number) for number in sorted(unread)]):
         seen = consumer.get_watermark_offsets(place, cached=True)
         try:
             real = consumer.get_watermark_offsets(place, timeout=5)
         except KafkaException as error:
             real = error
-        print(f"{topic}/{place.partition}: read to {place.offset}, its end seen {seen}, is {real}", file=sys.stderr)
+        sys.stderr.write(f"{topic}/{place.partition}: at {place.offset}, end as seen {seen}, in fact {real}\n")
