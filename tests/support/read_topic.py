@@ -73,4 +73,4 @@ def _tell_unread(consumer: Consumer, topic: str, unread: set[int]) -> None:
             real = consumer.get_watermark_offsets(place, timeout=5)
         except KafkaException as error:
             real = error
-        sys.stderr.write(f"{topic}/{place.partition}: at {place.offset}, end as seen {seen}, in fact {real}\n")
+        sys.stderr.write(f"{topic}/{place.partition}: at {place.offset}, end seen {seen}, in fact {real}\n")
