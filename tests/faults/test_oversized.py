@@ -8,15 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from confluent_kafka.admin import (
-    AdminClient,
-    AlterConfigOpType,
-    ConfigEntry,
-    ConfigResource,
-    ResourceType,
-)
+from confluent_kafka.admin import AdminClient
 
 from tests.faults.ledger import OUTPUT
+from tests.support.topic_config import set_config
 
 if TYPE_CHECKING:
     from tests.faults.run import Run
@@ -28,10 +23,7 @@ pytestmark = [pytest.mark.slow_fault, pytest.mark.timeout(300)]
 def set_limit(run: Run, limit_bytes: int) -> None:
     """Set the broker's own limit of the output topic; it is one of batches."""
     admin = AdminClient(run.kafka.client_config())
-    entry = ConfigEntry("max.message.bytes", str(limit_bytes), incremental_operation=AlterConfigOpType.SET)
-    name = OUTPUT.named(run.kafka.topic_prefix)
-    resource = ConfigResource(ResourceType.TOPIC, name, incremental_configs=[entry])
-    admin.incremental_alter_configs([resource])[resource].result(20)
+    set_config(admin, OUTPUT.named(run.kafka.topic_prefix), "max.message.bytes", str(limit_bytes))
 
 
 def test_a_topic_that_refuses_whole_batches_stops_the_worker_with_the_reason_and_costs_nothing(run: Run):

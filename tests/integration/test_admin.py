@@ -12,14 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
-from confluent_kafka.admin import (
-    AdminClient,
-    AlterConfigOpType,
-    ConfigEntry,
-    ConfigResource,
-    NewTopic,
-    ResourceType,
-)
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from connectors.kafka.admin import describe_topics, ensure_topics, group_lag, list_topics
 from connectors.kafka.chunk import SourcePartition
@@ -29,6 +22,7 @@ from connectors.kafka.positions import PositionReader
 from connectors.kafka.tails import Tails
 from pipelines.engine import Engine
 from schemas.topics import INPUT, OUTPUT, TOPICS
+from tests.support.topic_config import set_config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -109,9 +103,7 @@ def test_what_would_break_correctness_is_an_error(
 def test_another_retention_is_told_and_lived_with(kafka_options: KafkaOptions, admin: AdminClient) -> None:
     ensure_topics(kafka_options, [OUTPUT])
     name = OUTPUT.named(kafka_options.topic_prefix)
-    entry = ConfigEntry("retention.ms", "1000", incremental_operation=AlterConfigOpType.SET)
-    resource = ConfigResource(ResourceType.TOPIC, name, incremental_configs=[entry])
-    admin.incremental_alter_configs([resource])[resource].result(30)
+    set_config(admin, name, "retention.ms", "1000")
     for _ in range(50):
         done = ensure_topics(kafka_options, [OUTPUT])
         if done.warnings:

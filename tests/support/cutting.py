@@ -6,15 +6,10 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
-from confluent_kafka.admin import (
-    AdminClient,
-    AlterConfigOpType,
-    ConfigEntry,
-    ConfigResource,
-    ResourceType,
-)
+from confluent_kafka.admin import AdminClient
 
 from connectors.kafka.admin import ensure_topics
+from tests.support.topic_config import set_config
 
 if TYPE_CHECKING:
     from connectors.kafka.options import KafkaOptions
@@ -32,17 +27,12 @@ def cut(kafka: KafkaOptions, topic: TopicSpec, before: int) -> None:
     """
     name, admin = topic.named(kafka.topic_prefix), AdminClient(kafka.client_config())
 
-    def set_cleanup(policy: str) -> None:
-        entry = ConfigEntry("cleanup.policy", policy, incremental_operation=AlterConfigOpType.SET)
-        resource = ConfigResource(ResourceType.TOPIC, name, incremental_configs=[entry])
-        admin.incremental_alter_configs([resource])[resource].result(20)
-
     cuts = [
         TopicPartition(name, partition, end - 2 if before == LAST else before)
         for partition, end in enumerate(ends_of(kafka, topic))
     ]
     if topic.cleanup == "compact":
-        set_cleanup("delete")
+        set_config(admin, name, "cleanup.policy", "delete")
     deadline = time.monotonic() + 20
     for where, future in admin.delete_records(cuts).items():
         while True:  # the leader learns of the policy in its own time
@@ -54,7 +44,7 @@ def cut(kafka: KafkaOptions, topic: TopicSpec, before: int) -> None:
                 time.sleep(0.2)
                 future = admin.delete_records([where])[where]  # noqa: PLW2901  # the next try
     if topic.cleanup == "compact":
-        set_cleanup(topic.cleanup)
+        set_config(admin, name, "cleanup.policy", topic.cleanup)
 
 
 def make_anew(kafka: KafkaOptions, topic: TopicSpec) -> None:
