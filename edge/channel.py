@@ -19,11 +19,9 @@ class Channel:
     """A stream that somebody follows, or that had events not long ago."""
 
     __slots__ = (
-        "cost_s",
         "end_offset",
         "end_seq",
         "flush_due",
-        "flushed_s",
         "groups",
         "key",
         "kind",
@@ -36,6 +34,7 @@ class Channel:
         "subscribers",
         "tenant",
         "waiting",
+        "woken_s",
     )
 
     def __init__(self, tenant: str, stream_id: str, key: bytes) -> None:
@@ -52,16 +51,16 @@ class Channel:
         """Where its first event stands, if that came by here."""
         self.end_seq = -1
         self.end_offset = -1
-        self.groups: dict[str, Group] = {}
+        self.groups: dict[str, list[Group]] = {}
         """Who has everything and takes more at once, by how they are written to."""
         self.laggards: set[Delivery] = set()
         """Who had all and fell behind: takes nothing now, or is on the way back."""
         self.look_seq = self.look_bytes = maxsize
         """How far the stream may come before one of them is behind its bound: seq, and bytes that came."""
         self.flush_due = False
-        self.flushed_s = 0.0
-        self.cost_s = 0.0
-        """What its last flush took."""
+        """Who is not written yet will be, when a tick is over."""
+        self.woken_s = 0.0
+        """When all who waited were told last, by the loop's clock."""
 
     def append(self, frame: Frame) -> bool:
         """Take a frame of the output topic; give whether it was new."""
@@ -106,7 +105,7 @@ class Channel:
 
     def _stand_aside(self, *, everybody: bool) -> None:
         """Have members of groups take their own places; without ``everybody`` those that have events."""
-        for group in self.groups.values():
+        for group in self.all_groups():
             if everybody or group.position > 0:
                 for member in list(group.members):
                     member.stand_aside()
@@ -135,20 +134,37 @@ class Channel:
     @property
     def abreast(self) -> int:
         """How many take all that comes at once."""
-        return sum([len(group.members) for group in self.groups.values()])
+        return sum([len(group.members) for group in self.all_groups()])
+
+    @property
+    def cost_s(self) -> float:
+        """Processor time that it takes to write to all of them once."""
+        return sum([group.cost_s for group in self.all_groups() if group.members])
 
     @property
     def followed(self) -> bool:
         """Whether anybody is to be told when something comes."""
-        return bool(self.waiting) or any(group.members for group in self.groups.values())
+        return bool(self.waiting) or any(group.members for group in self.all_groups())
 
     def is_unwritten(self, seq: int) -> bool:
         """Whether somebody who takes all at once has not been written an event yet."""
-        return any(group.members and group.position <= seq for group in self.groups.values())
+        return any(group.members and group.position <= seq for group in self.all_groups())
 
-    def group(self, encoder: Encoder) -> Group:
-        """The group of a way to be written to."""
-        group = self.groups.get(encoder.name)
-        if group is None:
-            group = self.groups[encoder.name] = Group(self, encoder)
-        return group
+    def all_groups(self) -> list[Group]:
+        """Give all groups, of every way to be written to."""
+        return [group for groups in self.groups.values() for group in groups]
+
+    def group(self, encoder: Encoder, expect: int) -> Group:
+        """Give the group for one that is written to so and expects this seq; a new one if all are full.
+
+        Rather one that can be caught up with than one that has to catch up.
+        """
+        groups = self.groups.setdefault(encoder.name, [])
+        with_room = [group for group in groups if group.has_room]
+        for group in with_room:
+            if group.position >= expect or not group.members:
+                return group
+        if with_room:
+            return with_room[0]
+        groups.append(Group(self, encoder))
+        return groups[-1]

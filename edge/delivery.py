@@ -147,7 +147,7 @@ class Delivery:
     def advance(self) -> None:
         """Go on from its place, as far as the connection takes it."""
         subscriber, channel = self.subscriber, self.subscriber.channel
-        group = channel.group(self._encoder)
+        group = channel.group(self._encoder, subscriber.expect)
         self._write_first()
         while not (self.over or self._outlet.paused or self._task or self._group):
             if subscriber.finished:

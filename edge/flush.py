@@ -1,10 +1,12 @@
 """When followers are written to: at once while there is little to do, in larger writes while there is much.
 
-1. The hub has put frames into a stream's ring. 2. If its followers were last written to longer ago than the
-stream's tick, they are written to now, else when the tick is over. 3. The tick is four times the processor
-time of the last flush, so that one stream takes a fourth of a core, but 5 ms at least, and 100 ms at most
-while the stream takes no more than half of a core by that; when the loop's thread takes more than half of a
-core for all it does, the shortest tick grows.
+1. The hub has put frames into a stream's ring. 2. Each group of its followers is written to now if it was
+last written to longer ago than the stream's tick, else when the tick is over; of large groups one in a turn
+of the loop, that first which has waited longest. So nobody waits for longer than a tick, however many there
+are: were all written to together, the last would wait for the others besides. 3. The tick is four times the
+processor time that it takes to write to all once, so that one stream takes a fourth of a core, but 5 ms at
+least, and 100 ms at most while the stream takes no more than half of a core by that; when the loop's thread
+takes more than half of a core for all it does, the shortest tick grows.
 
 What a flush costs is the kernel's work for each write, nine tenths of it for a thousand clients: the fewer
 writes, the more events can be delivered. It is processor time that counts: the time that passes, on a machine
@@ -14,6 +16,7 @@ that is busy otherwise, would make ticks long for nothing.
 from __future__ import annotations
 
 import time
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -32,7 +35,9 @@ _COST_TICKS: Final = 4.0
 _COST_TICKS_MIN: Final = 2.0
 """At the least, however many they are who are written to."""
 _MANY: Final = 64
-"""Followers from which on it is worth to look at the clock for what their flush costs."""
+"""Members from which on it is worth to look at the clock for what a flush of their group costs."""
+_EARLY_S: Final = 0.001
+"""A timer may come earlier by so much: the loop's clock counts in milliseconds."""
 _LOOK_S: Final = 0.25
 _BUSY, _IDLE = 0.5, 0.25
 
@@ -59,44 +64,69 @@ class Flusher:
         """Frames came into a stream: have its followers written to, now or soon."""
         if channel.flush_due or not channel.followed:
             return
-        loop = self._loop
-        if loop is None:
-            self.flush(channel)
-            return
-        due_s = channel.flushed_s + self.tick_of(channel)
-        if due_s <= loop.time():
+        if self._loop is None:
             self.flush(channel)
         else:
-            channel.flush_due = True
-            loop.call_at(due_s, self._flush_due, channel)
+            self._flush_due(channel)
 
     def flush(self, channel: Channel) -> None:
         """Write all that the ring holds beyond where each group stands, and wake whoever waits."""
-        many = channel.abreast >= _MANY
-        began_s = time.thread_time() if many else 0.0
-        if self._loop is not None:
-            channel.flushed_s = self._loop.time()
-        for group in tuple(channel.groups.values()):
-            if group.members:
-                self._flush_group(group)
+        now_s = self._loop.time() if self._loop is not None else 0.0
+        for group in channel.all_groups():
+            if group.unwritten:
+                self._flush_group(group, now_s)
+        channel.woken_s = now_s
         channel.wake()
-        channel.cost_s = time.thread_time() - began_s if many else 0.0
-        self._look(channel.flushed_s)
+        self._look(now_s)
 
     def tick_of(self, channel: Channel) -> float:
-        """The shortest time between two flushes of one stream, by what its last one cost."""
+        """The shortest time between two writes to a follower of a stream, by what writing to all costs."""
         cost_s = channel.cost_s
         tick_s = min(max(self._tick_s, cost_s * _COST_TICKS), TICK_S_MAX)
         return max(tick_s, cost_s * _COST_TICKS_MIN)
 
     def _flush_due(self, channel: Channel) -> None:
+        """Write to those whose tick is over, and come back for the others."""
+        assert self._loop is not None
         channel.flush_due = False
-        self.flush(channel)
+        now_s, tick_s = self._loop.time(), self.tick_of(channel)
+        again_s = inf
+        groups = [group for group in channel.all_groups() if group.unwritten]
+        if len(groups) > 1:
+            groups.sort(key=_flushed_s)
+        for group in groups:
+            if now_s - group.flushed_s < tick_s - _EARLY_S:
+                again_s = group.flushed_s + tick_s
+                break
+            self._flush_group(group, now_s)
+            if group.cost_s and group is not groups[-1]:  # a large one: let the loop see to others
+                again_s = now_s
+                break
+        if channel.waiting:
+            if now_s - channel.woken_s >= tick_s - _EARLY_S:
+                channel.woken_s = now_s
+                channel.wake()
+            else:
+                again_s = min(again_s, channel.woken_s + tick_s)
+        if again_s < inf:
+            channel.flush_due = True
+            self._loop.call_at(again_s, self._flush_due, channel)
+        self._look(now_s)
 
-    def _flush_group(self, group: Group) -> None:
+    def _flush_group(self, group: Group, now_s: float) -> None:
+        """Write to a group, and note when that was and what it cost."""
+        group.flushed_s = now_s
+        if len(group.members) < _MANY:
+            group.cost_s = 0.0
+            self._write_to(group)
+        else:
+            began_s = time.thread_time()
+            self._write_to(group)
+            group.cost_s = time.thread_time() - began_s
+
+    def _write_to(self, group: Group) -> None:
         """Write span after span; a member that takes no more leaves the group while it is written to."""
         ring = group.channel.ring
-        group.flushed_s = group.channel.flushed_s
         while group.members and group.position < ring.next_seq:
             frames = ring.span(group.position, self._write_bytes_max)
             if not frames:  # the ring starts behind a hole, or lost what was not written yet
@@ -127,6 +157,10 @@ class Flusher:
         elif share < _IDLE:
             self._tick_s = max(self._tick_s / 1.5, TICK_S_MIN)
         self._busy_s, self._looked_s = busy_s, now_s
+
+
+def _flushed_s(group: Group) -> float:
+    return group.flushed_s
 
 
 def _see_to_themselves(group: Group) -> None:

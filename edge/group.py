@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from edge.channel import Channel
     from edge.frame import Frame
+
+
+MEMBERS_MAX: Final = 1_024
+"""Who is beyond stands in another group: one is written to in a turn of the loop, about 7 ms at the most, and
+the groups of a stream one after the other, each with all that has come by then."""
 
 
 class Encoder(Protocol):
@@ -44,6 +49,7 @@ class Group:
         "_encoder",
         "_span",
         "channel",
+        "cost_s",
         "flushed_s",
         "gaps",
         "members",
@@ -61,6 +67,8 @@ class Group:
         self.next_offset = -1
         self.flushed_s = 0.0
         """When they were written to last, by the loop's clock."""
+        self.cost_s = 0.0
+        """Processor time that this took; 0 if they are few."""
         self.written_bytes = 0
         """To each who was there all the time; so a member's share is a difference."""
         self.gaps = 0
@@ -75,6 +83,16 @@ class Group:
         if span != self._span:
             self._bytes, self._span = self._encoder.encode(frames), span
         return self._bytes
+
+    @property
+    def unwritten(self) -> bool:
+        """Whether the stream has come further than what they were written."""
+        return bool(self.members) and self.position < self.channel.ring.next_seq
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more may stand here."""
+        return len(self.members) < MEMBERS_MAX
 
     def can_take(self, expect: int) -> bool:
         """Whether one that expects this seq stands where the others do."""

@@ -201,8 +201,7 @@ class Slowing:
         # Who is dealt with in another way counts no more, neither as behind nor as keeping up.
         laggards = [one for one in channel.laggards if not one.subscriber.given_up]
         behind = sum(self._core.pressure.is_over(one, kind) for one in laggards)
-        abreast = sum(len(group.members) for group in channel.groups.values())
-        return kind.name, Counts(abreast + len(laggards), behind)
+        return kind.name, Counts(channel.abreast + len(laggards), behind)
 
     def _policy(self, kind: str) -> BackpressurePolicy | None:
         try:

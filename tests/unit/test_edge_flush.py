@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,6 +12,7 @@ from edge.channel import Channel
 from edge.encode import FrameJson
 from edge.flush import TICK_S_MAX, TICK_S_MIN, Flusher
 from edge.frame import declared, frame_of
+from edge.group import MEMBERS_MAX
 from edge.metrics import EdgeMetrics
 from schemas.catalog import LocalSchemas
 from schemas.envelope import Event
@@ -53,9 +55,14 @@ def add(channel, count=1):
 
 def follow(channel, write, count=1):
     """Have so many follow it from its beginning."""
-    group = channel.group(Joined())
     for _ in range(count):
-        group.add(Member(), write, 0, 0)
+        channel.group(Joined(), 0).add(Member(), write, 0, 0)
+
+
+def only_group(channel):
+    """Give the one group of a stream that has one."""
+    (group,) = channel.all_groups()
+    return group
 
 
 class Clock:
@@ -78,8 +85,10 @@ class Clock:
         self.now_s += seconds
         due, self.due = self.due, []
         for when_s, call, args in due:
-            assert when_s <= self.now_s
-            call(*args)
+            if when_s > self.now_s:
+                self.due.append((when_s, call, args))
+            else:
+                call(*args)
 
 
 def test_what_comes_into_an_idle_stream_is_written_at_once_and_what_follows_in_one_write_a_tick_later(
@@ -114,12 +123,85 @@ def test_a_stream_that_costs_much_to_write_gets_a_longer_tick_and_never_more_tha
     assert channel.cost_s >= 0.1
     assert flusher.tick_of(channel) == pytest.approx(2 * channel.cost_s)
 
-    channel.cost_s = 0.01
+    only_group(channel).cost_s = 0.01
     assert flusher.tick_of(channel) == pytest.approx(0.04)
-    channel.cost_s = 0.04
+    only_group(channel).cost_s = 0.04
     assert flusher.tick_of(channel) == TICK_S_MAX
-    channel.cost_s = 0.0
+    only_group(channel).cost_s = 0.0
     assert flusher.tick_of(channel) == TICK_S_MIN
+
+
+def test_of_many_followers_one_group_is_written_in_a_turn_of_the_loop_with_all_that_came_by_then(channel):
+    """Three groups; events come while the first, and then the second, is written."""
+    written = []
+    follow(channel, written.append, 2 * MEMBERS_MAX + 1)
+    flusher, clock = Flusher(EdgeMetrics(), JSON, WRITE_BYTES_MAX), Clock()
+    flusher.start(clock)
+    add(channel)
+    flusher.touch(channel)
+    assert written == [b"0"] * MEMBERS_MAX, "one group"
+    add(channel)
+    flusher.touch(channel)
+    clock.go_on(0)
+    assert written[MEMBERS_MAX:] == [b"0 1"] * MEMBERS_MAX, "the second, and not the first again"
+    add(channel)
+    flusher.touch(channel)
+    clock.go_on(0)
+    assert written[2 * MEMBERS_MAX :] == [b"0 1 2"]
+    written.clear()
+    clock.go_on(TICK_S_MAX)
+    while clock.due:
+        clock.go_on(0)
+    assert sorted(written) == sorted([b"1 2"] * MEMBERS_MAX + [b"2"] * MEMBERS_MAX)
+
+
+def test_nobody_waits_for_longer_than_a_tick_while_events_come_all_the_time(channel, monkeypatch):
+    """Four groups whose writing takes 5 ms each, an event each 4 ms, for two seconds of a clock."""
+    clock = Clock()
+    spent_s, waits_s = [0.0], []
+    monkeypatch.setattr("edge.flush.time", SimpleNamespace(thread_time=lambda: spent_s[0]))
+
+    def written_to(number):
+        def write(data):
+            if number % MEMBERS_MAX == 0:
+                clock.now_s += 0.005
+                spent_s[0] += 0.005
+            waits_s.append(max(clock.now_s - came_s[int(seq)] for seq in data.split()))
+
+        return write
+
+    came_s = {}
+    for number in range(4 * MEMBERS_MAX):
+        follow(channel, written_to(number))
+    flusher = Flusher(EdgeMetrics(), JSON, WRITE_BYTES_MAX)
+    flusher.start(clock)
+    came = 0
+    while clock.now_s < 102:
+        came_s[came] = clock.now_s
+        add(channel)
+        came += 1
+        flusher.touch(channel)
+        clock.go_on(0.004)
+    assert flusher.tick_of(channel) == pytest.approx(0.08)
+    assert max(waits_s) < 0.08 + 2 * 0.005 + 2 * 0.004, "a tick, two turns of the loop, two of this test"
+    assert len(waits_s) > 20 * 4 * MEMBERS_MAX
+
+
+def test_one_who_has_more_than_the_first_group_stands_in_one_that_has_it_too(channel):
+    add(channel, 5)
+    first = channel.group(Joined(), 3)
+    first.add(Member(), lambda _data: None, 3, 3)
+    assert channel.group(Joined(), 2) is first, "it can be caught up with"
+    assert channel.group(Joined(), 5) is first, "it has room: it will catch up"
+    for _ in range(MEMBERS_MAX - 1):
+        first.add(Member(), lambda _data: None, 3, 3)
+    second = channel.group(Joined(), 3)
+    assert second is not first
+    second.add(Member(), lambda _data: None, 5, 5)
+    first.members.popitem()
+    assert channel.group(Joined(), 4) is second
+    assert channel.group(Joined(), 3) is first
+    assert channel.abreast == MEMBERS_MAX
 
 
 def test_time_that_passes_while_others_have_the_processor_makes_no_tick_longer(channel):
