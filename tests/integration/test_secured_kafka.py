@@ -1,4 +1,4 @@
-"""A Kafka that lets nobody in unproven: SCRAM over TLS, client certificates, and ACLs of least privilege."""
+"""A Kafka that lets nobody in unproven: passwords over TLS, client certificates, ACLs of least privilege."""
 
 from __future__ import annotations
 
@@ -335,6 +335,24 @@ def test_who_is_not_taken_for_who_it_says_is_told_so_without_its_password(
     assert "as User:nobody: " in err
     assert "uthentication" in err
     assert "SLUICEGATE_KAFKA__SECURITY_PROTOCOL" in err
+    assert "s3cret-and-wrong" not in err
+
+
+@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256"])
+def test_a_password_proves_a_principal_by_every_mechanism(
+    secured: SecuredKafka, as_principal: Callable[..., CommandLine], mechanism: str
+) -> None:
+    made_topics(secured, as_principal)
+    operator = as_principal("operator", SASL_MECHANISM=mechanism)
+    code, out, err = operator.run("topics", "list", "--json")
+    assert code == 0, err
+    assert all(row["exists"] for row in orjson.loads(out))
+    code, out, err = operator.run("topics", "read", INPUT.name, "--json")  # a consumer, beside the admin
+    assert code == 0, err
+    stranger = as_principal("operator", SASL_MECHANISM=mechanism, SASL_PASSWORD="s3cret-and-wrong")
+    code, _, err = stranger.run("topics", "list")
+    assert code == 3, err
+    assert "as User:operator: " in err
     assert "s3cret-and-wrong" not in err
 
 

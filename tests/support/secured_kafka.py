@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 ADMIN: Final = "admin"
 _START_S: Final = 120.0
+_PLAIN: Final = "org.apache.kafka.common.security.plain.PlainLoginModule"
 _BEARER: Final = (
     "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required "
     'unsecuredLoginStringClaim_sub="broker";'
@@ -121,6 +122,7 @@ class SecuredService(KafkaService):
 
     def _config(self) -> Mapping[str, str]:
         broker = f'username="broker" password="{self.words["broker"]}";'
+        users = " ".join(f'user_{name}="{word}"' for name, word in self.words.items())
         scram = f"org.apache.kafka.common.security.scram.ScramLoginModule required {broker}"
         listeners = {
             "SASL_SSL": self.port,
@@ -134,9 +136,11 @@ class SecuredService(KafkaService):
             "advertised.listeners": f"{addresses['SASL_SSL']},{addresses['CERTIFIED']}",
             "listener.security.protocol.map": "SASL_SSL:SASL_SSL,CERTIFIED:SSL,CONTROLLER:SSL",
             "inter.broker.listener.name": "SASL_SSL",
-            "sasl.enabled.mechanisms": "SCRAM-SHA-512,OAUTHBEARER",
+            "sasl.enabled.mechanisms": "SCRAM-SHA-512,SCRAM-SHA-256,PLAIN,OAUTHBEARER",
             "sasl.mechanism.inter.broker.protocol": "SCRAM-SHA-512",
             "listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config": scram,
+            "listener.name.sasl_ssl.scram-sha-256.sasl.jaas.config": scram,
+            "listener.name.sasl_ssl.plain.sasl.jaas.config": f"{_PLAIN} required {users};",
             # Kafka's own validator for tests, which believes a token without a signature.
             "listener.name.sasl_ssl.oauthbearer.sasl.jaas.config": _BEARER,
             "ssl.keystore.type": "PEM",
@@ -154,7 +158,8 @@ class SecuredService(KafkaService):
 
     def _format_options(self) -> tuple[str, ...]:
         users = [
-            f"SCRAM-SHA-512=[name={name},password={word},iterations=4096]"
+            f"{mechanism}=[name={name},password={word},iterations=4096]"
+            for mechanism in ("SCRAM-SHA-512", "SCRAM-SHA-256")
             for name, word in self.words.items()
         ]
         return tuple(word for user in users for word in ("--add-scram", user))
