@@ -20,6 +20,7 @@ from ops.settings import Settings
 from ops.worker import worker_options
 from pipelines.app import run_role
 from pipelines.extension import Extension
+from schemas.topics import MIB
 from state.binary import pack_time
 from state.watermark import Watermark
 from state.windows import TimeWindows, WindowOptions
@@ -49,8 +50,18 @@ def changelog_of(tag: str) -> TopicSpec:
     """Return a changelog that forgets what no window needs any more, and so stays bounded.
 
     Tombstones alone would not do: they are kept for seven days, for a worker that comes back as late.
+    Segments are as small as Kafka has them, so that it compacts them within the run, and that the one which
+    it makes of several is full, and then old enough to be deleted, within minutes. With 8 MiB that takes two
+    hours, for which a changelog grows.
     """
-    return replace(CHANGELOG, name=f"bench.closing.{tag}.v1", cleanup="compact,delete", retention_ms=300_000)
+    return replace(
+        CHANGELOG,
+        name=f"bench.closing.{tag}.v1",
+        cleanup="compact,delete",
+        retention_ms=300_000,
+        segment_ms=60_000,
+        segment_bytes=MIB,
+    )
 
 
 def register(app: RoleApp, tools: Tools, _options: WorkerOptions, tag: str) -> None:

@@ -17,8 +17,6 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
-
 from benchmarks.bench import say
 from benchmarks.closing import changelog_of, output_of
 from benchmarks.contenders import CLOSING
@@ -47,9 +45,6 @@ GROWTH_MAX: Final = {"memory": 0.2, "state on disk": 0.5, "changelog": 0.5}
 compactions and restarts move the trend by less than 0.2."""
 LAST_S: Final = 180.0
 _TURN_S: Final = 0.1
-_CALL_S: Final = 30.0
-# So small that the broker cleans them within the run; by default one of a gigabyte is never touched.
-_SEGMENTS: Final = {"segment.bytes": str(8 << 20), "segment.ms": "60000"}
 
 
 @dataclass(frozen=True)
@@ -149,7 +144,6 @@ def run(bench: Bench) -> list[Soaked]:
     races = [Race(CLOSING, load, bench.where, 0, bench.folder, member=number) for number in range(WORKERS)]
     first = races[0]
     ensure_topics(kafka, [output_of(first.tag), changelog_of(first.tag)])
-    _clean_early(kafka, changelog_of(first.tag).named(kafka.topic_prefix))
     say(f"soak: {asked.minutes:g} min at {asked.rate} events/s, SEED={asked.seed}")
     command, chance = first.command(bench.settings), random.Random(asked.seed)
     workers: list[Mortal] = []
@@ -220,15 +214,3 @@ def _judged(going: _Run, minutes: float, took_s: float, note: str) -> Soaked:
 
 def _most_mb(samples: Sequence[Sample]) -> int:
     return int(max((figure for _, figure in samples), default=0.0)) >> 20
-
-
-def _clean_early(kafka: KafkaOptions, topic: str) -> None:
-    """Give a topic segments so small that the broker cleans them while the run lasts."""
-    entries = [
-        ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
-        for name, value in _SEGMENTS.items()
-    ]
-    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=entries)
-    admin = AdminClient(kafka.client_config() | {"log_level": 3})
-    for altered in admin.incremental_alter_configs([resource]).values():
-        altered.result(_CALL_S)

@@ -36,6 +36,10 @@ class TopicSpec:
     segment_ms: int | None = None
     """A broker deletes whole segments, and begins one after so long: records stay by this much longer.
     None = the broker's default, a week."""
+    segment_bytes: int | None = None
+    """Or after so many bytes, in each partition; at least a MiB. It compacts whole segments, too, and makes
+    one of several that became small; ``compact,delete`` deletes it when the newest record in it is old
+    enough. None = the broker's default, a GiB."""
 
     def named(self, prefix: str) -> str:
         """Return the topic's name in a deployment whose names start with ``prefix``."""
@@ -54,6 +58,8 @@ class TopicSpec:
             config["delete.retention.ms"] = str(TOMBSTONES_MS)
         if self.segment_ms is not None:
             config["segment.ms"] = str(self.segment_ms)
+        if self.segment_bytes is not None:
+            config["segment.bytes"] = str(self.segment_bytes)
         return config
 
 

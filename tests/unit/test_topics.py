@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from schemas import topics as module
@@ -109,3 +111,8 @@ def test_what_people_wrote_is_gone_soon_after_its_time():
         assert spec.cleanup == "delete"
         assert int(spec.config()["segment.ms"]) <= min(spec.retention_ms, DAY_MS)
     assert "segment.ms" not in OUTPUT.config()
+
+
+def test_a_topic_s_segments_are_the_broker_s_unless_it_says_how_large():
+    assert "segment.bytes" not in OUTPUT.config()
+    assert replace(OUTPUT, segment_bytes=1 << 20).config()["segment.bytes"] == "1048576"
