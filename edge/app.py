@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from edge.options import EdgeOptions
     from schemas.catalog import SchemaSource
     from schemas.kinds import Kind, KindTable
+    from schemas.topics import TopicSpec
 
 _BUILD_THREADS = 2
 """Requests checked at a time: the work is Python's, so more would only wait for each other."""
@@ -84,7 +85,7 @@ def create_app(
         KindsRefused: a kind cannot be served.
     """
     options.checked()
-    check_kinds(kinds)
+    check_kinds(kinds, kafka.kept(TOPICS))
     wire, payloads = WireCodec(registry), PayloadCodec(registry)
     core = EdgeCore(options, payloads, topic_version=topic_version(OUTPUT.name), kinds=kinds)
     decoder = Decoder(wire, payloads, kafka.topic_prefix)
@@ -140,9 +141,9 @@ def create_app(
     return compose(core, publisher, life, Asker(core, publisher, wire, topic_prefix=kafka.topic_prefix))
 
 
-def check_kinds(kinds: Iterable[Kind]) -> None:
+def check_kinds(kinds: Iterable[Kind], topics: Sequence[TopicSpec] = TOPICS) -> None:
     """Raise KindsRefused, with every problem, for kinds whose policies cannot be kept."""
-    if problems := problems_of_all(kinds, TOPICS):
+    if problems := problems_of_all(kinds, topics):
         raise KindsRefused(f"kinds cannot be served: {'; '.join(problems)}")
 
 

@@ -163,6 +163,7 @@ def kafka_options(settings: Settings, bootstrap_servers: str) -> KafkaOptions:
     return KafkaOptions(
         bootstrap_servers=bootstrap_servers,
         topic_prefix=kafka.topic_prefix,
+        retention_ms=kafka.retention_ms,
         security={
             name: value.get_secret_value() if isinstance(value, SecretStr) else str(value)
             for name, value in security.items()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path  # noqa: TC003  # pydantic reads it
-from typing import Final, Literal, NamedTuple
+from typing import Annotated, Final, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from ops.settings_group import Group
+from schemas.topics import DAY_MS, TOPICS
 
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 
@@ -73,6 +74,9 @@ class KafkaSettings(Group):
     ssl_key_location: Path | None = Field(default=None, description="PEM: its private key")
     ssl_key_password: SecretStr | None = None
     create_topics: bool = Field(default=True, description="create missing topics of the table at start")
+    retention_days: dict[str, Annotated[float, Field(ge=1 / 24, le=36_500)]] = Field(
+        default_factory=dict, description='days by topic, {"llm.contents.v1": 7}; else as the table says'
+    )
 
     @field_validator("security_protocol", "sasl_mechanism", mode="before")
     @classmethod
@@ -93,6 +97,16 @@ class KafkaSettings(Group):
             raise ValueError(msg)
         return value
 
+    @field_validator("retention_days")
+    @classmethod
+    def _delete_by_time(cls, value: dict[str, float]) -> dict[str, float]:
+        may = {spec.name for spec in TOPICS if spec.retention_ms >= 0}
+        for name in value:
+            if name not in may:
+                msg = f"{name[:80]!r} is no topic of ours that deletes by time: {', '.join(sorted(may))}"
+                raise ValueError(msg)
+        return value
+
     @field_validator("sasl_oauthbearer_token_endpoint_url")
     @classmethod
     def _keeps_the_secret(cls, value: str | None) -> str | None:
@@ -107,6 +121,11 @@ class KafkaSettings(Group):
             msg = "it must be https://…, or http:// on this machine: the secret is sent there"
             raise ValueError(msg)
         return value
+
+    @property
+    def retention_ms(self) -> dict[str, int]:
+        """The same in milliseconds, as Kafka counts."""
+        return {name: int(days * DAY_MS) for name, days in self.retention_days.items()}
 
     @model_validator(mode="after")
     def _fit_together(self) -> KafkaSettings:

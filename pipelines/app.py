@@ -38,12 +38,13 @@ from schemas.wire import WireCodec
 from state.budget import check_machine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from pipelines.engine import Guarantee
     from pipelines.options import WorkerOptions
     from schemas.catalog import SchemaSource
     from schemas.kinds import Kind
+    from schemas.topics import TopicSpec
 
 log = structlog.get_logger(__name__)
 
@@ -96,7 +97,7 @@ def build_role(name: str, options: WorkerOptions, extension: Extension) -> RoleA
     roles = {**ROLES, **extension.roles}
     if name not in roles:
         raise UnknownRole(name, roles)
-    check_kinds(extension.all_kinds())
+    check_kinds(extension.all_kinds(), options.kafka.kept(TOPICS))
     _check_bounds(name, options)
     check_machine(options.state)
     _guarantee(name, options)  # what it refuses is said before anything is asked of a service
@@ -204,9 +205,9 @@ def _check_bounds(name: str, options: WorkerOptions) -> None:
         raise OptionsRefused("; ".join(problems))
 
 
-def check_kinds(kinds: Iterable[Kind]) -> None:
+def check_kinds(kinds: Iterable[Kind], topics: Sequence[TopicSpec] = TOPICS) -> None:
     """Raise OptionsRefused, with every problem, for kinds whose policies cannot be kept."""
-    if problems := problems_of_all(kinds, TOPICS):
+    if problems := problems_of_all(kinds, topics):
         raise OptionsRefused(
             f"kinds cannot be served: {'; '.join(problems)}", remedy="Correct the policies that it names."
         )

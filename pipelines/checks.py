@@ -56,7 +56,7 @@ def check(blueprints: Sequence[Blueprint], extension: Extension, options: Worker
     Raises:
         KafkaUnavailable, RegistryUnavailable: no answer.
     """
-    yield check_kinds(extension)
+    yield check_kinds(extension, options.kafka.kept(TOPICS))
     registry = Registry(options.registry_url)
     try:
         yield Finding("schemas", "", "; ".join(_schema_problems(registry, extension, options)))
@@ -70,9 +70,9 @@ def check(blueprints: Sequence[Blueprint], extension: Extension, options: Worker
         registry.close()
 
 
-def check_kinds(extension: Extension) -> Finding:
-    """Look at the policies of all kinds; nobody needs to be asked."""
-    return Finding("kinds", "", "; ".join(problems_of_all(extension.all_kinds(), TOPICS)))
+def check_kinds(extension: Extension, topics: Sequence[TopicSpec]) -> Finding:
+    """Look at the policies of all kinds beside what topics keep; nobody needs to be asked."""
+    return Finding("kinds", "", "; ".join(problems_of_all(extension.all_kinds(), topics)))
 
 
 def register_schemas(registry: Registry, extension: Extension, *, may_register: bool) -> None:

@@ -65,7 +65,7 @@ def ensure_topics(options: KafkaOptions, specs: Sequence[TopicSpec]) -> Ensured:
     """
     asking = Asking(options)
     admin = asking.client
-    wanted = {spec.named(options.topic_prefix): spec for spec in specs}
+    wanted = {spec.named(options.topic_prefix): spec for spec in options.kept(specs)}
     existing = _metadata(asking)
     missing = [name for name in wanted if name not in existing]
     created = _create(admin, options, {name: wanted[name] for name in missing})

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final
 
 from connectors.kafka.clients import Clients
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
+
+    from schemas.topics import TopicSpec
+
+_SEGMENT_MS_MIN: Final = 3_600_000
+_SEGMENT_SHARE: Final = 4
+"""A segment lasts for so small a part of what its topic keeps: records stay by no more than that longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +30,8 @@ class KafkaOptions:
     security: Mapping[str, str] = field(default_factory=dict, repr=False)
     """librdkafka's ``security.*``, ``sasl.*`` and ``ssl.*`` properties; kept out of every repr."""
     clients: Clients = field(default=Clients(), repr=False)
+    retention_ms: Mapping[str, int] = field(default_factory=dict)
+    """How long a topic of the table keeps records in this deployment, by its name there; else as it says."""
 
     @property
     def principal(self) -> str:
@@ -35,6 +43,19 @@ class KafkaOptions:
             security.get("sasl.username") or re.split("[/@]", security.get("sasl.kerberos.principal", ""))[0]
         )
         return f"User:{name}" if name else "this principal"
+
+    def kept(self, specs: Iterable[TopicSpec]) -> list[TopicSpec]:
+        """Return topics as this deployment has them: with its own retention, and segments as short."""
+        return [self._kept(spec) for spec in specs]
+
+    def _kept(self, spec: TopicSpec) -> TopicSpec:
+        retention_ms = self.retention_ms.get(spec.name)
+        if retention_ms is None:
+            return spec
+        segment_ms = max(retention_ms // _SEGMENT_SHARE, _SEGMENT_MS_MIN)
+        if spec.segment_ms is not None:
+            segment_ms = min(segment_ms, spec.segment_ms)
+        return replace(spec, retention_ms=retention_ms, segment_ms=segment_ms)
 
     def client_config(self) -> dict[str, object]:
         """Return what every librdkafka client starts from; the caller adds its own."""

@@ -47,7 +47,7 @@ def preflight_command(
     """
     from itertools import chain
 
-    from ops.addresses import addresses
+    from ops.addresses import addresses, kafka_options
     from ops.checking import told
     from ops.errors import Misused
     from ops.extension import extension_of
@@ -56,6 +56,7 @@ def preflight_command(
     from pipelines.blueprint import blueprint
     from pipelines.checks import check, check_kinds
     from pipelines.clocks import check_clocks
+    from schemas.topics import TOPICS
 
     settings = Settings()
     if folder is not None and not folder.is_dir():
@@ -64,7 +65,8 @@ def preflight_command(
         settings.pipelines = folder
     extension = extension_of(settings)
     if offline:
-        return told([check_kinds(extension)], as_json=as_json)
+        kept = kafka_options(settings, "").kept(TOPICS)  # nobody is asked
+        return told([check_kinds(extension, kept)], as_json=as_json)
     options = worker_options(settings)
     roles = [*ROLES, *extension.roles]
     if not addresses(settings).postgres_dsn:

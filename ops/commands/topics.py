@@ -74,11 +74,12 @@ def list_command(*, as_json: AsJson = False) -> int:
 
     options = _options()
     existing = set(list_topics(options))
-    rows = [_row(spec, options, existing) for spec in TOPICS]
+    specs = options.kept(TOPICS)
+    rows = [_row(spec, options, existing) for spec in specs]
     if as_json:
         console.print_json(list(rows))
         return 0
-    for spec, row in zip(TOPICS, rows, strict=True):
+    for spec, row in zip(specs, rows, strict=True):
         state = "" if row["exists"] else "  (missing: `sluicegate topics create`)"
         console.out().print(
             f"{row['name']!s:<36} {spec.partitions:>2} partitions  {spec.cleanup:<15}"
@@ -109,6 +110,7 @@ def describe_command(name: str, *, as_json: AsJson = False) -> int:
     if spec is None:
         names = ", ".join(spec.name for spec in TOPICS)
         raise Misused(f"topic {name!r} is not in the table", f"name one of {names}")
+    (spec,) = options.kept([spec])
     states = describe_topics(options, [spec])
     row = _row(spec, options, {state.name for state in states})
     if states:

@@ -21,7 +21,7 @@ from connectors.kafka.options import KafkaOptions
 from connectors.kafka.positions import PositionReader
 from connectors.kafka.tails import Tails
 from pipelines.engine import Engine
-from schemas.topics import INPUT, OUTPUT, TOPICS
+from schemas.topics import DAY_MS, INPUT, LLM_CONTENTS, OUTPUT, TOPICS
 from tests.support.topic_config import set_config
 
 if TYPE_CHECKING:
@@ -50,6 +50,22 @@ def test_every_topic_is_created_as_the_table_says(kafka_options: KafkaOptions) -
         assert state.replicas >= 1
         assert state.under_replicated == 0
     assert list_topics(kafka_options) == sorted(states)
+
+
+def test_a_deployment_s_own_retention_is_what_topics_are_made_with_and_held_against(
+    kafka_options: KafkaOptions,
+) -> None:
+    own = replace(kafka_options, retention_ms={LLM_CONTENTS.name: 2 * DAY_MS})
+    specs = [LLM_CONTENTS, OUTPUT]
+    assert len(ensure_topics(own, specs).created) == 2
+    config = {state.name: state.config for state in describe_topics(own, specs)}
+    contents, output = (config[spec.named(own.topic_prefix)] for spec in specs)
+    assert (contents["retention.ms"], contents["segment.ms"]) == (str(2 * DAY_MS), str(DAY_MS // 2))
+    assert output["retention.ms"] == str(OUTPUT.retention_ms)
+    assert ensure_topics(own, specs).warnings == ()
+    told = ensure_topics(kafka_options, specs).warnings
+    assert [f"retention.ms={2 * DAY_MS}" in line or "segment.ms" in line for line in told] == [True, True]
+    assert all("kafka-configs.sh --alter" in line for line in told)
 
 
 def test_a_second_time_nothing_is_done(kafka_options: KafkaOptions) -> None:

@@ -105,6 +105,9 @@ def test_a_password_is_a_principal_and_nothing_else_is_set():
             "holds a name",
         ),
         ({**OAUTH, "sasl_oauthbearer_extensions": "no pair"}, "should match pattern"),
+        ({"retention_days": {"nowhere.v1": 1}}, "'nowhere.v1' is no topic of ours that deletes by time: "),
+        ({"retention_days": {"streams.index.v1": 1}}, "'streams.index.v1' is no topic of ours that deletes"),
+        ({"retention_days": {"llm.contents.v1": 0}}, "greater than or equal to"),
     ],
     ids=lambda value: value.split(" ", 1)[-1] if isinstance(value, str) else "",
 )

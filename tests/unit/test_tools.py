@@ -18,6 +18,7 @@ from schemas.errors import BadMagic, RegistryUnavailable
 from schemas.kinds import BUILTIN_KINDS, JOB
 from schemas.payloads import PayloadCodec
 from schemas.record import Record
+from schemas.topics import OUTPUT
 from schemas.wire import WireCodec
 from tests.contract.golden_records import RECORDS
 from tests.unit.support_scope import CODEC, make_event
@@ -114,3 +115,6 @@ def test_kinds_that_cannot_be_served_are_refused_with_every_problem():
     ephemeral = dataclasses.replace(JOB, doc="", order=dataclasses.replace(JOB.order, dedupe_ttl_ms=-1))
     with pytest.raises(OptionsRefused, match=r"job: doc is empty.*job: order\.dedupe_ttl_ms"):
         check_kinds([ephemeral])
+    short = KafkaOptions("127.0.0.1:1", retention_ms={OUTPUT.name: 3_600_000}).kept([OUTPUT])
+    with pytest.raises(OptionsRefused, match=r"job: replay\.history_ms=\d+ is longer than streams\.output"):
+        check_kinds(BUILTIN_KINDS, short)
