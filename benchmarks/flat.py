@@ -15,13 +15,14 @@ Sample = tuple[float, float]
 
 
 def growth(samples: Sequence[Sample], tooth_s: float = 0.0) -> float | None:
-    """Return by which share of the middle figure the trend rises from the first sample to the last.
+    """Return by which share of the middle figure the trend rises over the whole time.
 
     The trend is the middle one of the slopes between all pairs (Theil and Sen's): a single tooth does not
     move it. Where teeth are as long as a fair part of the run they do: then it is the trend of what they come
     down to, the lowest figure of each ``tooth_s``, the longest that a tooth may take. A figure without bound
-    takes that up with it; teeth that grow higher, and come down to where they were, do not. None = there are
-    too few samples to tell.
+    takes that up with it; teeth that grow higher, and come down to where they were, do not. The middle figure
+    is that of the lowest ones then, too: teeth as high as what rises under them would halve its share.
+    None = there are too few samples to tell.
     """
     roots = _roots(samples, tooth_s)
     if len(roots) < SAMPLES_MIN:
@@ -32,7 +33,7 @@ def growth(samples: Sequence[Sample], tooth_s: float = 0.0) -> float | None:
         for end, later in roots[number + 1 :]
         if end > start
     ]
-    middle = median(figure for _, figure in samples)
+    middle = median(figure for _, figure in roots)
     span_s = samples[-1][0] - samples[0][0]
     return round(median(slopes) * span_s / middle, 3) if middle and slopes else 0.0
 
