@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from connectors.kafka.admin import describe_topics
 from connectors.kafka.errors import TopicMismatch
-from schemas.topics import TOMBSTONES_MS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -29,7 +28,8 @@ class Retention(NamedTuple):
     @classmethod
     def declared(cls, changelog: TopicSpec) -> Retention:
         """Return what a topic is to keep by its declaration."""
-        return cls(changelog.retention_ms if "delete" in changelog.cleanup else -1, TOMBSTONES_MS)
+        records_ms = changelog.retention_ms if "delete" in changelog.cleanup else -1
+        return cls(records_ms, changelog.tombstones_ms)
 
     @classmethod
     def of(cls, config: Mapping[str, str]) -> Retention:

@@ -40,6 +40,10 @@ class TopicSpec:
     """Or after so many bytes, in each partition; at least a MiB. It compacts whole segments, too, and makes
     one of several that became small; ``compact,delete`` deletes it when the newest record in it is old
     enough. None = the broker's default, a GiB."""
+    tombstones_ms: int = TOMBSTONES_MS
+    """A compacted topic keeps tombstones and the markers of transactions for so long after it first compacted
+    them. A worker's disk that is older and not at the changelog's end is rebuilt; a rebuild that takes longer
+    misses deletions."""
 
     def named(self, prefix: str) -> str:
         """Return the topic's name in a deployment whose names start with ``prefix``."""
@@ -55,7 +59,7 @@ class TopicSpec:
             "message.timestamp.type": "LogAppendTime",
         }
         if self.cleanup != "delete":
-            config["delete.retention.ms"] = str(TOMBSTONES_MS)
+            config["delete.retention.ms"] = str(self.tombstones_ms)
         if self.segment_ms is not None:
             config["segment.ms"] = str(self.segment_ms)
         if self.segment_bytes is not None:

@@ -16,6 +16,7 @@ import pytest
 
 from benchmarks.asked import BY_DEFAULT, ON_DEMAND, Asked, Misspelt, asked
 from benchmarks.chart import Panel, svg
+from benchmarks.closing import OPTIONS, changelog_of
 from benchmarks.contenders import CONTENDERS, KEYED, among
 from benchmarks.edge import finished, streams
 from benchmarks.edge.asked import asked as asked_of_edge
@@ -38,7 +39,7 @@ from benchmarks.results import (
     typical,
     with_ratios,
 )
-from benchmarks.soak import GROWTH_MAX, Samples, Soaked
+from benchmarks.soak import GROWTH_MAX, SETTLED_S, Samples, Soaked
 from benchmarks.steady import EachOnce
 from benchmarks.windows import FIGURES
 from benchmarks.works import WORKS
@@ -260,6 +261,17 @@ def test_a_changelog_is_judged_by_what_its_teeth_come_down_to_and_not_by_how_hig
 def test_a_changelog_that_nothing_is_taken_off_for_good_is_found_whatever_its_teeth(tooth_s, teeth_mb):
     kept = changelog(lambda at: at / 60, lambda at: at / 60 + teeth_mb, tooth_s)  # from 10 to 30 MB
     assert flat(Samples(changelog=kept).after(600)[2], GROWTH_MAX["changelog"]) is False
+
+
+def test_a_floor_that_rises_under_teeth_as_high_as_itself_is_found():
+    """As a quiet run had it: tombstones and transactions' markers stayed, 5 MB first, then 10 MB."""
+    kept = changelog(lambda at: 2.5 + at / 240, lambda at: 10.5 + at / 240, 70)
+    assert flat(Samples(changelog=kept).after(600)[2], GROWTH_MAX["changelog"]) is False
+
+
+def test_the_soak_s_changelog_has_lost_its_first_tombstones_before_it_is_judged():
+    changelog = changelog_of("0")
+    assert OPTIONS.ttl_ms < changelog.tombstones_ms <= SETTLED_S * 1_000 / 2
 
 
 def test_a_run_that_is_too_short_for_the_teeth_of_its_changelog_says_so():

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from pipelines.changelogs import Retention
 from schemas import topics as module
 from schemas.catalog import subjects
 from schemas.cursor import Cursor
@@ -92,6 +93,12 @@ def test_compacted_topics_keep_tombstones_longer_than_a_worker_is_down() -> None
         assert ("delete.retention.ms" in spec.config()) == compacted
         if compacted:
             assert int(spec.config()["delete.retention.ms"]) >= 7 * DAY_MS
+
+
+def test_a_changelog_may_keep_tombstones_for_less_than_a_week_where_its_row_says_so() -> None:
+    short = replace(INDEX, tombstones_ms=300_000)
+    assert short.config()["delete.retention.ms"] == "300000"
+    assert Retention.declared(short).tombstones_ms == 300_000, "an older disk is rebuilt"
 
 
 def test_a_dead_letter_holds_the_largest_record_that_a_broker_lets_in() -> None:
