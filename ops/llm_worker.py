@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 from contextlib import closing
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import structlog
 import uvloop
 
+from connectors import heap
 from connectors.kafka.access import check_topics
 from connectors.kafka.admin import ensure_topics
 from connectors.kafka.errors import TopicsAbsent
@@ -40,9 +40,6 @@ if TYPE_CHECKING:
     from schemas.record import Record
 
 log = structlog.get_logger(__name__)
-
-_GC_THRESHOLDS: Final = (20_000, 50, 50)
-"""As an edge's: tokens come by the thousand and hold no cycles."""
 
 
 def run_llm_worker(settings: Settings) -> int:
@@ -107,9 +104,7 @@ def run_llm_worker(settings: Settings) -> int:
                 finally:
                     follower.stop()
 
-        gc.collect()
-        gc.freeze()  # what is there now stays: no collection needs to look at it again
-        gc.set_threshold(*_GC_THRESHOLDS)
+        heap.freeze(heap.BY_THE_THOUSAND)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(work())
     return 0

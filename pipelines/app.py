@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from connectors import heap
+from connectors.files import files_max
 from connectors.kafka.access import check_topics
 from connectors.kafka.admin import check_partitions, ensure_topics
 from connectors.kafka.membership import CHUNK_BYTES_MAX, ConsumerOptions
 from connectors.kafka.ports import Backoff, CoordinatorOptions
 from connectors.kafka.roster import Roster
 from connectors.registry import Registry
-from pipelines import heap
 from pipelines.blueprint import ROLES, agents_of
 from pipelines.changelogs import retention_of
 from pipelines.checks import operations_of, register_schemas, topics_of
@@ -74,7 +75,7 @@ def run_role(name: str, options: WorkerOptions, extension: Extension | None = No
     """
     heap.bound_what_is_free()
     app = build_role(name, options, extension or Extension())
-    heap.freeze()
+    heap.freeze(heap.SELDOM)
     worker = app.Worker(loglevel="warning", quiet=True, redirect_stdouts=False, override_logging=False)
     worker.spinner = None  # it writes escape codes into logs
     try:
@@ -98,7 +99,7 @@ def build_role(name: str, options: WorkerOptions, extension: Extension) -> RoleA
         raise UnknownRole(name, roles)
     check_kinds(extension.all_kinds())
     _check_bounds(name, options)
-    check_machine(options.state)
+    check_machine(options.state, files_max())
     _guarantee(name, options)  # what it refuses is said before anything is asked of a service
     web = _web(options)  # asked now: a port in use is said before all else
     registry = Registry(options.registry_url)
