@@ -7,13 +7,10 @@ from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import structlog
 import uvloop
 
 from connectors import heap
-from connectors.kafka.access import check_topics
-from connectors.kafka.admin import ensure_topics
-from connectors.kafka.errors import TopicsAbsent
+from connectors.kafka.needs import have_topics
 from connectors.llm.book import Book
 from connectors.llm.committer import Row
 from connectors.llm.desk import RoutingDesk
@@ -39,8 +36,6 @@ if TYPE_CHECKING:
     from ops.settings import Settings
     from schemas.record import Record
 
-log = structlog.get_logger(__name__)
-
 
 def run_llm_worker(settings: Settings) -> int:
     """Work until a signal; 0 if it was stopped on purpose.
@@ -63,12 +58,8 @@ def run_llm_worker(settings: Settings) -> int:
         options = replace(told, identity=slot.identity)
         if settings.registry.register_schemas:
             registry.register_all()
-        if settings.kafka.create_topics:
-            for warning in ensure_topics(kafka, TOPICS).warnings:
-                log.warning("topic differs from its declaration", what=warning)
         needed = {kafka.topic_prefix + name: what for name, what in OF_LLM.operations().items()}
-        if absent := check_topics(kafka, needed):  # the first call would fail, or its answer be kept nowhere
-            raise TopicsAbsent(absent)
+        have_topics(kafka, TOPICS, needed, create=settings.kafka.create_topics)
         wire, payloads = WireCodec(registry), PayloadCodec(registry)
         wire.warm(
             (
