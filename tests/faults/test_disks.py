@@ -138,14 +138,15 @@ def test_a_file_that_may_not_grow_stops_the_worker_with_the_reason_and_costs_not
 def test_a_restore_that_the_disk_does_not_take_stops_the_worker_as_a_unit_does_and_costs_nothing(run: Run):
     run.begin()
     worker = run.worker()
-    run.until_committed(2_000)
+    run.until_committed(6_000)
     worker.send(signal.SIGTERM)
     assert worker.end() == 0
     shutil.rmtree(run.folder / "disk" / ROLE / "slot-0" / ROLE)
     worker = run.worker()
     log_bytes = worker.log.stat().st_size
-    resource.prlimit(worker.process.pid, resource.RLIMIT_FSIZE, (log_bytes + 60_000, resource.RLIM_INFINITY))
+    resource.prlimit(worker.process.pid, resource.RLIMIT_FSIZE, (log_bytes + 40_000, resource.RLIM_INFINITY))
     stops_and_commits_nothing_more(run, worker, "File too large")
+    assert rebuilt(worker) < INPUT.partitions, "it was no restore"
     assert f"state in {run.folder / 'disk' / ROLE}" in worker.says
     assert "Free space or mend the disk" in worker.says
     run.worker()
