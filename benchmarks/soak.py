@@ -43,6 +43,9 @@ SETTLED_S: Final = 600.0
 GROWTH_MAX: Final = {"memory": 0.2, "state on disk": 0.5, "changelog": 0.5}
 """Windows that were never forgotten would grow by 1.0 from the tenth to the thirtieth minute; the teeth of
 compactions and restarts move the trend by less than 0.2."""
+TOOTH_S: Final = 360.0
+"""The longest that the changelog may grow before the broker takes something off: it looks each five minutes,
+and a segment is a minute old before it is one to be looked at."""
 LAST_S: Final = 180.0
 _TURN_S: Final = 0.1
 
@@ -91,8 +94,8 @@ class Samples:
     def after(self, since_s: float) -> list[float | None]:
         """Return the growth of each from then on."""
         return [
-            growth([sample for sample in kind if sample[0] >= since_s])
-            for kind in (self.memory, self.state, self.changelog)
+            growth([sample for sample in kind if sample[0] >= since_s], tooth_s)
+            for kind, tooth_s in ((self.memory, 0.0), (self.state, 0.0), (self.changelog, TOOTH_S))
         ]
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import resource
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from connectors.files import files_max
 from edge.errors import FilesRefused
 
 if TYPE_CHECKING:
@@ -18,22 +17,6 @@ log = structlog.get_logger(__name__)
 OTHER_FILES: Final = 500
 """Kept for all but clients that stream: Kafka's brokers, once for each of eight Kafka clients, the registry,
 a JWKS, libraries (60 with one broker), and requests that come and go."""
-_FILES_MAX: Final = 1_048_576
-"""Linux gives one process no more (``fs.nr_open``), whatever its hard limit says."""
-
-
-def files_max() -> int:
-    """Raise this process's limit of open files to the most that it may have, and return that.
-
-    The usual soft limit, 1,024, is for programs that wait with ``select``; Go's runtime raises its own, too.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = min(_finite(hard), _FILES_MAX)
-    if _finite(soft) < wanted:
-        with contextlib.suppress(ValueError, OSError):  # macOS has a lower bound that the limit does not tell
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-            return wanted
-    return min(_finite(soft), _FILES_MAX)
 
 
 def within_files(options: EdgeOptions) -> EdgeOptions:
@@ -60,7 +43,3 @@ def within_files(options: EdgeOptions) -> EdgeOptions:
         "(ulimit -Hn, LimitNOFILE=, a container's ulimits), or lower SLUICEGATE_EDGE__CONNECTIONS_MAX",
     )
     return replace(options, connections_max=connections)
-
-
-def _finite(limit: int) -> int:
-    return _FILES_MAX if limit == resource.RLIM_INFINITY else limit

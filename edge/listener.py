@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from edge.files import files_max
+from connectors.files import files_max
 
 if TYPE_CHECKING:
     import socket

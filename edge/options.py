@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 
 from edge.access.options import AccessOptions
 from edge.errors import NetworkRefused, OriginsRefused
+from schemas.topics import MIB
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-MIB = 1_048_576
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ from benchmarks.results import (
     typical,
     with_ratios,
 )
-from benchmarks.soak import GROWTH_MAX, Soaked
+from benchmarks.soak import GROWTH_MAX, Samples, Soaked
 from benchmarks.steady import EachOnce
 from benchmarks.windows import FIGURES
 from benchmarks.works import WORKS
@@ -235,6 +235,36 @@ def test_what_stays_where_it_is_is_flat_saw_teeth_and_all_and_what_rises_is_not(
 def test_windows_that_are_never_forgotten_are_no_flat_state_however_the_teeth_fall():
     kept = [(10.0 * number, 20.0 * number + number % 5 * 400) for number in range(60, 180)]
     assert flat(growth(kept), GROWTH_MAX["state on disk"]) is False
+
+
+def changelog(bottom_mb, top_mb, tooth_s):
+    """Sizes from the tenth to the thirtieth minute: teeth that rise from one bound to the other."""
+    sizes = []
+    for at in range(600, 1_800, 10):
+        low, high = bottom_mb(at), top_mb(at)
+        sizes.append((float(at), (low + (high - low) * (at % tooth_s) / tooth_s) * 1_048_576))
+    return sizes
+
+
+@pytest.mark.parametrize("tooth_s", [290, 350])
+def test_a_changelog_is_judged_by_what_its_teeth_come_down_to_and_not_by_how_high_they_are(tooth_s):
+    most = GROWTH_MAX["changelog"]
+    higher = changelog(lambda at: 2 + at // tooth_s % 3 / 4, lambda at: 5 + at / 180, tooth_s)
+    samples = Samples(changelog=higher)
+    assert growth(higher) > most, "as workers fell behind, the teeth were higher to the end"
+    assert flat(samples.after(600)[2], most) is True
+
+
+@pytest.mark.parametrize("tooth_s", [30, 170, 290, 350])
+@pytest.mark.parametrize("teeth_mb", [0, 2, 8])
+def test_a_changelog_that_nothing_is_taken_off_for_good_is_found_whatever_its_teeth(tooth_s, teeth_mb):
+    kept = changelog(lambda at: at / 60, lambda at: at / 60 + teeth_mb, tooth_s)  # from 10 to 30 MB
+    assert flat(Samples(changelog=kept).after(600)[2], GROWTH_MAX["changelog"]) is False
+
+
+def test_a_run_that_is_too_short_for_the_teeth_of_its_changelog_says_so():
+    short = changelog(lambda _at: 2, lambda _at: 9, 290)[:40]
+    assert Samples(changelog=short).after(600)[2] is None
 
 
 def test_a_single_spike_is_no_growth_and_a_few_samples_tell_nothing():
