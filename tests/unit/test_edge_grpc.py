@@ -233,6 +233,12 @@ def test_the_messages_of_lines_are_those_of_each_event(types):
     assert [(event.line, event.done) for event in messages] == [
         (told.get(name, str(seq)), name == "end") for seq, name in enumerate(types) if name != "progress"
     ]
+    notes = {"gap": (LogEvent.NOTE_GAP, 1), "reset": (LogEvent.NOTE_RESET, 1)}
+    assert [(event.seq, event.note, event.from_seq) for event in messages] == [
+        (seq, *notes.get(name, (LogEvent.NOTE_UNSPECIFIED, 0)))
+        for seq, name in enumerate(types)
+        if name != "progress"
+    ]
 
 
 @given(st.lists(st.integers(0, 100_000), min_size=1, max_size=12))
