@@ -131,7 +131,7 @@ class Reflection:
     def __init__(self, services: Sequence[str]) -> None:
         names = (*services, HEALTH_SERVICE, OLD_REFLECTION_SERVICE)
         pool = _pool_of(names)
-        pool.Add(_as_v1(OLD_REFLECTION))  # type: ignore[no-untyped-call]  # older than its types
+        pool.Add(_as_v1(OLD_REFLECTION))
         self._servicer = reflection.aio.ReflectionServicer((*names, REFLECTION_SERVICE), pool)
         self._requests = Requests(_REFLECTIONS_MAX, _REFLECTION_READ_MS_MAX)
 
