@@ -434,3 +434,12 @@ def test_whatever_bytes_come_are_answered_by_a_status_that_names_the_clients_mis
         assert (desk.core.connections, desk.core.hub.followers, calls.under_way) == (0, 0, 0)
 
     play(scene())
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_a_number_that_json_does_not_have_is_the_events_fault_and_not_the_edges(number):
+    event = NewEvent(type="progress")
+    event.fields.update({"done": [number]})
+    with pytest.raises(RequestError) as refused:
+        values_of([NewEvent(type="log", json="{}"), event])
+    assert (refused.value.status, refused.value.extra) == (422, {"index": 1, "field": "payload"})
