@@ -15,7 +15,7 @@ import uvloop
 
 from connectors import heap
 from edge.errors import PortInUse
-from edge.files import within_files
+from edge.files import http_connections_max, within_files
 from edge.listener import Listener
 from edge.protocol import EdgeProtocol
 
@@ -189,6 +189,7 @@ class _Server(uvicorn.Server):
         self._on_listening = on_listening
         self._siblings = app.core.siblings
         self._grpc = app.grpc
+        self._connections_max = http_connections_max(app.core.options)
         self._private: asyncio.AbstractServer | None = None
         self._listener: Listener | None = None
 
@@ -232,6 +233,6 @@ class _Server(uvicorn.Server):
             self._private = await loop.create_unix_server(partial(make, private=True), sock=own)
         if self._grpc is not None:
             await self._grpc.start()
-        self._listener = Listener(listening, make)
+        self._listener = Listener(listening, make, connections_max=self._connections_max)
         if self._on_listening is not None:
             self._on_listening()
