@@ -6,7 +6,6 @@ committed to the store. ``python -m benchmarks.state`` prints CPU microseconds a
 
 from __future__ import annotations
 
-import gc
 import random
 import struct
 import tempfile
@@ -14,6 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from connectors import heap
 from schemas.topics import TopicSpec
 from state.effects import PartitionScope
 from state.memory import MemoryBackend
@@ -90,8 +90,7 @@ def measure(backend: Backend, step: Callable[[PartitionScope, Sequence[bytes]], 
 
 def main() -> None:
     """Print a line for each way and store."""
-    gc.freeze()
-    gc.set_threshold(100_000, 50, 50)  # as a worker has it (docs/adr/0002)
+    heap.freeze(heap.SELDOM)
     print(f"{'store':<9} {'way':<14} {'agent µs/key':>13} {'store µs/key':>13}")
     with tempfile.TemporaryDirectory() as folder:
         store = RocksStore(Path(folder))

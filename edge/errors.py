@@ -73,8 +73,8 @@ class FilesRefused(EdgeError):
     """The process may open so few files that there are none for clients."""
 
     remedy = (
-        "Raise its hard limit of open files: 10,500 are enough for the 10,000 connections that it takes by "
-        "default (`ulimit -Hn`, LimitNOFILE=, a container's ulimits)."
+        "Raise its hard limit of open files: 13,834 are enough for the 10,000 connections that it takes by "
+        "default, 10,500 without gRPC (`ulimit -Hn`, LimitNOFILE=, a container's ulimits)."
     )
 
     def __init__(self, files: int, own: int) -> None:

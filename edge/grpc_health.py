@@ -10,9 +10,12 @@ import asyncio
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
+from google.protobuf import descriptor_pool, text_format
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_health.v1 import health
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha.reflection_pb2 import DESCRIPTOR as OLD_REFLECTION
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 
 from edge.errors import RequestError
@@ -21,11 +24,16 @@ from edge.grpc_requests import Requests, overloaded, parsed
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
+    from google.protobuf.descriptor import FileDescriptor
+
     from edge.core import EdgeCore
     from edge.grpc_call import Call
 
 HEALTH_SERVICE: Final = health.SERVICE_NAME
-REFLECTION_SERVICE: Final = reflection.SERVICE_NAME
+OLD_REFLECTION_SERVICE: Final = reflection.SERVICE_NAME
+REFLECTION_SERVICE: Final = OLD_REFLECTION_SERVICE.replace("v1alpha", "v1")
+"""Its messages are those of ``v1alpha`` under other names, the same bytes. New tools may ask for it alone;
+``grpcio-reflection`` has only the old one (1.85)."""
 _LOOK_S: Final = 0.25
 """How late a watch may be in telling what the edge has found out."""
 _CHECKS_MAX: Final = 128
@@ -118,11 +126,13 @@ class Health:
 
 
 class Reflection:
-    """Tells tools which services there are, and what their messages hold."""
+    """Tells tools which services there are, and what their messages hold; as ``v1``, and as ``v1alpha``."""
 
     def __init__(self, services: Sequence[str]) -> None:
-        names = (*services, HEALTH_SERVICE, REFLECTION_SERVICE)
-        self._servicer = reflection.aio.ReflectionServicer(names)
+        names = (*services, HEALTH_SERVICE, OLD_REFLECTION_SERVICE)
+        pool = _pool_of(names)
+        pool.Add(_as_v1(OLD_REFLECTION))
+        self._servicer = reflection.aio.ReflectionServicer((*names, REFLECTION_SERVICE), pool)
         self._requests = Requests(_REFLECTIONS_MAX, _REFLECTION_READ_MS_MAX)
 
     async def info(self, _stream: object, call: Call) -> None:
@@ -133,3 +143,29 @@ class Reflection:
     async def _asked(self, call: Call) -> AsyncIterator[ServerReflectionRequest]:
         while (message := await self._requests.next(call)) is not None:
             yield parsed(ServerReflectionRequest, message)
+
+
+def _pool_of(services: Sequence[str]) -> descriptor_pool.DescriptorPool:
+    """Give the files of these services, and what they import, apart from all else that this process knows."""
+    known, pool = descriptor_pool.Default(), descriptor_pool.DescriptorPool()
+    added: set[str] = set()
+
+    def add(file: FileDescriptor) -> None:
+        if file.name in added:
+            return
+        added.add(file.name)
+        for needed in file.dependencies:
+            add(needed)
+        pool.AddSerializedFile(file.serialized_pb)
+
+    for service in services:
+        add(known.FindFileContainingSymbol(service))
+    return pool
+
+
+def _as_v1(old: FileDescriptor) -> FileDescriptorProto:
+    described = FileDescriptorProto()
+    old.CopyToProto(described)
+    described.ClearField("options")  # where other languages put it, and that the old one is deprecated
+    renamed = text_format.MessageToString(described).replace("v1alpha", "v1")
+    return text_format.Parse(renamed, FileDescriptorProto())

@@ -135,16 +135,19 @@ def _end(fields: Mapping[str, Any]) -> End:
 
 
 def _log_event(fields: Mapping[str, Any]) -> LogEvent | None:
-    """A line, the end, or what is missing or void in words: this shape has no other place for that."""
+    """A line, the end, or what is missing or void: in words, and as fields that older clients do not know."""
+    seq = fields["seq"]
     if fields["type"] == "log":
-        return LogEvent(line=fields["line"])
+        return LogEvent(line=fields["line"], seq=seq)
     if fields["type"] == "end":
-        return LogEvent(done=True)
+        return LogEvent(done=True, seq=seq)
     if fields["type"] == "gap":
         count = "some" if fields["count"] < 0 else str(fields["count"])
-        return LogEvent(line=f"[sluicegate: {count} events are missing here ({fields['reason']})]")
+        words = f"[sluicegate: {count} events are missing here ({fields['reason']})]"
+        return LogEvent(line=words, seq=seq, note=LogEvent.NOTE_GAP, from_seq=fields["from_seq"])
     if fields["type"] == "reset":
         why = " ".join(fields["reason"].split())  # a producer's own words
         void = f"what came from event {fields['from_seq']} on is superseded by what follows"
-        return LogEvent(line=f"[sluicegate: {void}{why and f' ({why})'}]")
+        words = f"[sluicegate: {void}{why and f' ({why})'}]"
+        return LogEvent(line=words, seq=seq, note=LogEvent.NOTE_RESET, from_seq=fields["from_seq"])
     return None

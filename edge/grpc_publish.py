@@ -24,7 +24,7 @@ def values_of(events: Sequence[NewEvent]) -> list[object]:
     """Give the events as JSON values.
 
     Raises:
-        RequestError: a payload is no JSON; nothing was appended.
+        RequestError: a payload is no JSON, or a number in it is none; nothing was appended.
     """
     return [_plain(event, index) for index, event in enumerate(events)]
 
@@ -40,8 +40,7 @@ def _plain(event: NewEvent, index: int) -> dict[str, Any]:
         case "json":
             plain["payload"] = _json(event.json, index)
         case "fields":
-            # A number that is whole is taken as one: a double cannot say which it was.
-            plain["payload"] = MessageToDict(event.fields)
+            plain["payload"] = _fields(event, index)
     return plain
 
 
@@ -49,13 +48,25 @@ def _json(text: str, index: int) -> object:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        raise RequestError(
-            422,
-            "Event refused",
-            f"index {index}: payload is not JSON: {error}",
-            remedy="Nothing of this request was appended. Give the payload's fields as a JSON object.",
-            extra={"index": index, "field": "payload"},
-        ) from None
+        raise _no_json(index, error) from None
+
+
+def _fields(event: NewEvent, index: int) -> dict[str, Any]:
+    try:
+        # A number that is whole is taken as one: a double cannot say which it was.
+        return dict(MessageToDict(event.fields))
+    except ValueError as error:  # NaN or infinity
+        raise _no_json(index, error) from None
+
+
+def _no_json(index: int, error: ValueError) -> RequestError:
+    return RequestError(
+        422,
+        "Event refused",
+        f"index {index}: payload is not JSON: {error}",
+        remedy="Nothing of this request was appended. Give the payload's fields as a JSON object.",
+        extra={"index": index, "field": "payload"},
+    )
 
 
 def answer_of(answer: Mapping[str, Any]) -> PublishResponse:

@@ -12,7 +12,13 @@ import grpc
 
 from edge.errors import PortInUse
 from edge.grpc_errors import ended_by_status
-from edge.grpc_health import HEALTH_SERVICE, REFLECTION_SERVICE, Health, Reflection
+from edge.grpc_health import (
+    HEALTH_SERVICE,
+    OLD_REFLECTION_SERVICE,
+    REFLECTION_SERVICE,
+    Health,
+    Reflection,
+)
 from edge.grpc_service import LOG_SERVICE, STREAM_SERVICE, StreamCalls
 
 if TYPE_CHECKING:
@@ -104,6 +110,7 @@ class _Methods(grpc.GenericRpcHandler):  # type: ignore[misc]  # gRPC carries no
     def __init__(self, calls: StreamCalls, health: Health, reflection: Reflection) -> None:
         one, many = grpc.stream_unary_rpc_method_handler, grpc.stream_stream_rpc_method_handler
         self._logs = many(calls.answered(calls.asked_once(calls.watch_logs)))
+        reflected = many(ended_by_status(reflection.info))
         self._methods = {
             f"/{STREAM_SERVICE}/Watch": many(calls.answered(calls.asked_once(calls.watch))),
             f"/{STREAM_SERVICE}/Publish": one(calls.answered(calls.asked_once(calls.publish))),
@@ -111,7 +118,8 @@ class _Methods(grpc.GenericRpcHandler):  # type: ignore[misc]  # gRPC carries no
             f"/{STREAM_SERVICE}/Cancel": one(calls.answered(calls.asked_once(calls.cancel))),
             f"/{HEALTH_SERVICE}/Check": one(ended_by_status(health.check)),
             f"/{HEALTH_SERVICE}/Watch": many(ended_by_status(health.watch)),
-            f"/{REFLECTION_SERVICE}/ServerReflectionInfo": many(ended_by_status(reflection.info)),
+            f"/{REFLECTION_SERVICE}/ServerReflectionInfo": reflected,
+            f"/{OLD_REFLECTION_SERVICE}/ServerReflectionInfo": reflected,
         }
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
@@ -135,8 +143,7 @@ def _channel_options(options: EdgeOptions) -> Sequence[tuple[str, int]]:
         ("grpc.max_metadata_size", options.header_bytes_max),
         ("grpc.absolute_max_metadata_size", options.header_bytes_max),
         ("grpc.max_concurrent_streams", options.grpc_streams_max),
-        # Beyond the watches that there may be: who is too many is to be told so, and when to come back.
-        ("grpc.max_allowed_incoming_connections", options.connections_max + _OTHER_CALLS_MAX),
+        ("grpc.max_allowed_incoming_connections", options.grpc_connections_max),
         ("grpc.server_handshake_timeout_ms", options.header_read_ms_max),
         # A peer that is gone without a word (a cable, a suspended laptop) is found by a ping.
         ("grpc.keepalive_time_ms", options.grpc_keepalive_ms),

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Final
+from weakref import WeakSet
 
 import structlog
 
-from edge.files import files_max
+from connectors.files import files_max
 
 if TYPE_CHECKING:
     import socket
@@ -39,10 +40,19 @@ _TROUBLE_S: Final = 1.0
 class Listener:
     """Of one listening socket, on the loop that serves it."""
 
-    def __init__(self, listening: socket.socket, make: Callable[[], asyncio.Protocol]) -> None:
-        """``make`` gives the protocol of a connection."""
+    def __init__(
+        self,
+        listening: socket.socket,
+        make: Callable[[], asyncio.Protocol],
+        *,
+        connections_max: int,
+    ) -> None:
+        """``make`` gives the protocol of a connection; ``connections_max`` of them may be open at a time."""
         self._listening = listening
         self._make = make
+        self._connections_max = connections_max
+        self._open: WeakSet[socket.socket] = WeakSet()
+        """A transport lets go of its socket when it closes it."""
         self._loop = asyncio.get_running_loop()
         self._last_file = files_max() - _SPARE_FILES
         self._connecting: set[asyncio.Task[None]] = set()
@@ -74,6 +84,9 @@ class Listener:
             await asyncio.sleep(_READ_S)
 
     def _listen(self) -> None:
+        if self._is_full():  # with one that is taken at each look there would be no bound
+            self._again = self._loop.call_later(_AGAIN_S, self._listen)
+            return
         self._again = None
         self._loop.add_reader(self._listening, self._take)
 
@@ -97,13 +110,18 @@ class Listener:
             self._rest(_TROUBLE_S)
             return False
         taken.setblocking(False)  # noqa: FBT003  # the standard library's signature
+        self._open.add(taken)
         task = self._loop.create_task(self._connect(taken))
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
-        if taken.fileno() >= self._last_file:  # a new file has the lowest number that is free
+        # A new file has the lowest number that is free.
+        if taken.fileno() >= self._last_file or self._is_full():
             self._rest(_AGAIN_S)
             return False
         return True
+
+    def _is_full(self) -> bool:
+        return len(self._open) >= self._connections_max
 
     def _rest(self, rest_s: float) -> None:
         if not self._closed:

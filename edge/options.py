@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 
 from edge.access.options import AccessOptions
 from edge.errors import NetworkRefused, OriginsRefused
+from schemas.topics import MIB
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-MIB = 1_048_576
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +118,9 @@ class EdgeOptions:
     """How long a ping may go unanswered: it waits behind what the network still holds for a slow client."""
     retry_ms: int = 1_000
     connections_max: int = 10_000
+    grpc_connections_max: int = 11_000
+    """Of HTTP/2, each of which holds many calls or none; ``within_files`` settles it. Beyond what may stream:
+    who is too many is to be told so, and when to come back."""
     tenant_connections_max: int = 0
     """Of one tenant in this process; 0 = as many as there are at all."""
     tenant_events_per_s_max: int = 0

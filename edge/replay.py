@@ -128,11 +128,14 @@ class Replay:
         """Give what the index has of the stream that a name stands for now, and not of an earlier one.
 
         Index and output are written at once and read in two: an entry may still be of a stream that is over
-        when the output has come to the next one of its name.
+        when the output has come to the next one of its name. It may lag so far that it lacks the end, too: a
+        stream is opened once, so one that was opened before is another.
         """
         entry = self._index.get(key)
-        if entry is not None and channel is not None and 0 <= entry.end_offset < channel.open_offset:
-            return None
+        if entry is not None and channel is not None:
+            last_offset = entry.end_offset if entry.ended else entry.open_offset
+            if 0 <= last_offset < channel.open_offset:
+                return None
         return entry
 
     def offset_before(self, subscriber: Subscriber, seq: int) -> int:

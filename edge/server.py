@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import signal
 import socket
 from functools import partial
@@ -14,8 +13,9 @@ import structlog
 import uvicorn
 import uvloop
 
+from connectors import heap
 from edge.errors import PortInUse
-from edge.files import within_files
+from edge.files import http_connections_max, within_files
 from edge.listener import Listener
 from edge.protocol import EdgeProtocol
 
@@ -31,9 +31,6 @@ _SEND_BUFFER_BYTES = 131_072
 """Asked of the kernel for each client, which takes twice that. Its own choice grows to 4 MiB for one that
 stops reading, out of sight of whoever watches this process: 2,000 of them would hold 8 GB. It bounds what is
 on the way to one client: at 200 ms to it and back, 1.3 MB a second."""
-# Frames, events and connections come by the thousand and hold no cycles: with Python's own thresholds a
-# twentieth of the time went into collections that found nothing. A request's leftovers wait a little longer.
-_GC_THRESHOLDS = (20_000, 50, 50)
 _FINISH_S = 5
 """For requests that are under way when the drain is over; an append is bounded by its transaction."""
 
@@ -104,9 +101,7 @@ def run(app: EdgeApp, listening: socket.socket, *, on_listening: Callable[[], No
         FilesRefused: this process may open no file for a client.
     """
     app.core.options = within_files(app.core.options)
-    gc.collect()
-    gc.freeze()  # what is there now stays: no collection needs to look at it again
-    gc.set_threshold(*_GC_THRESHOLDS)
+    heap.freeze(heap.BY_THE_THOUSAND)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(app, listening, on_listening=on_listening))
 
@@ -194,6 +189,7 @@ class _Server(uvicorn.Server):
         self._on_listening = on_listening
         self._siblings = app.core.siblings
         self._grpc = app.grpc
+        self._connections_max = http_connections_max(app.core.options)
         self._private: asyncio.AbstractServer | None = None
         self._listener: Listener | None = None
 
@@ -237,6 +233,6 @@ class _Server(uvicorn.Server):
             self._private = await loop.create_unix_server(partial(make, private=True), sock=own)
         if self._grpc is not None:
             await self._grpc.start()
-        self._listener = Listener(listening, make)
+        self._listener = Listener(listening, make, connections_max=self._connections_max)
         if self._on_listening is not None:
             self._on_listening()

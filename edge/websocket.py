@@ -216,6 +216,8 @@ class WebSocketConnection(Connection):
         if frame.opcode is Opcode.BINARY:
             self.fail(CloseCode.UNSUPPORTED_DATA, "send text messages of JSON", "unsupported")
         elif frame.opcode in (Opcode.TEXT, Opcode.CONT):
+            if frame.fin:
+                self._partial_s = 0.0  # what is not whole now is another, which began behind it
             if not frame.fin and self._fragments is None:
                 self._fragments = bytearray()
             if self._fragments is None:

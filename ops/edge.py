@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 import orjson
 import psutil
 
-from connectors.kafka.access import check_topics
-from connectors.kafka.admin import ensure_topics
+from connectors.kafka.needs import have_topics
 from connectors.registry import Registry
 from edge.access.options import AccessOptions
 from edge.app import create_app
@@ -105,6 +104,8 @@ def run_edge(
         NoStack: nothing says where Kafka and the registry are.
         RegistryUnavailable, KafkaUnavailable: they do not answer at the start.
         NotAuthorized: an ACL is missing.
+        TopicsAbsent: a topic that it reads or writes is, and it may not make any.
+        TopicMismatch: a topic that exists cannot serve.
     """
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until it serves, and says what that is for
     options = edge_options(
@@ -122,10 +123,8 @@ def run_edge(
     ):
         if settings.registry.register_schemas:
             registry.register_all()
-        if settings.kafka.create_topics:
-            ensure_topics(kafka, TOPICS)
         needed = {kafka.topic_prefix + name: what for name, what in OF_EDGE.operations().items()}
-        check_topics(kafka, needed)
+        have_topics(kafka, TOPICS, needed, create=settings.kafka.create_topics)
         app = create_app(replace(options, grpc_port=for_grpc), kafka, registry, kinds)
         if siblings is not None:  # the parent says where it is
             run(app, listening)

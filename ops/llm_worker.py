@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 from contextlib import closing
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-import structlog
 import uvloop
 
-from connectors.kafka.access import check_topics
-from connectors.kafka.admin import ensure_topics
-from connectors.kafka.errors import TopicsAbsent
+from connectors import heap
+from connectors.kafka.needs import have_topics
 from connectors.llm.book import Book
 from connectors.llm.committer import Row
 from connectors.llm.desk import RoutingDesk
@@ -39,11 +36,6 @@ if TYPE_CHECKING:
     from ops.settings import Settings
     from schemas.record import Record
 
-log = structlog.get_logger(__name__)
-
-_GC_THRESHOLDS: Final = (20_000, 50, 50)
-"""As an edge's: tokens come by the thousand and hold no cycles."""
-
 
 def run_llm_worker(settings: Settings) -> int:
     """Work until a signal; 0 if it was stopped on purpose.
@@ -66,12 +58,8 @@ def run_llm_worker(settings: Settings) -> int:
         options = replace(told, identity=slot.identity)
         if settings.registry.register_schemas:
             registry.register_all()
-        if settings.kafka.create_topics:
-            for warning in ensure_topics(kafka, TOPICS).warnings:
-                log.warning("topic differs from its declaration", what=warning)
         needed = {kafka.topic_prefix + name: what for name, what in OF_LLM.operations().items()}
-        if absent := check_topics(kafka, needed):  # the first call would fail, or its answer be kept nowhere
-            raise TopicsAbsent(absent)
+        have_topics(kafka, TOPICS, needed, create=settings.kafka.create_topics)
         wire, payloads = WireCodec(registry), PayloadCodec(registry)
         wire.warm(
             (
@@ -107,9 +95,7 @@ def run_llm_worker(settings: Settings) -> int:
                 finally:
                     follower.stop()
 
-        gc.collect()
-        gc.freeze()  # what is there now stays: no collection needs to look at it again
-        gc.set_threshold(*_GC_THRESHOLDS)
+        heap.freeze(heap.BY_THE_THOUSAND)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(work())
     return 0

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from connectors.kafka.access import check_topics
-from connectors.kafka.admin import check_partitions, ensure_topics
+from connectors import heap
+from connectors.files import files_max
+from connectors.kafka.admin import check_partitions
+from connectors.kafka.errors import TopicsAbsent
 from connectors.kafka.membership import CHUNK_BYTES_MAX, ConsumerOptions
+from connectors.kafka.needs import have_topics
 from connectors.kafka.ports import Backoff, CoordinatorOptions
 from connectors.kafka.roster import Roster
 from connectors.registry import Registry
-from pipelines import heap
 from pipelines.blueprint import ROLES, agents_of
 from pipelines.changelogs import retention_of
 from pipelines.checks import operations_of, register_schemas, topics_of
@@ -71,11 +73,12 @@ def run_role(name: str, options: WorkerOptions, extension: Extension | None = No
         RegistryUnavailable: the registry does not answer at the start.
         KafkaUnavailable: Kafka does not answer at the start.
         NotAuthorized: an ACL is missing; all topics that it is missing for are named.
+        TopicsAbsent: a topic that it reads or writes is, and it may not make any.
         SluicegateError: what made the worker stop while it ran.
     """
     heap.bound_what_is_free()
     app = build_role(name, options, extension or Extension())
-    heap.freeze()
+    heap.freeze(heap.SELDOM)
     worker = app.Worker(loglevel="warning", quiet=True, redirect_stdouts=False, override_logging=False)
     worker.spinner = None  # it writes escape codes into logs
     try:
@@ -99,22 +102,30 @@ def build_role(name: str, options: WorkerOptions, extension: Extension) -> RoleA
         raise UnknownRole(name, roles)
     check_kinds(extension.all_kinds(), options.kafka.kept(TOPICS))
     _check_bounds(name, options)
-    check_machine(options.state)
+    check_machine(options.state, files_max())
     _guarantee(name, options)  # what it refuses is said before anything is asked of a service
     web = _web(options)  # asked now: a port in use is said before all else
     registry = Registry(options.registry_url)
     register_schemas(registry, extension, may_register=options.register_schemas)
-    if options.create_topics:
-        for warning in ensure_topics(options.kafka, extension.all_topics()).warnings:
-            log.warning("topic differs from its declaration", what=warning)
     tools = tools_of(extension, registry)
     app = assemble(name, options, extension, tools, web=web)
     app.controls = Controls(options.kafka, name, tools.codec)
     agents = agents_of(app.sources)
-    check_topics(options.kafka, operations_of(name, agents, options.kafka.topic_prefix))
+    prefix = options.kafka.topic_prefix
+    absent = have_topics(
+        options.kafka,
+        extension.all_topics(),
+        operations_of(name, agents, prefix),
+        create=options.create_topics,
+        # Where state was once, another topic may hold it by now, or it is lost: what is on record knows.
+        kept=[agent.changelog.named(prefix) for agent in agents if agent.changelog is not None],
+    )
     if not options.create_topics:  # an operator made them: their configuration is not ours to read
         check_partitions(options.kafka, topics_of(agents))
     deploy(app, Roster(options.kafka, tools.codec), options, extension)
+    changelogs = {each.changelog.named(prefix) for each in app.sources.values() if each.changelog is not None}
+    if not options.create_topics and (lacking := changelogs.intersection(absent)):
+        raise TopicsAbsent(sorted(lacking))
     app.engine.retention = retention_of(options.kafka, app.sources.values())
     if options.web_port:
         log.info("web listens", role=name, host=options.web_host, port=options.web_port)

@@ -99,6 +99,7 @@ class Engine:
 
         Raises:
             StoreLocked: another process has the slot's folder.
+            StoreUnwritable, StoreUnreadable: the disk of the state is full, say, or broken.
             KafkaUnavailable: the broker does not answer, or refuses the transactional id.
         """
         self.partitions = Partitions(

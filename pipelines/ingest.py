@@ -14,7 +14,7 @@ from pipelines.listing import Listing
 from pipelines.ordering import Ordering
 from pipelines.output import Output
 from pipelines.queries import Query
-from pipelines.streams import STREAM, Status, Stream, read_stream
+from pipelines.streams import STREAM, KnownStreams, Status, Stream, read_stream
 from pipelines.turn import DEADLINES, HOLES, SEEN, STORE, Turn
 from pipelines.verdicts import DEAD_LETTER, FUTURE_DATED, TICK, Rejects, order_of
 from schemas import envelope, topics
@@ -55,7 +55,10 @@ class IngestOptions:
 
 
 class Ingest:
-    """The pure step: no Faust, no clock, no I/O; the same records give the same result, however cut."""
+    """The pure step: no Faust, no clock, no I/O; the same records give the same result, however cut.
+
+    What it remembers between calls saves decoding alone: the store's bytes decide (``KnownStreams``).
+    """
 
     def __init__(
         self,
@@ -66,6 +69,7 @@ class Ingest:
     ) -> None:
         self._options = options or IngestOptions()
         self._kinds = kinds
+        self._known = KnownStreams()
         self._admission = Admission(kinds, payloads, self._options.partitions)
         self._output = Output(kinds, codec, payloads, Listing(codec))
         rejects = Rejects(kinds, codec)
@@ -79,11 +83,10 @@ class Ingest:
         Raises:
             RegistryUnavailable: a payload's schema cannot be fetched; nothing may be kept of the call.
         """
-        turn = Turn(scope, self._options.disorder_ms * 1000)
-        events = [item for _, item in items if isinstance(item, Event)]
+        turn = Turn(scope, self._options.disorder_ms * 1000, self._known)
+        events = [(item.key, item.event_id) for _, item in items if isinstance(item, Event)]
         turn.prefetch(
-            [event.key for event in events],
-            [SEEN.key(event.key, event.event_id.encode()) for event in events],
+            [key for key, _ in events], [SEEN.key(key, event_id.encode()) for key, event_id in events]
         )
         for record, item in items:
             self._one(turn, record, item)
@@ -217,7 +220,9 @@ class Ingest:
         """Handle what has fallen due, a bounded number of things; the next record goes on."""
         left = self._options.chores_max
         for alarms, now_us in ((turn.deadlines, turn.clock.now_us), (turn.holes, turn.arrivals.now_us)):
-            entries = alarms.due(now_us, left) if left > 0 else []
+            if left <= 0 or not alarms.any_due(now_us):
+                continue
+            entries = alarms.due(now_us, left)
             for due_us, key in entries:
                 left = self._do_chore(turn, alarms, due_us, key, left - 1)
                 if left <= 0:
@@ -252,6 +257,8 @@ class Ingest:
         return deadline_us is not None and deadline_us <= turn.clock.now_us
 
     def _is_hole_due(self, turn: Turn, stream: Stream) -> bool:
+        if not stream.waiting:  # most: the kind need not be looked up
+            return False
         hole_us = stream.hole_us(self._reorder_us(stream))
         return hole_us is not None and hole_us <= turn.arrivals.now_us
 
@@ -280,7 +287,7 @@ class Ingest:
         if stream.status is Status.PENDING and not stream.waiting:
             turn.drop(stream)
         else:
-            turn.keep(stream, self._reorder_us(stream))
+            turn.keep(stream, self._reorder_us(stream) if stream.waiting else 0)
 
     def _reorder_us(self, stream: Stream) -> int:
         return order_of(self._kinds, stream.kind).reorder_ms_max * 1000

@@ -51,12 +51,16 @@ class Output:
             totals = {**fields, "events": seq, "bytes": stream.total_bytes}
             payload, schema = self.payloads.encode("end", totals)
             event, value = event._replace(payload=payload, payload_schema=schema), None
-        event, sent = event._replace(seq=seq), event
-        framed = self.codec.encode_event(event) if value is None else self.codec.renumber(value, sent, seq)
+        if value is None:
+            framed = self.codec.encode_event(event._replace(seq=seq))
+        else:
+            framed = self.codec.renumber(value, event, seq)
         _figure(stream, event, fields)
-        on_offset = self._control(turn, stream, event, fields) if event.type in _CONTROL else None
+        on_offset = None
+        if event.type in _CONTROL:
+            on_offset = self._control(turn, stream, event._replace(seq=seq), fields)
         if on_offset is None and seq and seq % MARK_EVERY == 0:
-            on_offset = self.listing.marked(turn.scope, stream, event)
+            on_offset = self.listing.marked(turn.scope, stream, event._replace(seq=seq))
             self.record(turn, stream)
         turn.scope.emit(
             topics.OUTPUT, stream.key, framed, partition=turn.scope.partition, on_offset=on_offset

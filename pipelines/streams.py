@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import lru_cache
 from operator import attrgetter
 from typing import Any, Final
 
@@ -141,9 +142,13 @@ def write_stream(stream: Stream) -> bytes:
     upstream_ids, by_type = stream.upstream_ids, stream.by_type
     return b"".join((
         _HEAD.pack(_VERSION, flags, *_NUMBERS(stream), len(upstream_ids), len(by_type)),
-        pack_texts(stream.kind, stream.request_id, stream.task_id, stream.end_reason, *upstream_ids),
-        *[pack_texts(name) + _COUNTS.pack(*counted) for name, counted in by_type.items()],
+        _texts(stream.kind, stream.request_id, stream.task_id, stream.end_reason, *upstream_ids),
+        *[_texts(name) + _COUNTS.pack(*counted) for name, counted in by_type.items()],
     ))  # fmt: skip
+
+
+# A stream's stay the same, event after event: some 5 KiB each at worst, so 20 MiB.
+_texts: Final = lru_cache(maxsize=4_096)(pack_texts)
 
 
 def read_stream(key: bytes, data: bytes) -> Stream:
@@ -168,3 +173,45 @@ def read_stream(key: bytes, data: bytes) -> Stream:
         stream.by_type[name] = list(_COUNTS.unpack_from(data, at))
         at += _COUNTS.size
     return stream
+
+
+KNOWN_MAX: Final = 4_096
+"""Streams that ``KnownStreams`` holds, some 2 KiB each and 6 KiB at worst: 8 MiB, at worst 24."""
+_KNOWN_BYTES_MAX: Final = 1_024
+"""Of the stored form; most take 300. What has many types and upstream calls is decoded each time."""
+
+
+class KnownStreams:
+    """Streams as they were last written, so that those which come again soon need not be decoded.
+
+    The stored form decides, and only a stream that was written as just these bytes is given for them. So it
+    does not matter what became of the unit that wrote it: one that was undone, a restore or another owner
+    leave other bytes in the store, and those are decoded.
+    """
+
+    def __init__(self, streams_max: int = KNOWN_MAX) -> None:
+        self._streams_max = streams_max
+        self._streams: dict[bytes, tuple[bytes, Stream]] = {}  # the longest unused first
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    def take(self, key: bytes, data: bytes) -> Stream:
+        """Return the stream of a stored form, for the caller to change: it is not known any more.
+
+        Raises CorruptValue as ``read_stream``.
+        """
+        known = self._streams.pop(key, None)
+        return known[1] if known is not None and known[0] == data else read_stream(key, data)
+
+    def write(self, stream: Stream) -> bytes:
+        """Return the stored form, and know the stream by it: the caller changes it no more."""
+        data = write_stream(stream)
+        # Little comes after an end, and of those that ended there are many.
+        if stream.status is Status.ENDED or len(data) > _KNOWN_BYTES_MAX:
+            self._streams.pop(stream.key, None)
+            return data
+        self._streams[stream.key] = data, stream
+        if len(self._streams) > self._streams_max:
+            del self._streams[next(iter(self._streams))]
+        return data

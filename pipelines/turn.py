@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Final, Literal
 
-from pipelines.streams import STREAM, read_stream, write_stream
+from pipelines.streams import STREAM
 from state.dedupe import DedupeSet, read_note, write_note
 from state.schema import StoreSchema, kv
 from state.ttl import ExpiryIndex
@@ -14,7 +14,7 @@ from state.watermark import Watermark
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from pipelines.streams import Stream
+    from pipelines.streams import KnownStreams, Stream
     from state.scope import Scope
     from state.store import StateView
 
@@ -72,9 +72,11 @@ class Alarms:
 
     def due(self, now_us: int, limit: int) -> list[tuple[int, bytes]]:
         """Return at most ``limit`` entries that ``now_us`` has reached."""
-        if self._next_us is None or self._next_us > now_us:
-            return []
         return self._index.due(self._view, now_us, limit)
+
+    def any_due(self, now_us: int) -> bool:
+        """Tell whether ``now_us`` has reached an entry, perhaps one that was moved or taken out since."""
+        return self._next_us is not None and self._next_us <= now_us
 
     def owns(self, stream: Stream, due_us: int) -> bool:
         """Tell whether an entry is the one that the stream knows of; else it is stale."""
@@ -92,11 +94,13 @@ class Alarms:
 class Turn:
     """Streams and event ids that a call touches, decoded once; ``save`` writes back what was changed.
 
-    Nothing of it outlives the call: if the unit of work is undone, so is what the call knew.
+    Nothing of it outlives the call but ``known``, which is believed only where the store says the same: if
+    the unit of work is undone, so is what the call knew.
     """
 
-    def __init__(self, scope: Scope, disorder_us: int) -> None:
+    def __init__(self, scope: Scope, disorder_us: int, known: KnownStreams) -> None:
         self.scope = scope
+        self._known = known
         self.view: StateView = scope.state
         self.clock = Watermark(disorder_us)
         self.clock.load(self.view, CLOCK_KEY)
@@ -115,14 +119,14 @@ class Turn:
         streams = list(dict.fromkeys(keys))
         stored = self.view.multi_get([STREAM + key for key in streams])
         for key, data in zip(streams, stored, strict=True):
-            self._streams[key] = None if data is None else read_stream(key, data)
+            self._streams[key] = None if data is None else self._known.take(key, data)
         self._seen.update(zip(members, self.view.multi_get(members), strict=True))
 
     def stream(self, key: bytes) -> Stream | None:
         """Return a stream, None when it is not known."""
         if key not in self._streams:
             data = self.view.get(STREAM + key)
-            self._streams[key] = None if data is None else read_stream(key, data)
+            self._streams[key] = None if data is None else self._known.take(key, data)
         return self._streams[key]
 
     def keep(self, stream: Stream, reorder_us: int) -> None:
@@ -171,7 +175,7 @@ class Turn:
     def save(self) -> None:
         """Write back; the call is over."""
         changed = [stream for key in self._changed if (stream := self._streams[key]) is not None]
-        self.view.put_many([STREAM + stream.key for stream in changed], list(map(write_stream, changed)))
+        self.view.put_many([STREAM + stream.key for stream in changed], list(map(self._known.write, changed)))
         self.clock.save(self.view, CLOCK_KEY)
         self.arrivals.save(self.view, ARRIVALS_KEY)
         for outcome, count in self.counts.items():

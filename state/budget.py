@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -37,8 +36,10 @@ class StateOptions:
             )
 
 
-def check_machine(options: StateOptions, *, processes: int = 1) -> None:
+def check_machine(options: StateOptions, files: int, *, processes: int = 1) -> None:
     """Compare a budget with what this machine gives; ``processes`` have one each, of memory.
+
+    ``files``: how many each of them may open.
 
     Raises:
         BudgetRefused: there is less of it.
@@ -52,12 +53,12 @@ def check_machine(options: StateOptions, *, processes: int = 1) -> None:
             remedy="Lower SLUICEGATE_STATE__BLOCK_CACHE_MB, which each role has for itself, or start fewer "
             "roles here.",
         )
-    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if files != resource.RLIM_INFINITY and options.open_files_max + _OTHER_FILES > files:
+    if options.open_files_max + _OTHER_FILES > files:
         raise BudgetRefused(
             f"state.open_files_max={options.open_files_max} with {_OTHER_FILES} for all else is more than "
             f"the {files} files that this process may open",
-            remedy="Raise its limit (`ulimit -n`, LimitNOFILE=), or lower SLUICEGATE_STATE__OPEN_FILES_MAX.",
+            remedy="Raise the hard limit of open files (`ulimit -Hn`, LimitNOFILE=, a container's ulimits), "
+            "or lower SLUICEGATE_STATE__OPEN_FILES_MAX.",
         )
 
 

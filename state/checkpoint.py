@@ -237,6 +237,8 @@ class UnitOfWork:
         result.commit_s = time.perf_counter() - started - result.append_s
         try:
             self._store(changes, result)
+        except StoreUnwritable:
+            raise
         except Exception as error:
             raise StoreUnwritable(f"state of a committed unit cannot be written: {error}") from error
         finally:

@@ -3,7 +3,7 @@
 StateError
 ├── StoreUnreadable       the files on disk cannot be opened or read
 ├── StoreLocked           another process has the folder
-├── StoreUnwritable       a committed unit cannot be written to disk
+├── StoreUnwritable       the disk does not take what Kafka has: a unit, or what is restored
 ├── StateWithoutOffset    state exists, the group's offset does not
 ├── StateLost             the group's offset exists, the state does not, or not all of it
 ├── PositionLost          the committed offset is not in the log any more
@@ -32,7 +32,7 @@ class StoreLocked(StateError):
 
 
 class StoreUnwritable(StateError):
-    """The disk does not take what Kafka has committed: full, read only, broken."""
+    """The disk does not take what Kafka has committed, of a unit or at a restore: full, read only, broken."""
 
     fatal = True
     remedy = "Free space or mend the disk, then start the worker again: the changelog restores the state."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -23,7 +24,7 @@ from rocksdict import (
 )
 
 from state.budget import StateOptions
-from state.errors import StoreLocked, StoreUnreadable
+from state.errors import StoreLocked, StoreUnreadable, StoreUnwritable
 from state.manifest import ManifestMark
 from state.store import Position, StoreFigures
 
@@ -39,6 +40,14 @@ _ACTIVE_BUFFER = "rocksdb.cur-size-active-mem-table"
 _OPEN_FILES_MIN = 32
 _MEMTABLE_BLOOM = 0.1  # of a write buffer, and counted into it
 _ASIDE = "unreadable-"
+_NO_DAMAGE = tuple(
+    os.strerror(code)
+    for code in (
+        errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM,
+        errno.EMFILE, errno.ENFILE,
+    )
+)  # fmt: skip
+"""How RocksDB names what is no fault of a store's files."""
 _POSITIONS = b"\xff\xff"  # before the positions; no topic has 65,535 partitions here
 
 
@@ -135,29 +144,49 @@ class RocksStore:
     def __init__(self, folder: Path, memory: RocksMemory | None = None, *, stores: int = 1) -> None:
         self._folder = folder
         self._memory = memory or RocksMemory()
-        folder.mkdir(parents=True, exist_ok=True)
-        self._lock = (folder / "OWNER").open("a+")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = (folder / "OWNER").open("a+")
+        except OSError as error:
+            raise _unwritable(folder, error) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self._lock.close()
             raise StoreLocked(f"{folder} is in use by another process") from error
-        data = folder / "data"
-        self._mark = ManifestMark(data, folder / "MANIFEST_SIZE")
+        try:
+            self._mark = ManifestMark(folder / "data", folder / "MANIFEST_SIZE")
+        except OSError as error:
+            self._lock.close()
+            raise _unwritable(folder, error) from error
         self._found_unreadable = folder / "UNREADABLE"
+        try:
+            self._db = self._open(folder / "data", stores)
+        except BaseException:
+            self._mark.close()
+            self._lock.close()
+            raise
+        self._mark.note()
+
+    def _open(self, data: Path, stores: int) -> Rdict:
+        """Open the database; a full disk is no reason to set aside what stands on it."""
         if self._found_unreadable.exists():
             self._set_aside("a block could not be read")
             self._found_unreadable.unlink()
         elif lost := self._mark.lost():
             self._set_aside(lost)
         try:
-            self._db = self._memory.open(data, stores)
+            return self._memory.open(data, stores)
         except Exception as error:  # rocksdict raises bare Exception for what RocksDB reports
+            if any(cause in str(error) for cause in _NO_DAMAGE):
+                raise _unwritable(self._folder, error) from error
             if not data.exists():
                 raise StoreUnreadable(f"{data} cannot be made: {error}") from error
             self._set_aside(str(error))
-            self._db = self._memory.open(data, stores)
-        self._mark.note()
+        try:
+            return self._memory.open(data, stores)
+        except Exception as error:
+            raise _unwritable(self._folder, error) from error
 
     def _set_aside(self, cause: str) -> None:
         data, aside = self._folder / "data", self._folder / f"{_ASIDE}{time.time_ns()}"
@@ -188,10 +217,19 @@ class RocksStore:
 
     def close(self) -> None:
         """Flush and close; the folder's lock is given back."""
-        self._memory.close(self._db)
+        try:
+            self._memory.close(self._db)
+        except Exception as error:  # noqa: BLE001  as bare as all that rocksdict raises
+            # A full disk, say, of which the write that met it has told. What was written stands in its log.
+            log.warning("store not flushed at its end", folder=str(self._folder), cause=str(error))
         self._mark.note()
         self._mark.close()
         self._lock.close()
+
+
+def _unwritable(folder: Path, error: Exception) -> StoreUnwritable:
+    """Name what the disk does not take; rocksdict raises bare ``Exception`` for what RocksDB reports."""
+    return StoreUnwritable(f"state in {folder} cannot be written: {error}")
 
 
 def _size_bytes(folder: Path) -> int:
@@ -263,9 +301,7 @@ class RocksBackend:
                 batch.put(prefix + key, value)
         stamp = _POSITION.pack(position.offset, position.written_us)
         batch.put(self._position_key, stamp + position.topic_id.encode())
-        self._db.write(batch)
-        self._mark.note()
-        self._memory.relieve()
+        self._write(batch)
 
     def position(self) -> Position | None:
         """See ``Backend``."""
@@ -283,7 +319,15 @@ class RocksBackend:
         batch = WriteBatch(raw_mode=True)
         batch.delete_range(self._prefix, _PREFIX.pack(_PREFIX.unpack(self._prefix)[0] + 1))
         batch.delete(self._position_key)
-        self._db.write(batch)
+        self._write(batch)
+
+    def _write(self, batch: WriteBatch) -> None:
+        try:
+            self._db.write(batch)
+            self._mark.note()
+            self._memory.relieve()
+        except Exception as error:
+            raise _unwritable(self._found_unreadable.parent, error) from error
 
     def _unreadable(self, error: Exception) -> StoreUnreadable:
         """Name what cannot be read, so that it stops the worker: an agent would call it the event's fault.
@@ -291,5 +335,6 @@ class RocksBackend:
         rocksdict raises bare ``Exception`` for what RocksDB reports.
         """
         if str(error).startswith("Corruption"):
-            self._found_unreadable.touch()
+            with suppress(OSError):  # a full disk: the next start meets the block again
+                self._found_unreadable.touch()
         return StoreUnreadable(f"state in {self._found_unreadable.parent} cannot be read: {error}")

@@ -16,7 +16,7 @@ from benchmarks.edge.bench import EdgeBench
 from benchmarks.edge.generator import program
 from benchmarks.edge.results import show
 from benchmarks.edge.works import GOALS, WORKS
-from edge.files import files_max
+from connectors.files import files_max
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final
 from benchmarks.edge.fanout import CONNECT_S
 from benchmarks.edge.generator import Clients
 from benchmarks.edge.results import Served
-from edge.files import OTHER_FILES, files_max
+from connectors.files import files_max
+from edge.files import OTHER_FILES
 
 if TYPE_CHECKING:
     from benchmarks.edge.bench import EdgeBench

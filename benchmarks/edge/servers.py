@@ -23,9 +23,9 @@ from benchmarks.edge.writing import Writer, shown, stream_id
 from benchmarks.meter import stop
 from benchmarks.peers import environments
 from benchmarks.results import OURS
+from connectors.files import files_max
 from connectors.kafka.admin import ensure_topics
 from connectors.kafka.options import KafkaOptions
-from edge.files import files_max
 from schemas.payloads import PayloadCodec
 from schemas.topics import OUTPUT, TOPICS
 from schemas.wire import WireCodec

@@ -17,7 +17,7 @@ from benchmarks.llm.bench import LlmBench
 from benchmarks.llm.clients import SOURCE
 from benchmarks.llm.provider import Provider
 from benchmarks.llm.works import GOALS, measure
-from edge.files import files_max
+from connectors.files import files_max
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

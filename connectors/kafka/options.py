@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from connectors.kafka.clients import Clients
+from schemas.topics import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -70,6 +71,6 @@ class KafkaOptions:
             "reconnect.backoff.ms": 500,
             "reconnect.backoff.max.ms": 1_000,
             # Above every topic's max.message.bytes (2 MiB at most): the topic decides, not the client.
-            "message.max.bytes": 4 * 1_048_576,
+            "message.max.bytes": 4 * MIB,
             **self.security,
         }

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from connectors.kafka.errors import AppendFailed, AppendRefused
 from connectors.kafka.slot import ProducerSlot
-from schemas.topics import EVENT_BYTES_MAX
+from schemas.topics import EVENT_BYTES_MAX, MIB
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +28,7 @@ Append = tuple[TopicName, bytes, bytes | None, int | None]
 """Topic (full name, with prefix), key, value (None = tombstone), partition (None = murmur2 of the key)."""
 
 _BATCH_RECORDS_MAX: Final = 4_000  # four full requests
-_BATCH_BYTES_MAX: Final = 4 * 1_048_576  # the same in bytes
+_BATCH_BYTES_MAX: Final = 4 * MIB  # the same in bytes
 
 
 class Offset(NamedTuple):
@@ -45,7 +45,7 @@ class AppenderOptions:
     producers: int = 4
     """Transactions in flight: enough to hide a broker's round trips, few enough to fill each."""
     waiting_requests_max: int = 1_000
-    waiting_bytes_max: int = 64 * 1_048_576
+    waiting_bytes_max: int = 64 * MIB
     wait_ms_max: int = 2_000
     """A request that no producer has taken by then is refused as overloaded."""
     transaction_timeout_ms: int = 10_000

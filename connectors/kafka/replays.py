@@ -20,7 +20,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from connectors.kafka.committed import CommittedReader
 from connectors.kafka.errors import KafkaUnavailable, ReplayFailed
 from schemas.errors import WireError
-from schemas.topics import DEAD_REPLAYS
+from schemas.topics import DEAD_REPLAYS, MIB
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from schemas.wire import WireCodec
 
 BATCH_RECORDS_MAX: Final = 500
-BATCH_BYTES_MAX: Final = 4 * 1_048_576  # of one transaction; the largest letter alone is a quarter of it
+BATCH_BYTES_MAX: Final = 4 * MIB  # of one transaction; the largest letter alone is a quarter of it
 _TIMEOUT_MS: Final = 30_000
 _ASK_S: Final = 1.0
 

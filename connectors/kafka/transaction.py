@@ -195,6 +195,9 @@ class KafkaTransaction(Appends):
             if was_not_asked(error.args[0]):
                 raise self._named(error) from error
             self._settle(error)
+        except SystemError as error:
+            # confluent-kafka raises what it met under a callback, "fenced" say, in place of the outcome.
+            self._settle(_met_under(error))
         self._hears_all = False
 
     def abort(self) -> None:
@@ -259,3 +262,10 @@ class KafkaTransaction(Appends):
         if error.args[0].code() in REFUSALS:
             return NotAuthorized(self._kafka.principal, what)
         return TransactionAborted(f"transaction of {self._transactional_id} failed: {error.args[0].str()}")
+
+
+def _met_under(error: SystemError) -> KafkaException:
+    """Return what Kafka's client met when it raised a SystemError: the cause, if it says one."""
+    if isinstance(error.__cause__, KafkaException):
+        return error.__cause__
+    return KafkaException(KafkaError(KafkaError._FAIL, str(error)))  # noqa: SLF001  # librdkafka's name

@@ -113,6 +113,7 @@ def _check(chosen: Iterable[str], settings: Settings, *, migrate: str, as_json: 
 
 def _check_budget(chosen: Iterable[str], settings: Settings) -> None:
     """Hold what the roles of this worker use together against the machine: each checks itself alone."""
+    from connectors.files import files_max
     from ops.extension import extension_of
     from schemas.access import ROLES as ACCESS
     from state.budget import StateOptions, check_machine
@@ -121,6 +122,7 @@ def _check_budget(chosen: Iterable[str], settings: Settings) -> None:
     state = settings.state
     check_machine(
         StateOptions(state.block_cache_mb, state.write_buffer_mb, state.open_files_max),
+        files_max(),  # raised once: the roles' processes inherit it
         processes=sum(bool(access[role].changelogs) for role in chosen),
     )
 

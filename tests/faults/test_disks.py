@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import shutil
 import signal
 import subprocess
 from typing import TYPE_CHECKING
@@ -100,7 +101,7 @@ def fill(filler: Path) -> None:
 
 
 def stops_and_commits_nothing_more(run: Run, worker: Worker, said: str) -> None:
-    assert worker.end(60) not in (0, -signal.SIGKILL)
+    assert worker.end(60) == 1
     assert "cannot be written" in worker.says
     assert said in worker.says
     committed = run.committed()
@@ -129,6 +130,25 @@ def test_a_file_that_may_not_grow_stops_the_worker_with_the_reason_and_costs_not
     log_bytes = worker.log.stat().st_size
     resource.prlimit(worker.process.pid, resource.RLIMIT_FSIZE, (log_bytes + 60_000, resource.RLIM_INFINITY))
     stops_and_commits_nothing_more(run, worker, "File too large")
+    run.worker()
+    run.settle()
+    run.check()
+
+
+def test_a_restore_that_the_disk_does_not_take_stops_the_worker_as_a_unit_does_and_costs_nothing(run: Run):
+    run.begin()
+    worker = run.worker()
+    run.until_committed(6_000)
+    worker.send(signal.SIGTERM)
+    assert worker.end() == 0
+    shutil.rmtree(run.folder / "disk" / ROLE / "slot-0" / ROLE)
+    worker = run.worker()
+    log_bytes = worker.log.stat().st_size
+    resource.prlimit(worker.process.pid, resource.RLIMIT_FSIZE, (log_bytes + 40_000, resource.RLIM_INFINITY))
+    stops_and_commits_nothing_more(run, worker, "File too large")
+    assert rebuilt(worker) < INPUT.partitions, "it was no restore"
+    assert f"state in {run.folder / 'disk' / ROLE}" in worker.says
+    assert "Free space or mend the disk" in worker.says
     run.worker()
     run.settle()
     run.check()

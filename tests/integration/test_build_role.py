@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from structlog.testing import capture_logs
 
 from connectors.kafka.at_least_once import AtLeastOnce
-from connectors.kafka.errors import TopicMismatch
+from connectors.kafka.errors import TopicMismatch, TopicsAbsent
 from connectors.kafka.transaction import KafkaTransaction
 from connectors.registry import Registry
 from pipelines.app import build_role
@@ -21,7 +22,7 @@ from pipelines.options import WorkerOptions
 from schemas.catalog import PAYLOAD_PREFIX, subjects
 from schemas.errors import RegistryUnavailable
 from schemas.kinds import JOB
-from schemas.topics import TOPICS, TopicSpec
+from schemas.topics import DEAD_LETTERS, TOPICS, TopicSpec
 from tests.contract.golden_records import RECORDS
 
 if TYPE_CHECKING:
@@ -102,6 +103,19 @@ def test_another_number_of_partitions_is_refused_where_topics_are_not_made_eithe
     topics(*TOPICS, replace(READS, partitions=3), KEPT)
     with pytest.raises(TopicMismatch, match=r"kept\.in\.v1: has 3 partitions, must have 2"):
         build_role("one", options, keeping())
+
+
+@pytest.mark.parametrize("lacks", [READS, KEPT, DEAD_LETTERS], ids=lambda spec: spec.name)
+def test_a_role_that_makes_no_topics_does_not_start_without_one_that_it_reads_writes_or_keeps(
+    options, topics, lacks
+):
+    topics(*({*TOPICS, READS, KEPT} - {lacks}))
+    name = lacks.named(options.kafka.topic_prefix)
+    with pytest.raises(TopicsAbsent, match=f"there is no topic {re.escape(name)}$") as refused:
+        build_role("one", options, keeping())
+    assert "sluicegate topics create" in refused.value.remedy
+    topics(lacks)
+    assert build_role("one", options, keeping()).role == "one", "nothing was left behind by the one refused"
 
 
 @pytest.mark.parametrize("cleanup", ["compact", "compact,delete"])

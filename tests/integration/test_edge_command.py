@@ -11,16 +11,20 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 import httpx2
 import pytest
+from confluent_kafka.admin import AdminClient, NewTopic
 
-from schemas.topics import INPUT
+from schemas.topics import INPUT, PRESSURE, REJECTS, TOPICS
 from tests.support.sse_client import read_stream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from connectors.kafka.options import KafkaOptions
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -65,6 +69,36 @@ def edge(environment, tmp_path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     if process.poll() is None:
         process.kill()
     process.communicate()
+
+
+def test_one_that_makes_no_topics_does_not_start_without_them_and_names_all(
+    environment: dict[str, str], topics: Callable[..., object], topic_prefix: str, registered_schemas: str
+):
+    topics(*(spec for spec in TOPICS if spec not in (REJECTS, PRESSURE)))
+    told = {"SLUICEGATE_KAFKA__CREATE_TOPICS": "false", "SLUICEGATE_REGISTRY__REGISTER_SCHEMAS": "false"}
+    process = sluicegate(environment | told, "edge")
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    names = ", ".join(sorted(spec.named(topic_prefix) for spec in (REJECTS, PRESSURE)))
+    assert f"there is no topic {names}" in said
+    assert "sluicegate topics create" in said
+
+
+def test_one_that_makes_topics_tells_which_are_not_as_they_are_declared(
+    environment: dict[str, str], kafka_options: KafkaOptions
+):
+    name = REJECTS.named(kafka_options.topic_prefix)
+    other = NewTopic(name, REJECTS.partitions, config=REJECTS.config() | {"retention.ms": "3600000"})
+    admin = AdminClient(kafka_options.client_config())
+    admin.create_topics([other])[name].result(20)
+    process = sluicegate(environment, "edge")
+    assert process.stderr is not None
+    said = takewhile(lambda line: "edge at" not in line, process.stderr)
+    told = [json.loads(line)["what"] for line in said if "topic differs from its declaration" in line]
+    process.kill()
+    process.communicate()
+    assert len(told) == 1
+    assert told[0].startswith(f"topic {name} has retention.ms=3600000")
 
 
 def test_it_leaves_its_address_where_commands_find_it_and_takes_it_away(edge, environment, tmp_path):

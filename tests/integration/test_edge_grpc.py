@@ -114,6 +114,11 @@ def test_the_lines_of_a_job_what_befalls_them_and_that_it_is_done_are_all_that_w
             ("", True),
         ]
     later.join()
+    found = edge.lines.WatchLogs(logs_pb2.LogRequest(job_id="job-7"), timeout=60)
+    notes = [(event.seq, event.note, event.from_seq) for event in found]
+    assert notes == [(1, 0, 0), (2, 0, 0), (3, 0, 0), (5, logs_pb2.LogEvent.NOTE_RESET, 3), *(
+        (seq, 0, 0) for seq in (6, 7, 8)
+    )]  # fmt: skip
 
 
 def test_an_asyncio_client_whose_edge_is_killed_goes_on_where_it_was(edge_with_grpc, twin):

@@ -155,7 +155,7 @@ def test_a_tool_that_knows_nothing_finds_the_services_and_watches_by_reflection(
     names = {service.name for service in answer.list_services_response.service}
     assert names == {
         "sluicegate.v1.StreamService", "sluicegate.v1.LogStream", "grpc.health.v1.Health",
-        "grpc.reflection.v1alpha.ServerReflection",
+        "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection",
     }  # fmt: skip
     pool = descriptor_pool.DescriptorPool(ProtoReflectionDescriptorDatabase(edge.channel))
     method = pool.FindServiceByName("sluicegate.v1.StreamService").methods_by_name["Watch"]
@@ -169,6 +169,27 @@ def test_a_tool_that_knows_nothing_finds_the_services_and_watches_by_reflection(
     )
     events = [event for each in watch(request(stream_id="seen"), timeout=TIMEOUT_S) for event in each.events]
     assert [event.type for event in events] == ["open", "end"]
+    # A tool that knows v1 alone, by what the edge itself says of it, is told the same.
+    reflection = pool.FindServiceByName("grpc.reflection.v1.ServerReflection")
+    info = reflection.methods_by_name["ServerReflectionInfo"]
+    assert info.input_type.full_name == "grpc.reflection.v1.ServerReflectionRequest"
+    asks, answers = map(message_factory.GetMessageClass, (info.input_type, info.output_type))
+    reflect = edge.channel.stream_stream(
+        f"/{reflection.full_name}/{info.name}",
+        request_serializer=asks.SerializeToString,
+        response_deserializer=answers.FromString,
+    )
+    listed, found, missing = reflect(
+        iter([
+            asks(list_services=""),
+            asks(file_containing_symbol="sluicegate.v1.LogStream"),
+            asks(file_containing_symbol="google.protobuf.Api"),
+        ]),
+        timeout=TIMEOUT_S,
+    )  # fmt: skip
+    assert {service.name for service in listed.list_services_response.service} == names
+    assert b"WatchLogs" in found.file_descriptor_response.file_descriptor_proto[0]
+    assert missing.error_response.error_code == StatusCode.NOT_FOUND.value[0], "it is none of the edge's"
 
 
 def test_health_says_whether_traffic_may_come(edge_with_grpc, twin):

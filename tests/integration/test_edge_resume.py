@@ -382,6 +382,29 @@ def test_a_stream_opened_again_under_its_name_is_a_new_one(make_edge, twin):
     assert resumed.seqs[1:] == list(range(6))
 
 
+def test_an_index_so_far_behind_that_it_lacks_an_end_says_nothing_of_the_next_stream_of_the_name(
+    make_edge, twin, monkeypatch
+):
+    """It was read from the first stream's beginning on, and that one's end was taken for this one's."""
+    edge = make_edge(**NO_MEMORY)
+    first = twin.open("behind")
+    twin.logs(first, 30)
+    until_known(edge, "behind")
+    with monkeypatch.context() as patch:
+        patch.setattr(twin, "index", lambda _stream: None)  # what was committed since has not come here
+        twin.end(first)
+        second = twin.open("behind")
+        twin.logs(second, 20)
+        assert read_stream(events_of(edge, "behind"), until=has(21)).seqs == list(range(21))
+        twin.end(second)
+        seen = read_stream(events_of(edge, "behind"))
+        assert (seen.seqs, seen.events[-1]["type"]) == (list(range(22)), "end")
+        assert read_stream(events_of(edge, "behind"), last_id=seen.last_id).status == 204
+    twin.tombstone(first)
+    twin.index(second)
+    assert read_stream(events_of(edge, "behind")).seqs == list(range(22))
+
+
 def test_a_cursor_ahead_of_the_log_is_of_a_log_that_is_no_more(make_edge, twin):
     """The stack was wiped and made anew with a page still open: the page must not wait, or be sent away."""
     edge = make_edge()

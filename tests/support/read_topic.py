@@ -38,6 +38,9 @@ def read_committed(
             "isolation.level": "read_committed",
             "enable.auto.commit": False,
             "enable.partition.eof": True,
+            # An end is told by an answer without records: of a partition that is written more often than
+            # the 500 ms by default, none may ever come.
+            "fetch.wait.max.ms": 20,
         }
     )
     name = topic.named(kafka.topic_prefix)

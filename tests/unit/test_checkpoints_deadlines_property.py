@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
-from pipelines.streams import Status, Stream
+from pipelines.streams import KnownStreams, Status, Stream
 from pipelines.turn import Turn
 from state.binary import after, pack_time, unpack_time
 from state.sessions import SessionOptions, SessionWindows
@@ -30,6 +30,8 @@ GAP_US, WAIT_US, TTL_US = 6 * MS, 11 * MS, 20 * MS
 EVER_US, BITE = 1 << 50, 2
 LISTED, FOLLOWING = topic("property.listed.v1"), topic("property.following.v1")
 TOTALS = topic("property.totals.v1", "compact")
+KNOWN = KnownStreams()
+"""One for all: what an earlier world knew must not be believed in this one."""
 
 
 def after_us(*after_ms: int) -> st.SearchStrategy[int]:
@@ -94,7 +96,7 @@ class Deadlines(Checkpoints):
         """Each session has a total, which is taken back when it becomes part of another."""
 
         def act(scope, model):
-            turn = Turn(scope, 0)
+            turn = Turn(scope, 0, KNOWN)
             assert turn.clock.now_us == model.now_us, "time is where it was left"
             for key, ahead_us in visits:
                 time_us = max(model.now_us + ahead_us, 0)
@@ -138,7 +140,7 @@ class Deadlines(Checkpoints):
         """As ingest keeps its streams: a deadline that moves later costs the index nothing."""
 
         def act(scope, model):
-            turn = Turn(scope, 0)
+            turn = Turn(scope, 0, KNOWN)
             for group, member, wait_us in joins:
                 self.join_group(turn, model, group, member, wait_us)
             turn.save()
@@ -178,7 +180,7 @@ class Deadlines(Checkpoints):
     @rule(number=PARTS, us=after_us(0, 4, 11, 31), fails=FAILS)
     def time_passes(self, number, us, fails):
         def act(scope, model):
-            turn = Turn(scope, 0)
+            turn = Turn(scope, 0, KNOWN)
             model.now_us = max(model.now_us, 0) + us
             turn.clock.tick(model.now_us)
             while entries := turn.deadlines.due(model.now_us, BITE):

@@ -233,6 +233,12 @@ def test_the_messages_of_lines_are_those_of_each_event(types):
     assert [(event.line, event.done) for event in messages] == [
         (told.get(name, str(seq)), name == "end") for seq, name in enumerate(types) if name != "progress"
     ]
+    notes = {"gap": (LogEvent.NOTE_GAP, 1), "reset": (LogEvent.NOTE_RESET, 1)}
+    assert [(event.seq, event.note, event.from_seq) for event in messages] == [
+        (seq, *notes.get(name, (LogEvent.NOTE_UNSPECIFIED, 0)))
+        for seq, name in enumerate(types)
+        if name != "progress"
+    ]
 
 
 @given(st.lists(st.integers(0, 100_000), min_size=1, max_size=12))
@@ -428,3 +434,12 @@ def test_whatever_bytes_come_are_answered_by_a_status_that_names_the_clients_mis
         assert (desk.core.connections, desk.core.hub.followers, calls.under_way) == (0, 0, 0)
 
     play(scene())
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_a_number_that_json_does_not_have_is_the_events_fault_and_not_the_edges(number):
+    event = NewEvent(type="progress")
+    event.fields.update({"done": [number]})
+    with pytest.raises(RequestError) as refused:
+        values_of([NewEvent(type="log", json="{}"), event])
+    assert (refused.value.status, refused.value.extra) == (422, {"index": 1, "field": "payload"})

@@ -171,8 +171,11 @@ def test_one_in_the_middle_of_a_history_that_is_cut_meanwhile_goes_on_with_the_n
     assert asyncio.run(play()) == [*old, ("gap", -1), *new]
 
 
+@pytest.mark.parametrize("ended", [True, False], ids=["with its end", "and its end not"])
 @pytest.mark.parametrize("seq", [None, 2, 8, 12], ids=["new", "in the log", "late in it", "in the ring"])
-def test_an_index_that_still_knows_the_earlier_stream_of_a_name_alone_says_nothing_of_the_present_one(seq):
+def test_an_index_that_still_knows_the_earlier_stream_of_a_name_alone_says_nothing_of_the_present_one(
+    seq, ended
+):
     """Its seqs were taken for the new one's: a client was told of a gap up to them, or waited for ever."""
 
     async def play() -> list[tuple[str, int]]:
@@ -182,6 +185,8 @@ def test_an_index_that_still_knows_the_earlier_stream_of_a_name_alone_says_nothi
         edge.tail()
         entry = edge.index.get(KEY)
         assert entry is not None
+        if not ended:
+            entry.end_seq = entry.end_offset = -1
         began = len(edge.log.frames)
         reopen(edge)
         edge.index.put(KEY, entry)

@@ -6,6 +6,7 @@ import asyncio
 import time
 from dataclasses import replace
 
+import orjson
 from websockets.frames import Opcode
 
 from edge.access.identity import ANYBODY, Names
@@ -211,6 +212,24 @@ def test_a_client_is_warned_before_its_token_ends_and_sent_away_when_it_does():
         await until(lambda: peer.out.half_closed or "reconnect" in peer.types())
         assert peer.types() == ["connected", "subscribed", "expiring", "reconnect"]
         assert peer.messages()[-1]["reason"] == "expired"
+        assert peer.close_code() == 1008
+
+    play(scene())
+
+
+def test_a_client_that_sends_one_large_message_after_the_other_without_a_pause_is_in_time():
+    """Whatever is read ends in the middle of a message: each has its own time, and not all of them one."""
+
+    async def scene() -> None:
+        peer = Room(request_read_ms_max=300).connect(heartbeat_ms=50)
+        data = masked(Opcode.TEXT, orjson.dumps({"type": "ping", "id": "x" * 60}) + b" " * 12_000)
+        peer.send(data[:6_000])
+        for _ in range(10):
+            await asyncio.sleep(0.1)
+            peer.send(data[6_000:] + data[:6_000])
+        assert not peer.out.half_closed
+        assert peer.types().count("pong") == 10
+        await until(lambda: peer.out.half_closed)
         assert peer.close_code() == 1008
 
     play(scene())

@@ -11,7 +11,7 @@ import pytest
 
 PROGRAM = """
 import ctypes, sys, threading
-from pipelines import heap
+from connectors import heap
 
 if sys.argv[1] == "bound":
     heap.bound_what_is_free()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-import resource
+import subprocess
+import sys
 import time
 
 import pytest
@@ -17,6 +18,7 @@ from state.rocksdb import RocksMemory, RocksStore
 from state.store import Position
 
 MIB = 1 << 20
+FILES = 10_000
 AT = Position("topic-1", 10, 1_000)
 SMALL = StateOptions(block_cache_mb=8, write_buffer_mb=4, open_files_max=64)
 UNIT_KEYS = 500
@@ -107,31 +109,46 @@ def test_more_memory_than_the_process_may_have_is_refused(monkeypatch, tmp_path)
     limit = tmp_path / "memory.max"
     limit.write_text(f"{100 * MIB}\n")
     monkeypatch.setattr(budget, "_CGROUP_LIMIT", limit)
-    check_machine(StateOptions(block_cache_mb=100))
+    check_machine(StateOptions(block_cache_mb=100), FILES)
     with pytest.raises(BudgetRefused, match="block_cache_mb=101 is more than the 100 MiB"):
-        check_machine(StateOptions(block_cache_mb=101))
+        check_machine(StateOptions(block_cache_mb=101), FILES)
     limit.write_text("max\n")
-    check_machine(StateOptions(block_cache_mb=101))
+    check_machine(StateOptions(block_cache_mb=101), FILES)
 
 
 def test_the_roles_of_one_worker_are_counted_together(monkeypatch, tmp_path):
     limit = tmp_path / "memory.max"
     limit.write_text(f"{100 * MIB}\n")
     monkeypatch.setattr(budget, "_CGROUP_LIMIT", limit)
-    check_machine(StateOptions(block_cache_mb=33, write_buffer_mb=8), processes=3)
+    check_machine(StateOptions(block_cache_mb=33, write_buffer_mb=8), FILES, processes=3)
     with pytest.raises(BudgetRefused, match="block_cache_mb=34, in each of 3 roles with state, is more than"):
-        check_machine(StateOptions(block_cache_mb=34, write_buffer_mb=8), processes=3)
+        check_machine(StateOptions(block_cache_mb=34, write_buffer_mb=8), FILES, processes=3)
     monkeypatch.setenv("SLUICEGATE_STATE__BLOCK_CACHE_MB", "64")
     with pytest.raises(BudgetRefused, match="in each of 2 roles"):
         worker_command(roles="ingest,aggregate")
 
 
 def test_more_files_than_the_process_may_open_are_refused():
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (600, hard))
-    try:
-        check_machine(StateOptions(open_files_max=344))
-        with pytest.raises(BudgetRefused, match="open_files_max=345"):
-            check_machine(StateOptions(open_files_max=345))
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    check_machine(StateOptions(open_files_max=344), 600)
+    with pytest.raises(BudgetRefused, match="open_files_max=345") as refused:
+        check_machine(StateOptions(open_files_max=345), 600)
+    assert "ulimit -Hn" in refused.value.remedy
+
+
+@pytest.mark.parametrize(("hard", "outcome"), [(2_000, "3"), (600, "BudgetRefused")])
+def test_a_worker_raises_its_soft_limit_of_files_before_it_looks_for_room(hard, outcome):
+    program = (
+        "import resource; from ops.commands.worker import worker_command\n"
+        "try: print(worker_command(roles='ingest'))\n"
+        "except Exception as error: print(type(error).__name__)\n"
+        "print(*resource.getrlimit(resource.RLIMIT_NOFILE))"
+    )
+    limits = f"ulimit -Sn 256 && ulimit -Hn {hard} && exec {sys.executable} -c"
+    done = subprocess.run(
+        ["sh", "-c", f'{limits} "$PROGRAM"'],
+        env={"PATH": os.environ["PATH"], "PROGRAM": program, "SLUICEGATE_DATA_DIR": "/nowhere"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines() == [outcome, f"{hard} {hard}"]

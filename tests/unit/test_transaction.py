@@ -137,6 +137,26 @@ def test_a_commit_of_an_unknown_error_that_did_not_take_place_is_aborted_and_the
     assert "abort_transaction" not in bench.producers.calls
 
 
+def under_a_callback(cause: Exception | None) -> SystemError:
+    """As confluent-kafka raises what it met while a callback of ours ran."""
+    error = SystemError("<method 'commit_transaction'> returned a result with an exception set")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize("cause", [None, refused(KafkaError._FENCED), ValueError("of a callback")])
+@pytest.mark.parametrize("committed", [True, False])
+def test_the_outcome_of_a_commit_that_raised_under_a_callback_is_asked_for(begun, cause, committed):
+    told = UNIT if committed else UNIT - 1
+    bench = begun(committed_unit=lambda _source: told, commit_transaction=[under_a_callback(cause)])
+    if committed:
+        bench.transaction.commit()
+    else:
+        with pytest.raises(TransactionAborted):
+            bench.transaction.commit()
+    assert bench.producers.calls.count("made") == 2
+
+
 def test_a_commit_that_the_broker_was_never_asked_for_is_aborted_at_once(begun):
     lost = KafkaError(
         KafkaError._INCONSISTENT, "1 message(s) failed delivery", fatal=False, retriable=False,

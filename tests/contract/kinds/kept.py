@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from schemas.kinds import LOG, MIB, ReplayPolicy
+from schemas.kinds import LOG, ReplayPolicy
+from schemas.topics import MIB
 
 _FEW = 20
 KINDS = (

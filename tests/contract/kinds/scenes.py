@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from schemas.kinds import LOG, MIB, BackpressurePolicy, ReplayPolicy
+from schemas.kinds import LOG, BackpressurePolicy, ReplayPolicy
+from schemas.topics import MIB
 
 if TYPE_CHECKING:
     from schemas.kinds import Kind

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&schemas/proto/sluicegate/v1/logs.proto\x12\rsluicegate.v1\"\x1c\n\nLogRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"&\n\x08LogEvent\x12\x0c\n\x04line\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x08\x32N\n\tLogStream\x12\x41\n\tWatchLogs\x12\x19.sluicegate.v1.LogRequest\x1a\x17.sluicegate.v1.LogEvent0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&schemas/proto/sluicegate/v1/logs.proto\x12\rsluicegate.v1\"\x1c\n\nLogRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"\xad\x01\n\x08LogEvent\x12\x0c\n\x04line\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x08\x12\x0b\n\x03seq\x18\x03 \x01(\x03\x12*\n\x04note\x18\x04 \x01(\x0e\x32\x1c.sluicegate.v1.LogEvent.Note\x12\x10\n\x08\x66rom_seq\x18\x05 \x01(\x03\":\n\x04Note\x12\x14\n\x10NOTE_UNSPECIFIED\x10\x00\x12\x0c\n\x08NOTE_GAP\x10\x01\x12\x0e\n\nNOTE_RESET\x10\x02\x32N\n\tLogStream\x12\x41\n\tWatchLogs\x12\x19.sluicegate.v1.LogRequest\x1a\x17.sluicegate.v1.LogEvent0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,8 +33,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_LOGREQUEST']._serialized_start=57
   _globals['_LOGREQUEST']._serialized_end=85
-  _globals['_LOGEVENT']._serialized_start=87
-  _globals['_LOGEVENT']._serialized_end=125
-  _globals['_LOGSTREAM']._serialized_start=127
-  _globals['_LOGSTREAM']._serialized_end=205
+  _globals['_LOGEVENT']._serialized_start=88
+  _globals['_LOGEVENT']._serialized_end=261
+  _globals['_LOGEVENT_NOTE']._serialized_start=203
+  _globals['_LOGEVENT_NOTE']._serialized_end=261
+  _globals['_LOGSTREAM']._serialized_start=263
+  _globals['_LOGSTREAM']._serialized_end=341
 # @@protoc_insertion_point(module_scope)

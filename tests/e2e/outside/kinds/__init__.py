@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from schemas.kinds import LLM, MIB, BackpressurePolicy
+from schemas.kinds import LLM, BackpressurePolicy
+from schemas.topics import MIB
 
 if TYPE_CHECKING:
     from schemas.kinds import Kind
