@@ -162,6 +162,8 @@ class Scene:
         fields = {"reason": "completed"} if type_name == "end" else {"line": "x" * size_bytes}
         encoded, schema_id = self.payloads.encode(type_name, fields)
         key, seq = key_of(stream), self.next_seqs[stream]
+        if seq == 0:  # the index has the very offset of what opens a stream
+            self.open(stream, self._kinds[stream])
         self.next_seqs[stream] += 1
         event = Event(
             event_id=f"e{seq}" + (f".{self.lives[stream]}" if self.lives[stream] else ""),
