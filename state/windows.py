@@ -162,19 +162,33 @@ class TimeWindows:
         return max(self.start_us(watermark_us - self._grace_us - self.size_us) + self.step_us, 0)
 
     def expire(self, view: StateView, watermark_us: int, limit: int) -> int:
-        """Delete at most ``limit`` windows whose TTL is over; return how many."""
-        gone = self._pass(view, self._expired_key, watermark_us - self._ttl_us, limit)
+        """Delete at most ``limit`` windows whose TTL is over; return how many.
+
+        Where ``closed`` is used, none that it has not given yet, whatever the limits and the order of both.
+        """
+        given = view.get(self._closed_key)
+        gone = self._pass(view, self._expired_key, watermark_us - self._ttl_us, limit, given)
         for window in gone:
             view.delete(self._data + pack_time(window.start_us) + window.key)
         return len(gone)
 
-    def _pass(self, view: StateView, cursor_key: bytes, watermark_us: int, limit: int) -> list[Window]:
+    def _pass(
+        self,
+        view: StateView,
+        cursor_key: bytes,
+        watermark_us: int,
+        limit: int,
+        before: bytes | None = None,
+    ) -> list[Window]:
         """Return the windows between the cursor and what is late at ``watermark_us``; move the cursor.
 
-        Nothing is added behind the cursor any more: whatever is behind it is late.
+        Nothing is added behind the cursor any more: whatever is behind it is late. ``before`` is another one,
+        which this one does not overtake; None = there is none.
         """
         bound_us = self.bound_us(watermark_us)
         begin, end = view.get(cursor_key) or self._data, self._data + pack_time(bound_us)
+        if before is not None:
+            end = min(end, before)
         if begin >= end:
             return []
         pairs = list(view.scan(begin, end, limit))

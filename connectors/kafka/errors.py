@@ -261,5 +261,7 @@ class OutcomeUnknown(KafkaFailure):
 class NotSupported(KafkaFailure):
     """A part of Faust was called that sluicegate does not run on."""
 
+    fatal = True  # never the fault of an event
+
     def __init__(self, what: str, instead: str) -> None:
         super().__init__(f"{what} is not supported here", remedy=instead)

@@ -258,6 +258,26 @@ def test_what_would_send_or_acknowledge_by_itself_stops_the_worker_with_what_to_
     assert caught.value.remedy
 
 
+@pytest.mark.timeout(60)
+def test_an_agent_that_sends_by_faust_stops_the_worker_with_what_to_write_and_makes_no_dead_letter(tmp_path):
+    apps = []
+
+    def register(app, tools, _options):
+        apps.append(app)
+        source = app.source(READINGS, agent="one", decode=tools.decoder(SUBJECT), changelog=CHANGELOG)
+
+        @app.agent(source)
+        async def one(stream):
+            async for _ in stream:
+                await apps[-1].topic("elsewhere").send(value=b"1")
+
+    role = Extension({"one": [register]}, (READINGS, EACH), {SUBJECT: SCHEMA})
+    driver = AgentDriver("one", role, folder=tmp_path)
+    with pytest.raises(NotSupported, match=r"topic\.send to elsewhere") as caught:
+        driver.feed(*rows(1), key=b"a")
+    assert "scope.emit" in caught.value.remedy
+
+
 # -- one agent a topic ------------------------------------------------------------------------------------
 
 

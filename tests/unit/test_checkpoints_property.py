@@ -76,8 +76,8 @@ class Expiries(Checkpoints):
 
         self.step(number, act, fails=fails)
 
-    @rule(number=PARTS, us=st.integers(0, 20 * MS), limit=st.integers(1, 3), fails=FAILS)
-    def time_passes(self, number, us, limit, fails):
+    @rule(number=PARTS, us=st.integers(0, 20 * MS), limit=st.integers(1, 3), early=st.booleans(), fails=FAILS)
+    def time_passes(self, number, us, limit, early, fails):
         def act(scope, model):
             clock = Watermark(0)
             clock.load(scope.state, b"c")
@@ -85,6 +85,8 @@ class Expiries(Checkpoints):
             clock.tick(max(clock.max_us, 0) + us)
             model.now_us = clock.now_us
             clock.save(scope.state, b"c")
+            if early:  # what was not closed is not deleted
+                WINDOWS.expire(scope.state, clock.now_us, 9)
             while found := WINDOWS.closed(scope.state, clock.now_us, limit):
                 for window in found:
                     said = b"%d %s %s" % (window.start_us, window.key, window.value)

@@ -54,6 +54,40 @@ def test_a_window_closes_once_also_over_a_restart():
     assert again.closed(view, 99_000, 9) == []
 
 
+@settings(max_examples=200, deadline=None)
+@given(
+    ttl_ms=st.integers(0, 30),
+    steps=st.lists(
+        st.tuples(st.integers(0, 40), st.booleans(), st.integers(1, 4), st.integers(1, 4)), max_size=20
+    ),
+)
+def test_no_window_is_deleted_before_it_was_closed_whatever_the_order_and_the_limits(ttl_ms, steps):
+    view, windows = fresh(ttl_ms=ttl_ms)
+    opened, closed, now_us = set(), [], 0
+    for step, (ms, expire_first, close_limit, expire_limit) in enumerate(steps):
+        now_us += ms * MS
+        key = b"%d" % (step % 3)
+        start_us = add(view, windows, now_us, key, now_us)
+        opened.add((start_us, key))
+        calls = [
+            lambda now=now_us, limit=close_limit: closed.extend(windows.closed(view, now, limit)),
+            lambda now=now_us, limit=expire_limit: windows.expire(view, now, limit),
+        ]
+        for call in reversed(calls) if expire_first else calls:
+            call()
+    while found := windows.closed(view, now_us + 60 * MS, 2):
+        closed.extend(found)
+    assert sorted((one.start_us, one.key) for one in closed) == sorted(opened)
+    assert windows.expire(view, now_us + 600 * MS, 1_000) <= len(opened)
+    assert not list(view.scan(b"ww", b"ww" + b"\xff" * 9, 1_000)), "all are gone in the end"
+
+
+def test_an_agent_that_never_closes_has_its_windows_deleted_all_the_same():
+    view, windows = fresh()
+    add(view, windows, 0, b"k", -1)
+    assert windows.expire(view, 99_000, 9) == 1
+
+
 def test_the_next_close_is_told_for_the_ticker():
     view, windows = fresh()
     assert windows.next_close_us(view) is None
