@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keyword
+import sys
 from importlib.resources import files
 from string import Template
 from typing import TYPE_CHECKING
@@ -14,6 +15,8 @@ from schemas.kinds import BUILTIN_KINDS
 if TYPE_CHECKING:
     from pathlib import Path
 
+_OUR_PACKAGES = ("benchmarks", "connectors", "edge", "ops", "pipelines", "schemas", "state", "tests")
+"""An agent's module of that name would hide one of ours, or be hidden by it."""
 # Template -> where it goes, beneath the folder of the user's agents.
 _FILES = {
     "agent.py.tmpl": "$name.py",
@@ -29,11 +32,11 @@ def new_agent(name: str, folder: Path) -> list[Path]:
     Raises:
         Misused: the name cannot be a role's, one of the files exists, or the folder cannot be written to.
     """
-    taken = name in OUR_ROLES or name in BUILTIN_KINDS or keyword.iskeyword(name)
-    if taken or not ROLE_NAME.fullmatch(name):
+    taken = name in OUR_ROLES or name in BUILTIN_KINDS or name in _OUR_PACKAGES
+    if taken or keyword.iskeyword(name) or name in sys.stdlib_module_names or not ROLE_NAME.fullmatch(name):
         raise Misused(
             f"{name!r} is no name for an agent",
-            "use a-z, 0-9 and _, beginning with a letter, and no name of sluicegate's own",
+            "use a-z, 0-9 and _, beginning with a letter, and no name of sluicegate's or Python's own",
         )
     class_name = "".join(part.capitalize() for part in name.split("_"))
     words = {
@@ -49,15 +52,20 @@ def new_agent(name: str, folder: Path) -> list[Path]:
     for path in made:
         if path.exists():
             raise Misused(f"{path} exists", "choose another name, or remove it first; nothing was written")
+    written: list[Path] = []
     try:
         for path, text in made.items():
             path.parent.mkdir(parents=True, exist_ok=True)
+            written.append(path)
             path.write_text(text)
     except OSError as error:
+        for one in written:
+            one.unlink(missing_ok=True)
         raise Misused(
-            f"{path} cannot be written: {error.strerror}", "name a --folder that you may write to"
+            f"{error.filename or path} cannot be made: {error.strerror}; nothing was written",
+            "name a --folder that you may write to, and in which no file has the name of a folder",
         ) from None
-    return list(made)
+    return written
 
 
 def _text(template: str) -> str:

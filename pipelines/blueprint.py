@@ -112,13 +112,19 @@ def blueprint(role: str, extension: Extension, kafka: KafkaOptions) -> Blueprint
         except WorkerError:
             raise
         except Exception as error:
-            raise AgentRefused(Path(role), f"register raises {type(error).__name__}: {error}") from error
+            problem = f"register raises {type(error).__name__}: {error}"
+            raise AgentRefused(_file_of(register, role), problem, getattr(error, "remedy", "")) from error
     agents = agents_of(app.sources)
     if not agents:
-        raise AgentRefused(
-            Path(role), "register declares no agent", "give it an app.source and an @app.agent"
-        )
+        where = _file_of(roles[role][0], role)
+        raise AgentRefused(where, "register declares no agent", "give it an app.source and an @app.agent")
     return Blueprint(role, tuple(_with_outputs(role, agents, extension)), extension.generation(role))
+
+
+def _file_of(register: Register, role: str) -> Path:
+    """Return where a role is written, for people; its name where that is not known."""
+    code = getattr(register, "__code__", None)
+    return Path(code.co_filename if code is not None else role)
 
 
 def agents_of(sources: Mapping[str, Source]) -> list[Agent]:

@@ -56,7 +56,9 @@ def test_two_agents_of_one_folder_load_together(tmp_path):
     assert sorted(load(tmp_path).roles) == ["one", "two"]
 
 
-@pytest.mark.parametrize("name", ["ingest", "log", "Bad", "9lives", "class", "a-b", "", "x" * 70, "../up"])
+@pytest.mark.parametrize(
+    "name", ["state", "json", "ingest", "log", "Bad", "9lives", "class", "a-b", "", "x" * 70, "../up"]
+)
 def test_a_name_that_cannot_be_a_roles_is_refused_and_nothing_is_written(tmp_path, name):
     with pytest.raises(Misused):
         new_agent(name, tmp_path)
@@ -70,6 +72,13 @@ def test_no_file_of_an_agent_is_overwritten(tmp_path):
         new_agent("mine", tmp_path)
     assert (tmp_path / "runbooks" / "mine.md").read_text() == "kept"
     assert not (tmp_path / "mine.py").exists()
+
+
+def test_when_one_file_cannot_be_written_none_is_left(tmp_path):
+    (tmp_path / "tests").write_text("kept")
+    with pytest.raises(Misused, match=r"tests cannot be made: .*; nothing was written"):
+        new_agent("mine", tmp_path)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["tests"]
 
 
 @pytest.mark.parametrize(

@@ -105,11 +105,15 @@ def test_an_agent_that_declares_no_output_has_the_rest_of_its_modules_topics(tmp
     assert [spec.name for spec in agent.writes] == ["quiet.v1"]
 
 
-@pytest.mark.parametrize("body", ["1 / 0", "pass"])
-def test_a_module_that_cannot_be_registered_is_named(tmp_path, body):
+@pytest.mark.parametrize(
+    ("body", "remedy"),
+    [("1 / 0", "Correct that file."), ("pass", "app.source"), ("app.Table('x')", "a store")],
+)
+def test_a_module_that_cannot_be_registered_is_named_with_what_to_write_instead(tmp_path, body, remedy):
     (tmp_path / "broken.py").write_text(f"def register(app, tools, options):\n    {body}\n")
-    with pytest.raises(AgentRefused, match="broken"):
+    with pytest.raises(AgentRefused, match=r"broken\.py: register ") as caught:
         blueprint("broken", load(tmp_path), KAFKA)
+    assert remedy in caught.value.remedy
 
 
 def test_a_role_that_there_is_not_is_named():
