@@ -32,6 +32,12 @@ def cost(known: float, estimated: float, unknown: float) -> str:
     return " + ".join(parts)
 
 
+def tokens(count: int, unknown: int, estimated: int = 0) -> str:
+    """Return a sum of tokens: ≥ where calls have others that nobody knows, ~ where some are estimated."""
+    mark = "≥" if unknown else "~" if estimated else ""
+    return f"{mark}{count:,}"
+
+
 def duration(ms: float | None) -> str:
     """Return a time as a person reads it, - if there is none."""
     if ms is None:

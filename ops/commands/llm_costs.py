@@ -74,13 +74,15 @@ def costs_command(
         _show_groups(rows, by)
     if more:
         console.note(f"there are more than these {limit:,}; --limit shows them")
+    if unknown := sum(row["tokens_unknown"] for row in rows):
+        console.note(f"≥: the tokens of {unknown:,} calls are not known, and in no sum")
     _show_completed(tasks)
     return 0
 
 
 def _show_groups(rows: Sequence[Mapping[str, Any]], by: str) -> None:
     from ops import console
-    from ops.llm_figures import duration, money
+    from ops.llm_figures import duration, money, tokens
 
     texts = {"provider": 1, "model": 2, "prompt": 2, "tenant": 1}[by]
     titles = {"model": ("provider", "model"), "prompt": ("prompt", "version")}.get(by, (by,))
@@ -102,8 +104,8 @@ def _show_groups(rows: Sequence[Mapping[str, Any]], by: str) -> None:
             duration(row["first_content_ms_p50"]),
             duration(row["first_content_ms_p95"]),
             "-" if speed is None else f"{speed:.1f}",
-            f"{row['input_tokens']:,}",
-            f"{row['output_tokens']:,}",
+            tokens(row["input_tokens"], row["tokens_unknown"], row["tokens_estimated"]),
+            tokens(row["output_tokens"], row["tokens_unknown"], row["tokens_estimated"]),
             money(row["known_nanos"]),
             money(row["estimated_nanos"]),
             f"{row['cost_unknown']:,}",
@@ -113,7 +115,7 @@ def _show_groups(rows: Sequence[Mapping[str, Any]], by: str) -> None:
 
 def _show_tasks(rows: Sequence[Mapping[str, Any]]) -> None:
     from ops import console
-    from ops.llm_figures import money
+    from ops.llm_figures import money, tokens
 
     numbers = ("calls", "failed", "running", "others", "in", "out", "known", "estimated", "unknown")
     table = _table(("tenant", "task", "state"), numbers)
@@ -124,8 +126,8 @@ def _show_tasks(rows: Sequence[Mapping[str, Any]]) -> None:
             f"{row['failed_attempts']:,}",
             f"{row['running']:,}",
             f"{row['other_calls']:,}",
-            f"{row['input_tokens']:,}",
-            f"{row['output_tokens']:,}",
+            tokens(row["input_tokens"], row["tokens_unknown"]),
+            tokens(row["output_tokens"], row["tokens_unknown"]),
             money(row["known_nanos"]),
             money(row["estimated_nanos"]),
             f"{row['cost_unknown']:,}",

@@ -8,7 +8,7 @@ import pytest
 from connectors.llm.attempts import as_ended
 from connectors.llm.ledger import Attempt
 from ops.commands.llm_attempts import _lines, _times
-from ops.llm_figures import cost, duration, figures_of, money, per_completed, times_of
+from ops.llm_figures import cost, duration, figures_of, money, per_completed, times_of, tokens
 
 
 @pytest.mark.parametrize(
@@ -32,6 +32,13 @@ def test_money_has_as_many_places_as_say_something(nanos, shown):
 )
 def test_what_is_not_known_is_never_shown_as_nothing(parts, shown):
     assert cost(*parts) == shown
+
+
+@pytest.mark.parametrize(
+    ("parts", "shown"), [((1_234, 0, 0), "1,234"), ((1_234, 0, 1), "~1,234"), ((0, 2, 1), "≥0")]
+)
+def test_a_sum_of_tokens_says_what_is_not_in_it(parts, shown):
+    assert tokens(*parts) == shown
 
 
 @pytest.mark.parametrize(
