@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from edge.index import IndexEntry
 
 _CANCEL_BYTES_MAX = 8_192
+_ENTRY_S, _ENTRY_LOOK_S = 2.0, 0.02
+"""How long an entry is waited for, and how often it is looked for."""
 Tenant = Annotated[str, Query(description="Whose streams.")]
 
 
@@ -166,13 +168,19 @@ async def known_stream(
 ) -> IndexEntry:
     """Give the entry of a stream; one whose kind its asker may not see is as one that does not exist.
 
+    Of a stream that had an event here it is waited for: both are written at once, and read in two.
+
     Raises:
         RequestError: 403, 404, or 503 while it cannot be said.
     """
     check_stream_name(tenant, stream_id)
     _check(core, judge(tenant, stream_id, ""))
     try:
-        entry = await core.find(stream_key(tenant, stream_id))
+        entry = await core.find(key := stream_key(tenant, stream_id))
+        until_s = core.now_s() + _ENTRY_S
+        while entry is None and _had_events(core, key) and core.now_s() < until_s:
+            await asyncio.sleep(_ENTRY_LOOK_S)
+            entry = await core.find(key)
     except HistoryUnavailable as error:
         raise RequestError(
             503, "Index unavailable", str(error), remedy=error.remedy, headers={"retry-after": "2"}
@@ -186,6 +194,11 @@ async def known_stream(
             "history is over.",
         )
     return entry
+
+
+def _had_events(core: EdgeCore, key: bytes) -> bool:
+    channel = core.hub.get(key)
+    return channel is not None and bool(channel.kind)
 
 
 async def _cancel_fields(request: Request) -> dict[str, object]:

@@ -206,7 +206,8 @@ def test_a_cancel_is_appended_and_a_stream_that_has_ended_cannot_be_cancelled(ed
     with Talk(edge.url) as talk:
         known(edge, talk, stream)
         asked = {"stream": stream.stream_id, "reason": "enough", "by": "ann"}
-        assert talk.ask("cancel", id=1, **asked)["type"] == "cancel_ack"
+        answer = talk.ask("cancel", id=1, **asked)
+        assert answer["type"] == "cancel_ack", str(answer)
         talk.ask("subscribe", id=2, stream=stream.stream_id)
         twin.end(stream, "cancelled")
         talk.until_type("ended")
