@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import time
 from math import inf
+from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class Flusher:
         again_s = inf
         groups = [group for group in channel.all_groups() if group.unwritten]
         if len(groups) > 1:
-            groups.sort(key=_flushed_s)
+            groups.sort(key=attrgetter("flushed_s"))
         for group in groups:
             if now_s - group.flushed_s < tick_s - _EARLY_S:
                 again_s = group.flushed_s + tick_s
@@ -127,7 +128,7 @@ class Flusher:
     def _write_to(self, group: Group) -> None:
         """Write span after span; a member that takes no more leaves the group while it is written to."""
         ring = group.channel.ring
-        while group.members and group.position < ring.next_seq:
+        while group.unwritten:
             frames = ring.span(group.position, self._write_bytes_max)
             if not frames:  # the ring starts behind a hole, or lost what was not written yet
                 _see_to_themselves(group)
@@ -157,10 +158,6 @@ class Flusher:
         elif share < _IDLE:
             self._tick_s = max(self._tick_s / 1.5, TICK_S_MIN)
         self._busy_s, self._looked_s = busy_s, now_s
-
-
-def _flushed_s(group: Group) -> float:
-    return group.flushed_s
 
 
 def _see_to_themselves(group: Group) -> None:

@@ -59,3 +59,4 @@ def test_an_operator_who_accepts_the_loss_has_the_worker_go_on_behind_it(run: Ru
     run.worker()
     run.until_committed(1_000)
     run.until(lambda: run.committed_of(0) > position + GONE, "it went on behind what is gone")
+    assert run.committed_of(0) > position + GONE
