@@ -18,10 +18,11 @@ from schemas.errors import InvalidEvent, UnknownType
 from schemas.published import event_from_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from typing import BinaryIO
 
     from ops.client import EdgeClient
+    from ops.verdicts import Verdict
     from schemas.payloads import PayloadCodec
 
 # Between an event and its copy on the way lies at most an event_id that it did not carry.
@@ -160,8 +161,17 @@ def in_requests(events: Iterable[FileEvent]) -> Iterator[list[FileEvent]]:
 class Publication:
     """Sends what a reader gives; counts what became of it."""
 
-    def __init__(self, client: EdgeClient, reader: FileReader, *, kind: str | None, wait: bool) -> None:
+    def __init__(
+        self,
+        client: EdgeClient,
+        reader: FileReader,
+        *,
+        kind: str | None,
+        wait: bool,
+        note: Callable[[str], None],
+    ) -> None:
         self._client = client
+        self._note = note
         self._reader = reader
         self._kind = kind
         self._wait = wait
@@ -172,20 +182,38 @@ class Publication:
         """Publish the events of some lines; raises BadFile, and what `EdgeClient.publish` raises."""
         events = [self._reader.event(number, text) for number, text in lines if text.strip()]
         for batch in in_requests(events):
-            try:
-                answer = await self._client.publish(
-                    batch[0].stream_id, [event.body for event in batch], kind=self._kind, wait=self._wait
-                )
-            except Refused as refused:
-                raise self._reader.refusal(refused, batch) from None
-            self._count(batch, answer)
+            self._count(batch, await self._decided(batch))
 
-    def _count(self, batch: list[FileEvent], answer: Mapping[str, object]) -> None:
-        self.tally.events += len(batch)
+    async def _decided(self, batch: list[FileEvent]) -> list[Verdict]:
+        """Publish; ask again for what has no verdict yet, under the same ids, while the patience lasts.
+
+        An edge lets a request wait for ten seconds, and a worker that has just been started needs some.
+        """
+        deadline = time.monotonic() + self._client.patience_s
+        verdicts = verdicts_of(await self._request(batch))
+        while pending := {verdict.event_id for verdict in verdicts if verdict.pending}:
+            again = [event for event in batch if event.event_id in pending]
+            if not again or time.monotonic() > deadline:
+                break
+            self._note(f"{len(pending)} events have no verdict yet: does a worker with ingest run?")
+            decided = {verdict.event_id: verdict for verdict in verdicts_of(await self._request(again))}
+            verdicts = [decided.get(verdict.event_id, verdict) for verdict in verdicts]
+        return verdicts
+
+    async def _request(self, batch: list[FileEvent]) -> Mapping[str, object]:
         self.tally.requests += 1
+        try:
+            return await self._client.publish(
+                batch[0].stream_id, [event.body for event in batch], kind=self._kind, wait=self._wait
+            )
+        except Refused as refused:
+            raise self._reader.refusal(refused, batch) from None
+
+    def _count(self, batch: list[FileEvent], verdicts: list[Verdict]) -> None:
+        self.tally.events += len(batch)
         self.tally.streams.add(batch[0].stream_id)
         lines = {event.event_id: event.line for event in batch}
-        for verdict in verdicts_of(answer):
+        for verdict in verdicts:
             self.tally.verdicts[verdict.name] += 1
             if not verdict.accepted and len(self.tally.rejected) < REJECTED_SHOWN_MAX:
                 self.tally.rejected.append(

@@ -54,11 +54,11 @@ def publish_command(
     tenant
         Whose streams they are.
     wait
-        Wait for the verdict on each event: accepted, or why not.
+        Wait for the verdict on each event: accepted, or why not. `pending` when none came in the patience.
     as_json
         Print the summary as JSON.
     patience_s
-        Seconds to go on while the edge is away.
+        Seconds to go on while the edge is away, or has no verdict yet.
     """
     import asyncio
 
@@ -89,7 +89,7 @@ def publish_command(
         if source.seekable():
             _check_all(source, reader)
         client = EdgeClient(url, tenant=tenant, token=token, patience_s=patience_s, on_trouble=console.note)
-        publication = Publication(client, reader, kind=kind, wait=wait)
+        publication = Publication(client, reader, kind=kind, wait=wait, note=console.note)
         _publish(source, publication, runner)
         runner.run(client.close())
     _summarise(publication.tally, file, as_json=as_json)

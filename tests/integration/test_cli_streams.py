@@ -86,6 +86,38 @@ def test_the_same_file_again_doubles_nothing_though_its_events_have_no_ids(
     assert [json.loads(out)["verdicts"] for out in told] == [{"accepted": 5}, {"duplicate": 5}]
 
 
+def test_a_verdict_is_waited_for_longer_than_an_edge_lets_one_request_wait(
+    tmp_path: Path, stack: Addresses
+) -> None:
+    options = KafkaOptions(stack.kafka, topic_prefix=f"t{uuid.uuid4().hex[:10]}.")
+    with CommandLine(tmp_path, stack, options) as line:
+        line.edge()
+        events = a_stream("early")
+        publishing = line.start("publish", ndjson(tmp_path, *events), "--wait", "--json")
+        assert publishing.stderr is not None
+        assert "5 events have no verdict yet" in publishing.stderr.readline().decode()
+        line.worker("ingest")
+        out, err = publishing.communicate(timeout=60)
+        assert publishing.returncode == 0, err
+        told = json.loads(out)
+        assert told["events"] == sum(told["verdicts"].values()) == len(events)
+        assert set(told["verdicts"]) <= {"accepted", "duplicate"}
+        assert told["requests"] >= 2
+        code, out, _ = line.run("tail", "early")
+        assert (code, out.splitlines()) == (0, ["open early", "line 0", "line 1", "line 2", "end completed"])
+
+
+def test_without_a_worker_the_events_are_pending_when_the_patience_ends(
+    tmp_path: Path, stack: Addresses
+) -> None:
+    options = KafkaOptions(stack.kafka, topic_prefix=f"t{uuid.uuid4().hex[:10]}.")
+    with CommandLine(tmp_path, stack, options) as line:
+        line.edge()
+        file = ndjson(tmp_path, *a_stream("never"))
+        code, out, _ = line.run("publish", file, "--wait", "--json", "--patience-s", "1")
+        assert (code, json.loads(out)["verdicts"]) == (1, {"pending": 5})
+
+
 def test_events_that_ingest_refuses_are_named_by_file_line_and_verdict(
     line: CommandLine, tmp_path: Path
 ) -> None:
