@@ -35,6 +35,11 @@ class MemoryBackend:
         low, high = bisect_left(self._order, start), bisect_left(self._order, end)
         return [(key, self._data[key]) for key in self._order[low : min(high, low + limit)]]
 
+    def last(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """See ``Backend``."""
+        low, high = bisect_left(self._order, start), bisect_left(self._order, end)
+        return [(key, self._data[key]) for key in reversed(self._order[max(low, high - limit) : high])]
+
     def write(self, changes: Mapping[bytes, bytes | None], position: Position) -> None:
         """See ``Backend``."""
         for key, value in changes.items():

@@ -273,15 +273,28 @@ class RocksBackend:
 
     def scan(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
         """See ``Backend``."""
+        return self._pairs(start, end, limit, from_start=True)
+
+    def last(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """See ``Backend``."""
+        return self._pairs(start, end, limit, from_start=False)
+
+    def _pairs(self, start: bytes, end: bytes, limit: int, *, from_start: bool) -> list[tuple[bytes, bytes]]:
+        low, high = self._prefix + start, self._prefix + end
         bounds = ReadOptions()
-        bounds.set_iterate_upper_bound(self._prefix + end)
+        bounds.set_iterate_upper_bound(high)
         found: list[tuple[bytes, bytes]] = []
         try:
             iterator = self._db.iter(bounds)
-            iterator.seek(self._prefix + start)
-            while iterator.valid() and len(found) < limit:
-                found.append((iterator.key()[2:], iterator.value()))
-                iterator.next()
+            if from_start:
+                iterator.seek(low)
+            else:
+                iterator.seek_for_prev(high)  # the upper bound is outside, whatever stands there
+            step = iterator.next if from_start else iterator.prev
+            # A lower bound of the options does not hold when it goes backwards (rocksdict 0.3).
+            while iterator.valid() and len(found) < limit and (key := iterator.key()) >= low:
+                found.append((key[2:], iterator.value()))
+                step()
             iterator.status()  # an iterator that met a broken block only looks as if it were at its end
         except Exception as error:
             raise self._unreadable(error) from error

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 
 _LENGTH = struct.Struct(">H")
 _END = struct.Struct(">q")
-_OPEN_MAX = 10_000
-"""Open sessions of one key that are looked at; only a gap far below the grace comes near it."""
+_NEAR_MAX = 2
+"""Sessions of a key that one event can join: they stand more than a gap apart, it reaches one each way."""
+_SHOWN_MAX = 10_000
+"""Open sessions of one key that are read at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +77,7 @@ class SessionWindows:
         """
         if time_us + self._wait_us <= watermark_us:
             return None
-        joined = [
-            session
-            for session in self.open(view, key)
-            if session.start_us - self._gap_us <= time_us <= session.end_us + self._gap_us
-        ]
+        joined = self._near(view, key, time_us)
         for session in joined:
             view.delete(self._open + _name(session))
             self._closing.remove(view, session.end_us + self._wait_us, _name(session))
@@ -91,8 +89,8 @@ class SessionWindows:
         return made, [session for session in joined if session.start_us != start_us]
 
     def open(self, view: StateView, key: bytes) -> list[Session]:
-        """Return the open sessions of ``key``, earliest first."""
-        return self._of(view, self._open, key, _OPEN_MAX)
+        """Return the open sessions of ``key``, earliest first, at most 10,000."""
+        return self._of(view, self._open, key, _SHOWN_MAX)
 
     def kept(self, view: StateView, key: bytes, limit: int) -> list[Session]:
         """Return at most ``limit`` closed sessions of ``key`` that have not expired, earliest first."""
@@ -122,6 +120,16 @@ class SessionWindows:
             self._expiring.remove(view, due_us, name)
             view.delete(self._closed + name)
         return len(due)
+
+    def _near(self, view: StateView, key: bytes, time_us: int) -> list[Session]:
+        """Return the open sessions that an event joins, earliest first, however many the key has.
+
+        As they do not overlap, they end in the order in which they start: the last that start in time do.
+        """
+        stem = self._open + _named(key)
+        pairs = view.last(stem, stem + pack_time(time_us + self._gap_us + 1), _NEAR_MAX)
+        found = [_session(stored[len(self._open) :], value) for stored, value in reversed(pairs)]
+        return [session for session in found if time_us <= session.end_us + self._gap_us]
 
     def _of(self, view: StateView, prefix: bytes, key: bytes, limit: int) -> list[Session]:
         stem = prefix + _named(key)

@@ -11,7 +11,7 @@ from state.errors import EffectTooLarge
 from state.journal import Journaled
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 
 RECORD_OVERHEAD_BYTES = 512
@@ -47,6 +47,9 @@ class StateView(Protocol):
         The pairs are collected before the first is given: writing while iterating is safe.
         """
 
+    def last(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """Return the last pairs of such a range, at most ``limit``, the last first."""
+
 
 class Backend(Protocol):
     """Committed data of one partition; written once a unit of work, by ``write``."""
@@ -59,6 +62,9 @@ class Backend(Protocol):
 
     def scan(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
         """Return at most ``limit`` committed pairs with ``start <= key < end`` in byte order."""
+
+    def last(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """Return the last committed pairs of such a range, at most ``limit``, the last first."""
 
     def write(self, changes: Mapping[bytes, bytes | None], position: Position) -> None:
         """Apply ``changes`` (None deletes) and the changelog position in one atomic write."""
@@ -176,18 +182,33 @@ class StagedView:
 
     def scan(self, start: bytes, end: bytes, limit: int) -> Iterator[tuple[bytes, bytes]]:
         """See ``StateView``."""
+        return iter(self._overlaid(self._backend.scan, start, end, limit))
+
+    def last(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """See ``StateView``."""
+        return self._overlaid(self._backend.last, start, end, limit, reverse=True)
+
+    def _overlaid(
+        self,
+        committed_pairs: Callable[[bytes, bytes, int], list[tuple[bytes, bytes]]],
+        start: bytes,
+        end: bytes,
+        limit: int,
+        *,
+        reverse: bool = False,
+    ) -> list[tuple[bytes, bytes]]:
         staged = self._overlay.data
         order = self._in_order()
         overlay = order[bisect_left(order, start) : bisect_left(order, end)]
         if not overlay:
-            return iter(self._backend.scan(start, end, limit))
+            return committed_pairs(start, end, limit)
         # Each staged key can hide at most one committed pair, so this many are enough.
-        committed = dict(self._backend.scan(start, end, limit + len(overlay)))
+        committed = dict(committed_pairs(start, end, limit + len(overlay)))
         committed.update((key, value) for key in overlay if (value := staged[key]) is not None)
         for key in overlay:
             if staged[key] is None:
                 committed.pop(key, None)
-        return iter(sorted(committed.items())[:limit])
+        return sorted(committed.items(), reverse=reverse)[:limit]
 
     def savepoint(self) -> None:
         """Begin a step that can be undone alone. Savepoints nest."""

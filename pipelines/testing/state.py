@@ -43,6 +43,11 @@ class StateReader:
         """Give at most ``limit`` pairs with ``start <= key < end`` in byte order."""
         return islice(merge(*(backend.scan(start, end, limit) for backend in self._backends.values())), limit)
 
+    def last(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """Return the last pairs of such a range, at most ``limit``, the last first."""
+        found = merge(*(backend.last(start, end, limit) for backend in self._backends.values()), reverse=True)
+        return list(islice(found, limit))
+
     def items(self, prefix: bytes = b"") -> dict[bytes, bytes]:
         """Return all pairs whose key begins with ``prefix``; raises LookupError as ``get``."""
         keys = [key for key, _ in self.scan(prefix, prefix + b"\xff" * 64, _PAIRS_MAX)]

@@ -42,6 +42,18 @@ def test_events_within_a_gap_are_one_session_and_a_bridge_joins_two():
     assert windows.open(view, b"") == []
 
 
+def test_one_of_more_open_sessions_than_are_read_at_a_time_is_joined_too():
+    view, windows = fresh()
+    for n in range(10_050):
+        windows.add(view, n * 3 * GAP_US, b"k", -1, count)
+    made, superseded = windows.add(view, 10_040 * 3 * GAP_US + 1, b"k", -1, count)
+    assert (spans([made]), superseded) == ([(10_040 * 3 * GAP_US, 10_040 * 3 * GAP_US + 1, 2)], [])
+    counts = []
+    while closed := windows.closed(view, 1 << 60, 1_000):
+        counts += [int(one.value) for one in closed]
+    assert (len(counts), sum(counts)) == (10_050, 10_051)
+
+
 def test_a_session_closes_once_also_over_a_restart_and_is_not_opened_again():
     view, windows = fresh()
     windows.add(view, 0, b"k", -1, count)

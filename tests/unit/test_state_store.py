@@ -51,6 +51,14 @@ def test_a_scan_is_ordered_half_open_and_limited(backend):
     assert backend.scan(b"\x06", b"\x06", 10) == []
 
 
+def test_the_last_of_a_range_come_last_first_half_open_and_limited(backend):
+    backend.write({bytes([i]): bytes([i]) for i in (5, 1, 9, 3, 255)}, AT)
+    assert [key for key, _ in backend.last(b"\x01", b"\x09", 10)] == [b"\x05", b"\x03", b"\x01"]
+    assert backend.last(b"\x02", b"\x0a", 2) == [(b"\x09", b"\x09"), (b"\x05", b"\x05")]
+    assert backend.last(b"\x06", b"\x06", 10) == backend.last(b"\x06", b"\x09", 10) == []
+    assert backend.last(b"", b"\xff", 0) == []
+
+
 def test_the_position_is_written_with_the_data(backend):
     assert backend.position() is None
     backend.write({b"a": b"1"}, AT)
@@ -287,6 +295,7 @@ class StagedWrites(RuleBasedStateMachine):
     def scan(self, start, end, limit):
         inside = sorted((k, v) for k, v in self.model.items() if start <= k < end)
         assert list(self.view.scan(start, end, limit)) == inside[:limit]
+        assert self.view.last(start, end, limit) == inside[::-1][:limit]
 
     @rule(keys=st.lists(KEYS, max_size=4))
     def multi_get(self, keys):
