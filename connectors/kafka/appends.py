@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
-from connectors.kafka.errors import AppendRefused, KafkaFailure, TransactionAborted
+from connectors.kafka.errors import AppendRefused, KafkaFailure, TopicUndeclared, TransactionAborted
+from connectors.kafka.needs import SPREAD_S
 from connectors.kafka.ports import QUEUE_BYTES_MAX, QUEUE_RECORDS_MAX
 from connectors.kafka.positions import metadata_of
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 ASK_S = 1.0  # how often a wait looks whether the worker leaves
 _ROOM_TRIES, _ROOM_S = 50, 0.1
+_FIND_PAUSE_S = 0.1
 _BY_KEY = -1  # librdkafka's own partitioner chooses
 _NO_HEADERS: Final[Mapping[str, Any]] = {}
 
@@ -98,6 +100,7 @@ class Appends:
         """Where records go, None = to the topics that they name; set before the first unit of work."""
         self._failed: KafkaFailure | None = None
         self._offsets: list[tuple[Callable[[int], None], int]] = []
+        self._there: set[str] = set()
 
     def open(self) -> None:
         """Make the producer."""
@@ -141,13 +144,16 @@ class Appends:
         self._offsets = []
 
     def append(self, appends: Sequence[Append]) -> None:
-        """Append records; see ``state.checkpoint.Transaction``."""
-        produce, outputs = self._live.produce, self.outputs
+        """Append records; see ``state.checkpoint.Transaction``. Raises TopicUndeclared, too."""
+        produce, outputs, there = self._live.produce, self.outputs, self._there
         heard = self._delivered if self._hears_all else None
         for append in appends:
             on_offset, partition = append.on_offset, append.partition
+            topic = self._prefix + (append.topic.name if outputs is None else outputs.name_of(append))
+            if topic not in there:
+                self._find(topic)
             record = (
-                self._prefix + (append.topic.name if outputs is None else outputs.name_of(append)),
+                topic,
                 append.value,
                 append.key,
                 _BY_KEY if partition is None else partition,
@@ -162,6 +168,21 @@ class Appends:
                 if error.args[0].code() == KafkaError.MSG_SIZE_TOO_LARGE:
                     raise AppendRefused(append.topic.name, append.key, len(append.value or b"")) from error
                 raise self._named(error) from error
+
+    def _find(self, topic: str) -> None:
+        """See that a topic is there, once: for one that is not, librdkafka waits longer than a unit may."""
+        deadline = time.monotonic() + min(SPREAD_S, self._timeout_s)
+        while True:
+            try:
+                error = self._live.list_topics(topic, timeout=ASK_S).topics[topic].error
+            except KafkaException as failed:
+                raise self._named(failed, f"Describe topic {topic}") from failed
+            if error is None or error.code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                self._there.add(topic)
+                return
+            if time.monotonic() > deadline:
+                raise TopicUndeclared(topic)
+            time.sleep(_FIND_PAUSE_S)
 
     def _wait_for_room(self, record: tuple[Any, ...], how: Mapping[str, Any]) -> None:
         """Produce into a queue that was full; it is waited for, as the same unit would only meet it again."""

@@ -12,7 +12,7 @@ KafkaFailure
 ├── AppendFailed          nothing was appended, or nobody knows: repeat it, event ids make that safe
 ├── ReplayFailed          dead letters were not handed in again, or nobody knows: run it again
 ├── NoSuchTopic           there is no topic of that name
-│   └── TopicUndeclared   an agent under test writes to a topic that nothing declares
+│   └── TopicUndeclared   an agent writes to a topic that nothing declares
 ├── TopicsAbsent          topics that a process needs were not made
 ├── TopicMismatch         an existing topic is not as the table says
 ├── TransactionAborted    nothing of the transaction took place; it is done again
@@ -181,7 +181,7 @@ class NoSuchTopic(KafkaFailure):
 
 
 class TopicUndeclared(NoSuchTopic):
-    """An agent under test appends to a topic that nothing creates."""
+    """An agent appends to a topic that nobody made."""
 
     fatal = True  # never the fault of an event
 
@@ -193,12 +193,14 @@ class TopicUndeclared(NoSuchTopic):
 
 
 class TopicsAbsent(KafkaFailure):
-    """Topics that a process reads or writes do not exist, and it makes none."""
+    """Topics that a process reads or writes do not exist, and it does not make them."""
 
     remedy = "Have an operator run `sluicegate topics create`, or set SLUICEGATE_KAFKA__CREATE_TOPICS=true."
 
-    def __init__(self, topics: Sequence[str]) -> None:
-        super().__init__(f"there is no topic {', '.join(topics)}")
+    def __init__(self, topics: Sequence[str], *, undeclared: bool = False) -> None:
+        super().__init__(
+            f"there is no topic {', '.join(topics)}", remedy=TopicUndeclared.remedy if undeclared else None
+        )
         self.topics = tuple(topics)
 
 

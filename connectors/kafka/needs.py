@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from schemas.topics import TopicSpec
 
 log = structlog.get_logger(__name__)
+
+SPREAD_S: Final = 3.0
+"""How long a topic that was just made may be unknown to one of the brokers."""
 
 
 def have_topics(
@@ -43,7 +47,7 @@ def have_topics(
         Those of ``kept`` that do not exist.
 
     Raises:
-        TopicsAbsent: others do not, and none is made here.
+        TopicsAbsent: others do not: none is made here, or the table does not have them.
         TopicMismatch: a topic that exists cannot serve; names the remedy.
         NotAuthorized: an ACL is missing; names all that is.
         KafkaUnavailable: no answer.
@@ -51,7 +55,12 @@ def have_topics(
     if create:
         for warning in ensure_topics(options, specs).warnings:
             log.warning("topic differs from its declaration", what=warning)
-    absent = check_topics(options, needed)
-    if not create and (missing := [name for name in absent if name not in kept]):
-        raise TopicsAbsent(missing)
-    return tuple(name for name in absent if name in kept)
+    deadline = time.monotonic() + (SPREAD_S if create else 0)
+    while True:
+        absent = check_topics(options, needed)
+        missing = [name for name in absent if name not in kept]
+        if not missing:
+            return absent
+        if time.monotonic() >= deadline:
+            raise TopicsAbsent(missing, undeclared=create)
+        time.sleep(0.1)

@@ -82,11 +82,11 @@ READS = TopicSpec("kept.in.v1", "key", "", 2, -1, "delete", "What is read.")
 KEPT = TopicSpec("kept.changelog.v1", "key", "", 2, -1, "compact", "What is kept.")
 
 
-def keeping(kept: TopicSpec = KEPT) -> Extension:
+def keeping(kept: TopicSpec = KEPT, writes: tuple[TopicSpec, ...] = ()) -> Extension:
     """A role of one agent with state."""
 
     def register(app, _tools, _options):
-        app.source(READS, agent="one", decode=list, changelog=kept)
+        app.source(READS, agent="one", decode=list, changelog=kept, writes=writes)
 
     return Extension(roles={"one": [register]}, topics=(READS, kept))
 
@@ -116,6 +116,14 @@ def test_a_role_that_makes_no_topics_does_not_start_without_one_that_it_reads_wr
     assert "sluicegate topics create" in refused.value.remedy
     topics(lacks)
     assert build_role("one", options, keeping()).role == "one", "nothing was left behind by the one refused"
+
+
+def test_a_topic_that_an_agent_says_it_writes_and_nothing_declares_refuses_the_start(options):
+    stray = TopicSpec("stray.out.v1", "key", "", 2, 60_000, "delete", "What nobody makes.")
+    told = replace(options, create_topics=True)
+    with pytest.raises(TopicsAbsent, match=r"there is no topic .*stray\.out\.v1$") as refused:
+        build_role("one", told, keeping(writes=(stray,)))
+    assert "TOPICS of the agent's module" in refused.value.remedy
 
 
 @pytest.mark.parametrize("cleanup", ["compact", "compact,delete"])

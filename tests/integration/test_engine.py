@@ -200,6 +200,22 @@ def test_state_without_a_committed_offset_stops_the_worker_with_the_reason(kafka
         assert "no committed offset" in (tmp_path / "worker-0.log").read_text()
 
 
+@pytest.mark.parametrize("guarantee", ["exactly-once", "at-least-once"])
+def test_an_output_that_nobody_made_stops_the_worker_with_what_to_do(kafka_options, tmp_path, guarantee):
+    ensure_topics(kafka_options, [INPUT, CHANGELOG, DEAD_LETTERS])
+    bench = Bench(kafka_options, tmp_path, "event", "range", CHANGELOG)
+    try:
+        bench.publish(0, 10)
+        worker = bench.start(guarantee=guarantee)
+        assert worker.wait(60) != 0
+    finally:
+        bench.stop()
+    said = (tmp_path / "worker-0.log").read_text()
+    assert f"there is no topic {OUTPUT.named(kafka_options.topic_prefix)}" in said
+    assert "Add it to TOPICS of the agent's module" in said
+    assert not read_committed(kafka_options, DEAD_LETTERS, 1, quiet_s=1.0), "no event is at fault"
+
+
 def lose_disk(bench):
     shutil.rmtree(bench.state_dir / "counting")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import Future
+from types import SimpleNamespace
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
@@ -68,8 +69,8 @@ class Queue:
     def poll(self, _timeout_s):
         return 0
 
-    def list_topics(self, timeout):
-        return None
+    def list_topics(self, topic=None, *, timeout):
+        return SimpleNamespace(topics={topic: SimpleNamespace(error=None)})
 
     def __len__(self):
         return len(self.queued)

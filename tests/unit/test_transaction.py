@@ -17,6 +17,7 @@ from connectors.kafka.errors import (
     AppendRefused,
     KafkaUnavailable,
     OutcomeUnknown,
+    TopicUndeclared,
     TransactionAborted,
     TransactionFenced,
 )
@@ -53,10 +54,17 @@ class Producers:
     def __init__(self, **answers):
         self.answers = {name: iter(errors) for name, errors in answers.items()}
         self.calls = []
+        self.absent = 0  # so often is a topic not there when it is asked for
 
     def __call__(self, _config):
         self.calls.append("made")
         return self
+
+    def list_topics(self, topic, *, timeout):
+        self.calls.append("list_topics")
+        absent, self.absent = self.absent > 0, self.absent - 1
+        error = KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART) if absent else None
+        return SimpleNamespace(topics={topic: SimpleNamespace(error=error)})
 
     def __getattr__(self, name):
         def call(*_args, **_how):
@@ -219,6 +227,25 @@ def test_a_full_queue_is_waited_for_and_not_taken_for_a_failure(begun):
     bench = begun(produce=[BufferError(), BufferError()])
     bench.transaction.append([Append(OUTPUT, b"key", b"value", 0)])
     assert bench.producers.calls.count("produce") == 3
+
+
+def test_a_topic_is_asked_for_once_and_one_that_was_just_made_again(begun, monkeypatch):
+    monkeypatch.setattr(appends, "_FIND_PAUSE_S", 0.001)
+    bench = begun()
+    bench.producers.absent = 2
+    bench.transaction.append([Append(OUTPUT, b"key", b"value", 0)] * 2)
+    bench.transaction.append([Append(OUTPUT, b"key", b"value", 0)])
+    assert (bench.producers.calls.count("list_topics"), bench.producers.calls.count("produce")) == (3, 3)
+
+
+def test_a_topic_that_is_not_there_stops_the_worker_before_anything_is_appended(begun, monkeypatch):
+    monkeypatch.setattr(appends, "_FIND_PAUSE_S", 0.001)
+    bench = begun()
+    bench.producers.absent = 1_000_000
+    with pytest.raises(TopicUndeclared, match=r"there is no topic streams\.output\.v1") as stopped:
+        bench.transaction.append([Append(OUTPUT, b"key", b"value", 0)])
+    assert stopped.value.fatal
+    assert "produce" not in bench.producers.calls
 
 
 def test_offsets_that_are_never_answered_abort_the_unit_and_the_producer_is_made_anew(begun):
