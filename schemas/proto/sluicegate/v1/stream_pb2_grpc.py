@@ -61,7 +61,8 @@ class StreamServiceServicer:
 
     def Watch(self, request, context):
         """A stream's events from a place on, and live, until its end. Status OK = the end was given, or the cursor is
-        past it: there is nothing more, ever. UNAVAILABLE and RESOURCE_EXHAUSTED = come back with the last cursor.
+        past it: there is nothing more, ever. UNAVAILABLE, RESOURCE_EXHAUSTED, and CANCELLED that the client did not
+        ask for = come back with the last cursor.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
