@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 import orjson
 
-from connectors.llm.deltas import Alive, Failed, Finished, Media, Named, Over, Piece, Usage
+from connectors.llm.deltas import (
+    REFERENCE_CHARACTERS_MAX,
+    Alive,
+    Failed,
+    Finished,
+    Media,
+    Named,
+    Over,
+    Piece,
+    Usage,
+)
 from connectors.llm.framing import clipped
 from connectors.llm.nesting import TooDeep, TooMany, read_event
 from connectors.llm.providers.failures import failed_in_band
@@ -32,7 +42,6 @@ PIECE_CHARACTERS_MAX: Final = 65_536
 """Four bytes each at the most: an event carries 900 KiB, and a client is to see something soon."""
 MEDIA_BYTES_MAX: Final = 262_144
 NAME_BYTES_MAX: Final = UPSTREAM_BYTES_MAX
-REFERENCE_CHARACTERS_MAX: Final = 8_192
 COUNT_MAX: Final = 1_000_000_000
 """A thousand times the context of any model: what is counted beyond it is no count, and no sum, cost or row
 of the ledger leaves 64 bits by it."""
