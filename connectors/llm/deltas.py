@@ -17,6 +17,10 @@ WHOLE: Final = frozenset({"stop", "tool_calls", "length", "pause", "other"})
 record (words by which a provider gives up are known, and are ``Failed``). Refusals end ``upstream_error``."""
 
 
+REFERENCE_CHARACTERS_MAX: Final = 8_192
+"""Of the address of a picture or a sound."""
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
     """Content: a piece of text, reasoning, a refusal, or of a tool call's arguments (JSON text)."""

@@ -23,7 +23,7 @@ CALLS_MAX: Final = 128
 CHARACTERS_MAX: Final = 524_288
 """Of all that are held: about the longest answers that models give, see ``extent.py``."""
 ALIVE_S: Final = 5.0
-"""So long nothing is shown; then which tool is called, that nobody takes the stream for dead."""
+"""So long nothing is shown; then a sign, that nobody takes the stream for dead."""
 PIECE_CHARACTERS_MAX: Final = 65_536
 """Of one that is let go: four bytes each at the most, and an event carries 900 KiB."""
 _VALUE: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|-?[0-9][0-9.eE+-]*')
@@ -45,19 +45,20 @@ class HeldCalls:
         return len(self._calls) > CALLS_MAX or self._characters > CHARACTERS_MAX
 
     def take(self, piece: Piece, now_s: float) -> Sequence[Piece]:
-        """Hold a piece of a call; give a sign of life if it is time for one."""
+        """Hold a piece of a call; give the call without its arguments if it is time for a sign of life."""
         if not self._calls:
             self._alive_s = now_s
         key = piece.index, piece.call_id
         named, arguments = self._calls.get(key) or (piece, [])
         if piece.text:
             arguments.append(piece.text)
-        self._calls[key] = (named if named.tool else piece), arguments
+        named = named if named.tool else piece
+        self._calls[key] = named, arguments
         self._characters += len(piece.text) + len(piece.tool)
         if now_s < self._alive_s + ALIVE_S:
             return ()
         self._alive_s = now_s
-        return (replace(piece, text=""),)
+        return (replace(named, text=""),)
 
     def release(self) -> Sequence[Piece]:
         """Give them whole, in the order in which they began."""

@@ -1,13 +1,14 @@
 """The gate between a provider and a stream: a piece of an answer is held back, judged, and passes or not.
 
 1. Text waits until so many characters stand behind it, or for so long: rules then see what stands around it.
-2. Calls of tools wait until the answer is over: rules see each value of their arguments. Of an answer that
-   broke off, or that its provider cut short by a filter, what waits is dropped: what would have come may be
-   what a rule is about. Of a refusal the words in its own channel are all there.
+2. Calls of tools wait until the answer is over: rules see the tool's name and each value of the arguments. A
+   call's own name in which a rule matches is shown as one of ours. Of an answer that broke off, or that its
+   provider cut short by a filter, what waits is dropped: what would have come may be what a rule is about. Of
+   a refusal the words in its own channel are all there.
 3. Each rule's matches are counted, rewritten, or end the answer, whose text before the match still goes out.
 4. A user's function says what is shown of what the rules left.
 5. Another block or a picture settles the text that waits, and follows it. Sound goes beside the text that it
-   says, and settles nothing.
+   says, and settles nothing. Of both nothing is judged but where they are kept, as text.
 
 Pure: time is what the caller says it is, and ``due_s`` when it should ``tick``.
 """
@@ -19,13 +20,15 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote_plus
 
-from connectors.llm.deltas import Failed, Media, Piece
+from connectors.llm.deltas import REFERENCE_CHARACTERS_MAX, Failed, Media, Piece
 from connectors.llm.errors import RouteRefused
 from connectors.llm.gate_calls import CALLS_MAX, CHARACTERS_MAX, HeldCalls, by_value, in_pieces
 from connectors.llm.judges import JUDGE_MS_MAX, End, Held, Instead
 from connectors.llm.patterns import LOOKS_MAX, Looks, TooManyLooks, scalar
 from connectors.llm.rules import HOLD_CHARACTERS_MAX, Passage, Rule, parse_rules
+from schemas.envelope import UPSTREAM_BYTES_MAX, fitting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -142,6 +145,8 @@ class Gate:
         self._blocks: dict[tuple[Channel, int], Passage] = {}
         self._block: tuple[Channel, int] | None = None
         self._calls = HeldCalls()
+        self._named: dict[tuple[str, str], tuple[str, str]] = {}
+        """Names of calls and their tools, as they came, to what is shown of them."""
         self._shown = ""
         self._counts: Counter[str] = Counter()
         self._rewritten = False
@@ -158,9 +163,8 @@ class Gate:
                 self._counts["media"] += 1
                 self._rewritten = True
                 return ()
-            if delta.mime.startswith("audio/"):
-                return (delta,)
-        elif delta.channel in self._gate.channels:
+            return self._take_media(delta)
+        if delta.channel in self._gate.channels:
             return self._take_call(delta, now_s) if delta.channel == "tool" else self._take_text(delta, now_s)
         out = self._settle_text()
         return out if self._ended is not None else (*out, delta)
@@ -222,43 +226,99 @@ class Gate:
         if self._ended is not None:
             return before
         alive = self._calls.take(piece, now_s)
-        return (*before, *(self._end(_TOO_MUCH) if self._calls.too_much else alive))
+        if self._calls.too_much:
+            return (*before, *self._end(_TOO_MUCH))
+        return (*before, *(sign for call in alive for sign in self._sign(call)))
+
+    def _sign(self, call: Piece) -> Sequence[Shows]:
+        """Give a sign of life of a call that is held, which names it if that may be said already."""
+        call, reason = self._call_by_rules(call, Looks())
+        if reason is not None:
+            return self._end(reason)
+        judged = call.tool and self._gate.judge is None  # a function sees the name with the arguments
+        return (call if judged else Piece("text", ""),)
 
     def _settle_calls(self) -> Sequence[Shows]:
         """Let go of the calls that are held, as rules and function have them."""
         out: list[Shows] = []
         looks = Looks()
         for call in self._calls.release():
-            arguments, reason = self._call_by_rules(scalar(call.text), looks)
+            shown, reason = self._call_by_rules(call, looks)
             if reason is None and self._gate.judge is not None:
-                held = Held(arguments, "", "", "tool", last=True, tool=call.tool)
+                held = Held(shown.text, "", "", "tool", last=True, tool=shown.tool)
                 arguments, _, reason = self._by_judge(self._gate.judge, held)
+                shown = replace(shown, text=arguments)
             if reason is not None:
                 return [*out, *self._end(reason)]
-            out += in_pieces(replace(call, text=arguments))
+            out += in_pieces(shown)
         return out
 
-    def _call_by_rules(self, arguments: str, looks: Looks) -> tuple[str, str | None]:
-        """Give what the rules leave of a call's arguments, and why the answer ends if it does."""
-        rules = self._gate.of("tool")
-
-        def judged(text: str) -> str:
-            looks.spend(len(rules))
-            if not any(rule.pattern.matches(text) for rule in rules):
-                return text
-            passage = Passage(rules, self._gate.hold_characters)
-            passage.add(text, 0.0)
-            shown, reason = self._by_rules(passage, passage.end, looks)
-            if reason is not None:
-                raise _Ends(reason)
-            return shown
-
+    def _call_by_rules(self, call: Piece, looks: Looks) -> tuple[Piece, str | None]:
+        """Give what the rules leave of a call, and why the answer ends if it does."""
+        rules, arguments = self._gate.of("tool"), scalar(call.text)
+        if not rules:
+            return replace(call, text=arguments), None
         try:
-            return (by_value(arguments, judged) if rules else arguments), None
+            call_id, tool = self._names_by_rules(call, rules, looks)
+            if arguments:
+                arguments = by_value(arguments, lambda text: self._judged(text, rules, looks))
         except _Ends as ends:
-            return "", str(ends)
+            return call, str(ends)
         except TooManyLooks:
-            return "", _TOO_LONG
+            return call, _TOO_LONG
+        return replace(call, text=arguments, call_id=call_id, tool=tool), None
+
+    def _names_by_rules(self, call: Piece, rules: Sequence[Rule], looks: Looks) -> tuple[str, str]:
+        """Give what is shown of a call's own name and its tool's. Raises _Ends, TooManyLooks."""
+        came = call.call_id, call.tool
+        if came not in self._named:
+            tool = fitting(self._judged(call.tool, rules, looks), UPSTREAM_BYTES_MAX)
+            try:
+                call_id = self._judged(call.call_id, rules, looks)
+            except _Ends:  # digits that nobody chose are no reason
+                call_id = ""
+            if call_id != call.call_id:
+                self._rewritten = True
+                known = (shown for (one, _), (shown, _) in self._named.items() if one == call.call_id)
+                call_id = next(known, f"gated_{len(self._named)}")
+            self._named[came] = call_id, tool
+        return self._named[came]
+
+    def _judged(self, text: str, rules: Sequence[Rule], looks: Looks) -> str:
+        """Give what rules leave of a text that stands by itself. Raises _Ends, TooManyLooks."""
+        looks.spend(len(rules))
+        if not any(rule.pattern.matches(text) for rule in rules):
+            return text
+        passage = Passage(rules, self._gate.hold_characters)
+        passage.add(text, 0.0)
+        shown, reason = self._by_rules(passage, passage.end, looks)
+        if reason is not None:
+            raise _Ends(reason)
+        return shown
+
+    def _take_media(self, media: Media) -> Sequence[Shows]:
+        before = () if media.mime.startswith("audio/") else self._settle_text()
+        if self._ended is not None:
+            return before
+        if not media.reference:
+            return (*before, media)
+        try:
+            reference, reason = self._reference_by_rules(scalar(media.reference), Looks()), ""
+        except _Ends as ends:
+            reference, reason = "", str(ends)
+        except TooManyLooks:
+            reference, reason = "", _TOO_LONG
+        if reason:
+            before = (*before, *self._settle_text())
+            return before if self._ended is not None else (*before, *self._end(reason))
+        shown = replace(media, reference=reference[:REFERENCE_CHARACTERS_MAX])
+        return (*before, shown) if shown.reference or shown.data else before
+
+    def _reference_by_rules(self, reference: str, looks: Looks) -> str:
+        """Give what the rules leave of an address, as it says and as it is written. Raises as ``_judged``."""
+        rules, said = self._gate.of("text"), unquote_plus(reference)
+        shown = self._judged(said, rules, looks)
+        return shown if shown != said else self._judged(reference, rules, looks)
 
     def _end(self, reason: str) -> Sequence[Shows]:
         """End the answer: nothing follows."""

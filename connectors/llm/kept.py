@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from connectors.llm.nesting import read_json
+from connectors.llm.nesting import read_event
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -82,8 +82,8 @@ def kept_raw(data: str, keep: Keep) -> str:
     if keep == "full":
         return data
     try:
-        value = read_json(data)
-    except ValueError:  # [DONE], or nothing that anybody could read
+        value = read_event(data)
+    except ValueError:  # [DONE], or nothing that anybody could read, or would
         return data if len(data) <= 16 else _dots(data)
     return orjson.dumps(redacted(value)).decode()
 

@@ -24,7 +24,10 @@ _REMEDY = "It is kept for a day, if anything came, and only of routes whose keep
 
 @dataclass(slots=True)
 class Gathered:
-    """One attempt's events so far; records may come twice, and are taken by their index once."""
+    """One attempt's events so far; records may come twice, and are taken by their index once.
+
+    Of several workers that read the answer, each from its beginning, it has what the last of them read.
+    """
 
     shape: str
     events: list[Recorded] = field(default_factory=list)
@@ -32,16 +35,25 @@ class Gathered:
     headers: Mapping[str, str] = field(default_factory=dict)
     size: int = 0
     missing: bool = False
+    epoch: int = 0
 
     def take(self, record: Mapping[str, Any]) -> None:
         """Take one record. Raises RecordingRefused when it is too much."""
+        is_body = bool(record.get("status"))  # records of an earlier version are of events alone
+        epoch = int(record.get("epoch") or 0)
+        if epoch < self.epoch:
+            return  # of a worker that is given up
+        if epoch > self.epoch:
+            if is_body and self._has_events:
+                return  # it cannot be gone on with, which says nothing of it
+            self.events, self.status, self.headers = [], 200, {}
+            self.size, self.missing, self.epoch = 0, False, epoch
         have = len(self.events)
         skip = have - int(record["first_index"])
         if skip < 0:
             self.missing = True
             skip = 0
         names = record.get("events") or [""] * len(record["chunks"])
-        is_body = bool(record.get("status"))  # records of an earlier version are of events alone
         if is_body:
             self.status, self.headers = record["status"], record["headers"]
         comments = frozenset(record.get("comments") or ())
@@ -58,6 +70,10 @@ class Gathered:
             self.size += len(data)
         if self.size > BYTES_MAX:
             raise RecordingRefused(f"the answer is larger than {BYTES_MAX} characters")
+
+    @property
+    def _has_events(self) -> bool:
+        return any(each.body is None and each.comment is None for each in self.events)
 
     def recording(self, note: str) -> Recording:
         """Give what was taken."""

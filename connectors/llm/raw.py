@@ -36,6 +36,7 @@ class RawKeeper:
         self, row: Attempt, target: Target, keep: Keep, wire: WireCodec, outlet: KafkaOutlet, partition: int
     ) -> None:
         self._row = row
+        self._epoch = row.epoch
         self._shape = target.shape
         self._masked = Mask.of(target)
         self._keep = keep
@@ -52,9 +53,19 @@ class RawKeeper:
         self._index = 0
         self._status = 0
         self._headers: Mapping[str, str] = {}
+        self._body: tuple[int, int, Mapping[str, str], str] | None = None
+        """Of an answer that is no events, as long as no other connection gave any."""
 
     def take(self, event: str, data: str, *, comment: bool = False) -> None:
         """Take one event, with its name where its framing has one; or a comment."""
+        if not comment:
+            self._body = None
+        self._add(event, data, self._now_us(), comment=comment)
+
+    def _now_us(self) -> int:
+        return (time.monotonic_ns() - self._began_ns) // 1_000
+
+    def _add(self, event: str, data: str, at_us: int, *, comment: bool = False) -> None:
         kept = self._masked(kept_raw(data, self._keep))
         event = self._masked(event[:_NAME_CHARACTERS_MAX])
         size = len(kept) if kept.isascii() else len(kept.encode())
@@ -63,25 +74,31 @@ class RawKeeper:
             size = len(kept)
         size += len(event.encode())
         if self._size + size > _RECORD_BYTES_MAX:
-            self.flush()
+            self._send()
         if comment:
             self._comments.append(len(self._chunks))
-        self._at_us.append((time.monotonic_ns() - self._began_ns) // 1_000)
+        self._at_us.append(at_us)
         self._events.append(event)
         self._chunks.append(kept)
         self._size += size
         if len(self._chunks) >= _CHUNKS or self._size >= _BYTES:
-            self.flush()
+            self._send()
 
     def body(self, status: int, headers: Mapping[str, str], text: str) -> None:
-        """Take an answer that is no events; one behind events (it cannot be gone on with) is not kept."""
-        if not self._index and len(self._chunks) == len(self._comments):
-            self._forget()  # comments stand in the body, too
-            self._status, self._headers = status, kept_headers(headers, self._masked)
-            self.take("", text)
+        """Take an answer that is no events; one beside events (it cannot be gone on with) is not kept."""
+        if self._body is None and not self._index and len(self._chunks) == len(self._comments):
+            self._body = self._now_us(), status, kept_headers(headers, self._masked), text
 
     def flush(self) -> None:
-        """Send what has gathered."""
+        """Send what has gathered: the answer is over."""
+        if self._body is not None:
+            self._forget()  # comments stand in the body, too
+            at_us, self._status, self._headers, text = self._body
+            self._body = None
+            self._add("", text, at_us)
+        self._send()
+
+    def _send(self) -> None:
         if not self._chunks:
             return
         row = self._row
@@ -97,6 +114,7 @@ class RawKeeper:
             "status": self._status,
             "headers": self._headers,
             "comments": self._comments,
+            "epoch": self._epoch,
         }
         self._index += len(self._chunks)
         self._forget()

@@ -151,7 +151,7 @@ RECORDS: Final[dict[str, dict[str, Any]]] = {
     "sluicegate.LlmRaw": {
         "tenant": "acme", "stream_id": "answer-7", "attempt": 3, "shape": "shape-1",
         "first_index": 2**33 + 4, "at_us": [1, 2**40], "events": ["a", ""], "chunks": ['{"a":1}', "é"],
-        "status": 529, "headers": {"retry-after": "7"}, "comments": [1],
+        "status": 529, "headers": {"retry-after": "7"}, "comments": [1], "epoch": 12,
     },
     "sluicegate.LlmRoute": {
         "name": "name-1", "version": 2, "config_json": '{"a": 1}', "by": "by-é", "reason": "reason-1",

@@ -11,8 +11,10 @@ from collections import Counter
 import pytest
 
 from connectors.llm.loopback.script import words
-from connectors.llm.loopback.server import LoopbackThread
+from connectors.llm.loopback.server import LoopbackOptions, LoopbackThread
+from tests.support.llm_calls import check_on_record
 from tests.support.llm_failpoints import AFTER_ITS_END, BEFORE_ITS_END, GATE
+from tests.support.llm_stalls import recordings, stalled_name, stalls
 from tests.support.llm_world import TOPICS, LlmWorld, until
 
 CHUNKS = 14
@@ -49,24 +51,27 @@ def target(loopback):
     }
 
 
-def check(world, loopback, streams, whole):
-    """Hold every stream to what a crash must not change, once nothing is left that could be done again."""
+def check(world, loopback, whole):
+    """Hold every stream to what a crash must not change, once nothing is left that could be done again.
+
+    ``whole`` has the text of each.
+    """
     until(world.is_at_rest, timeout_s=120)
-    answers = dict(zip(streams, world.answers(*streams, deadline_s=120), strict=True))
+    answers = dict(zip(whole, world.answers(*whole, deadline_s=120), strict=True))
     rows = world.rows()
     for name, answer in answers.items():
         assert answer.end == "completed"
         assert answer.ends_written == 1, name
-        assert answer.text == whole, name
+        assert answer.text == whole[name], name
         epochs = [event.epoch for event, _ in answer.events]
         assert epochs == sorted(epochs)
     last = {(row.stream_id, row.attempt): row for row in rows}
     settled = Counter((row.stream_id, row.attempt) for row in rows if row.state != "started")
     assert settled == dict.fromkeys(last, 1), "each attempt is settled, once"
     ended = Counter(row.stream_id for row in rows if row.end_reason)
-    assert {name: ended[name] for name in streams} == dict.fromkeys(streams, 1)
-    # A call that reached the provider stands on the ledger: one row each, and none is missing.
-    assert sum("stream=true" not in seen.path for seen in loopback.seen) <= len(last)
+    assert {name: ended[name] for name in whole} == dict.fromkeys(whole, 1)
+    check_on_record(loopback.seen, rows)
+    return answers
 
 
 def test_kill_at_every_chunk_of_an_answer(world, loopback):
@@ -81,7 +86,7 @@ def test_kill_at_every_chunk_of_an_answer(world, loopback):
     gate = {"hold_characters": 16, "rules": [["word", rf"\b{WORD}\b", "rewrite:[gone]"]], "function": GATE}
     world.route("gated", candidates=[{"target": "here"}], gate=gate)
     worker = world.worker(target(loopback), session_timeout_ms=6_000, gate_functions=GATE)
-    world.ask("whole", model=f"here/{WORDS}")
+    world.ask("whole", model=f"here/{WORDS}&tag=whole")
     whole = world.answer("whole").text
     streams = [f"a-{after}" for after in range(CHUNKS + 1)]
     for after, name in enumerate(streams):
@@ -93,19 +98,20 @@ def test_kill_at_every_chunk_of_an_answer(world, loopback):
     world.ask("r-5", route="kept")
     tool, schema = json.dumps([{"name": "look", "parameters": SCHEMA}]), json.dumps(SCHEMA)
     for name, stall in (("whole", ""), ("2", "&fault=stall&after=2&times=1")):
-        world.ask(f"t-{name}", model=f"other/tool?seed=3{stall}", tools_json=tool)
-        world.ask(f"j-{name}", model=f"here/json?seed=3{stall}", schema_json=schema, schema_name="trip")
+        world.ask(f"t-{name}", model=f"other/tool?seed=3{stall}&tag=t-{name}", tools_json=tool)
+        shaped = f"here/json?seed=3{stall}&tag=j-{name}"
+        world.ask(f"j-{name}", model=shaped, schema_json=schema, schema_name="trip")
     world.ask("g-9", model=f"here/{WORDS}&fault=stall&after=9&times=1&tag=g-9", route="gated")
     stalled = len(streams) + 6
     until(lambda: sum(seen.sent >= 1 for seen in loopback.seen if "stall" in seen.model) == stalled)
     until(lambda: all(_stands(seen) for seen in loopback.seen if "stall" in seen.model))
     until(lambda: any(row.stream_id == "s-5" and row.contents for row in world.rows()))
     until(lambda: any(row.stream_id == "r-5" and row.provider_request_id for row in world.rows()))
-    world.ask(BEFORE_ITS_END, model=f"here/{WORDS}")
+    world.ask(BEFORE_ITS_END, model=f"here/{WORDS}&tag={BEFORE_ITS_END}")
     worker.dies()
     worker.start()
     streams.append(BEFORE_ITS_END)
-    check(world, loopback, streams, whole)
+    check(world, loopback, dict.fromkeys(streams, whole))
     abandoned = [row for row in world.rows() if row.state == "abandoned"]
     assert {row.error_class for row in abandoned} == {"crashed"}
     assert {row.stream_id for row in abandoned} == {*streams, "s-0", "s-5", "t-2", "j-2", "g-9"}
@@ -132,6 +138,40 @@ def test_kill_at_every_chunk_of_an_answer(world, loopback):
     assert worker.stop() == 0
 
 
+def test_kill_at_every_chunk_of_a_recording_of_each_shape(world, tmp_path):
+    """One kill: a stream for each chunk of an answer that each provider gave, held up before it."""
+    folder = recordings(tmp_path / "recordings")
+    with LoopbackThread(LoopbackOptions(recordings=folder, speed=0)) as loopback:
+        for stall in stalls():
+            loopback.answers.set_model(stall.model, stalled_name(stall))
+        shapes = sorted({stall.shape for stall in stalls()})
+        providers = {
+            f"of-{shape}": {"shape": shape, "base_url": loopback.base_url(shape), "models": ["*"]}
+            for shape in shapes
+        }
+        worker = world.worker(providers, session_timeout_ms=6_000)
+        for shape in shapes:
+            world.ask(f"whole-{shape}", model=f"of-{shape}/reasoning?tag=whole-{shape}")
+        whole = dict(zip(shapes, world.answers(*(f"whole-{shape}" for shape in shapes)), strict=True))
+        for stall in stalls():
+            world.ask(stall.stream, model=f"of-{stall.shape}/{stall.model}")
+        wanted = {stall.model: stall.chunks for stall in stalls()}
+        until(lambda: {seen.model: seen.sent for seen in loopback.seen if seen.model in wanted} == wanted)
+        worker.kill()
+        for stall in stalls():
+            loopback.answers.set_model(stall.model, "reasoning")
+        worker.start()
+        answers = check(world, loopback, {stall.stream: whole[stall.shape].text for stall in stalls()})
+        for stall in stalls():
+            shown = answers[stall.stream].channel("reasoning")
+            assert shown == whole[stall.shape].channel("reasoning"), stall.stream
+        last = {(row.stream_id, row.attempt): row.state for row in world.rows()}
+        for stall in stalls():
+            states = [last.get((stall.stream, attempt)) for attempt in (1, 2, 3)]
+            assert states == ["abandoned", "completed", None], stall.stream
+        assert worker.stop() == 0
+
+
 def test_owners_that_die_one_after_the_other_lose_nothing_of_those_before_them(world, loopback):
     """The second owner dies with all of it under way: the third must know what the first has begun, too.
 
@@ -139,7 +179,7 @@ def test_owners_that_die_one_after_the_other_lose_nothing_of_those_before_them(w
     """
     settings = {"session_timeout_ms": 6_000, "queue_ms_max": 120_000, "gate_functions": GATE}
     worker = world.worker(target(loopback), **settings)
-    world.ask("whole", model=f"here/{WORDS}")
+    world.ask("whole", model=f"here/{WORDS}&tag=whole")
     whole = world.answer("whole").text
     streams = [f"a-{number}" for number in range(12)]
     for name in streams:
@@ -151,10 +191,10 @@ def test_owners_that_die_one_after_the_other_lose_nothing_of_those_before_them(w
         if calls == 1:
             worker.kill()
         else:
-            world.ask(AFTER_ITS_END, model=f"here/{WORDS}")
+            world.ask(AFTER_ITS_END, model=f"here/{WORDS}&tag={AFTER_ITS_END}")
             worker.dies()
         worker.start()
-    check(world, loopback, [*streams, AFTER_ITS_END], whole)
+    check(world, loopback, dict.fromkeys([*streams, AFTER_ITS_END], whole))
     assert {len(world.attempts(name)) for name in streams} == {3}
     assert [row.state for row in world.attempts(AFTER_ITS_END)] == ["completed"], "it was asked once"
 
@@ -163,7 +203,7 @@ def test_a_worker_that_takes_over_a_few_and_dies_at_once_leaves_the_rest_as_it_w
     """One call at a time: most requests of the first owner are not taken by the second before it dies."""
     slow = target(loopback)
     worker = world.worker(slow, session_timeout_ms=6_000, queue_ms_max=120_000)
-    world.ask("whole", model=f"here/{WORDS}")
+    world.ask("whole", model=f"here/{WORDS}&tag=whole")
     whole = world.answer("whole").text
     streams = [f"a-{number}" for number in range(12)]
     for name in streams:
@@ -174,8 +214,7 @@ def test_a_worker_that_takes_over_a_few_and_dies_at_once_leaves_the_rest_as_it_w
     until(lambda: loopback.calls.total > len(streams) + 2)
     few.kill()
     few.start()
-    check(world, loopback, streams, whole)
-    assert loopback.calls.total <= len({(row.stream_id, row.attempt) for row in world.rows()})
+    check(world, loopback, dict.fromkeys(streams, whole))
 
 
 def test_partitions_that_move_between_workers_under_load_lose_and_double_nothing(world, loopback):
@@ -183,14 +222,14 @@ def test_partitions_that_move_between_workers_under_load_lose_and_double_nothing
     luck = random.Random(11)
     settings = {"session_timeout_ms": 6_000, "queue_ms_max": 120_000, "drain_ms": 100}
     world.worker(target(loopback), **settings)
-    world.ask("whole", model=f"here/{WORDS}")
+    world.ask("whole", model=f"here/{WORDS}&tag=whole")
     whole = world.answer("whole").text
     streams = []
 
     def ask(count):
         for _ in range(count):
             streams.append(f"a-{len(streams)}")
-            world.ask(streams[-1], model=f"here/{WORDS}&rate=20")
+            world.ask(streams[-1], model=f"here/{WORDS}&rate=20&tag={streams[-1]}")
             time.sleep(luck.uniform(0, 0.15))
 
     def ask_until(workers):
@@ -211,24 +250,24 @@ def test_partitions_that_move_between_workers_under_load_lose_and_double_nothing
     ask(10)
     third.kill()
     ask(15)
-    check(world, loopback, streams, whole)
+    check(world, loopback, dict.fromkeys(streams, whole))
 
 
 def test_kills_at_any_moment_while_requests_come(world, loopback):
     """Kills while calls begin, stream and end: every step of a transaction is hit sooner or later."""
     luck = random.Random(7)
     worker = world.worker(target(loopback), session_timeout_ms=6_000, queue_ms_max=120_000)
-    world.ask("whole", model=f"here/{WORDS}")
+    world.ask("whole", model=f"here/{WORDS}&tag=whole")
     whole = world.answer("whole").text
     streams = []
     for _ in range(5):
         for _ in range(12):
             streams.append(f"a-{len(streams)}")
-            world.ask(streams[-1], model=f"here/{WORDS}&rate=30")
+            world.ask(streams[-1], model=f"here/{WORDS}&rate=30&tag={streams[-1]}")
             time.sleep(luck.uniform(0, 0.1))
         worker.kill()
         worker.start()
-    check(world, loopback, streams, whole)
+    check(world, loopback, dict.fromkeys(streams, whole))
     assert any(row.state == "abandoned" for row in world.rows())
 
 

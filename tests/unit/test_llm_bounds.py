@@ -185,6 +185,20 @@ def test_a_body_that_is_kept_raw_is_bounded_with_its_headers_and_shows_no_key():
     assert "set-cookie" not in record["headers"]
 
 
+def test_a_refusal_before_events_of_another_connection_is_not_kept_raw():
+    outlet, wire = Outlet(), WireCodec(LocalSchemas())
+    row = Attempt(tenant="acme", stream_id="s", kind="llm", attempt=1, epoch=3)
+    keeper = RawKeeper(row, TARGET, "full", wire, outlet, 0)
+    keeper.body(503, {}, "busy")
+    for number in range(100):
+        keeper.take("", str(number))
+    row.epoch = 4
+    keeper.flush()
+    records = [wire.decode(value, LLM_RAW.subject) for value in outlet.values]
+    assert [chunk for record in records for chunk in record["chunks"]] == [*map(str, range(100))]
+    assert {(record["status"], record["epoch"]) for record in records} == {(0, 3)}
+
+
 @pytest.mark.parametrize("keep", ["full", "redacted"])
 def test_a_key_that_a_provider_quotes_is_not_kept_raw(keep):
     outlet, wire = Outlet(), WireCodec(LocalSchemas())

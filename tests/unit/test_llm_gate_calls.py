@@ -86,6 +86,52 @@ def test_while_a_call_is_held_back_its_stream_is_not_silent():
     assert out == [(second, Piece("tool", "", 0, "c1", "t")) for second in (5, 10)]
 
 
+NAMES = ("heron", r"(?i)project heron|\b\d{7}\b", "rewrite:#"), ("stop", r"(?i)\bstop\b", "end:stopped")
+
+
+@pytest.mark.parametrize(
+    ("names", "shown", "said"),
+    [
+        (("c1", "book"), ("c1", "book"), "passed"),
+        (("c1", "project heron is live"), ("c1", "# is live"), "rewritten heron=1"),
+        (("Project Heron", "book"), ("gated_0", "book"), "rewritten heron=1"),
+        (("5551234", "book"), ("gated_0", "book"), "rewritten heron=1"),
+        (("stop", "book"), ("gated_0", "book"), "rewritten stop=1"),
+        (("c1", "stop"), None, "ended:stopped stop=1"),
+    ],
+    ids=["neither", "tool", "words-as-id", "digits-as-id", "end-as-id", "ended"],
+)
+def test_names_of_a_tool_and_of_its_call_are_judged_before_anything_of_it_is_shown(names, shown, said):
+    gate = gate_of(*NAMES)
+    early = [each for at_s in (0.0, 5.0, 10.0) for each in gate.take(Piece("tool", "1", 0, *names), at_s)]
+    if shown is None:
+        assert early == [Failed("gate", "stopped")]
+    else:
+        assert early == [Piece("tool", "", 0, *shown)] * 2
+        assert list(gate.finish()) == [Piece("tool", "111", 0, *shown)]
+    assert gate.summary() == said
+
+
+def test_calls_whose_own_names_are_not_shown_stay_apart():
+    gate = gate_of(*NAMES)
+    for call_id in ("project heron 1", "c1", "project heron 2", "project heron 1"):
+        called(gate, "{}", names=(call_id, "book"))
+    assert [(call.call_id, call.text) for call in gate.finish()] == [
+        ("gated_0", "{}{}"),
+        ("c1", "{}"),
+        ("gated_2", "{}"),
+    ]
+
+
+def test_a_call_that_cannot_be_named_yet_is_not_named_by_a_sign_of_life():
+    """A function is asked about the name with the arguments; clients keep a call's first name."""
+    for gate, tool in ((gate_of(judge=lambda held: held.due), "book"), (gate_of(SECRET), "")):
+        gate.take(Piece("tool", "1", 0, "c1", tool), 0.0)
+        assert list(gate.take(Piece("tool", "2", 0, "c1", tool), 5.0)) == [Piece("text", "")]
+        gate.take(Piece("tool", "", 0, "c1", "book"), 6.0)
+        assert list(gate.finish()) == [Piece("tool", "12", 0, "c1", "book")]
+
+
 def test_what_is_held_of_calls_is_bounded_and_comes_in_pieces_that_events_hold():
     gate = gate_of(SECRET)
     long = '"' + "x" * 150_000 + '"'

@@ -172,6 +172,35 @@ def test_sound_goes_beside_its_transcript_and_lets_nothing_of_it_out():
     assert [*out, *gate.finish()] == [Piece("text", "so […]: "), Failed("gate", "stopped")]
 
 
+@pytest.mark.parametrize(
+    ("reference", "shown"),
+    [
+        ("https://x.example/a.png?b=%20c", "https://x.example/a.png?b=%20c"),
+        ("https://x.example/secrets", "https://x.example/[…]"),
+        ("https://x.example/a%20%73ecret", "https://x.example/a […]"),
+        ("https://x.example/555-1234/secret+x", "https://x.example/#/[…] x"),
+        ("data:text/plain,stop", None),
+        ("https://x.example/please+%53top", None),
+    ],
+)
+@pytest.mark.parametrize("mime", ["image/png", "audio/pcm"])
+def test_an_address_of_media_is_judged_as_it_says_and_as_it_is_written(reference, shown, mime):
+    gate = gate_of(*RULES, hold=64)
+    out = [*gate.take(Piece("text", "see this: "), 0.0), *gate.take(Media(mime, 0, b"", reference), 0.0)]
+    out += gate.finish()
+    last = Failed("gate", "stopped") if shown is None else Media(mime, 0, b"", shown)
+    assert sorted(out, key=str) == sorted([Piece("text", "see this: "), last], key=str)
+    assert gate.summary().startswith("ended" if shown is None else "passed" if shown == reference else "rewr")
+
+
+def test_an_address_that_rules_take_away_or_make_longer_is_bounded():
+    gone = gate_of(("all", r".+", "rewrite:"), hold=512)
+    assert list(gone.take(Media("image/png", 0, b"", "https://x.example"), 0.0)) == []
+    longer = gate_of(("a", "a", "rewrite:" + "b" * 1_000))
+    (media,) = longer.take(Media("image/png", 0, b"", "a" * 8_192), 0.0)
+    assert len(media.reference) == 8_192
+
+
 def test_media_that_nobody_judges_may_be_refused():
     gate = gate_of(SECRET, media="drop")
     took = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx2
 import orjson
@@ -225,6 +225,38 @@ def test_records_of_a_kept_answer_that_come_twice_are_taken_once():
         gathered.take(record)
     assert [(each.at_us, each.data) for each in gathered.events] == [(1, "a"), (2, "b"), (2, "c")]
     assert not gathered.missing
+
+
+def records_of(epoch: int, *chunks: str, first: int = 0, status: int = 0) -> dict[str, Any]:
+    comments = [place for place, chunk in enumerate(chunks) if chunk == "ping"]
+    return {
+        "first_index": first, "at_us": [*range(len(chunks))], "events": [""] * len(chunks), "chunks": chunks,
+        "comments": comments, "status": status, "headers": {}, "epoch": epoch,
+    }  # fmt: skip
+
+
+def gathered_of(*records: dict[str, Any]) -> tuple[list[str], bool]:
+    gathered = Gathered("openai-responses")
+    for record in records:
+        gathered.take(record)
+    events = [each.comment or each.body or each.data for each in gathered.recording("").events]
+    return events, gathered.missing
+
+
+def test_of_an_answer_that_two_workers_read_comes_back_all_that_the_last_one_read():
+    dead, last = records_of(0, "e0", "ping", "e1"), records_of(1, "e0", "e1")
+    more = records_of(1, "e2", "e3", "done", first=2)
+    whole = ["e0", "e1", "e2", "e3", "done"], False
+    assert gathered_of(dead, last, more) == whole
+    assert gathered_of(dead, last, records_of(0, "e2", first=3), more, last, more) == whole, "late, and twice"
+    assert gathered_of(records_of(0, "e2", first=64), last, more) == whole, "of the dead one a part was gone"
+    assert gathered_of(dead, more)[1], "of the last one a part is gone"
+
+
+def test_that_an_answer_cannot_be_gone_on_with_takes_nothing_of_it_away():
+    dead, gone = records_of(0, "e0", "ping", "e1"), records_of(1, "not found", status=404)
+    assert gathered_of(dead, gone) == (["e0", "ping", "e1"], False)
+    assert gathered_of(records_of(0, "ping"), gone) == (["not found"], False)
 
 
 def test_a_kept_answer_whose_beginning_is_gone_says_so():

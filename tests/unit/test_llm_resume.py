@@ -11,8 +11,10 @@ import pytest
 
 from connectors.llm import attempt
 from connectors.llm.deltas import Failed, Piece
+from connectors.llm.kept_answers import Gathered
 from connectors.llm.ledger import Attempt, Known
 from connectors.llm.loopback.server import LoopbackThread
+from connectors.llm.normalised import unfinished
 from connectors.llm.provider import Cursor
 from connectors.llm.providers.openai_responses import OpenAiResponses
 from tests.unit.support_llm_operation import World
@@ -188,6 +190,21 @@ def test_after_a_crash_the_answer_is_read_from_its_beginning_and_paid_for_once(p
     assert {row.attempt for row in world.rows} == {1}
     last = world.rows[-1]
     assert (last.state, last.why, last.usage_source) == ("completed", "resume", "provider")
+
+
+def test_after_a_crash_what_is_kept_raw_is_the_answer_as_the_new_owner_read_it(provider):
+    model = "words?tokens=12"
+    world = resuming(provider, model, keep={"raw": "full"})
+    world._known = left_by_a_dead_worker(provider, model)
+    world.run()
+    gathered = Gathered("openai-responses")
+    begun = {**world.raw[0], "epoch": 0, "chunks": ["{}"] * 3, "comments": [1], "at_us": [0] * 3}
+    for record in ({**begun, "events": [""] * 3}, *world.raw):
+        gathered.take(record)
+    whole = gathered.recording("")
+    assert not gathered.missing
+    assert unfinished(whole, OpenAiResponses()) == ""
+    assert len(whole.events) == world.rows[-1].chunks
 
 
 def test_after_a_crash_an_answer_that_is_kept_no_more_is_begun_anew_at_an_unknown_cost(provider):

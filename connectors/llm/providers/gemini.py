@@ -199,6 +199,7 @@ class _Chunks(Reader):
     """Reads ``GenerateContentResponse`` objects."""
 
     ends_unsaid = True  # it has no end mark
+    lists = True  # its errors are, and its answers where alt=sse is not heeded
 
     def __init__(self) -> None:
         super().__init__()

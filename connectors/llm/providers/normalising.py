@@ -10,9 +10,19 @@ from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 import orjson
 
-from connectors.llm.deltas import Alive, Failed, Finished, Media, Named, Over, Piece
+from connectors.llm.deltas import (
+    REFERENCE_CHARACTERS_MAX,
+    Alive,
+    Failed,
+    Finished,
+    Media,
+    Named,
+    Over,
+    Piece,
+    Usage,
+)
 from connectors.llm.framing import clipped
-from connectors.llm.nesting import TooDeep, read_json
+from connectors.llm.nesting import TooDeep, TooMany, read_event
 from connectors.llm.providers.failures import failed_in_band
 from schemas.envelope import UPSTREAM_BYTES_MAX, fitting
 
@@ -24,11 +34,14 @@ if TYPE_CHECKING:
 
 BLOCKS_MAX: Final = 4_096
 """Answers, blocks and tool calls that one answer may have: what is remembered of each has this bound."""
+PARTS_MAX: Final = 4_096
+"""Deltas that one event may make: the loop takes them one after the other, and all answers wait meanwhile."""
+LIST_MAX: Final = 512
+"""Objects in an event that is a list of them, which is a whole answer of a shape that lists its pieces."""
 PIECE_CHARACTERS_MAX: Final = 65_536
 """Four bytes each at the most: an event carries 900 KiB, and a client is to see something soon."""
 MEDIA_BYTES_MAX: Final = 262_144
 NAME_BYTES_MAX: Final = UPSTREAM_BYTES_MAX
-REFERENCE_CHARACTERS_MAX: Final = 8_192
 COUNT_MAX: Final = 1_000_000_000
 """A thousand times the context of any model: what is counted beyond it is no count, and no sum, cost or row
 of the ledger leaves 64 bits by it."""
@@ -41,6 +54,9 @@ class Reader(ABC):
 
     ends_unsaid = False
     """Whether an answer that said why it finished is whole without an end mark."""
+
+    lists = False
+    """Whether an event may be a list of objects, each of which is one."""
 
     def __init__(self) -> None:
         self._finished = False
@@ -67,20 +83,24 @@ class Reader(ABC):
     def take(self, event: str, data: str) -> Sequence[Delta]:
         """Take one event; at least one delta comes of it."""
         out: list[Delta] = []
-        deep = False
+        problem = ""
         try:
-            value = read_json(data)
+            value = read_event(data)
         except ValueError as error:
-            value, deep = None, isinstance(error, TooDeep)
+            value, problem = None, str(error) if isinstance(error, TooDeep | TooMany) else ""
         if isinstance(value, dict):
             self._event(event, value, out)
-        elif each_of := objects(value):  # Gemini's errors, and its answers where alt=sse is not heeded
+        elif self.lists and isinstance(value, list) and len(value) > LIST_MAX:
+            problem = f"a list of more than {LIST_MAX}"
+        elif self.lists and (each_of := objects(value)):
             for each in each_of:
                 self._event(event, each, out)
-        elif deep and event != "error":
-            self._fail(out, "oversized", f"an event that is nested too deeply: {data}")
-        else:
+        elif not problem or event == "error":
             self._other(event, data, out)
+        if problem and not out:
+            self._fail(out, "oversized", f"an event that is {problem}: {data}")
+        if len(out) > PARTS_MAX:
+            out = self._cut(out)
         if len(data) > PIECE_CHARACTERS_MAX:
             out = [part for delta in out for part in _parts(delta)]
         return out or (Alive(clipped(event or data)),)
@@ -94,6 +114,13 @@ class Reader(ABC):
             else:
                 self._fail(out, "truncated", "the body ended before the answer did")
         return out
+
+    def _cut(self, out: list[Delta]) -> list[Delta]:
+        """Give what may be shown of an event of too many parts, and what it says of its cost."""
+        self._closed = True
+        counts = [delta for delta in out[PARTS_MAX:] if isinstance(delta, Usage)]
+        failed = Failed("oversized", f"an event of more than {PARTS_MAX} parts")
+        return [*out[:PARTS_MAX], failed, *counts[-1:]]
 
     def _other(self, event: str, data: str, out: list[Delta]) -> None:
         """Read an event that is no JSON object."""
