@@ -111,6 +111,14 @@ _WORDS: Final = frozenset({"content_filter", "refusal"})
 """Finishes that end a stream as ``upstream_error``, and for which the other shapes have a word."""
 
 
+def _finish_in(note: Mapping[str, Any]) -> str:
+    """Read how the model finished: ``other`` is a word of a worker's that is not known here."""
+    finish = note.get("finish")
+    if isinstance(finish, str) and finish in get_args(Finish):
+        return finish
+    return "other" if isinstance(finish, str) and "raw" in note else ""
+
+
 class Telling:
     """Reads one stream from its first event on."""
 
@@ -181,9 +189,7 @@ class Telling:
             return
         attempt = value.get("attempt")
         if fields["name"] == "finish":
-            finish = value.get("finish")
-            known = isinstance(finish, str) and finish in get_args(Finish)
-            self._finish, self._finish_of = str(finish) if known else "", attempt
+            self._finish, self._finish_of = _finish_in(value), attempt
             stop = value.get("stop_sequence")
             by_name = "" if value.get("raw") == "stop_sequence" else None
             self._stop_sequence = stop if isinstance(stop, str) else by_name
@@ -205,6 +211,8 @@ class Telling:
     def _ended(self, fields: Mapping[str, Any]) -> Done | Failure:
         reason, finish = fields["reason"], self._finish
         if reason == "completed" or (reason == "upstream_error" and finish in _WORDS):
+            if finish == "other":  # as earlier workers ended what was given up, or a later one's word
+                return Failure(502, "truncated", "the model finished by a word that nobody knows")
             # A model that was told to call a tool finishes as any other with some providers; who runs tools
             # for it stops there.
             called = self._calls and finish in ("", "stop")

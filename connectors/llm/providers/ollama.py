@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from connectors.llm.providers.messages import Message
 
 _FINISHES: Final[Mapping[str, Finish]] = {"stop": "stop", "length": "length"}
+"""Any other is no whole answer: ``unload`` is of a model that was taken out of memory."""
 
 
 class Ollama:

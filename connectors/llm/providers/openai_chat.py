@@ -44,9 +44,15 @@ _FINISHES: Final[Mapping[str, Finish]] = {
     "tool_calls": "tool_calls",
     "function_call": "tool_calls",
     "content_filter": "content_filter",
+    "sensitive": "content_filter",  # Zhipu's
 }
-_BROKEN: Final[Mapping[str, str]] = {"error": "server_error", "insufficient_system_resource": "overloaded"}
-"""Reasons by which an answer was given up (OpenRouter's, DeepSeek's), and the errors that they are."""
+"""Any other, as ``abort`` of vLLM and SGLang, is no whole answer."""
+_BROKEN: Final[Mapping[str, str]] = {
+    "error": "server_error",
+    "insufficient_system_resource": "overloaded",
+    "network_error": "server_error",
+}
+"""Reasons by which an answer was given up (OpenRouter's, DeepSeek's, Zhipu's), and the errors they are."""
 _SOUNDS: Final = {"audio/wav": "wav", "audio/x-wav": "wav", "audio/mpeg": "mp3", "audio/mp3": "mp3"}
 _PCM: Final = "audio/pcm;rate=24000"
 """16 bits, one channel: the only format that a streamed answer comes in."""

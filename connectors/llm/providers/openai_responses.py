@@ -42,6 +42,7 @@ _INCOMPLETE: Final[Mapping[str, Finish]] = {
     "max_tokens": "length",
     "content_filter": "content_filter",
 }
+"""Any other reason, or none, is no whole answer."""
 _ANSWER_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 """What may stand in an address; an answer of another name is not gone on with."""
 _PCM: Final = "audio/pcm;rate=24000"
