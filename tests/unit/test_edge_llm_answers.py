@@ -439,6 +439,25 @@ def test_a_client_that_takes_nothing_for_a_while_is_given_all_of_it_in_order():
 
 
 @pytest.mark.parametrize(
+    ("note", "code", "repeated"),
+    [
+        ({"error_class": "rate_limited", "retry_after_ms": 1_500}, b"rate_limited", (b"2", b"true")),
+        ({"error_class": "rate_limited"}, b"rate_limited", (b"", b"false")),
+        ({"error_class": "spend_limited"}, b"insufficient_quota", (b"", b"false")),
+        ({"error_class": "rate_limited", "retry_after_ms": "soon"}, b"rate_limited", (b"", b"false")),
+    ],
+    ids=["calls", "providers", "spent", "wrong"],
+)
+def test_what_was_refused_for_calls_in_flight_may_be_asked_again(note, code, repeated):
+    told = ("state", {"name": "error", "value_json": orjson.dumps(note).decode()})
+    said = streamed().encode(frames([("open", {}), told, end("upstream_error", "full")]))
+    head = dict(line.split(b": ", 1) for line in said.partition(b"\r\n\r\n")[0].split(b"\r\n")[1:])
+    assert status(said) == 429
+    assert b'"code":"%b"' % code in said
+    assert (head.get(b"retry-after", b""), head[b"x-should-retry"]) == repeated
+
+
+@pytest.mark.parametrize(
     ("refused", "code", "keyed", "repeated"),
     [
         (503, None, False, "false"),
