@@ -346,7 +346,7 @@ class Operation:
             call = plan.call if step.why != "continue" else continued(plan.call, self._answer)
             made = replace(plan, call=call)
             try:
-                self._tools.desk.reserve(made, row)
+                made = self._tools.desk.reserve(made, row)
             except LlmError as refused:
                 stays = self._shown_anything and plan.no_reset  # another would begin the answer anew
                 cheaper = None if stays else self._tools.desk.cheaper(plan, self._tried, row, refused)

@@ -11,7 +11,14 @@ from urllib.parse import urlsplit
 from connectors.llm.deltas import Failed, Named, Piece, Usage
 from connectors.llm.errors import CallRefused
 from connectors.llm.providers.failures import failed_answer
-from connectors.llm.providers.messages import Media, given, is_strict, messages_of, request_to
+from connectors.llm.providers.messages import (
+    Media,
+    given,
+    is_strict,
+    messages_of,
+    output_tokens_max,
+    request_to,
+)
 from connectors.llm.providers.normalising import (
     BLOCKS_MAX,
     Reader,
@@ -89,6 +96,10 @@ class OpenAiChat:
             own = host.endswith((".openai.com", ".openai.azure.com"))
             body["max_completion_tokens" if own else "max_tokens"] = params.max_output_tokens
         return request_to(target, "/chat/completions", bearer(target), body)
+
+    def output_tokens_max(self, call: Call) -> int:
+        """Give the longest answer."""
+        return output_tokens_max(call)
 
     def named(self, headers: Mapping[str, str]) -> Named:
         """Read the names in the headers."""
