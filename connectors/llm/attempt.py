@@ -22,7 +22,7 @@ from connectors.llm.extent import Extent
 from connectors.llm.framing import Frame, framer
 from connectors.llm.masking import Mask
 from connectors.llm.provider import Keeping
-from connectors.llm.transport import CONNECTED
+from connectors.llm.transport import CONNECTED, ENDED
 from connectors.llm.watch import Watch
 from schemas.errors import SchemaError
 
@@ -41,6 +41,8 @@ log = structlog.get_logger(__name__)
 ERROR_BODY_MAX: Final = 65_536
 """Bytes of an answer of another status that are read."""
 _REFUSALS: Final = frozenset({"content_filter", "refusal"})
+_READ: Final = (None, "content_refused")
+"""Ends of an answer of which nothing more comes: its connection can be used again."""
 _BREAKS: Final[frozenset[ErrorClass]] = frozenset(
     ("connect", "timeout_connect", "timeout_first_content", "timeout_between_contents", "truncated",
      "rate_limited", "overloaded", "server")
@@ -291,6 +293,8 @@ class Attempt:
             head = bytearray()
             try:
                 await self._events(response, head, watch)
+                if outcome.error_class in _READ and (ended := response.extensions.get(ENDED)):
+                    ended()
             finally:
                 if head and not outcome.chunks:
                     self._sink.body(response.status_code, headers, _text(head))

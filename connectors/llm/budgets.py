@@ -2,8 +2,9 @@
 
 All workers share a budget through the ledger, which each of them reads whole (all partitions, the last day):
 
-1. ``reserve`` holds what a call may come to, in this worker at once. The call's ``started`` record carries
-   it, and with that record every other worker holds it, too.
+1. ``reserve`` holds what a call may come to, in this worker at once: its input, and the longest answer. Where
+   a bound of tokens or money binds the tenant, the request has that length as its own bound (``desk.py``).
+   The call's ``started`` record carries it, and with that record every other worker holds it, too.
 2. ``settle``, or the attempt's settled record, puts in its place what the call did come to. What nobody
    counted stays as it was held: unknown is never zero.
 3. A call whose worker died is settled by who takes its partition over. One that nobody settles for
@@ -16,7 +17,8 @@ their ``started`` records, which takes as long as Kafka takes from writer to rea
 long as an outage, if there is one). The bound is the sum of what the *other* workers reserve within that
 time: (workers - 1) x calls a second of one worker x that time x the reservation of a call. For calls in
 flight read 1 for the last factor. Within one worker nothing is overrun, but by what a call costs beyond its
-reservation: a provider that sends more than ``max_output_tokens``, or an input of more tokens than estimated.
+reservation: a provider that does not keep to the bound that it was sent, or does not count reasoning for it;
+an input of more tokens than estimated.
 """
 
 from __future__ import annotations
@@ -60,6 +62,13 @@ class Limits(Config):
     usd_hour: Decimal | None = Field(default=None, ge=0, description="money of an hour, USD")
     usd_day: Decimal | None = Field(default=None, ge=0, description="of a day")
     calls: int | None = Field(default=None, ge=0, description="calls in flight, of all workers together")
+
+    @property
+    def bind_answers(self) -> bool:
+        """Whether an answer that is longer than what was held for it would go beyond one of them."""
+        return any(
+            each is not None for each in (self.tokens_hour, self.tokens_day, self.usd_hour, self.usd_day)
+        )
 
 
 class BudgetsConfig(Config):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 Shape = Literal["openai-chat", "openai-responses", "anthropic", "gemini", "ollama"]
+OUTPUT_TOKENS_ASSUMED: Final = 4_096
+"""Of an answer that neither request nor route bounds, without what it is told to think before."""
 
 
 @dataclass(frozen=True, slots=True)

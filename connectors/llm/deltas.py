@@ -12,9 +12,9 @@ Channel = Literal["text", "reasoning", "tool", "refusal"]
 Finish = Literal["", "stop", "length", "tool_calls", "content_filter", "refusal", "pause", "other"]
 """Empty: the provider did not say, which is never taken for a whole answer."""
 
-WHOLE: Final = frozenset({"stop", "tool_calls", "length", "pause", "other"})
-"""Finishes by which an answer ends ``completed``: ``other`` too, a word that we do not know and that is on
-record (words by which a provider gives up are known, and are ``Failed``). Refusals end ``upstream_error``."""
+WHOLE: Final = frozenset({"stop", "tool_calls", "length", "pause"})
+"""Finishes by which an answer ends ``completed``. ``other`` is a word that is not known, as vLLM's ``abort``
+is: none of them is taken for a whole answer. Refusals end ``upstream_error``."""
 
 
 REFERENCE_CHARACTERS_MAX: Final = 8_192

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from connectors.llm.budgets import Budgets, tokens_of
@@ -9,7 +10,7 @@ from connectors.llm.deltas import Usage
 from connectors.llm.errors import BudgetSpent
 from connectors.llm.fallback import decide, untried
 from connectors.llm.figures import Figures
-from connectors.llm.prices import NOTHING, UNCOUNTED, counted
+from connectors.llm.prices import NOTHING, UNCOUNTED, counted, output_tokens_max
 from connectors.llm.routing import draw_of, plan
 
 if TYPE_CHECKING:
@@ -64,15 +65,22 @@ class RoutingDesk:
         chance = draw_of(to.tenant, to.stream_id)(f"wait {len(tried)}")
         return decide(plan, tried, plan.deadline_ms - left_ms, chance=chance)
 
-    def reserve(self, plan: Plan, row: Attempt) -> None:
-        """Hold what the attempt may come to, and note it in its row.
+    def reserve(self, plan: Plan, row: Attempt) -> Plan:
+        """Hold what the attempt may come to, and note it in its row; give the plan with the call to send.
+
+        Where an answer counts against a budget, it is bounded by what is held for it.
 
         Raises:
             BudgetSpent: the tenant's budget has no room for it; nothing is held.
         """
-        reserve = self.book.prices.reserve_for(plan.call, _choice_of(plan, row), plan.prices)
+        choice = _choice_of(plan, row)
+        reserve = self.book.prices.reserve_for(plan.call, choice, plan.prices)
         self.budgets.reserve(row.key.decode(), row.tenant, reserve, row.started_us)
         row.reserved_tokens, row.reserved_nanos = reserve.tokens, reserve.nanos or 0
+        if not self.book.budgets.of(row.tenant).bind_answers:
+            return plan
+        params = replace(plan.call.params, max_output_tokens=output_tokens_max(plan.call, choice))
+        return replace(plan, call=replace(plan.call, params=params))
 
     def cheaper(self, plan: Plan, tried: Sequence[Tried], row: Attempt, refused: LlmError) -> Choice | None:
         """Give the next candidate that costs less than ``row``'s, and for which the tenant has the money.

@@ -112,16 +112,20 @@ class Entries:
                 self._settled.add(row.attempt)
         await self._tools.committer.put(self._tenure, records, ends=self._offset if last or over else None)
 
-    async def end(self, row: Attempt, reason: EndReason, message: str, field: str = "") -> None:
+    async def end(
+        self, row: Attempt, reason: EndReason, message: str, field: str = "", *, again_ms: int = 0
+    ) -> None:
         """End the stream with the operation's last row, when all that was sent before is acknowledged.
 
-        ``field`` of the request is what was refused; empty = no field of it was.
+        ``field`` of the request is what was refused; empty = no field of it was. ``again_ms``: after so long
+        the same may be asked again, as nothing was called; 0 = it may not.
         """
         last = []
         self._emitter.flush()
         # A program cannot go by what a person reads in the end.
         if row.error_class and reason == "upstream_error":
             told = {"error_class": row.error_class, "attempt": row.attempt}
+            told |= {"retry_after_ms": again_ms} if again_ms else {}
             value = orjson.dumps(told | ({"field": field} if field else {})).decode()
             last.append(self._emitter.value("state", {"name": "error", "value_json": value}))
         last.append(self._emitter.end(reason, message))

@@ -35,11 +35,17 @@ def with_remedy(message: str, remedy: str) -> str:
     return f"{message.rstrip('.')}. {remedy}" if remedy else message
 
 
+CALL_ENDS_MS: Final = 1_000
+"""After so long who was refused for calls in flight may ask again: by then one of some may have ended."""
+
+
 class LlmError(SluicegateError):
     """Anything of language-model streams that is said to a person."""
 
     error_class: ErrorClass = "bad_request"
     """What a program is told of a request that is refused for it."""
+    retry_after_ms: int = 0
+    """After so long the same may be asked again; 0 = that would not help."""
 
     def __init__(self, message: str, *, remedy: str | None = None) -> None:
         cut = len(message) > MESSAGE_MAX
@@ -72,9 +78,12 @@ class PromptRefused(LlmError):
 
 
 class BudgetSpent(LlmError):
-    """A tenant's budget does not have what a call may come to: nothing was sent."""
+    """A tenant's budget does not have what a call may come to: nothing was sent.
 
-    error_class = "spend_limited"
+    It is ``spend_limited``; of calls in flight ``rate_limited``, which passes as soon as one of them ends.
+    """
+
+    error_class: ErrorClass = "spend_limited"
 
     def __init__(self, tenant: str, bound: str, used: int, asked: int, most: int, renewed_us: int) -> None:
         """Take which bound of ``Limits`` it is; money is in 1e-9 USD; ``renewed_us`` 0 = when a call ends."""
@@ -82,7 +91,10 @@ class BudgetSpent(LlmError):
         what = {"calls": "calls in flight"}.get(bound, bound.replace("_", " of this ").replace("usd", "USD"))
         numbers = [f"{one / 1e9:.6f}" if money else str(one) for one in (used, most, asked)]
         renewed = f"{datetime.fromtimestamp(renewed_us / 1e6, UTC):%Y-%m-%d %H:%M} UTC"
-        if not renewed_us:
+        if not renewed_us and asked > most:
+            again = "It may make none"
+        elif not renewed_us:
+            self.error_class, self.retry_after_ms = "rate_limited", CALL_ENDS_MS
             again = "Ask again when a call of it has ended"
         elif asked > most:
             again = f"Ask for less: this is more than the whole of it, which is renewed at {renewed}"

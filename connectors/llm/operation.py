@@ -251,7 +251,9 @@ class Operation:
         self._inherit(plan or self._plan_left(), goes_on=False)
         return self._not_made(plan, reason, message, error_class)
 
-    async def _end(self, row: Attempt, reason: EndReason, message: str, field: str = "") -> None:
+    async def _end(
+        self, row: Attempt, reason: EndReason, message: str, field: str = "", *, again_ms: int = 0
+    ) -> None:
         """End it, once it is known that the stream is this question's; that of another is left to it."""
         if self.claim.disputed:
             await self.claim.decided()
@@ -261,7 +263,7 @@ class Operation:
             log.info("llm_question_void", stream=self.to.key.decode(), offset=self.offset)
             await self._entries.commit([row] if row.attempt else [], over=True)
         else:
-            await self._entries.end(row, reason, message, field)
+            await self._entries.end(row, reason, message, field, again_ms=again_ms)
         if self._dropping:  # some seconds at the most, in which its place stays taken
             await asyncio.wait(self._dropping)
 
@@ -289,7 +291,8 @@ class Operation:
                     return
                 row, step, made = self._reserved(plan, following)
                 if isinstance(made, LlmError):
-                    await self._end(row, "upstream_error", made.told)
+                    again_ms = 0 if self._tried else made.retry_after_ms
+                    await self._end(row, "upstream_error", made.told, again_ms=again_ms)
                     return
                 shown = await self._attempt(made, step, row)
             outcome = shown.outcome
@@ -343,7 +346,7 @@ class Operation:
             call = plan.call if step.why != "continue" else continued(plan.call, self._answer)
             made = replace(plan, call=call)
             try:
-                self._tools.desk.reserve(made, row)
+                made = self._tools.desk.reserve(made, row)
             except LlmError as refused:
                 stays = self._shown_anything and plan.no_reset  # another would begin the answer anew
                 cheaper = None if stays else self._tools.desk.cheaper(plan, self._tried, row, refused)

@@ -11,7 +11,7 @@ else's; a list of one's own names it as ``PROVIDER/MODEL`` or ``PROVIDER/*``.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_EVEN, Decimal
 from functools import lru_cache
@@ -24,6 +24,7 @@ from genai_prices.data_snapshot import get_snapshot
 from pydantic import BaseModel, ConfigDict, Field
 
 from connectors.llm.deltas import Usage
+from connectors.llm.providers import PROVIDERS
 from schemas.envelope import LONG_MAX
 
 if TYPE_CHECKING:
@@ -50,8 +51,6 @@ TOKENS_A_MEDIA: Final = 1_600
 """An image at the most that Anthropic counts (width x height / 750, scaled down to about 1.15 megapixels);
 for reservations alone: a bill is never guessed from it."""
 _PICTURES: Final = ("image/", "video/", "application/pdf")
-OUTPUT_TOKENS_ASSUMED: Final = 4_096
-"""Held for an answer where neither request nor route bounds it."""
 
 
 class Price(BaseModel):
@@ -168,10 +167,15 @@ class Prices:
     def reserve_for(self, call: Call, choice: Choice, route: Mapping[str, Price] | None = None) -> Reserve:
         """Give what one attempt of a call may come to: all of its input, and the longest answer."""
         sent = input_tokens(call)
-        answer = call.params.max_output_tokens or OUTPUT_TOKENS_ASSUMED
+        answer = output_tokens_max(call, choice)
         counted = Counted(Usage(input_tokens=sent, output_tokens=answer), "estimated")
         cost = self.cost_of(counted, choice.target, choice.model, route=route)
         return Reserve(sent + answer, cost.nanos)
+
+
+def output_tokens_max(call: Call, choice: Choice) -> int:
+    """Give the longest answer of a call that a candidate is asked, whose model it has not yet."""
+    return PROVIDERS[choice.target.shape].output_tokens_max(replace(call, model=choice.model))
 
 
 # -- tokens -----------------------------------------------------------------------------------------------

@@ -69,6 +69,13 @@ class Provider(Protocol):
         """
         ...
 
+    def output_tokens_max(self, call: Call) -> int:
+        """Give the longest answer that is reckoned with: as the call bounds it, else as it is assumed.
+
+        It is what the request has as its bound, wherever it has one.
+        """
+        ...
+
     def named(self, headers: Mapping[str, str]) -> Named:
         """Read the provider's names from the headers of an answer (keys in lower case)."""
         ...

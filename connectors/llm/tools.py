@@ -42,8 +42,11 @@ class Desk(Protocol):
         """Say what follows after what was tried; of nothing, the first attempt."""
         ...
 
-    def reserve(self, plan: Plan, row: Attempt) -> None:
-        """Hold what the attempt may take of the tenant's budget, and note it. Raises LlmError: too little."""
+    def reserve(self, plan: Plan, row: Attempt) -> Plan:
+        """Hold what the attempt may take of the tenant's budget, and note it; give the plan as it is sent.
+
+        Raises LlmError: there is too little.
+        """
         ...
 
     def cheaper(self, plan: Plan, tried: Sequence[Tried], row: Attempt, refused: LlmError) -> Choice | None:

@@ -7,6 +7,8 @@ Requests, responses and errors stay httpx2's.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import aiohttp
@@ -19,6 +21,13 @@ if TYPE_CHECKING:
 
 CONNECTED: Final = "connected"
 """Extension of a request: called without arguments once its connection stands, before anything is sent."""
+ENDED: Final = "ended"
+"""Extension of a response: called without arguments once its answer is over, before it is closed."""
+TAIL_S: Final = 0.05
+"""So long the end of a body is waited for behind its answer's own; most bring it within some milliseconds."""
+TAIL_BYTES_MAX: Final = 1_024
+TAILS_MAX: Final = 256
+"""Waited for at once; beyond them connections are closed."""
 _HEAD_MAX: Final = 65_536
 """Bytes of one header; its own bound of 8 KiB is below what proxies in front of providers send."""
 _SAID_MAX: Final = 80
@@ -36,6 +45,7 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
 
     def __init__(self) -> None:
         self._session: aiohttp.ClientSession
+        self._tails: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
         """Make the pool: it belongs to the running loop."""
@@ -57,6 +67,9 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
         traceback: TracebackType | None = None,
     ) -> None:
         """Close the pool."""
+        for tail in self._tails:
+            tail.cancel()
+        await asyncio.gather(*self._tails, return_exceptions=True)
         await self._session.close()
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -75,11 +88,13 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
             raise httpx2.ConnectError(str(error), request=request) from error
         except (aiohttp.ClientError, OSError) as error:
             raise httpx2.RemoteProtocolError(_said(error), request=request) from error
+        body = _Body(response, request, self._tails)
         return httpx2.Response(
             response.status,
             headers=list(response.raw_headers),
-            stream=_Body(response, request),
+            stream=body,
             request=request,
+            extensions={ENDED: body.end},
         )
 
 
@@ -103,9 +118,13 @@ class _Body(httpx2.AsyncByteStream):
     end: all calls stand still for as long as a stranger likes, for some KiB that he sends.
     """
 
-    def __init__(self, response: aiohttp.ClientResponse, request: httpx2.Request) -> None:
+    def __init__(
+        self, response: aiohttp.ClientResponse, request: httpx2.Request, tails: set[asyncio.Task[None]]
+    ) -> None:
         self._response = response
         self._request = request
+        self._tails = tails
+        self._ended = False
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         if packed := _packed(self._response):
@@ -122,9 +141,32 @@ class _Body(httpx2.AsyncByteStream):
         except (aiohttp.ClientError, OSError) as error:
             raise httpx2.ReadError(_said(error), request=self._request) from error
 
+    def end(self) -> None:
+        """Take that the answer is over, whatever may still come of the body."""
+        self._ended = True
+
     async def aclose(self) -> None:
-        """Give the connection back if the body was read to its end, else close it: the provider stops."""
-        self._response.close()
+        """Give the connection back if the body was read to its end, else close it: the provider stops.
+
+        Behind an answer that is over the body's end is waited for first, which nobody waits for in turn.
+        """
+        if not self._ended or self._response.content.at_eof() or len(self._tails) >= TAILS_MAX:
+            self._response.close()
+            return
+        tail = asyncio.get_running_loop().create_task(self._tail())
+        self._tails.add(tail)
+        tail.add_done_callback(self._tails.discard)
+
+    async def _tail(self) -> None:
+        """Read the rest of the body, if there is little of it, so that another call has the connection."""
+        left = TAIL_BYTES_MAX
+        try:
+            with contextlib.suppress(TimeoutError, aiohttp.ClientError, OSError):
+                async with asyncio.timeout(TAIL_S):
+                    while left > 0 and (data := await self._response.content.readany()):
+                        left -= len(data)
+        finally:
+            self._response.close()
 
 
 def _packed(response: aiohttp.ClientResponse) -> str:

@@ -199,7 +199,7 @@ class Collected(Answer):
 def retry_headers(failure: Failure) -> tuple[tuple[bytes, bytes], ...]:
     """Say whether the same question may be sent again: others' clients do so by themselves, and pay twice."""
     if failure.again:
-        return ((b"retry-after", b"1"), (b"x-should-retry", b"true"))
+        return ((b"retry-after", b"%d" % failure.retry_after_s), (b"x-should-retry", b"true"))
     return ((b"x-should-retry", b"false"),)
 
 

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
     from edge.llm.told import Done, Failure, Piece, Totals
 
-_FINISH: Final[Mapping[str, str]] = {"refusal": "content_filter", "pause": "stop", "other": "stop"}
+_FINISH: Final[Mapping[str, str]] = {"refusal": "content_filter", "pause": "length"}
+"""An answer that pauses goes on if it is sent back: it is not whole, and ``length`` alone says so here."""
 _TYPES: Final[Mapping[int, str]] = {
     401: "authentication_error",
     403: "permission_error",

@@ -6,6 +6,7 @@ as a gap or a ``reset`` behind content is a failure to it, never a text with a h
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from schemas.payloads import PayloadCodec
 
 log = structlog.get_logger(__name__)
+RETRY_AFTER_MS_MAX: Final = 3_600_000
+"""A longer wait is none that a client is told of."""
 Channel = Literal["text", "reasoning", "tool", "refusal"]
 
 
@@ -87,6 +90,8 @@ class Failure:
     message: str
     again: bool = False
     """Whether the same question may be sent again without being paid for twice."""
+    retry_after_s: int = 1
+    """When, if so."""
     field: str = ""
     """Of the question, where one was refused."""
 
@@ -111,6 +116,19 @@ _WORDS: Final = frozenset({"content_filter", "refusal"})
 """Finishes that end a stream as ``upstream_error``, and for which the other shapes have a word."""
 
 
+def _milliseconds(value: object) -> int:
+    """Read a wait; 0 = it is none."""
+    return value if type(value) is int and 0 < value <= RETRY_AFTER_MS_MAX else 0
+
+
+def _finish_in(note: Mapping[str, Any]) -> str:
+    """Read how the model finished: ``other`` is a word of a worker's that is not known here."""
+    finish = note.get("finish")
+    if isinstance(finish, str) and finish in get_args(Finish):
+        return finish
+    return "other" if isinstance(finish, str) and "raw" in note else ""
+
+
 class Telling:
     """Reads one stream from its first event on."""
 
@@ -122,6 +140,7 @@ class Telling:
         """By which attempt."""
         self._stop_sequence: str | None = None
         self._error_class = self._field = ""
+        self._retry_after_ms = 0
         self._shown = False
         self._totals = Totals()
         self._handlers: Mapping[str, Callable[[Mapping[str, Any]], Told | None]] = {
@@ -181,14 +200,13 @@ class Telling:
             return
         attempt = value.get("attempt")
         if fields["name"] == "finish":
-            finish = value.get("finish")
-            known = isinstance(finish, str) and finish in get_args(Finish)
-            self._finish, self._finish_of = str(finish) if known else "", attempt
+            self._finish, self._finish_of = _finish_in(value), attempt
             stop = value.get("stop_sequence")
             by_name = "" if value.get("raw") == "stop_sequence" else None
             self._stop_sequence = stop if isinstance(stop, str) else by_name
         else:
             self._error_class = str(value.get("error_class", ""))
+            self._retry_after_ms = _milliseconds(value.get("retry_after_ms"))
             field = value.get("field")
             # What is in `params` with us stands by itself with them.
             self._field = field.removeprefix("params.") if isinstance(field, str) else ""
@@ -205,6 +223,8 @@ class Telling:
     def _ended(self, fields: Mapping[str, Any]) -> Done | Failure:
         reason, finish = fields["reason"], self._finish
         if reason == "completed" or (reason == "upstream_error" and finish in _WORDS):
+            if finish == "other":  # as earlier workers ended what was given up, or a later one's word
+                return Failure(502, "truncated", "the model finished by a word that nobody knows")
             # A model that was told to call a tool finishes as any other with some providers; who runs tools
             # for it stops there.
             called = self._calls and finish in ("", "stop")
@@ -212,4 +232,8 @@ class Telling:
             return Done(finish, self._totals, self._stop_sequence if finish == "stop" else None)
         status, code = _OF_REASON.get(reason) or _OF_CLASS.get(self._error_class) or (502, reason)
         field = self._field if code == "bad_request" else ""
-        return Failure(status, code, fields["message"] or f"the stream ended as {reason}", field=field)
+        message = fields["message"] or f"the stream ended as {reason}"
+        if reason == "upstream_error" and self._retry_after_ms:
+            after_s = math.ceil(self._retry_after_ms / 1_000)
+            return Failure(status, code, message, again=True, retry_after_s=after_s)
+        return Failure(status, code, message, field=field)

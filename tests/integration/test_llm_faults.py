@@ -47,6 +47,8 @@ DECLARED = {
     "stall": ("timed_out", "timeout_total"),
     "pings": ("timed_out", "timeout_total"),
     "error_frame": ("upstream_error", "server"),
+    "abort": ("upstream_error", "truncated"),
+    "abort&after=0": ("upstream_error", "truncated"),
     "malformed": ("upstream_error", "malformed"),
     "bad_utf8": ("upstream_error", "malformed"),
     "unknown": ("completed", ""),
@@ -65,6 +67,8 @@ DECLARED = {
 OTHERWISE = {
     ("anthropic", "error_frame"): ("upstream_error", "overloaded"),  # what its error in band says
     ("gemini", "error_frame"): ("upstream_error", "overloaded"),
+    ("gemini", "abort"): ("upstream_error", "server"),  # its word for it is one of an error
+    ("gemini", "abort&after=0"): ("upstream_error", "server"),
     ("ollama", "refusal"): ("completed", ""),  # the shape has no word for it: it is text
     ("openai-chat", "missing_done"): ("completed", ""),  # servers leave it out; the finish was said
 }

@@ -112,6 +112,22 @@ def test_however_the_events_come_together_the_same_is_said(shape: Callable[[], A
     assert strip.sub(b"", dechunked(said)) == strip.sub(b"", dechunked(at_once))
 
 
+@pytest.mark.parametrize("word", ["other", "word of a later version"])
+@pytest.mark.parametrize("shape", [chat, lambda: MessagesAnswer("s", "m")], ids=["openai", "anthropic"])
+def test_what_the_model_did_not_finish_is_an_error_and_never_a_stop(shape: Callable[[], Any], word: str):
+    events = frames([*text("half"), finish(word, raw="abort"), usage(), end()])
+    said = streamed(shape()).encode(events)
+    assert b'"code":"truncated"' in said
+    assert not any(whole in said for whole in (b'"stop"', b"end_turn", b"[DONE]", b"message_stop"))
+    assert status(collected(shape()).encode(events)) == 502
+
+
+def test_an_answer_that_pauses_is_no_stop_either():
+    events = frames([*text("half"), finish("pause"), usage(), end()])
+    assert body(collected().encode(events))["choices"][0]["finish_reason"] == "length"
+    assert body(collected(MessagesAnswer("s", "m")).encode(events))["stop_reason"] == "pause_turn"
+
+
 def test_calls_that_come_beside_each_other_keep_their_pieces_apart():
     said = streamed(MessagesAnswer("s", "m")).encode(frames(WHOLE))
     found: dict[int, str] = {}
@@ -189,7 +205,7 @@ def test_a_field_that_was_refused_is_named_as_each_shape_names_it():
     assert body(said)["error"]["param"] is None
 
 
-@pytest.mark.parametrize("note", ["", "[", "3", "null", '{"finish": {}}'])
+@pytest.mark.parametrize("note", ["", "[", "3", "null", '{"finish": {}}', '{"finish": "line"}'])
 def test_a_users_own_state_of_the_same_name_does_no_harm(note):
     said = streamed().encode(frames([("state", {"name": "finish", "value_json": note}), *text("x"), end()]))
     assert b'"finish_reason":"stop"' in said
@@ -420,6 +436,25 @@ def test_a_client_that_takes_nothing_for_a_while_is_given_all_of_it_in_order():
         assert said == [b"%d " % n for n in range(200)]
 
     play(scene())
+
+
+@pytest.mark.parametrize(
+    ("note", "code", "repeated"),
+    [
+        ({"error_class": "rate_limited", "retry_after_ms": 1_500}, b"rate_limited", (b"2", b"true")),
+        ({"error_class": "rate_limited"}, b"rate_limited", (b"", b"false")),
+        ({"error_class": "spend_limited"}, b"insufficient_quota", (b"", b"false")),
+        ({"error_class": "rate_limited", "retry_after_ms": "soon"}, b"rate_limited", (b"", b"false")),
+    ],
+    ids=["calls", "providers", "spent", "wrong"],
+)
+def test_what_was_refused_for_calls_in_flight_may_be_asked_again(note, code, repeated):
+    told = ("state", {"name": "error", "value_json": orjson.dumps(note).decode()})
+    said = streamed().encode(frames([("open", {}), told, end("upstream_error", "full")]))
+    head = dict(line.split(b": ", 1) for line in said.partition(b"\r\n\r\n")[0].split(b"\r\n")[1:])
+    assert status(said) == 429
+    assert b'"code":"%b"' % code in said
+    assert (head.get(b"retry-after", b""), head[b"x-should-retry"]) == repeated
 
 
 @pytest.mark.parametrize(

@@ -166,11 +166,15 @@ def test_usage_that_comes_with_an_error_counts_and_content_after_it_does_not():
     assert (outcome.usage.input_tokens, outcome.usage.output_tokens) == (5, 7)
 
 
-@pytest.mark.parametrize(("finish", "error"), [("made_up", None), ("content_filter", "content_refused")])
-def test_a_finish_that_nobody_knows_is_whole_and_a_refusal_is_none(finish, error):
+@pytest.mark.parametrize(
+    ("finish", "error"),
+    [("abort", "truncated"), ("made_up", "truncated"), ("content_filter", "content_refused"), ("stop", None)],
+)
+def test_an_answer_is_whole_by_a_finish_that_is_known_alone(finish, error):
     said = f'data: {{"choices":[{{"index":0,"delta":{{"content":"A"}},"finish_reason":"{finish}"}}]}}\n\n'
     outcome, _ = outcome_of("openai-chat", body(f"{said}data: [DONE]\n\n"))
     assert (outcome.error_class, outcome.finish_raw) == (error, finish)
+    assert (finish in outcome.error_raw) is (error == "truncated")
 
 
 def test_no_cookie_of_one_call_is_sent_with_the_next():

@@ -88,6 +88,24 @@ def test_who_is_refused_is_told_when_there_is_room_again(limits, asks, remedy):
     assert remedy in refused.value.told
 
 
+@pytest.mark.parametrize(
+    ("limits", "error_class", "again"),
+    [
+        ({"calls": 1}, "rate_limited", True),
+        ({"calls": 0}, "spend_limited", False),
+        ({"tokens_day": 150}, "spend_limited", False),
+        ({"usd_day": 0.1}, "spend_limited", False),
+    ],
+    ids=["calls", "no-calls", "tokens", "money"],
+)
+def test_calls_in_flight_are_a_limit_that_passes_and_no_other_is(limits, error_class, again):
+    budgets = limited(**limits)
+    budgets.take(row(1, nanos=100_000_000))
+    with pytest.raises(BudgetSpent) as refused:
+        reserve(budgets, 2, nanos=100_000_000)
+    assert (refused.value.error_class, refused.value.retry_after_ms > 0) == (error_class, again)
+
+
 def test_a_settled_call_counts_for_what_it_took_and_what_nobody_counted_as_it_was_held():
     budgets = limited(tokens_day=10_000, calls=2)
     known, unknown = reserve(budgets, 1, 1_000, 500), reserve(budgets, 2, 1_000, 500)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import orjson
 import pytest
 
+from connectors.llm.book import Book
+from connectors.llm.calls import Target
 from connectors.llm.desk import RoutingDesk
 from connectors.llm.errors import BudgetSpent
 from connectors.llm.ledger import Attempt
 from connectors.llm.plan import Next, Tried
+from connectors.llm.providers import PROVIDERS
 from tests.unit.test_llm_routing import asked, book_with, put
 
 ROUTE = {
@@ -147,3 +151,49 @@ def test_it_says_what_follows_and_spreads_waits(desk):
     assert len(waits) > 5
     assert min(waits) >= 125
     assert max(waits) <= 250
+
+
+BOUNDS = {
+    "openai-chat": ("max_tokens",),
+    "openai-responses": ("max_output_tokens",),
+    "anthropic": ("max_tokens",),
+    "gemini": ("generationConfig", "maxOutputTokens"),
+    "ollama": ("options", "num_predict"),
+}
+
+
+def bound_sent(shape, limits, **asking):
+    """What the request of an attempt has for a bound, and what is held of it for the answer."""
+    target = Target("here", shape, "http://127.0.0.1:1/v1")
+    book = Book({"here": target})
+    put(book, "default", 1, {"candidates": [{"target": "here", "model": "claude-sonnet-4-5"}]})
+    put(book, "budgets", 1, {"default": limits})
+    desk = RoutingDesk(book)
+    row = Attempt(
+        tenant="default", stream_id="s1", kind="llm", attempt=1, epoch=0, provider="here",
+        model="claude-sonnet-4-5", started_us=1_764_115_200_000_000,
+    )  # fmt: skip
+    call = replace(desk.reserve(desk.plan(asked(**asking)), row).call, model=row.model)
+    sent = orjson.loads(PROVIDERS[shape].request(call, target).body)
+    for name in BOUNDS[shape]:
+        sent = sent.get(name, {})
+    return sent or None, row.reserved_tokens - ASKED_TOKENS
+
+
+@pytest.mark.parametrize("limits", [{"tokens_day": 10**6}, {"usd_hour": 5}], ids=["tokens", "money"])
+@pytest.mark.parametrize("shape", BOUNDS)
+def test_where_answers_count_against_a_budget_the_request_is_bounded_by_what_is_held(shape, limits):
+    assert bound_sent(shape, limits) == (4_096, 4_096)
+    asked_for = {"params_json": '{"max_output_tokens": 50}'}
+    assert bound_sent(shape, limits, **asked_for) == (50, 50)
+
+
+@pytest.mark.parametrize("shape", BOUNDS)
+def test_where_none_binds_a_request_has_the_bound_that_its_shape_wants_alone(shape):
+    assert bound_sent(shape, {"calls": 4}) == (4_096 if shape == "anthropic" else None, 4_096)
+
+
+def test_what_is_thought_is_held_and_sent_with_the_answer():
+    thinking = {"params_json": '{"reasoning": "high"}'}
+    for limits in ({"tokens_day": 10**6}, {"calls": 4}):
+        assert bound_sent("anthropic", limits, **thinking) == (20_480, 20_480)

@@ -252,10 +252,38 @@ def test_parts_and_pictures_of_compatible_servers_are_read():
     assert pictures == [(0, "image/png", bytes(3), ""), (1, "image/*", b"", "https://x.example/y.png")]
 
 
-def test_a_reason_that_nobody_knows_is_kept_in_its_own_word():
-    chunk = {"choices": [{"delta": {"content": "a"}, "finish_reason": "novel"}]}
-    answer = told(deltas_of("openai-chat", [sent("openai-chat", "", json.dumps(chunk))]))
-    assert (answer.finish, answer.finish_raw, answer.end) == ("other", "novel", "over")
+def finished(shape: str, word: str | None) -> Told:
+    """What an answer comes to that its shape's end mark and this word end."""
+    details = None if word is None else {"reason": word}
+    events: dict[str, list[dict[str, Any]]] = {
+        "openai-chat": [{"choices": [{"delta": {"content": "a"}, "finish_reason": word}]}],
+        "openai-responses": [{"type": "response.incomplete", "response": {"incomplete_details": details}}],
+        "anthropic": [
+            {"type": "message_delta", "delta": {"stop_reason": word}},
+            {"type": "message_stop"},
+        ],
+        "gemini": [{"candidates": [{"finishReason": word}]}],
+        "ollama": [{"message": {"content": "a"}, "done": True, "done_reason": word}],
+    }
+    return told(deltas_of(shape, [sent(shape, "", json.dumps(each)) for each in events[shape]]))
+
+
+@pytest.mark.parametrize("word", ["abort", "cancelled", "timeout", "unload", "novel"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_reason_that_nobody_knows_is_no_whole_answer_and_is_kept_in_its_own_word(shape, word):
+    answer = finished(shape, word)
+    assert (answer.finish, answer.finish_raw, answer.end) == ("other", word, "truncated")
+    assert word in answer.error_raw
+
+
+def test_an_answer_that_is_incomplete_for_no_reason_is_not_whole():
+    answer = finished("openai-responses", None)
+    assert (answer.finish, answer.finish_raw, answer.end) == ("other", "incomplete", "truncated")
+    for word, finish in (("max_output_tokens", "length"), ("content_filter", "content_filter")):
+        assert (finished("openai-responses", word).finish, finished("openai-responses", word).end) == (
+            finish,
+            "over",
+        )
 
 
 def test_tool_calls_that_have_no_index_are_told_apart_by_their_ids():

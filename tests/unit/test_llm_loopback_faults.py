@@ -180,6 +180,23 @@ def test_error_frame(shape: Shape):
         assert said[-1]["type"] == "response.failed"
 
 
+@each_shape
+def test_abort(shape: Shape):
+    answer = got(shape, "fault=abort&after=2")
+    if shape in NOT_IN["abort"]:
+        assert answer.status == 400
+        return
+    words = {
+        "openai-chat": b'"finish_reason":"abort"',
+        "openai-responses": b'"incomplete_details":{"reason":"abort"}',
+        "gemini": b'"finishReason":"OTHER"',
+        "ollama": b'"done_reason":"unload"',
+    }
+    assert (answer.status, answer.ended, contents(shape, answer)) == (200, "whole", 2)
+    assert words[shape] in answer.body
+    assert answer.kinds(shape)[-1] == got(shape, "").kinds(shape)[-1], "its end mark comes"
+
+
 # -- answers with a blemish ---------------------------------------------------------------------------
 
 

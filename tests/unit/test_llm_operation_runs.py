@@ -423,3 +423,13 @@ def test_what_may_not_begin_anew_is_on_record_as_begun_before_anybody_sees_it(mo
     assert seen == ["" if mode == "surface" else "Once upon"]
     begun = [row for row in world.rows if row.state == "started" and row.contents]
     assert [row.first_content_us > 0 for row in begun] == [True] * (mode == "surface")
+
+
+def test_an_answer_that_its_provider_gave_up_is_asked_for_again_and_its_word_is_on_record():
+    aborted = head() + (chunk("On") + chunk(finish="abort") + "data: [DONE]\n\n").encode()
+    world = World(aborted, said("Once")).run()
+    assert (world.end, world.shown, len(world.calls)) == ("completed", "Once", 2)
+    first = next(row for row in world.rows if row.attempt == 1 and row.state == "failed")
+    assert (first.error_class, first.finish, first.finish_raw) == ("truncated", "other", "abort")
+    surfaced = World(aborted, after_content="surface").run()
+    assert (surfaced.end, surfaced.shown) == ("upstream_error", "On")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 
+import orjson
 import pytest
 
-from connectors.llm.calls import Call, Params, Target, Tool
+from connectors.llm.calls import OUTPUT_TOKENS_ASSUMED, Call, Params, Target, Tool
 from connectors.llm.deltas import Usage
 from connectors.llm.plan import Choice
 from connectors.llm.prices import (
     NOTHING,
-    OUTPUT_TOKENS_ASSUMED,
     TOKENS_A_MEDIA,
     UNCOUNTED,
     VERSION,
@@ -22,6 +23,7 @@ from connectors.llm.prices import (
     counted,
     input_tokens,
 )
+from connectors.llm.providers import PROVIDERS
 
 OPENAI = Target("openai", "openai-chat", "https://api.openai.com/v1")
 CLAUDE = Target("claude", "anthropic", "https://api.anthropic.com/v1")
@@ -327,3 +329,22 @@ def test_a_reservation_is_the_input_and_the_longest_answer():
     assert (held.tokens, held.nanos) == (104 + 100, 104 * 2_500 + 100 * 10_000)
     assert Prices().reserve_for(CALL, choice).tokens == 104 + OUTPUT_TOKENS_ASSUMED
     assert Prices().reserve_for(CALL, Choice(LOCAL, "m")).nanos is None
+
+
+@pytest.mark.parametrize(
+    ("shape", "model", "reasoning", "thinking"),
+    [
+        ("anthropic", "claude-sonnet-4-5", "medium", 4_096),
+        ("anthropic", "claude-sonnet-4-5", "high", 16_384),
+        ("anthropic", "claude-opus-5", "high", 0),
+        ("gemini", "gemini-2.5-pro", "high", 24_576),
+        ("openai-chat", "gpt-5", "high", 0),
+    ],
+)
+def test_what_an_answer_is_told_to_think_is_held_with_it(shape, model, reasoning, thinking):
+    choice = Choice(Target("p", shape, "http://127.0.0.1:1"), model)
+    asked = replace(CALL, params=Params(reasoning=reasoning))
+    assert Prices().reserve_for(asked, choice).tokens == 104 + OUTPUT_TOKENS_ASSUMED + thinking
+    if shape == "anthropic":
+        sent = orjson.loads(PROVIDERS[shape].request(replace(asked, model=model), choice.target).body)
+        assert 104 + sent["max_tokens"] == Prices().reserve_for(asked, choice).tokens

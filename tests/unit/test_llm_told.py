@@ -9,6 +9,7 @@ from functools import partial
 import orjson
 import pytest
 
+from connectors.llm.budgets import Budgets
 from pipelines.attempt_figures import Called
 from tests.unit.support_llm_operation import World, refusal, said
 
@@ -96,6 +97,15 @@ def test_a_budget_without_room_is_told_with_when_it_is_renewed():
     assert "tokens of this day has no room: 0 of 1 are used or held, and this call may take " in end(world)
     assert " 00:00 UTC; `sluicegate llm routes set budgets` changes it." in end(world)
     assert error(world) == {"error_class": "spend_limited", "attempt": 1}
+
+
+def test_a_limit_of_calls_in_flight_is_told_with_when_to_ask_again(monkeypatch):
+    spent = dict.fromkeys(("tokens_hour", "tokens_day", "nanos_hour", "nanos_day"), 0) | {"calls": 1}
+    monkeypatch.setattr(Budgets, "spent", lambda *_: spent)
+    world = World(budgets={"default": {"calls": 1}}).run()
+    assert world.calls == []
+    assert error(world) == {"error_class": "rate_limited", "attempt": 1, "retry_after_ms": 1_000}
+    assert (world.rows[-1].state, world.rows[-1].error_class) == ("refused", "rate_limited")
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ NOT_IN: Final[Mapping[str, frozenset[str]]] = {
     "duplicate_start": frozenset({"gemini", "ollama"}),  # each event stands for itself
     "missing_finish": frozenset({"openai-responses", "ollama"}),  # it is in the end mark
     "missing_done": frozenset({"gemini"}),  # the end of the body is the mark
+    "abort": frozenset({"anthropic"}),  # it gives up by an error alone
 }
 """Shapes that have no words for a fault: they refuse it, so that no test takes it for had."""
 _ENDINGS: Final[Mapping[str, Ending]] = {
@@ -71,6 +72,8 @@ def with_faults(lines: Sequence[Line], wanted: Wanted, shape: Shape) -> tuple[li
         rest = [replace(line, at_us=line.at_us + wanted.stall_ms * 1_000) for line in rest]
     elif "cut_utf8" in fault:
         rest = [replace(line, raw=_halves(line, shape)[0] + _PART_OF_A_CHARACTER) for line in rest[:1]]
+    elif "abort" in fault:
+        rest = [_given_up(line, shape) for line in rest if line.kind in ("finish", "usage", "done")]
     elif broken := fault & _ENDINGS.keys():
         rest, ending = [], _ENDINGS[next(iter(broken))]
     made = before + extra + rest
@@ -93,6 +96,12 @@ def _without_usage(line: Line, shape: Shape) -> Line | None:
     if less is None:
         return None
     return line if less == value else line_of(line.at_us, line.kind, (line.event, less))
+
+
+def _given_up(line: Line, shape: Shape) -> Line:
+    value = value_of(line.data)
+    said = shape.given_up(value)
+    return line if said == value else line_of(line.at_us, line.kind, (str(said.get("type", "")), said))
 
 
 def _place(lines: Sequence[Line], after: int) -> int:

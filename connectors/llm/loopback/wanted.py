@@ -34,6 +34,7 @@ BREAKS: Final = {
     "stall": "nothing more is sent; with stall_ms=N it goes on after that long",
     "pings": "pings or comments are sent for ever, one each ping_ms",
     "error_frame": "the shape's error in band; what it sends after it is left out",
+    "abort": "the answer is given up, with the shape's own word for it and its end mark",
 }
 """Faults that end an answer after so many contents; with ``after=0`` before the first."""
 BLEMISHES: Final = {

@@ -12,7 +12,7 @@ from connectors.llm.deltas import Alive, Failed, Named, Piece, Usage
 from connectors.llm.errors import CallRefused
 from connectors.llm.framing import clipped
 from connectors.llm.providers.failures import failed_answer
-from connectors.llm.providers.messages import Media, given, messages_of, request_to
+from connectors.llm.providers.messages import Media, given, messages_of, output_tokens_max, request_to
 from connectors.llm.providers.normalising import (
     BLOCKS_MAX,
     Reader,
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from connectors.llm.providers.messages import Message
 
 VERSION: Final = "2023-06-01"
-MAX_TOKENS: Final = 4_096
-"""The shape has no default of its own; every model since Claude 3 may answer so much."""
 _THINKING_BUDGETS: Final = {"low": 1_024, "medium": 4_096, "high": 16_384}
 """Tokens, for models that are told a budget; 1,024 is the least that they take."""
 _BY_BUDGET: Final = re.compile(r"claude-3|claude-(opus|sonnet|haiku)-4(?![0-9]|[-.][6-9])")
@@ -64,18 +62,13 @@ class Anthropic:
         if params.seed is not None:
             raise CallRefused("params.seed", "anthropic has none.", "Leave it out, or ask another provider.")
         messages = messages_of(call)
-        max_tokens = MAX_TOKENS if params.max_output_tokens is None else params.max_output_tokens
-        # A turn that goes on after a tool has to repeat the thinking before it, which is not kept.
-        asked = "" if messages[-1].role == "tool" and _BY_BUDGET.search(call.model) else params.reasoning
-        thinking, effort = _thinking(call.model, asked)
-        if "budget_tokens" in thinking and params.max_output_tokens is None:
-            max_tokens += thinking["budget_tokens"]  # what is thought counts as output
+        thinking, effort = _thinking(call)
         output_config = given(effort=effort)
         if call.schema is not None:
             output_config["format"] = {"type": "json_schema", "schema": call.schema}
         body = {
             "model": call.model,
-            "max_tokens": max_tokens,
+            "max_tokens": self.output_tokens_max(call),  # the shape has no default of its own
             "messages": _turns([each for each in messages if each.role != "system"]),
             "stream": True,
             **given(
@@ -93,6 +86,11 @@ class Anthropic:
         path = "/messages" if target.base_url.rstrip("/").endswith("/v1") else "/v1/messages"
         return request_to(target, path, headers, body)
 
+    def output_tokens_max(self, call: Call) -> int:
+        """Give the longest answer: what is thought counts as output."""
+        thinking, _ = _thinking(call)
+        return output_tokens_max(call, thinking.get("budget_tokens", 0))
+
     def named(self, headers: Mapping[str, str]) -> Named:
         """Read the names in the headers."""
         return Named(name_of(headers.get("request-id")))
@@ -106,10 +104,12 @@ class Anthropic:
         return _Events()
 
 
-def _thinking(model: str, reasoning: str) -> tuple[dict[str, Any], str]:
-    if not reasoning:
+def _thinking(call: Call) -> tuple[dict[str, Any], str]:
+    reasoning, by_budget = call.params.reasoning, _BY_BUDGET.search(call.model)
+    # A turn that goes on after a tool has to repeat the thinking before it, which is not kept.
+    if not reasoning or (by_budget and call.messages[-1:] and call.messages[-1].get("role") == "tool"):
         return {}, ""
-    if _BY_BUDGET.search(model):
+    if by_budget:
         return {"type": "enabled", "budget_tokens": _THINKING_BUDGETS[reasoning]}, ""
     return {"type": "adaptive", "display": "summarized"}, reasoning
 

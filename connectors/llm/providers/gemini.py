@@ -13,7 +13,14 @@ from urllib.parse import quote, urlsplit
 from connectors.llm.deltas import Failed, Named, Piece, Usage
 from connectors.llm.errors import CallRefused
 from connectors.llm.providers.failures import failed_answer
-from connectors.llm.providers.messages import Media, given, messages_of, request_to, tool_names
+from connectors.llm.providers.messages import (
+    Media,
+    given,
+    messages_of,
+    output_tokens_max,
+    request_to,
+    tool_names,
+)
 from connectors.llm.providers.normalising import (
     BLOCKS_MAX,
     MODALITIES,
@@ -107,6 +114,10 @@ class Gemini:
         model = quote(call.model.removeprefix("models/"), safe="")
         path = f"/models/{model}:streamGenerateContent?alt=sse"
         return request_to(target, path, given(**{"x-goog-api-key": target.api_key}), body)
+
+    def output_tokens_max(self, call: Call) -> int:
+        """Give the longest answer: what is thought counts as output."""
+        return output_tokens_max(call, _thinking(call.model, call.params.reasoning).get("thinkingBudget", 0))
 
     def named(self, headers: Mapping[str, str]) -> Named:
         """Read the names in the headers: only what stands before it gives one there."""

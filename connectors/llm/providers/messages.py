@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args
 
 import orjson
 
-from connectors.llm.calls import HttpCall
+from connectors.llm.calls import OUTPUT_TOKENS_ASSUMED, HttpCall
 from connectors.llm.errors import CallRefused
 from connectors.llm.nesting import read_json
 
@@ -122,6 +122,12 @@ def _told_apart(messages: list[Message]) -> list[Message]:
         changed = uses != message.tool_uses or answered != message.call_id
         out.append(replace(message, tool_uses=uses, call_id=answered) if changed else message)
     return out
+
+
+def output_tokens_max(call: Call, thinking: int = 0) -> int:
+    """Give the longest answer of a call; one without a bound may think for so many tokens more."""
+    bound = call.params.max_output_tokens
+    return OUTPUT_TOKENS_ASSUMED + thinking if bound is None else bound
 
 
 def tool_names(messages: Sequence[Message]) -> Mapping[str, str]:

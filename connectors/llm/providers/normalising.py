@@ -60,6 +60,8 @@ class Reader(ABC):
 
     def __init__(self) -> None:
         self._finished = False
+        self._given_up = ""
+        """The provider's own word, where it is none by which an answer is whole."""
         self._closed = False
         self.owes = False
         """See Normaliser."""
@@ -172,14 +174,18 @@ class Reader(ABC):
 
     def _finish(self, out: list[Delta], finish: Finish, raw: str, stop_sequence: str = "") -> None:
         self._finished = True
+        self._given_up = raw if finish == "other" else ""
         out.append(Finished(finish, clipped(raw), clipped(stop_sequence)))
 
     def _over(self, out: list[Delta]) -> None:
-        """Take the shape's end mark, which makes an answer whole only if it said why it finished."""
+        """Take the shape's end mark, which makes an answer whole only if it finished in a known word."""
         if self._closed:
             return
         if not self._finished:
             self._fail(out, "truncated", "the answer ended without a reason")
+            return
+        if self._given_up:
+            self._fail(out, "truncated", f"it finished as {self._given_up!r}, which is no whole answer")
             return
         self._closed = True
         out.append(Over())

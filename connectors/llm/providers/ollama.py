@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any, Final
 from connectors.llm.deltas import Failed, Named, Piece, Usage
 from connectors.llm.errors import CallRefused
 from connectors.llm.providers.failures import failed_answer
-from connectors.llm.providers.messages import Media, given, messages_of, request_to, tool_names
+from connectors.llm.providers.messages import (
+    Media,
+    given,
+    messages_of,
+    output_tokens_max,
+    request_to,
+    tool_names,
+)
 from connectors.llm.providers.normalising import Reader, as_json, mapping, name_of, number, objects, text
 from connectors.llm.providers.openai_chat import bearer
 
@@ -23,6 +30,7 @@ if TYPE_CHECKING:
     from connectors.llm.providers.messages import Message
 
 _FINISHES: Final[Mapping[str, Finish]] = {"stop": "stop", "length": "length"}
+"""Any other is no whole answer: ``unload`` is of a model that was taken out of memory."""
 
 
 class Ollama:
@@ -57,6 +65,10 @@ class Ollama:
         }
         headers = {"accept": "application/x-ndjson", **bearer(target)}
         return request_to(target, "/api/chat", headers, body)
+
+    def output_tokens_max(self, call: Call) -> int:
+        """Give the longest answer."""
+        return output_tokens_max(call)
 
     def named(self, headers: Mapping[str, str]) -> Named:
         """Read the names in the headers: only what stands before it gives one."""

@@ -11,7 +11,14 @@ from urllib.parse import urlsplit
 from connectors.llm.deltas import Failed, Named, Piece, Usage
 from connectors.llm.errors import CallRefused
 from connectors.llm.providers.failures import failed_answer
-from connectors.llm.providers.messages import Media, given, is_strict, messages_of, request_to
+from connectors.llm.providers.messages import (
+    Media,
+    given,
+    is_strict,
+    messages_of,
+    output_tokens_max,
+    request_to,
+)
 from connectors.llm.providers.normalising import (
     BLOCKS_MAX,
     Reader,
@@ -44,9 +51,15 @@ _FINISHES: Final[Mapping[str, Finish]] = {
     "tool_calls": "tool_calls",
     "function_call": "tool_calls",
     "content_filter": "content_filter",
+    "sensitive": "content_filter",  # Zhipu's
 }
-_BROKEN: Final[Mapping[str, str]] = {"error": "server_error", "insufficient_system_resource": "overloaded"}
-"""Reasons by which an answer was given up (OpenRouter's, DeepSeek's), and the errors that they are."""
+"""Any other, as ``abort`` of vLLM and SGLang, is no whole answer."""
+_BROKEN: Final[Mapping[str, str]] = {
+    "error": "server_error",
+    "insufficient_system_resource": "overloaded",
+    "network_error": "server_error",
+}
+"""Reasons by which an answer was given up (OpenRouter's, DeepSeek's, Zhipu's), and the errors they are."""
 _SOUNDS: Final = {"audio/wav": "wav", "audio/x-wav": "wav", "audio/mpeg": "mp3", "audio/mp3": "mp3"}
 _PCM: Final = "audio/pcm;rate=24000"
 """16 bits, one channel: the only format that a streamed answer comes in."""
@@ -83,6 +96,10 @@ class OpenAiChat:
             own = host.endswith((".openai.com", ".openai.azure.com"))
             body["max_completion_tokens" if own else "max_tokens"] = params.max_output_tokens
         return request_to(target, "/chat/completions", bearer(target), body)
+
+    def output_tokens_max(self, call: Call) -> int:
+        """Give the longest answer."""
+        return output_tokens_max(call)
 
     def named(self, headers: Mapping[str, str]) -> Named:
         """Read the names in the headers."""

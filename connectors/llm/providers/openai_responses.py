@@ -16,7 +16,14 @@ from connectors.llm.errors import CallRefused
 from connectors.llm.framing import clipped
 from connectors.llm.provider import Cursor
 from connectors.llm.providers.failures import failed_answer
-from connectors.llm.providers.messages import Media, given, is_strict, messages_of, request_to
+from connectors.llm.providers.messages import (
+    Media,
+    given,
+    is_strict,
+    messages_of,
+    output_tokens_max,
+    request_to,
+)
 from connectors.llm.providers.normalising import (
     BLOCKS_MAX,
     Reader,
@@ -42,6 +49,7 @@ _INCOMPLETE: Final[Mapping[str, Finish]] = {
     "max_tokens": "length",
     "content_filter": "content_filter",
 }
+"""Any other reason, or none, is no whole answer."""
 _ANSWER_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 """What may stand in an address; an answer of another name is not gone on with."""
 _PCM: Final = "audio/pcm;rate=24000"
@@ -93,6 +101,10 @@ class OpenAiResponses:
     def drop(self, answer_id: str, target: Target) -> HttpCall:
         """Make the request that ends a background answer."""
         return request_to(target, f"/responses/{quote(answer_id, safe='')}/cancel", bearer(target), {})
+
+    def output_tokens_max(self, call: Call) -> int:
+        """Give the longest answer."""
+        return output_tokens_max(call)
 
     def named(self, headers: Mapping[str, str]) -> Named:
         """Read the names in the headers."""

@@ -118,6 +118,10 @@ class Anthropic:
             return {**value, "message": dropped(value["message"], "usage")}
         return dropped(value, "usage")
 
+    def given_up(self, value: Any) -> Any:
+        """See ``Shape``: it has no word for it."""
+        return value
+
     def failed(self) -> Iterator[Said]:
         """See ``Shape``."""
         yield "error", self.refused("overloaded", "", "")[1]

@@ -109,6 +109,12 @@ class Gemini:
         """See ``Shape``."""
         return dropped(value, "usageMetadata") if isinstance(value, dict) else value
 
+    def given_up(self, value: Any) -> Any:
+        """See ``Shape``."""
+        if self.kind("", value) != "finish":
+            return value
+        return {**value, "candidates": [{**value["candidates"][0], "finishReason": "OTHER"}]}
+
     def failed(self) -> Iterator[Said]:
         """See ``Shape``."""
         yield "", self.refused("overloaded", "", "")[1]

@@ -105,6 +105,10 @@ class Ollama:
         """See ``Shape``."""
         return dropped(value, "prompt_eval_count", "eval_count") if isinstance(value, dict) else value
 
+    def given_up(self, value: Any) -> Any:
+        """See ``Shape``."""
+        return {**value, "done_reason": "unload"} if self.kind("", value) == "done" else value
+
     def failed(self) -> Iterator[Said]:
         """See ``Shape``."""
         yield "", {"error": "an error was encountered while running the model: unexpected EOF"}

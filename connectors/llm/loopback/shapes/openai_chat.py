@@ -116,6 +116,12 @@ class OpenAiChat:
             return value
         return dropped(value, "usage") if value.get("choices") else None
 
+    def given_up(self, value: Any) -> Any:
+        """See ``Shape``: the word of vLLM and SGLang."""
+        if self.kind("", value) != "finish":
+            return value
+        return {**value, "choices": [{**value["choices"][0], "finish_reason": "abort"}]}
+
     def failed(self) -> Iterator[Said]:
         """See ``Shape``."""
         yield "", refused("server", "")[1]

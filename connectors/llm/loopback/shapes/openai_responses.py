@@ -80,6 +80,13 @@ class OpenAiResponses:
             return {**value, "response": {**value["response"], "usage": None}}
         return value
 
+    def given_up(self, value: Any) -> Any:
+        """See ``Shape``."""
+        if self.kind("", value) != "done":
+            return value
+        response = {**value["response"], "status": "incomplete", "incomplete_details": {"reason": "abort"}}
+        return {**value, "type": "response.incomplete", "response": response}
+
     def failed(self) -> Iterator[Said]:
         """See ``Shape``."""
         error = {"code": "server_error", "message": "The model failed to generate a response."}

@@ -56,6 +56,10 @@ class Shape(Protocol):
         """Give the value without usage, None if nothing is left."""
         ...
 
+    def given_up(self, value: Any) -> Any:
+        """Give the value of an event that ends an answer as one that ends it before it is whole."""
+        ...
+
     def failed(self) -> Iterable[Said]:
         """Say an error in band."""
         ...
