@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, SummaryMetricFamily
@@ -39,8 +40,11 @@ class EngineGauges(Collector):
             if poller is None or source not in poller.assignment:
                 continue  # another worker's now
             topic, partition = source
-            for key, share in keys:
-                hot.add_metric([self._role, topic, str(partition), _text(key)], share)
+            shares: dict[str, float] = {}
+            for key, share in keys:  # a series given twice makes a scrape void
+                shares[_text(key)] = shares.get(_text(key), 0.0) + share
+            for text, share in shares.items():
+                hot.add_metric([self._role, topic, str(partition), text], share)
         yield hot
 
     def _state(self) -> Iterator[Metric]:
@@ -130,6 +134,9 @@ class SinkGauges(Collector):
 
 
 def _text(key: bytes) -> str:
-    """Return a key for people: cut, and with what is no text shown as such."""
+    """Return a key for people: what is no text is shown as such; a long one is cut, with a digest."""
     text = key.decode("utf-8", "backslashreplace")
-    return text if len(text) <= _KEY_CHARACTERS_MAX else text[: _KEY_CHARACTERS_MAX - 1] + "…"
+    if len(text) <= _KEY_CHARACTERS_MAX:
+        return text
+    digest = blake2b(key, digest_size=4).hexdigest()
+    return f"{text[: _KEY_CHARACTERS_MAX - 1 - len(digest)]}…{digest}"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from pipelines.fates import fate_of
+from pipelines.fates import FATES, fate_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 # A unit of work is committed in a few milliseconds when all is well; ten seconds is the transaction's end.
 _SECONDS: Final = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _RECORDS: Final = (1, 10, 100, 1_000, 5_000, 20_000, 100_000)
-_CAUSES_MAX: Final = 50
-"""Causes of dead letters by name: an agent that makes one of each event's text must not fill Prometheus."""
+_NAMES_MAX: Final = 50
+"""Causes of dead letters, and agents' own outcomes, by name: one that makes each of an event's text must not
+fill Prometheus."""
 _OTHER: Final = "other"
 
 
@@ -31,6 +32,7 @@ class WorkerMetrics:
         self.registry = CollectorRegistry()
         self._role = role
         self._causes: set[str] = set()
+        self._outcomes: set[str] = set()
         self.agents: Mapping[str, str] = {}
         """Which agent reads a topic; set before the first unit of work."""
 
@@ -146,9 +148,14 @@ class WorkerMetrics:
         for outcome, n in share.counts.items():
             if n > 0:
                 fate = fate_of(outcome)
-                self._inputs.labels(self._role, share.agent, share.partition, outcome, fate).inc(n)
+                named = outcome if outcome in FATES else _named(outcome, self._outcomes)
+                self._inputs.labels(self._role, share.agent, share.partition, named, fate).inc(n)
         for cause, n in share.letters.items():
-            if cause not in self._causes and len(self._causes) < _CAUSES_MAX:
-                self._causes.add(cause)
-            named = cause if cause in self._causes else _OTHER
-            self._letters.labels(self._role, share.agent, named).inc(n)
+            self._letters.labels(self._role, share.agent, _named(cause, self._causes)).inc(n)
+
+
+def _named(word: str, known: set[str]) -> str:
+    """Return a word of an agent's as a label: the first so many by name, all others together."""
+    if word not in known and len(known) < _NAMES_MAX:
+        known.add(word)
+    return word if word in known else _OTHER

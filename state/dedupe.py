@@ -84,11 +84,14 @@ class Seen:
         return self._index.earliest_us(view)
 
     def expire(self, view: StateView, watermark_us: int, limit: int) -> int:
-        """Delete at most ``limit`` members whose TTL is over; return how many."""
+        """Delete members whose TTL is over, of at most ``limit`` entries; return how many were looked at."""
         due = self._index.due(view, watermark_us, limit)
-        for due_us, member in due:
+        stored = view.multi_get([self._data + member for _, member in due])
+        for (due_us, member), until in zip(due, stored, strict=True):
             self._index.remove(view, due_us, member)
-            view.delete(self._data + member)
+            # The changelog may be cleaned up of a member before its entry: taken in anew, it is not gone.
+            if until is not None and unpack_time(until) <= watermark_us:
+                view.delete(self._data + member)
         return len(due)
 
 

@@ -98,15 +98,17 @@ class SessionWindows:
 
     def closed(self, view: StateView, watermark_us: int, limit: int) -> list[Session]:
         """Return the next sessions, at most ``limit``, that the watermark closed; each is given once."""
-        closed = []
-        for due_us, name in self._closing.due(view, watermark_us, limit):
-            value = view.get(self._open + name)
-            assert value is not None, "an entry is removed with its session"
-            self._closing.remove(view, due_us, name)
-            view.delete(self._open + name)
-            view.put(self._closed + name, value)
-            self._expiring.put(view, due_us + self._ttl_us, name)
-            closed.append(_session(name, value))
+        closed: list[Session] = []
+        while due := self._closing.due(view, watermark_us, limit - len(closed)):
+            for due_us, name in due:
+                self._closing.remove(view, due_us, name)
+                value = view.get(self._open + name)
+                if value is None:
+                    continue  # the changelog was cleaned up of it, and not yet of its entry
+                view.delete(self._open + name)
+                view.put(self._closed + name, value)
+                self._expiring.put(view, due_us + self._ttl_us, name)
+                closed.append(_session(name, value))
         return closed
 
     def next_close_us(self, view: StateView) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from state.binary import pack_time, unpack_time
+from state.binary import after, pack_time, unpack_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -144,7 +144,7 @@ class TimeWindows:
     def of(self, view: StateView, start_us: int, prefix: bytes, limit: int) -> list[Window]:
         """Return at most ``limit`` windows of one start whose key begins with ``prefix``, in key order."""
         begin = self._data + pack_time(start_us) + prefix
-        return [self._window(*pair) for pair in view.scan(begin, begin + b"\xff" * 8, limit)]
+        return [self._window(*pair) for pair in view.scan(begin, after(begin), limit)]
 
     def closed(self, view: StateView, watermark_us: int, limit: int) -> list[Window]:
         """Return the next windows, at most ``limit``, that the watermark closed; each is given once."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from state.dedupe import DedupeSet, read_note, write_note
+from state.dedupe import DedupeSet, Seen, SeenOptions, read_note, write_note
 from state.memory import MemoryBackend
 from state.store import StagedView
 
@@ -15,6 +15,17 @@ SEEN = DedupeSet(b"d")
 @given(st.integers(-(2**63), 2**63 - 1))
 def test_a_note_is_read_as_it_was_written(number):
     assert read_note(write_note(number)) == number
+
+
+def test_an_entry_whose_member_the_changelog_lost_does_not_forget_the_member_taken_in_anew():
+    view, seen = StagedView(MemoryBackend()), Seen(b"s", SeenOptions(ttl_ms=10))
+    assert seen.add(view, 0, b"a", -1)
+    view.delete(b"sm" + b"a")
+    assert seen.add(view, 5_000, b"a", -1)
+    assert seen.expire(view, 12_000, 9) == 1
+    assert not seen.add(view, 12_000, b"a", 12_000), "it is known until 15,000"
+    assert seen.expire(view, 15_000, 9) == 1
+    assert not any(value is not None for value in view.staged.values())
 
 
 def test_forgetting_is_done_in_bounded_bites():

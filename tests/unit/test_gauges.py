@@ -79,6 +79,16 @@ def test_a_restore_is_told_while_it_goes_on_and_after(engine):
     assert found["sluicegate_restore_seconds_total"] == (at, 3.5)
 
 
+def test_long_hot_keys_that_begin_alike_are_told_apart(engine):
+    for key in (b"k" * 200 + b"1", b"k" * 200 + b"2"):
+        engine.hot_keys.see(MINE, Records(MINE, [Message(key)] * 500))
+    families = EngineGauges("ingest", engine).collect()
+    (hot,) = [family for family in families if family.name == "sluicegate_hot_key_share"]
+    keys = [sample.labels["key"] for sample in hot.samples]
+    assert len(set(keys)) == len(keys) == 2
+    assert {len(key) for key in keys} == {64}
+
+
 def test_hot_keys_are_told_as_text_and_of_partitions_that_are_here(engine):
     key = b"\xff" + b"k" * 100
     for source in (MINE, GONE):

@@ -8,7 +8,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from pipelines import fates, two_stage, verdicts
-from pipelines.metrics import _CAUSES_MAX, WorkerMetrics
+from pipelines.metrics import _NAMES_MAX, WorkerMetrics
 from state.checkpoint import Share, SourcePartition, UnitResult
 
 SOURCE = SourcePartition("streams.input.v1", 2)
@@ -71,9 +71,19 @@ def test_the_size_and_the_steps_of_a_unit_are_shown():
     assert seconds == pytest.approx({"handle": 0.3, "append": 0.004, "commit": 0.02, "store": 0.001})
 
 
+def test_outcomes_of_an_agents_own_are_named_up_to_a_bound_and_the_known_ones_always():
+    metrics = WorkerMetrics("ingest")
+    counts = {f"word {n}": 1 for n in range(_NAMES_MAX + 20)} | {"late": 3}
+    metrics.committed(UnitResult(1, {SOURCE: 73}, {SOURCE: 73}, shares=[share(counts)]))
+    found = samples(metrics)["sluicegate_inputs_total"]
+    by_outcome = {dict(labels)["outcome"]: value for labels, value in found.items()}
+    assert len(by_outcome) == _NAMES_MAX + 2
+    assert (by_outcome["other"], by_outcome["late"]) == (20, 3)
+
+
 def test_causes_of_dead_letters_are_named_up_to_a_bound():
     metrics = WorkerMetrics("ingest")
-    letters = {f"cause {n}": 1 for n in range(_CAUSES_MAX + 20)}
+    letters = {f"cause {n}": 1 for n in range(_NAMES_MAX + 20)}
     metrics.committed(UnitResult(1, {SOURCE: 70}, {SOURCE: 70}, shares=[share((), letters)]))
     metrics.committed(UnitResult(2, {SOURCE: 1}, {SOURCE: 1}, shares=[share((), {"cause 0": 1})]))
     found = {
@@ -82,4 +92,4 @@ def test_causes_of_dead_letters_are_named_up_to_a_bound():
     }
     assert found["other"] == 20
     assert found["cause 0"] == 2
-    assert len(found) == _CAUSES_MAX + 1
+    assert len(found) == _NAMES_MAX + 1

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from state.binary import pack_time
 from state.memory import MemoryBackend
 from state.sessions import SessionOptions, SessionWindows
 from state.store import Position, StagedView
@@ -67,6 +68,16 @@ def test_a_session_closes_once_also_over_a_restart_and_is_not_opened_again():
     made, superseded = again.add(view, 5_000, b"k", WAIT_US, count)
     assert (spans([made]), superseded) == ([(5_000, 5_000, 1)], [])
     assert spans(again.kept(view, b"k", 9)) == [(0, 0, 1)]
+
+
+def test_an_entry_whose_session_the_changelog_lost_is_passed_over():
+    view, windows = fresh()
+    for time_us in (0, 20_000, 40_000):
+        windows.add(view, time_us, b"k", -1, count)
+    view.delete(b"so" + b"\x00\x01k" + pack_time(0))
+    assert spans(windows.closed(view, 1 << 40, 1)) == [(20_000, 20_000, 1)]
+    assert spans(windows.closed(view, 1 << 40, 9)) == [(40_000, 40_000, 1)]
+    assert windows.next_close_us(view) is None
 
 
 def test_an_expired_session_leaves_nothing_behind():

@@ -114,6 +114,8 @@ def test_windows_of_one_start_are_found_by_the_beginning_of_their_key():
         windows.put(view, 0, key, b"")
     windows.put(view, 10 * MS, b"a3", b"")
     assert [window.key for window in windows.of(view, 0, b"a", 9)] == [b"a1", b"a2"]
+    windows.put(view, 0, b"a" + b"\xff" * 9, b"")
+    assert windows.of(view, 0, b"a", 9)[-1].key == b"a" + b"\xff" * 9
 
 
 WRONG = [
