@@ -24,7 +24,7 @@ from connectors.llm.clock import now_us
 from connectors.llm.committer import PartitionLost
 from connectors.llm.contents import KEPT_MAX
 from connectors.llm.entries import Entries, read_anew, refuse
-from connectors.llm.errors import CallRefused, LlmError, place_of, with_remedy
+from connectors.llm.errors import CallRefused, LlmError, place_of, unquoted, with_remedy
 from connectors.llm.fallback import can_be_continued, continued, surfaced
 from connectors.llm.inherited import kept_of, may_go_on, may_have_shown, others_shown, tried_of
 from connectors.llm.patience import Patience
@@ -237,7 +237,7 @@ class Operation:
 
     async def _refuse_for(self, error: LlmError, plan: Plan | None = None) -> None:
         """End it without a call, as it cannot be made; whoever asked is told what to do about it."""
-        row = self._refused(plan, "upstream_error", error.told, error.error_class)
+        row = self._refused(plan, "upstream_error", unquoted(error.told), error.error_class)
         await self._end(row, "upstream_error", error.told, _field_of(error))
 
     async def _refuse(self, reason: EndReason, message: str, plan: Plan | None = None) -> None:

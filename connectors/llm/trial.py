@@ -120,6 +120,7 @@ class Trial:
             shown,
             self._valve,
             self._cursor,
+            words=plan.keep_raw == "full",
         )
         if self._cursor is not None:
             self._emitter.named(row.provider_request_id)

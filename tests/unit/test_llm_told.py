@@ -54,11 +54,21 @@ def test_what_a_shape_cannot_say_is_told_with_its_field(shape, asking, field, wh
     assert world.rows[-1].error_raw.startswith(f"{field}: "), "the operator reads the same"
 
 
-def test_what_a_provider_says_is_the_operators_to_read():
-    world = World(refusal("400 Bad Request", "the prompt 'a secret' is too odd")).run()
+@pytest.mark.parametrize(("keep", "kept"), [("off", False), ("redacted", False), ("full", True)])
+def test_what_a_provider_says_is_the_operators_to_read_where_the_route_keeps_it(keep, kept):
+    world = World(refusal("400 Bad Request", "the prompt 'a secret' is too odd"), keep={"raw": keep}).run()
     assert end(world) == "here m: bad request; the route tries no other provider after that"
     assert error(world) == {"error_class": "bad_request", "attempt": 1}
-    assert "a secret" in world.rows[-1].error_raw
+    assert ("a secret" in world.rows[-1].error_raw) == kept
+    assert ("a secret" in "".join(chunk for record in world.raw for chunk in record["chunks"])) == kept
+
+
+def test_what_a_request_has_is_not_on_the_ledger_for_being_refused():
+    world = World().run(schema_json='{"type": "patient Ada Lovelace"}')
+    assert "Ada Lovelace" in end(world), "whoever asked is told"
+    (row,) = world.rows
+    assert "Ada" not in row.error_raw
+    assert row.error_raw.startswith("schema/type: ")
 
 
 def test_another_provider_is_asked_where_the_route_falls_back_on_it_and_its_failure_is_the_one_told():
