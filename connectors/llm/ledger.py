@@ -43,6 +43,7 @@ class Attempt:
     provider: str = ""
     model: str = ""
     model_answered: str = ""
+    model_named: bool = True
     route: str = ""
     route_version: int = 0
     prompt: str = ""

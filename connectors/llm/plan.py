@@ -75,6 +75,8 @@ class Choice:
     """Whether it goes on with an answer that is given as the last message; somebody has tried."""
     can_resume: bool = False
     """Whether it keeps an answer, and goes on with it, though its connection breaks."""
+    named: bool = True
+    """Whether routes, prices or settings name the model, and not a client alone."""
 
 
 @dataclass(frozen=True, slots=True)

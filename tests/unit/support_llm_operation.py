@@ -80,6 +80,7 @@ class World:
         self.over = False
         """Whether its request will not come again."""
         self.tools: dict[str, Any] = {}
+        self.metrics = LlmMetrics(lambda: 0)
         self.operation: Operation
 
     async def put(self, tenure: Tenure, rows: Any, *, ends: int | None = None) -> None:
@@ -173,7 +174,7 @@ class World:
             tools = Tools(**{
                 "desk": RoutingDesk(book), "client": client, "providers": PROVIDERS, "committer": self,
                 "outlet": self, "wire": self.wire, "worker": "w", "queue_ms_max": 10**9, "judges": {},
-                "metrics": LlmMetrics(lambda: 0), **self.tools,
+                "metrics": self.metrics, **self.tools,
             })  # fmt: skip
             loop = asyncio.get_running_loop()
             emitter = Emitter(request.to, 3, self, self.wire, self.payloads, FlushOptions(), loop)
