@@ -75,10 +75,12 @@ class Operation:
         emitter: Emitter,
         asks: bytes = b"",
         open_id: str = "",
+        first_attempt: int = 1,
     ) -> None:
         self._tools = tools
         self.tenure = tenure
         self.offset = offset
+        self.asked_us = asked_us
         self.to = to
         self._request = request
         self._known = self._left = known
@@ -87,6 +89,7 @@ class Operation:
         give_up = partial(self.cancel, "upstream_error")
         self.claim = Claim(asks, open_id, asked_us, emitter, valve, give_up)
         self._entries = Entries(tools, tenure, offset, to, emitter, request)
+        self._entries.number = emitter.first_attempt = first_attempt
         self._connection = tools.kinds.named(to.kind).connection
         self._patience = Patience(tools.clock, asked_us, self._connection, tools.queue_ms_max)
         self._trial: Trial | None = None
@@ -159,7 +162,7 @@ class Operation:
         self._emitter.open()
         known = self._known
         if known is not None:
-            self._entries.number = known.next_attempt
+            self._entries.number = max(known.next_attempt, self._entries.number)
             # Above all that the dead owner may still write. What it wrote stays, unless an attempt follows.
             self._emitter.raise_epoch(known.next_epoch)
         if isinstance(self._request, LlmError):

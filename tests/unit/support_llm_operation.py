@@ -69,6 +69,7 @@ class World:
         self._answers = list(answers)
         self._known = known
         self._budgets = budgets
+        self._first_attempt = route.pop("first_attempt", 1)
         self._route = route
         self.wire, self.payloads = WireCodec(LocalSchemas()), PayloadCodec(LocalSchemas())
         self.calls: list[dict[str, Any]] = []
@@ -76,6 +77,8 @@ class World:
         self.contents: list[Attempt] = []
         """The same with what was sent and what came, where any of it is kept."""
         self.events: list[tuple[str, int, dict[str, Any]]] = []
+        self.attempts: set[int] = set()
+        """Those that the stream's tokens name."""
         self.raw: list[dict[str, Any]] = []
         self.over = False
         """Whether its request will not come again."""
@@ -106,6 +109,7 @@ class World:
             self.raw.append(self.wire.decode(value, LLM_RAW.subject))
             return
         event = self.wire.decode_event(value)
+        self.attempts |= {event.attempt} if event.type == "token" else set()
         fields = self.payloads.decode(event.payload_schema, event.payload)
         self.events.append((event.type, event.epoch, fields))
 
@@ -181,7 +185,17 @@ class World:
             tenure = Tenure(SourcePartition("llm.requests.v1", 3), 0, 0, 0)
             self.asked_us = now_us = time.time_ns() // 1_000 - self.asked_ago_us
             self.operation = Operation(
-                tools, tenure, 7, now_us, request.to, request, self._known, emitter, b"one", "open-1"
+                tools,
+                tenure,
+                7,
+                now_us,
+                request.to,
+                request,
+                self._known,
+                emitter,
+                b"one",
+                "open-1",
+                self._first_attempt,
             )
             task = loop.create_task(self.operation.run())
             if aside is not None:
