@@ -131,7 +131,7 @@ class Tried:
     status: int = 0
     """HTTP status of the provider's answer; 0 = none came."""
     refused: CallRefused | None = None
-    """Why nothing was sent. It is ours to tell; a provider's own words are for the ledger alone."""
+    """Why nothing was sent. It is ours to tell; a provider's own words are told nobody who asked."""
 
 
 @dataclass(frozen=True, slots=True)
