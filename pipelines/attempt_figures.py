@@ -60,11 +60,12 @@ class Called(NamedTuple):
         """Return the group of an attempt or a partial.
 
         What was refused before a provider was chosen has a model of the client's own words, and perhaps a
-        prompt (version 0): as names of a group there could be any number of them.
+        prompt (version 0): as names of a group there could be any number of them, as of models that a client
+        alone names, and that never answered.
         """
         group = cls(*(fields[name] for name in cls._fields))
         if group.provider:
-            return group
+            return group if fields.get("model_named", True) else group._replace(model=OTHER)
         return group._replace(model="", prompt=group.prompt if group.prompt_version else "")
 
     def _names(self) -> tuple[str, ...]:

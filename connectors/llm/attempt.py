@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -17,7 +18,7 @@ import structlog
 
 from connectors.kafka.errors import KafkaFailure
 from connectors.llm.deltas import WHOLE, Alive, Failed, Finished, Media, Named, Over, Piece, Usage
-from connectors.llm.errors import CallRefused, place_of
+from connectors.llm.errors import CallRefused, place_of, unquoted
 from connectors.llm.extent import Extent
 from connectors.llm.framing import Frame, framer
 from connectors.llm.masking import Mask
@@ -40,6 +41,7 @@ log = structlog.get_logger(__name__)
 
 ERROR_BODY_MAX: Final = 65_536
 """Bytes of an answer of another status that are read."""
+_QUOTED: Final = re.compile(r"(bytearray\()?b?['\"].*", re.DOTALL)
 _REFUSALS: Final = frozenset({"content_filter", "refusal"})
 _READ: Final = (None, "content_refused")
 """Ends of an answer of which nothing more comes: its connection can be used again."""
@@ -148,6 +150,7 @@ class Attempt:
     """One call; ``stop`` ends it from outside, ``run`` is awaited once.
 
     With a ``cursor`` nobody is asked anew: the answer, which a worker that died was reading, is read on.
+    ``words``: what a provider says of a failure is told as it is, not masked.
     """
 
     def __init__(
@@ -159,6 +162,8 @@ class Attempt:
         sink: Sink,
         room: Room | None = None,
         cursor: Cursor | None = None,
+        *,
+        words: bool = False,
     ) -> None:
         self._client = client
         self._provider = provider
@@ -172,6 +177,7 @@ class Attempt:
         self._over = False
         self._extent = Extent()
         self._cursor = cursor
+        self._words = words
         self._normaliser: Normaliser | None = None
         self.outcome = Outcome()
 
@@ -262,13 +268,13 @@ class Attempt:
         except Ended as end:
             outcome.error_class, outcome.error_raw = end.error_class, str(end)
         except CallRefused as refused:
-            outcome.error_class, outcome.error_raw = "bad_request", str(refused)
+            outcome.error_class, outcome.error_raw = "bad_request", unquoted(str(refused))
             outcome.refused = refused
         except httpx2.TransportError as error:
             broke: ErrorClass = "truncated" if outcome.http_status else "connect"
-            outcome.error_class, outcome.error_raw = broke, f"{type(error).__name__}: {error}"
+            outcome.error_class, outcome.error_raw = broke, _said_of(error)
         except httpx2.HTTPError as error:
-            outcome.error_class, outcome.error_raw = "malformed", f"{type(error).__name__}: {error}"
+            outcome.error_class, outcome.error_raw = "malformed", _said_of(error)
         except (KafkaFailure, SchemaError):  # ours, not the provider's
             raise
         except Exception as error:  # noqa: BLE001  no answer may end the worker that all share
@@ -349,7 +355,8 @@ class Attempt:
         finally:  # a timer may have ended it, too
             self._sink.body(response.status_code, headers, _text(body))
             said = unread.encode() or body[:ERROR_BODY_MAX]
-            self._fail(self._provider.failed(response.status_code, headers, said))
+            failed = self._provider.failed(response.status_code, headers, said)
+            self._fail(replace(failed, masked="") if unread else failed)
 
     @staticmethod
     async def _wait_for(room: Room, watch: Watch) -> None:
@@ -402,7 +409,8 @@ class Attempt:
         outcome = self.outcome
         self._over = True
         if outcome.error_class is None:
-            outcome.error_class, outcome.error_raw = failed.error_class, failed.raw
+            said = failed.raw if self._words else failed.masked or failed.raw
+            outcome.error_class, outcome.error_raw = failed.error_class, said
             outcome.retry_after_ms = failed.retry_after_ms
 
     def _settle(self) -> None:
@@ -442,6 +450,11 @@ def _sent(
 def _text(body: bytes | bytearray) -> str:
     """Give a body as it is kept; ``…`` ends one that is longer."""
     return body[:ERROR_BODY_MAX].decode("utf-8", "replace") + "…" * (len(body) > ERROR_BODY_MAX)
+
+
+def _said_of(error: httpx2.HTTPError) -> str:
+    """Say what a library says, without the bytes of an answer that it quotes."""
+    return f"{type(error).__name__}: {_QUOTED.sub('…', str(error))}"
 
 
 def _check(problem: str) -> None:

@@ -28,6 +28,8 @@ class Contents:
         self._media: dict[int, dict[str, Any]] = {}
         self._text_room = self._room = KEPT_MAX
         self._cut = False
+        self.problem = ""
+        """How it breaks the schema that it must follow, in words; empty = it does not."""
 
     @property
     def text(self) -> str:
@@ -56,6 +58,8 @@ class Contents:
             value["tool_calls"] = [{**call, "arguments": "".join(call["arguments"])} for call in calls]
         if self._media:
             value["media"] = list(self._media.values())
+        if self.problem:
+            value["problem"] = self.problem
         return value | ({"cut": True} if self._cut else {})
 
     def _keep(self, text: str, pieces: list[str], room: int) -> int:

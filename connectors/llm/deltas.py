@@ -105,6 +105,8 @@ class Failed:
     error_class: ErrorClass
     raw: str
     retry_after_ms: int = 0
+    masked: str = ""
+    """``raw`` without the provider's words, which may quote anything; empty = there are none in it."""
 
 
 @dataclass(frozen=True, slots=True)

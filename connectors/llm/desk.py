@@ -74,6 +74,7 @@ class RoutingDesk:
             BudgetSpent: the tenant's budget has no room for it; nothing is held.
         """
         choice = _choice_of(plan, row)
+        row.model_named = choice.named or self.figures.knows(row.provider, row.model)
         reserve = self.book.prices.reserve_for(plan.call, choice, plan.prices)
         self.budgets.reserve(row.key.decode(), row.tenant, reserve, row.started_us)
         row.reserved_tokens, row.reserved_nanos = reserve.tokens, reserve.nanos or 0
@@ -112,6 +113,8 @@ class RoutingDesk:
 
         Without a plan, or without what it brought, its worker died: nobody knows what it took.
         """
+        answered = row.state == "completed" or row.contents > 0
+        row.model_named = row.model_named or answered or self.figures.knows(row.provider, row.model)
         if plan is not None and came is not None:
             choice = _choice_of(plan, row)
             used = _counted(plan, row, came)

@@ -63,6 +63,8 @@ class Emitter:
         self._loop = loop
         self.epoch = 0
         self._attempt = 0
+        self.first_attempt = 1
+        """Number on the ledger of the stream's first attempt, which is 0 in its events."""
         self._upstream_id = ""
         self._events = 0
         """Events under this epoch; names the next."""
@@ -91,7 +93,7 @@ class Emitter:
         """Go on with another attempt's output; its first content goes out at once again."""
         self.flush()
         self._supersedes = ""
-        self._attempt = attempt.attempt - 1
+        self._attempt = attempt.attempt - self.first_attempt
         self._upstream_id = ""
         self._template = None
         self._had_content = False

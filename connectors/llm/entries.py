@@ -8,6 +8,7 @@ import orjson
 
 from connectors.llm.clock import now_us
 from connectors.llm.committer import Row
+from connectors.llm.errors import unquoted
 from connectors.llm.ledger import RAW_MAX, Attempt, Known
 from connectors.llm.request import Request
 from connectors.llm.route import DEFAULT
@@ -169,7 +170,7 @@ def refuse(row: Attempt, refused: LlmError, instead: Choice | None = None) -> No
     why = (
         "" if instead is None else f"; {instead.target.name} {instead.model} costs less, and is asked instead"
     )
-    row.error_raw = f"{refused}{why}"[:RAW_MAX]
+    row.error_raw = f"{unquoted(str(refused))}{why}"[:RAW_MAX]
 
 
 def read_anew(row: Attempt, worker: str, *, shown: bool) -> None:

@@ -10,6 +10,7 @@ LlmError
 
 from __future__ import annotations
 
+import re
 import traceback
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
@@ -21,7 +22,16 @@ if TYPE_CHECKING:
 
 
 MESSAGE_MAX: Final = 2_000
-"""Characters of what is said: it goes into a stream's `end` and onto the ledger, and may quote a request."""
+"""Characters of what is said: it goes into a stream's `end`, and may quote a request; the ledger has it
+``unquoted``."""
+
+
+_QUOTED: Final = re.compile(r"""'(?:[^'\\]|\\.)*(?:'|$)|"(?:[^"\\]|\\.)*(?:"|$)""", re.DOTALL)
+
+
+def unquoted(message: str) -> str:
+    """Give a message of ours as the ledger has it, which keeps nobody's words: without what it quotes."""
+    return _QUOTED.sub("…", message)
 
 
 def place_of(error: BaseException) -> str:

@@ -38,6 +38,8 @@ class Figures:
         """Take a row of the ledger; what is not settled is passed over."""
         if row.state not in ("completed", "failed") or row.upstream != "model" or row.error_class in _NOT_ITS:
             return  # one that was cancelled, or whose worker died, says nothing of the provider
+        if not row.model_named:  # a client's word, of which there could be any number
+            return
         first, last = row.first_content_us, row.last_content_us
         seconds, tokens = (last - first) / 1e6, row.output_tokens or 0
         seen = _Seen(
@@ -51,6 +53,10 @@ class Figures:
             self._seen.popitem(last=False)
         self._seen.setdefault(key, deque(maxlen=ATTEMPTS_MAX)).append(seen)
         self._seen.move_to_end(key)
+
+    def knows(self, provider: str, model: str) -> bool:
+        """Say whether a model has answered, or is an operator's, and was asked of late."""
+        return (provider, model) in self._seen
 
     def answer_ms(self, provider: str, model: str, now_us: int | None = None) -> float | None:
         """Give the time that a usual answer should take, in ms; None = not known of late, inf = all failed.

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from connectors.kafka.tailer import Followed, Tailer
 from connectors.llm.ledger import Attempt, read_row
+from connectors.llm.lives import remember
 from connectors.llm.readiness import Readiness
 from schemas.errors import WireError
 from schemas.topics import LLM_ATTEMPTS, LLM_CONTROL
@@ -22,32 +23,31 @@ if TYPE_CHECKING:
     from connectors.kafka.options import KafkaOptions
     from connectors.kafka.tailer import Place
     from connectors.llm.ledger import EndReason
+    from connectors.llm.lives import Lives
     from schemas.record import Record
     from schemas.wire import WireCodec
 
 log = structlog.get_logger(__name__)
 
-Key = TypeVar("Key")
-Value = TypeVar("Value")
 _STOPS_RECENT: Final = 10_000
 """Cancels and time-outs a partition read again at a start: a dead worker may have had their requests."""
 _ROWS_RECENT: Final = 500_000
 """Rows of the ledger a partition that are read again at a start, at the most: two an attempt, so a day of
 three calls a second. Budgets know the day by them, figures the last minutes."""
 _ROWS_SINCE_MS: Final = 24 * 3_600_000
-_STOPPED_MAX: Final = 100_000
-_ENDED_MAX: Final = 100_000
 
 
 @dataclass(slots=True)
 class _Batch:
-    stops: list[tuple[bytes, EndReason]] = field(default_factory=list)
+    stops: list[tuple[bytes, str, EndReason, int]] = field(default_factory=list)
+    """With the stream's kind, and when it was said."""
     refused: list[tuple[bytes, str]] = field(default_factory=list)
-    rows: list[Attempt] = field(default_factory=list)
+    rows: list[tuple[Attempt, int]] = field(default_factory=list)
+    """With when they were appended."""
 
 
 class Follower(Readiness):
-    """Knows which operations are to stop and which have ended; belongs to the loop.
+    """Tells ``lives`` which operations are to stop and which have ended; belongs to the loop.
 
     Before what stood in the ledger was read, a budget that is spent is not known to be.
     """
@@ -57,20 +57,20 @@ class Follower(Readiness):
         kafka: KafkaOptions,
         codec: WireCodec,
         loop: asyncio.AbstractEventLoop,
+        lives: Lives,
         *,
-        stopped: Callable[[bytes, EndReason], None],
+        stopped: Callable[[bytes], None],
         refused: Callable[[bytes, str], None],
         saw: Callable[[Attempt], None],
     ) -> None:
         super().__init__("the ledger of the last day is being read")
         self._codec = codec
+        self._lives = lives
         self._stopped = stopped
         self._open_refused = refused
         self._saw = saw
         self._control = LLM_CONTROL.named(kafka.topic_prefix)
         self._ledger = LLM_ATTEMPTS.named(kafka.topic_prefix)
-        self._stops: OrderedDict[bytes, EndReason] = OrderedDict()
-        self._ended: OrderedDict[bytes, EndReason] = OrderedDict()
         self._refused: OrderedDict[tuple[bytes, str], None] = OrderedDict()
         self._positions: dict[Place, int] = {}
         self._read: set[Place] = set()
@@ -94,17 +94,9 @@ class Follower(Readiness):
         self._tailer.stop()
         self._tailer.join(5.0)
 
-    def stopped(self, key: bytes) -> EndReason:
-        """Say as what an operation is to end: cancelled or timed out of late; empty = it may go on."""
-        return self._stops.get(key, "")
-
     def refused(self, key: bytes, open_id: str) -> bool:
         """Say whether ``ingest`` refused an ``open`` of a stream of late: the stream was open already."""
         return (key, open_id) in self._refused
-
-    def has_ended(self, key: bytes) -> bool:
-        """Say whether an operation is known to be over."""
-        return key in self._ended
 
     def ledger_at(self, partition: int) -> int:
         """Return the position that a partition of the ledger was read to; 0 = none of it yet."""
@@ -118,7 +110,7 @@ class Follower(Readiness):
             if record.topic == self._ledger:
                 row = read_row(self._codec, record.value, record.partition, record.offset)
                 if row is not None:
-                    batch.rows.append(row)
+                    batch.rows.append((row, record.timestamp_us))
                 continue
             try:
                 self._control_of(record, batch)
@@ -137,31 +129,24 @@ class Follower(Readiness):
         if event.type == "open":
             batch.refused.append((key, event.event_id))
         else:
-            batch.stops.append((key, "timed_out" if event.type == "end" else "cancelled"))
+            reason: EndReason = "timed_out" if event.type == "end" else "cancelled"
+            batch.stops.append((key, event.kind, reason, record.timestamp_us))
 
     def tail_batch(self, batch: _Batch, positions: Mapping[Place, int]) -> None:
         """See TailListener."""
         self._positions.update(positions)
-        for row in batch.rows:
-            if row.end_reason:
-                _remember(self._ended, row.operation, row.end_reason, _ENDED_MAX)
+        for row, at_us in batch.rows:
+            self._lives.took(row, at_us)
             self._saw(row)
         for key, open_id in batch.refused:
-            _remember(self._refused, (key, open_id), None, _STOPPED_MAX)
+            remember(self._refused, (key, open_id), None)
             self._open_refused(key, open_id)
-        for key, reason in batch.stops:
-            _remember(self._stops, key, reason, _STOPPED_MAX)
-            self._stopped(key, reason)
+        for stop in batch.stops:
+            self._lives.stop(*stop)
+            self._stopped(stop[0])
 
     def tail_caught_up(self, place: Place) -> None:
         """See TailListener."""
         self._read.add(place)
         if self._read >= {known for known in self._positions if known[0] == self._ledger}:
             self._ready.set()
-
-
-def _remember(held: OrderedDict[Key, Value], key: Key, value: Value, most: int) -> None:
-    held[key] = value
-    held.move_to_end(key)
-    if len(held) > most:
-        held.popitem(last=False)

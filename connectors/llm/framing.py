@@ -110,7 +110,7 @@ class _Lined:
         try:
             text = line.decode()
         except UnicodeDecodeError as error:
-            out.append(self._fail(f"bytes that are not UTF-8 ({error.reason}): {line[:200]!r}"))
+            out.append(self._fail(f"bytes that are not UTF-8 ({error.reason}), in a line of {len(line)}"))
             return
         self._take(text, out)
 
@@ -150,7 +150,8 @@ class _Events(_Lined):
         if self._data and (data == "[DONE]" or _is_json(data)):
             out.append(Frame(self._event, data))
         elif self._data or self._event:
-            out.append(Failed("truncated", clipped(f"the body ended within an event: {data or self._event}")))
+            what = f"the body ended within an event, after {len(data)} characters of it"
+            out.append(Failed("truncated", what))
         return out
 
     def _take(self, line: str, out: list[Framed]) -> None:
@@ -182,7 +183,7 @@ class _Events(_Lined):
         elif _FIELD.match(name):
             out.append(Alive(clipped(line)))
         else:
-            out.append(self._fail(f"a line that is no server-sent event: {line}"))
+            out.append(self._fail(f"a line of {len(line)} characters that is no server-sent event"))
 
     def _hold(self, value: str) -> None:
         self._data.append(value)
@@ -198,7 +199,8 @@ class _Lines(_Lined):
         self._rest(out)
         self._dead = True
         if out and isinstance(out[0], Frame) and not _is_json(out[0].data):
-            return [Failed("truncated", clipped(f"the body ended within a line: {out[0].data}"))]
+            what = f"the body ended within a line, after {len(out[0].data)} characters of it"
+            return [Failed("truncated", what)]
         return out
 
     def _take(self, line: str, out: list[Framed]) -> None:

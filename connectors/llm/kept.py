@@ -27,7 +27,8 @@ BYTES_MAX: Final = 200_000
 _PLAIN: Final = frozenset(
     ("type", "object", "role", "model", "id", "name", "event", "status", "index", "finish_reason",
      "stop_reason",
-     "finishReason", "done_reason", "stop_sequence", "code", "mime", "channel", "tool_call_id", "call_id",
+     "finishReason", "done_reason", "stop_sequence", "code", "error_code", "reason", "retryDelay", "mime",
+     "channel", "tool_call_id", "call_id",
      "responseId", "modelVersion", "created_at", "service_tier", "system_fingerprint")
 )  # fmt: skip
 """Keys of a provider's envelope."""
@@ -86,6 +87,23 @@ def kept_raw(data: str, keep: Keep) -> str:
     except ValueError:  # [DONE], or nothing that anybody could read, or would
         return data if len(data) <= 16 else _dots(data)
     return orjson.dumps(redacted(value)).decode()
+
+
+def without_words(said: str) -> str:
+    """Return what a provider says of a failure as any may read it: structure, codes and numbers alone.
+
+    It may quote the question or the answer, of which nothing may be kept that no policy says.
+    """
+    try:
+        value = read_json(said)
+    except ValueError:
+        return f"a text of {len(said)} characters"
+    return orjson.dumps(redacted(value)).decode()
+
+
+def named_plainly(word: str) -> str:
+    """Return a provider's own word if it is one, as its reasons are; of another text its size."""
+    return word if _NAME.fullmatch(word) or not word else f"a text of {len(word)} characters"
 
 
 def redacted(value: Any, key: str = "", depth: int = 0, *, said: bool = False) -> Any:

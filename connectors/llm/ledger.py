@@ -43,6 +43,7 @@ class Attempt:
     provider: str = ""
     model: str = ""
     model_answered: str = ""
+    model_named: bool = True
     route: str = ""
     route_version: int = 0
     prompt: str = ""
@@ -160,9 +161,20 @@ class Known:
         self.attempts[row.attempt] = row
 
     @property
-    def end_reason(self) -> EndReason:
-        """How the operation ended; empty = it has not."""
-        return next((row.end_reason for row in self.attempts.values() if row.end_reason), "")
+    def end(self) -> Attempt | None:
+        """The row that the operation ended with; None = it has not."""
+        return next((row for row in self.attempts.values() if row.end_reason), None)
+
+    def after_end(self) -> Known | None:
+        """Give what began after the end: another life of the stream's name; all of it where none ended."""
+        if (end := self.end) is None:
+            return self
+        later = Known()
+        later.unseen = self.unseen
+        for row in self.attempts.values():
+            if row.started_us > end.ended_us:
+                later.take(row)
+        return later if later.attempts else None
 
     @property
     def next_attempt(self) -> int:

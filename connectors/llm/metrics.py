@@ -15,7 +15,7 @@ _CONTENT_S: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _TOTAL_S: Final = (0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 _COMMIT_S: Final = (0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 _NAMES_MAX: Final = 200
-"""Models by name: clients name them, and must not fill Prometheus."""
+"""Models by name that no operator wrote, but which have answered: clients must not fill Prometheus."""
 _OTHER: Final = "other"
 
 
@@ -87,9 +87,9 @@ class LlmMetrics:
             "sluicegate_llm_dead_letters", "Requests that name no stream.", registry=registry
         )
 
-    def settled(self, row: Attempt) -> None:
-        """Count an attempt that is over."""
-        names = row.provider, self._named(row.model)
+    def settled(self, row: Attempt, *, configured: bool = False) -> None:
+        """Count an attempt that is over. ``configured``: routes, prices or settings name its model."""
+        names = row.provider, row.model if configured else self._named(row)
         self._attempts.labels(*names, row.state, row.error_class).inc()
         if row.first_content_us:
             self._first.labels(*names).observe(max(row.first_content_us - row.started_us, 0) / 1e6)
@@ -110,10 +110,11 @@ class LlmMetrics:
         """Return all of it as text."""
         return generate_latest(self.registry)
 
-    def _named(self, model: str) -> str:
-        if model in self._models:
-            return model
-        if len(self._models) >= _NAMES_MAX:
+    def _named(self, row: Attempt) -> str:
+        if not row.model_named:
             return _OTHER
-        self._models.add(model)
-        return model
+        if row.model not in self._models:
+            if len(self._models) >= _NAMES_MAX:
+                return _OTHER
+            self._models.add(row.model)
+        return row.model

@@ -24,7 +24,7 @@ from connectors.llm.clock import now_us
 from connectors.llm.committer import PartitionLost
 from connectors.llm.contents import KEPT_MAX
 from connectors.llm.entries import Entries, read_anew, refuse
-from connectors.llm.errors import CallRefused, LlmError, place_of, with_remedy
+from connectors.llm.errors import CallRefused, LlmError, place_of, unquoted, with_remedy
 from connectors.llm.fallback import can_be_continued, continued, surfaced
 from connectors.llm.inherited import kept_of, may_go_on, may_have_shown, others_shown, tried_of
 from connectors.llm.patience import Patience
@@ -75,10 +75,12 @@ class Operation:
         emitter: Emitter,
         asks: bytes = b"",
         open_id: str = "",
+        first_attempt: int = 1,
     ) -> None:
         self._tools = tools
         self.tenure = tenure
         self.offset = offset
+        self.asked_us = asked_us
         self.to = to
         self._request = request
         self._known = self._left = known
@@ -87,6 +89,7 @@ class Operation:
         give_up = partial(self.cancel, "upstream_error")
         self.claim = Claim(asks, open_id, asked_us, emitter, valve, give_up)
         self._entries = Entries(tools, tenure, offset, to, emitter, request)
+        self._entries.number = emitter.first_attempt = first_attempt
         self._connection = tools.kinds.named(to.kind).connection
         self._patience = Patience(tools.clock, asked_us, self._connection, tools.queue_ms_max)
         self._trial: Trial | None = None
@@ -159,7 +162,7 @@ class Operation:
         self._emitter.open()
         known = self._known
         if known is not None:
-            self._entries.number = known.next_attempt
+            self._entries.number = max(known.next_attempt, self._entries.number)
             # Above all that the dead owner may still write. What it wrote stays, unless an attempt follows.
             self._emitter.raise_epoch(known.next_epoch)
         if isinstance(self._request, LlmError):
@@ -237,7 +240,7 @@ class Operation:
 
     async def _refuse_for(self, error: LlmError, plan: Plan | None = None) -> None:
         """End it without a call, as it cannot be made; whoever asked is told what to do about it."""
-        row = self._refused(plan, "upstream_error", error.told, error.error_class)
+        row = self._refused(plan, "upstream_error", unquoted(error.told), error.error_class)
         await self._end(row, "upstream_error", error.told, _field_of(error))
 
     async def _refuse(self, reason: EndReason, message: str, plan: Plan | None = None) -> None:

@@ -75,6 +75,8 @@ class Choice:
     """Whether it goes on with an answer that is given as the last message; somebody has tried."""
     can_resume: bool = False
     """Whether it keeps an answer, and goes on with it, though its connection breaks."""
+    named: bool = True
+    """Whether routes, prices or settings name the model, and not a client alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +131,7 @@ class Tried:
     status: int = 0
     """HTTP status of the provider's answer; 0 = none came."""
     refused: CallRefused | None = None
-    """Why nothing was sent. It is ours to tell; a provider's own words are for the ledger alone."""
+    """Why nothing was sent. It is ours to tell; a provider's own words are told nobody who asked."""
 
 
 @dataclass(frozen=True, slots=True)

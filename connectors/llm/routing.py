@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from connectors.llm.book import Book
+    from connectors.llm.calls import Target
     from connectors.llm.figures import Figures
     from connectors.llm.request import Request
     from connectors.llm.route import Candidate, Route, RouteConfig
@@ -113,7 +114,13 @@ def _choices(
         elif model:
             timers = (candidate.timers or route.config.timers).timers()
             choice = Choice(
-                target, model, timers, candidate.retries, candidate.can_continue, candidate.can_resume
+                target,
+                model,
+                timers,
+                candidate.retries,
+                candidate.can_continue,
+                candidate.can_resume,
+                named=_is_named(candidate, target, model, route, book),
             )
             if all(choice.target is not had.target or choice.model != had.model for _, had in found):
                 found.append((candidate, choice))
@@ -148,6 +155,18 @@ def _knows(route: Route, model: str, book: Book) -> bool:
         if any(fnmatchcase(named, pattern) for pattern in patterns):
             return True
     return False
+
+
+def _is_named(candidate: Candidate, target: Target, model: str, route: Route, book: Book) -> bool:
+    """Whether an operator wrote the model's name anywhere: in the route, in prices, in the settings."""
+    priced = f"{target.name}/{model}"
+    return (
+        bool(candidate.model)
+        or model in candidate.when.models
+        or model in target.models
+        or priced in route.config.prices
+        or priced in book.prices.own
+    ) and "*" not in model
 
 
 def _named_of(model: str, target: str, book: Book) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from connectors.llm.clock import now_us
+from connectors.llm.kept import named_plainly
 from connectors.llm.ledger import RAW_MAX
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ def settle(row: Attempt, outcome: Outcome) -> None:
     """Note in an attempt's row how its call went."""
     row.ended_us = now_us()
     row.http_status = outcome.http_status
-    row.finish, row.finish_raw = outcome.finish, outcome.finish_raw[:RAW_MAX]
+    row.finish, row.finish_raw = outcome.finish, named_plainly(outcome.finish_raw)
     row.chunks = outcome.chunks
     row.retry_after_ms = outcome.retry_after_ms
     row.error_class, row.error_raw = outcome.error_class or "", outcome.error_raw[:RAW_MAX]

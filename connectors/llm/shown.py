@@ -73,7 +73,7 @@ class Shown:
         self.refused = ""
         """Why the gate ended it; empty = it did not."""
         self.invalid = ""
-        """How the answer breaks a schema that it must follow; empty = it does not."""
+        """Where the answer breaks a schema that it must follow, and by what; empty = it does not."""
         self.outcome = Outcome()
 
     @property
@@ -156,7 +156,7 @@ class Shown:
             self._send(self._structured.finish())
             # An answer that is a call of a tool alone has nothing that could follow the schema yet.
             if self._must_follow and not (outcome.had_tool_call and self._structured.is_empty):
-                self.invalid = self._structured.problem
+                self._judge(self._structured)
         if self.invalid and not self.refused and outcome.error_class != "cancelled":
             outcome.error_class, outcome.error_raw = "invalid_answer", self.invalid
         if self._raw is not None:
@@ -201,8 +201,14 @@ class Shown:
             for shown in self._structured.take(delta.text, self._loop.time()):
                 self._send(shown)
             if self._must_follow:
-                self.invalid = self._structured.problem
+                self._judge(self._structured)
         self._emitter.piece(delta)
+
+    def _judge(self, answer: StructuredAnswer) -> None:
+        """Note how the answer breaks its schema; what it says there is kept as the answer is."""
+        self.invalid = answer.breach
+        if answer.problem and self._keeps:
+            self.contents.problem = answer.problem
 
     def _send(self, shown: Structured) -> None:
         self._emitter.data(

@@ -63,6 +63,12 @@ class StructuredAnswer:
         self._judged = True
         self.problem = ""
         """What is wrong for good; such an answer need not be waited for."""
+        self._breach: ValidationError | None = None
+
+    @property
+    def breach(self) -> str:
+        """What is wrong without what the answer says: its place, and the schema's word that it breaks."""
+        return self.problem if self._breach is None else _broken(self._breach)
 
     @property
     def is_empty(self) -> bool:
@@ -107,7 +113,7 @@ class StructuredAnswer:
         except Unchecked as unchecked:
             self.problem = str(unchecked)
         else:
-            self.problem = _said(problems[0]) if problems else ""
+            self._breaks(next(iter(problems), None))
         return Structured(text, self._schema.name, complete=True, problem=self.problem)
 
     def _look(self) -> Sequence[Structured]:
@@ -128,12 +134,15 @@ class StructuredAnswer:
                 problems = self._schema.problems(value, LOOK_WORK_MAX)
             except Unchecked:
                 self._judged = False
-        wrong = next((each for each in problems if _for_good(each, self._openings.path)), None)
-        self.problem = "" if wrong is None else _said(wrong)
+        self._breaks(next((each for each in problems if _for_good(each, self._openings.path)), None))
         shown = _shown(value)
         if shown is None and not self.problem:
             return ()
         return (Structured(shown or "null", self._schema.name, complete=False, problem=self.problem),)
+
+    def _breaks(self, wrong: ValidationError | None) -> None:
+        self._breach = wrong
+        self.problem = "" if wrong is None else _said(wrong)
 
     def _text(self) -> str:
         text = "".join(self._pieces)
@@ -180,6 +189,13 @@ def _numeric(types: object) -> bool:
 def _said(error: ValidationError) -> str:
     where = pointer(error.absolute_path) or "/"
     return f"{where}: {error.message}"[:PROBLEM_CHARACTERS_MAX]
+
+
+def _broken(error: ValidationError) -> str:
+    """Give place and keyword; a name in the place that the schema does not have is the answer's own."""
+    names = set(error.absolute_schema_path)
+    path = [part if isinstance(part, int) or part in names else "*" for part in error.absolute_path]
+    return f"{pointer(path) or '/'}: {error.validator or 'false'}"[:PROBLEM_CHARACTERS_MAX]
 
 
 def _shown(value: object) -> str | None:

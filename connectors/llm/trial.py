@@ -120,6 +120,7 @@ class Trial:
             shown,
             self._valve,
             self._cursor,
+            words=plan.keep_raw == "full",
         )
         if self._cursor is not None:
             self._emitter.named(row.provider_request_id)
@@ -162,6 +163,6 @@ class Trial:
         settle(row, shown.outcome)
         row.output_json = kept_output(shown.contents, self._plan.keep_output)
         self._tools.desk.settle(self._plan, row, shown)
-        self._tools.metrics.settled(row)
+        self._tools.metrics.settled(row, configured=self._choice.named)
         self._emitter.data("usage", usage_of(row))
         self._patience.heard()

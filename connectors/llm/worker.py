@@ -27,6 +27,7 @@ from connectors.llm.committer import Committer, PartitionLost, Row
 from connectors.llm.emitter import Emitter
 from connectors.llm.errors import LlmError
 from connectors.llm.follower import Follower
+from connectors.llm.lives import Lives
 from connectors.llm.metrics import LlmMetrics
 from connectors.llm.offsets import Offsets
 from connectors.llm.operation import Operation
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from connectors.kafka.chunk import Chunk
     from connectors.llm.desk import RoutingDesk
     from connectors.llm.follow import BookFollower
-    from connectors.llm.ledger import EndReason, Known
+    from connectors.llm.ledger import Known
     from connectors.llm.offsets import Tenure
     from connectors.llm.options import LlmOptions
     from connectors.llm.taken import Taken
@@ -104,6 +105,7 @@ class LlmWorker:
         self._offsets = Offsets()
         self._operations: dict[bytes, tuple[Operation, asyncio.Task[None]]] = {}
         self._known: dict[Tenure, dict[bytes, Known]] = {}
+        self._lives = Lives(kinds)
         self._rivals = Rivals()
         self._waiting: deque[Taken] = deque()
         """Requests beyond ``calls_max``: ``_WAITING_MAX`` and a chunk at most, and some 64 MiB."""
@@ -149,6 +151,7 @@ class LlmWorker:
             options.kafka,
             self._wire,
             loop,
+            self._lives,
             stopped=self._stop_operation,
             refused=self._open_refused,
             saw=self._desk.saw,
@@ -298,7 +301,7 @@ class LlmWorker:
 
     def _is_over(self, tenure: Tenure, record: Record, item: Any) -> bool:
         key = record.key or b""
-        if self._follower.stopped(key):
+        if self._lives.stopped(key, record.timestamp_us):
             return True
         if isinstance(item, BaseException) or key in self._known.get(tenure, {}):
             return False  # what a dead owner had begun has no bound of waiting
@@ -329,36 +332,26 @@ class LlmWorker:
             else:
                 self._pass_over(tenure, record)
             return
-        known = self._known.get(tenure, {}).pop(to.key, None)
-        if self._follower.has_ended(to.key) or (known and known.end_reason):
+        asked_us, held = record.timestamp_us, self._known.get(tenure, {})
+        known = held.pop(to.key, None)
+        over = self._lives.has_ended(to.key, asked_us, known)
+        if known is not None:
+            known = known.after_end()
+        if over:
+            if known is not None:  # a later question's
+                held[to.key] = known
             self._pass_over(tenure, record)
             return
         try:
             request: Any = request_of(item)
         except LlmError as refused:
             request = refused
-        emitter = Emitter(
-            to,
-            tenure.source.partition,
-            self._outlet,
-            self._wire,
-            self._payloads,
-            self._options.flush,
-            self._loop,
-        )
-        operation = Operation(
-            self._tools,
-            tenure,
-            record.offset,
-            record.timestamp_us,
-            to,
-            request,
-            known,
-            emitter,
-            asks_of(item),
-            item["open_id"],
-        )
-        if reason := self._follower.stopped(to.key):
+        written = self._outlet, self._wire, self._payloads
+        emitter = Emitter(to, tenure.source.partition, *written, self._options.flush, self._loop)
+        asked = tenure, record.offset, asked_us, to, request
+        first = self._lives.first_attempt(to.key)
+        operation = Operation(self._tools, *asked, known, emitter, asks_of(item), item["open_id"], first)
+        if reason := self._lives.stopped(to.key, asked_us):
             operation.cancel(reason)
         task = self._spawn(operation.run(), record)
         self._operations[to.key] = (operation, task)
@@ -413,10 +406,11 @@ class LlmWorker:
         )
         await self._committer.put(tenure, [self._letter(record, error)], ends=record.offset)
 
-    def _stop_operation(self, key: bytes, reason: EndReason) -> None:
+    def _stop_operation(self, key: bytes) -> None:
         found = self._operations.get(key)
         if found is not None:
-            found[0].cancel(reason)
+            if reason := self._lives.stopped(key, found[0].asked_us):
+                found[0].cancel(reason)
         elif self._waiting:
             self._look_at_waiting(key)
 

@@ -192,7 +192,7 @@ LLM_ATTEMPTS = Table(
         }
     ),
     revision="ended_us",  # 0 until it is settled; settled again, it ended later
-    left_out=("shown",),  # for the worker that takes over
+    left_out=("shown", "model_named"),  # for the worker that takes over, for windows
     apart=("input_json", "output_json"),
 )
 LLM_CONTENTS = replace(LLM_ATTEMPTS, name="llm_contents", filling=LLM_ATTEMPTS.name)

@@ -82,8 +82,12 @@ def attempts_command(
 def _times(attempts: Sequence[Attempt]) -> list[dict[str, float | None]]:
     from ops.llm_figures import times_of
 
-    befores = [attempts[0].requested_us if attempts else 0, *(attempt.ended_us for attempt in attempts)]
-    return [times_of(attempt, before) for attempt, before in zip(attempts, befores, strict=False)]
+    times, before_us = [], 0
+    for attempt in attempts:
+        times.append(times_of(attempt, before_us or attempt.requested_us))
+        # Behind an end there is another question, of a name that was opened again.
+        before_us = 0 if attempt.end_reason else attempt.ended_us
+    return times
 
 
 def _show(attempts: Sequence[Attempt]) -> None:

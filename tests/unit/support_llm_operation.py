@@ -69,6 +69,7 @@ class World:
         self._answers = list(answers)
         self._known = known
         self._budgets = budgets
+        self._first_attempt = route.pop("first_attempt", 1)
         self._route = route
         self.wire, self.payloads = WireCodec(LocalSchemas()), PayloadCodec(LocalSchemas())
         self.calls: list[dict[str, Any]] = []
@@ -76,10 +77,13 @@ class World:
         self.contents: list[Attempt] = []
         """The same with what was sent and what came, where any of it is kept."""
         self.events: list[tuple[str, int, dict[str, Any]]] = []
+        self.attempts: set[int] = set()
+        """Those that the stream's tokens name."""
         self.raw: list[dict[str, Any]] = []
         self.over = False
         """Whether its request will not come again."""
         self.tools: dict[str, Any] = {}
+        self.metrics = LlmMetrics(lambda: 0)
         self.operation: Operation
 
     async def put(self, tenure: Tenure, rows: Any, *, ends: int | None = None) -> None:
@@ -105,6 +109,7 @@ class World:
             self.raw.append(self.wire.decode(value, LLM_RAW.subject))
             return
         event = self.wire.decode_event(value)
+        self.attempts |= {event.attempt} if event.type == "token" else set()
         fields = self.payloads.decode(event.payload_schema, event.payload)
         self.events.append((event.type, event.epoch, fields))
 
@@ -173,14 +178,24 @@ class World:
             tools = Tools(**{
                 "desk": RoutingDesk(book), "client": client, "providers": PROVIDERS, "committer": self,
                 "outlet": self, "wire": self.wire, "worker": "w", "queue_ms_max": 10**9, "judges": {},
-                "metrics": LlmMetrics(lambda: 0), **self.tools,
+                "metrics": self.metrics, **self.tools,
             })  # fmt: skip
             loop = asyncio.get_running_loop()
             emitter = Emitter(request.to, 3, self, self.wire, self.payloads, FlushOptions(), loop)
             tenure = Tenure(SourcePartition("llm.requests.v1", 3), 0, 0, 0)
             self.asked_us = now_us = time.time_ns() // 1_000 - self.asked_ago_us
             self.operation = Operation(
-                tools, tenure, 7, now_us, request.to, request, self._known, emitter, b"one", "open-1"
+                tools,
+                tenure,
+                7,
+                now_us,
+                request.to,
+                request,
+                self._known,
+                emitter,
+                b"one",
+                "open-1",
+                self._first_attempt,
             )
             task = loop.create_task(self.operation.run())
             if aside is not None:

@@ -55,7 +55,9 @@ class Sink:
         """See attempt.Sink."""
 
 
-def outcome_of(shape, answer, sink=None, *, headers=None, key=KEY, calls=1, stays=False, timers=None):
+def outcome_of(
+    shape, answer, sink=None, *, headers=None, key=KEY, calls=1, stays=False, timers=None, words=True
+):
     """Make one call of a server that answers with these bytes, and closes."""
     sink = sink or Sink()
     headers = {"x-org": "org-9876543210"} if headers is None else headers
@@ -74,7 +76,8 @@ def outcome_of(shape, answer, sink=None, *, headers=None, key=KEY, calls=1, stay
         target = Target("here", shape, f"http://127.0.0.1:{port}/v1", key, headers)
         async with server, provider_client() as client:
             for _ in range(calls):
-                run = Attempt(client, PROVIDERS[shape], Choice(target, "m", timers or Timers()), CALL, sink)
+                choice = Choice(target, "m", timers or Timers())
+                run = Attempt(client, PROVIDERS[shape], choice, CALL, sink, words=words)
                 outcome = await run.run(30)
             return outcome, sink
 
@@ -121,6 +124,32 @@ def test_a_key_that_a_provider_quotes_is_in_no_record():
     assert outcome.error_class == "unauthorized"
     assert "Incorrect API key provided: *** of ***" in outcome.error_raw
     assert KEY not in repr(outcome)
+
+
+QUOTED = {
+    "refusal": body('{"error":{"message":"words of a user","code":"odd","param":7}}', "400 Bad Request"),
+    "page": body("words of a user", "502 Bad Gateway"),
+    "in-band": body('data: {"error":{"message":"words of a user","code":"odd","param":7}}\n\n'),
+    "no-event": body("data: words of a user\n\n"),
+    "status": b"HTTP words of a user\r\n\r\n",
+    "chunk": b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nwords of a user\r\n",
+}
+
+
+@pytest.mark.parametrize("answer", QUOTED.values(), ids=QUOTED.keys())
+def test_what_a_failure_quotes_is_told_by_structure_codes_and_sizes_alone(answer):
+    outcome, _ = outcome_of("openai-chat", answer, words=False)
+    assert outcome.error_class
+    assert outcome.error_raw
+    assert "words" not in outcome.error_raw
+
+
+def test_of_a_refusal_its_codes_and_numbers_are_told():
+    outcome, _ = outcome_of("openai-chat", QUOTED["refusal"], words=False)
+    assert outcome.error_raw == '{"error":{"message":"···············","code":"odd","param":7}}'
+    assert (
+        outcome_of("openai-chat", body("", "503 Oh"), words=False)[0].error_raw == "status 503 without a body"
+    )
 
 
 LEFT = {

@@ -131,3 +131,16 @@ def test_what_was_sent_and_what_came_is_shown_of_an_attempt_where_it_is_kept():
     assert "\x1b" not in "".join(told)
     plain = Attempt(tenant="t", stream_id="s", kind="llm", attempt=1, epoch=0)
     assert not [line for line in _lines(plain, times_of(plain, 0)) if "sent" in line or "came" in line]
+
+
+def test_an_attempt_of_a_name_that_was_opened_again_waited_since_it_was_asked_for_and_not_since_the_end():
+    base = {"tenant": "t", "stream_id": "s", "kind": "llm", "epoch": 0}
+    first = {"requested_us": 1_000_000, "started_us": 1_010_000, "ended_us": 2_000_000}
+    again = {"requested_us": 90_000_000, "started_us": 90_020_000, "ended_us": 91_000_000}
+    rows = [
+        Attempt(attempt=1, **base, **first),
+        Attempt(attempt=2, **base, **first | {"started_us": 2_005_000, "ended_us": 3_000_000}),
+        Attempt(attempt=3, **base, **again),
+    ]
+    rows[1].end_reason = "completed"
+    assert [times["queue_ms"] for times in _times(rows)] == [10, 5, 20]

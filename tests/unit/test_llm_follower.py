@@ -10,8 +10,10 @@ from structlog.testing import capture_logs
 from connectors.kafka.options import KafkaOptions
 from connectors.kafka.tailer import TailState
 from connectors.llm.follower import Follower
+from connectors.llm.lives import Lives
 from schemas.catalog import LocalSchemas
 from schemas.envelope import Event
+from schemas.kinds import BUILTIN_KINDS
 from schemas.payloads import PayloadCodec
 from schemas.record import Record
 from schemas.topics import LLM_ATTEMPTS, LLM_CONTROL
@@ -27,13 +29,19 @@ def told():
 
 
 @pytest.fixture
-def follower(told):
+def lives():
+    return Lives(BUILTIN_KINDS)
+
+
+@pytest.fixture
+def follower(told, lives):
     loop = asyncio.new_event_loop()
     yield Follower(
         KafkaOptions("127.0.0.1:1"),
         WIRE,
         loop,
-        stopped=lambda *what: told.append(what),
+        lives,
+        stopped=lambda key: told.append((key, lives.stopped(key, 0))),
         refused=lambda *what: told.append(what),
         saw=told.append,
     )
@@ -71,11 +79,11 @@ def test_a_call_is_stopped_for_what_ingest_says_of_its_stream(follower, told, re
     [(LLM_CONTROL, "undecodable_control"), (LLM_ATTEMPTS, "undecodable_row")],
     ids=["control", "ledger"],
 )
-def test_what_cannot_be_read_stops_no_call_that_is_paid_for_and_is_told(follower, told, topic, event):
+def test_what_cannot_be_read_stops_no_call_that_is_paid_for_and_is_told(follower, lives, told, topic, event):
     with capture_logs() as lines:
         read(follower, Record(topic.name, 2, 9, 0, KEY, b"\x00nonsense"))
     assert told == []
-    assert follower.stopped(KEY) == ""
+    assert lives.stopped(KEY, 0) == ""
     (line,) = lines
     assert (line["event"], line["partition"], line["offset"]) == (event, 2, 9)
 

@@ -76,10 +76,26 @@ def test_bytes_that_are_no_text_are_malformed_and_end_the_body():
     [b"<!DOCTYPE html>\n<html>\n", b"upstream connect error or disconnect"],
     ids=["html", "words"],
 )
-def test_a_body_that_is_no_event_stream_is_told_in_its_own_words(body):
+def test_a_body_that_is_no_event_stream_is_told_by_its_size(body):
     (failed,) = framed("sse", [body])
     assert failed.error_class == "malformed"
-    assert body.decode().split("\n")[0] in failed.raw
+    assert failed.raw == f"a line of {len(body.splitlines()[0])} characters that is no server-sent event"
+
+
+@pytest.mark.parametrize(
+    ("framing", "body"),
+    [
+        ("sse", b'data: {"content": "Ada Lovelace'),
+        ("ndjson", b'{"content": "Ada Lovelace'),
+        ("sse", b"Ada Lovelace\n"),
+        ("sse", b"data: Ada Lovelace \xff\n"),
+    ],
+    ids=["event", "line", "no-event", "no-text"],
+)
+def test_what_cannot_be_read_is_told_without_its_words(framing, body):
+    failed = framed(framing, [body])[-1]
+    assert failed.error_class in ("truncated", "malformed")
+    assert "Ada" not in failed.raw
 
 
 def test_an_error_field_is_an_event_of_that_name():

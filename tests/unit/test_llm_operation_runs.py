@@ -324,12 +324,24 @@ def test_an_answer_that_breaks_its_schema_fails_where_it_is_to(where):
     assert (world.end, len(world.calls)) == ("upstream_error", 1)
     last = world.rows[-1]
     assert (last.state, last.error_class) == ("failed", "invalid_answer")
-    assert "/age: 'old' is not of type 'integer'" in last.error_raw
+    assert last.error_raw == "/age: type", "the ledger has place and kind, and nobody's words"
+    told = [fields["problem"] for name, _, fields in world.events if name == "structured"]
+    assert "/age: 'old' is not of type 'integer'" in told, "whoever asked reads them"
     assert last.output_tokens, "it was paid for"
     (told,) = [fields for name, _, fields in world.events if name == "state" and fields["name"] == "error"]
     assert "invalid_answer" in told["value_json"]
     assert World(said('{"age": ', '"old"}')).run(**PERSON).end == "completed", "by default it is said alone"
     assert World(said('{"age": 7}'), **route).run(**asking).end == "completed"
+
+
+@pytest.mark.parametrize("keep", ["off", "redacted", "full"])
+def test_how_an_answer_breaks_its_schema_is_kept_in_words_as_the_answer_is(keep):
+    asking = {"schema_json": '{"additionalProperties": {"type": "integer"}}', "on_invalid": "fail"}
+    world = World(said('{"Ada Lovelace": "old"}'), keep={"output": keep}).run(**asking)
+    assert world.rows[-1].error_raw == "/*: type"
+    kept = [json.loads(row.output_json)["problem"] for row in world.contents if row.output_json]
+    words = "/Ada Lovelace: 'old' is not of type 'integer'"
+    assert set(kept) == {"off": set(), "redacted": {"·" * len(words)}, "full": {words}}[keep]
 
 
 def test_an_answer_that_is_wrong_for_good_is_not_waited_for():

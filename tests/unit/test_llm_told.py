@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 
 import orjson
 import pytest
 
 from connectors.llm.budgets import Budgets
+from connectors.llm.figures import Figures
+from connectors.llm.ledger import Attempt
+from connectors.llm.metrics import LlmMetrics
 from pipelines.attempt_figures import Called
 from tests.unit.support_llm_operation import World, refusal, said
 
@@ -55,11 +58,21 @@ def test_what_a_shape_cannot_say_is_told_with_its_field(shape, asking, field, wh
     assert world.rows[-1].error_raw.startswith(f"{field}: "), "the operator reads the same"
 
 
-def test_what_a_provider_says_is_the_operators_to_read():
-    world = World(refusal("400 Bad Request", "the prompt 'a secret' is too odd")).run()
+@pytest.mark.parametrize(("keep", "kept"), [("off", False), ("redacted", False), ("full", True)])
+def test_what_a_provider_says_is_the_operators_to_read_where_the_route_keeps_it(keep, kept):
+    world = World(refusal("400 Bad Request", "the prompt 'a secret' is too odd"), keep={"raw": keep}).run()
     assert end(world) == "here m: bad request; the route tries no other provider after that"
     assert error(world) == {"error_class": "bad_request", "attempt": 1}
-    assert "a secret" in world.rows[-1].error_raw
+    assert ("a secret" in world.rows[-1].error_raw) == kept
+    assert ("a secret" in "".join(chunk for record in world.raw for chunk in record["chunks"])) == kept
+
+
+def test_what_a_request_has_is_not_on_the_ledger_for_being_refused():
+    world = World().run(schema_json='{"type": "patient Ada Lovelace"}')
+    assert "Ada Lovelace" in end(world), "whoever asked is told"
+    (row,) = world.rows
+    assert "Ada" not in row.error_raw
+    assert row.error_raw.startswith("schema/type: ")
 
 
 def test_another_provider_is_asked_where_the_route_falls_back_on_it_and_its_failure_is_the_one_told():
@@ -128,5 +141,62 @@ def test_names_that_only_a_client_knows_make_no_groups_of_windows():
     assert Called.of_fields(asdict(row)) == ("default", "llm", "", "", "", 0)
     called = asdict(row) | {"provider": "here", "prompt_version": 3}
     assert Called.of_fields(called) == ("default", "llm", "here", "m2", "tutor", 3)
+    called["model_named"] = False
+    assert Called.of_fields(called) == ("default", "llm", "here", "other", "tutor", 3)
     partial_of_it = Called.of_fields(asdict(row))._asdict()
     assert Called.of_fields(partial_of_it) == Called.of_fields(asdict(row))
+
+
+ANY = {"candidates": [{"target": "here", "when": {"models": ["*", "ours"]}}]}
+NO_MODEL = refusal("404 Not Found", "no such model")
+
+
+def series(world):
+    """Models by which the worker counts calls."""
+    rendered = world.metrics.render().decode().splitlines()
+    return {
+        line.split('model="')[1].split('"')[0]
+        for line in rendered
+        if line.startswith("sluicegate_llm_attempts_total")
+    }
+
+
+@pytest.mark.parametrize(
+    ("model", "answer", "name"),
+    [
+        ("junk", NO_MODEL, "other"),
+        ("ours", NO_MODEL, "ours"),
+        ("near/1", said("Hello"), "near/1"),
+        ("priced", NO_MODEL, "priced"),
+    ],
+    ids=["unknown", "of the route", "answered", "priced"],
+)
+def test_a_model_that_a_client_alone_names_has_no_group_before_it_answers(model, answer, name):
+    world = World(answer, prices={"here/priced": {"input_usd": 1, "output_usd": 1}}, **ANY).run(model=model)
+    assert world.rows[-1].model == model
+    assert Called.of_fields(asdict(world.rows[-1])).model == name
+    assert series(world) == {name}
+
+
+def test_places_of_prometheus_are_taken_by_no_name_that_never_answered():
+    metrics = LlmMetrics(lambda: 0)
+    junk = Attempt(tenant="t", stream_id="s", kind="llm", attempt=1, epoch=0, provider="here", state="failed")
+    for number in range(210):
+        metrics.settled(replace(junk, model=f"junk-{number}", model_named=False))
+    metrics.settled(replace(junk, model="real"))
+    for number in range(210):
+        metrics.settled(replace(junk, model=f"answered-{number}"))
+    metrics.settled(replace(junk, model="ours"), configured=True)
+    rendered = metrics.render().decode()
+    assert 'model="junk-' not in rendered
+    assert 'model="real"' in rendered
+    assert 'model="ours"' in rendered
+
+
+def test_a_model_that_answered_of_late_fails_under_its_name():
+    figures = Figures()
+    row = Attempt(tenant="t", stream_id="s", kind="llm", attempt=1, epoch=0, provider="here", model="m")
+    figures.take(replace(row, state="failed", error_class="server", model_named=False))
+    assert not figures.knows("here", "m")
+    figures.take(replace(row, state="completed"))
+    assert figures.knows("here", "m")

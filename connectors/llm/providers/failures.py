@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
+from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
 
@@ -12,6 +13,7 @@ import orjson
 
 from connectors.llm.deltas import Failed
 from connectors.llm.framing import clipped
+from connectors.llm.kept import without_words
 from connectors.llm.nesting import read_json
 
 if TYPE_CHECKING:
@@ -95,8 +97,10 @@ def failed_answer(status: int, headers: Mapping[str, str], body: bytes) -> Faile
         value = None
     if isinstance(value, list) and value:  # Gemini's, without alt=sse
         value = value[0]
-    raw = text.strip() or f"status {status} without a body"
-    return _failed(error_of(value), status, raw, max(retry_after_ms(headers), _retry_of(value)))
+    wait_ms = max(retry_after_ms(headers), _retry_of(value))
+    if not (raw := text.strip()):
+        return replace(_failed(None, status, f"status {status} without a body", wait_ms), masked="")
+    return _failed(error_of(value), status, raw, wait_ms)
 
 
 def failed_in_band(error: object, raw: str) -> Failed:
@@ -139,7 +143,7 @@ def _failed(error: object, status: int, raw: str, wait_ms: int) -> Failed:
     for name in names:
         if name.isascii() and name.isdigit() and 400 <= int(name[:4]) <= 599:
             status = status or int(name)
-    return Failed(_class_of(names, words, status), clipped(raw), wait_ms)
+    return Failed(_class_of(names, words, status), clipped(raw), wait_ms, clipped(without_words(raw)))
 
 
 def _names_and_words(error: object) -> tuple[list[str], str]:

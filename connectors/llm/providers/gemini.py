@@ -12,6 +12,7 @@ from urllib.parse import quote, urlsplit
 
 from connectors.llm.deltas import Failed, Named, Piece, Usage
 from connectors.llm.errors import CallRefused
+from connectors.llm.kept import named_plainly
 from connectors.llm.providers.failures import failed_answer
 from connectors.llm.providers.messages import (
     Media,
@@ -239,7 +240,8 @@ class _Chunks(Reader):
             self._unfinished.add(index)
         reason = text(candidate.get("finishReason"))
         if reason in _BROKEN:
-            self._fail(out, "server", f"{reason} {text(candidate.get('finishMessage'))}".strip())
+            said = f"{reason} {text(candidate.get('finishMessage'))}".strip()
+            self._fail(out, "server", said, named_plainly(reason))
         elif reason:
             self._unfinished.discard(index)
             finish = _FINISHES.get(reason, "other")

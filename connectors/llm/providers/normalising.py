@@ -100,7 +100,7 @@ class Reader(ABC):
         elif not problem or event == "error":
             self._other(event, data, out)
         if problem and not out:
-            self._fail(out, "oversized", f"an event that is {problem}: {data}")
+            self._fail(out, "oversized", f"an event of {len(data)} characters that is {problem}")
         if len(out) > PARTS_MAX:
             out = self._cut(out)
         if len(data) > PIECE_CHARACTERS_MAX:
@@ -129,7 +129,7 @@ class Reader(ABC):
         if event == "error":
             self._error(out, data, data)
         else:
-            self._fail(out, "malformed", f"an event that is no JSON object: {data}")
+            self._fail(out, "malformed", f"an event of {len(data)} characters that is no JSON object")
 
     def _name(self, out: list[Delta], request_id: object = "", model: object = "") -> None:
         """Tell of names, if they are new."""
@@ -195,10 +195,10 @@ class Reader(ABC):
             self._closed = True
             out.append(failed_in_band(error, raw))
 
-    def _fail(self, out: list[Delta], error_class: ErrorClass, raw: str) -> None:
+    def _fail(self, out: list[Delta], error_class: ErrorClass, raw: str, masked: str = "") -> None:
         if not self._closed:
             self._closed = True
-            out.append(Failed(error_class, clipped(raw)))
+            out.append(Failed(error_class, clipped(raw), masked=clipped(masked)))
 
 
 def text(value: object) -> str:
