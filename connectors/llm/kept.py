@@ -95,7 +95,7 @@ def without_words(said: str) -> str:
     It may quote the question or the answer, of which nothing may be kept that no policy says.
     """
     try:
-        value = read_json(said)
+        value = read_event(said)
     except ValueError:
         return f"a text of {len(said)} characters"
     return orjson.dumps(redacted(value)).decode()
