@@ -12,14 +12,15 @@ from edge.access.keys import KEYS_BYTES_MAX, Key, keys_of, secret_of
 from edge.errors import KeysRefused, KeysUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Collection
     from pathlib import Path
 
     from edge.access.options import AccessOptions
 
 log = structlog.get_logger(__name__)
-_CANDIDATES_MAX: Final = 4
+CANDIDATES_MAX: Final = 4
 """Keys that one token is tried with: a token that names none must not cost a signature a key."""
+_AWAY: Final = "the issuer's keys cannot be fetched now, and none that is known fits"
 _TOLD_MAX: Final = 8
 """Keys that one line of the log names."""
 
@@ -56,7 +57,10 @@ class KeyRing:
     @property
     def keys(self) -> tuple[Key, ...]:
         """All keys."""
-        return tuple(key for keys in self._from_files.values() for key in keys) + self._fetched
+        return (*self._keys_of_files(), *self._fetched)
+
+    def _keys_of_files(self, *, but: Path | None = None) -> list[Key]:
+        return [key for file, keys in self._from_files.items() if file != but for key in keys]
 
     def start(self) -> None:
         """Fetch the JWKS, and look for changes from now on."""
@@ -85,7 +89,7 @@ class KeyRing:
             found = self._matching(kid, algorithm)
         if not found and self._away:
             # A refusal is final to a browser, and this may be the key that was rotated in meanwhile.
-            raise KeysUnavailable("the issuer's keys cannot be fetched now, and none that is known fits")
+            raise KeysUnavailable(_AWAY)
         return found
 
     def _matching(self, kid: str, algorithm: str) -> list[Key]:
@@ -93,7 +97,7 @@ class KeyRing:
             key for key in self.keys if algorithm in key.algorithms and (not kid or key.kid in ("", kid))
         ]
         named.sort(key=lambda key: key.kid != kid)
-        return named[:_CANDIDATES_MAX]
+        return named[:CANDIDATES_MAX]
 
     # -- the issuer's -----------------------------------------------------------------------------------
 
@@ -110,7 +114,9 @@ class KeyRing:
         assert self._fetch is not None
         self._tried_s = time.monotonic()
         try:
-            self._fetched = self._public(await self._fetch(), self._options.jwks_url)
+            found = self._public(await self._fetch(), self._options.jwks_url)
+            _refuse_untried(found, self._keys_of_files(), self._options.jwks_url)
+            self._fetched = found
         except Exception as error:  # noqa: BLE001  # whatever it is: the keys that are known stay
             self._away = f"{type(error).__name__}: {error}"
             log.warning("jwks_not_fetched", url=self._options.jwks_url, cause=self._away)
@@ -157,7 +163,9 @@ class KeyRing:
         self._unread[file] = cause
 
     def _read(self, file: Path, read: Callable[[bytes, str], tuple[Key, ...]]) -> tuple[Key, ...]:
-        return read(_bytes_of(file), str(file))
+        found = read(_bytes_of(file), str(file))
+        _refuse_untried(found, (*self._keys_of_files(but=file), *self._fetched), str(file))
+        return found
 
     def _public(self, data: bytes, where: str) -> tuple[Key, ...]:
         """``keys_of``, and tell what it passed over, once."""
@@ -178,6 +186,22 @@ class KeyRing:
         options = self._options
         files = ((options.keys_file, self._public), (options.secret_file, secret_of))
         return [(file, read) for file, read in files if file is not None]
+
+
+def _refuse_untried(found: Collection[Key], beside: Collection[Key], where: str) -> None:
+    """Raise KeysRefused if some of these keys would never be tried: those without a ``kid`` all are."""
+    for algorithm in sorted({name for key in found if not key.kid for name in key.algorithms}):
+        own, others = (
+            sum(not key.kid and algorithm in key.algorithms for key in keys) for keys in (found, beside)
+        )
+        if own + others > CANDIDATES_MAX:
+            raise KeysRefused(
+                f"{where} holds {own} keys without a `kid` for {algorithm}"
+                + (f", beside {others} of other sources" if others else "")
+                + f": a token is tried with {CANDIDATES_MAX}, and what the rest signs would be refused",
+                remedy="Take out what signs no more (a rotation needs two); or give the keys as a JWKS in "
+                "which each has the `kid` that its tokens name.",
+            )
 
 
 def _bytes_of(file: Path) -> bytes:

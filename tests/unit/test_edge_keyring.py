@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from edge.access import jwks
 from edge.access.jwks import jwks_from
-from edge.access.keyring import KeyRing
+from edge.access.keyring import CANDIDATES_MAX, KeyRing
 from edge.access.options import AccessOptions
 from edge.errors import KeysRefused
 from tests.support.tokens import Issuer
@@ -138,5 +138,63 @@ def test_a_file_is_read_again_while_the_issuer_hangs(file):
         file.write_bytes(jwk_set(Issuer("b")))
         await until(lambda: kids(ring) == ["b"])
         await ring.stop()
+
+    asyncio.run(scene())
+
+
+# ------------------------------------------------------------------ more keys than are tried
+
+
+def pems(count: int) -> bytes:
+    return b"".join(Issuer().pem for _ in range(count))
+
+
+def nameless(count: int) -> bytes:
+    return jwk_set(*({**Issuer().jwk, "kid": ""} for _ in range(count)))
+
+
+@pytest.mark.parametrize("keys", [pems, nameless])
+def test_keys_without_a_kid_that_no_token_would_be_tried_with_are_refused_at_the_start(file, keys):
+    file.write_bytes(keys(CANDIDATES_MAX))
+    assert len(KeyRing(AccessOptions(keys_file=file), None).keys) == CANDIDATES_MAX
+    file.write_bytes(keys(CANDIDATES_MAX + 1))
+    with pytest.raises(
+        KeysRefused, match=r"holds 5 keys without a `kid` for ES256: a token is tried with 4"
+    ) as told:
+        KeyRing(AccessOptions(keys_file=file), None)
+    assert str(file) in str(told.value)
+    assert "JWKS" in told.value.remedy
+    file.write_bytes(jwk_set(*(Issuer(f"k{number}") for number in range(20))))
+    assert len(KeyRing(AccessOptions(keys_file=file), None).keys) == 20
+
+
+def test_a_change_to_more_keys_than_are_tried_leaves_the_old_ones_and_is_a_problem(file):
+    async def scene() -> None:
+        ring = KeyRing(AccessOptions(keys_file=file, file_look_ms=LOOK_MS), None)
+        ring.start()
+        file.write_bytes(pems(CANDIDATES_MAX + 1))
+        await until(lambda: "5 keys without a `kid` for ES256" in ring.problem)
+        assert kids(ring) == ["a"]
+        file.write_bytes(pems(2))
+        await until(lambda: not ring.problem)
+        assert kids(ring) == ["", ""]
+        await ring.stop()
+
+    asyncio.run(scene())
+
+
+def test_keys_of_all_sources_are_counted_together(file):
+    async def one_more() -> bytes:
+        return nameless(1)
+
+    async def scene() -> None:
+        file.write_bytes(pems(CANDIDATES_MAX))
+        ring = KeyRing(AccessOptions(keys_file=file, jwks_url="https://issuer.test/jwks"), one_more)
+        await ring._fetch_now()
+        assert (
+            "https://issuer.test/jwks holds 1 keys without a `kid` for ES256, beside 4 of other"
+            in ring.problem
+        )
+        assert len(ring.keys) == CANDIDATES_MAX
 
     asyncio.run(scene())
