@@ -92,6 +92,20 @@ class KeyRing:
             raise KeysUnavailable(_AWAY)
         return found
 
+    async def find_more(self, kid: str, algorithm: str, tried: Collection[Key]) -> list[Key]:
+        """Give keys that came meanwhile, for a token that none of those signed which it was ``tried`` with.
+
+        Keys without a ``kid`` fit all tokens, so one that was rotated in is missed only once they failed.
+        Raises as ``find``.
+        """
+        if self._fetch is None or not kid or any(key.kid == kid for key in tried):
+            return []
+        await self._fetch_soon()
+        found = [key for key in self._matching(kid, algorithm) if key not in tried]
+        if not found and self._away:
+            raise KeysUnavailable(_AWAY)
+        return found
+
     def _matching(self, kid: str, algorithm: str) -> list[Key]:
         named = [
             key for key in self.keys if algorithm in key.algorithms and (not kid or key.kid in ("", kid))

@@ -14,8 +14,9 @@ from edge.access import jwks
 from edge.access.jwks import jwks_from
 from edge.access.keyring import CANDIDATES_MAX, KeyRing
 from edge.access.options import AccessOptions
-from edge.errors import KeysRefused
-from tests.support.tokens import Issuer
+from edge.access.tokens import Verifier
+from edge.errors import KeysRefused, KeysUnavailable, Unauthenticated
+from tests.support.tokens import ISSUER, Issuer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -196,5 +197,61 @@ def test_keys_of_all_sources_are_counted_together(file):
             in ring.problem
         )
         assert len(ring.keys) == CANDIDATES_MAX
+
+    asyncio.run(scene())
+
+
+# ------------------------------------------------------------------ an issuer that rotates
+
+
+class Published:
+    """What an issuer publishes, and how often it was asked."""
+
+    def __init__(self, *issuers: Issuer) -> None:
+        self.issuers = list(issuers)
+        self.fetches = 0
+        self.away = False
+
+    async def __call__(self) -> bytes:
+        self.fetches += 1
+        if self.away:
+            raise OSError("no route")
+        return jwk_set(*self.issuers)
+
+
+@pytest.mark.parametrize("beside_pem", [False, True])
+def test_a_key_that_was_rotated_in_is_fetched_with_keys_in_pem_beside_it_too(file, beside_pem):
+    pinned, first, second, stranger = Issuer("pinned"), Issuer("one"), Issuer("two"), Issuer("three")
+    file.write_bytes(pinned.pem)
+
+    async def scene() -> None:
+        published = Published(first)
+        options = AccessOptions(
+            keys_file=file if beside_pem else None,
+            jwks_url="https://issuer.test/jwks",
+            issuer=ISSUER,
+            keys_retry_ms=60_000,
+        )
+        ring = KeyRing(options, published)
+        verifier = Verifier(ring, options)
+        await ring._fetch_now()
+        published.issuers.append(second)
+        ring._tried_s = float("-inf")
+        if beside_pem:
+            assert (await verifier.verify(pinned.token())).subject == "ann"
+        assert (await verifier.verify(first.token())).subject == "ann"
+        assert published.fetches == 1  # a key that is known asks for nothing
+        assert (await verifier.verify(second.token())).subject == "ann"
+        assert published.fetches == 2
+        for _ in range(3):
+            with pytest.raises(Unauthenticated):
+                await verifier.verify(stranger.token())
+        assert published.fetches == 2  # a moment ago
+
+        published.away = True
+        ring._tried_s = float("-inf")
+        with pytest.raises(KeysUnavailable):
+            await verifier.verify(stranger.token())
+        assert (await verifier.verify(second.token())).subject == "ann"
 
     asyncio.run(scene())
