@@ -342,7 +342,7 @@ class EdgeCore:
             "revocations": ("Revoked tokens and subjects held.", len(self.gate.revocations)),
             "token_keys": ("Keys that tokens are checked with.", self.gate.keys),
             "token_keys_stale": (
-                "1 while the issuer's keys could not be fetched; those that are known are used.",
+                "1 while keys could not be fetched, or read from their file; those that are known are used.",
                 self.gate.keys_stale,
             ),
             "ready": ("1 while traffic may come here.", not self.unready),

@@ -152,6 +152,8 @@ def _channel_options(options: EdgeOptions) -> Sequence[tuple[str, int]]:
         # A client may look as often, and one that pings much oftener is cut off.
         ("grpc.http2.min_ping_interval_without_data_ms", options.grpc_keepalive_ms // 2),
         ("grpc.http2.max_ping_strikes", 2),
+        # One without any call answers pings for as long as it likes, and holds one of our files.
+        ("grpc.max_connection_idle_ms", options.grpc_connection_idle_ms),
         # So that new calls find their way to other edges in the end; those under way go on. Nothing but the
         # end of its connection ends a call whose client never reads what it was written.
         ("grpc.max_connection_age_ms", options.grpc_connection_age_ms),

@@ -8,6 +8,7 @@ that were taken have been answered.
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import TYPE_CHECKING, Final
 from weakref import WeakSet
 
@@ -16,10 +17,10 @@ import structlog
 from connectors.files import files_max
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable
 
 log = structlog.get_logger(__name__)
+_USER_TIMEOUT: Final[int | None] = getattr(socket, "TCP_USER_TIMEOUT", None)  # Linux's
 _SPARE_FILES: Final = 64
 """Left to what else is opened meanwhile: a broker's connection, a JWKS."""
 _AT_ONCE: Final = 10
@@ -46,11 +47,16 @@ class Listener:
         make: Callable[[], asyncio.Protocol],
         *,
         connections_max: int,
+        user_timeout_ms: int = 0,
     ) -> None:
-        """``make`` gives the protocol of a connection; ``connections_max`` of them may be open at a time."""
+        """``make`` gives the protocol of a connection; ``connections_max`` of them may be open at a time.
+
+        ``user_timeout_ms``: so long may what was sent to a peer go unacknowledged; 0 = the kernel's choice.
+        """
         self._listening = listening
         self._make = make
         self._connections_max = connections_max
+        self._user_timeout_ms = user_timeout_ms
         self._open: WeakSet[socket.socket] = WeakSet()
         """A transport lets go of its socket when it closes it."""
         self._loop = asyncio.get_running_loop()
@@ -110,6 +116,8 @@ class Listener:
             self._rest(_TROUBLE_S)
             return False
         taken.setblocking(False)  # noqa: FBT003  # the standard library's signature
+        if self._user_timeout_ms and _USER_TIMEOUT is not None:
+            taken.setsockopt(socket.IPPROTO_TCP, _USER_TIMEOUT, self._user_timeout_ms)
         self._open.add(taken)
         task = self._loop.create_task(self._connect(taken))
         self._connecting.add(task)

@@ -44,6 +44,9 @@ class EdgeOptions:
     grpc_keepalive_ms: int = 30_000
     """How often a silent connection is asked whether it still is there."""
     grpc_keepalive_timeout_ms: int = 10_000
+    grpc_connection_idle_ms: int = 300_000
+    """A connection without a call for so long is closed, however well its peer answers pings: clients
+    connect again with their next call."""
     grpc_connection_age_ms: int = 3_600_000
     """How old a connection grows before its client is told to make new calls over another; after as long
     again it is closed, for a call whose client never reads lasts as long as its connection does."""
@@ -102,6 +105,11 @@ class EdgeOptions:
     """Most that is joined for one write: it is what a client that stops reading pins."""
     write_stall_ms_max: int = 30_000
     """A client that takes nothing for so long is gone."""
+    tcp_user_timeout_ms: int = 45_000
+    """How long what was sent to a client may go without a sign that it came: then the kernel ends the
+    connection. Its own choice (``tcp_retries2``) is 15 minutes and more, in which heartbeats pile up for a
+    peer that is gone. Longer than ``write_stall_ms_max``, as a client that lives and reads nothing is told
+    why it is sent away; 0 = the kernel's choice."""
     idle_heartbeat_ms: int = 15_000
     """For a stream of which nothing is known yet, and so no kind; under the 30 s of common proxies."""
     websocket_subscriptions_max: int = 100

@@ -41,7 +41,8 @@ class EdgeProtocol(HttpToolsProtocol):
     A request's head is bounded in bytes and in time, and so is what frames a body: sizes of chunks and their
     extensions, trailers, and what still comes of it once it is answered. A client may take nothing of an
     answer for twice as long as a stream's client may: closing a transport waits for its buffer to empty, so
-    one that neither reads nor leaves would keep its socket for ever.
+    one that neither reads nor leaves would keep its socket for ever. The kernel ends it sooner if all
+    that while nothing of what was sent is acknowledged (``tcp_user_timeout_ms``).
     """
 
     def __init__(self, *args: Any, options: EdgeOptions, private: bool = False, **kwargs: Any) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
 
     from edge.app import EdgeApp
+    from edge.options import EdgeOptions
 
 log = structlog.get_logger(__name__)
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
@@ -181,6 +182,12 @@ async def _first(serving: asyncio.Task[None], *others: Coroutine[Any, Any, objec
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
+def _user_timeout_ms(options: EdgeOptions) -> int:
+    """TCP_USER_TIMEOUT, which counts while a peer takes nothing, too: the policy is to act first."""
+    asked_ms = options.tcp_user_timeout_ms
+    return max(asked_ms, 3 * options.write_stall_ms_max // 2) if asked_ms else 0
+
+
 class _Server(uvicorn.Server):
     """Leaves the signals to us, as the drain comes before the server's own shutdown."""
 
@@ -189,7 +196,7 @@ class _Server(uvicorn.Server):
         self._on_listening = on_listening
         self._siblings = app.core.siblings
         self._grpc = app.grpc
-        self._connections_max = http_connections_max(app.core.options)
+        self._options = app.core.options
         self._private: asyncio.AbstractServer | None = None
         self._listener: Listener | None = None
 
@@ -233,6 +240,11 @@ class _Server(uvicorn.Server):
             self._private = await loop.create_unix_server(partial(make, private=True), sock=own)
         if self._grpc is not None:
             await self._grpc.start()
-        self._listener = Listener(listening, make, connections_max=self._connections_max)
+        self._listener = Listener(
+            listening,
+            make,
+            connections_max=http_connections_max(self._options),
+            user_timeout_ms=_user_timeout_ms(self._options),
+        )
         if self._on_listening is not None:
             self._on_listening()

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from edge.errors import KeysRefused
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Mapping
 
 PublicKey = RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey
 
@@ -28,6 +28,7 @@ SECRET_BYTES_MIN: Final = 32
 _RSA_BITS_MIN: Final = 2_048
 _RSA: Final = frozenset({"RS256", "RS384", "RS512"})
 _CURVES: Final = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
+_KID_SHOWN_CHARS: Final = 64
 _PEM_END: Final = b"-----END PUBLIC KEY-----"
 
 
@@ -44,8 +45,10 @@ class Key:
     key: PublicKey | bytes
 
 
-def keys_of(data: bytes, where: str) -> tuple[Key, ...]:
+def keys_of(data: bytes, where: str, passed_over: Callable[[str], None] | None = None) -> tuple[Key, ...]:
     """Read public keys, PEM or JWKS.
+
+    ``passed_over`` is told of each member of a JWKS that should sign and cannot be used; the others serve.
 
     Raises:
         KeysRefused: none can be used, or the text holds what must not be there. It is never shown.
@@ -54,7 +57,7 @@ def keys_of(data: bytes, where: str) -> tuple[Key, ...]:
         raise KeysRefused(f"{where} is larger than {KEYS_BYTES_MAX} bytes")
     if b"PRIVATE KEY-----" in data:
         raise KeysRefused(f"{where} holds a private key: an edge only checks tokens, it must not make them")
-    found = _of_pem(data, where) if _PEM_END in data else _of_jwks(data, where)
+    found = _of_pem(data, where) if _PEM_END in data else _of_jwks(data, where, passed_over)
     if not found:
         raise KeysRefused(f"{where} holds no key that signs tokens")
     if len(found) > KEYS_MAX:
@@ -83,7 +86,7 @@ def _of_pem(data: bytes, where: str) -> list[Key]:
     return found
 
 
-def _of_jwks(data: bytes, where: str) -> list[Key]:
+def _of_jwks(data: bytes, where: str, passed_over: Callable[[str], None] | None) -> list[Key]:
     try:
         value = orjson.loads(data)
     except orjson.JSONDecodeError:
@@ -91,25 +94,24 @@ def _of_jwks(data: bytes, where: str) -> list[Key]:
     listed = value.get("keys") if isinstance(value, dict) else None
     if not isinstance(listed, list):
         raise KeysRefused(f"{where} is no JWKS: an object with a list of keys")
-    return list(_of_jwks_members(listed, where))
-
-
-def _of_jwks_members(listed: Iterable[object], where: str) -> Iterable[Key]:
-    """Take what signs; an issuer's set may hold keys of other kinds, which are passed over."""
+    found = []
     for number, member in enumerate(listed):
         if not isinstance(member, dict) or member.get("use", "sig") != "sig":
-            continue
+            continue  # an issuer's set may hold keys of other uses
         if member.get("kty") == "oct" or "d" in member:
             raise KeysRefused(
                 f"{where}: key {number} (from 0) is secret: such a set is for everybody to read"
             )
+        kid = member.get("kid", "")
         try:
-            # Its message would show the key.
+            # Whatever the member holds, it must not keep the others from serving: PyJWT raises
+            # NotImplementedError of an algorithm without keys. Its messages would show the key.
             key = jwt.PyJWK(member).key
-            kid = member.get("kid", "")
-            yield _judged(kid if isinstance(kid, str) else "", key, member, where)
-        except (jwt.PyJWTError, KeysRefused, ValueError, TypeError):
-            continue
+            found.append(_judged(kid if isinstance(kid, str) else "", key, member, where))
+        except Exception:  # noqa: BLE001  # for the reason above
+            if passed_over is not None:
+                passed_over(f"key {number} (from 0), kid {str(kid)[:_KID_SHOWN_CHARS]!r}")
+    return found
 
 
 def _judged(kid: str, key: Any, member: Mapping[str, object] | None, where: str) -> Key:

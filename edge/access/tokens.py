@@ -12,9 +12,10 @@ from edge.access.identity import SCOPES, Identity, Names
 from edge.errors import Unauthenticated
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from edge.access.keyring import KeyRing
+    from edge.access.keys import Key
     from edge.access.options import AccessOptions
 
 TOKEN_CHARS_MAX: Final = 8_192
@@ -44,17 +45,28 @@ class Verifier:
         """Check a token.
 
         1. Its head names an algorithm and perhaps a key. 2. Keys are looked for that are *for* that
-        algorithm. 3. The signature, ``exp``, ``nbf``, ``iat``, ``iss`` and ``aud`` are checked. 4. The
-        claims are read.
+        algorithm. 3. The signature, ``exp``, ``nbf``, ``iat``, ``iss`` and ``aud`` are checked; if none of
+        them signed it, step 2 again with the issuer's keys of now. 4. The claims are read.
 
         Raises:
             Unauthenticated: it is worth nothing here.
             KeysUnavailable: no key has been had yet.
         """
         kid, algorithm = _head(token)
-        for key in await self._ring.find(kid, algorithm):
+        keys = await self._ring.find(kid, algorithm)
+        claims = self._signed(token, algorithm, keys)
+        if claims is None:
+            more = await self._ring.find_more(kid, algorithm, keys)
+            claims = self._signed(token, algorithm, more)
+        if claims is None:
+            raise _refused(_WHY[jwt.InvalidSignatureError])
+        return self._identity(claims)
+
+    def _signed(self, token: str, algorithm: str, keys: Iterable[Key]) -> Mapping[str, Any] | None:
+        """The claims, checked; None if none of these keys signed them. Raises Unauthenticated."""
+        for key in keys:
             try:
-                claims = jwt.decode(
+                return jwt.decode(
                     token,
                     key.key,
                     algorithms=[algorithm],
@@ -69,8 +81,7 @@ class Verifier:
                 raise Unauthenticated("token_expired", "the token has expired") from None
             except _BROKEN as error:
                 raise _refused(_WHY.get(type(error), "the token is malformed")) from None
-            return self._identity(claims)
-        raise _refused(_WHY[jwt.InvalidSignatureError])
+        return None
 
     def _identity(self, claims: Mapping[str, Any]) -> Identity:
         try:

@@ -36,7 +36,7 @@ export class StreamRefused extends Error {
  * @param {string | (() => string | Promise<string>)} [options.token] bearer token; a function is asked
  *   before each connection, so that a token may be renewed without losing the place
  * @param {string} [options.cursor] go on after the event that had it
- * @param {AbortSignal} [options.signal] rejects with its reason
+ * @param {AbortSignal} [options.signal] rejects with its reason; aborted by a callback, no other is called
  * @param {(event: object, cursor: string) => void} [options.onEvent]
  * @param {(event: object, cursor: string) => void} [options.onGap] events are missing: `count`, `reason`
  * @param {(event: object, cursor: string) => void} [options.onReset] what came from `from_seq` on is superseded
@@ -53,6 +53,7 @@ export async function follow(url, options = {}) {
     signal?.throwIfAborted();
     const seen = await connection(url, options, place);
     if (seen.over) return seen.end;
+    signal?.throwIfAborted();
     failures = seen.frames > 0 ? 0 : failures + 1;
     const delayMs = backoffMs(place.retryMs, failures);
     onReconnect?.({ reason: seen.reconnect || seen.problem || "closed", delayMs });
@@ -93,6 +94,7 @@ async function connection(url, options, place) {
       const { done, value } = await reader.read().catch(network);
       if (done) return seen;
       for (const frame of parser.take(value)) {
+        options.signal?.throwIfAborted(); // by a callback: what came with its event is not told
         seen.frames += 1;
         take(frame, options, place, seen);
         if (seen.over) return seen;

@@ -154,6 +154,30 @@ test("an abort ends it at once: while it reads, while it waits, and before it be
   assert.equal(requests.length, 2);
 });
 
+test("an abort within a callback is the last of it, whatever else had come by then", async () => {
+  const reason = new Error("the page is left");
+  for (const [told, texts] of [
+    [[0], [frame(0), frame(1), frame(2, "end")]],
+    [[0], [frame(0)]],
+    [[0, 1], [frame(0), frame(1, "gap"), frame(2, "reset"), frame(3)]],
+  ]) {
+    const leaving = new AbortController();
+    const seen = [];
+    const take = (event) => {
+      seen.push(event.seq);
+      if (event.seq === told.at(-1)) leaving.abort(reason);
+    };
+    answers = [says(...texts)];
+    const onReconnect = () => assert.fail("nobody waits for it");
+    await assert.rejects(follow(url, { signal: leaving.signal, onEvent: take, onReconnect }), reason);
+    assert.deepEqual(seen, told);
+  }
+  const atEnd = new AbortController();
+  answers = [says(frame(0, "end"))];
+  const { end } = await followed({ signal: atEnd.signal, onEnd: () => atEnd.abort(reason) });
+  assert.equal(end.type, "end"); // nothing was left to abort
+});
+
 test("a callback that throws ends it, and what it did not take is not passed over", async () => {
   answers = [says(frame(0), frame(1), frame(2, "end"))];
   const broken = new Error("the page cannot show it");
