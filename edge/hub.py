@@ -64,6 +64,8 @@ class Hub:
             self._append(channel, frame)
         self._shrink()
         for channel in touched.values():
+            if channel.kind_due:
+                channel.tell_kind()
             self._flusher.touch(channel)
             if self.look is not None and channel.look_due:
                 self.look(channel)
