@@ -361,7 +361,8 @@ class WebSocketConnection(Connection):
         if self._partial_s and now_s - self._partial_s >= options.request_read_ms_max / 1_000:
             self.fail(CloseCode.POLICY_VIOLATION, "a message did not come in its time", "slow_message")
             return now_s + _LINGER_S
-        return super().on_time(now_s)
+        due_s = super().on_time(now_s)
+        return min(due_s, now_s + _LINGER_S) if self._closing else due_s
 
     def _is_dead(self, now_s: float) -> bool:
         """Whether a ping was not answered in its time, though we listened and all before it was taken."""

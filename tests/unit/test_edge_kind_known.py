@@ -112,7 +112,8 @@ def test_what_its_kind_says_holds_from_the_first_event_on(over):
         desk.emit(0)
         assert (connection.retry_ms, connection.drain_ms, connection._heartbeat_s) == (70, 700, 7.0)
         assert 1.5 < life_s(connection) <= 2.5
-        await until(lambda: connection not in desk.core.clients)
+        async with asyncio.timeout(20):  # a WebSocket's client has five seconds to answer the end
+            await until(lambda: connection not in desk.core.clients)
         assert desk.sent_away(over) == 1
 
     play(scene())
