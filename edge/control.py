@@ -49,7 +49,8 @@ def control_routes(core: EdgeCore, publisher: Publisher | None) -> APIRouter:
                 return False
             return identity.lists(entry.tenant, entry.stream_id, entry.kind)
 
-        found = core.index.newest(limit, shown)
+        found = await core.index.newest(limit, shown)
+        core.gate.check_still(identity)  # it may have been revoked meanwhile
         return _json({"streams": [shown_stream(entry) for entry in found], "complete": core.index.complete})
 
     @routes.get("/streams/{stream_id}", summary="Where one stream stands")

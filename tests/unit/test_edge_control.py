@@ -1,4 +1,4 @@
-"""The control plane as its app answers it: what a cancel's body may take."""
+"""The control plane as its app answers it: what a cancel's body may take, and lists of many streams."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 
 from edge.app import EdgeApp, compose
 from edge.control import _CANCEL_BYTES_MAX
+from edge.index import SLICE, IndexEntry
 from tests.unit.support_pressure import Scene, backpressure, play, publishing
 
 if TYPE_CHECKING:
@@ -89,5 +90,107 @@ def test_a_cancel_has_a_bound_of_its_own(more, status):
             got, said = await asked.send(body[:5_000], more=True).send(body[5_000:]).answer()
             assert got == status, said
             assert status == 202 or f"a cancel is at most {_CANCEL_BYTES_MAX} bytes" in said["detail"]
+
+    play(scene())
+
+
+# -- lists ------------------------------------------------------------------------------------------------
+
+
+def entry(number: int, tenant: str = "default") -> IndexEntry:
+    """Of a stream that was opened in a second of its own, and in another order than it came."""
+    return IndexEntry(
+        tenant, f"s-{number}", "job", "", {}, 0, 1, opened_us=opened_us(number), open_offset=0, mark_seqs=[],
+        mark_offsets=[], last_seq=0, updated_us=0,
+    )  # fmt: skip
+
+
+def opened_us(number: int) -> int:
+    return (number * 7_919 % 20_011) * 1_000_000
+
+
+def listed(scene: Scene, numbers: range, tenant: str = "default") -> None:
+    for number in numbers:
+        scene.core.index.put(f"{tenant}/s-{number}".encode(), entry(number, tenant))
+
+
+def newest(numbers: range, limit: int) -> list[str]:
+    return [f"s-{number}" for number in sorted(numbers, key=opened_us, reverse=True)[:limit]]
+
+
+async def list_of(app: EdgeApp, query: str) -> list[str]:
+    status, said = await Request(app, "GET", "/v1/streams", query).send().answer()
+    assert status == 200
+    return [one["stream_id"] for one in said["streams"]]
+
+
+@pytest.mark.parametrize("tenant", ["default", "other"], ids=["who sees all", "who sees none"])
+def test_the_loop_has_its_turn_while_many_streams_are_listed(tenant):
+    async def scene() -> None:
+        edge, turns = Scene(backpressure("drop_old")), 0
+        edge.core.index.remove(b"default/s")
+        listed(edge, range(10_000))
+
+        async def others() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        going = asyncio.create_task(others())
+        await list_of(app := app_of(edge), "limit=1")  # the framework's own turns, once it is warm
+        turns = 0
+        await list_of(app, f"tenant={tenant}")
+        many, turns = turns, 0
+        for number in range(10_000):
+            edge.core.index.remove(b"default/s-%d" % number)
+        await list_of(app, f"tenant={tenant}")
+        going.cancel()
+        assert many - turns >= 10_000 // SLICE - 1
+
+    play(scene())
+
+
+@pytest.mark.parametrize("limit", [1, 100, 1_000])
+def test_a_list_has_those_that_were_opened_last_newest_first_and_of_the_tenant_that_is_asked_for(limit):
+    async def scene() -> None:
+        edge = Scene(backpressure("drop_old"))
+        edge.core.index.remove(b"default/s")
+        listed(edge, range(5_000))
+        listed(edge, range(5_000, 10_000), "other")
+        app = app_of(edge)
+        assert await list_of(app, f"limit={limit}") == newest(range(10_000), limit)
+        assert await list_of(app, f"limit={limit}&tenant=other") == newest(range(5_000, 10_000), limit)
+
+    play(scene())
+
+
+def test_a_list_is_of_when_it_was_asked_for_though_streams_come_and_go_meanwhile():
+    async def scene() -> None:
+        edge = Scene(backpressure("drop_old"))
+        index = edge.core.index
+        index.remove(b"default/s")
+        listed(edge, range(10_000))
+
+        async def come_and_go() -> None:
+            for number in range(10_000):
+                index.remove(b"default/s-%d" % number)
+                index.put(b"default/new-%d" % number, entry(20_000 + number))
+                index.get(b"default/s-%d" % (9_999 - number // 2))
+                if number % 50 == 0:
+                    await asyncio.sleep(0)
+
+        asked = [
+            asyncio.create_task(index.newest(100, lambda one: one.tenant == "default")) for _ in range(2)
+        ]
+        await asyncio.sleep(0)
+        going = asyncio.create_task(come_and_go())
+        first, second = await asyncio.gather(*asked)
+        assert not going.done()
+        assert [one.stream_id for one in first] == newest(range(10_000), 100)
+        # The other had its turn when the first was answered: it has what there was then, each once, in order.
+        assert len({one.stream_id for one in second}) == 100
+        assert second == sorted(second, key=lambda one: one.opened_us, reverse=True)
+        await going
 
     play(scene())
