@@ -26,7 +26,7 @@ class Request:
     def __init__(self, app: EdgeApp, method: str, path: str, query: str = "") -> None:
         self.status = 0
         self._body = b""
-        self._parts: asyncio.Queue[tuple[bytes, bool]] = asyncio.Queue()
+        self._parts: asyncio.Queue[tuple[bytes, bool] | None] = asyncio.Queue()
         scope = {
             "type": "http", "method": method, "path": path, "raw_path": path.encode(), "root_path": "",
             "query_string": query.encode(), "headers": [(b"host", b"localhost")], "http_version": "1.1",
@@ -38,12 +38,18 @@ class Request:
         self._parts.put_nowait((part, more))
         return self
 
+    def leave(self) -> Request:
+        self._parts.put_nowait(None)
+        return self
+
     async def answer(self) -> tuple[int, Any]:
         await self.answered
         return self.status, json.loads(self._body)
 
     async def _receive(self) -> dict[str, Any]:
-        part, more = await self._parts.get()
+        if (sent := await self._parts.get()) is None:
+            return {"type": "http.disconnect"}
+        part, more = sent
         return {"type": "http.request", "body": part, "more_body": more}
 
     async def _send(self, message: Any) -> None:
@@ -90,6 +96,20 @@ def test_a_cancel_has_a_bound_of_its_own(more, status):
             got, said = await asked.send(body[:5_000], more=True).send(body[5_000:]).answer()
             assert got == status, said
             assert status == 202 or f"a cancel is at most {_CANCEL_BYTES_MAX} bytes" in said["detail"]
+
+    play(scene())
+
+
+def test_a_client_that_leaves_in_its_body_is_counted_as_such_and_gives_its_place_back():
+    async def scene() -> None:
+        edge = Scene(backpressure("drop_old"), publishing_max=1)
+        with publishing(edge) as (publisher, kept):
+            app = app_of(edge, publisher)
+            for path in (CANCEL, "/v1/streams/s/events"):
+                await Request(app, "POST", path).send(b'{"by"', more=True).leave().answered
+            assert edge.counted("publish_requests_total", status="499") == 2
+            status, _ = await Request(app, "POST", CANCEL).send(b"{}").answer()
+            assert (status, len(kept.events)) == (202, 1)
 
     play(scene())
 
