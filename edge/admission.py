@@ -146,7 +146,10 @@ class Admission:
             raise denied
 
     def limits(self, kind: Kind | None) -> ConnectionLimits:
-        """What holds for a connection to streams of a kind; None = it is not known, or there is none yet."""
+        """What holds for a connection to streams of a kind; None = it is not known, or there is none yet.
+
+        Once it is, ``Delivery`` has the connection keep to it.
+        """
         if kind is None:
             options = self._core.options
             return ConnectionLimits(
@@ -155,10 +158,4 @@ class Admission:
                 life_ms_max=_UNKNOWN_LIFE_MS,
                 drain_ms=options.drain_ms,
             )
-        policy = kind.connection
-        return ConnectionLimits(
-            heartbeat_ms=policy.heartbeat_ms,
-            retry_ms=policy.retry_ms,
-            life_ms_max=policy.connection_life_ms_max,
-            drain_ms=policy.drain_ms,
-        )
+        return ConnectionLimits.of(kind)

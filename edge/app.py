@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 
 from connectors.kafka.notices import Notices
@@ -28,7 +29,7 @@ from edge.kafka_history import KafkaHistory
 from edge.llm.ask import Asker
 from edge.llm.routes import llm_routes
 from edge.pages import page_routes
-from edge.problems import on_error, on_http_error, on_invalid_query
+from edge.problems import on_error, on_http_error, on_invalid_query, on_left
 from edge.publish import AppendedAt, Publisher
 from edge.selftest import selftest_route
 from edge.tail import Decoder, Tail
@@ -163,6 +164,7 @@ def compose(
             SluicegateError: on_error,
             HTTPException: on_http_error,
             RequestValidationError: on_invalid_query,
+            ClientDisconnect: on_left,
         },
     )
     app.include_router(control_routes(core, publisher))

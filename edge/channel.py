@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from sys import maxsize
 from typing import TYPE_CHECKING
 
-from edge.group import Group
+from edge.group import MEMBERS_MAX, Group
 from edge.ring import Ring
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ class Channel:
         "groups",
         "key",
         "kind",
+        "kind_due",
         "laggards",
         "look_bytes",
         "look_seq",
@@ -43,6 +45,8 @@ class Channel:
         self.key = key
         self.kind = ""
         """Empty until an event or an index entry tells it."""
+        self.kind_due = False
+        """Who follows it was not told yet that it is known, or another."""
         self.ring = Ring()
         self.subscribers: set[Subscriber] = set()
         self.waiting: set[Subscriber] = set()
@@ -69,8 +73,8 @@ class Channel:
             return False
         if frame.seq == 0 or frame.seq < next_seq:  # no stream goes back, and its first may be unreadable
             self._begin(frame)
-        if frame.event is not None:
-            self.kind = frame.event.kind
+        if frame.event is not None and frame.event.kind != self.kind:
+            self.kind, self.kind_due = frame.event.kind, True
         # A name may be opened again once its history is over: then the old end is no longer the end.
         ended = frame.type == "end"
         self.end_seq, self.end_offset = (frame.seq, frame.offset) if ended else (-1, -1)
@@ -86,6 +90,18 @@ class Channel:
         self.kind = ""
         self.open_offset = self.end_seq = self.end_offset = -1
         self.look_no_more()
+
+    def tell_kind(self) -> None:
+        """Tell all who follow it that its kind is known, or another: they came before it was."""
+        self.kind_due = False
+        self._tell_kind([one.delivery for one in self.subscribers if one.delivery is not None])
+
+    def _tell_kind(self, deliveries: list[Delivery]) -> None:
+        now, later = deliveries[:MEMBERS_MAX], deliveries[MEMBERS_MAX:]
+        for delivery in now:
+            delivery.kind_known()
+        if later:  # as a large group is written to: let the loop see to others
+            asyncio.get_running_loop().call_soon(self._tell_kind, later)
 
     def _begin(self, first: Frame) -> None:
         """A stream begins: who has a place in an earlier one of this name is to be told before it goes on.

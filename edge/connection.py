@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from edge.core import EdgeCore
     from edge.delivery import Delivery
     from edge.errors import Forbidden
+    from schemas.kinds import Kind
 
 log = structlog.get_logger(__name__)
 Leaving = Literal["drain", "overload", "life", "unready", "expired", "revoked", "slow"]
@@ -42,6 +43,24 @@ class ConnectionLimits:
     """How old a connection grows before its client is sent away."""
     drain_ms: int
     """Over how long the clients of a stopping edge are sent away."""
+
+    @classmethod
+    def of(cls, kind: Kind) -> ConnectionLimits:
+        """What a kind declares."""
+        policy = kind.connection
+        return cls(
+            heartbeat_ms=policy.heartbeat_ms,
+            retry_ms=policy.retry_ms,
+            life_ms_max=policy.connection_life_ms_max,
+            drain_ms=policy.drain_ms,
+        )
+
+    def ends_s(self, since_s: float) -> float:
+        """When the life ends of what began then.
+
+        Spread over a fifth, so that what was opened together does not end together.
+        """
+        return since_s + self.life_ms_max / 1_000 * (0.8 + 0.2 * random.random())  # noqa: S311
 
 
 class Connection(asyncio.Protocol):
@@ -82,8 +101,7 @@ class Connection(asyncio.Protocol):
         """When it stopped to take what it is given, by the loop's clock."""
         self.opened_s = core.now_s()
         self._heartbeat_s = limits.heartbeat_ms / 1_000
-        # Spread over a fifth, so that what was opened together does not end together.
-        self._ends_s = self.opened_s + limits.life_ms_max / 1_000 * (0.8 + 0.2 * random.random())  # noqa: S311
+        self._ends_s = limits.ends_s(self.opened_s)
         self._written_s = self.opened_s
         self.identity = ANYBODY
         self.tenant = ""
@@ -239,6 +257,21 @@ class Connection(asyncio.Protocol):
         self.transport.abort()
 
     # -- its time ---------------------------------------------------------------------------------------
+
+    def keep_to(self, limits: ConnectionLimits, since_s: float) -> None:
+        """See Outlet."""
+        now_s = self._core.now_s()
+        self._heartbeat_s = limits.heartbeat_ms / 1_000
+        self.retry_ms, self.drain_ms = limits.retry_ms, limits.drain_ms
+        # Who waited longer than that leaves within a fifth of it: all at once would come back at once.
+        overdue_s = now_s + 0.2 * random.random() * limits.life_ms_max / 1_000  # noqa: S311
+        self._ends_s = max(limits.ends_s(since_s), overdue_s)
+        self._look_again(now_s)
+
+    def _look_again(self, now_s: float) -> None:
+        """Have it looked at when it is due by now; one that is paused is looked at for its stall."""
+        if not self.paused and self.due_slot >= 0:
+            self._core.wheel.put(self, self._next_look(now_s))
 
     def on_time(self, now_s: float) -> float:
         """See Timed."""

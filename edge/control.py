@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import orjson
 from fastapi import APIRouter, Query, Request
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from edge.access.doorkeeper import identity_of
-from edge.bodies import read_body
 from edge.errors import HistoryUnavailable, RequestError
 from edge.publish import Answer, Publisher, PublishRequest
 from schemas.envelope import DEFAULT_TENANT, check_stream_name, stream_key
@@ -49,7 +49,8 @@ def control_routes(core: EdgeCore, publisher: Publisher | None) -> APIRouter:
                 return False
             return identity.lists(entry.tenant, entry.stream_id, entry.kind)
 
-        found = core.index.newest(limit, shown)
+        found = await core.index.newest(limit, shown)
+        core.gate.check_still(identity)  # it may have been revoked meanwhile
         return _json({"streams": [shown_stream(entry) for entry in found], "complete": core.index.complete})
 
     @routes.get("/streams/{stream_id}", summary="Where one stream stands")
@@ -117,10 +118,12 @@ def _writing_routes(routes: APIRouter, core: EdgeCore, publisher: Publisher) -> 
     async def cancel(request: Request, stream_id: str, tenant: Tenant = DEFAULT_TENANT) -> Response:
         identity = identity_of(request.scope)
         entry = await stream_to_cancel(core, tenant, stream_id, identity)
-        fields = await _cancel_fields(request)
         asked = PublishRequest(tenant, stream_id, entry.kind, wait=False, identity=identity)
-        answer = await counted(core, publisher.publish_one(asked, "cancel", fields))
-        return _json(answer, status=202)
+
+        async def cancelling() -> Answer:
+            return await publisher.publish_one(asked, "cancel", await _cancel_fields(request, publisher))
+
+        return _json(await counted(core, cancelling()), status=202)
 
 
 async def counted(core: EdgeCore, publishing: Awaitable[Answer]) -> Answer:
@@ -134,7 +137,7 @@ async def counted(core: EdgeCore, publishing: Awaitable[Answer]) -> Answer:
     except InvalidEvent:
         status = 400
         raise
-    except asyncio.CancelledError:
+    except (asyncio.CancelledError, ClientDisconnect):
         status = 499  # its client has left, or its deadline has passed
         raise
     else:
@@ -201,8 +204,10 @@ def _had_events(core: EdgeCore, key: bytes) -> bool:
     return channel is not None and bool(channel.kind)
 
 
-async def _cancel_fields(request: Request) -> dict[str, object]:
-    body = await read_body(request.stream(), request.headers, _CANCEL_BYTES_MAX, what="a cancel")
+async def _cancel_fields(request: Request, publisher: Publisher) -> dict[str, object]:
+    body = await publisher.read(
+        request.stream(), request.headers, bytes_max=_CANCEL_BYTES_MAX, what="a cancel"
+    )
     if not body.strip():
         return {}
     try:

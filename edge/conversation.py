@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import structlog
 from websockets.frames import CloseCode
 
+from edge.connection import ConnectionLimits
 from edge.control import counted, known_stream, stream_to_cancel
 from edge.delivery import Delivery
 from edge.errors import Forbidden, HistoryUnavailable, RequestError
@@ -324,7 +325,7 @@ class Conversation:
         delivery = self._deliveries[asked.key] = Delivery(core, joined, encoder, connection)
         kind = core.joiner.kind_of(asked.key)
         if kind is not None:
-            connection.shorten(self._share.admission.limits(kind))
+            connection.keep_to(ConnectionLimits.of(kind), core.now_s())
         connection.say({"type": "subscribed", **asked.place})
         delivery.start()
 

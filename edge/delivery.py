@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import structlog
 
+from edge.connection import ConnectionLimits
 from edge.errors import HistoryUnavailable
 from edge.history import Frames
 
@@ -86,6 +87,10 @@ class Outlet(Protocol):
         """Stop a delivery, and say for good that its client may not have the stream."""
         ...
 
+    def keep_to(self, limits: ConnectionLimits, since_s: float) -> None:
+        """Keep to what the kind of a stream says; ``since_s``: when it began to follow it."""
+        ...
+
 
 class Delivery:
     """A subscriber and the connection that it is written to."""
@@ -124,6 +129,7 @@ class Delivery:
         self._task: asyncio.Task[None] | None = None
         self._turn: asyncio.Lock | None = None
         self.subscriber: Subscriber = joined.subscriber
+        self.subscriber.delivery = self
         self.number = 0
         """Which of this edge's deliveries it is, from its start on."""
         self.opened_us = 0
@@ -178,6 +184,12 @@ class Delivery:
                 subscriber.on_next(self.advance)
                 return
 
+    def kind_known(self) -> None:
+        """What its stream is of is known now, or is another kind: its connection keeps to what that says."""
+        kind = self._core.joiner.kind_of(self.subscriber.channel.key)
+        if kind is not None and self.started_s and not self.over:
+            self._outlet.keep_to(ConnectionLimits.of(kind), self.started_s)
+
     def pause(self) -> None:
         """The connection takes no more: it keeps its own place from here on."""
         if self._group is not None:
@@ -225,6 +237,7 @@ class Delivery:
         self._end_turn()
         self.subscriber.channel.laggards.discard(self)
         self._core.hub.detach(self.subscriber)
+        self.subscriber.delivery = None
         self._core.journal.closed(self, reason or ("end" if self.subscriber.finished else "gone"))
 
     @property

@@ -29,12 +29,14 @@ class HubBounds:
 
 
 class Hub:
-    """The channels, the one that was silent longest first."""
+    """The channels; those that hold events are let go of them from the one on that was silent longest."""
 
     def __init__(self, bounds: HubBounds, flusher: Flusher) -> None:
         self._bounds = bounds
         self._flusher = flusher
-        self._channels: OrderedDict[bytes, Channel] = OrderedDict()
+        self._channels: dict[bytes, Channel] = {}
+        self._holding: OrderedDict[bytes, Channel] = OrderedDict()
+        """Those whose ring is not empty, the one that was silent longest first."""
         self.bytes = 0
         self.evicted_events = 0
         self.followers = 0
@@ -60,10 +62,15 @@ class Hub:
             channel = touched.get(key)
             if channel is None:
                 channel = touched[key] = self._channel(key)
-                self._channels.move_to_end(key)
             self._append(channel, frame)
+        for key, channel in touched.items():
+            if len(channel.ring):  # else it was held before, and has left the ring
+                self._holding[key] = channel
+                self._holding.move_to_end(key)
         self._shrink()
         for channel in touched.values():
+            if channel.kind_due:
+                channel.tell_kind()
             self._flusher.touch(channel)
             if self.look is not None and channel.look_due:
                 self.look(channel)
@@ -85,6 +92,7 @@ class Hub:
         self._flusher.flush(channel)
         self.bytes -= channel.ring.bytes
         channel.forget()
+        self._holding.pop(key, None)
         self._flusher.touch(channel)
         self._drop_if_unused(channel)
 
@@ -134,21 +142,22 @@ class Hub:
             self._evict(channel)
 
     def _shrink(self) -> None:
-        """Bring all rings under their common bound, from the stream that was silent longest on."""
-        if self.bytes <= self._bounds.rings_bytes_max:
-            return
-        for channel in list(self._channels.values()):
-            while len(channel.ring) and self.bytes > self._bounds.rings_bytes_max:
-                if channel.is_unwritten(channel.ring.first_seq):
-                    self._flusher.flush(channel)
-                self._evict(channel)
+        """Bring all rings under their common bound, from the stream that was silent longest on.
+
+        Whoever holds nothing is not looked at: those who wait for a stream are many, and a batch is small.
+        """
+        while self._holding and self.bytes > self._bounds.rings_bytes_max:
+            channel = next(iter(self._holding.values()))
+            if channel.is_unwritten(channel.ring.first_seq):
+                self._flusher.flush(channel)
+            self._evict(channel)
             self._drop_if_unused(channel)
-            if self.bytes <= self._bounds.rings_bytes_max:
-                return
 
     def _evict(self, channel: Channel) -> None:
         self.bytes -= channel.ring.evict_oldest()
         self.evicted_events += 1
+        if not len(channel.ring):
+            self._holding.pop(channel.key, None)
 
     def _drop_if_unused(self, channel: Channel) -> None:
         if not channel.subscribers and not len(channel.ring):

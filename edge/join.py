@@ -129,7 +129,9 @@ class Joiner:
         subscriber.resumable = self.is_resumable(key)
         self._hub.attach(subscriber)
         if entry is not None:
-            channel.kind = channel.kind or entry.kind
+            if not channel.kind:
+                channel.kind = entry.kind
+                channel.tell_kind()
             subscriber.stop_offset = entry.end_offset + 1 if entry.end_offset >= 0 else -1
         first: list[Frame] = []
         if cursor is not None and (former or gone):

@@ -95,3 +95,8 @@ async def on_invalid_query(_request: Request, error: Exception) -> Response:
     first = error.errors()[0]
     field = str(first["loc"][-1])
     return problem(400, "Request is malformed", f"{field}: {first['msg']}", extra={"field": field})
+
+
+async def on_left(_request: Request, _error: Exception) -> Response:
+    """End the request of a client that left, or broke off, in the middle of its body: nobody reads this."""
+    return Response(status_code=499)

@@ -157,10 +157,17 @@ class Publisher:
             beside = await asyncio.get_running_loop().run_in_executor(self._threads, make_beside)
         return await self.append(request, events, records, beside)
 
-    async def read(self, chunks: AsyncIterable[bytes], headers: Mapping[str, str]) -> bytes:
-        """Read the body of a request that is to be published; raises RequestError."""
+    async def read(
+        self,
+        chunks: AsyncIterable[bytes],
+        headers: Mapping[str, str],
+        *,
+        bytes_max: int | None = None,
+        what: str = "a request",
+    ) -> bytes:
+        """Read a body that is to be published, ``bytes_max`` if not the options'; raises RequestError."""
         with self._place():
-            return await self._read(chunks, headers)
+            return await self._read(chunks, headers, bytes_max, what)
 
     async def append(
         self,
@@ -210,10 +217,17 @@ class Publisher:
         finally:
             self._under_way -= 1
 
-    async def _read(self, chunks: AsyncIterable[bytes], headers: Mapping[str, str]) -> bytes:
+    async def _read(
+        self,
+        chunks: AsyncIterable[bytes],
+        headers: Mapping[str, str],
+        bytes_max: int | None = None,
+        what: str = "a request",
+    ) -> bytes:
+        limit_bytes = self._options.request_bytes_max if bytes_max is None else bytes_max
         try:
             async with asyncio.timeout(self._options.request_read_ms_max / 1_000):
-                return await read_body(chunks, headers, self._options.request_bytes_max)
+                return await read_body(chunks, headers, limit_bytes, what=what)
         except TimeoutError:
             raise RequestError(
                 408,

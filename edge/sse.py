@@ -90,6 +90,13 @@ class SseConnection(Connection):
         self.write(head + self._encoder.framed(preamble(self.retry_ms)))
         self._delivery.start()
 
+    def keep_to(self, limits: ConnectionLimits, since_s: float) -> None:
+        """See Outlet. A client that is cut off comes back by the last hint that it was given."""
+        other = limits.retry_ms != self.retry_ms
+        super().keep_to(limits, since_s)
+        if other and not self.paused:
+            self.write(self._encoder.framed(preamble(limits.retry_ms)))
+
     def beat(self) -> None:
         """See Connection."""
         self.write(self._encoder.framed(HEARTBEAT))
@@ -123,7 +130,10 @@ def chunk(data: bytes) -> bytes:
 
 
 def preamble(retry_ms: int) -> bytes:
-    """What a connection starts with: the hint when to come back, and enough to flush the headers."""
+    """What a connection starts with: the hint when to come back, and enough to flush the headers.
+
+    Said again when another one holds.
+    """
     return b"retry: %d\n\n" % jittered(retry_ms)
 
 

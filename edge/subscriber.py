@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from edge.channel import Channel
+    from edge.delivery import Delivery
     from edge.frame import Frame
     from schemas.kinds import Pressure
 
@@ -44,6 +45,7 @@ class Subscriber:
         "beyond",
         "channel",
         "delivered",
+        "delivery",
         "drop_from",
         "dropped",
         "expect",
@@ -95,6 +97,8 @@ class Subscriber:
         self.finished = False
         """``end`` was given: the connection is to close."""
         self.name = name
+        self.delivery: Delivery | None = None
+        """What gives it to its connection, once there is one."""
         self.delivered = 0
         """Events of the stream that it was given; not those of a group that it stands in."""
         self.gaps = 0

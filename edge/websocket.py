@@ -361,7 +361,8 @@ class WebSocketConnection(Connection):
         if self._partial_s and now_s - self._partial_s >= options.request_read_ms_max / 1_000:
             self.fail(CloseCode.POLICY_VIOLATION, "a message did not come in its time", "slow_message")
             return now_s + _LINGER_S
-        return super().on_time(now_s)
+        due_s = super().on_time(now_s)
+        return min(due_s, now_s + _LINGER_S) if self._closing else due_s
 
     def _is_dead(self, now_s: float) -> bool:
         """Whether a ping was not answered in its time, though we listened and all before it was taken."""
@@ -380,11 +381,11 @@ class WebSocketConnection(Connection):
     def _next_look(self, now_s: float) -> float:
         return min(super()._next_look(now_s), max(self._answer_due_s, now_s))
 
-    def shorten(self, limits: ConnectionLimits) -> None:
-        """Keep to what a kind says that has come to the connection: of several, the least counts."""
+    def keep_to(self, limits: ConnectionLimits, since_s: float) -> None:
+        """See Outlet; of several kinds that came to the connection the least counts."""
+        now_s = self._core.now_s()
         self._heartbeat_s = min(self._heartbeat_s, limits.heartbeat_ms / 1_000)
-        self._ends_s = min(self._ends_s, self._core.now_s() + limits.life_ms_max / 1_000)
+        self._ends_s = min(self._ends_s, since_s + limits.life_ms_max / 1_000)
         self.retry_ms = min(self.retry_ms, limits.retry_ms)
         self.drain_ms = min(self.drain_ms, limits.drain_ms)
-        if not self.paused and self.due_slot >= 0:
-            self._core.wheel.put(self, self._next_look(self._core.now_s()))
+        self._look_again(now_s)

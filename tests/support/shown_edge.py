@@ -45,10 +45,12 @@ class ShownEdge:
     lines: int = 0
     files: tuple[int, int] | None = None
     """Limits of open files that it starts with, soft and hard; none = this process's."""
+    module: str = "tests.support.shown_edge"
+    """What its process runs."""
 
     def __enter__(self) -> Self:
         given = json.dumps({"port": self.port, **self.options})
-        words = [sys.executable, "-m", "tests.support.shown_edge", given, str(self.lines)]
+        words = [sys.executable, "-m", self.module, given, str(self.lines)]
         words += map(str, self.files or ())
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(words, cwd=ROOT, stdout=log, stderr=log)
