@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -20,7 +21,7 @@ import structlog
 
 from edge.connection import ConnectionLimits
 from edge.errors import HistoryUnavailable
-from edge.history import Frames
+from edge.history import Frames, writes_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from edge.errors import Forbidden
     from edge.frame import Frame
     from edge.group import Encoder, Group
+    from edge.history import Write
     from edge.join import Joined
     from edge.subscriber import Subscriber
 
@@ -102,6 +104,8 @@ class Delivery:
         "_group",
         "_group_bytes",
         "_group_gaps",
+        "_held",
+        "_held_from",
         "_outlet",
         "_own_bytes",
         "_task",
@@ -123,7 +127,10 @@ class Delivery:
         self._outlet = outlet
         self.partition = joined.partition
         self._first: Sequence[Frame] = joined.first
-        """What is to be written before all else."""
+        """What is to be written before all else, but for the rest of what was begun."""
+        self._held: deque[Write] = deque()
+        self._held_from = ""
+        """Cursor of what comes right before what is held, or before the first."""
         self._group: Group | None = None
         self._group_bytes = self._group_gaps = self._own_bytes = 0
         self._task: asyncio.Task[None] | None = None
@@ -284,6 +291,8 @@ class Delivery:
     @property
     def cursor(self) -> str:
         """What its client is to come back with after all that it was written; empty if that is nothing."""
+        if self._held or self._first:
+            return self._held_from
         return self._core.replay.cursor(self.subscriber, self.partition)
 
     @property
@@ -339,27 +348,40 @@ class Delivery:
         return denied is None
 
     def _write_first(self) -> None:
-        if self._first and not (self.over or self._outlet.paused):
+        if self.over or self._outlet.paused or not (self._held or self._first):
+            return
+        self._write_held()
+        if self._first and not self._held:
             first, self._first = self._first, ()
             if self._unjudged is None or self._may_have(first):
                 self._write(first)
+        if not (self._held or self._first):
             self._end_turn()
 
     def _write(self, frames: Sequence[Frame]) -> None:
+        """Write frames of the past: as much as the connection takes now, and the rest as it goes on."""
+        bytes_max = self._core.options.write_bytes_max
         gaps: Sequence[Frame] = ()  # in ``Frames``, which are the log's own, the edge declares none
         if isinstance(frames, Frames):
-            data = frames.encoded(self._encoder)
+            writes = frames.writes(self._encoder, bytes_max)
         else:
-            data = self._encoder.encode(frames)
+            writes = writes_of(frames, self._encoder, bytes_max)
             gaps = [frame for frame in frames if frame.event is None and frame.type == "gap"]
         unreadable = self._core.json.gaps_in(frames)
-        self._outlet.write(data)
-        self._own_bytes += len(data)
         self.subscriber.gaps += unreadable
-        self._outlet.had_turn(self)
-        self._core.metrics.delivered(len(frames), len(data), gaps=len(gaps) + unreadable, from_ring=False)
+        size_bytes = sum(len(data) for _, data in writes)
+        self._core.metrics.delivered(len(frames), size_bytes, gaps=len(gaps) + unreadable, from_ring=False)
+        self._held.extend(writes)
+        self._write_held()
         for gap in gaps:
             self._core.journal.gap(self, gap)
+
+    def _write_held(self) -> None:
+        while self._held and not (self.over or self._outlet.paused):
+            self._held_from, data = self._held.popleft()
+            self._own_bytes += len(data)
+            self._outlet.write(data)
+            self._outlet.had_turn(self)
 
     def _tell(self, gap: Frame | None) -> None:
         if gap is not None and not self.over:
@@ -382,6 +404,7 @@ class Delivery:
             if not (former := self.subscriber.former):
                 # Its kind may not have been known when its client came, or another stream has the name.
                 self.subscriber.resumable = self._core.joiner.is_resumable(self.subscriber.channel.key)
+            self._held_from = self.cursor
             frames = await self._core.replay.next_frames(self.subscriber, self.partition)
             if former and not (self.subscriber.former or self._outlet.identity.kinds.all):
                 self._unjudged = self._outlet.identity  # another stream has the name, perhaps of another kind
@@ -392,7 +415,7 @@ class Delivery:
             elif frames and not self.over:
                 self._write(frames)
         finally:
-            if not self._first:
+            if not (self._held or self._first):
                 self._end_turn()
 
     def _end_turn(self) -> None:

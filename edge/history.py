@@ -6,12 +6,13 @@ import asyncio
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Final, Protocol
+from math import ceil
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from edge.turns import Turns
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from edge.frame import Frame
     from edge.group import Encoder
@@ -33,6 +34,14 @@ class SpanAsked:
     events_max: int = SPAN_EVENTS
 
 
+class Write(NamedTuple):
+    """Frames as they go over a transport."""
+
+    cursor: str
+    """Of the last of them."""
+    data: bytes
+
+
 class Frames(tuple["Frame", ...]):  # noqa: SLOT001  # what they have in common is kept in it
     """Events of the past that many are given as they are: what they have in common is made once.
 
@@ -49,27 +58,38 @@ class Frames(tuple["Frame", ...]):  # noqa: SLOT001  # what they have in common 
             frame.type == "end" for frame in self[:-1]
         )
 
-    def encoded(self, encoder: Encoder) -> bytes:
-        """Give the bytes of one write of all of them; to all clients of a transport the same object."""
-        data = self._bytes.get(encoder.name)
-        if data is None:
-            if len(self._bytes) >= _ENCODERS_MAX:
-                del self._bytes[next(iter(self._bytes))]
-            data = self._bytes[encoder.name] = encoder.encode(self)
-        return data
+    def writes(self, encoder: Encoder, bytes_max: int) -> Sequence[Write]:
+        """Give the writes of all of them; to all clients of a transport the same objects."""
+        writes = self._writes.get(encoder.name)
+        if writes is None:
+            if len(self._writes) >= _ENCODERS_MAX:
+                del self._writes[next(iter(self._writes))]
+            writes = self._writes[encoder.name] = writes_of(self, encoder, bytes_max)
+        return writes
 
     @property
     def size_bytes(self) -> int:
         """Estimate of what they hold in memory, with the writes of all of them that are kept: one soon is."""
-        return self._own_bytes + max(self._own_bytes // 4, sum(map(len, self._bytes.values())))
+        kept = sum(len(data) for writes in self._writes.values() for _, data in writes)
+        return self._own_bytes + max(self._own_bytes // 4, kept)
 
     @cached_property
     def _own_bytes(self) -> int:
         return sum(frame.size_bytes for frame in self)
 
     @cached_property
-    def _bytes(self) -> dict[str, bytes]:
+    def _writes(self) -> dict[str, Sequence[Write]]:
         return {}
+
+
+def writes_of(frames: Sequence[Frame], encoder: Encoder, bytes_max: int) -> Sequence[Write]:
+    """Give the writes of frames, in order; none is above the bound but one of a single frame."""
+    data = encoder.encode(frames)
+    if len(data) <= bytes_max or len(frames) == 1:
+        return (Write(frames[-1].cursor, data),)
+    step = ceil(len(frames) / ceil(len(data) / bytes_max))
+    parts = [frames[at : at + step] for at in range(0, len(frames), step)]
+    return [write for part in parts for write in writes_of(part, encoder, bytes_max)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,7 @@ class Pressure:
 
     def is_over(self, delivery: Delivery, kind: Kind) -> bool:
         """Whether a delivery has passed its kind's bound."""
-        if delivery.subscriber.former:
+        if delivery.subscriber.former or delivery.subscriber.finished:
             return False  # what came since is of another stream
         behind = delivery.subscriber.channel.ring.behind(delivery.subscriber.expect)
         policy = kind.backpressure

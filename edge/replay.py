@@ -89,6 +89,8 @@ class Replay:
         finally:
             subscriber.reading = False
         frames = self._fit(subscriber, span, partition)
+        if subscriber.at_bound:
+            return frames  # the rest of the span is its yet, if it is owed more in the end
         subscriber.next_offset = max(span.next_offset, subscriber.next_offset)
         if not frames and span.next_offset >= stop:
             return self._arrive(subscriber, partition, stop)

@@ -150,7 +150,7 @@ def check_counters(edge: Scene, clients: Sequence[Client]) -> None:
 def test_each_view_is_contiguous_or_declared_and_the_counters_say_what_was_told(policy):
     acted = Counter()
 
-    @settings(max_examples=20, deadline=None, derandomize=True)
+    @settings(max_examples=60, deadline=None)
     @given(
         then=st.sampled_from(["drop_old", "drop_new", "terminate"]),
         by_bytes=st.booleans(),
