@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Literal
 
 from connectors.kafka.deadletters import NOT_A_LETTER
@@ -12,9 +13,13 @@ from schemas.record import headers_bytes
 from schemas.topics import TAKES_AGAIN, TOPICS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from connectors.kafka.deadletters import DeadLetter
+    from pipelines.blueprint import Blueprint
+
+    Readers = Mapping[str, Mapping[str, Collection[str]]]
+    """By topic, unprefixed, and role: the role's agents that read it."""
 
 Outcome = Literal["goes in", "was replayed", "cannot"]
 
@@ -29,6 +34,9 @@ _WAYS_AROUND: Final = (
 )
 
 
+_ALL_THE_SAME: Final = "--also-to-others hands it in all the same"
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What is to be done with one letter."""
@@ -38,6 +46,8 @@ class Verdict:
     topic: str
     partition: int | None
     why: str = ""
+    others: tuple[str, ...] = ()
+    """Roles that have the record again, besides the one whose agent made the letter."""
 
     @property
     def handover(self) -> Handover:
@@ -56,8 +66,13 @@ class Judge:
         prefix: str,
         to: str | None = None,
         again: bool = False,
+        readers: Readers = MappingProxyType({}),
+        also_to_others: bool = False,
     ) -> None:
         """Take the cluster's topics with their partitions, and what was replayed so far.
+
+        ``readers``: who reads each topic, as far as is known. ``also_to_others`` lets a record in though
+        another role than the letter's has it again.
 
         Raises:
             Misused: ``to`` is no topic that others may write to.
@@ -65,6 +80,8 @@ class Judge:
         self._partitions = partitions
         self._done = {} if again else dict(done)
         self._prefix = prefix
+        self._readers = readers
+        self._also_to_others = also_to_others
         self._to = None if to is None else prefix + to.removeprefix(prefix)
         problem = None if self._to is None else self._problem_of(self._to)
         if problem is not None:
@@ -81,8 +98,19 @@ class Judge:
         way = topic, None if partition < 0 else partition
         if self._done.get(letter.id) == letter.time_us:
             return Verdict(letter, "was replayed", *way, "--again hands it in once more")
+        others = self._others(letter, topic)
+        if others and not self._also_to_others:
+            return Verdict(letter, "cannot", *way, f"{_twice(topic, others)}; {_ALL_THE_SAME}", others)
         self._done[letter.id] = letter.time_us
-        return Verdict(letter, "goes in", *way)
+        return Verdict(letter, "goes in", *way, others=others)
+
+    def _others(self, letter: DeadLetter, topic: str) -> tuple[str, ...]:
+        """Return the roles that have had the record, or may have: all, where the letter's is not known."""
+        if topic != letter.from_topic:
+            return ()
+        roles = self._readers.get(topic.removeprefix(self._prefix), {})
+        mine = [role for role, agents in roles.items() if letter.agent in agents]
+        return tuple(sorted(role for role in roles if mine != [role]))
 
     def _unfit(self, letter: DeadLetter, topic: str) -> str | None:
         if letter.cause == NOT_A_LETTER:
@@ -107,11 +135,32 @@ class Judge:
         return topic.removeprefix(self._prefix) in _SINGLE_WRITER
 
 
-def ways_back(role: str, topics: Iterable[str], cause: str, *, is_ours: bool) -> list[str]:
+def readers_of(roles: Iterable[Blueprint]) -> Readers:
+    """Return who reads each topic."""
+    found: dict[str, dict[str, set[str]]] = {}
+    for role in roles:
+        for agent in role.agents:
+            found.setdefault(agent.reads.name, {}).setdefault(role.role, set()).add(agent.name)
+    return found
+
+
+def _twice(topic: str, others: Iterable[str]) -> str:
+    return f"{', '.join(others)} reads {topic}, too, and would have the record twice"
+
+
+def ways_back(
+    role: str,
+    topics: Iterable[str],
+    cause: str,
+    *,
+    is_ours: bool,
+    shared: Mapping[str, Collection[str]] = MappingProxyType({}),
+) -> list[str]:
     """Say how what a lever puts aside comes back to a role; ``topics`` are those it may stand in, unprefixed.
 
-    ``cause`` is that of the dead letters: ``skipped`` or ``quarantined``. A replay would give a topic's other
-    readers the record twice where they trust in its single writer, and a rebuild passes over what is skipped.
+    ``shared``: the other roles that read a topic. ``cause`` is that of the dead letters: ``skipped`` or
+    ``quarantined``. A replay would give a topic's other readers the record twice where they trust in its
+    single writer, and a rebuild passes over what is skipped.
     """
     alone = sorted(_SINGLE_WRITER.intersection(topics))
     others = sorted({*topics}.difference(alone))
@@ -120,6 +169,7 @@ def ways_back(role: str, topics: Iterable[str], cause: str, *, is_ours: bool) ->
     if others:
         replay = f"`sluicegate dlq replay --all --cause {cause}`"
         said.append(f"way back of what stood in {', '.join(others)}: {first}{replay}")
+        said += [f"{_twice(name, shared[name])}; {_ALL_THE_SAME}" for name in others if shared.get(name)]
     if alone and not is_ours and cause == "quarantined":
         rebuild = f"`sluicegate reprocess {role} --from earliest` rebuilds the role with it"
         said.append(f"way back of what stood in {', '.join(alone)}: {first}{rebuild}; {_NO_REPLAY}")

@@ -353,7 +353,7 @@ def new_row(role: str, generation: int = FIRST) -> Row:
     """Return the record of a role that nothing is known of."""
     return {
         "role": role, "generation": generation, "candidate": 0, "attempt": "", "from_ms": -1,
-        "switching": False, "stores": [],
+        "cut": False, "switching": False, "stores": [],
         "by": worker_name(), "reason": "",
     }  # fmt: skip
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from connectors.kafka.options import KafkaOptions
-    from connectors.kafka.turn import Records
+    from connectors.kafka.turn import Commits, Records
     from schemas.wire import WireCodec
 
 log = structlog.get_logger(__name__)
@@ -66,11 +66,14 @@ class Roster:
                 self._reader = CommittedReader(self._kafka, self._topic)
             return bool(self._reader.partitions())
 
-    def change(self, role: str, decide: Callable[[Row | None], Row | None]) -> Row | None:
+    def change(
+        self, role: str, decide: Callable[[Row | None], Row | None], commits: Commits | None = None
+    ) -> Row | None:
         """Have ``decide`` make the role's new record of the one that stands, and keep it; returns what holds.
 
         ``decide`` may be asked again, with another record, if somebody else was quicker; it returns None to
-        leave the record as it is, and what it raises goes through.
+        leave the record as it is, and what it raises goes through. ``commits`` takes place if it is changed,
+        in the same transaction.
 
         Raises:
             KafkaUnavailable: no answer, or others change it all the time; nothing is known to be changed.
@@ -88,7 +91,7 @@ class Roster:
             held = after
             return [(self._topic, role.encode(), self._codec.encode(DEPLOYED.subject, after))]
 
-        change(self._kafka, f"{self._kafka.topic_prefix}{ROSTER}", [self._topic], records)
+        change(self._kafka, f"{self._kafka.topic_prefix}{ROSTER}", [self._topic], records, commits)
         return held
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Where a group begins: the offsets of a time, and their commit for a group that has no member."""
+"""Where a group may begin: the offsets of a time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from connectors.kafka.access import refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from connectors.kafka.options import KafkaOptions
 
@@ -45,23 +45,6 @@ def offsets_from(kafka: KafkaOptions, group: str, topics: Sequence[str], from_ms
         except KafkaException as error:
             raise refusal(kafka, f"Read topics {', '.join(topics)}", error.args[0]) from error
     return found
-
-
-def begin_at(kafka: KafkaOptions, group: str, offsets: Mapping[At, int]) -> None:
-    """Commit where a group begins; the broker refuses it of a group that has members.
-
-    Raises:
-        KafkaUnavailable: it was not done.
-        NotAuthorized: an ACL is missing.
-    """
-    parts = [TopicPartition(topic, partition, offset) for (topic, partition), offset in offsets.items()]
-    with closing(_consumer(kafka, group)) as consumer:
-        try:
-            for done in consumer.commit(offsets=parts, asynchronous=False):
-                if done.error is not None:
-                    raise refusal(kafka, f"Read group {group}", done.error)
-        except KafkaException as error:
-            raise refusal(kafka, f"Read group {group}", error.args[0]) from error
 
 
 def _consumer(kafka: KafkaOptions, group: str) -> Consumer:

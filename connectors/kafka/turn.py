@@ -3,8 +3,8 @@
 1. Take the one transactional id that everybody has for it. That fences who had it, and the broker ends what
    that one had open.
 2. Read, and decide: nobody else can change it unseen from here on.
-3. Append in a transaction. Who was fenced meanwhile, or does not know what became of it, begins again at 1,
-   from what stands then.
+3. Append in a transaction, in which a group's offsets may be committed, too. Who was fenced meanwhile, or
+   does not know what became of it, begins again at 1, from what stands then.
 4. Wait for the markers: a commit is answered before what it committed can be read.
 """
 
@@ -13,9 +13,9 @@ from __future__ import annotations
 import random
 import time
 from contextlib import closing, suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from connectors.kafka.access import REFUSALS
 from connectors.kafka.errors import KafkaUnavailable, NotAuthorized, PositionRefused
@@ -47,12 +47,24 @@ _ANEW: Final = frozenset(
 )
 
 
+class Commits(NamedTuple):
+    """Offsets that a group without members begins at."""
+
+    group: str
+    offsets: Mapping[tuple[str, int], int]
+
+
 def change(
-    kafka: KafkaOptions, transactional_id: str, topics: Sequence[str], decide: Callable[[], Records]
+    kafka: KafkaOptions,
+    transactional_id: str,
+    topics: Sequence[str],
+    decide: Callable[[], Records],
+    commits: Commits | None = None,
 ) -> None:
     """Append to ``topics`` what ``decide`` makes of what it reads; nothing if it makes nothing.
 
-    ``decide`` is asked again if somebody else was quicker, and what it raises goes through.
+    ``decide`` is asked again if somebody else was quicker, and what it raises goes through. ``commits`` takes
+    place if and only if something is appended.
 
     Raises:
         KafkaUnavailable: no answer, or others change it all the time; nothing is known to be changed.
@@ -61,12 +73,13 @@ def change(
     deadline = time.monotonic() + _TRIES_S
     while True:
         try:
-            return _try(kafka, transactional_id, decide)
+            return _try(kafka, transactional_id, decide, commits)
         except (KafkaException, SystemError) as error:
             # SystemError: confluent-kafka raises "fenced" under the feet of whatever callback runs then.
             cause = _cause(error)
             if cause is not None and cause.code() in REFUSALS:
                 what = f"Write transactional id {transactional_id} and topic {', '.join(topics)}"
+                what += f", Read group {commits.group}" if commits is not None else ""
                 raise NotAuthorized(kafka.principal, what) from None
             again = cause is None or cause.code() in _ANEW or cause.retriable() or cause.txn_requires_abort()
             if not again or time.monotonic() > deadline:
@@ -75,7 +88,9 @@ def change(
             time.sleep(random.uniform(0.05, 0.3))  # noqa: S311  # so that two do not keep step
 
 
-def _try(kafka: KafkaOptions, transactional_id: str, decide: Callable[[], Records]) -> None:
+def _try(
+    kafka: KafkaOptions, transactional_id: str, decide: Callable[[], Records], commits: Commits | None
+) -> None:
     producer = Producer(
         kafka.client_config()
         | {
@@ -107,9 +122,19 @@ def _try(kafka: KafkaOptions, transactional_id: str, decide: Callable[[], Record
     if failed or left:
         producer.purge()
         raise KafkaException(failed[0] if failed else KafkaError(KafkaError._TIMED_OUT))  # noqa: SLF001
+    if commits is not None:
+        _commit(kafka, producer, commits)
     # One whose outcome is not known is settled by the next try, which decides from what stands then.
     producer.commit_transaction(_TIMEOUT_MS / 1_000)
     _wait_until_seen(kafka, transactional_id, ends)
+    if commits is not None:
+        _wait_until_stable(kafka, commits)
+
+
+def _commit(kafka: KafkaOptions, producer: Producer, commits: Commits) -> None:
+    parts = [TopicPartition(*at, offset) for at, offset in commits.offsets.items()]
+    with closing(Consumer(kafka.client_config() | {"group.id": commits.group, "log_level": 0})) as consumer:
+        producer.send_offsets_to_transaction(parts, consumer.consumer_group_metadata(), _TIMEOUT_MS / 1_000)
 
 
 def _wait_until_seen(kafka: KafkaOptions, group: str, ends: Mapping[str, int]) -> None:
@@ -119,6 +144,16 @@ def _wait_until_seen(kafka: KafkaOptions, group: str, ends: Mapping[str, int]) -
         for topic, end in ends.items():
             while positions.stable_end(topic, 0) < end and time.monotonic() < deadline:
                 time.sleep(_LOOK_S)
+
+
+def _wait_until_stable(kafka: KafkaOptions, commits: Commits) -> None:
+    """Return when the group's offsets are those: until then whoever asks is told that there are none."""
+    with (
+        closing(PositionReader(kafka, commits.group)) as positions,
+        suppress(KafkaUnavailable, PositionRefused),
+    ):
+        for at in commits.offsets:
+            positions.committed(*at)
 
 
 def _cause(error: BaseException) -> KafkaError | None:

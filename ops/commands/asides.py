@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ops.commands.levers import AsJson, Flag, check_role, need_reason, opened, tell, topics_of
+from ops.commands.levers import (
+    AsJson,
+    Flag,
+    check_role,
+    need_reason,
+    opened,
+    readers_of_topic,
+    tell,
+    topics_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -166,7 +175,8 @@ def _tell_ways_back(role: str, topics: set[str], cause: str) -> None:
     from ops.handback import ways_back
     from schemas.access import ROLES
 
-    for said in ways_back(role, topics, cause, is_ours=role in ROLES):
+    shared = {topic: sorted(readers_of_topic(topic) - {role}) for topic in topics}
+    for said in ways_back(role, topics, cause, is_ours=role in ROLES, shared=shared):
         console.note(said)
 
 

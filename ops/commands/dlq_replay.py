@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from connectors.kafka.deadletters import DeadLetter, DeadLetterReader
     from connectors.kafka.options import KafkaOptions
-    from ops.handback import Verdict
+    from ops.handback import Judge, Verdict
     from schemas.wire import WireCodec
 
 Flag = Annotated[bool, Parameter(negative=())]
@@ -25,6 +25,7 @@ def replay_command(
     to: str | None = None,
     reason: str = "",
     again: Flag = False,
+    also_to_others: Flag = False,
     yes: Flag = False,
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
 ) -> int:
@@ -34,6 +35,9 @@ def replay_command(
     that was replayed is not replayed again, whoever asks; one that fails again is a new letter. Records go
     in batches, each in one transaction with the note that it was done (topic `dead.replays.v1`), so a
     replay that was cut off is simply run again.
+
+    A record whose topic another role reads, too, cannot go in without `--also-to-others`: that role has
+    handled it, and would count it twice. Known are the readers among our roles and in SLUICEGATE_PIPELINES.
 
     Exit code 1 if a letter that was asked for is not there or cannot go in.
 
@@ -53,22 +57,40 @@ def replay_command(
         Kept with who did it.
     again
         Replay those, too, that were replayed before.
+    also_to_others
+        Replay those, too, that other roles have again; their line names the roles.
     yes
         Do it.
     as_json
         Print a JSON object a letter and line, and at last one with the sums.
     """
+    from connectors.kafka.admin import partition_counts
+    from connectors.kafka.replays import Replays
     from ops.errors import Misused
+    from ops.extension import extension_of
+    from ops.handback import Judge, readers_of
+    from ops.settings import Settings
+    from pipelines.blueprint import blueprints
 
     if bool(letter_ids) == every:
         raise Misused("give the ids of letters, or --all", "`sluicegate dlq list` shows both ids and causes")
     wanted = [_coordinates(letter_id) for letter_id in letter_ids]
     with ExitStack() as open_now:
         reader, codec, options = _connected(open_now, write=yes)
+
+        readers = readers_of(blueprints(extension_of(Settings()), options))
+
+        def judge() -> Judge:
+            done = Replays(options, codec).done()
+            return Judge(
+                partition_counts(options), done, prefix=options.topic_prefix, to=to, again=again,
+                readers=readers, also_to_others=also_to_others,
+            )  # fmt: skip
+
         missing: list[str] = []
         letters = reader.present() if every else _named(reader, wanted, missing)
         chosen = (letter for letter in letters if cause in (None, letter.cause))
-        sums = _replay(chosen, codec, options, to=to, reason=reason, again=again, yes=yes, as_json=as_json)
+        sums = _replay(chosen, codec, options, judge, reason=reason, yes=yes, as_json=as_json)
     return _sum_up(sums, missing, yes=yes, as_json=as_json)
 
 
@@ -121,30 +143,22 @@ def _replay(
     letters: Iterator[DeadLetter],
     codec: WireCodec,
     options: KafkaOptions,
+    judged_by: Callable[[], Judge],
     *,
-    to: str | None,
     reason: str,
-    again: bool,
     yes: bool,
     as_json: bool,
 ) -> dict[str, int]:
     """Judge each letter, hand in those that go, and print each; returns how many had which outcome."""
-    from connectors.kafka.admin import partition_counts
-    from connectors.kafka.replays import Replayer, Replays
+    from connectors.kafka.replays import Replayer
     from ops import console
-    from ops.handback import Judge, in_batches
+    from ops.handback import in_batches
     from ops.person import who
 
     replayer = Replayer(options, codec, by=who(), reason=reason)
     if yes:
         replayer.open()  # before it is read what was replayed: from here on nobody else replays
-    judge = Judge(
-        partition_counts(options),
-        Replays(options, codec).done(),
-        prefix=options.topic_prefix,
-        to=to,
-        again=again,
-    )
+    judge = judged_by()
     say = _json_line if as_json else _line
     sums = {"goes in": 0, "was replayed": 0, "cannot": 0}
     for batch in in_batches(judge.judge(letter) for letter in letters):
@@ -176,6 +190,8 @@ def _line(verdict: Verdict, at: tuple[int, int] | None) -> None:
         said = f"would go to {where}, {len(letter.value)} bytes"
     else:
         said = f"{verdict.outcome}: {verdict.why}" if verdict.why else verdict.outcome
+    if verdict.others and verdict.outcome == "goes in":
+        said += f"; also to {', '.join(verdict.others)}, once more"
     key = "" if letter.key is None else escaped(letter.key, 200)
     console.out().print(f"{letter.id}  {letter.cause}  {key}  {said}")
 
@@ -193,6 +209,7 @@ def _json_line(verdict: Verdict, at: tuple[int, int] | None) -> None:
             "size_bytes": len(letter.value),
             "outcome": "replayed" if at is not None else _JSON_OUTCOMES[verdict.outcome],
             "why": verdict.why,
+            "also_to": list(verdict.others),
             "to": {
                 "topic": verdict.topic,
                 "partition": verdict.partition if at is None else at[0],

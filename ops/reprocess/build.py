@@ -1,21 +1,23 @@
 """Begins and gives up the building of a generation; the record of the role says that it is built.
 
 1. Its topics are made: changelogs, and one beside each output. 2. Each changelog begins with its mark.
-3. Its group begins where the time says, but not behind where the one that runs stands: what that has not
-handled yet is the new one's to handle, and nothing between may be passed over. 4. The record names the
-attempt; only now do its workers run. Killed before 4, nothing was begun: the next attempt has its own topics.
+3. The record names the attempt, and its group begins where the time says, in one transaction: of two that
+begin at once the later one moves nothing. It begins not behind where the one that runs stands: what that has
+not handled yet is the new one's to handle, and nothing between may be passed over. Only now do its workers
+run. Killed before 3, nothing was begun: the next attempt has its own topics.
 """
 
 from __future__ import annotations
 
 from secrets import token_hex
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from connectors.kafka.admin import ensure_topics, topic_ids
 from connectors.kafka.birth import mark_birth
 from connectors.kafka.lag import committed_offsets
 from connectors.kafka.members import groups_of
-from connectors.kafka.starts import begin_at, offsets_from
+from connectors.kafka.starts import offsets_from
+from connectors.kafka.turn import Commits
 from ops.errors import Misused
 from ops.person import who
 from pipelines.deployment import new_row, new_store
@@ -41,11 +43,7 @@ def begin(plan: Plan, roster: Roster, from_ms: int | None) -> Row:
         return _same(plan, row, from_ms)
     if from_ms is None:
         raise without_from(plan)
-    if not (group := groups_of(plan.kafka, [plan.group])[plan.group]).is_empty:
-        raise Misused(
-            f"group {plan.group} has members: {', '.join(member.name for member in group.members)}",
-            "stop them first; a static member is one until its session has timed out",
-        )
+    _see_that_nobody_is_in(plan)
     live = {topic for topic, _partition in committed_offsets(plan.kafka, plan.live_group)}
     if shared := [spec.name for spec in plan.inner if spec.named(plan.kafka.topic_prefix) in live]:
         raise Misused(
@@ -54,22 +52,31 @@ def begin(plan: Plan, roster: Roster, from_ms: int | None) -> Row:
         )
     attempt = token_hex(3)
     _make_topics(plan, attempt)
-    begin_at(plan.kafka, plan.group, starts_of(plan, from_ms) | _ends_between(plan))
+    starts = starts_of(plan, from_ms)
 
     def decide(before: Row | None) -> Row:
         before = before if before is not None else new_row(plan.role)
         if before["candidate"]:
             return _same(plan, before, from_ms)
+        _see_that_nobody_is_in(plan)
         return {
             **before, "candidate": plan.generation, "attempt": attempt, "from_ms": from_ms,
-            "switching": False,
+            "cut": starts.cut, "switching": False,
             "stores": [*before["stores"], *_stores(plan, attempt)], "by": who(),
             "reason": f"generation {plan.generation} is built",
         }  # fmt: skip
 
-    kept = roster.change(plan.role, decide)
+    kept = roster.change(plan.role, decide, Commits(plan.group, starts.offsets | _ends_between(plan)))
     assert kept is not None
     return kept
+
+
+def _see_that_nobody_is_in(plan: Plan) -> None:
+    if not (group := groups_of(plan.kafka, [plan.group])[plan.group]).is_empty:
+        raise Misused(
+            f"group {plan.group} has members: {', '.join(member.name for member in group.members)}",
+            "stop them first; a static member is one until its session has timed out",
+        )
 
 
 def without_from(plan: Plan) -> Misused:
@@ -79,13 +86,23 @@ def without_from(plan: Plan) -> Misused:
     )
 
 
-def starts_of(plan: Plan, from_ms: int) -> dict[tuple[str, int], int]:
+class Starts(NamedTuple):
+    """Where a build begins."""
+
+    offsets: dict[tuple[str, int], int]
+    """By input topic and partition."""
+    cut: bool
+    """Whether there was input before one of them that retention has taken."""
+
+
+def starts_of(plan: Plan, from_ms: int) -> Starts:
     """Return where each input partition of the new generation begins."""
     topics = [spec.named(plan.kafka.topic_prefix) for spec in plan.inputs]
     by_time = offsets_from(plan.kafka, plan.group, topics, from_ms)
     low = by_time if from_ms < 0 else offsets_from(plan.kafka, plan.group, topics, -1)
     live = committed_offsets(plan.kafka, plan.live_group)
-    return {at: max(min(offset, live.get(at, low[at])), low[at]) for at, offset in by_time.items()}
+    offsets = {at: max(min(offset, live.get(at, low[at])), low[at]) for at, offset in by_time.items()}
+    return Starts(offsets, any(offset == low[at] > 0 for at, offset in offsets.items()))
 
 
 def _ends_between(plan: Plan) -> dict[tuple[str, int], int]:
@@ -109,7 +126,7 @@ def discard(plan: Plan, roster: Roster) -> list[str]:
         assert before is not None
         gone = {changelog.name for changelog in plan.changelogs(attempt)}
         return {
-            **before, "candidate": 0, "attempt": "", "from_ms": -1, "switching": False,
+            **before, "candidate": 0, "attempt": "", "from_ms": -1, "cut": False, "switching": False,
             "stores": [store for store in before["stores"] if store["changelog"] not in gone],
             "by": who(), "reason": f"generation {plan.generation} is given up",
         }  # fmt: skip

@@ -63,11 +63,17 @@ class Plan:
         """Topics between its own agents."""
         return between(self.agents)
 
-    def loss(self, from_ms: int) -> str:
-        """Say what is not in a build from a time on (milliseconds; -1 = earliest); empty = nothing."""
-        if from_ms < 0 or all(agent.changelog is None for agent in self.agents):
-            return ""
-        return f"state from before {time_text(from_ms * 1_000)} is not in it"
+    def loss(self, from_ms: int, *, cut: bool) -> str:
+        """Say what is not in a build from a time on (milliseconds; -1 = earliest); empty = nothing.
+
+        ``cut``: retention had taken input before it began.
+        """
+        said = []
+        if from_ms >= 0 and any(agent.changelog is not None for agent in self.agents):
+            said.append(f"state from before {time_text(from_ms * 1_000)} is not in it")
+        if cut:
+            said.append("what retention had taken of its input is not in it")
+        return "; ".join(said)
 
     def changelogs(self, attempt: str) -> dict[TopicSpec, TopicSpec]:
         """Return the changelogs as the new code names them, and the topics of an attempt that hold them."""

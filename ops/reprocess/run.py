@@ -68,16 +68,16 @@ def dry_run(wish: Wish) -> int:
     with _opened(wish) as (plan, _roster, row):
         built = row is not None and row["candidate"] == plan.generation
         if row is not None and built:
-            from_ms, told = row["from_ms"], _told(plan, row)
+            told = _told(plan, row)
         elif wish.since is None:
             raise without_from(plan)
         else:
-            from_ms = from_ms_of(wish.since)
-            told = _would(plan, from_ms)
-    told |= {"dry_run": True, "loss": plan.loss(from_ms)}
+            told = _would(plan, from_ms_of(wish.since))
+    told |= {"dry_run": True}
     if wish.as_json:
         console.print_json(told)
         return 0
+    more = "; --from earliest rebuilds it, of what is still there" if told["from_ms"] != -1 else ""
     out = console.out()
     out.print(f"{plan.role}: generation {plan.live} runs, this code is generation {plan.generation}")
     if built:
@@ -86,10 +86,8 @@ def dry_run(wish: Wish) -> int:
         out.print(
             f"reads again: {told['offsets']:,} offsets of {', '.join(spec.name for spec in plan.inputs)}"
         )
-        if told["cut"]:
-            out.print("not all of the input is there any more: what retention took is not in the new state")
     if told["loss"]:
-        console.warn(f"{told['loss']}; --from earliest rebuilds it, of what is still there")
+        console.warn(f"{told['loss']}{more}")
     for spec in plan.sides(""):
         given = spec in plan.superseding("")
         what = "its keys are given out as they were rebuilt" if given else "what is out stays as it is"
@@ -149,7 +147,7 @@ async def _follow(wish: Wish, plan: Plan, roster: Roster, row: Row) -> int:
                 _see_that_it_runs(child)
                 show.look(look)
                 if look.level and wish.switch:
-                    if loss := plan.loss(row["from_ms"]):
+                    if loss := plan.loss(row["from_ms"], cut=row["cut"]):
                         show.tell(f"generation {plan.generation} takes its place with a gap: {loss}")
                     await _switched(plan, roster, show, stopping)
                     break
@@ -208,14 +206,16 @@ async def _switched(plan: Plan, roster: Roster, show: Show, stopping: asyncio.Ev
 
 
 def _would(plan: Plan, from_ms: int) -> dict[str, object]:
-    starts = starts_of(plan, from_ms)
+    starts, cut = starts_of(plan, from_ms)
     _, ends = positions(plan)
     return {
         "role": plan.role,
         "live": plan.live,
         "generation": plan.generation,
+        "from_ms": from_ms,
         "offsets": sum(max(end - starts.get(at, end), 0) for at, end in ends.items()),
-        "cut": from_ms < 0 and any(starts.values()),
+        "cut": cut,
+        "loss": plan.loss(from_ms, cut=cut),
         "starts": [
             {"topic": topic, "partition": partition, "offset": offset}
             for (topic, partition), offset in sorted(starts.items())
@@ -232,6 +232,8 @@ def _told(plan: Plan, row: Row) -> dict[str, object]:
         "live": plan.live,
         "generation": plan.generation,
         "from_ms": row["from_ms"],
+        "cut": row["cut"],
+        "loss": plan.loss(row["from_ms"], cut=row["cut"]),
         "left": sum(max(end - mine.get(at, 0), 0) for at, end in ends.items()),
         "members": len(group.members),
         "given_out": [spec.name for spec in plan.superseding("")],

@@ -240,7 +240,7 @@ def _end(plan: Plan, roster: Roster) -> None:
         ]
         return {
             **row, "generation": plan.generation, "candidate": 0, "attempt": "", "from_ms": -1,
-            "switching": False, "stores": stores, "by": who(),
+            "cut": False, "switching": False, "stores": stores, "by": who(),
             "reason": f"generation {plan.generation} is live",
         }  # fmt: skip
 

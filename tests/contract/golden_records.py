@@ -74,7 +74,7 @@ RECORDS: Final[dict[str, dict[str, Any]]] = {
     },
     "sluicegate.Role": {
         "role": "totals", "generation": 2, "candidate": 3, "attempt": "3c0d1e", "from_ms": _US // 1_000,
-        "switching": True,
+        "cut": True, "switching": True,
         "stores": [{
             "changelog": "totals.changelog.v1", "topic": "totals.changelog.s2.0f.v1", "topic_id": "iD-é_",
             "version": 2, "parts": "[]", "migration": "wider", "target": "totals.changelog.s3.1e.v1",

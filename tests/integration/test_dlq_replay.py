@@ -11,7 +11,7 @@ from confluent_kafka import Producer
 from connectors.kafka.deadletters import DeadLetterReader
 from connectors.kafka.errors import ReplayFailed
 from connectors.kafka.replays import Handover, Replayer, Replays
-from schemas.topics import DEAD_LETTERS, DEAD_REPLAYS, INPUT, OUTPUT
+from schemas.topics import DEAD_LETTERS, DEAD_REPLAYS, INPUT, OUTPUT, TopicSpec
 from schemas.wire import WireCodec
 from tests.support.command_line import CommandLine
 from tests.support.read_topic import read_committed
@@ -119,6 +119,58 @@ def test_letters_that_are_not_there_or_not_named_are_an_error(line: CommandLine)
     _, sums = rows(line, "0:5", code=1)
     assert sums["missing"] == ["0:5"]
     assert rows(line, "--all")[0] == []
+
+
+ORDERS = TopicSpec("orders.v1", "key", "", 1, -1, "delete", "Orders.")
+_READS_ORDERS = """
+from schemas.topics import TopicSpec
+
+ORDERS = TopicSpec("orders.v1", "key", "", 1, -1, "delete", "Orders.")
+TOPICS = (ORDERS,)
+
+
+def register(app, tools, options):
+    source = app.source(ORDERS, agent="{agent}", decode=lambda records: [one.value for one in records])
+
+    @app.agent(source)
+    async def agent(stream):
+        async for _ in stream:
+            pass
+"""
+
+
+@pytest.mark.timeout(240)
+def test_a_record_that_another_role_has_handled_is_doubled_for_it_only_if_that_is_asked_for(
+    line: CommandLine, kafka_options: KafkaOptions, registry: Registry, topics: Any
+) -> None:
+    topics(ORDERS, DEAD_LETTERS, DEAD_REPLAYS)
+    (folder := line.folder / "agents").mkdir()
+    for role, agent in (("bills", "bill"), ("totals", "total")):
+        (folder / f"{role}.py").write_text(_READS_ORDERS.format(agent=agent))
+    line.environment["SLUICEGATE_PIPELINES"] = str(folder)
+    letter = {
+        "topic": ORDERS.named(kafka_options.topic_prefix), "partition": 0, "offset": 3, "value": b"order",
+        "cause": "Broken", "agent": "bill",
+    }  # fmt: skip
+    producer = Producer(kafka_options.client_config())
+    value = WireCodec(registry).encode(DEAD_LETTERS.subject, letter)
+    producer.produce(DEAD_LETTERS.named(kafka_options.topic_prefix), value, partition=0)
+    assert producer.flush(10) == 0
+
+    for words in ((), ("--yes",)):
+        (row,), sums = rows(line, "--all", *words, code=1)
+        assert (row["outcome"], row["also_to"], sums["cannot"]) == ("cannot", ["totals"], 1)
+        assert "totals reads" in row["why"]
+        assert "--also-to-others" in row["why"]
+    code, out, err = line.run("dlq", "replay", "--all", "--also-to-others")
+    assert code == 0, err
+    assert "would go to" in out
+    assert "also to totals, once more" in out
+    (row,), sums = rows(line, "--all", "--also-to-others", "--yes")
+    assert (row["outcome"], row["also_to"], sums["replayed"]) == ("replayed", ["totals"], 1)
+    (row,), _ = rows(line, "--all")
+    assert row["outcome"] == "replayed_before"
+    assert [m.value() for m in read_committed(kafka_options, ORDERS, 1)] == [b"order"]
 
 
 @pytest.fixture

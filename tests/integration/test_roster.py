@@ -14,8 +14,8 @@ from tests.faults.kafka_proxy import KafkaProxy
 
 def row(role: str, **fields: Any) -> dict[str, Any]:
     return {
-        "role": role, "generation": 1, "candidate": 0, "attempt": "", "from_ms": -1, "switching": False,
-        "stores": [], "by": "", "reason": "", **fields,
+        "role": role, "generation": 1, "candidate": 0, "attempt": "", "from_ms": -1, "cut": False,
+        "switching": False, "stores": [], "by": "", "reason": "", **fields,
     }  # fmt: skip
 
 

@@ -7,9 +7,12 @@ from dataclasses import replace
 import pytest
 
 from connectors.kafka.deadletters import NOT_A_LETTER, DeadLetter
+from connectors.kafka.options import KafkaOptions
 from connectors.kafka.replays import BATCH_RECORDS_MAX
 from ops.errors import Misused
-from ops.handback import Judge, in_batches, ways_back
+from ops.handback import Judge, Verdict, in_batches, readers_of, ways_back
+from pipelines.blueprint import blueprints
+from pipelines.extension import Extension
 from schemas.letters import cut_note, is_cut
 from schemas.topics import INPUT, OUTPUT, TAKES_AGAIN, TOPICS, USAGE_PARTIALS, TopicSpec
 
@@ -106,6 +109,56 @@ def test_a_replay_is_promised_only_where_one_goes_in(
         letter = replace(LETTER, from_topic=f"eu.{spec.name}", cause=cause)
         goes = Judge({letter.from_topic: 4}, {}, prefix="eu.").judge(letter).outcome == "goes in"
         assert goes == any(spec.name in line and "dlq replay --all" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    ("agent", "others"),
+    [
+        ("totals", ("bills",)),
+        ("bill", ("totals",)),
+        ("gone", ("bills", "totals")),
+    ],
+)
+def test_a_record_that_another_role_reads_too_goes_in_only_if_that_is_asked_for(
+    agent: str, others: tuple[str, ...]
+) -> None:
+    readers = {
+        "orders.v1": {"totals": {"totals"}, "bills": {"bill"}},
+        "streams.input.v1": {"ingest": {"ingest"}},
+    }
+    letter = replace(LETTER, from_topic="eu.orders.v1", agent=agent)
+
+    def verdict(letter: DeadLetter, *, to: str | None = None, also_to_others: bool = False) -> Verdict:
+        given = {"readers": readers, "also_to_others": also_to_others}
+        return Judge(CLUSTER, {}, prefix="eu.", to=to, **given).judge(letter)  # type: ignore[arg-type]
+
+    refused = verdict(letter)
+    assert (refused.outcome, refused.others) == ("cannot", others)
+    assert f"{', '.join(others)} reads eu.orders.v1, too" in refused.why
+    assert "--also-to-others" in refused.why
+    asked_for = verdict(letter, also_to_others=True)
+    assert (asked_for.outcome, asked_for.others) == ("goes in", others)
+    assert verdict(LETTER).outcome == "goes in", "its topic has one reader"
+    assert verdict(LETTER, to="orders.v1").others == (), "which have not had it"
+    assert verdict(replace(letter, value=b""), also_to_others=True).outcome == "cannot"
+
+
+def test_of_two_roles_with_an_agent_of_that_name_both_are_named() -> None:
+    readers = {"orders.v1": {"one": {"same"}, "two": {"same"}}}
+    letter = replace(LETTER, from_topic="eu.orders.v1", agent="same")
+    assert Judge(CLUSTER, {}, prefix="eu.", readers=readers).judge(letter).others == ("one", "two")
+
+
+def test_who_reads_a_topic_is_learnt_of_all_roles() -> None:
+    readers = readers_of(blueprints(Extension(), KafkaOptions("", "eu.")))
+    assert readers["streams.input.v1"] == {"ingest": {"ingest"}}
+    assert {"aggregate", "account"} <= set(readers["streams.output.v1"])
+
+
+def test_a_way_back_says_who_else_would_have_it() -> None:
+    said = ways_back("totals", ["orders.v1"], "skipped", is_ours=False, shared={"orders.v1": ["bills"]})
+    assert len(said) == 2
+    assert "bills reads orders.v1, too" in said[1]
 
 
 def test_batches_keep_the_order_and_fit_into_a_transaction() -> None:

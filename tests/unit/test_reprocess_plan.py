@@ -149,11 +149,12 @@ def test_what_cannot_be_held_back_or_told_apart_is_refused(tmp_path, monkeypatch
 
 
 def test_state_from_before_the_time_is_said_to_be_lost_where_there_is_state():
-    assert plan(agent("one", OUTPUT)).loss(1_777_622_400_000) == (
-        "state from before 2026-05-01T08:00:00.000000Z is not in it"
-    )
-    assert plan(agent("one", OUTPUT)).loss(-1) == ""
-    assert plan(agent("one", OUTPUT, changelog=None)).loss(1_777_622_400_000) == ""
+    whole, taken = plan(agent("one", OUTPUT)), "what retention had taken of its input is not in it"
+    before = "state from before 2026-05-01T08:00:00.000000Z is not in it"
+    assert whole.loss(1_777_622_400_000, cut=False) == before
+    assert whole.loss(1_777_622_400_000, cut=True) == f"{before}; {taken}"
+    assert (whole.loss(-1, cut=False), whole.loss(-1, cut=True)) == ("", taken)
+    assert plan(agent("one", OUTPUT, changelog=None)).loss(1_777_622_400_000, cut=False) == ""
 
 
 def test_progress_is_counted_from_the_first_look_on_with_rate_and_time_left():
