@@ -63,6 +63,8 @@ class Pressure:
         channel = subscriber.channel
         channel.laggards.add(delivery)
         kind = self.kind_of(channel)
+        if subscriber.finished:
+            return  # it has all that it is owed
         if kind is not None and kind.backpressure.policy in _WATCHED:
             self._look_when_over(delivery, kind)
 

@@ -199,7 +199,9 @@ class Slowing:
         if channel is None or kind is None:
             return "", Counts(0, 0)
         # Who is dealt with in another way counts no more, neither as behind nor as keeping up.
-        laggards = [one for one in channel.laggards if not one.subscriber.given_up]
+        laggards = [
+            one for one in channel.laggards if not (one.subscriber.given_up or one.subscriber.finished)
+        ]
         behind = sum(self._core.pressure.is_over(one, kind) for one in laggards)
         return kind.name, Counts(channel.abreast + len(laggards), behind)
 

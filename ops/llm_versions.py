@@ -21,7 +21,7 @@ from connectors.kafka.turn import change
 from connectors.llm.budgets import BUDGETS, budgets_config
 from connectors.llm.errors import LlmError, PromptRefused, RouteRefused
 from connectors.llm.prompts import check_label, check_shares, labels_of, moved, template_of
-from connectors.llm.route import route_config
+from connectors.llm.route import DEFAULT, route_config
 from connectors.registry import Registry
 from ops.addresses import addresses, kafka_options
 from ops.errors import OpsError
@@ -286,8 +286,10 @@ def check_move(name: str, label: str, shares: Shares | None, seen: PromptVersion
 def version_of(versions: dict[int, Version], name: str, number: int | None) -> Version:
     """Return a version, by default the latest that is valid. Raises RouteRefused: there is none."""
     if not versions:
+        of_settings = name == DEFAULT
         raise RouteRefused(
-            f"there is no route {name!r}", remedy="`sluicegate llm routes get` shows all; `… set` writes one."
+            f"no route {name!r} is written" + (": the providers of the settings are tried" * of_settings),
+            remedy="`sluicegate llm routes get` shows all; `… set` writes one.",
         )
     if number is None:
         return versions[in_force(versions, name)]

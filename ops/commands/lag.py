@@ -60,6 +60,7 @@ def lag_command(
     from connectors.kafka.admin import group_lag
     from ops import console
     from ops.addresses import addresses, kafka_options
+    from ops.commands.levers import YOURS
     from ops.commands.worker import ROLES
     from ops.extension import extension_of
     from ops.lag import LagWatch
@@ -93,7 +94,8 @@ def lag_command(
             break
     if group is not None and not found[0].known:
         console.fail(
-            f"group {groups[0]} has committed nothing", "start a worker, or see the name: `sluicegate lag`"
+            f"group {groups[0]} has committed nothing",
+            f"start a worker, or see the name: `sluicegate lag`; {YOURS}",
         )
         return 1
     if deadline is not None and behind:

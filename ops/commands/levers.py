@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 from cyclopts import Parameter
 
@@ -197,12 +197,16 @@ def roles() -> tuple[str, ...]:
     return (*ROLES, *extension_of(Settings()).roles)
 
 
+YOURS: Final = "SLUICEGATE_PIPELINES adds those of a folder of yours"
+"""What is to be known by who misses a role."""
+
+
 def check_role(role: str) -> None:
     """Raise Misused for a role that there is not."""
     from ops.errors import Misused
 
     if role not in roles():
-        raise Misused(f"there is no role {role!r}", f"name one of {', '.join(roles())}")
+        raise Misused(f"there is no role {role!r}", f"name one of {', '.join(roles())}; {YOURS}")
 
 
 def topics_of(role: str) -> set[str]:

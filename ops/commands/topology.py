@@ -52,6 +52,7 @@ def topology_command(
     from connectors.kafka.options import KafkaOptions
     from ops import console
     from ops.addresses import addresses, kafka_options
+    from ops.commands.levers import YOURS
     from ops.errors import Misused
     from ops.extension import extension_of
     from ops.settings import Settings
@@ -66,7 +67,7 @@ def topology_command(
     everything = blueprints(extension_of(settings), KafkaOptions("", prefix))
     known = [one.role for one in everything]
     if unknown := [role for role in roles if role not in known]:
-        raise Misused(f"there is no role {', '.join(unknown)}", f"name any of {', '.join(known)}")
+        raise Misused(f"there is no role {', '.join(unknown)}", f"name any of {', '.join(known)}; {YOURS}")
     chosen = [one for one in everything if not roles or one.role in roles]
     facts = None
     if live:
