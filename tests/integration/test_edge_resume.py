@@ -402,6 +402,10 @@ def test_an_index_so_far_behind_that_it_lacks_an_end_says_nothing_of_the_next_st
         assert read_stream(events_of(edge, "behind"), last_id=seen.last_id).status == 204
     twin.tombstone(first)
     twin.index(second)
+    url, deadline = f"{edge.url}/v1/streams/behind", time.monotonic() + 30
+    while httpx2.get(url, trust_env=False, verify=False).json().get("open_offset") != second.open_offset:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
     assert read_stream(events_of(edge, "behind")).seqs == list(range(22))
 
 
