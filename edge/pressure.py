@@ -58,13 +58,11 @@ class Pressure:
     def paused(self, delivery: Delivery) -> None:
         """It takes nothing more; note when it is to be looked at if it stays so."""
         subscriber = delivery.subscriber
-        if delivery.over or not subscriber.live:
+        if delivery.over or not subscriber.live or subscriber.finished:
             return
         channel = subscriber.channel
         channel.laggards.add(delivery)
         kind = self.kind_of(channel)
-        if subscriber.finished:
-            return  # it has all that it is owed
         if kind is not None and kind.backpressure.policy in _WATCHED:
             self._look_when_over(delivery, kind)
 

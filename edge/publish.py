@@ -120,7 +120,7 @@ class Publisher:
         """
         self.check_address(request)
         with self._place():
-            body = await self._read(chunks, headers)
+            body = await self._read(chunks, headers, self._options.request_bytes_max, "a request")
             placed = split_body(body, headers.get("content-type", ""), self._options.request_events_max)
             events, records = await self._checked(request, placed)
         return await self.append(request, events, records)
@@ -167,7 +167,8 @@ class Publisher:
     ) -> bytes:
         """Read a body that is to be published, ``bytes_max`` if not the options'; raises RequestError."""
         with self._place():
-            return await self._read(chunks, headers, bytes_max, what)
+            limit_bytes = self._options.request_bytes_max if bytes_max is None else bytes_max
+            return await self._read(chunks, headers, limit_bytes, what)
 
     async def append(
         self,
@@ -218,16 +219,11 @@ class Publisher:
             self._under_way -= 1
 
     async def _read(
-        self,
-        chunks: AsyncIterable[bytes],
-        headers: Mapping[str, str],
-        bytes_max: int | None = None,
-        what: str = "a request",
+        self, chunks: AsyncIterable[bytes], headers: Mapping[str, str], bytes_max: int, what: str
     ) -> bytes:
-        limit_bytes = self._options.request_bytes_max if bytes_max is None else bytes_max
         try:
             async with asyncio.timeout(self._options.request_read_ms_max / 1_000):
-                return await read_body(chunks, headers, limit_bytes, what=what)
+                return await read_body(chunks, headers, bytes_max, what=what)
         except TimeoutError:
             raise RequestError(
                 408,

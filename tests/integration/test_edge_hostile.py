@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support.shown_edge import ShownEdge, until
+from tests.support.shown_edge import ShownEdge, check_let_go, until
 
 if TYPE_CHECKING:
     import socket
@@ -38,10 +38,7 @@ def edge(tmp_path_factory) -> Iterator[ShownEdge]:
 @pytest.fixture(autouse=True)
 def nothing_is_left(edge) -> Iterator[None]:
     yield
-    until(lambda: edge.sockets == 0, "every connection let go of")
-    log = edge.log.read_text()
-    assert "Traceback" not in log, log[-3_000:]
-    assert "ASGI" not in log, log[-3_000:]
+    check_let_go(edge, "ASGI")
     assert edge.said(LAST).startswith(b"HTTP/1.1 200 ")
 
 

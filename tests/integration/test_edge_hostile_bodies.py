@@ -16,7 +16,7 @@ from tests.integration.test_edge_hostile import (
     request,
     statuses,
 )
-from tests.support.shown_edge import until
+from tests.support.shown_edge import check_let_go, until
 from tests.support.taking_edge import TakingEdge
 
 if TYPE_CHECKING:
@@ -44,9 +44,7 @@ def edge(tmp_path_factory) -> Iterator[TakingEdge]:
 @pytest.fixture(autouse=True)
 def nothing_is_left(edge) -> Iterator[None]:
     yield
-    until(lambda: edge.sockets == 0, "every connection let go of")
-    log = edge.log.read_text()
-    assert "Traceback" not in log, log[-3_000:]
+    check_let_go(edge)
     taken = request(b"Content-Length: 2", b"Connection: close", start=CANCEL, body=b"{}")
     assert statuses(edge.said(taken)) == [202]  # no place is held
 

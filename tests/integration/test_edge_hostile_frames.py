@@ -14,7 +14,7 @@ from grpc import StatusCode
 from schemas.proto.sluicegate.v1.stream_pb2 import NewEvent, PublishRequest, WatchRequest
 from tests.support.http2_client import CONTINUATION, HEADERS, PING, PREFACE, RST_STREAM, SETTINGS, http2
 from tests.support.ports import free_port
-from tests.support.shown_edge import ShownEdge, until
+from tests.support.shown_edge import ShownEdge, check_let_go
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,10 +48,7 @@ def edge(tmp_path_factory) -> Iterator[ShownEdge]:
 @pytest.fixture(autouse=True)
 def nothing_is_left(edge) -> Iterator[None]:
     yield
-    until(lambda: edge.sockets == 0, "every connection let go of")
-    log = edge.log.read_text()
-    assert "Traceback" not in log, log[-3_000:]
-    assert "call_failed" not in log, log[-3_000:]
+    check_let_go(edge, "call_failed")
 
 
 def flood(client: socket.socket, more: bytes) -> None:

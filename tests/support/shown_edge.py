@@ -35,6 +35,14 @@ def until(holds: Callable[[], bool], what: str) -> None:
         time.sleep(0.05)
 
 
+def check_let_go(edge: Any, *unsaid: str) -> None:
+    """See that an edge holds no connection any more; its log has no traceback, and none of ``unsaid``."""
+    until(lambda: edge.sockets == 0, "every connection let go of")
+    log = edge.log.read_text()
+    for word in ("Traceback", *unsaid):
+        assert word not in log, log[-3_000:]
+
+
 @dataclass
 class ShownEdge:
     """Plays stream ``one``: an ``open``, so many lines of 4 kB, and nothing after them."""
