@@ -91,6 +91,20 @@ class Channel:
         self.open_offset = self.end_seq = self.end_offset = -1
         self.look_no_more()
 
+    def past_known(self, last_seq: int) -> None:
+        """The index tells of events that had come and gone before it knew them: who misses them is to look.
+
+        Nobody could be given them before: who came for a stream that was not known waits for its first event.
+        """
+        for group in self.all_groups():
+            if group.position <= last_seq:
+                for member in list(group.members):
+                    member.stand_aside()
+        for subscriber in self.subscribers:
+            if subscriber.expect <= last_seq:
+                subscriber.settled = False
+        self.wake()
+
     def tell_kind(self) -> None:
         """Tell all who follow it that its kind is known, or another: they came before it was."""
         self.kind_due = False

@@ -83,7 +83,7 @@ class Hub:
         An end that could not be read is known by them alone.
         """
         channel = self._channels.get(key)
-        if channel is None:
+        if channel is None or (over is not None and over.open_offset < channel.open_offset):
             return
         if channel.ring.next_seq >= 0 > channel.end_seq:
             if over is None or not channel.ring.last_offset < over.end_offset < read_to:
@@ -95,6 +95,20 @@ class Hub:
         self._holding.pop(key, None)
         self._flusher.touch(channel)
         self._drop_if_unused(channel)
+
+    def listed(self, key: bytes, entry: IndexEntry, read_to: int) -> None:
+        """An entry came into the index: if its stream's first events passed by unknown, have them looked for.
+
+        ``read_to``: the offset that the tail reads next of its partition. What comes from there on comes by
+        the ring, and of a stream that has any event there the rest is found from it.
+        """
+        channel = self._channels.get(key)
+        if channel is None or channel.ring.next_seq >= 0 or not 0 <= entry.open_offset < read_to:
+            return
+        if not channel.kind:
+            channel.kind = entry.kind
+            channel.tell_kind()
+        channel.past_known(entry.last_seq)
 
     def attach(self, subscriber: Subscriber) -> None:
         """Have a subscriber follow its channel; from here on nothing that comes is missed unnoticed."""

@@ -227,6 +227,8 @@ class Replay:
         # What is counted out is counted from its beginning, and not from where its client was.
         seq = subscriber.expect if subscriber.beyond is None else subscriber.beyond.from_seq
         own = seq, subscriber.next_offset
+        if own[1] < 0 and subscriber.behind:  # it came before the first event, and the ring has passed it by
+            own = seq, subscriber.channel.open_offset
         entry = None if subscriber.former else self._entry_of(subscriber)
         if entry is None:
             return own

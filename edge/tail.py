@@ -241,6 +241,7 @@ class Tail:
                 self._hub.forget(key, over, self.position(over.partition) if over is not None else -1)
             else:
                 self._index.put(key, entry)
+                self._hub.listed(key, entry, self.position(entry.partition))
         self._positions.update(positions)
         for key, partition, frame in batch.frames:
             self._index.saw(key, frame, partition)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from edge.encode import FrameJson
@@ -90,6 +90,10 @@ class Edge:
         self.joiner = Joiner(self.hub, self.index, self.replay, kinds)
         self.next_seq = 0
         self.now_ms = 0
+        self.lags = False
+        """The index is not read: what is written to it meanwhile is ``written``."""
+        self.written: list[IndexEntry | None] = []
+        self._entry: IndexEntry | None = None
 
     def append(self, key: bytes = KEY, type_name: str = "log", *, bytes: int = 0, ago_ms: int = 0) -> Frame:  # noqa: A002
         """Append to the log; the tail has not read it yet."""
@@ -136,30 +140,50 @@ class Edge:
 
     def history_over(self) -> None:
         """Have the index say that the stream's history is over."""
-        self.hub.forget(KEY, self.index.remove(KEY), self.log.read_to)
+        self._write(None)
 
     def join(self, cursor: Cursor | None = None) -> Joined:
         joined = self.joiner.join("default", "s", cursor, "test")
         assert isinstance(joined, Joined)
         return joined
 
+    def read_index(self) -> None:
+        """Have the index read to its end, in a batch of its own."""
+        for entry in self.written:
+            if entry is None:
+                self.hub.forget(KEY, self.index.remove(KEY), self.log.read_to)
+            else:
+                self.index.put(KEY, entry)
+                self.hub.listed(KEY, entry, self.log.read_to)
+        self.written.clear()
+        self.log.index_read = True
+
+    def _write(self, entry: IndexEntry | None) -> None:
+        self.written.append(entry)
+        self.log.index_read = False
+        if not self.lags:
+            self.read_index()
+
     def _list(self, frame: Frame) -> None:
-        entry = self.index.get(KEY)
         if frame.type == "open":
-            self.index.put(
-                KEY,
-                IndexEntry(
-                    tenant="default", stream_id="s", kind="job", title="", labels={}, partition=PARTITION,
-                    topic_version=1, opened_us=0, open_offset=frame.offset, mark_seqs=[], mark_offsets=[],
-                    last_seq=0, updated_us=0,
-                ),
+            self._entry = IndexEntry(
+                tenant="default", stream_id="s", kind="job", title="", labels={}, partition=PARTITION,
+                topic_version=1, opened_us=0, open_offset=frame.offset, mark_seqs=[], mark_offsets=[],
+                last_seq=0, updated_us=0,
             )  # fmt: skip
-        elif entry is not None and frame.seq % 5 == 0:
-            entry.mark_seqs.append(frame.seq)
-            entry.mark_offsets.append(frame.offset)
-            entry.sized_seqs.append(frame.seq)
-            entry.sized_bytes.append(
-                sum(len(f.event.payload) for k, f in self.log.frames[:-1] if k == KEY and f.event is not None)
+        elif self._entry is None or not (frame.seq % 5 == 0 or frame.type == "end"):
+            return
+        entry = self._entry
+        if frame.seq and frame.seq % 5 == 0:
+            events = [f.event for k, f in self.log.frames[:-1] if k == KEY and f.event is not None]
+            entry = replace(
+                entry,
+                mark_seqs=[*entry.mark_seqs, frame.seq],
+                mark_offsets=[*entry.mark_offsets, frame.offset],
+                sized_seqs=[*entry.sized_seqs, frame.seq],
+                sized_bytes=[*entry.sized_bytes, sum(len(one.payload) for one in events)],
             )
-        if frame.type == "end" and entry is not None:
-            entry.end_seq, entry.end_offset, entry.end_reason = frame.seq, frame.offset, "completed"
+        if frame.type == "end":
+            entry = replace(entry, end_seq=frame.seq, end_offset=frame.offset, end_reason="completed")
+        self._entry = replace(entry, last_seq=frame.seq)
+        self._write(replace(self._entry))  # the index keeps its own fresh
