@@ -49,7 +49,8 @@ class Renderer:
             self._write(self._safe(fields.get("text")), end="")
             self._open_line = True
             return
-        if event_type == "progress" and fields.get("message") == self._last_line.strip()[:200]:
+        line, self._last_line = self._last_line.strip()[:200], ""
+        if event_type == "progress" and line and fields.get("message") == line:
             return  # read off the line that was just shown
         self.end_line()
         text = _LINES.get(event_type, _other)(fields)

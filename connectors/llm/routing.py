@@ -10,7 +10,7 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from hashlib import blake2b
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from connectors.llm.calls import Call
 from connectors.llm.errors import CallRefused, RouteRefused
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
     Draw = Callable[[str], float]
     """Gives a number from 0 to below 1 for a purpose: the same for the same, independent for different."""
+
+_NAMES_MAX: Final = 10
+"""Models that an error names: a route may have a hundred candidates, with a hundred names each."""
 
 
 def draw_of(tenant: str, stream_id: str) -> Draw:
@@ -137,8 +140,22 @@ def _choices(
     raise CallRefused(
         "route",
         f"{route.name} has no candidate for {asked} (tools, schema, media, tenant and prompt count, too)",
-        remedy="Name a model that the route has (`sluicegate llm routes get`), or add a candidate to it.",
+        remedy=_other_models(request, route),
     )
+
+
+def _other_models(request: Request, route: Route) -> str:
+    """Say which models the tenant can name of a route, and how another becomes one."""
+    known: dict[str, None] = {}
+    for candidate in route.config.candidates:
+        if not candidate.when.tenants or request.to.tenant in candidate.when.tenants:
+            known |= dict.fromkeys(each for each in (candidate.model, *candidate.when.models) if each)
+    names = list(known)
+    more = ", …" if len(names) > _NAMES_MAX else ""
+    name = f"Name one of {', '.join(names[:_NAMES_MAX])}{more}" if names else "Name another route"
+    if route.version:
+        return f"{name}; or add a candidate to it (`sluicegate llm routes set {route.name} FILE`)."
+    return f"{name}; or add it to a provider's models (SLUICEGATE_LLM__PROVIDERS__NAME__MODELS)."
 
 
 def _knows(route: Route, model: str, book: Book) -> bool:

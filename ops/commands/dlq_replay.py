@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from connectors.kafka.deadletters import DeadLetter, DeadLetterReader
     from connectors.kafka.options import KafkaOptions
-    from ops.handback import Judge, Verdict
+    from ops.handback import Judge, Readers, Verdict
     from schemas.wire import WireCodec
 
 Flag = Annotated[bool, Parameter(negative=())]
@@ -67,10 +67,7 @@ def replay_command(
     from connectors.kafka.admin import partition_counts
     from connectors.kafka.replays import Replays
     from ops.errors import Misused
-    from ops.extension import extension_of
-    from ops.handback import Judge, readers_of
-    from ops.settings import Settings
-    from pipelines.blueprint import blueprints
+    from ops.handback import Judge
 
     if bool(letter_ids) == every:
         raise Misused("give the ids of letters, or --all", "`sluicegate dlq list` shows both ids and causes")
@@ -78,7 +75,7 @@ def replay_command(
     with ExitStack() as open_now:
         reader, codec, options = _connected(open_now, write=yes)
 
-        readers = readers_of(blueprints(extension_of(Settings()), options))
+        readers = readers_known(options, users_may_be_unknown=also_to_others)
 
         def judge() -> Judge:
             done = Replays(options, codec).done()
@@ -92,6 +89,35 @@ def replay_command(
         chosen = (letter for letter in letters if cause in (None, letter.cause))
         sums = _replay(chosen, codec, options, judge, reason=reason, yes=yes, as_json=as_json)
     return _sum_up(sums, missing, yes=yes, as_json=as_json)
+
+
+def readers_known(options: KafkaOptions, *, users_may_be_unknown: bool) -> Readers:
+    """Return who reads each topic, of sluicegate's roles and the user's.
+
+    Raises:
+        OpsError: a module of the user's cannot be used. With ``users_may_be_unknown`` that is a warning, and
+            the user's roles are left out.
+    """
+    from ops import console
+    from ops.errors import OpsError
+    from ops.extension import extension_of
+    from ops.handback import readers_of
+    from ops.settings import Settings
+    from pipelines.blueprint import blueprints
+    from pipelines.errors import AgentRefused
+    from pipelines.extension import Extension
+
+    try:
+        return readers_of(blueprints(extension_of(Settings()), options))
+    except AgentRefused as error:
+        if not users_may_be_unknown:
+            raise OpsError(
+                f"which roles of yours read a topic, too, is not known: {error}",
+                "correct that file; `--also-to-others` goes on without SLUICEGATE_PIPELINES, and hands in "
+                "what another role may have handled",
+            ) from None
+        console.warn(f"roles of SLUICEGATE_PIPELINES are not named as readers: {error}")
+        return readers_of(blueprints(Extension(), options))
 
 
 def _coordinates(letter_id: str) -> tuple[int, int]:

@@ -77,9 +77,11 @@ def exec_command(
     from ops import console
     from ops.addresses import edge_token, edge_url
     from ops.client import EdgeClient
+    from ops.errors import exit_code_of
     from ops.execution.run import ExecutionOptions
     from ops.redaction import redacted
     from ops.settings import Settings
+    from schemas.errors import SluicegateError
 
     if not command:
         console.fail("no command to run", "put it behind two dashes: sluicegate exec -- make -j4")
@@ -104,7 +106,11 @@ def exec_command(
     url = edge_url(settings)
     console.note(f"stream {options.stream_id} on {redacted(url)}")
     client = EdgeClient(url, tenant=tenant, token=edge_token(settings), patience_s=patience_s)
-    outcome = asyncio.run(_run(options, client, quiet=quiet))
+    try:
+        outcome = asyncio.run(_run(options, client, quiet=quiet))
+    except SluicegateError as error:  # of the open, before anything was started
+        console.fail(f"{command[0]} was not run: {error}", error.remedy)
+        return exit_code_of(error)
     return _conclude(outcome)
 
 

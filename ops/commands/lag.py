@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from connectors.kafka.options import KafkaOptions
     from ops.lag import GroupLag
+    from ops.settings import Settings
 
 Flag = Annotated[bool, Parameter(negative=())]
 
@@ -46,6 +47,7 @@ def lag_command(
     ----------
     group
         A role (ingest, aggregate, archive, account, one of yours), or a group's full name; by default all.
+        Of a role it is the generation that runs, whichever this code is.
     as_json
         Print JSON: one document, or with --watch a line for each look.
     partitions
@@ -61,15 +63,12 @@ def lag_command(
     from ops import console
     from ops.addresses import addresses, kafka_options
     from ops.commands.levers import YOURS
-    from ops.commands.worker import ROLES
-    from ops.extension import extension_of
     from ops.lag import LagWatch
     from ops.settings import Settings
 
     settings = Settings()
     kafka = kafka_options(settings, addresses(settings).kafka)
-    extension = extension_of(settings)
-    known = {role: extension.group(kafka.topic_prefix, role) for role in (*ROLES, *extension.roles)}
+    known = _groups_that_run(kafka, settings, group)
     groups = list(known.values()) if group is None else [known.get(group, group)]
     lags = LagWatch(groups, lambda name: group_lag(kafka, name))
     lags.look()
@@ -105,6 +104,35 @@ def lag_command(
         )
         return 1
     return 0
+
+
+def _groups_that_run(kafka: KafkaOptions, settings: Settings, asked: str | None) -> dict[str, str]:
+    """Return each role's group, of the generation that is on record; say which of those asked for differ.
+
+    A role that is not on record has the generation of the code, and so has each where no record can be read.
+    """
+    from connectors.kafka.errors import NotAuthorized
+    from ops import console
+    from ops.commands.worker import ROLES
+    from ops.deployed import deployed
+    from ops.extension import extension_of
+    from pipelines.generations import group_of
+    from schemas.errors import RegistryUnavailable
+
+    extension = extension_of(settings)
+    try:
+        rows = deployed(kafka, settings)
+    except (NotAuthorized, RegistryUnavailable) as error:
+        rows = {}
+        console.warn(f"groups are those of this code, as what runs cannot be read: {error}")
+    groups = {}
+    for role in (*ROLES, *extension.roles):
+        code = extension.generation(role)
+        runs = rows[role]["generation"] if role in rows else code
+        groups[role] = group_of(kafka.topic_prefix, role, runs)
+        if runs != code and asked in (None, role):
+            console.note(f"{role}: generation {runs} runs and is shown; this code is generation {code}")
+    return groups
 
 
 def _paused(kafka: KafkaOptions, groups: Sequence[str], known: Mapping[str, str]) -> dict[str, list[str]]:

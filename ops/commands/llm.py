@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Final
+from typing import TYPE_CHECKING, Annotated, Final
 
-from cyclopts import App
+from cyclopts import App, Parameter
+
+if TYPE_CHECKING:
+    from ops.errors import Misused
 
 GROUPS: Final[tuple[str, ...]] = (
     "llm_ask",
@@ -19,20 +22,24 @@ GROUPS: Final[tuple[str, ...]] = (
 )
 """Modules of commands below it, each with a ``register``."""
 
+HELP: Final = """\
+Run the worker that asks language models (`sluicegate llm` alone), or one of the commands.
+
+The worker takes requests from Kafka, calls providers, and writes what they send as streams, until Ctrl-C. \
+The commands ask, record, play, show what calls cost, and keep routes and prompts.
+"""
+
 
 def register(app: App) -> None:
     """Add the commands to the app."""
-    llm = App(
-        name="llm",
-        help="Ask language models. Without a command the worker runs; routes, prompts, costs, recordings.",
-    )
+    llm = App(name="llm", help=HELP, usage="Usage: sluicegate llm [COMMAND]")
     llm.default(worker_command)
     for name in GROUPS:
         import_module(f"ops.commands.{name}").register(llm)
     app.command(llm)
 
 
-def worker_command() -> int:
+def worker_command(*words: Annotated[str, Parameter(show=False)]) -> int:
     """Run a worker: it takes requests from Kafka, calls providers, and writes what they send as streams.
 
     More workers share the requests. SIGTERM and Ctrl-C let the calls under way end, for
@@ -42,7 +49,21 @@ def worker_command() -> int:
 
     Example: `sluicegate llm`
     """
+    if words:
+        raise _no_command(words[0])
     from ops.llm_worker import run_llm_worker
     from ops.settings import Settings
 
     return run_llm_worker(Settings())
+
+
+def _no_command(word: str) -> Misused:
+    """Words after `llm` that are no command are a mistake: the worker takes none."""
+    from difflib import get_close_matches
+
+    from ops.errors import Misused
+
+    commands = [name.removeprefix("llm_") for name in GROUPS]
+    close = get_close_matches(word, commands, 1)
+    meant = f"did you mean `sluicegate llm {close[0]}`? " if close else ""
+    return Misused(f"llm has no command {word!r}", f"{meant}there are {', '.join(commands)}")

@@ -146,6 +146,8 @@ def _say_how_far(publication: Publication, *, again: bool) -> None:
 def _summarise(tally: Tally, name: str, *, as_json: bool) -> None:
     from ops import console
 
+    if not tally.events:
+        console.warn(f"{name} has no events: nothing was published")
     if as_json:
         console.print_json(
             {
@@ -156,6 +158,8 @@ def _summarise(tally: Tally, name: str, *, as_json: bool) -> None:
                 "rejected": tally.rejected,
             }
         )
+        return
+    if not tally.events:
         return
     for rejected in tally.rejected:
         detail = f": {rejected['detail']}" if rejected["detail"] else ""

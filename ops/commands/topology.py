@@ -8,13 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from cyclopts import App
-
-    from connectors.kafka.options import KafkaOptions
-    from connectors.kafka.roster import Row
-    from ops.settings import Settings
 
 Flag = Annotated[bool, Parameter(negative=())]
 
@@ -71,10 +65,11 @@ def topology_command(
     chosen = [one for one in everything if not roles or one.role in roles]
     facts = None
     if live:
+        from ops.deployed import deployed
         from ops.topology.live import as_they_run, facts_of
 
         kafka = kafka_options(settings, addresses(settings).kafka)
-        chosen = as_they_run(chosen, _deployed(kafka, settings))
+        chosen = as_they_run(chosen, deployed(kafka, settings))
         facts = facts_of(chosen, kafka)
     if svg is not None:
         foot = "Every agent may put a record aside in dead.letters.v1."
@@ -95,17 +90,3 @@ def topology_command(
         for line in lines_of(chosen, everything, prefix, settings.worker.assignment, facts):
             console.out().print(line)
     return 0
-
-
-def _deployed(kafka: KafkaOptions, settings: Settings) -> Mapping[str, Row]:
-    """Return what is on record of each role; raises KafkaUnavailable, NotAuthorized."""
-    from contextlib import closing
-
-    from connectors.kafka.roster import Roster
-    from connectors.registry import Registry
-    from ops.addresses import addresses
-    from schemas.wire import WireCodec
-
-    registry = Registry(addresses(settings).registry_url)
-    with closing(registry), closing(Roster(kafka, WireCodec(registry))) as roster:
-        return roster.read()

@@ -233,11 +233,8 @@ def _end(plan: Plan, roster: Roster) -> None:
                 f"generation {plan.generation} of {plan.role} was given up meanwhile",
                 "begin anew if it is wanted",
             )
-        old = {spec.name for agent in plan.agents if (spec := agent.changelog) is not None}
         mark = f".g{plan.generation}."
-        stores = [
-            store for store in row["stores"] if mark in store["changelog"] or store["changelog"] not in old
-        ]
+        stores = [store for store in row["stores"] if mark in store["changelog"]]
         return {
             **row, "generation": plan.generation, "candidate": 0, "attempt": "", "from_ms": -1,
             "cut": False, "switching": False, "stores": stores, "by": who(),

@@ -265,7 +265,7 @@ def test_without_an_edge_the_command_is_not_started(tmp_path: Path) -> None:
     process = start(nobody, "exec", "--", "touch", str(marker))
     _, err = process.communicate(timeout=30)
     assert process.returncode == 3
-    assert b"http://127.0.0.1:9 does not answer" in err
+    assert b"touch was not run: the edge at http://127.0.0.1:9 does not answer" in err
     assert b"sluicegate edge" in err
     assert not marker.exists()
 
@@ -299,7 +299,7 @@ def test_a_stream_that_is_somebody_elses_is_left_alone(twin: EdgeTwin, tmp_path:
     marker = tmp_path / "ran"
     code, _, err = execute(twin, "--", "touch", str(marker))
     assert code == 1
-    assert b"stream s: second_open" in err
+    assert b"error: touch was not run: stream s: second_open" in err
     assert not marker.exists()
 
 

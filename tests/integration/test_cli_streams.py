@@ -233,7 +233,7 @@ def test_an_id_that_is_taken_starts_no_command(line: CommandLine, tmp_path: Path
     marker = tmp_path / "ran"
     code, _, err = line.run("exec", "--stream", "taken", "--", "touch", str(marker))
     assert code == 1
-    assert "stream taken: second_open" in err
+    assert "touch was not run: stream taken: second_open" in err
     assert not marker.exists()
 
 

@@ -139,6 +139,24 @@ def register(app, tools, options):
 """
 
 
+def test_a_module_that_cannot_be_used_is_named_with_how_to_go_on(
+    line: CommandLine, topics, registered_schemas: str
+) -> None:
+    topics(DEAD_LETTERS, DEAD_REPLAYS)
+    (line.folder / "agents").mkdir()
+    (line.folder / "agents" / "broken.py").write_text("import no_such_module")
+    line.environment["SLUICEGATE_PIPELINES"] = "agents"
+    code, _, err = line.run("dlq", "replay", "--all")
+    assert code == 1
+    assert "which roles of yours read a topic, too, is not known: agents/broken.py: it cannot be impor" in err
+    assert "ModuleNotFoundError: No module named 'no_such_module'" in err
+    assert "`--also-to-others` goes on without SLUICEGATE_PIPELINES" in err
+    code, _, err = line.run("dlq", "replay", "--all", "--also-to-others")
+    assert code == 0, err
+    assert "warning: roles of SLUICEGATE_PIPELINES are not named as readers: agents/broken.py" in err
+    assert "no such dead letters" in err
+
+
 @pytest.mark.timeout(240)
 def test_a_record_that_another_role_has_handled_is_doubled_for_it_only_if_that_is_asked_for(
     line: CommandLine, kafka_options: KafkaOptions, registry: Registry, topics: Any

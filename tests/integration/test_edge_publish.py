@@ -12,8 +12,9 @@ import httpx2
 import orjson
 import pytest
 
+from connectors.kafka.peek import record_at
 from schemas.catalog import payload_subject
-from schemas.topics import INPUT, partition_of
+from schemas.topics import INPUT, OUTPUT, partition_of
 from tests.support.sse_client import read_stream
 from tests.support.stage import make_edge, stage, twin
 
@@ -236,7 +237,7 @@ def test_unknown_pages_and_methods_are_answered_as_problems(make_edge):
             assert "publish" not in answer.json().get("remedy", ""), "some of them publish nothing"
 
 
-def test_a_producer_that_waits_is_given_a_verdict_an_event(make_edge, twin):
+def test_a_producer_that_waits_is_given_a_verdict_an_event(make_edge, twin, stage):
     edge = make_edge(wait_timeout_ms=5_000)
     stream = twin.open("waits")
     ids = ["e-accepted", "e-late", "e-never"]
@@ -260,6 +261,12 @@ def test_a_producer_that_waits_is_given_a_verdict_an_event(make_edge, twin):
     assert (accepted["event_id"], accepted["verdict"], accepted["seq"]) == ("e-accepted", "accepted", 1)
     assert late == {"event_id": "e-late", "verdict": "late", "detail": "this is late"}
     assert (pending["event_id"], pending["verdict"]) == ("e-never", "pending")
+    # An offset of `offsets` is the input topic's, that of a verdict the output topic's.
+    for spec, place in ((INPUT, answer.json()["offsets"][0]), (OUTPUT, accepted)):
+        topic = spec.named(stage.kafka.topic_prefix)
+        record = record_at(stage.kafka, topic, place["partition"], place["offset"])
+        assert record is not None
+        assert b"e-accepted" in (record.value or b""), spec.name
     # The cursor of a verdict is the one that clients are given.
     seen = read_stream(f"{edge.url}/v1/streams/waits/events", until=lambda seen: len(seen.ids) == 2)
     assert accepted["cursor"] == seen.ids[1]

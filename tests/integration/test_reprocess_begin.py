@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from contextlib import closing
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,6 +17,7 @@ from connectors.kafka.roster import Roster
 from ops.errors import Misused
 from ops.reprocess.build import begin, discard
 from ops.reprocess.plan import Plan
+from ops.reprocess.switch import switch
 from pipelines.blueprint import Agent
 from schemas.topics import DEPLOYED, TopicSpec
 from schemas.wire import WireCodec
@@ -49,10 +51,15 @@ def given(plan: Plan) -> tuple[str, int]:
     from_ms = time.time_ns() // 1_000_000
     time.sleep(0.05)
     append(plan, 5)
+    return commit_all(plan.live_group, plan), from_ms
+
+
+def commit_all(group: str, plan: Plan) -> str:
+    """Have a group stand at the end of the input; return the topic."""
     topic = INPUT.named(plan.kafka.topic_prefix)
-    with closing(Consumer(plan.kafka.client_config() | {"group.id": plan.live_group})) as consumer:
+    with closing(Consumer(plan.kafka.client_config() | {"group.id": group})) as consumer:
         consumer.commit(offsets=[TopicPartition(topic, at, 10) for at in range(2)], asynchronous=False)
-    return topic, from_ms
+    return topic
 
 
 def append(plan: Plan, count: int) -> None:
@@ -110,6 +117,23 @@ def test_the_record_has_whether_retention_had_cut_what_is_built(
     assert begin(plan, roster, later_ms if from_ms is None else from_ms)["cut"] is cut
     assert discard(plan, roster)
     assert roster.read()["begun"]["cut"] is False
+
+
+def test_a_switch_tells_of_the_changelog_that_it_leaves_and_of_none_that_an_earlier_one_left(
+    plan: Plan, roster: Roster
+):
+    given(plan)
+    earlier = ""
+    for generation in (2, 3, 4):
+        mine = replace(plan, live=generation - 1, generation=generation)
+        begin(mine, roster, -1)
+        commit_all(mine.group, mine)
+        dead_letters, *left = switch(mine, roster, lambda _told: None)
+        assert dead_letters.endswith(".dead.letters.v1")
+        assert left == ([earlier] if earlier else []), "of generation 1 nothing is on record here"
+        (store,) = roster.read()["begun"]["stores"]
+        assert f".g{generation}." in store["changelog"]
+        earlier = plan.kafka.topic_prefix + store["topic"]
 
 
 @pytest.mark.timeout(240)

@@ -19,12 +19,15 @@ if TYPE_CHECKING:
     from cyclopts import App
 
 
-def sluicegate(folder: Path, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
+def sluicegate(
+    folder: Path, *words: str, given: str | None = None, **env: str
+) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SLUICEGATE_")}
     return subprocess.run(
         [sys.executable, "-m", "ops", *words],
         cwd=folder,
         env=environment | env,
+        input=given,
         capture_output=True,
         text=True,
         timeout=60,
@@ -125,6 +128,19 @@ def test_a_word_beyond_the_bounds_of_its_setting_is_told_with_them(
 def test_a_name_that_no_stream_can_have_is_not_waited_for(tmp_path: Path, words: tuple[str, ...]) -> None:
     done = sluicegate(tmp_path, *words, SLUICEGATE_EDGE__URL="http://127.0.0.1:9")
     assert (done.returncode, "must match" in done.stderr, "waiting" in done.stderr) == (1, True, False)
+
+
+@pytest.mark.parametrize("text", ["", "\n \n"])
+def test_a_file_without_events_is_told_to_have_published_nothing(tmp_path: Path, text: str) -> None:
+    (tmp_path / "none.ndjson").write_text(text)
+    for name, shown in (("none.ndjson", "none.ndjson"), ("-", "/dev/stdin")):
+        done = sluicegate(tmp_path, "publish", name, given=text, SLUICEGATE_EDGE__URL="http://127.0.0.1:9")
+        assert (done.returncode, done.stdout) == (0, "")
+        assert f"warning: {shown} has no events: nothing was published" in done.stderr
+        assert "published 0" not in done.stderr
+    done = sluicegate(tmp_path, "publish", "none.ndjson", "--json", SLUICEGATE_EDGE__URL="http://127.0.0.1:9")
+    assert (done.returncode, '"events":0' in done.stdout) == (0, True)
+    assert "nothing was published" in done.stderr
 
 
 def test_settings_that_are_wrong_name_their_variable_and_no_secret(tmp_path: Path) -> None:

@@ -26,6 +26,25 @@ def _fresh_consoles():
     console.err.cache_clear()
 
 
+def test_a_command_of_llm_that_is_none_is_told_with_the_one_that_was_meant(capsys):
+    assert run(["llm", "aks", "why is the sky blue"]) == 2
+    told = capsys.readouterr().err
+    assert "llm has no command 'aks'" in told
+    assert "did you mean `sluicegate llm ask`?" in told
+    assert run(["llm", "zzzz"]) == 2
+    told = capsys.readouterr().err
+    assert "did you mean" not in told
+    assert "there are ask, attempts, costs, loopback, play, prompts, record, routes" in told
+
+
+def test_the_help_of_llm_says_that_alone_it_runs_the_worker(capsys):
+    assert run(["llm", "--help"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert told.startswith("Usage: sluicegate llm [COMMAND] Run the worker ")
+    assert "(sluicegate llm alone)" in told
+    assert "WORDS" not in told
+
+
 @pytest.mark.parametrize("shape", ["openai-chat", "openai-responses", "anthropic", "gemini", "ollama"])
 def test_our_recording_of_each_shape_is_played_as_the_same_text(shape, capsysbinary):
     assert run(["llm", "play", f"welcome.{shape}", "--speed", "0", "--json"]) == 0

@@ -67,8 +67,15 @@ def test_parts_of_a_long_line_are_joined() -> None:
 def test_progress_that_was_read_off_the_line_above_is_not_said_twice() -> None:
     progress = {"type": "progress", "done": 1.0, "total": 3.0, "unit": "", "message": "[1/3] a"}
     assert rendered(log("[1/3] a"), progress) == "[1/3] a\n"
+    assert rendered(log("[1/3] a"), progress, progress | {"done": 2}) == "[1/3] a\nprogress 2/3  [1/3] a\n"
     assert rendered(progress) == "progress 1/3  [1/3] a\n"
     assert rendered({"type": "progress", "done": 45, "total": 100, "unit": "%"}) == "progress 45%\n"
+
+
+def test_progress_without_a_message_is_shown_whatever_line_was_before_it() -> None:
+    progress = {"type": "progress", "done": 3.0, "total": 9.0, "unit": "", "message": ""}
+    assert rendered({"type": "open"}, progress) == "open\nprogress 3/9\n"
+    assert rendered(log(" "), progress) == " \nprogress 3/9\n"
 
 
 def test_a_gap_is_said_out_loud_and_a_type_that_nobody_knows_is_shown_whole() -> None:

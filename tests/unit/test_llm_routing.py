@@ -162,12 +162,28 @@ def test_a_model_that_a_route_was_not_made_for_is_not_answered_by_another():
     assert names(planned(book, asked(model="gpt-4o"))) == ["openai/gpt-4o", "anthropic/claude"], "falls back"
     assert names(planned(book, asked(model="anthropic/claude"))) == ["anthropic/claude"]
     for strange in ("gpt-4o-mni", "anthropic/gpt-4o"):
-        with pytest.raises(CallRefused, match="no candidate for model"):
+        with pytest.raises(CallRefused, match="no candidate for model") as refused:
             planned(book, asked(model=strange))
+        assert refused.value.remedy.startswith("Name one of gpt-4o, claude; or add a candidate")
     aliased = [{**fixed[0], "when": {"models": ["fast", "gpt-*"]}}, fixed[1]]
     assert names(planned(book_with({"candidates": aliased}), asked(model="fast"))) == [
         "openai/gpt-4o", "anthropic/claude",
     ]  # fmt: skip
+
+
+def test_who_names_an_unknown_model_is_told_those_that_the_tenant_can_name_and_how_one_is_added():
+    of_settings = book_with(targets={"anthropic": CLAUDE})
+    with pytest.raises(CallRefused) as refused:
+        planned(of_settings, asked(model="gpt-4o"))
+    assert refused.value.remedy == (
+        "Name one of claude-haiku-4-5, claude-*; or add it to a provider's models "
+        "(SLUICEGATE_LLM__PROVIDERS__NAME__MODELS)."
+    )
+    mine = [{"target": "openai", "model": f"m{number}"} for number in range(11)]
+    others = {"target": "openai", "model": "secret", "when": {"tenants": ["acme"]}}
+    with pytest.raises(CallRefused) as refused:
+        planned(book_with({"candidates": [others, *mine]}), asked(model="m99"))
+    assert refused.value.remedy.startswith("Name one of m0, m1, m2, m3, m4, m5, m6, m7, m8, m9, …; or add")
 
 
 def test_weights_share_streams_and_a_stream_keeps_its_order():

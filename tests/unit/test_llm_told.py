@@ -87,7 +87,7 @@ def test_another_provider_is_asked_where_the_route_falls_back_on_it_and_its_fail
 @pytest.mark.parametrize(
     ("asking", "field", "why", "remedy"),
     [
-        ({"model": "m2"}, "route", "default has no candidate for model 'm2'", "add a candidate to it."),
+        ({"model": "m2"}, "route", "default has no candidate for model 'm2'", "Name one of m; or add"),
         ({"prompt": "tutor"}, None, "no prompt 'tutor'", "sluicegate llm prompts"),
         ({"variables_json": json.dumps({"a": "b"})}, "variables", "are given", "Correct the request."),
         ({"route": "other"}, None, "no route 'other'", "sluicegate llm routes"),
