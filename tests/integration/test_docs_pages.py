@@ -60,7 +60,7 @@ def run(reader: CommandLine, block: Block) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=60,
+        timeout=180,
     )
     shown = f"block {block.name}\n{block.script}\nexit code {done.returncode}\n{done.stdout}"
     assert done.returncode == block.exit_code, shown

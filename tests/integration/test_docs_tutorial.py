@@ -15,7 +15,7 @@ from .test_docs_pages import DOCS, reader, run
 
 __all__ = ["reader"]  # the fixture
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(480)
 
 
 def test_an_agent_of_ones_own_from_nothing_to_results_over_a_kill(reader):  # the fixture
