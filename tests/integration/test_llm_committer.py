@@ -69,6 +69,8 @@ class Member:
         self.given -= set(sources)
         kept = [self.record(source, b"kept") for source in self.given]
         done: Future[None] = Future()
+        if not kept:
+            done.set_result(None)
         for future in kept:
             future.add_done_callback(lambda each: done.set_result(each.result()))
         self.let_go.append(done)
