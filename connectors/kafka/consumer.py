@@ -374,6 +374,10 @@ class PollThread(threading.Thread):
     def _let_go(self, parts: list[TopicPartition], *, lost: bool) -> None:
         sources = [SourcePartition(part.topic, part.partition) for part in parts]
         done = self._listener.revoked(sources, lost=lost)
+        if not lost:
+            # A cooperative rebalance has its generation by now, and stands still until these are let go of:
+            # by the one before nothing of the partitions that stay could be committed meanwhile.
+            self.group_metadata = self._consumer.consumer_group_metadata()
         # As long as the listener needs: taken up again before it has let go, a partition would be let go of
         # then, and never be read. What it waits for is bounded, but for the outcome of a commit that nobody
         # knows while Kafka is away.

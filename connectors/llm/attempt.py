@@ -122,6 +122,9 @@ class Outcome:
 
     error_class: ErrorClass | None = None
     error_raw: str = ""
+    """What is known of it without anybody's words."""
+    said: str = ""
+    """The provider's own words of it."""
     retry_after_ms: int = 0
     finish: Finish = ""
     finish_raw: str = ""
@@ -150,7 +153,6 @@ class Attempt:
     """One call; ``stop`` ends it from outside, ``run`` is awaited once.
 
     With a ``cursor`` nobody is asked anew: the answer, which a worker that died was reading, is read on.
-    ``words``: what a provider says of a failure is told as it is, not masked.
     """
 
     def __init__(
@@ -162,8 +164,6 @@ class Attempt:
         sink: Sink,
         room: Room | None = None,
         cursor: Cursor | None = None,
-        *,
-        words: bool = False,
     ) -> None:
         self._client = client
         self._provider = provider
@@ -177,7 +177,6 @@ class Attempt:
         self._over = False
         self._extent = Extent()
         self._cursor = cursor
-        self._words = words
         self._normaliser: Normaliser | None = None
         self.outcome = Outcome()
 
@@ -202,7 +201,8 @@ class Attempt:
             outcome.error_class, outcome.error_raw = "crashed", "its worker died"
         if self._call.background and isinstance(self._provider, Keeping):
             await self._go_on(self._provider, ends_s)
-        outcome.error_raw = Mask.of(self._choice.target)(outcome.error_raw)
+        mask = Mask.of(self._choice.target)
+        outcome.error_raw, outcome.said = mask(outcome.error_raw), mask(outcome.said)
         return outcome
 
     async def _go_on(self, provider: Keeping, ends_s: float) -> None:
@@ -222,7 +222,7 @@ class Attempt:
             if outcome.http_status == 200:
                 broke = (outcome.error_class, outcome.error_raw, 200)
             outcome.error_class, outcome.error_raw, outcome.http_status = None, "", 0
-            outcome.retry_after_ms = 0
+            outcome.said, outcome.retry_after_ms = "", 0
             outcome.resumed += 1
             self._over = False
             if self._normaliser is not None:
@@ -409,8 +409,8 @@ class Attempt:
         outcome = self.outcome
         self._over = True
         if outcome.error_class is None:
-            said = failed.raw if self._words else failed.masked or failed.raw
-            outcome.error_class, outcome.error_raw = failed.error_class, said
+            outcome.error_class, outcome.error_raw = failed.error_class, failed.masked or failed.raw
+            outcome.said = failed.raw if failed.masked else ""
             outcome.retry_after_ms = failed.retry_after_ms
 
     def _settle(self) -> None:

@@ -22,6 +22,15 @@ _CLOCKS_MS: Final = 60_000
 """How far a worker's clock may be before the brokers', by which Kafka looks for a time."""
 
 
+class _Place(NamedTuple):
+    """Which attempt a row is of: of a name that was asked for anew, two may have one number."""
+
+    partition: int
+    offset: int
+    """… of the question."""
+    attempt: int
+
+
 class Found(NamedTuple):
     """What the ledger tells of an operation."""
 
@@ -55,17 +64,17 @@ def attempts_of(kafka: KafkaOptions, codec: WireCodec, tenant: str, stream_id: s
         contents = _rows(kafka, codec, LLM_CONTENTS, operation, began_us // 1_000 - _CLOCKS_MS)
     except NotAuthorized as error:
         contents, refused = None, error
-    for number, kept in (contents or {}).items():
-        if number in ledger:
-            ledger[number].input_json, ledger[number].output_json = kept.input_json, kept.output_json
+    for place, kept in (contents or {}).items():
+        if place in ledger:
+            ledger[place].input_json, ledger[place].output_json = kept.input_json, kept.output_json
     return Found(as_ended(ledger.values()), refused)
 
 
 def _rows(
     kafka: KafkaOptions, codec: WireCodec, spec: TopicSpec, operation: bytes, since_ms: int = 0
-) -> dict[int, Attempt] | None:
+) -> dict[_Place, Attempt] | None:
     """Give the latest row of each attempt of an operation; None = there is no such topic."""
-    found: dict[int, Attempt] = {}
+    found: dict[_Place, Attempt] = {}
     with closing(CommittedReader(kafka, spec.named(kafka.topic_prefix))) as reader:
         partitions = reader.partitions()
         if not partitions:
@@ -78,7 +87,7 @@ def _rows(
             key, value = message.key() or b"", message.value()
             if value is not None and key.rpartition(b"/")[0] == operation:
                 row = attempt_of(codec.decode(value, spec.subject))
-                found[row.attempt] = row
+                found[_Place(row.request_partition, row.request_offset, row.attempt)] = row
     return found
 
 

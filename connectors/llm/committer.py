@@ -125,7 +125,10 @@ class Committer(threading.Thread):
         await asyncio.shield(entry.done)
 
     def settled(self) -> Future[None]:
-        """Return what is done when the transaction that is under way is over, if one is."""
+        """Return what is done when the transaction that is under way is over, if one is.
+
+        That it is tried again is not waited for: it may have to be until whoever waits here goes on.
+        """
         future: Future[None] = Future()
         with self._changed:
             if self._busy and self.is_alive():
@@ -167,6 +170,11 @@ class Committer(threading.Thread):
     def _rest(self) -> None:
         with self._changed:
             self._busy = False
+        self._tell_settled()
+
+    def _tell_settled(self) -> None:
+        """Tell who has let go of a partition that no transaction has anything of it any more."""
+        with self._changed:
             waiting, self._at_rest = self._at_rest, []
         for future in waiting:
             future.set_result(None)
@@ -177,6 +185,7 @@ class Committer(threading.Thread):
                 self._offsets.finish(entry.tenure, entry.ends)
         try:
             while batch and not self._try(batch):
+                self._tell_settled()  # the next try leaves out what was let go of
                 batch = self._without_lost(batch)
         except BaseException:
             self._tell(batch, lost=True)

@@ -70,12 +70,15 @@ def kept_input(call: Call, keep: Keep) -> str | None:
     return _bounded({**value, "params": params | stop})
 
 
-def kept_output(contents: Contents, keep: Keep) -> str | None:
-    """Return what came as JSON, None where it is not kept."""
-    if keep == "off":
+def kept_output(contents: Contents, keep: Keep, said: str = "") -> str | None:
+    """Return what came as JSON, None where it is not kept.
+
+    ``said`` are the provider's words of its failure, where they are kept whatever ``keep`` says.
+    """
+    if keep == "off" and not said:
         return None
-    value = contents.value()
-    return _bounded(redacted(value) if keep == "redacted" else value)
+    value = {} if keep == "off" else contents.value()
+    return _bounded(({"error": said} if said else {}) | (redacted(value) if keep == "redacted" else value))
 
 
 def kept_raw(data: str, keep: Keep) -> str:

@@ -120,7 +120,6 @@ class Trial:
             shown,
             self._valve,
             self._cursor,
-            words=plan.keep_raw == "full",
         )
         if self._cursor is not None:
             self._emitter.named(row.provider_request_id)
@@ -161,7 +160,8 @@ class Trial:
         """Say in its row, and in the stream, what it took and cost."""
         row = self.row
         settle(row, shown.outcome)
-        row.output_json = kept_output(shown.contents, self._plan.keep_output)
+        said = shown.outcome.said if self._plan.keep_raw == "full" else ""
+        row.output_json = kept_output(shown.contents, self._plan.keep_output, said)
         self._tools.desk.settle(self._plan, row, shown)
         self._tools.metrics.settled(row, configured=self._choice.named)
         self._emitter.data("usage", usage_of(row))

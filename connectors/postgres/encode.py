@@ -137,7 +137,7 @@ def _fits(kind: ColumnType, value: object) -> bool:
     match kind:
         case "bigint" | "bigint?":
             return type(value) is int and -_BIGINT_MAX - 1 <= value <= _BIGINT_MAX
-        case "boolean":
+        case "boolean" | "boolean?":
             return isinstance(value, bool)
         case "text" | "text?":
             return isinstance(value, str)

@@ -11,7 +11,7 @@ from psycopg import sql
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-ColumnType = Literal["text", "text?", "bigint", "bigint?", "boolean", "jsonb", "text[]"]
+ColumnType = Literal["text", "text?", "bigint", "bigint?", "boolean", "boolean?", "jsonb", "text[]"]
 """PostgreSQL's type; `?` = may be NULL."""
 _NEWEST: Final = sql.SQL("{0} = EXCLUDED.{0}")
 _IF_GIVEN: Final = sql.SQL("{0} = coalesce(EXCLUDED.{0}, kept.{0})")
@@ -180,6 +180,7 @@ LLM_ATTEMPTS = Table(
             "reserved_tokens": "bigint",
             "reserved_nanos": "bigint",
             "contents": "bigint",
+            "shown": "boolean?",
             "characters": "bigint",
             "chunks": "bigint",
             "input_json": "text?",
@@ -192,7 +193,7 @@ LLM_ATTEMPTS = Table(
         }
     ),
     revision="ended_us",  # 0 until it is settled; settled again, it ended later
-    left_out=("shown", "model_named"),  # for the worker that takes over, for windows
+    left_out=("model_named",),  # for windows
     apart=("input_json", "output_json"),
 )
 LLM_CONTENTS = replace(LLM_ATTEMPTS, name="llm_contents", filling=LLM_ATTEMPTS.name)

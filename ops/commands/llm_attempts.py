@@ -158,9 +158,10 @@ def _sent(kept: str | None) -> Iterator[str]:
 
 
 def _came(kept: str | None) -> Iterator[str]:
-    """Say what came, where it is kept, a line each channel, call of a tool, and picture or sound."""
+    """Say what came, where it is kept: a line each channel, call of a tool, picture or sound, and failure."""
     value = _value(kept)
-    yield from (f"{name}: {value[name]}" for name in ("text", "reasoning", "refusal") if value.get(name))
+    told = ("error", "text", "reasoning", "refusal")
+    yield from (f"{name}: {value[name]}" for name in told if value.get(name))
     for call in value.get("tool_calls") or ():
         yield f"tool {call.get('name')} ({call.get('id')}): {call.get('arguments')}"
     for media in value.get("media") or ():

@@ -77,7 +77,8 @@ def set_command(
     name
         Of the route: `default` is for requests that name none, `budgets` are those of tenants.
     file
-        JSON, as docs/llm.md describes it; `-` = standard input.
+        JSON, as docs/llm.md describes it; `-` = standard input. Under `budgets` that limit tokens or money an
+        answer gets 4,096 tokens, unless its route or request says `max_output_tokens`.
     reason
         Kept with who did it; needed with --yes.
     on
@@ -95,7 +96,7 @@ def set_command(
     need_reason(reason, yes=yes)
     text = text_of(file)
     check_route(name, text)
-    _warn_of_unknown(name, text)
+    _warn(name, text)
     with opened() as versions:
         held = versions.routes().get(name, {})
         seen = on if on is not None else max(held, default=0)
@@ -166,16 +167,37 @@ def roll_back_command(
     return tell(f"route {name}", seen, held[seen].text, version.text, yes=yes, as_json=as_json)
 
 
+def _warn(name: str, text: str) -> None:
+    """Say what of a route, or of budgets, is valid and may yet surprise."""
+    from connectors.llm.budgets import BUDGETS
+
+    if name == BUDGETS:
+        _note_the_bound(text)
+    else:
+        _warn_of_unknown(name, text)
+
+
+def _note_the_bound(text: str) -> None:
+    """Say how long answers get by budgets that limit tokens or money."""
+    from connectors.llm.budgets import budgets_config
+    from connectors.llm.calls import OUTPUT_TOKENS_ASSUMED
+    from ops import console
+
+    config = budgets_config(text)
+    if any(limits.bind_answers for limits in (config.default, *config.tenants.values())):
+        console.note(
+            f"by a limit of tokens or money an answer gets {OUTPUT_TOKENS_ASSUMED:,} tokens, and ends there "
+            "by `length`, unless its route or request says max_output_tokens"
+        )
+
+
 def _warn_of_unknown(name: str, text: str) -> None:
     """Say which providers are not set where this command runs: workers may have them, or may not."""
-    from connectors.llm.budgets import BUDGETS
     from connectors.llm.route import route_config
     from ops import console
     from ops.llm import providers
     from ops.settings import Settings
 
-    if name == BUDGETS:
-        return
     known = providers(Settings())
     named = dict.fromkeys(one.target for one in route_config(text, name).candidates)
     if unknown := [one for one in named if one not in known]:

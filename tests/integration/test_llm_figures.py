@@ -197,7 +197,7 @@ def test_a_completed_tasks_cost_is_told_with_known_estimated_and_unknown_apart(
         attempt(2, at_us=at_us + SECOND_US, why="fallback", provider="zeta", prompt="greet", prompt_version=4,
                 cost_nanos=2_000_000_000, price_version="0.2.3", finish="stop", finish_raw="end_turn",
                 provider_request_id="req_9", connected_us=at_us + 40_000, usage_details={"output_audio": 5},
-                **base),
+                shown=True, **base),
         attempt(1, "cancelled", at_us=at_us, tenant="t", stream_id="alone"),
         attempt(1, at_us=at_us - 40 * DAY_US, tenant="old", stream_id="old", input_json="[]",
                 output_json="{}"),
@@ -215,8 +215,11 @@ def test_a_completed_tasks_cost_is_told_with_known_estimated_and_unknown_apart(
             ],
         )  # fmt: skip
         until(line, dsn, "SELECT sum(calls)::int FROM sluicegate.llm_windows WHERE tenant = 't'", [(3,)])
-        told = "SELECT usage_details FROM sluicegate.llm_attempts WHERE stream_id = 'part' ORDER BY attempt"
-        until(line, dsn, told, [({},), ({"output_audio": 5},)])
+        told = (
+            "SELECT usage_details, shown FROM sluicegate.llm_attempts WHERE stream_id = 'part' "
+            "ORDER BY attempt"
+        )
+        until(line, dsn, told, [({}, None), ({"output_audio": 5}, True)])
         kept = "SELECT count(*) FROM sluicegate.llm_attempts WHERE input_json IS NOT NULL AND tenant = 'old'"
         until(line, dsn, "SELECT count(*) FROM sluicegate.llm_attempts WHERE tenant = 'old'", [(1,)])
     with worker(stack, kafka_options, tmp_path, dsn, roles="archive"):

@@ -123,6 +123,24 @@ def test_a_route_is_written_looked_at_and_rolled_back(
     assert "sk-of-this-test" not in repr(audit)
 
 
+@pytest.mark.parametrize(
+    ("budgets", "times"),
+    [
+        ({"default": {"calls": 4}}, 0),
+        ({"default": {"calls": 4, "tokens_day": 9}}, 1),
+        ({"tenants": {"acme": {"usd_hour": 5}}}, 1),
+    ],
+    ids=["calls", "tokens", "money-of-one"],
+)
+def test_who_sets_a_budget_is_told_how_long_answers_get_by_it(
+    line: Line, budgets: dict[str, Any], times: int
+) -> None:
+    code, _, err = line.run("routes", "set", "budgets", line.written("budgets.json", budgets))
+    assert code == 0
+    assert err.count("an answer gets 4,096 tokens") == times
+    assert err.count("max_output_tokens") == times
+
+
 def test_a_prompt_is_written_labelled_and_rolled_back_in_one_command(line: Line) -> None:
     file = line.written("prompt.json", PROMPT)
     line.told("prompts", "set", "support", file, "--reason", "first", "--yes")

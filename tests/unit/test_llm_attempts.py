@@ -97,3 +97,18 @@ def test_contents_that_retention_took_are_not_told():
     ledger.append(LLM_CONTENTS, b"t/s/1", b"of a stream of that name, weeks ago", NOW_MS - 86_400_000)
     ledger.put(row())
     assert [each.input_json for each in ledger.read().attempts] == [None]
+
+
+def test_attempts_of_one_number_of_two_questions_for_a_name_are_both_told():
+    """A worker that does not know of the stream's life before begins its numbers again."""
+    ledger = Ledger()
+    for offset, state, at_ms in ((3, "failed", NOW_MS - 9_000), (8, "completed", NOW_MS)):
+        for attempt in (1, 0):
+            made = row(attempt, at_ms, request_partition=1, request_offset=offset, input_json=f"{offset}")
+            ledger.put(replace(made, state="started"))
+            ledger.put(replace(made, state=state, ended_us=at_ms * 1_000, output_json=f"{offset}"))
+    told = ledger.read().attempts
+    assert [(each.attempt, each.state) for each in told] == [
+        (1, "failed"), (0, "failed"), (1, "completed"), (0, "completed"),
+    ]  # fmt: skip
+    assert [(each.input_json, each.output_json) for each in told] == [("3", "3")] * 2 + [("8", "8")] * 2

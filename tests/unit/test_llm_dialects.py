@@ -344,3 +344,43 @@ def test_an_error_is_read_however_it_is_wrapped(shape):
         assert told(deltas_of(shape, [sent(shape, "error", "the context length is exceeded")])).end == (
             "context_overflow"
         )
+
+
+LISTED = [
+    {
+        "error": {
+            "code": 429,
+            "message": "Resource has been exhausted (e.g. check quota).",
+            "status": "RESOURCE_EXHAUSTED",
+            "details": [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "34.5s"}],
+        }
+    }
+]
+"""As Google's endpoint in OpenAI's shape sends it."""
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_an_error_in_a_list_is_the_error_that_it_says(shape):
+    """… where OpenAI's own shape has an object: the same class, words and time to wait."""
+    one, listed = (
+        told(deltas_of(shape, [sent(shape, "", json.dumps(body))])) for body in (LISTED[0], LISTED)
+    )
+    assert (listed.end, listed.retry_after_ms) == ("rate_limited", 34_500)
+    assert listed == one
+
+
+@pytest.mark.parametrize("shape", [shape for shape in SHAPES if PROVIDERS[shape].framing == "sse"])
+def test_an_error_in_a_list_may_come_bare_or_by_its_event(shape):
+    bare = json.dumps(LISTED, indent=2).encode()
+    assert told(deltas_of(shape, [bare])).end == "rate_limited"
+    assert told(deltas_of(shape, [bare[:40], bare[40:] + b"\n"])).end == "rate_limited"
+    named = json.dumps([LISTED[0]["error"]])
+    assert told(deltas_of(shape, [sent(shape, "error", named)])).end == "rate_limited"
+
+
+NO_ERRORS = ["[]", "[1]", '[{"choices": []}]', '[{"error": null}]', '[[{"error": 1}]]']
+
+
+@pytest.mark.parametrize("listed", NO_ERRORS)
+def test_a_list_without_an_error_is_none_of_a_shape_that_has_no_lists(listed):
+    assert told(deltas_of("openai-chat", [sent("openai-chat", "", listed)])).end == "malformed"

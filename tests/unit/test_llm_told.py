@@ -63,8 +63,20 @@ def test_what_a_provider_says_is_the_operators_to_read_where_the_route_keeps_it(
     world = World(refusal("400 Bad Request", "the prompt 'a secret' is too odd"), keep={"raw": keep}).run()
     assert end(world) == "here m: bad request; the route tries no other provider after that"
     assert error(world) == {"error_class": "bad_request", "attempt": 1}
-    assert ("a secret" in world.rows[-1].error_raw) == kept
+    assert all("a secret" not in row.error_raw for row in world.rows), "the ledger is kept for longest"
     assert ("a secret" in "".join(chunk for record in world.raw for chunk in record["chunks"])) == kept
+    assert any("a secret" in (row.output_json or "") for row in world.contents) == kept
+
+
+@pytest.mark.parametrize("output", ["off", "redacted", "full"])
+def test_its_words_stand_beside_what_is_kept_of_the_answer(output):
+    """… whose policy is another: what a provider says is no answer, and nobody's but its own."""
+    keep = {"raw": "full", "output": output}
+    (row, *_) = World(refusal("400 Bad Request", "too odd"), keep=keep).run().contents
+    kept = json.loads(row.output_json)
+    assert json.loads(kept["error"])["error"]["message"] == "too odd"
+    assert kept.keys() == ({"error"} if output == "off" else {"error", "text"})
+    assert "too odd" not in row.error_raw
 
 
 def test_what_a_request_has_is_not_on_the_ledger_for_being_refused():

@@ -94,7 +94,7 @@ class Reader(ABC):
             self._event(event, value, out)
         elif self.lists and isinstance(value, list) and len(value) > LIST_MAX:
             problem = f"a list of more than {LIST_MAX}"
-        elif self.lists and (each_of := objects(value)):
+        elif each_of := self._listed(event, value):
             for each in each_of:
                 self._event(event, each, out)
         elif not problem or event == "error":
@@ -106,6 +106,16 @@ class Reader(ABC):
         if len(data) > PIECE_CHARACTERS_MAX:
             out = [part for delta in out for part in _parts(delta)]
         return out or (Alive(clipped(event or data)),)
+
+    def _listed(self, event: str, value: object) -> Sequence[Mapping[str, Any]]:
+        """Give what is read of a list: all, where a shape lists its pieces; else its error, if it has one.
+
+        Google lists errors in OpenAI's shape, too.
+        """
+        listed = objects(value)
+        if self.lists:
+            return listed
+        return [each for each in listed if event == "error" or each.get("error")][:1]
 
     def eof(self) -> Sequence[Delta]:
         """Take the end of the body."""
