@@ -17,7 +17,6 @@ import threading
 import time
 from contextlib import closing
 from dataclasses import dataclass, replace
-from secrets import token_hex
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -32,8 +31,8 @@ from connectors.kafka.rewrite import Progress, Rewriter
 from connectors.kafka.roster import store_of
 from pipelines.deployment import new_row, worker_name
 from pipelines.errors import DeployRefused
+from pipelines.generations import target_of
 from pipelines.restoration import Restoration
-from schemas.topics import beside
 from state.rocksdb import RocksStore
 
 if TYPE_CHECKING:
@@ -124,7 +123,7 @@ class StoreMigration:
         """A name that no attempt before had: what one left behind is no beginning for another."""
         if self.migration.change is None:
             return ""
-        return beside(self.migration.changelog, f"s{self.migration.to_version}-{token_hex(3)}").name
+        return target_of(self.migration.changelog, self.migration.to_version).name
 
     def _wait_until_nobody_runs(self) -> None:
         deadline = time.monotonic() + _EMPTY_WITHIN_S
