@@ -10,8 +10,9 @@ from connectors.kafka.admin import describe_topics
 from connectors.kafka.errors import NotAuthorized
 from connectors.kafka.roster import Roster
 from connectors.registry import Registry
+from pipelines.blueprint import blueprint
 from pipelines.deployment import Deployment
-from pipelines.errors import DeployRefused
+from pipelines.errors import DeployRefused, WorkerError
 from pipelines.generations import changelog_of
 from schemas.access import ROLES as ACCESS
 from schemas.access import Access
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from connectors.kafka.admin import TopicState
+    from connectors.kafka.options import KafkaOptions
     from pipelines.blueprint import Agent, Blueprint
     from pipelines.extension import Extension
     from pipelines.options import WorkerOptions
@@ -39,7 +41,8 @@ class Finding(NamedTuple):
     """One thing that was looked at."""
 
     what: str
-    """``kinds``, ``schemas``, ``topics``, ``co-partitioning``, ``access``, ``state`` or ``clocks``."""
+    """``kinds``, ``agents``, ``schemas``, ``topics``, ``co-partitioning``, ``access``, ``state``
+    or ``clocks``."""
     role: str
     """Empty = all of them."""
     problem: str
@@ -73,6 +76,22 @@ def check(blueprints: Sequence[Blueprint], extension: Extension, options: Worker
 def check_kinds(extension: Extension, topics: Sequence[TopicSpec]) -> Finding:
     """Look at the policies of all kinds beside what topics keep; nobody needs to be asked."""
     return Finding("kinds", "", "; ".join(problems_of_all(extension.all_kinds(), topics)))
+
+
+def check_offline(extension: Extension, kafka: KafkaOptions) -> Iterator[Finding]:
+    """Look at what code alone tells: kinds, and of each role of a user's whether its agents can be declared.
+
+    A store whose form or changelog cannot be is among that; nobody is asked.
+    """
+    yield check_kinds(extension, kafka.kept(TOPICS))
+    for role in extension.roles:
+        try:
+            one = blueprint(role, extension, kafka)
+        except WorkerError as refused:
+            yield Finding("agents", role, f"{refused}. {refused.remedy}")
+        else:
+            yield Finding("agents", role, "")
+            yield Finding("co-partitioning", role, "; ".join(_uneven(one, {}, kafka.topic_prefix)))
 
 
 def register_schemas(registry: Registry, extension: Extension, *, may_register: bool) -> None:
@@ -143,7 +162,7 @@ def _role(one: Blueprint, extension: Extension, options: WorkerOptions, roster: 
     there = {state.name: state for state in describe_topics(options.kafka, used)}
     problems = [problem for spec in used for problem in _topic_problems(spec, there, options)]
     yield Finding("topics", one.role, "; ".join(problems))
-    yield Finding("co-partitioning", one.role, "; ".join(_uneven(one, there, options)))
+    yield Finding("co-partitioning", one.role, "; ".join(_uneven(one, there, prefix)))
     try:
         check_topics(options.kafka, operations_of(one.role, one.agents, prefix))
     except NotAuthorized as error:
@@ -199,9 +218,8 @@ def _topic_problems(spec: TopicSpec, there: dict[str, TopicState], options: Work
             yield f"{name} has {key}={has}, this code says {wanted[key]}"
 
 
-def _uneven(one: Blueprint, there: dict[str, TopicState], options: WorkerOptions) -> Iterator[str]:
+def _uneven(one: Blueprint, there: dict[str, TopicState], prefix: str) -> Iterator[str]:
     """State is found under its input's partition number, and range keeps equal numbers together."""
-    prefix = options.kafka.topic_prefix
 
     def count(spec: TopicSpec) -> int:
         state = there.get(spec.named(prefix))

@@ -6,7 +6,9 @@ one before runs: docs/adr/0010-reprocessing.md.
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from secrets import token_hex
 from typing import TYPE_CHECKING, Final
 
 from connectors.kafka.outputs import Outputs
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from schemas.topics import TopicSpec
 
 FIRST: Final = 1
+_TARGET: Final = re.compile(r"\.s\d+-[0-9a-f]{6}\.v\d+$")
 
 
 def group_of(prefix: str, role: str, generation: int) -> str:
@@ -34,6 +37,16 @@ def folder_of(role: str, generation: int) -> str:
 def changelog_of(spec: TopicSpec, generation: int) -> TopicSpec:
     """Return the changelog as a generation's code names it."""
     return spec if generation == FIRST else beside(spec, f"g{generation}")
+
+
+def target_of(changelog: TopicSpec, version: int) -> TopicSpec:
+    """Return a topic for what a migration makes of a changelog: each time one that never was before."""
+    return beside(changelog, f"s{version}-{token_hex(3)}")
+
+
+def is_target(changelog: TopicSpec) -> bool:
+    """Tell whether a changelog was made by a migration."""
+    return _TARGET.search(changelog.name) is not None
 
 
 def attempt_of(spec: TopicSpec, generation: int, attempt: str) -> TopicSpec:

@@ -3,8 +3,8 @@
 1. The record of the role says that the store is being migrated, and where to. From here on no worker opens a
    partition of it. 2. The group has no member: nobody is left who began before. 3. The new topic is made.
 4. A partition after the other: its old state is restored beside, and read in the order of its keys; a batch
-   of changed entries is one transaction with how far it came. 5. The record says that the new topic is the
-   store's changelog, with the new version.
+   of changed entries is one transaction with the key that it came to. 5. The record says that the new topic
+   is the store's changelog, with the new version.
 
 Killed before 5, it goes on behind the last batch, or is given up: nothing of the old state has changed. What
 was written to a topic that is given up is never read.
@@ -17,7 +17,6 @@ import threading
 import time
 from contextlib import closing
 from dataclasses import dataclass, replace
-from secrets import token_hex
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -32,8 +31,8 @@ from connectors.kafka.rewrite import Progress, Rewriter
 from connectors.kafka.roster import store_of
 from pipelines.deployment import new_row, worker_name
 from pipelines.errors import DeployRefused
+from pipelines.generations import target_of
 from pipelines.restoration import Restoration
-from schemas.topics import beside
 from state.rocksdb import RocksStore
 
 if TYPE_CHECKING:
@@ -124,7 +123,7 @@ class StoreMigration:
         """A name that no attempt before had: what one left behind is no beginning for another."""
         if self.migration.change is None:
             return ""
-        return beside(self.migration.changelog, f"s{self.migration.to_version}-{token_hex(3)}").name
+        return target_of(self.migration.changelog, self.migration.to_version).name
 
     def _wait_until_nobody_runs(self) -> None:
         deadline = time.monotonic() + _EMPTY_WITHIN_S
@@ -202,33 +201,33 @@ class StoreMigration:
         if not progress.entries and handled is not None:
             # It begins as every changelog does; a second mark, of an attempt before, does no harm.
             mark_birth(self.kafka, target.named(self.kafka.topic_prefix), partition)
-        done = 0
-        for done, pairs in self._batches(backend, progress.entries):
-            rewriter.write(partition, pairs, Progress(done, whole=False))
-        rewriter.write(partition, [], Progress(max(done, progress.entries), whole=True))
-        log.info("partition migrated", topic=target.name, partition=partition, entries=done)
+        came = progress
+        for came, pairs in self._batches(backend, progress):
+            rewriter.write(partition, pairs, came)
+        rewriter.write(partition, [], Progress(came.entries, whole=True))
+        log.info("partition migrated", topic=target.name, partition=partition, entries=came.entries)
 
     def _batches(
-        self, backend: RocksBackend, skip: int
-    ) -> Iterator[tuple[int, list[tuple[bytes, bytes | None]]]]:
-        """Give batches of changed entries, each with how many of the old ones are done with it."""
+        self, backend: RocksBackend, came: Progress
+    ) -> Iterator[tuple[Progress, list[tuple[bytes, bytes | None]]]]:
+        """Give batches of changed entries from where it came to on, each with how far it comes by that."""
         change = self.migration.change
         assert change is not None
         pairs: list[tuple[bytes, bytes | None]] = []
-        done = size_bytes = began = 0
-        for key, value in _entries(backend):
+        # Where there is no key, a version before kept the count alone: it begins with the first again.
+        done = began = came.entries if came.start else 0
+        size_bytes = 0
+        key = b""
+        for key, value in _entries(backend, came.start):
             done += 1
-            if done <= skip:
-                began = done
-                continue
             for pair in change(key, value):
                 pairs.append(pair)
                 size_bytes += len(pair[0]) + len(pair[1])
             if done - began >= _BATCH_ENTRIES or size_bytes >= _BATCH_BYTES:
-                yield done, pairs
+                yield Progress(done, whole=False, start=key + b"\x00"), pairs
                 pairs, size_bytes, began = [], 0, done
         if done > began:
-            yield done, pairs
+            yield Progress(done, whole=False, start=key + b"\x00"), pairs
 
     def _other_ends(self, rewriter: Rewriter) -> bool:
         """Wait for whoever fenced us; False = it does not go on."""
@@ -294,8 +293,7 @@ def abandon(role: str, roster: Roster, reason: str) -> list[str]:
     return names
 
 
-def _entries(backend: RocksBackend) -> Iterator[tuple[bytes, bytes]]:
-    start = b""
+def _entries(backend: RocksBackend, start: bytes) -> Iterator[tuple[bytes, bytes]]:
     while found := backend.scan(start, _END, _BATCH_ENTRIES):
         yield from found
         start = found[-1][0] + b"\x00"

@@ -65,12 +65,20 @@ def value_query(read: Callable[[bytes], Any], stored: Callable[[bytes], bytes] =
 
 
 def key_value_query(
-    values: KeyValues, read: Callable[[bytes], Any], stored: Callable[[bytes], bytes] = lambda key: key
+    values: KeyValues,
+    read: Callable[[bytes], Any],
+    stored: Callable[[bytes], bytes] = lambda key: key,
+    *,
+    now_us: Callable[[StateView], int] = lambda _view: BEGINNING_US,
 ) -> Query:
-    """Return a query of values that expire; one that has and that is not deleted yet is answered still."""
+    """Return a query of values that expire.
+
+    ``now_us`` reads the watermark that the agent saved, microseconds: what has expired by it is not answered.
+    Without one, a value is answered until ``expire`` deletes it.
+    """
 
     def answer(view: StateView, key: bytes, _span: Span) -> Any:
-        value = values.get(view, stored(key), BEGINNING_US)
+        value = values.get(view, stored(key), now_us(view))
         return None if value is None else read(value)
 
     return Query(answer)

@@ -9,6 +9,7 @@ import structlog
 
 from connectors.kafka.birth import is_birth, mark_birth
 from pipelines.changelogs import Retention
+from pipelines.generations import is_target
 from state.errors import StateLost
 from state.store import Position
 
@@ -52,6 +53,7 @@ class Restoration:
         self._backend = backend
         self._retention = retention or Retention.declared(changelog)
         self._marked = marked or "delete" not in changelog.cleanup
+        self._was_migrated = is_target(changelog)
         self._topic_id = ""
         self._began = False  # the first record was seen
         self._whole = False  # and it was the mark
@@ -133,8 +135,10 @@ class Restoration:
             self._backend.write(state, Position(self._topic_id, next_offset, _now_us()))
 
     def _drop(self, lie: str | None) -> None:
-        if lie is not None:
-            log.warning(
+        position = self._backend.position()
+        if lie is not None and position is not None:
+            is_of_before = self._was_migrated and position.topic_id != self._topic_id
+            (log.info if is_of_before else log.warning)(
                 "local state is not used, rebuilding", topic=self._topic, partition=self._partition, cause=lie
             )
         self._backend.clear()
@@ -142,7 +146,8 @@ class Restoration:
     def _lie(self, position: Position, low: int, high: int) -> str | None:
         """Say why a local position cannot be trusted, or None."""
         if position.topic_id != self._topic_id:
-            return f"the changelog was made anew (was {position.topic_id}, is {self._topic_id})"
+            how = "is another one since a migration" if self._was_migrated else "was made anew"
+            return f"the changelog {how} (was {position.topic_id}, is {self._topic_id})"
         if not low <= position.offset <= high:
             return f"position {position.offset} is outside of the changelog ({low} to {high})"
         tombstones_ms = self._retention.tombstones_ms

@@ -307,23 +307,27 @@ class Restorer:
         return refusal(self._kafka, f"Read {at[0]}[{at[1]}]", error)
 
     def _consumer(self) -> Consumer:
-        return self._kafka.clients.consumer(
-            self._kafka.client_config()
-            | {
-                "group.id": f"{self._kafka.topic_prefix}{self._kafka.client_id}-restore",  # never joined
-                "isolation.level": "read_committed",
-                "enable.auto.commit": False,
-                "auto.offset.reset": "error",
-                "enable.partition.eof": True,  # moves the position over trailing markers
-                "fetch.wait.max.ms": 20,
-                # Without it librdkafka asks for no more of a partition for a second when its part of the
-                # queue is full: 2.5 times as long when measured.
-                "fetch.queue.backoff.ms": 10,
-                # What is fetched ahead of one partition, the next one waits behind.
-                "queued.min.messages": 20_000,
-                "queued.max.messages.kbytes": 32 * 1024,
-            }
-        )
+        """Make one; raises KafkaUnavailable, of a file of certificates that is away for a moment, say."""
+        try:
+            return self._kafka.clients.consumer(self._config())
+        except KafkaException as error:
+            raise KafkaUnavailable(self._kafka.bootstrap_servers, str(error)) from error
+
+    def _config(self) -> dict[str, object]:
+        return self._kafka.client_config() | {
+            "group.id": f"{self._kafka.topic_prefix}{self._kafka.client_id}-restore",  # never joined
+            "isolation.level": "read_committed",
+            "enable.auto.commit": False,
+            "auto.offset.reset": "error",
+            "enable.partition.eof": True,  # moves the position over trailing markers
+            "fetch.wait.max.ms": 20,
+            # Without it librdkafka asks for no more of a partition for a second when its part of the
+            # queue is full: 2.5 times as long when measured.
+            "fetch.queue.backoff.ms": 10,
+            # What is fetched ahead of one partition, the next one waits behind.
+            "queued.min.messages": 20_000,
+            "queued.max.messages.kbytes": 32 * 1024,
+        }
 
 
 def _tell_of_standstill(consumer: Consumer, tasks: Iterable[_Task]) -> None:

@@ -1,11 +1,14 @@
 """Fills a new topic from old entries, a batch a transaction, with how far it came in the same transaction.
 
-The progress is the committed offset of a group of its own: so many entries of the source were carried over.
-Who is killed goes on behind the last batch that was committed; who is fenced has been replaced.
+The progress is the committed offset of a group of its own: the source's, where that is a log; else so many
+entries were carried over, and the metadata says behind which key. A count alone would not do: retention may
+take entries meanwhile. Who is killed goes on behind the last batch that was committed; who is fenced has been
+replaced.
 """
 
 from __future__ import annotations
 
+from base64 import b64decode, b64encode
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 
 _CALL_S: Final = 30.0
 _WHOLE: Final = "whole"
+_FROM: Final = "from "
+_KEY_BYTES_MAX: Final = 2_048  # in base64 2,732: the broker takes 4,096 (offset.metadata.max.bytes)
 _FENCED: Final = frozenset(
     (KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED)  # noqa: SLF001
 )
@@ -32,9 +37,24 @@ class Progress(NamedTuple):
     """How far one partition came."""
 
     entries: int
-    """Of the source, carried over."""
+    """Of the source, carried over; or its offset."""
     whole: bool
     """All of them were."""
+    start: bytes = b""
+    """Of a source that is sorted: the key to go on from. Of a long key the beginning: some are done again."""
+
+    @classmethod
+    def of(cls, entries: int, metadata: str) -> Progress:
+        """Return what a committed offset and its metadata say."""
+        start = b64decode(metadata.removeprefix(_FROM)) if metadata.startswith(_FROM) else b""
+        return cls(max(entries, 0), metadata == _WHOLE, start)
+
+    @property
+    def metadata(self) -> str:
+        """What ``of`` reads."""
+        if self.whole:
+            return _WHOLE
+        return _FROM + b64encode(self.start[:_KEY_BYTES_MAX]).decode() if self.start else ""
 
 
 class Rewriter:
@@ -75,7 +95,7 @@ class Rewriter:
             raise self._named(error) from error
         if found.error is not None:
             raise self._named(KafkaException(found.error))
-        return Progress(max(found.offset, 0), (found.metadata or "") == _WHOLE)
+        return Progress.of(found.offset, found.metadata or "")
 
     def write(self, partition: int, pairs: Sequence[Pair], progress: Progress) -> None:
         """Append the pairs and that the partition came this far, or nothing.
@@ -90,9 +110,7 @@ class Rewriter:
             if error is not None:
                 failed.append(error)
 
-        at = TopicPartition(
-            self._topic, partition, progress.entries, metadata=_WHOLE if progress.whole else ""
-        )
+        at = TopicPartition(self._topic, partition, progress.entries, metadata=progress.metadata)
         producer = self._producer
         try:
             producer.begin_transaction()

@@ -7,6 +7,7 @@ call. A broker that goes away and comes back is told as a state, and the positio
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -35,6 +36,9 @@ _BATCHES_OUTSTANDING_MAX = 4
 """Batches that the loop has not handled: then the thread waits, and librdkafka's own bounded queue fills."""
 _STATE_MS = 1_000
 _PAUSE_S = 1.0
+_SETTLES_S = 15.0
+"""So long after a start an error may be of topics that were just made: brokers agree on leaders meanwhile."""
+_UNSETTLED = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +124,7 @@ class Tailer(threading.Thread, Generic[T]):
 
     def run(self) -> None:
         """Follow until stopped; whatever fails is told as a state and tried again."""
+        began = time.monotonic()
         while not self._stopping.is_set():
             consumer = None
             try:
@@ -129,7 +134,8 @@ class Tailer(threading.Thread, Generic[T]):
                     self._poll(consumer)
             except (KafkaException, KafkaUnavailable) as error:
                 self._tell(TailState(connected=False, problem=str(error)))
-                log.warning("tail_failed", error=str(error))
+                settles = time.monotonic() - began < _SETTLES_S and _is_unsettled(error)
+                (log.info if settles else log.warning)("tail_failed", error=str(error))
                 self._stopping.wait(_PAUSE_S)
             except Exception as error:
                 # Whatever it is, clients must not hang on a tail that is dead: tell it and begin anew.
@@ -280,6 +286,10 @@ class Tailer(threading.Thread, Generic[T]):
     def _tell(self, state: TailState) -> None:
         if not self._stopping.is_set():
             self._loop.call_soon_threadsafe(self._listener.tail_state, state)
+
+
+def _is_unsettled(error: Exception) -> bool:
+    return isinstance(error, KafkaException) and error.args[0].code() in _UNSETTLED
 
 
 def record_of(message: Message) -> Record:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -35,6 +36,8 @@ _COMMIT_S = 3  # times the transaction's time-out: after it the broker has ended
 _OPEN_S = 20.0  # a predecessor's open transaction is ended by the broker meanwhile
 _TWIN_S = 60.0  # two processes with one id fence each other within seconds; an outage fences once
 _DISTURBED = {"FAIL", "REQTMOUT"}  # librdkafka's names for a broken connection, for a request unanswered
+_UNSENT = re.compile(r" in state (TRY_)?CONNECT[,)]")  # nothing was on its way: not connected yet
+_QUIET_S = 60.0  # from then on librdkafka says nothing of a connection that is closed
 _OVERDUE = 0.9  # of the transaction's time-out: from then on it may be the broker that ended it
 
 
@@ -88,7 +91,7 @@ class KafkaTransaction(Appends):
         }
         self._last: tuple[SourcePartition, int] | None = None
         self._fenced_at = -_TWIN_S
-        self._began_at = 0.0
+        self._began_at = self._used_at = 0.0
         self._sender = DaemonExecutor(1, "send-offsets")
         # To hear of each record costs as much as to append it. One that is refused makes the commit fail;
         # then the unit that is tried next hears of all, and names it.
@@ -104,19 +107,20 @@ class KafkaTransaction(Appends):
             NotAuthorized: the principal may not use the id.
         """
         self._producer = None
+        self._disturbed = self._is_open = False
         producer = self._kafka.clients.producer(self._config)
         try:
             self._patiently(producer.init_transactions, self._timeout_s + _OPEN_S)
         except KafkaException as error:
             what = f"Write transactional id {self._transactional_id}"
             raise refusal(self._kafka, what, error.args[0]) from error
-        producer.poll(0)
-        self._disturbed = self._is_open = False
+        producer.poll(0)  # serves ``log``: see ``_be_undisturbed`` on what was disturbed as it was opened
+        self._used_at = time.monotonic()
         self._producer = producer
 
     def log(self, level: int, _format: str, facility: str, _name: str, text: str) -> None:
         """Take what librdkafka logs: when a connection breaks or falls silent, it says so here alone."""
-        self._disturbed = self._disturbed or facility in _DISTURBED
+        self._disturbed = self._disturbed or (facility in _DISTURBED and _UNSENT.search(text) is None)
         (log.warning if level >= logging.WARNING else log.debug)("librdkafka", said=text)
 
     def _be_undisturbed(self) -> None:
@@ -126,11 +130,17 @@ class KafkaTransaction(Appends):
         nothing when the repeat succeeds. The first one may still reach the broker, in the next transaction,
         which has the same epoch (see ``_settle``): it would commit outputs without their offsets. A new epoch
         shuts it out (tests/faults/test_torn.py).
+
+        What a broken connection has said twice it keeps to itself for 30 s (``rd_kafka_broker_set_error``).
+        So a producer serves no transaction more once anything was said, as it was opened too; and none after
+        a silence in which nothing would have been said.
         """
         if self._producer is not None:
             self._producer.poll(0)  # serves ``log``
             if self._disturbed:
                 log.info("producer is made anew, as a connection was disturbed")
+                self._producer = None
+            elif time.monotonic() - self._used_at > _QUIET_S:
                 self._producer = None
 
     def _patiently(self, call: Callable[[float], Any], limit_s: float) -> None:
@@ -157,7 +167,7 @@ class KafkaTransaction(Appends):
         try:
             producer, self._is_open = self._live, True
             producer.begin_transaction()
-            self._began_at = time.monotonic()
+            self._began_at = self._used_at = time.monotonic()
         except KafkaException as error:
             raise self._named(error) from error
 

@@ -41,7 +41,7 @@ def preflight_command(
     folder
         The agents of your own; else those of SLUICEGATE_PIPELINES.
     offline
-        Ask nobody: load the folder and check its kinds alone, as a build would.
+        Ask nobody, as a build would: load the folder, check its kinds, and have each role declare its agents.
     as_json
         Print a JSON document.
     """
@@ -54,9 +54,8 @@ def preflight_command(
     from ops.settings import Settings
     from ops.worker import worker_options
     from pipelines.blueprint import blueprint
-    from pipelines.checks import check, check_kinds
+    from pipelines.checks import check, check_offline
     from pipelines.clocks import check_clocks
-    from schemas.topics import TOPICS
 
     settings = Settings()
     if folder is not None and not folder.is_dir():
@@ -65,8 +64,7 @@ def preflight_command(
         settings.pipelines = folder
     extension = extension_of(settings)
     if offline:
-        kept = kafka_options(settings, "").kept(TOPICS)  # nobody is asked
-        return told([check_kinds(extension, kept)], as_json=as_json)
+        return told(check_offline(extension, kafka_options(settings, "")), as_json=as_json)
     options = worker_options(settings)
     roles = [*ROLES, *extension.roles]
     if not addresses(settings).postgres_dsn:

@@ -11,9 +11,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, TopicPartition
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from connectors.kafka.errors import KafkaUnavailable
 from connectors.kafka.roster import Roster, store_of
 from connectors.llm.clock import now_us
 from ops.errors import REFUSED
@@ -21,12 +22,14 @@ from pipelines.clocks import check_clocks
 from pipelines.deployment import Deployment
 from pipelines.errors import DeployRefused
 from pipelines.generations import FIRST, group_of
+from pipelines.migration import StoreMigration
 from schemas.topics import DEPLOYED
 from schemas.wire import WireCodec
 from state.errors import StateLost
 from state.schema import Migration, StoreSchema, kv, windows
 from state.windows import WindowOptions
-from tests.support.cutting import make_anew
+from tests.support.cutting import cut, make_anew
+from tests.support.read_topic import read_committed
 from tests.support.totals_agent import CHANGELOG, OUTPUT, write_agent
 from tests.support.totals_user import TotalsUser
 
@@ -244,6 +247,45 @@ def changelog_ends(kafka: KafkaOptions) -> list[tuple[int, int]]:
     ends = [consumer.get_watermark_offsets(TopicPartition(topic, number), 10) for number in range(4)]
     consumer.close()
     return ends
+
+
+def test_a_migration_goes_on_behind_its_last_key_when_retention_took_entries_before_it(
+    kafka_options, roster, topics, tmp_path
+):
+    expiring = replace(CHANGELOG, cleanup="compact,delete", retention_ms=86_400_000, partitions=1)
+    topics(DEPLOYED, OUTPUT, expiring)
+    deployment(kafka_options, roster, COUNTS, changelog=expiring).admit()
+    keys = [b"%05d" % number for number in range(3_500)]
+    producer = Producer(kafka_options.client_config())
+    for key in keys:
+        producer.produce(expiring.named(kafka_options.topic_prefix), b"1", key, partition=0)
+    assert producer.flush(30) == 0
+    calls: list[bytes] = []
+
+    def change(key: bytes, value: bytes) -> Iterator[tuple[bytes, bytes]]:
+        calls.append(key)
+        if len(calls) == 2_500:
+            raise KafkaUnavailable("nowhere", "killed")
+        yield key, value * 2
+
+    migration = Migration("twice", expiring, 1, 2, change)
+    group = group_of(kafka_options.topic_prefix, "totals", FIRST)
+
+    def migrate(machine: str) -> None:
+        StoreMigration(
+            "totals", group, OUTPUT, migration, replace(COUNTS, version=2), kafka_options, roster,
+            tmp_path / machine,
+        ).run()  # fmt: skip
+
+    with pytest.raises(KafkaUnavailable):
+        migrate("one")
+    cut(kafka_options, expiring, 700)
+    migrate("two")
+    assert calls[2_500:] == keys[2_000:], "what was not carried over, and that alone"
+    kept = store_of(roster.read()["totals"], expiring.name)
+    assert kept is not None
+    found = read_committed(kafka_options, replace(expiring, name=kept["topic"]), len(keys))
+    assert [(message.key(), message.value()) for message in found] == [(key, b"11") for key in keys]
 
 
 @pytest.mark.timeout(240)

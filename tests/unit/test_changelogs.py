@@ -9,11 +9,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from connectors.kafka import birth
 from connectors.kafka.options import KafkaOptions
 from pipelines.changelogs import Retention, keeps_too_little
 from pipelines.extension import Extension
+from pipelines.generations import target_of
 from pipelines.restoration import Restoration
 from pipelines.testing import AgentDriver
 from state.errors import StateLost
@@ -118,6 +120,23 @@ def restored(changelog, at, low, first, *, age_s=YOUNG_S, topic_id="id", handled
     assert has_state == (position is not None)
     assert position is None or (position.topic_id, position.offset) == ("id", high)
     return REBUILT if backend.get(b"on the disk") is None else KEPT
+
+
+@pytest.mark.parametrize(
+    ("changelog", "topic_id", "level", "cause"),
+    [
+        (target_of(CHANGELOG, 2), "before", "info", "is another one since a migration (was before, is id)"),
+        (target_of(CHANGELOG, 2), "id", "warning", "position 50 is outside of the changelog"),
+        (CHANGELOG, "before", "warning", "was made anew (was before, is id)"),
+    ],
+)
+def test_state_of_before_a_migration_is_rebuilt_without_a_warning(changelog, topic_id, level, cause):
+    with capture_logs() as told:
+        high = 40 if topic_id == "id" else 100
+        assert restored(changelog, 50, 0, MARK, topic_id=topic_id, high=high) == REBUILT
+    (line,) = (line for line in told if line["event"] == "local state is not used, rebuilding")
+    assert line["log_level"] == level
+    assert cause in line["cause"]
 
 
 @pytest.mark.parametrize("changelog", [CHANGELOG, EXPIRING], ids=["compact", "compact,delete"])

@@ -23,6 +23,29 @@ from schemas.kinds import DeliveryPolicy, JOB
 KINDS = [replace(JOB, name="mine", delivery=DeliveryPolicy({guarantee!r}))]
 def register(app, tools, options): ...
 """
+STORING = """\
+from schemas.topics import OUTPUT, TopicSpec
+CHANGELOG = TopicSpec("mine.changelog.v1", "key", "", {partitions}, {retention_ms}, "{cleanup}", "Counts.")
+TOPICS = (CHANGELOG,)
+def register(app, tools, options):
+    from state.schema import StoreSchema, kv
+    part = kv("n", key="tenant", value=">q", ttl_ms=60_000)
+    source = app.source(
+        OUTPUT, agent="mine", decode=tools.decode_events, changelog=CHANGELOG, store=StoreSchema(1, (part,)),
+    )
+    @app.agent(source)
+    async def mine(stream): ...
+"""
+UNLIKE = """\
+from schemas.topics import OUTPUT, TopicSpec
+OTHER = TopicSpec("mine.other.v1", "key", "", 2, -1, "delete", "Read beside.")
+TOPICS = (OTHER,)
+def register(app, tools, options):
+    for number, topic in enumerate((OUTPUT, OTHER)):
+        source = app.source(topic, agent=f"mine{number}", decode=tools.decode_events)
+        @app.agent(source, name=f"mine{number}")
+        async def mine(stream): ...
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +62,12 @@ def _fresh_consoles(tmp_path, monkeypatch):
 def test_a_new_agent_s_kinds_fit_where_nothing_runs(tmp_path: Path, capsysbinary):
     new_agent("words", tmp_path / "agents")
     assert run(["preflight", "agents", "--offline"]) == 0
-    assert capsysbinary.readouterr().out == b"fits          kinds\n"
+    said = capsysbinary.readouterr().out.decode().splitlines()
+    assert [line.split() for line in said] == [
+        ["fits", "kinds"],
+        ["fits", "agents", "words"],
+        ["fits", "co-partitioning", "words"],
+    ]
 
 
 def test_what_is_declared_and_not_built_is_refused_by_name(tmp_path: Path, capsysbinary):
@@ -47,9 +75,46 @@ def test_what_is_declared_and_not_built_is_refused_by_name(tmp_path: Path, capsy
     assert run(["preflight", ".", "--offline", "--json"]) == 4
     told = orjson.loads(capsysbinary.readouterr().out)
     assert told["fits"] is False
-    (found,) = told["found"]
-    assert found["what"] == "kinds"
-    assert found["problem"].startswith("mine: delivery.guarantee=at_most_once is not built")
+    found = {each["what"]: each for each in told["found"]}
+    assert found["kinds"]["problem"].startswith("mine: delivery.guarantee=at_most_once is not built")
+    assert "register declares no agent" in found["agents"]["problem"]
+
+
+@pytest.mark.parametrize(
+    ("partitions", "cleanup", "what", "problem"),
+    [
+        (4, "compact", "", ""),
+        (3, "compact", "agents", "must have as many partitions as streams.output.v1, 4, and has 3"),
+        (4, "compact,delete", "agents", "the store needs its entries for 120000 ms"),
+        (4, "delete", "agents", "it must be compact"),
+    ],
+)
+def test_what_a_store_cannot_be_is_found_where_nothing_runs(
+    partitions, cleanup, what, problem, tmp_path: Path, capsysbinary
+):
+    text = STORING.format(partitions=partitions, cleanup=cleanup, retention_ms=1_000)
+    (tmp_path / "mine.py").write_text(text)
+    assert run(["preflight", ".", "--offline", "--json"]) == (4 if what else 0)
+    found = orjson.loads(capsysbinary.readouterr().out)["found"]
+    assert [each["what"] for each in found if each["problem"]] == ([what] if what else [])
+    assert all(problem in each["problem"] for each in found if each["problem"])
+    assert {each["role"] for each in found if each["what"] == "agents"} == {"mine"}
+
+
+def test_inputs_of_one_role_with_unlike_partitions_are_found_where_nothing_runs(tmp_path: Path, capsysbinary):
+    (tmp_path / "mine.py").write_text(UNLIKE)
+    assert run(["preflight", ".", "--offline"]) == 4
+    said = " ".join(capsysbinary.readouterr().out.decode().split())
+    assert "does not fit co-partitioning mine inputs differ in partitions" in said
+
+
+def test_every_role_that_cannot_be_declared_is_told(tmp_path: Path, capsysbinary):
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.py").write_text(f"def register(app, tools, options):\n    {name}()\n")
+    assert run(["preflight", ".", "--offline"]) == 4
+    said = capsysbinary.readouterr().out.decode()
+    for name in ("one", "two"):
+        assert f"{name}.py: register raises NameError: name '{name}' is not defined" in " ".join(said.split())
 
 
 def test_a_folder_that_cannot_be_loaded_and_a_stack_that_is_away_are_told_apart(tmp_path: Path, capsys):

@@ -33,6 +33,7 @@ from schemas.topics import TopicSpec, partition_of
 from state.keyvalue import KeyValueOptions, KeyValues
 from state.memory import MemoryBackend
 from state.store import Position, StagedView
+from state.watermark import Watermark
 from state.windows import TimeWindows, WindowOptions
 
 INPUT = TopicSpec("clicks.v1", "name", "", 4, -1, "delete", "Clicks.")
@@ -40,7 +41,7 @@ COUNT = struct.Struct(">q")
 ANN = SourcePartition("eu.clicks.v1", partition_of(b"ann", 4))
 MINUTES = TimeWindows(b"m", WindowOptions(60_000))
 MINUTE_US = 60_000_000
-LAST = KeyValues(b"l", KeyValueOptions())
+LAST, LAST_FOR_US = KeyValues(b"l", KeyValueOptions()), KeyValueOptions().ttl_ms * 1_000
 EVER = Span(0, 600 * MINUTE_US)
 
 
@@ -93,6 +94,20 @@ def test_a_value_that_expires_is_answered():
     world.own("last", dict(view.staged))
     assert world.get("last").body["value"] == 7
     assert world.get("last", "bob").status is not HTTPStatus.OK
+
+
+def test_a_value_that_has_expired_by_the_watermark_that_its_agent_saved_is_not_answered():
+    def now_us(view):
+        clock = Watermark(1_000)
+        clock.load(view, b"c")
+        return clock.now_us
+
+    query, view = key_value_query(LAST, count, now_us=now_us), StagedView(MemoryBackend())
+    LAST.put(view, 0, b"ann", COUNT.pack(7))
+    assert query.answer(view, b"ann", EVER) == 7, "no watermark was saved yet"
+    for ahead_us, value in ((-1, 7), (0, None)):
+        Watermark(1_000, max_us=LAST_FOR_US + 1_000 + ahead_us).save(view, b"c")
+        assert query.answer(view, b"ann", EVER) == value
 
 
 def test_the_windows_of_a_key_are_those_that_begin_within_the_span():

@@ -7,7 +7,7 @@ import threading
 import pytest
 from confluent_kafka import KafkaError, Message
 
-from connectors.kafka.errors import KafkaFailure
+from connectors.kafka.errors import KafkaFailure, KafkaUnavailable
 from connectors.kafka.options import KafkaOptions
 from connectors.kafka.restore import Progress, Restorer, _Task
 
@@ -84,3 +84,13 @@ def test_a_changelog_that_was_cut_meanwhile_ends_its_task_and_a_fatal_error_all(
     assert applied == [({b"a": b"1"}, 6)]
     with pytest.raises(KafkaFailure):
         hand([told(9, 0, KafkaError._FATAL, fatal=True)], task)
+
+
+def test_a_consumer_that_cannot_be_made_is_waited_for_as_a_broker_that_is_away(tmp_path):
+    away = {"security.protocol": "ssl", "ssl.ca.location": str(tmp_path / "away.pem")}
+    restorer, applied = Restorer(KafkaOptions("nowhere:1", security=away)), Applied()
+    for _ in range(2):
+        with pytest.raises(KafkaUnavailable, match=r"ssl\.ca\.location failed") as caught:
+            restorer.restore(TOPIC, 0, start=0, high=5, apply=applied, cancelled=threading.Event())
+        assert caught.value.transient
+    assert not applied

@@ -300,12 +300,34 @@ def test_a_record_that_the_broker_finds_too_large_is_named(begun):
         bench.transaction.flush()
 
 
-@pytest.mark.parametrize(("facility", "made"), [("REQTMOUT", 2), ("FAIL", 2), ("TXNERR", 1)])
-def test_after_a_disturbed_connection_the_next_transaction_has_a_producer_of_its_own(begun, facility, made):
+@pytest.mark.parametrize(
+    ("facility", "text", "made"),
+    [
+        ("REQTMOUT", "Timed out 1 in-flight", 2),
+        ("FAIL", "Disconnected (after 3ms in state UP)", 2),
+        ("FAIL", "Connect to b failed (after 3ms in state CONNECT, 1 identical error(s) suppressed)", 1),
+        ("TXNERR", "said by librdkafka", 1),
+    ],
+)
+def test_after_a_disturbed_connection_the_next_transaction_has_a_producer_of_its_own(
+    begun, facility, text, made
+):
     bench = begun()
-    bench.transaction.log(30, "%s [%s] %s", facility, "producer-1", "said by librdkafka")
+    bench.transaction.log(30, "%s [%s] %s", facility, "producer-1", text)
     bench.transaction.commit()
     bench.transaction.begin()
     bench.transaction.commit()
     bench.transaction.begin()
     assert bench.producers.calls.count("made") == made
+
+
+def test_after_a_silence_in_which_librdkafka_tells_of_no_connection_the_producer_is_made_anew(begun):
+    bench = begun()
+    bench.transaction.commit()
+    bench.transaction._used_at -= 59
+    bench.transaction.begin()
+    bench.transaction.commit()
+    assert bench.producers.calls.count("made") == 1
+    bench.transaction._used_at -= 61
+    bench.transaction.begin()
+    assert bench.producers.calls.count("made") == 2
