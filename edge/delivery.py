@@ -21,7 +21,7 @@ import structlog
 
 from edge.connection import ConnectionLimits
 from edge.errors import HistoryUnavailable
-from edge.history import Frames, writes_of
+from edge.history import Frames, first_of, writes_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -108,6 +108,7 @@ class Delivery:
         "_held_from",
         "_outlet",
         "_own_bytes",
+        "_rest",
         "_task",
         "_turn",
         "_unjudged",
@@ -129,6 +130,8 @@ class Delivery:
         self._first: Sequence[Frame] = joined.first
         """What is to be written before all else, but for the rest of what was begun."""
         self._held: deque[Write] = deque()
+        self._rest: Sequence[Frame] = ()
+        """What comes after that, encoded when the connection takes it: nobody else has its bytes."""
         self._held_from = ""
         """Cursor of what comes right before what is held, or before the first."""
         self._group: Group | None = None
@@ -291,7 +294,7 @@ class Delivery:
     @property
     def cursor(self) -> str:
         """What its client is to come back with after all that it was written; empty if that is nothing."""
-        if self._held or self._first:
+        if self._owes:
             return self._held_from
         return self._core.replay.cursor(self.subscriber, self.partition)
 
@@ -348,36 +351,49 @@ class Delivery:
         return denied is None
 
     def _write_first(self) -> None:
-        if self.over or self._outlet.paused or not (self._held or self._first):
+        if self.over or self._outlet.paused or not self._owes:
             return
         self._write_held()
-        if self._first and not self._held:
+        if self._first and not (self._held or self._rest):
             first, self._first = self._first, ()
             if self._unjudged is None or self._may_have(first):
                 self._write(first)
-        if not (self._held or self._first):
+        if not self._owes:
             self._end_turn()
+
+    @property
+    def _owes(self) -> bool:
+        """Whether something of what was read is not written yet."""
+        return bool(self._held or self._rest or self._first)
 
     def _write(self, frames: Sequence[Frame]) -> None:
         """Write frames of the past: as much as the connection takes now, and the rest as it goes on."""
-        bytes_max = self._core.options.write_bytes_max
         gaps: Sequence[Frame] = ()  # in ``Frames``, which are the log's own, the edge declares none
         if isinstance(frames, Frames):
-            writes = frames.writes(self._encoder, bytes_max)
+            self._hold(frames, frames.writes(self._encoder, self._core.options.write_bytes_max))
         else:
-            writes = writes_of(frames, self._encoder, bytes_max)
+            self._rest = frames
             gaps = [frame for frame in frames if frame.event is None and frame.type == "gap"]
         unreadable = self._core.json.gaps_in(frames)
         self.subscriber.gaps += unreadable
-        size_bytes = sum(len(data) for _, data in writes)
-        self._core.metrics.delivered(len(frames), size_bytes, gaps=len(gaps) + unreadable, from_ring=False)
-        self._held.extend(writes)
+        self._core.metrics.gaps.inc(len(gaps) + unreadable)
         self._write_held()
         for gap in gaps:
             self._core.journal.gap(self, gap)
 
+    def _hold(self, frames: Sequence[Frame], writes: Sequence[Write]) -> None:
+        size_bytes = sum(len(data) for _, data in writes)
+        self._core.metrics.delivered(len(frames), size_bytes, from_ring=False)
+        self._held.extend(writes)
+
     def _write_held(self) -> None:
-        while self._held and not (self.over or self._outlet.paused):
+        bytes_max = self._core.options.write_bytes_max
+        while not (self.over or self._outlet.paused):
+            if self._rest and not self._held:
+                frames, self._rest = first_of(self._rest, bytes_max)
+                self._hold(frames, writes_of(frames, self._encoder, bytes_max))
+            if not self._held:
+                return
             self._held_from, data = self._held.popleft()
             self._own_bytes += len(data)
             self._outlet.write(data)
@@ -415,7 +431,7 @@ class Delivery:
             elif frames and not self.over:
                 self._write(frames)
         finally:
-            if not (self._held or self._first):
+            if not self._owes:
                 self._end_turn()
 
     def _end_turn(self) -> None:

@@ -92,6 +92,17 @@ def writes_of(frames: Sequence[Frame], encoder: Encoder, bytes_max: int) -> Sequ
     return [write for part in parts for write in writes_of(part, encoder, bytes_max)]
 
 
+def first_of(frames: Sequence[Frame], bytes_max: int) -> tuple[Sequence[Frame], Sequence[Frame]]:
+    """Cut frames in two: the first, about so many bytes and one frame at least, and the rest."""
+    count, size_bytes = 1, frames[0].size_bytes
+    for frame in frames[1:]:
+        size_bytes += frame.size_bytes
+        if size_bytes > bytes_max:
+            break
+        count += 1
+    return frames[:count], frames[count:]
+
+
 @dataclass(frozen=True, slots=True)
 class Span:
     """What was found; the next span starts at ``next_offset``."""

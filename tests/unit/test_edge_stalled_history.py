@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import tracemalloc
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from edge.grpc_messages import WatchEncoder
 from edge.history import writes_of
 from edge.sse import SseEncoder
-from tests.unit.support_pressure import Scene, backpressure, play, said, seqs_of, until
+from tests.unit.support_pressure import Scene, backpressure, gaps_of, play, said, seqs_of, until
 
 if TYPE_CHECKING:
     from tests.support.fake_transport import FakeTransport
@@ -43,6 +45,36 @@ def test_a_client_that_stalls_in_its_history_pins_a_bounded_write_and_misses_not
     assert not [one for one in said(data) if one["type"] == "gap"]
 
 
+def test_clients_that_come_back_amid_a_span_and_stall_hold_a_write_each_and_not_the_span() -> None:
+    clients, line_bytes, bytes_max = 20, 2_000, 64_000
+
+    async def scene() -> int:
+        edge = Scene(backpressure("drop_old"), write_bytes_max=bytes_max, ring_events_max=4)
+        for _ in range(40):
+            edge.emit(10, size_bytes=line_bytes)
+        whole = await edge.reader()
+        cursor = re.findall(rb"^id: (.*)$", whole.data, re.MULTILINE)[4].decode()
+        whole.abort()
+        tracemalloc.start()
+        before, slow = tracemalloc.get_traced_memory()[0], []
+        for _ in range(clients):
+            slow.append(edge.connect(cursor))
+            slow[-1].full = True
+        await until(lambda: all(out.get_write_buffer_size() > 0 for out in slow))
+        grown = tracemalloc.get_traced_memory()[0] - before
+        tracemalloc.stop()
+        for out in slow:
+            out.drain()
+        await until(lambda: all(b'"seq":399,' in out.data for out in slow))
+        assert all(seqs_of(out.data) == list(range(5, 400)) for out in slow)
+        return grown
+
+    try:
+        assert play(scene()) < clients * 2 * bytes_max  # the span is 800 kB
+    finally:
+        tracemalloc.stop()
+
+
 def test_a_stalled_client_that_was_written_the_end_is_told_of_no_stream_that_has_its_name_since() -> None:
     async def scene() -> None:
         edge = Scene(backpressure("drop_old"))
@@ -56,6 +88,28 @@ def test_a_stalled_client_that_was_written_the_end_is_told_of_no_stream_that_has
         slow.drain()
         await until(slow.is_closing)
         assert [one["type"] for one in said(slow.data)] == ["log", "end"]
+
+    play(scene())
+
+
+def test_drop_new_tells_nothing_as_lost_that_the_log_has_when_the_stream_is_over_before_its_gap() -> None:
+    """It was given what its bound allows out of a span that has more; then nothing is dropped any more."""
+
+    async def scene() -> None:
+        edge = Scene(backpressure("drop_new"), ring_events_max=4)
+        edge.emit()
+        slow = await edge.stalled()
+        edge.emit(50)
+        slow.drain(full=True)
+        await until(lambda: slow.get_write_buffer_size() > 0)  # what it was owed
+        (subscriber,) = edge.core.hub.subscribers
+        assert subscriber.at_bound
+        edge.reopen("s")
+        slow.drain()
+        await until(slow.is_closing)
+        assert seqs_of(slow.data) == list(range(53))
+        assert gaps_of(slow.data) == []
+        assert edge.counted("slow_dropped_events_total") == 0
 
     play(scene())
 
