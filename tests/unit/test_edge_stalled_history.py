@@ -13,6 +13,7 @@ from edge.grpc_messages import WatchEncoder
 from edge.history import writes_of
 from edge.sse import SseEncoder
 from tests.unit.support_pressure import Scene, backpressure, gaps_of, play, said, seqs_of, until
+from tests.unit.support_websocket import connect
 
 if TYPE_CHECKING:
     from tests.support.fake_transport import FakeTransport
@@ -75,6 +76,36 @@ def test_clients_that_come_back_amid_a_span_and_stall_hold_a_write_each_and_not_
         tracemalloc.stop()
 
 
+def test_a_span_is_given_back_by_who_stalls_and_read_again_and_all_is_given_and_counted_once() -> None:
+    async def scene() -> None:
+        edge = Scene(backpressure("drop_old"), write_bytes_max=BYTES_MAX, ring_events_max=4)
+        for stream in ("s", "t"):
+            edge.open(stream, "log")
+            edge.emit(1_500, size_bytes=100, stream=stream)
+        slow, peer = edge.connect(), connect(edge.share)
+        assert slow is not None
+        slow.full = True
+        peer.say(*({"type": "subscribe", "stream": stream} for stream in ("s", "t")))
+        peer.out.full = True
+        connections = tuple(edge.core.clients)
+        await until(lambda: all(one.paused for one in connections))
+        deliveries = [delivery for one in connections for delivery in one.deliveries]
+        await until(lambda: any(one._held for one in deliveries))
+        await until(lambda: not any(one._held or one._first for one in deliveries))
+        assert all(one.paused for one in connections)
+        shown = len(seqs_of(slow.data))
+        assert [one.events for one in deliveries if one.transport_name == "sse"] == [shown]
+        assert 0 < shown < 1_000
+        slow.drain()
+        peer.out.drain()
+        await until(lambda: all(one.subscriber.live for one in deliveries))
+        assert seqs_of(slow.data) == list(range(1_500))
+        assert peer.seqs("s") == peer.seqs("t") == list(range(1_500))
+        assert edge.counted("delivered_events_total") == 3 * 1_500
+
+    play(scene())
+
+
 def test_a_stalled_client_that_was_written_the_end_is_told_of_no_stream_that_has_its_name_since() -> None:
     async def scene() -> None:
         edge = Scene(backpressure("drop_old"))
@@ -122,8 +153,8 @@ def test_writes_are_cut_between_events_and_their_bytes_are_those_of_one_write() 
         for encoder in (SseEncoder(edge.core.json, chunked=False), WatchEncoder(edge.core.json)):
             writes = writes_of(frames, encoder, BYTES_MAX)
             assert len(writes) > 4
-            assert max(len(data) for _, data in writes) <= BYTES_MAX
-            assert b"".join(data for _, data in writes) == encoder.encode(frames)
+            assert max(len(write.data) for write in writes) <= BYTES_MAX
+            assert b"".join(write.data for write in writes) == encoder.encode(frames)
             assert writes[-1].cursor == frames[-1].cursor
 
     play(scene())
