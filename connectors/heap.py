@@ -28,7 +28,8 @@ def bound_what_is_free() -> None:
     written by the unit's thread. What was freed in one no other can use. And once a block of up to 32 MB
     was freed, it takes those of that size from arenas, too, where they leave holes. A worker with values of
     1 KB had up to 430 MB of both, and 100 MB less with two arenas and large blocks given back at once, for
-    the same processor time (benchmarks/README.md, state). Other C libraries have no such settings.
+    the same processor time (benchmarks/README.md, state). An edge kept up to 260 MB less after 1,000 clients
+    that had stalled, likewise for the same time. Other C libraries have no such settings.
     """
     with suppress(AttributeError, OSError):
         mallopt = ctypes.CDLL(None).mallopt

@@ -11,7 +11,7 @@ import random
 import time
 from dataclasses import dataclass
 from math import inf
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Final, Literal, cast
 
 import structlog
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from schemas.kinds import Kind
 
 log = structlog.get_logger(__name__)
+GIVE_BACK_S: Final = 1.0
+"""A client that takes nothing for so long is no slow network: what was read ahead for it is let go of."""
 Leaving = Literal["drain", "overload", "life", "unready", "expired", "revoked", "slow"]
 """Why the edge closes a connection whose client is to come back."""
 
@@ -74,6 +76,7 @@ class Connection(asyncio.Protocol):
         "_heartbeat_s",
         "_leaving",
         "_reason",
+        "_stall_due_s",
         "_unsent_bytes",
         "_warn_s",
         "_written_s",
@@ -110,6 +113,7 @@ class Connection(asyncio.Protocol):
         self._leaving: Leaving | None = None
         self._reason = "gone"
         self._unsent_bytes = 0
+        self._stall_due_s = 0.0
         self.transport: asyncio.Transport
         self.write: Callable[[bytes], None]
 
@@ -213,7 +217,8 @@ class Connection(asyncio.Protocol):
         self._unsent_bytes = self.transport.get_write_buffer_size()
         for delivery in tuple(self.deliveries):
             delivery.pause()
-        self._core.wheel.put(self, self.paused_s + self._core.options.write_stall_ms_max / 1_000)
+        self._stall_due_s = self.paused_s + self._core.options.write_stall_ms_max / 1_000
+        self._core.wheel.put(self, min(self.paused_s + GIVE_BACK_S, self._stall_due_s))
 
     def resume_writing(self) -> None:
         """See asyncio."""
@@ -275,6 +280,10 @@ class Connection(asyncio.Protocol):
 
     def on_time(self, now_s: float) -> float:
         """See Timed."""
+        if self.paused and now_s < self._stall_due_s:
+            for delivery in tuple(self.deliveries):
+                delivery.give_back()
+            return self._stall_due_s
         if self.paused:
             return self._look_at_stall(now_s)
         if self._tell_time(now_s):
@@ -312,4 +321,5 @@ class Connection(asyncio.Protocol):
             let_go = any(delivery.too_slow for delivery in self.deliveries)
             self.abort("slow" if let_go else "stalled")
         self._unsent_bytes = unsent_bytes  # slow, but it reads
-        return now_s + self._core.options.write_stall_ms_max / 1_000
+        self._stall_due_s = now_s + self._core.options.write_stall_ms_max / 1_000
+        return self._stall_due_s

@@ -302,7 +302,8 @@ class EdgeCore:
         while True:
             await asyncio.sleep(_SWEEP_S)
             now_s = time.monotonic()
-            self.hub.sweep(int(now_s * 1_000))
+            while self.hub.sweep(int(now_s * 1_000)):  # noqa: ASYNC110  # it is the work, not a wait for it
+                await asyncio.sleep(0)
             self.rejects.sweep(now_s)
 
     # -- read at each scrape ----------------------------------------------------------------------------

@@ -21,7 +21,7 @@ import structlog
 
 from edge.connection import ConnectionLimits
 from edge.errors import HistoryUnavailable
-from edge.history import Frames, writes_of
+from edge.history import Frames, first_of, writes_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -98,6 +98,7 @@ class Delivery:
     """A subscriber and the connection that it is written to."""
 
     __slots__ = (
+        "_again",
         "_core",
         "_encoder",
         "_first",
@@ -106,8 +107,10 @@ class Delivery:
         "_group_gaps",
         "_held",
         "_held_from",
+        "_last",
         "_outlet",
         "_own_bytes",
+        "_rest",
         "_task",
         "_turn",
         "_unjudged",
@@ -129,6 +132,11 @@ class Delivery:
         self._first: Sequence[Frame] = joined.first
         """What is to be written before all else, but for the rest of what was begun."""
         self._held: deque[Write] = deque()
+        self._rest: Sequence[Frame] = ()
+        """What comes after that, encoded when the connection takes it: nobody else has its bytes."""
+        self._last: Write | None = None
+        self._again = False
+        """What is held may be given back: it is read again from after the last write."""
         self._held_from = ""
         """Cursor of what comes right before what is held, or before the first."""
         self._group: Group | None = None
@@ -214,6 +222,15 @@ class Delivery:
             self._tell(self._core.pressure.resumed(self))
             self.advance()
 
+    def give_back(self) -> None:
+        """Hold no span for a connection that takes nothing: it is read again once it takes more."""
+        last, subscriber = self._last, self.subscriber
+        if last is None or self.over or not (self._held and self._again):
+            return
+        subscriber.delivered -= sum(write.events for write in self._held)
+        subscriber.expect, subscriber.next_offset = last.next_seq, last.next_offset
+        self._held.clear()
+
     def let_go(self) -> None:
         """Its client is too slow: give it nothing more, and have it come back."""
         self.stop("slow")
@@ -291,7 +308,7 @@ class Delivery:
     @property
     def cursor(self) -> str:
         """What its client is to come back with after all that it was written; empty if that is nothing."""
-        if self._held or self._first:
+        if self._owes:
             return self._held_from
         return self._core.replay.cursor(self.subscriber, self.partition)
 
@@ -348,39 +365,53 @@ class Delivery:
         return denied is None
 
     def _write_first(self) -> None:
-        if self.over or self._outlet.paused or not (self._held or self._first):
+        if self.over or self._outlet.paused:
             return
-        self._write_held()
-        if self._first and not self._held:
+        if self._owes:
+            self._write_held()
+        if self._first and not (self._held or self._rest):
             first, self._first = self._first, ()
             if self._unjudged is None or self._may_have(first):
                 self._write(first)
-        if not (self._held or self._first):
+        if not (self._owes or self._task):
             self._end_turn()
+
+    @property
+    def _owes(self) -> bool:
+        """Whether something of what was read is not written yet."""
+        return bool(self._held or self._rest or self._first)
 
     def _write(self, frames: Sequence[Frame]) -> None:
         """Write frames of the past: as much as the connection takes now, and the rest as it goes on."""
-        bytes_max = self._core.options.write_bytes_max
         gaps: Sequence[Frame] = ()  # in ``Frames``, which are the log's own, the edge declares none
+        subscriber, unreadable = self.subscriber, self._core.json.gaps_in(frames)
+        self._again = False
         if isinstance(frames, Frames):
-            writes = frames.writes(self._encoder, bytes_max)
+            self._held.extend(frames.writes(self._encoder, self._core.options.write_bytes_max))
+            # Nothing is done twice that its frames did once: an end, a gap, a look at who fell behind.
+            self._again = not (subscriber.finished or subscriber.live or unreadable)
         else:
-            writes = writes_of(frames, self._encoder, bytes_max)
+            self._rest = frames
             gaps = [frame for frame in frames if frame.event is None and frame.type == "gap"]
-        unreadable = self._core.json.gaps_in(frames)
-        self.subscriber.gaps += unreadable
-        size_bytes = sum(len(data) for _, data in writes)
-        self._core.metrics.delivered(len(frames), size_bytes, gaps=len(gaps) + unreadable, from_ring=False)
-        self._held.extend(writes)
+        subscriber.gaps += unreadable
+        self._core.metrics.gaps.inc(len(gaps) + unreadable)
         self._write_held()
         for gap in gaps:
             self._core.journal.gap(self, gap)
 
     def _write_held(self) -> None:
-        while self._held and not (self.over or self._outlet.paused):
-            self._held_from, data = self._held.popleft()
-            self._own_bytes += len(data)
-            self._outlet.write(data)
+        bytes_max = self._core.options.write_bytes_max
+        while not (self.over or self._outlet.paused):
+            if self._rest and not self._held:
+                frames, self._rest = first_of(self._rest, bytes_max)
+                self._held.extend(writes_of(frames, self._encoder, bytes_max))
+            if not self._held:
+                return
+            self._last = last = self._held.popleft()
+            self._held_from = last.cursor
+            self._own_bytes += len(last.data)
+            self._core.metrics.delivered(last.events, len(last.data), from_ring=False)
+            self._outlet.write(last.data)
             self._outlet.had_turn(self)
 
     def _tell(self, gap: Frame | None) -> None:
@@ -415,7 +446,7 @@ class Delivery:
             elif frames and not self.over:
                 self._write(frames)
         finally:
-            if not (self._held or self._first):
+            if not self._owes:
                 self._end_turn()
 
     def _end_turn(self) -> None:

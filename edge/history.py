@@ -40,6 +40,10 @@ class Write(NamedTuple):
     cursor: str
     """Of the last of them."""
     data: bytes
+    events: int
+    next_seq: int
+    next_offset: int
+    """Where it goes on after them."""
 
 
 class Frames(tuple["Frame", ...]):  # noqa: SLOT001  # what they have in common is kept in it
@@ -70,7 +74,7 @@ class Frames(tuple["Frame", ...]):  # noqa: SLOT001  # what they have in common 
     @property
     def size_bytes(self) -> int:
         """Estimate of what they hold in memory, with the writes of all of them that are kept: one soon is."""
-        kept = sum(len(data) for writes in self._writes.values() for _, data in writes)
+        kept = sum(len(data) for writes in self._writes.values() for _, data, *_ in writes)
         return self._own_bytes + max(self._own_bytes // 4, kept)
 
     @cached_property
@@ -86,10 +90,22 @@ def writes_of(frames: Sequence[Frame], encoder: Encoder, bytes_max: int) -> Sequ
     """Give the writes of frames, in order; none is above the bound but one of a single frame."""
     data = encoder.encode(frames)
     if len(data) <= bytes_max or len(frames) == 1:
-        return (Write(frames[-1].cursor, data),)
+        last = frames[-1]
+        return (Write(last.cursor, data, len(frames), last.seq + 1, last.offset + 1),)
     step = ceil(len(frames) / ceil(len(data) / bytes_max))
     parts = [frames[at : at + step] for at in range(0, len(frames), step)]
     return [write for part in parts for write in writes_of(part, encoder, bytes_max)]
+
+
+def first_of(frames: Sequence[Frame], bytes_max: int) -> tuple[Sequence[Frame], Sequence[Frame]]:
+    """Cut frames in two: the first, about so many bytes and one frame at least, and the rest."""
+    count, size_bytes = 1, frames[0].size_bytes
+    for frame in frames[1:]:
+        size_bytes += frame.size_bytes
+        if size_bytes > bytes_max:
+            break
+        count += 1
+    return frames[:count], frames[count:]
 
 
 @dataclass(frozen=True, slots=True)

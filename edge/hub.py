@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from edge.channel import Channel
 from schemas.envelope import split_key
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from edge.frame import Frame
     from edge.index import IndexEntry
     from edge.subscriber import Subscriber
+
+SWEEP_STEPS: Final = 500
+"""Frames let go of, and streams looked at, in one turn of the loop: some 2 ms."""
+_SLOT_MS: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,10 @@ class Hub:
         self._channels: dict[bytes, Channel] = {}
         self._holding: OrderedDict[bytes, Channel] = OrderedDict()
         """Those whose ring is not empty, the one that was silent longest first."""
+        self._ageing: dict[int, set[Channel]] = {}
+        """The same, by the second in which their oldest frame was too old when they were put here."""
+        self._asked_for: list[bytes] = []
+        """Made for somebody since the last sweep, who may not have come after all."""
         self.bytes = 0
         self.evicted_events = 0
         self.followers = 0
@@ -67,6 +75,8 @@ class Hub:
             if len(channel.ring):  # else it was held before, and has left the ring
                 self._holding[key] = channel
                 self._holding.move_to_end(key)
+                if channel.age_slot < 0:
+                    self._let_age(channel)
         self._shrink()
         for channel in touched.values():
             if channel.kind_due:
@@ -92,7 +102,7 @@ class Hub:
         self._flusher.flush(channel)
         self.bytes -= channel.ring.bytes
         channel.forget()
-        self._holding.pop(key, None)
+        self._holds_nothing(channel)
         self._flusher.touch(channel)
         self._drop_if_unused(channel)
 
@@ -125,15 +135,36 @@ class Hub:
 
     def channel(self, key: bytes) -> Channel:
         """The channel of a stream, made if there is none; attach to it at once or it may go again."""
+        if key not in self._channels:
+            self._asked_for.append(key)
         return self._channel(key)
 
-    def sweep(self, now_ms: int) -> None:
-        """Let go of frames that are too old, and of channels that nobody needs; to be called every second."""
-        oldest_ms = now_ms - self._bounds.ring_age_ms_max
-        for channel in list(self._channels.values()):
-            while (frame := channel.ring.oldest) is not None and frame.read_ms < oldest_ms:
-                self._evict(channel)
-            self._drop_if_unused(channel)
+    def sweep(self, now_ms: int) -> bool:
+        """Let go of frames that are too old, and of channels that nobody needs; to be called every second.
+
+        Gives whether there are more of them than one turn of the loop should take: then it is to be called
+        again in the next. Streams whose oldest frame is not due are not looked at, however many they are.
+        """
+        oldest_ms, left = now_ms - self._bounds.ring_age_ms_max, SWEEP_STEPS
+        while self._asked_for and left:
+            left -= 1
+            if (channel := self._channels.get(self._asked_for.pop())) is not None:
+                self._drop_if_unused(channel)
+        for slot in sorted(slot for slot in self._ageing if slot <= now_ms // _SLOT_MS):
+            while (due := self._ageing.get(slot)) and left:
+                left -= 1
+                channel = due.pop()
+                channel.age_slot = -1
+                while left and (frame := channel.ring.oldest) is not None and frame.read_ms < oldest_ms:
+                    left -= 1
+                    self._evict(channel)
+                if len(channel.ring):
+                    self._let_age(channel)
+                else:
+                    self._drop_if_unused(channel)
+            if not self._ageing[slot]:
+                del self._ageing[slot]
+        return not left
 
     def _channel(self, key: bytes) -> Channel:
         channel = self._channels.get(key)
@@ -171,7 +202,26 @@ class Hub:
         self.bytes -= channel.ring.evict_oldest()
         self.evicted_events += 1
         if not len(channel.ring):
-            self._holding.pop(channel.key, None)
+            self._holds_nothing(channel)
+
+    def _let_age(self, channel: Channel) -> None:
+        """Have a sweep look at a channel once its oldest frame is too old."""
+        self._age_no_more(channel)
+        oldest = channel.ring.oldest
+        assert oldest is not None
+        channel.age_slot = (oldest.read_ms + self._bounds.ring_age_ms_max) // _SLOT_MS + 1
+        self._ageing.setdefault(channel.age_slot, set()).add(channel)
+
+    def _age_no_more(self, channel: Channel) -> None:
+        slot, channel.age_slot = channel.age_slot, -1
+        if (there := self._ageing.get(slot)) is not None:
+            there.discard(channel)
+            if not there:
+                del self._ageing[slot]
+
+    def _holds_nothing(self, channel: Channel) -> None:
+        self._holding.pop(channel.key, None)
+        self._age_no_more(channel)
 
     def _drop_if_unused(self, channel: Channel) -> None:
         if not channel.subscribers and not len(channel.ring):

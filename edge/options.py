@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from ipaddress import ip_address
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from edge.access.options import AccessOptions
 from edge.errors import NetworkRefused, OriginsRefused
@@ -12,6 +12,9 @@ from schemas.topics import MIB
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+TCP_USER_TIMEOUT_MS_MIN: Final = 45_000
+"""Half as long again as ``write_stall_ms_max``, whose word goes before the kernel's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +108,7 @@ class EdgeOptions:
     """Most that is joined for one write: it is what a client that stops reading pins."""
     write_stall_ms_max: int = 30_000
     """A client that takes nothing for so long is gone."""
-    tcp_user_timeout_ms: int = 45_000
+    tcp_user_timeout_ms: int = TCP_USER_TIMEOUT_MS_MIN
     """How long what was sent to a client may go without a sign that it came: then the kernel ends the
     connection. Its own choice (``tcp_retries2``) is 15 minutes and more, in which heartbeats pile up for a
     peer that is gone. Longer than ``write_stall_ms_max``, as a client that lives and reads nothing is told

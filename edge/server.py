@@ -102,6 +102,7 @@ def run(app: EdgeApp, listening: socket.socket, *, on_listening: Callable[[], No
         FilesRefused: this process may open no file for a client.
     """
     app.core.options = within_files(app.core.options)
+    heap.bound_what_is_free()
     heap.freeze(heap.BY_THE_THOUSAND)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(app, listening, on_listening=on_listening))

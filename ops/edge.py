@@ -60,6 +60,8 @@ def edge_options(
         tenant_events_per_s_max=_share(edge.tenant_events_per_s_max, processes),
         header_bytes_max=edge.header_bytes_max,
         headers_max=edge.headers_max,
+        tcp_user_timeout_ms=edge.tcp_user_timeout_ms,
+        grpc_connection_idle_ms=edge.grpc_connection_idle_ms,
         process=process,
         siblings=siblings,
     )

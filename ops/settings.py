@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from connectors.kafka.ports import ATTEMPTS_MAX, HANDOVER_BYTES_MAX
 from edge.access.options import AUDIENCE
+from edge.options import TCP_USER_TIMEOUT_MS_MIN
 from ops.settings_group import Group
 from ops.settings_kafka import KafkaSettings as KafkaSettings  # noqa: PLC0414  # whoever has settings, has it
 from pipelines.options import bound_problems, time_out_problems
@@ -127,12 +128,29 @@ class EdgeSettings(Group):
     )
     header_bytes_max: int = Field(16_384, ge=1_024, le=65_536, description="of a request's head")
     headers_max: int = Field(100, ge=10, le=1_000, description="headers of a request")
+    tcp_user_timeout_ms: int = Field(
+        45_000, ge=0, le=3_600_000, description="what was sent may go unconfirmed; 0 = the kernel's own"
+    )
+    grpc_connection_idle_ms: int = Field(
+        300_000, ge=10_000, le=86_400_000, description="a connection of gRPC without a call is closed then"
+    )
 
     @field_validator("url")
     @classmethod
     def _is_base_url(cls, value: str | None) -> str | None:
         if value and not is_base_url(value):
             msg = "it is no address of an edge, which looks like https://streams.example"
+            raise ValueError(msg)
+        return value
+
+    @field_validator("tcp_user_timeout_ms")
+    @classmethod
+    def _is_after_the_policy(cls, value: int) -> int:
+        if 0 < value < TCP_USER_TIMEOUT_MS_MIN:
+            msg = (
+                f"it is 0 or {TCP_USER_TIMEOUT_MS_MIN} and more: who lives and takes nothing for 30 seconds "
+                "is to be told why it is sent away"
+            )
             raise ValueError(msg)
         return value
 

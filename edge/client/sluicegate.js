@@ -8,6 +8,8 @@
 
 const RETRY_MS = 1_000; // until the edge says otherwise
 const RETRY_MS_MAX = 30_000;
+const SILENCE_MS = 90_000; // three heartbeats of the slowest kind: under 30 s each, says the contract
+const SILENCE_MS_MAX = 2_147_483_647; // of a timer: a longer one would be over at once
 const FRAME_CHARS_MAX = 8_388_608; // an event is at most 1 MiB before it is JSON
 
 /** The stream cannot be followed, and asking again would change nothing. */
@@ -36,6 +38,8 @@ export class StreamRefused extends Error {
  * @param {string | (() => string | Promise<string>)} [options.token] bearer token; a function is asked
  *   before each connection, so that a token may be renewed without losing the place
  * @param {string} [options.cursor] go on after the event that had it
+ * @param {number} [options.silenceMs] a connection that brings nothing for so long, no heartbeat either, is
+ *   dead, and another one is made; 90 s
  * @param {AbortSignal} [options.signal] rejects with its reason; aborted by a callback, no other is called
  * @param {(event: object, cursor: string) => void} [options.onEvent]
  * @param {(event: object, cursor: string) => void} [options.onGap] events are missing: `count`, `reason`
@@ -45,13 +49,17 @@ export class StreamRefused extends Error {
  *   `reason` is the edge's own word (`drain`, `overload`, …), or what went wrong
  * @returns {Promise<object | null>} the stream's `end`; null if the cursor was already past it
  * @throws {StreamRefused} the edge refuses the request or the cursor
+ * @throws {RangeError} `silenceMs` is no time that can be waited
  */
 export async function follow(url, options = {}) {
-  const { signal, onReconnect } = options;
+  const { signal, onReconnect, silenceMs = SILENCE_MS } = options;
+  if (!(silenceMs > 0 && silenceMs <= SILENCE_MS_MAX)) {
+    throw new RangeError(`silenceMs is ${silenceMs}: it must be above 0, and ${SILENCE_MS_MAX} at most`);
+  }
   const place = { cursor: options.cursor ?? "", retryMs: RETRY_MS };
   for (let failures = 0; ; ) {
     signal?.throwIfAborted();
-    const seen = await connection(url, options, place);
+    const seen = await connection(url, { ...options, silenceMs }, place);
     if (seen.over) return seen.end;
     signal?.throwIfAborted();
     failures = seen.frames > 0 ? 0 : failures + 1;
@@ -72,16 +80,15 @@ async function connection(url, options, place) {
   const seen = { frames: 0, over: false, end: null, reconnect: "", problem: "" };
   const stop = new AbortController();
   const signal = options.signal ? eitherSignal(options.signal, stop) : stop.signal;
+  const came = (waited) => inTime(waited, options.silenceMs, stop);
   try {
-    const response = await fetch(url, {
-      headers: await headersOf(options.token, place.cursor),
-      cache: "no-store",
-      credentials: "same-origin",
-      signal,
-    }).catch(network);
+    const headers = await headersOf(options.token, place.cursor);
+    const response = await came(
+      fetch(url, { headers, cache: "no-store", credentials: "same-origin", signal }),
+    );
     if (response.status === 204) return { ...seen, over: true };
     if (response.status !== 200) {
-      await refuseIfFinal(response);
+      refuseIfFinal(response.status, await came(response.text()));
       return { ...seen, problem: `status ${response.status}` };
     }
     const type = response.headers.get("content-type") ?? "none";
@@ -91,7 +98,7 @@ async function connection(url, options, place) {
     const reader = response.body.getReader();
     const parser = new Parser();
     for (;;) {
-      const { done, value } = await reader.read().catch(network);
+      const { done, value } = await came(reader.read());
       if (done) return seen;
       for (const frame of parser.take(value)) {
         options.signal?.throwIfAborted(); // by a callback: what came with its event is not told
@@ -142,9 +149,7 @@ async function headersOf(token, cursor) {
 }
 
 /** 4xx says that the request is wrong, but for those that say it came at the wrong time. */
-async function refuseIfFinal(response) {
-  const { status } = response;
-  const text = await response.text().catch(network);
+function refuseIfFinal(status, text) {
   if (status >= 500 || [408, 425, 429].includes(status)) return;
   let problem = {};
   try {
@@ -157,8 +162,20 @@ async function refuseIfFinal(response) {
 
 class NetworkProblem extends Error {}
 
-function network(error) {
-  throw new NetworkProblem(error.message || error.name);
+/** Wait for what the network brings, a while and no longer: a peer that vanished never says so. */
+async function inTime(waited, silenceMs, stop) {
+  let silent = false;
+  const timer = setTimeout(() => {
+    silent = true;
+    stop.abort();
+  }, silenceMs);
+  try {
+    return await waited;
+  } catch (error) {
+    throw new NetworkProblem(silent ? `nothing came for ${silenceMs} ms` : error.message || error.name);
+  } finally {
+    clearTimeout(timer);
+  }
 }
 
 /** Server-Sent Events out of bytes, as the HTML standard reads them; an unfinished frame is never given. */

@@ -129,7 +129,7 @@ class SlowWebSocket(SlowClient):
         self._socket = connect(
             edge.url.replace("http://", "ws://") + "/v1/ws",
             sock=_connected(edge), proxy=None, compression=None, max_queue=1, max_size=None,
-            open_timeout=DEADLINE_S,
+            open_timeout=DEADLINE_S, ping_interval=None,  # who reads nothing hears no pong
         ).__enter__()  # fmt: skip
         self.say(type="subscribe", stream=stream_id, cursor=cursor)
 

@@ -138,6 +138,60 @@ test("5xx and what passes is asked again, with pauses that grow", async () => {
   }
 });
 
+/** Answer with these texts, a pause before each, and then say nothing and never end. */
+function fallsSilent(texts = [], pauseMs = 0, answered = true) {
+  return async (response) => {
+    if (answered) response.writeHead(200, STREAM).flushHeaders();
+    for (const text of texts) {
+      await new Promise((resolve) => setTimeout(resolve, pauseMs));
+      response.write(text);
+    }
+  };
+}
+
+test("a connection that falls silent is left, and the next one goes on from the cursor", async () => {
+  const open = (response) => new Promise((resolve) => response.once("close", resolve));
+  let left;
+  answers = [
+    (response) => {
+      left = open(response);
+      fallsSilent([RETRY + frame(0), frame(1)])(response);
+    },
+    fallsSilent(), // not even a first line
+    fallsSilent([], 0, false), // not even an answer
+    (response) => response.writeHead(503).flushHeaders(), // whose body never comes
+    says(frame(2, "end")),
+  ];
+  const { told, end, waits } = await followed({ silenceMs: 150 });
+  assert.deepEqual(told, [["event", 0, "c0"], ["event", 1, "c1"], ["event", 2, "c2"]]);
+  assert.equal(end.type, "end");
+  assert.deepEqual(requests.map((headers) => headers["last-event-id"]), [undefined, "c1", "c1", "c1", "c1"]);
+  assert.deepEqual(waits.map(({ reason }) => reason), Array(4).fill("nothing came for 150 ms"));
+  await left; // nothing of it is kept open
+});
+
+test("a connection that brings heartbeats, or an event bit by bit, is not silent", async () => {
+  const beats = Array(8).fill(":\n\n");
+  const bits = [...frame(0, "end")].map((letter, at) => (at % 8 ? "" : frame(0, "end").slice(at, at + 8)));
+  answers = [fallsSilent([...beats, ...bits.filter(Boolean)], 50)];
+  const { end, waits } = await followed({ silenceMs: 250 });
+  assert.equal(end.type, "end");
+  assert.deepEqual(waits, []);
+});
+
+test("a callback or a token that takes long is no silence, and a time that cannot be waited is refused", async () => {
+  answers = [says(RETRY, frame(0), frame(1, "end"))];
+  const sleeps = () => new Promise((resolve) => setTimeout(resolve, 200, "t"));
+  const busy = () => {
+    for (const until = Date.now() + 200; Date.now() < until; );
+  };
+  assert.deepEqual((await followed({ silenceMs: 100, token: sleeps, onEvent: busy })).waits, []);
+  for (const silenceMs of [0, -1, NaN, 2 ** 31, Infinity]) {
+    await assert.rejects(followed({ silenceMs }), RangeError);
+  }
+  assert.equal(requests.length, 1);
+});
+
 test("an abort ends it at once: while it reads, while it waits, and before it begins", async () => {
   const reading = new AbortController();
   answers = [(response) => response.writeHead(200, STREAM).write(frame(0))];

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from edge.channel import Channel
 from edge.frame import frame_of
-from edge.hub import Hub, HubBounds
+from edge.hub import SWEEP_STEPS, Hub, HubBounds
 from edge.subscriber import Subscriber
 from tests.unit.support_replay import EVENT, a_flusher
 
@@ -95,6 +95,61 @@ def test_what_was_silent_longest_is_let_go_of_first():
     ]
 
 
+def test_a_sweep_looks_at_no_stream_whose_events_are_not_too_old(monkeypatch):
+    streams = Streams(events=10_000)
+    monkeypatch.setattr("edge.hub.Channel", Looked)
+    for number in range(1_000):
+        streams.emit(b"default/%d" % number)
+        streams.follow(b"default/idle-%d" % number)
+    monkeypatch.undo()
+    while streams.hub.sweep(0):  # whom it made channels for: they came
+        pass
+    Looked.looks = 0
+    for now_ms in range(0, AGE_MS, 100):
+        assert not streams.hub.sweep(now_ms)
+    assert Looked.looks == 0
+    assert len(streams.hub) == 2_000
+
+
+def test_a_sweep_of_many_that_are_too_old_is_cut_into_turns_of_the_loop():
+    streams = Streams(events=10_000)
+    many, of_one = 3 * SWEEP_STEPS, 2 * SWEEP_STEPS  # as many as a ring holds here
+    streams.emit(*(b"default/%d" % number for number in range(many)))
+    for _ in range(of_one):
+        streams.emit(b"default/busy")
+    hub, turns, left = streams.hub, 0, [many + of_one]
+    while hub.sweep(1 << 60):
+        turns += 1
+        left.append(sum(len(channel.ring) for channel in hub._channels.values()))
+        assert left[-2] - left[-1] <= SWEEP_STEPS
+    assert len(hub) == hub.bytes == 0
+    assert turns >= 5
+
+
+def test_a_sweep_lets_a_busy_stream_keep_what_is_not_too_old_and_goes_on_with_it_later():
+    streams = Streams(events=10_000)
+    for _ in range(100):
+        streams.emit(b"default/a")
+        streams.now_ms += AGE_MS // 10
+        streams.hub.sweep(streams.now_ms)
+    channel = streams.hub.get(b"default/a")
+    assert channel is not None
+    assert 9 <= len(channel.ring) <= 21  # what is too old goes within a second
+    streams.hub.sweep(streams.now_ms + 3 * AGE_MS)
+    assert streams.hub.get(b"default/a") is None
+
+
+def test_a_channel_that_was_made_for_somebody_who_never_came_goes_again():
+    streams = Streams(events=8)
+    streams.hub.channel(b"default/a")
+    came = streams.follow(b"default/b")
+    streams.hub.sweep(0)
+    assert streams.hub.get(b"default/a") is None
+    assert streams.hub.get(b"default/b") is came.channel
+    streams.hub.detach(came)
+    assert len(streams.hub) == 0
+
+
 NAMES = st.sampled_from([b"default/%d" % number for number in range(6)])
 
 
@@ -130,6 +185,10 @@ def test_whatever_comes_and_goes_the_rings_are_under_their_bound_and_nothing_is_
         elif step == "age":
             streams.now_ms += what
             hub.sweep(streams.now_ms)
+            oldest = [channel.ring.oldest.read_ms for channel in hub._holding.values()]
+            assert all(read_ms > streams.now_ms - AGE_MS - 1_000 for read_ms in oldest)
+        ageing = [channel for there in hub._ageing.values() for channel in there]
+        assert {channel.key: channel for channel in ageing} == hub._holding
         held = {key: channel for key, channel in hub._channels.items() if len(channel.ring)}
         assert hub._holding == held
         assert list(hub._holding) == [key for key in streams.seqs if key in held]

@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 import uvloop
+from pydantic import ValidationError
 
 from edge.grpc_server import GrpcServer, _channel_options
 from edge.listener import Listener
 from edge.options import EdgeOptions
 from edge.server import _user_timeout_ms, bind
+from ops.edge import edge_options
+from ops.settings import Settings
 from tests.support.http2_client import PING, PREFACE, SETTINGS, http2
 from tests.support.network import network_of_its_own
 from tests.support.ports import free_port
@@ -55,6 +58,32 @@ def test_a_client_that_lives_and_reads_nothing_is_left_to_the_policy():
     assert _user_timeout_ms(EdgeOptions()) > EdgeOptions().write_stall_ms_max
     assert _user_timeout_ms(EdgeOptions(write_stall_ms_max=300_000)) == 450_000
     assert _user_timeout_ms(EdgeOptions(tcp_user_timeout_ms=0)) == 0
+
+
+def test_how_long_a_vanished_client_and_an_idle_connection_stay_is_a_setting(monkeypatch):
+    monkeypatch.setenv("SLUICEGATE_EDGE__TCP_USER_TIMEOUT_MS", "120000")
+    monkeypatch.setenv("SLUICEGATE_EDGE__GRPC_CONNECTION_IDLE_MS", "3600000")
+    options = edge_options(Settings())
+    assert _user_timeout_ms(options) == 120_000
+    assert dict(_channel_options(options))["grpc.max_connection_idle_ms"] == 3_600_000
+    monkeypatch.setenv("SLUICEGATE_EDGE__TCP_USER_TIMEOUT_MS", "0")
+    assert _user_timeout_ms(edge_options(Settings())) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("TCP_USER_TIMEOUT_MS", "44999"),
+        ("TCP_USER_TIMEOUT_MS", "3600001"),
+        ("TCP_USER_TIMEOUT_MS", "-1"),
+        ("GRPC_CONNECTION_IDLE_MS", "9999"),
+        ("GRPC_CONNECTION_IDLE_MS", "86400001"),
+    ],
+)
+def test_a_setting_that_would_cut_off_who_is_there_or_keep_who_is_gone_is_refused(name, value, monkeypatch):
+    monkeypatch.setenv(f"SLUICEGATE_EDGE__{name}", value)
+    with pytest.raises(ValidationError, match=name.lower()):
+        Settings()
 
 
 CLIENT = """
