@@ -74,7 +74,7 @@ def forget_group(kafka: KafkaOptions, group: str) -> None:
 
 def ends_of(kafka: KafkaOptions, topic: TopicSpec) -> list[int]:
     """Return the high watermark of each partition."""
-    consumer = Consumer(kafka.client_config() | {"group.id": "ends"})
+    consumer = Consumer(kafka.client_config() | {"group.id": "ends", "isolation.level": "read_uncommitted"})
     try:
         name = topic.named(kafka.topic_prefix)
         return [
