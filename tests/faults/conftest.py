@@ -11,13 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from schemas.payloads import PayloadCodec
+from schemas.wire import WireCodec
 from tests.faults.run import Run
+from tests.faults.sink_table import SinkTable
+from tests.faults.streams import RecordedStreams
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from connectors.kafka.options import KafkaOptions
+    from connectors.registry import Registry
+    from ops.stack.addresses import Addresses
 
 CI_SEED = 20_261_126
 _SEED = pytest.StashKey[int]()
@@ -59,6 +65,34 @@ def run_of(kafka_options: KafkaOptions, tmp_path: Path, seed: int) -> Iterator[C
 
     def make(kafka: KafkaOptions = kafka_options, **options: Any) -> Run:
         made.append(Run(kafka, tmp_path, seed, **options))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
+def recorded(seed: int) -> Iterator[Callable[[KafkaOptions, Registry], RecordedStreams]]:
+    """Make streams for an ingest whose history is recorded."""
+    made: list[RecordedStreams] = []
+
+    def make(kafka: KafkaOptions, registry: Registry) -> RecordedStreams:
+        made.append(RecordedStreams(kafka, WireCodec(registry), PayloadCodec(registry), seed))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
+def sink_history() -> Iterator[Callable[[Addresses, KafkaOptions, Registry], SinkTable]]:
+    """Record what an archive does in PostgreSQL."""
+    made: list[SinkTable] = []
+
+    def make(stack: Addresses, kafka: KafkaOptions, registry: Registry) -> SinkTable:
+        made.append(SinkTable(stack, kafka, WireCodec(registry)))
         return made[-1]
 
     yield make

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.faults.ledger import Input, Kind
     from tests.faults.tally import Effect
 
@@ -90,6 +92,8 @@ class AgentHistory:
     """In the order in which they were made."""
     changes: list[Change] = field(default_factory=list)
     copies: list[StateCopy] = field(default_factory=list)
+    ends: dict[int, int] = field(default_factory=dict)
+    """Where each partition's log ends, where other things than inputs stand in it, too."""
 
 
 @dataclass
@@ -111,3 +115,14 @@ class History(AgentHistory):
     """In the order in which they ended."""
     budget_s: float = 60.0
     """What a recovery may take."""
+
+
+def part_of(history: History, is_in: Callable[[int, int], bool]) -> History:
+    """Return what a history says of some of its input, given by partition and offset."""
+    return replace(
+        history,
+        acknowledged={at for at in history.acknowledged if is_in(*at)},
+        inputs=[each for each in history.inputs if is_in(each.partition, each.offset)],
+        outcomes=[each for each in history.outcomes if is_in(each.partition, each.source_offset)],
+        commits=[each for each in history.commits if is_in(each.partition, each.offset - 1)],
+    )

@@ -41,6 +41,8 @@ class Partition:
     changes: list[Change] = field(default_factory=list)
     copies: list[StateCopy] = field(default_factory=list)
     acknowledged: set[int] = field(default_factory=set)
+    end: int = 0
+    """Of the log; where its last input stands, if that is behind it."""
 
     def found(self, invariant: str, offset: int, what: str) -> Violation:
         """Return a violation in this partition."""
@@ -78,6 +80,8 @@ def partitions_of(history: AgentHistory, agent: str = "") -> Sequence[Partition]
         of(change.partition).changes.append(change)
     for copy in history.copies:
         of(copy.partition).copies.append(copy)
+    for number, end in history.ends.items():
+        of(number).end = end
     for number, offset in history.acknowledged:
         of(number).acknowledged.add(offset)
     return [found[number] for number in sorted(found)]
@@ -129,7 +133,7 @@ def difference(found: dict[bytes, bytes], must: dict[bytes, bytes]) -> str:
 
 def _in_the_log(partition: Partition) -> Iterator[Violation]:
     """I6: committed offsets only grow, and stay within the log."""
-    end = partition.inputs[-1].offset + 1 if partition.inputs else 0
+    end = max(partition.inputs[-1].offset + 1 if partition.inputs else 0, partition.end)
     reached = 0
     for commit in partition.commits:
         if commit.offset < reached:

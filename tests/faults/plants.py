@@ -16,6 +16,7 @@ import structlog
 from confluent_kafka import Producer
 
 from connectors.kafka.errors import TransactionAborted
+from state.errors import PositionLost
 from tests.faults.ledger import INPUT
 from tests.faults.tally import AGENT, CLOSED_UP_TO
 
@@ -68,8 +69,8 @@ def outputs_twice(app: RoleApp, partition: int) -> None:
     _before_append(app, partition, lambda scope: scope.appends.extend(list(scope.appends)))
 
 
-def _at_open(app: RoleApp, partition: int, harm: Callable[[int], int]) -> None:
-    """Have ``harm`` be done when the partition is opened: given where it begins, it returns the same."""
+def _at_open(app: RoleApp, partition: int, harm: Callable[[Callable[[], int]], int]) -> None:
+    """Have ``harm`` open the partition: given what says where it begins, it says so itself."""
     engine = app.engine
     open_engine = engine.open
 
@@ -78,8 +79,9 @@ def _at_open(app: RoleApp, partition: int, harm: Callable[[int], int]) -> None:
         begin = engine.partitions.open
 
         def planted(where: Any, cancelled: Any) -> int:
-            start = begin(where, cancelled)
-            return harm(start) if _is_of_ledger(where, partition) else start
+            if _is_of_ledger(where, partition):
+                return harm(lambda: begin(where, cancelled))
+            return begin(where, cancelled)
 
         engine.partitions.open = planted  # type: ignore[method-assign]
 
@@ -88,17 +90,31 @@ def _at_open(app: RoleApp, partition: int, harm: Callable[[int], int]) -> None:
 
 def seeks_past(app: RoleApp, partition: int) -> None:
     """A partition is begun a few records behind where it stands."""
-    _at_open(app, partition, lambda start: start + SKIPPED)
+    _at_open(app, partition, lambda begin: begin() + SKIPPED)
 
 
 def begins_late(app: RoleApp, partition: int) -> None:
     """A partition that was assigned is not read for a while."""
 
-    def sleep(start: int) -> int:
+    def sleep(begin: Callable[[], int]) -> int:
+        start = begin()
         time.sleep(LATE_S)
         return start
 
     _at_open(app, partition, sleep)
+
+
+def passes_over_what_is_gone(app: RoleApp, partition: int) -> None:
+    """A partition of which retention took what was not handled is begun behind it, and nobody is told."""
+
+    def earliest(begin: Callable[[], int]) -> int:
+        try:
+            return begin()
+        except PositionLost:
+            topic = INPUT.named(app.engine.options.kafka.topic_prefix)
+            return app.engine.partitions._reader.ends(topic, partition)[0]
+
+    _at_open(app, partition, earliest)
 
 
 def swaps_events(app: RoleApp, partition: int) -> None:
@@ -247,6 +263,7 @@ PLANTS: dict[str, Callable[[RoleApp, int], None]] = {
         outputs_twice,
         seeks_past,
         begins_late,
+        passes_over_what_is_gone,
         swaps_events,
         forgets_changes,
         commits_go_back,

@@ -39,6 +39,7 @@ from tests.faults.ledger import (
     Kind,
     entries,
 )
+from tests.faults.reading import read_all
 from tests.faults.tally import AGENT, READINGS, SAID, TALLIES, TOTALS, Effect, readings
 from tests.faults.watch import Watch
 from tests.faults.worker import ROLE
@@ -280,6 +281,17 @@ class Run:
 
         self.until(reached, f"{target} committed records", within_s)
 
+    def until_units(self, topic: TopicSpec, more: int) -> None:
+        """Wait until each partition of a topic was handled in so many more units, however slow it is."""
+        name = topic.named(self.kafka.topic_prefix)
+        before = self._watch.moves(name)
+
+        def reached() -> bool:
+            self.committed()  # the load goes on with it
+            return min(now - then for now, then in zip(self._watch.moves(name), before, strict=True)) >= more
+
+        self.until(reached, f"{more} units more of each partition of {name}")
+
     def logs(self) -> str:
         """The end of what each worker said."""
         return "\n".join(f"--- {worker.log.name}\n{worker.says[-2_500:]}" for worker in self.workers)
@@ -305,7 +317,7 @@ class Run:
         """Read what Kafka and the disks say; the workers must have ended."""
         history, tally = self.history, self.history.tally
         history.acknowledged, tally.acknowledged = self.load.acknowledged, self.load.readings
-        history.inputs = [_input(message) for message in self._read(INPUT)]
+        history.inputs = self.inputs()
         tally.inputs = [_input(message) for message in self._read(READINGS)]
         history.outcomes = [_output(message) for message in self._read(OUTPUT)]
         history.outcomes += [_verdict(message) for message in self._read(VERDICTS)]
@@ -337,6 +349,10 @@ class Run:
         ]
         history.changes = self.changes(changelog)
         history.copies = list(self._copies(agent))
+
+    def inputs(self) -> list[Input]:
+        """Return what the ledger's input holds now."""
+        return [_input(message) for message in self._read(INPUT)]
 
     def changes(self, changelog: TopicSpec) -> list[Change]:
         """Return what a changelog holds now."""
@@ -372,29 +388,7 @@ class Run:
         ]
 
     def _read(self, topic: TopicSpec) -> list[Message]:
-        """All committed records of a topic, each partition in order, up to where it ends now."""
-        consumer = Consumer(
-            self.kafka.client_config()
-            | {"group.id": "recorder", "isolation.level": "read_committed", "enable.auto.commit": False}
-            | {"enable.partition.eof": True, "auto.offset.reset": "earliest"}  # some are cut
-        )
-        name = topic.named(self.kafka.topic_prefix)
-        left = set(range(topic.partitions))
-        found: list[Message] = []
-        consumer.assign([TopicPartition(name, number, 0) for number in left])
-        deadline = time.monotonic() + 60
-        while left:
-            assert time.monotonic() < deadline, f"{name} cannot be read to its end"
-            for message in consumer.consume(10_000, 0.1):
-                error = message.error()
-                if error is None:
-                    found.append(message)
-                elif error.name() == "_PARTITION_EOF":
-                    left.discard(message.partition() or 0)
-                else:
-                    raise AssertionError(error)
-        consumer.close()
-        return found
+        return read_all(self.kafka, topic)
 
     def _copies(self, agent: str) -> Iterator[StateCopy]:
         for disk in sorted(self._stateful):

@@ -11,13 +11,13 @@ import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from tests.faults.history import part_of
 from tests.faults.ledger import INPUT
 from tests.support.cutting import LAST, cut, forget_group, make_anew
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.faults.history import History
     from tests.faults.ledger import Kind
     from tests.faults.run import Run
 
@@ -99,14 +99,3 @@ def test_a_changelog_that_was_made_anew_stops_the_worker_until_its_state_is_begu
     after = part_of(run.history, lambda number, at: at >= ends[number])
     for run.history in (part_of(before, lambda number, at: at < ends[number]), after):
         run.check(KINDS)
-
-
-def part_of(history: History, is_in: Callable[[int, int], bool]) -> History:
-    """Return what a history says of some of its input, given by partition and offset."""
-    return replace(
-        history,
-        acknowledged={at for at in history.acknowledged if is_in(*at)},
-        inputs=[each for each in history.inputs if is_in(each.partition, each.offset)],
-        outcomes=[each for each in history.outcomes if is_in(each.partition, each.source_offset)],
-        commits=[each for each in history.commits if is_in(each.partition, each.offset - 1)],
-    )

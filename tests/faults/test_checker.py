@@ -16,7 +16,7 @@ from tests.faults.checker import check
 from tests.faults.history import Change, Commit, FaultEnd, History, Outcome, StateCopy
 from tests.faults.ledger import BALANCE, INPUT, Entry, Expected, Fold, Input, state_key
 from tests.faults.plants import LATE_S
-from tests.faults.tally import AGENT
+from tests.faults.tally import AGENT, READINGS
 from tests.faults.watch import Watch
 
 if TYPE_CHECKING:
@@ -279,6 +279,7 @@ def test_a_defect_in_a_real_engine_is_found_where_it_was_planted(run: Run, plant
     worker = run.worker(planted=planted)
     run.until(lambda: worker.says.count("planted ") == once, "each defect striking")
     run.until_committed(2_000)
+    run.until_units(READINGS, 2)  # windows that close again do so in the unit behind the one they closed in
     run.settle()
     found = check(run.history)
     places = {plant: (AGENT if plant in OF_TALLY else "", number) for plant, number in planted.items()}

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from schemas.payloads import PayloadCodec
-from schemas.wire import WireCodec
-from tests.support.plain_streams import PlainStreams
+from tests.faults.role_plants import plant, python_with
 from tests.support.worker_process import WorkerProcess
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tests.faults.judgement import Violation
     from tests.faults.run import Run
+    from tests.faults.streams import RecordedStreams
 
 pytestmark = [pytest.mark.slow_fault, pytest.mark.timeout(300)]
 
@@ -35,12 +35,9 @@ time.time_ns = lambda: _time_ns() + {by_s} * 10**9
 """
 
 
-def skewed(folder: Path, by_s: int) -> dict[str, str]:
+def skewed(folder: Path, by_s: int, more: str = "") -> dict[str, str]:
     """Environment of a Python whose clock is off; the fault is seen to land."""
-    where = folder / f"clock{by_s:+d}"
-    where.mkdir(exist_ok=True)
-    (where / "sitecustomize.py").write_text(SHIFT.format(by_s=by_s))
-    env = {"PYTHONPATH": str(where)}
+    env = python_with(folder / f"clock{by_s:+d}", SHIFT.format(by_s=by_s) + more)
     ask = [sys.executable, "-c", "import time; print(time.time())"]
     said = subprocess.run(ask, env=os.environ | env, capture_output=True, text=True, check=True).stdout
     assert abs(float(said) - time.time() - by_s) < HOUR_S / 4
@@ -59,19 +56,30 @@ def test_a_ledger_kept_by_workers_whose_clocks_disagree_adds_up(run: Run):
     run.check()
 
 
-@pytest.mark.parametrize("by_s", [HOUR_S, -HOUR_S])
-def test_streams_are_accepted_whole_by_an_ingest_whose_clock_is_off(
-    stack, kafka_options, topics, registry, tmp_path, by_s
-):
+@pytest.fixture
+def streams(topics, kafka_options, registry, recorded) -> RecordedStreams:
     topics()
-    streams = PlainStreams(kafka_options, WireCodec(registry), PayloadCodec(registry))
-    worker = WorkerProcess(stack, kafka_options, tmp_path, roles="ingest", **skewed(tmp_path, by_s))
+    return recorded(kafka_options, registry)
+
+
+def accepted(stack, streams: RecordedStreams, folder: Path, by_s: int, more: str = "") -> list[Violation]:
+    env = skewed(folder, by_s, more)
+    worker = WorkerProcess(stack, streams.kafka, folder, roles="ingest", **env)
     try:
         worker.wait_ready(4)
         streams.open()
         streams.lines(100)
         streams.end()
-        streams.check()
-        assert worker.stop() == 0
+        return streams.violations()
     finally:
         worker.kill()
+
+
+@pytest.mark.parametrize("by_s", [HOUR_S, -HOUR_S])
+def test_streams_are_accepted_whole_by_an_ingest_whose_clock_is_off(stack, streams, tmp_path, by_s):
+    assert accepted(stack, streams, tmp_path, by_s) == []
+
+
+def test_an_ingest_that_goes_by_its_own_clock_is_found(stack, streams, tmp_path):
+    found = accepted(stack, streams, tmp_path, HOUR_S, plant("goes_by_its_own_clock"))
+    assert {violation.invariant for violation in found} == {"I1"}

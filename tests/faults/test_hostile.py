@@ -9,18 +9,17 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 import orjson
 import pytest
-from confluent_kafka import Producer
 
 from schemas.catalog import EVENT
-from schemas.payloads import PayloadCodec
-from schemas.topics import DEAD_LETTERS, INPUT
+from schemas.topics import DEAD_LETTERS
 from schemas.wire import WireCodec
-from tests.support.plain_streams import PlainStreams
+from tests.faults.role_plants import planted
 from tests.support.read_topic import read_committed
 from tests.support.worker_process import WorkerProcess
 
 if TYPE_CHECKING:
     from connectors.registry import Registry
+    from tests.faults.streams import RecordedStreams
 
 pytestmark = [pytest.mark.slow_fault, pytest.mark.timeout(300)]
 
@@ -82,36 +81,47 @@ def resident_mb(worker: WorkerProcess) -> float:
     return sum(process.memory_info().rss for process in worker.tree()) / 2**20
 
 
-def test_hostile_records_become_dead_letters_and_their_neighbours_flow(
-    stack, kafka_options, topics, registry, tmp_path
-):
+@pytest.fixture
+def streams(topics, kafka_options, registry, recorded) -> RecordedStreams:
     topics()
-    codec = WireCodec(registry)
-    streams = PlainStreams(kafka_options, codec, PayloadCodec(registry))
-    worker = WorkerProcess(stack, kafka_options, tmp_path, roles="ingest")
+    return recorded(kafka_options, registry)
+
+
+def test_hostile_records_become_dead_letters_and_their_neighbours_flow(stack, streams, registry, tmp_path):
+    worker = WorkerProcess(stack, streams.kafka, tmp_path, roles="ingest")
     try:
         worker.wait_ready(4)
         streams.open()
         streams.lines(20)
         streams.check()
         before_mb = resident_mb(worker)
-        records = hostile_records(registry, stack.registry_url, kafka_options.topic_prefix)
-        producer = Producer(kafka_options.client_config() | {"partitioner": "murmur2_random"})
-        for at, value in enumerate(records):
-            producer.produce(INPUT.named(kafka_options.topic_prefix), value, b"%s/evil-%d" % (b"default", at))
-        assert producer.flush(20) == 0
+        records = hostile_records(registry, stack.registry_url, streams.kafka.topic_prefix)
+        streams.publish_unreadable(records)
         peak_mb = before_mb
         deadline = time.monotonic() + 60
-        while len(read_committed(kafka_options, DEAD_LETTERS, len(records), deadline_s=1)) < len(records):
+        while len(read_committed(streams.kafka, DEAD_LETTERS, len(records), deadline_s=1)) < len(records):
             peak_mb = max(peak_mb, resident_mb(worker))
             assert time.monotonic() < deadline, worker.log.read_text()[-3_000:]
         assert peak_mb - before_mb < MEMORY_MB
         streams.lines(20)
         streams.end()
         streams.check()
-        letters = read_committed(kafka_options, DEAD_LETTERS, len(records))
+        codec = WireCodec(registry)
+        letters = read_committed(streams.kafka, DEAD_LETTERS, len(records))
         found = [codec.decode(message.value(), DEAD_LETTERS.subject) for message in letters]
         assert sorted(letter["value"] for letter in found) == sorted(records)
         assert worker.stop() == 0
+    finally:
+        worker.kill()
+
+
+def test_an_ingest_that_passes_over_what_it_cannot_read_is_found(stack, streams, registry, tmp_path):
+    env = planted(tmp_path, "loses_dead_letters")
+    worker = WorkerProcess(stack, streams.kafka, tmp_path, roles="ingest", **env)
+    try:
+        streams.open()
+        streams.publish_unreadable(hostile_records(registry, stack.registry_url, streams.kafka.topic_prefix))
+        streams.end()
+        assert {violation.invariant for violation in streams.violations()} == {"I1", "I6"}
     finally:
         worker.kill()

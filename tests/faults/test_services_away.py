@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -21,16 +22,18 @@ from ops.stack.down import down
 from ops.stack.state import read_state
 from ops.stack.up import ensure_up
 from ops.supervisor import STOP_WITHIN_S
-from schemas.payloads import PayloadCodec
+from schemas.catalog import EVENT, subjects
 from schemas.topics import DEAD_LETTERS, OUTPUT, TOPICS
-from schemas.wire import WireCodec
-from tests.support.plain_streams import PlainStreams
+from tests.faults.reading import read_all
+from tests.faults.role_plants import planted
 from tests.support.ports import free_port
-from tests.support.read_topic import read_committed
 from tests.support.worker_process import WorkerProcess
 
 pytestmark = pytest.mark.timeout(300)
 _LINES = 8_000  # of each of 20 streams: a worker that is quick must not be done before Kafka is killed
+
+BACKLOG_S = 180.0
+"""What so many lines take a busy machine, beside the recovery."""
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +64,8 @@ def kafka(own_stack, topic_prefix):
 
 
 @pytest.fixture
-def streams(own_stack, kafka):
-    registry = Registry(own_stack.registry_url)
-    return PlainStreams(kafka, WireCodec(registry), PayloadCodec(registry))
+def streams(own_stack, kafka, recorded):
+    return recorded(kafka, Registry(own_stack.registry_url))
 
 
 def kill_part(settings, part):
@@ -86,10 +88,12 @@ def appended(kafka, topic):
         reader.close()
 
 
+@pytest.mark.timeout(600)  # what so many lines take, once more: all of it is read again, and judged
 @pytest.mark.parametrize("away_s", [3, 50], ids=["for a moment", "longer than any time-out"])
 def test_kafka_killed_and_restarted_loses_and_doubles_nothing(
     own_stack, own_stack_settings, kafka, streams, tmp_path, away_s
 ):
+    streams.history.budget_s = BACKLOG_S
     streams.open()
     streams.lines(_LINES)
     worker = WorkerProcess(own_stack, kafka, tmp_path, roles="ingest")
@@ -98,10 +102,12 @@ def test_kafka_killed_and_restarted_loses_and_doubles_nothing(
         deadline = time.monotonic() + 60
         while not (committed := appended(kafka, OUTPUT)) and time.monotonic() < deadline:
             time.sleep(0.02)
+        time.sleep(streams.rng.uniform(0, 0.5))
         kill_part(own_stack_settings, "kafka")
         time.sleep(away_s)
         assert worker.process.poll() is None, "the worker waits for Kafka"
         ensure_up(own_stack_settings)
+        streams.fault_ended("Kafka is back")
         streams.lines(20)
         streams.end()
         streams.check()
@@ -128,7 +134,7 @@ def test_a_worker_asked_to_stop_while_kafka_is_away_ends_in_time_and_loses_nothi
             kill_part(own_stack_settings, "kafka")
         else:
             broker.suspend()
-        time.sleep(0.5)
+        time.sleep(streams.rng.uniform(0, 1))
         began = time.monotonic()
         worker.stop()
         assert time.monotonic() - began < STOP_WITHIN_S, worker.log.read_text()[-3_000:]
@@ -137,6 +143,7 @@ def test_a_worker_asked_to_stop_while_kafka_is_away_ends_in_time_and_loses_nothi
             broker.resume()
         ensure_up(own_stack_settings)
         worker = WorkerProcess(own_stack, kafka, tmp_path, roles="ingest")
+        streams.fault_ended("a worker started")
         streams.end()
         streams.check()
         assert worker.stop() == 0
@@ -146,36 +153,73 @@ def test_a_worker_asked_to_stop_while_kafka_is_away_ends_in_time_and_loses_nothi
         worker.kill()
 
 
-def test_with_the_registry_away_known_schemas_flow_and_unknown_ones_wait(
-    own_stack, own_stack_settings, kafka, streams, tmp_path
-):
-    worker = WorkerProcess(own_stack, kafka, tmp_path, roles="ingest")
+@pytest.mark.slow_fault
+def test_an_ingest_that_does_a_unit_twice_is_found(own_stack, own_stack_settings, kafka, streams, tmp_path):
+    worker = WorkerProcess(own_stack, kafka, tmp_path, roles="ingest", **planted(tmp_path, "outputs_twice"))
+    try:
+        worker.wait_ready(4)
+        streams.open()
+        kill_part(own_stack_settings, "kafka")
+        ensure_up(own_stack_settings)
+        streams.fault_ended("Kafka is back")
+        streams.end()
+        assert "I2" in {violation.invariant for violation in streams.violations()}
+    finally:
+        worker.kill()
+
+
+def schema_of_another_producer(stack, kafka):
+    """Register the schema of events as somebody else has it: in other words, under another id."""
+    said = json.loads(subjects()[EVENT]) | {"doc": f"as a producer of {kafka.topic_prefix} writes it"}
+    return Registry(stack.registry_url).register(f"{kafka.topic_prefix}event", json.dumps(said))
+
+
+def registry_away(own_stack, settings, kafka, streams, folder, **env):
+    """Have the registry be away for a worker that knows the schemas, and for one that lacks an event's."""
+    worker = WorkerProcess(own_stack, kafka, folder, roles="ingest", **env)
     try:
         worker.wait_ready(4)
         streams.open()
         streams.lines(50)
         streams.check()
-        kill_part(own_stack_settings, "registry")
+        kill_part(settings, "registry")
         streams.lines(50)
         streams.check()
-        worker.kill()  # the next one knows no schema yet
-        ensure_up(own_stack_settings)
-        worker = WorkerProcess(own_stack, kafka, tmp_path, roles="ingest")
+        worker.kill()
+        ensure_up(settings)
+        worker = WorkerProcess(own_stack, kafka, folder, roles="ingest", **env)
         worker.wait_ready(4)
-        kill_part(own_stack_settings, "registry")
+        streams.schema_id = schema_of_another_producer(own_stack, kafka)  # ours are fetched at the start
+        kill_part(settings, "registry")
         streams.lines(50)
-        time.sleep(4)
-        ensure_up(own_stack_settings)
+        time.sleep(streams.rng.uniform(2, 5))
+        ensure_up(settings)
+        streams.fault_ended("the registry is back")
         streams.end()
-        streams.check()
-        assert read_committed(kafka, DEAD_LETTERS, 0, quiet_s=0.5) == []
+        return streams.violations()
     finally:
         worker.kill()
 
 
-def test_with_postgresql_away_the_archive_waits_and_then_holds_every_stream(
+def test_with_the_registry_away_known_schemas_flow_and_unknown_ones_wait(
     own_stack, own_stack_settings, kafka, streams, tmp_path
 ):
+    assert registry_away(own_stack, own_stack_settings, kafka, streams, tmp_path) == []
+
+
+@pytest.mark.slow_fault
+def test_an_ingest_that_takes_silence_of_the_registry_for_its_answer_is_found(
+    own_stack, own_stack_settings, kafka, streams, tmp_path
+):
+    env = planted(tmp_path, "gives_up_on_the_registry")
+    found = registry_away(own_stack, own_stack_settings, kafka, streams, tmp_path, **env)
+    assert "is dead, must be output" in {violation.what for violation in found if violation.invariant == "I1"}
+
+
+def test_with_postgresql_away_the_archive_waits_and_then_holds_every_stream(
+    own_stack, own_stack_settings, kafka, streams, sink_history, tmp_path
+):
+    table = sink_history(own_stack, kafka, Registry(own_stack.registry_url))
     worker = WorkerProcess(own_stack, kafka, tmp_path)
     try:
         worker.wait_ready(4 + 8 + 8)
@@ -184,14 +228,13 @@ def test_with_postgresql_away_the_archive_waits_and_then_holds_every_stream(
         streams.lines(100)
         streams.end()
         streams.check()  # ingest does not wait for the database
-        time.sleep(2)
+        time.sleep(streams.rng.uniform(1, 3))
         assert worker.process.poll() is None, "the archive waits for PostgreSQL"
         ensure_up(own_stack_settings)
-        deadline = time.monotonic() + 60
-        while archived(own_stack, streams.tenant) != {(f"s-{i}", "completed", 101) for i in range(20)}:
-            assert time.monotonic() < deadline, archived(own_stack, streams.tenant)
-            time.sleep(0.3)
-        assert read_committed(kafka, DEAD_LETTERS, 0, quiet_s=0.5) == []
+        table.fault_ended("PostgreSQL is back")
+        table.check()
+        assert archived(own_stack, streams.tenant) == {(f"s-{i}", "completed", 101) for i in range(20)}
+        assert read_all(kafka, DEAD_LETTERS) == []
     finally:
         worker.kill()
 

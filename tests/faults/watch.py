@@ -54,6 +54,10 @@ class Watch(threading.Thread):
                         seen.append((part.offset, time.time()))
         return sum(seen[-1][0] for seen in self._seen.values())
 
+    def moves(self, topic: str) -> list[int]:
+        """How often each partition of a topic was seen to move on; units between two looks are one."""
+        return [len(seen) - 1 for (name, _), seen in sorted(self._seen.items()) if name == topic]
+
     def seen_s(self, topic: str, partition: int, offset: int) -> float:
         """Return when so much of a partition was first seen committed, seconds since the epoch.
 

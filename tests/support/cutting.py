@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from connectors.kafka.admin import ensure_topics
+from connectors.kafka.positions import PositionReader
 from tests.support.topic_config import set_config
 
 if TYPE_CHECKING:
@@ -73,13 +74,10 @@ def forget_group(kafka: KafkaOptions, group: str) -> None:
 
 
 def ends_of(kafka: KafkaOptions, topic: TopicSpec) -> list[int]:
-    """Return the high watermark of each partition."""
-    consumer = Consumer(kafka.client_config() | {"group.id": "ends"})
+    """Return the high watermark of each partition; one that has no leader for a moment is waited for."""
+    reader = PositionReader(kafka, "ends")
     try:
         name = topic.named(kafka.topic_prefix)
-        return [
-            consumer.get_watermark_offsets(TopicPartition(name, number), 20)[1]
-            for number in range(topic.partitions)
-        ]
+        return [reader.ends(name, number)[1] for number in range(topic.partitions)]
     finally:
-        consumer.close()
+        reader.close()

@@ -15,6 +15,8 @@ from tests.support.read_topic import read_committed
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from confluent_kafka import Message
+
     from connectors.kafka.options import KafkaOptions
     from schemas.envelope import Event
     from schemas.payloads import PayloadCodec
@@ -30,6 +32,8 @@ class PlainStreams:
         self.kafka, self._codec, self._payloads = kafka, codec, payloads
         self.tenant = f"t-{uuid.uuid4().hex[:8]}"
         self.sent: dict[bytes, list[str]] = {}
+        self.acknowledged: set[tuple[int, int]] = set()
+        """Partition and offset of what Kafka said it has."""
         self._names = [f"s-{number}" for number in range(streams)]
         self._producer = Producer(
             kafka.client_config()
@@ -51,7 +55,7 @@ class PlainStreams:
             for name in self._names:
                 event = self._event(name, type_, payload, ago_s)
                 self.sent.setdefault(event.key, []).append(event.event_id)
-                self._produce(event)
+                self.produce(event.key, self._codec.encode_event(event))
         assert self._producer.flush(60) == 0
 
     def check(self, deadline_s: float = 90.0) -> None:
@@ -75,12 +79,17 @@ class PlainStreams:
             now_us=time.time_ns() // 1_000 - ago_s * 1_000_000,
         )
 
-    def _produce(self, event: Event) -> None:
+    def produce(self, key: bytes, value: bytes) -> None:
+        """Send one record, whatever it holds; a broker that is away for a while is waited for."""
+        topic = INPUT.named(self.kafka.topic_prefix)
         while True:
             try:
-                topic = INPUT.named(self.kafka.topic_prefix)
-                self._producer.produce(topic, self._codec.encode_event(event), event.key)
+                self._producer.produce(topic, value, key, on_delivery=self._delivered)
             except BufferError:
                 self._producer.poll(0.1)
             else:
                 return
+
+    def _delivered(self, error: object, message: Message) -> None:
+        if error is None:
+            self.acknowledged.add((message.partition() or 0, message.offset() or 0))
