@@ -384,17 +384,16 @@ class Delivery:
     def _write(self, frames: Sequence[Frame]) -> None:
         """Write frames of the past: as much as the connection takes now, and the rest as it goes on."""
         gaps: Sequence[Frame] = ()  # in ``Frames``, which are the log's own, the edge declares none
-        subscriber, unreadable = self.subscriber, self._core.json.gaps_in(frames)
-        self._again = False
+        subscriber, self._again = self.subscriber, False
         if isinstance(frames, Frames):
             self._held.extend(frames.writes(self._encoder, self._core.options.write_bytes_max))
             # Nothing is done twice that its frames did once: an end, a gap, a look at who fell behind.
+            unreadable = self._count_unreadable(frames)
             self._again = not (subscriber.finished or subscriber.live or unreadable)
         else:
             self._rest = frames
             gaps = [frame for frame in frames if frame.event is None and frame.type == "gap"]
-        subscriber.gaps += unreadable
-        self._core.metrics.gaps.inc(len(gaps) + unreadable)
+            self._core.metrics.gaps.inc(len(gaps))
         self._write_held()
         for gap in gaps:
             self._core.journal.gap(self, gap)
@@ -405,6 +404,7 @@ class Delivery:
             if self._rest and not self._held:
                 frames, self._rest = first_of(self._rest, bytes_max)
                 self._held.extend(writes_of(frames, self._encoder, bytes_max))
+                self._count_unreadable(frames)
             if not self._held:
                 return
             self._last = last = self._held.popleft()
@@ -413,6 +413,13 @@ class Delivery:
             self._core.metrics.delivered(last.events, len(last.data), from_ring=False)
             self._outlet.write(last.data)
             self._outlet.had_turn(self)
+
+    def _count_unreadable(self, frames: Sequence[Frame]) -> int:
+        """Count, and return, how many stand for a gap; known once they are encoded."""
+        unreadable = self._core.json.gaps_in(frames)
+        self.subscriber.gaps += unreadable
+        self._core.metrics.gaps.inc(unreadable)
+        return unreadable
 
     def _tell(self, gap: Frame | None) -> None:
         if gap is not None and not self.over:
