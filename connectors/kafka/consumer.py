@@ -20,7 +20,7 @@ from connectors.kafka.errors import ConsumerFailed, ConsumerFenced, IdentityHeld
 from connectors.kafka.fetched import by_partition, failure_of, records_of
 from connectors.kafka.handover import HandOver
 from connectors.kafka.membership import consumer_config
-from connectors.kafka.rest import FLOOD_RECORDS
+from connectors.kafka.pace import FLOOD_RECORDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -89,7 +89,8 @@ class PollThread(threading.Thread):
         self._handover = HandOver(options.handover_records_max, options.handover_bytes_max)
         self._retry_at = 0.0
         self._gathers_until = 0.0
-        self._flooded = False
+        self.flooded = False
+        """The last fetch brought a flood: the next one will soon bring more. For any thread to read."""
         self._away_at = -_OUTAGE_S
         self.group_metadata: Any = None
         self.assignment: frozenset[SourcePartition] = frozenset()
@@ -202,7 +203,7 @@ class PollThread(threading.Thread):
             self._commands.serve(_FULL_WAIT_S)
             return
         gather_s = self._gathers_until - time.monotonic()
-        if gather_s > 0 and not self._flooded:
+        if gather_s > 0 and not self.flooded:
             self._commands.serve(gather_s)
             return
         timeout_s = 0.02 if self._handover.pauses or self._undecoded else 0.1
@@ -211,11 +212,12 @@ class PollThread(threading.Thread):
         # so does a heartbeat under KIP-848. It takes 19 us, where a full chunk takes milliseconds.
         self.group_metadata = self._consumer.consumer_group_metadata()
         if first is None:
+            self.flooded = False
             return
         # A rewind inside of these calls, by a rebalance, makes void what they return: it is fetched again.
         epoch = self._epoch
         messages = [first, *self._consumer.consume(self._options.chunk_records_max - 1, 0)]
-        self._flooded = len(messages) >= min(FLOOD_RECORDS, self._options.chunk_records_max)
+        self.flooded = len(messages) >= min(FLOOD_RECORDS, self._options.chunk_records_max)
         if epoch != self._epoch:
             for source, offset in self._expected.items():
                 self._seek(source, offset)

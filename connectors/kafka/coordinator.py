@@ -3,8 +3,8 @@
 One unit of work is open at a time. Intake stops when it is due, the agents finish what they hold, the
 unit commits on its own thread, and intake goes on. A lone event is committed at once. Events that trickle
 in meanwhile, and for some milliseconds more, are handled together: a broker is not asked for the next
-transaction without a pause. Under load a unit grows until ``commit_interval_ms``: an agent of events gives
-the rest of its chunk back then, a batch under way is not cut.
+transaction without a pause. Under load a unit grows until ``commit_interval_ms``, also where an agent is
+quicker than what comes: an agent of events gives the rest of its chunk back then, a batch is not cut.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from connectors.kafka.lease import Lease
 from connectors.kafka.leases import Leases
 from connectors.kafka.on_loop import LoopListener
 from connectors.kafka.opening import Openings
+from connectors.kafka.pace import FETCH_S, GATHER_S, Pace
 from connectors.kafka.pauses import Pauses
-from connectors.kafka.rest import FETCH_S, GATHER_S, Rest
 from connectors.threads import DaemonExecutor
 
 if TYPE_CHECKING:
@@ -77,8 +77,7 @@ class Coordinator(LoopListener):
         self._partitions = partitions
         self._options = options
         self._on_commit = on_commit
-        self._interval_s = options.commit_interval_ms / 1_000
-        self._rest = Rest(self._interval_s, self._pump)
+        self._pace = Pace(options.commit_interval_ms / 1_000, self._pump)
         self._on_committed = on_committed
         self._on_fatal = on_fatal
         self._unit_thread = DaemonExecutor(1, "unit-of-work")
@@ -96,8 +95,7 @@ class Coordinator(LoopListener):
         self._intake = Intake()
         self._commit_task: asyncio.Task[None] | None = None
         self._ending = asyncio.Lock()  # held by whoever ends the unit for good: a rebalance or the stop
-        self._unit_began = self._turn_ends = 0.0
-        self._epoch = self._aborts = 0
+        self._turn_ends, self._epoch, self._aborts = 0.0, 0, 0
         self._stopped = False
         self.abandoned = False  # the last unit was left as it is, to whoever reads its partitions next
         self.poller: PollThread
@@ -143,7 +141,7 @@ class Coordinator(LoopListener):
             self._turn_ends = time.monotonic() + _TURN_S
             if lease.void or self._intake.stopped or self._is_due():
                 return False
-        lease.until_s = min(self._turn_ends, self._unit_began + self._interval_s)
+        lease.until_s = min(self._turn_ends, self._pace.ends_s)
         return True
 
     def done(self, topic: str) -> None:
@@ -232,19 +230,20 @@ class Coordinator(LoopListener):
         """Give a chunk to each agent that waits; end the unit when it is due."""
         if self._intake.stopped or self._commit_task is not None:
             return
-        if not self._leases and self._unit.empty and self._rest.holds(self._backlog.records):
+        if not self._leases and self._unit.empty and self._pace.rests(self._backlog.records):
             return
         if self._unit.empty or not self._is_due():
             for topic in self._leases.waited_for():
                 chunk = self.handout.next(topic, self.pauses.shut, at_work=bool(self._leases))
                 if chunk is not None:
                     self._give(topic, chunk)
-        if not self._leases and not self._unit.empty:
+        idle = not (self._leases or self._unit.empty)
+        if idle and not self._pace.waits(self._unit, self._backlog.records, flooded=self.poller.flooded):
             self._commit_task = self._loop.create_task(self._commit())
 
     def _is_due(self) -> bool:
         """Whether the unit is to end, if anything is in it."""
-        return time.monotonic() >= self._unit_began + self._interval_s or self._unit.full
+        return self._pace.is_over or self._unit.full
 
     def pass_time(self, source: SourcePartition, position: int, step: Callable[[Any], None]) -> bool | None:
         """Have a step that no record brings be part of the unit, if the partition is at rest there.
@@ -271,11 +270,12 @@ class Coordinator(LoopListener):
     def _give(self, topic: str, chunk: Chunk) -> None:
         scope = self._scope(chunk.source)
         strict = self._policies[topic] == "stop-partition"
+        self._pace.came()
         self._leases.give(topic, Lease(chunk, scope, strict=strict))
 
     def _scope(self, source: SourcePartition) -> Scope:
         if self._unit.empty and not self._leases:
-            self._unit_began = time.monotonic()
+            self._pace.begin()
         return self._unit.scope(self._agents[source.topic], source.partition)
 
     def _advance(self, chunk: Chunk) -> None:
@@ -396,7 +396,7 @@ class Coordinator(LoopListener):
             await self._rewind()
         else:
             self._aborts = 0
-            self.poller.gather(self._rest.begin(time.monotonic() - began) - FETCH_S)
+            self.poller.gather(self._pace.rest(time.monotonic() - began) - FETCH_S)
             self._committed.update({s: o for s, o in positions.items() if s in self._committed})
             self._in_flight.passed(self._committed)
             self._on_committed(result)

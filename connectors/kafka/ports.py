@@ -77,6 +77,10 @@ class Unit(Protocol):
         """The next source offsets."""
 
     @property
+    def records(self) -> int:
+        """How many were handled."""
+
+    @property
     def empty(self) -> bool:
         """Nothing was handled."""
 

@@ -57,6 +57,7 @@ class Poller:
         self.rewinds, self.starts, self.outstanding, self.outstanding_bytes = [], [], 0, 0
         self.stops, self.gathered = [], []
         self.rewind_error = None
+        self.flooded = False
 
     def handled(self, records, size_bytes):
         self.outstanding -= records

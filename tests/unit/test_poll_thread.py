@@ -282,10 +282,13 @@ def test_what_trickles_in_while_nobody_could_handle_it_is_handed_over_at_once_an
     thread.gather(60)
     thread.call(lambda: None).result(10)
     publish(100)
-    listener.on_deliver = lambda: thread.gather(60)
+    floods = []
+    listener.on_deliver = lambda: (floods.append(thread.flooded), thread.gather(60))
     thread.gather(0)
     wait_for(lambda: sum(map(len, listener.chunks)) == 104)
     thread.gather(0)
+    assert floods == [True, True]
+    wait_for(lambda: not thread.flooded)  # nothing came for a tenth of a second
     thread.stop()
     thread.join(10)
     assert not thread.is_alive()
