@@ -208,7 +208,7 @@ def test_wherever_its_turns_end_each_event_has_one_effect_in_order(seed, way, tm
     with AgentDriver("one", role_of(rng, way), folder=tmp_path) as driver:
         for first in (0, 20, 40):
             coordinator = driver._role.live.coordinator
-            coordinator._interval_s = 0.002
+            coordinator._pace._interval_s = 0.002
             coordinator.goes_on = counting(coordinator.goes_on, cut)
             for partition, wanted in amounts.items():
                 rows = [{"sensor": "a", "amount": n, "unit": "kWh"} for n in wanted[first : first + 20]]
