@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 _TIMEOUT_MS: Final = 10_000
 _SEEN_S: Final = 5.0
 _LOOK_S: Final = 0.01
+_PAUSE_S, _PAUSE_S_MAX = 0.1, 4.0
 _TRIES_S: Final = 60.0  # far longer than a few people take, one after the other
 _ANEW: Final = frozenset(
     (
@@ -71,6 +72,7 @@ def change(
         NotAuthorized: an ACL is missing.
     """
     deadline = time.monotonic() + _TRIES_S
+    pause_s = _PAUSE_S
     while True:
         try:
             return _try(kafka, transactional_id, decide, commits)
@@ -85,7 +87,9 @@ def change(
             if not again or time.monotonic() > deadline:
                 said = str(error) if cause is None else cause.str()
                 raise KafkaUnavailable(kafka.bootstrap_servers, said) from None
-            time.sleep(random.uniform(0.05, 0.3))  # noqa: S311  # so that two do not keep step
+            # So that two do not keep step; and who is many, on a slow broker, leaves each other time to end.
+            time.sleep(pause_s * random.uniform(0.5, 1.5))  # noqa: S311  # nobody gains by guessing it
+            pause_s = min(2 * pause_s, _PAUSE_S_MAX)
 
 
 def _try(
