@@ -120,6 +120,9 @@ class PositionReader:
                 over = time.monotonic() > deadline or (cancelled is not None and cancelled.is_set())
                 if over or isinstance(failure, PositionRefused):
                     raise failure from error
+                if error.args[0].code() == KafkaError._TIMED_OUT:  # noqa: SLF001  # librdkafka's name
+                    # One that had a call under way in an outage has been seen to get no answer long after it.
+                    self._consumer = self._client("read_committed")
                 time.sleep(0.1)
             else:
                 if found.offset < 0:

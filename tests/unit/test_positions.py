@@ -70,6 +70,14 @@ def test_what_may_pass_is_asked_again(reader, monkeypatch):
     assert reader.committed("t", 3) == Committed(12, 7)
 
 
+def test_a_client_that_gets_no_answer_is_replaced(reader, monkeypatch):
+    silent, answering = Broker(KafkaError(KafkaError._TIMED_OUT)), Broker(12)
+    monkeypatch.setattr(reader, "_consumer", silent)
+    monkeypatch.setattr(reader, "_client", lambda _isolation: answering)
+    assert reader.committed("t", 3) == Committed(12, 7)
+    assert silent.asked == 1
+
+
 def test_a_partition_without_a_leader_yet_is_asked_again(reader, monkeypatch):
     leaderless = KafkaError(KafkaError.NOT_LEADER_FOR_PARTITION)
     monkeypatch.setattr(reader, "_log", Broker(leaderless, leaderless, 12))
