@@ -8,8 +8,12 @@
 
 from __future__ import annotations
 
+import os
+import sysconfig
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from traceback import StackSummary, walk_tb
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import structlog
 
@@ -23,6 +27,14 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+_ROOT = Path(__file__).resolve().parent.parent.parent
+_NOT_THE_AGENTS: Final = tuple(
+    f"{folder}{os.sep}"
+    for folder in (
+        *(_ROOT / name for name in ("connectors", "pipelines", "schemas", "state")),
+        *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")),
+    )
+)
 _DETAIL_CHARACTERS_MAX = 2_000
 _NOTE_CHARACTERS_MAX = 500  # at most four bytes each: half of what a broker takes (offset.metadata.max.bytes)
 
@@ -77,11 +89,11 @@ class Isolation:
             return Again((chunk,), self._backoff.seconds(chunk.attempts))
         detail = str(error)[:_DETAIL_CHARACTERS_MAX]
         failed = Standstill(chunk.first, type(error).__name__, detail, chunk.attempts + 1)
-        return self._give_up(scope, chunk, failed)
+        return self._give_up(scope, chunk, failed, place_of(error))
 
-    def _give_up(self, scope: Scope, chunk: Chunk, failed: Standstill) -> Again | Standstill:
+    def _give_up(self, scope: Scope, chunk: Chunk, failed: Standstill, place: str) -> Again | Standstill:
         topic, partition = chunk.source
-        where = {"topic": topic, "partition": partition, "offset": failed.record.offset}
+        where = {"topic": topic, "partition": partition, "offset": failed.record.offset, "raised_at": place}
         if self._policies[topic] == "stop-partition":
             log.error("partition stands still at an event", **where, cause=failed.note)
             return failed
@@ -89,3 +101,17 @@ class Isolation:
         scope.count("dead_letter")
         log.error("event became a dead letter", **where, cause=failed.cause)
         return Again(())
+
+
+def place_of(error: BaseException) -> str:
+    """Return where an error left the agent's own code, as ``file:line in function``.
+
+    Where it raised it, or called what did; if none of the agent's code was under way, where it was raised.
+    No word of the error itself: an event's own may be in it, which is for the dead letter, and for no log.
+    """
+    frames = StackSummary.extract(walk_tb(error.__traceback__), lookup_lines=False)
+    own = [frame for frame in frames if not frame.filename.startswith(_NOT_THE_AGENTS)]
+    if not frames:
+        return ""
+    last = (own or frames)[-1]
+    return f"{last.filename}:{last.lineno} in {last.name}"

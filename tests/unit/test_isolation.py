@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from connectors.kafka.chunk import EventChunk, SourcePartition
 from connectors.kafka.errors import KafkaUnavailable
-from connectors.kafka.isolation import Isolation, Standstill
+from connectors.kafka.isolation import Isolation, Standstill, place_of
 from connectors.kafka.ports import Backoff
 from pipelines.errors import WorkerStopped
 from schemas.errors import RegistryUnavailable
@@ -145,3 +146,14 @@ def test_an_event_whose_agent_says_fatal_stops_the_worker_and_is_not_handled():
         assert [call for call in bench.transaction.calls if call[0] == "commit"] == []
 
     asyncio.run(scenario())
+
+
+def test_the_place_where_an_error_left_the_agents_code_is_told():
+    def agent(text: str) -> Any:
+        return json.loads(text)
+
+    with pytest.raises(ValueError) as raised:  # noqa: PT011  # whatever the library says
+        agent("no JSON")
+    line = agent.__code__.co_firstlineno + 1
+    assert place_of(raised.value) == f"{__file__}:{line} in agent"
+    assert place_of(ValueError("that nobody raised")) == ""
