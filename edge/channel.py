@@ -20,7 +20,7 @@ class Channel:
     """A stream that somebody follows, or that had events not long ago."""
 
     __slots__ = (
-        "age_slot",
+        "due_slot",
         "end_offset",
         "end_seq",
         "flush_due",
@@ -49,8 +49,8 @@ class Channel:
         self.kind_due = False
         """Who follows it was not told yet that it is known, or another."""
         self.ring = Ring()
-        self.age_slot = -1
-        """Where the hub keeps it until its oldest frame is too old; -1 = nowhere."""
+        self.due_slot = -1
+        """Where the hub keeps it until its oldest frame is too old; see ``Slotted``."""
         self.subscribers: set[Subscriber] = set()
         self.waiting: set[Subscriber] = set()
         """Who has everything and waits for the next; woken together, once a batch."""

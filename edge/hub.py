@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from edge.channel import Channel
+from edge.wheel import Slots
 from schemas.envelope import split_key
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Hub:
         self._channels: dict[bytes, Channel] = {}
         self._holding: OrderedDict[bytes, Channel] = OrderedDict()
         """Those whose ring is not empty, the one that was silent longest first."""
-        self._ageing: dict[int, set[Channel]] = {}
+        self._ageing = Slots[Channel]()
         """The same, by the second in which their oldest frame was too old when they were put here."""
         self._asked_for: list[bytes] = []
         """Made for somebody since the last sweep, who may not have come after all."""
@@ -75,7 +76,7 @@ class Hub:
             if len(channel.ring):  # else it was held before, and has left the ring
                 self._holding[key] = channel
                 self._holding.move_to_end(key)
-                if channel.age_slot < 0:
+                if channel.due_slot < 0:
                     self._let_age(channel)
         self._shrink()
         for channel in touched.values():
@@ -150,20 +151,16 @@ class Hub:
             left -= 1
             if (channel := self._channels.get(self._asked_for.pop())) is not None:
                 self._drop_if_unused(channel)
-        for slot in sorted(slot for slot in self._ageing if slot <= now_ms // _SLOT_MS):
-            while (due := self._ageing.get(slot)) and left:
+        due = self._ageing.due(now_ms // _SLOT_MS)
+        while left and (channel := next(due, None)) is not None:
+            left -= 1
+            while left and (frame := channel.ring.oldest) is not None and frame.read_ms < oldest_ms:
                 left -= 1
-                channel = due.pop()
-                channel.age_slot = -1
-                while left and (frame := channel.ring.oldest) is not None and frame.read_ms < oldest_ms:
-                    left -= 1
-                    self._evict(channel)
-                if len(channel.ring):
-                    self._let_age(channel)
-                else:
-                    self._drop_if_unused(channel)
-            if not self._ageing[slot]:
-                del self._ageing[slot]
+                self._evict(channel)
+            if len(channel.ring):
+                self._let_age(channel)
+            else:
+                self._drop_if_unused(channel)
         return not left
 
     def _channel(self, key: bytes) -> Channel:
@@ -206,22 +203,13 @@ class Hub:
 
     def _let_age(self, channel: Channel) -> None:
         """Have a sweep look at a channel once its oldest frame is too old."""
-        self._age_no_more(channel)
         oldest = channel.ring.oldest
         assert oldest is not None
-        channel.age_slot = (oldest.read_ms + self._bounds.ring_age_ms_max) // _SLOT_MS + 1
-        self._ageing.setdefault(channel.age_slot, set()).add(channel)
-
-    def _age_no_more(self, channel: Channel) -> None:
-        slot, channel.age_slot = channel.age_slot, -1
-        if (there := self._ageing.get(slot)) is not None:
-            there.discard(channel)
-            if not there:
-                del self._ageing[slot]
+        self._ageing.put(channel, (oldest.read_ms + self._bounds.ring_age_ms_max) // _SLOT_MS + 1)
 
     def _holds_nothing(self, channel: Channel) -> None:
         self._holding.pop(channel.key, None)
-        self._age_no_more(channel)
+        self._ageing.take_out(channel)
 
     def _drop_if_unused(self, channel: Channel) -> None:
         if not channel.subscribers and not len(channel.ring):

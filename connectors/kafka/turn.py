@@ -19,6 +19,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 
 from connectors.kafka.access import REFUSALS
 from connectors.kafka.errors import KafkaUnavailable, NotAuthorized, PositionRefused
+from connectors.kafka.ports import Backoff
 from connectors.kafka.positions import PositionReader
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 _TIMEOUT_MS: Final = 10_000
 _SEEN_S: Final = 5.0
 _LOOK_S: Final = 0.01
-_PAUSE_S, _PAUSE_S_MAX = 0.1, 4.0
+_BACKOFF: Final = Backoff(first_ms=100, ms_max=4_000)
 _TRIES_S: Final = 60.0  # far longer than a few people take, one after the other
 _ANEW: Final = frozenset(
     (
@@ -72,8 +73,9 @@ def change(
         NotAuthorized: an ACL is missing.
     """
     deadline = time.monotonic() + _TRIES_S
-    pause_s = _PAUSE_S
+    tries = 0
     while True:
+        tries += 1
         try:
             return _try(kafka, transactional_id, decide, commits)
         except (KafkaException, SystemError) as error:
@@ -88,8 +90,7 @@ def change(
                 said = str(error) if cause is None else cause.str()
                 raise KafkaUnavailable(kafka.bootstrap_servers, said) from None
             # So that two do not keep step; and who is many, on a slow broker, leaves each other time to end.
-            time.sleep(pause_s * random.uniform(0.5, 1.5))  # noqa: S311  # nobody gains by guessing it
-            pause_s = min(2 * pause_s, _PAUSE_S_MAX)
+            time.sleep(_BACKOFF.seconds(tries) * random.uniform(0.5, 1.5))  # noqa: S311  # nobody guesses it
 
 
 def _try(

@@ -154,6 +154,16 @@ class Bench:
             lease.scope.state.put(b"%d" % value, b"seen")
         return lease
 
+    async def handle(self, first, last, epoch=0):
+        """Be the agent for one chunk that comes, to its end."""
+        self.deliver(first, last, epoch)
+        await self.work()
+        self.coordinator.done(TOPIC)
+
+    @property
+    def commits(self):
+        return [call for call in self.transaction.calls if call[0] == "commit"]
+
     @property
     def outputs(self):
         return [append.key for append in self.transaction.log if append.topic is OUTPUT]
@@ -192,7 +202,7 @@ def test_a_rebalance_during_the_last_commit_takes_nothing_out_of_it():
             await asyncio.gather(stopping, revoked)
         assert bench.outputs == bench.changelog == [b"0", b"1"]
         assert bench.stores.backends[SOURCE].get(b"1") == b"seen"
-        assert [call for call in gate.calls if call[0] == "commit"] == [("commit",)]
+        assert bench.commits == [("commit",)]
         assert bench.fatal == []
 
     asyncio.run(scenario())
@@ -203,9 +213,7 @@ def test_a_rewind_that_fails_stops_the_worker_instead_of_leaving_it_mute():
         async with coordinator(Recording(fails="commit")) as bench:
             bench.poller.rewind_error = TransactionAborted("seek refused")
             await bench.assign()
-            bench.deliver(0, 1)
-            await bench.work()
-            bench.coordinator.done(TOPIC)
+            await bench.handle(0, 1)
             await until(lambda: bench.fatal)
         assert str(bench.fatal[0]) == "seek refused"
 
@@ -231,9 +239,7 @@ def test_what_fails_after_a_commit_stops_the_worker_and_is_not_swallowed():
         async with coordinator() as bench:
             bench.coordinator._on_committed = lambda _result: 1 / 0
             await bench.assign()
-            bench.deliver(0, 1)
-            await bench.work()
-            bench.coordinator.done(TOPIC)
+            await bench.handle(0, 1)
             await until(lambda: bench.fatal)
         assert isinstance(bench.fatal[0], ZeroDivisionError)
 
@@ -245,9 +251,7 @@ def test_a_commit_that_never_ends_is_left_behind_and_the_poll_thread_let_go():
         gate = Gate("offsets")
         async with coordinator(gate) as bench:
             await bench.assign()
-            bench.deliver(0, 1)
-            await bench.work()
-            bench.coordinator.done(TOPIC)
+            await bench.handle(0, 1)
             await until(gate.reached.is_set)
             revoked = asyncio.wrap_future(bench.coordinator.revoked([SOURCE], lost=True))
             async with asyncio.timeout(5):
@@ -288,9 +292,7 @@ def test_who_ends_the_unit_does_not_wait_for_the_pause_after_an_abort(whose):
     async def scenario():
         async with coordinator(Recording(fails="commit"), backoff=Backoff(600_000, 600_000)) as bench:
             await bench.assign()
-            bench.deliver(0, 1)
-            await bench.work()
-            bench.coordinator.done(TOPIC)
+            await bench.handle(0, 1)
             await until(lambda: bench.coordinator._aborts == 1)
             if whose == "stop":
                 await bench.coordinator.stop()
@@ -312,7 +314,7 @@ def test_an_error_while_an_event_is_isolated_stops_the_worker_and_its_records_ar
             monkeypatch.setattr(lease.scope._letters, "letter", lambda *_a, **_k: 1 / 0, raising=False)
             bench.coordinator.failed(TOPIC, ValueError("poison"))
             assert isinstance(bench.fatal[0], ZeroDivisionError)
-        assert [call for call in bench.transaction.calls if call[0] == "commit"] == []
+        assert bench.commits == []
 
     asyncio.run(scenario())
 
@@ -325,9 +327,7 @@ def test_a_unit_that_is_refused_again_and_again_stops_the_worker_and_says_why():
         async with coordinator(transaction, backoff=Backoff(1)) as bench:
             await bench.assign()
             for epoch in range(5):
-                bench.deliver(0, 1, epoch)
-                await bench.work()
-                bench.coordinator.done(TOPIC)
+                await bench.handle(0, 1, epoch)
                 await until(lambda epoch=epoch: len(bench.poller.rewinds) > epoch or bench.fatal)
             assert bench.fatal == [refusal]
         assert len(bench.poller.rewinds) == 4
@@ -387,9 +387,7 @@ def test_partitions_are_ready_one_by_one_and_none_waits_for_another_ones_restore
             monkeypatch.setattr(bench.stores, "open", open_slowly)
             bench.coordinator.assigned([*large, SOURCE])
             await until(lambda: bench.coordinator.assignment == {SOURCE})
-            bench.deliver(0, 1)
-            await bench.work()
-            bench.coordinator.done(TOPIC)
+            await bench.handle(0, 1)
             await until(lambda: bench.committed)  # it is read and committed meanwhile
             let_on.set()
             await until(lambda: bench.coordinator.assignment == {*large, SOURCE})
@@ -420,21 +418,15 @@ def test_an_aborted_unit_goes_back_to_what_is_committed_and_its_chunks_are_void(
         transaction = Recording()
         async with coordinator(transaction) as bench:
             await bench.assign()
-            bench.deliver(0, 2)
-            await bench.work()
-            bench.coordinator.done(TOPIC)
+            await bench.handle(0, 2)
             await until(lambda: bench.committed)
             transaction.fails = "commit"
-            bench.deliver(2, 4)
-            await bench.work()
-            bench.coordinator.done(TOPIC)
+            await bench.handle(2, 4)
             await until(lambda: bench.poller.rewinds == [({SOURCE: 2}, 1)])
             transaction.fails = None
             transaction.log.clear()
             bench.deliver(4, 5)  # of the old epoch: its predecessors come again first
-            bench.deliver(2, 5, epoch=1)
-            await bench.work()
-            bench.coordinator.done(TOPIC)
+            await bench.handle(2, 5, epoch=1)
             await until(lambda: len(bench.committed) == 2)
             assert bench.outputs == [b"2", b"3", b"4"]
             assert bench.poller.outstanding == 0

@@ -187,7 +187,7 @@ def test_whatever_comes_and_goes_the_rings_are_under_their_bound_and_nothing_is_
             hub.sweep(streams.now_ms)
             oldest = [channel.ring.oldest.read_ms for channel in hub._holding.values()]
             assert all(read_ms > streams.now_ms - AGE_MS - 1_000 for read_ms in oldest)
-        ageing = [channel for there in hub._ageing.values() for channel in there]
+        ageing = [channel for there in hub._ageing._slots.values() for channel in there]
         assert {channel.key: channel for channel in ageing} == hub._holding
         held = {key: channel for key, channel in hub._channels.items() if len(channel.ring)}
         assert hub._holding == held

@@ -143,7 +143,7 @@ def test_an_event_whose_agent_says_fatal_stops_the_worker_and_is_not_handled():
             await bench.work()
             bench.coordinator.failed(TOPIC, error)
             assert bench.fatal == [error]
-        assert [call for call in bench.transaction.calls if call[0] == "commit"] == []
+        assert bench.commits == []
 
     asyncio.run(scenario())
 

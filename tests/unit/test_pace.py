@@ -27,11 +27,9 @@ def test_what_trickles_in_after_a_commit_is_handled_together_and_a_flood_does_no
             await until(lambda: bench.committed)
             assert bench.outputs == [b"0", b"1", b"2"]
             bench.coordinator._pace._rests_until_s = time.monotonic() + 60
-            bench.deliver(3, 3 + FLOOD_RECORDS)
-            await bench.work()
-            bench.coordinator.done(TOPIC)
+            await bench.handle(3, 3 + FLOOD_RECORDS)
             await until(lambda: len(bench.committed) == 2)
-        assert [call for call in bench.transaction.calls if call[0] == "commit"] == [("commit",)] * 2
+        assert bench.commits == [("commit",)] * 2
 
     asyncio.run(scenario())
 
@@ -41,9 +39,7 @@ def test_a_commit_that_took_long_is_followed_by_a_bounded_rest():
         gate = Gate("commit")
         async with coordinator(gate) as bench:
             await bench.assign()
-            bench.deliver(0, 1)
-            await bench.work()
-            bench.coordinator.done(TOPIC)
+            await bench.handle(0, 1)
             await until(gate.reached.is_set)
             await asyncio.sleep(0.05)
             gate.let_on.set()
@@ -54,10 +50,6 @@ def test_a_commit_that_took_long_is_followed_by_a_bounded_rest():
     asyncio.run(scenario())
 
 
-def commits(bench):
-    return [call for call in bench.transaction.calls if call[0] == "commit"]
-
-
 @pytest.mark.parametrize("interval_ms", [10_000, 30], ids=["in vain", "until its interval is over"])
 def test_a_unit_that_has_handled_a_flood_waits_for_more_of_it(interval_ms):
     async def scenario():
@@ -66,14 +58,12 @@ def test_a_unit_that_has_handled_a_flood_waits_for_more_of_it(interval_ms):
             bench.poller.flooded = True
             began = time.monotonic()
             for start in (0, FLOOD_RECORDS):
-                bench.deliver(start, start + FLOOD_RECORDS)
-                await bench.work()
-                bench.coordinator.done(TOPIC)
+                await bench.handle(start, start + FLOOD_RECORDS)
                 await asyncio.sleep(0.005)
-                assert not commits(bench)
+                assert not bench.commits
             await until(lambda: bench.committed)
             assert time.monotonic() - began >= min(FLOOD_S, interval_ms / 1_000) - 0.002
-        assert len(commits(bench)) == 1
+        assert len(bench.commits) == 1
         assert len(bench.outputs) == 2 * FLOOD_RECORDS
 
     asyncio.run(scenario())
@@ -87,9 +77,7 @@ def test_few_records_and_the_last_of_a_flood_are_committed_at_once(monkeypatch, 
         async with coordinator(commit_interval_ms=3_600_000) as bench:
             await bench.assign()
             bench.poller.flooded = flooded
-            bench.deliver(0, records)
-            await bench.work()
-            bench.coordinator.done(TOPIC)
+            await bench.handle(0, records)
             await until(lambda: bench.committed)
 
     asyncio.run(scenario())
