@@ -57,9 +57,7 @@ class Slots(Generic[S]):
         """Take out what is due in a slot or before it, the earliest first, one at a time."""
         for number in sorted(one for one in self._slots if one <= slot):
             while there := self._slots.get(number):
-                one = (
-                    there.pop()
-                )  # a set finds its next one at once, where a look from its beginning would not
+                one = there.pop()  # at once; to iterate looks from the set's beginning each time
                 one.due_slot = -1
                 if not there:
                     del self._slots[number]
