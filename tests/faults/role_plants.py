@@ -10,6 +10,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import structlog
+
+from connectors.postgres import statements
+from connectors.postgres.errors import SinkTimeout
 from connectors.postgres.sink import ArchiveSink
 from connectors.registry import Registry
 from pipelines.ingest import Ingest
@@ -18,7 +22,9 @@ from schemas.topics import DEAD_LETTERS
 from state.checkpoint import UnitOfWork
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from connectors.postgres.claim import Batch, Claim
+
+log = structlog.get_logger(__name__)
 
 ROOT = Path(__file__).parents[2]
 HALF_AN_HOUR_US = 1_800 * 10**6
@@ -41,29 +47,37 @@ def planted(folder: Path, name: str) -> dict[str, str]:
     return python_with(folder / "planted", plant(name))
 
 
-def _before_append(harm: Callable[[Any], None]) -> None:
-    append = UnitOfWork._append
+def keeps_what_failed() -> None:
+    """Outputs of a unit that failed are still there when it is done again."""
+    commit, append = UnitOfWork._commit, UnitOfWork._append
+    kept: dict[int, list[Any]] = {}
 
-    def harmed(unit: Any, result: Any) -> None:
-        for scope in unit._scopes.values():
-            harm(scope)
+    def committed(unit: Any) -> Any:
+        staged = {number: list(scope.appends) for (_, number), scope in unit._scopes.items()}
+        try:
+            return commit(unit)
+        except BaseException:
+            kept.update(staged)
+            raise
+
+    def appended(unit: Any, result: Any) -> None:
+        for (_, number), scope in unit._scopes.items():
+            scope.appends[:0] = kept.pop(number, [])
         append(unit, result)
 
-    UnitOfWork._append = harmed  # type: ignore[method-assign]
-
-
-def outputs_twice() -> None:
-    """What was appended before a failure is appended again."""
-    _before_append(lambda scope: scope.appends.extend(list(scope.appends)))
+    UnitOfWork._commit, UnitOfWork._append = committed, appended  # type: ignore[method-assign]
 
 
 def loses_dead_letters() -> None:
     """What cannot be read is passed over, and nobody is told."""
+    append = UnitOfWork._append
 
-    def lose(scope: Any) -> None:
-        scope.appends[:] = [each for each in scope.appends if each.topic is not DEAD_LETTERS]
+    def lose(unit: Any, result: Any) -> None:
+        for scope in unit._scopes.values():
+            scope.appends[:] = [each for each in scope.appends if each.topic is not DEAD_LETTERS]
+        append(unit, result)
 
-    _before_append(lose)
+    UnitOfWork._append = lose  # type: ignore[method-assign]
 
 
 def gives_up_on_the_registry() -> None:
@@ -90,6 +104,23 @@ def goes_by_its_own_clock() -> None:
             one(ingest, turn, record, item)
 
     Ingest._one = judged  # type: ignore[method-assign]
+
+
+def stores_whoever_owns_it() -> None:
+    """A batch that took too long is stored in the end, whoever has the partition by then."""
+    fence = " AND owner = %s AND next = %s"
+    assert fence in statements.FENCE
+    statements.FENCE = statements.FENCE.replace(fence, " AND %s > 0 AND %s >= 0")
+    write = ArchiveSink.write
+
+    def stubborn(sink: ArchiveSink, claim: Claim, batch: Batch) -> Claim:
+        while True:
+            try:
+                return write(sink, claim, batch)
+            except SinkTimeout as error:
+                log.warning("planted", cause=str(error))
+
+    ArchiveSink.write = stubborn  # type: ignore[method-assign]
 
 
 def moves_on_without_rows() -> None:
