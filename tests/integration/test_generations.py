@@ -70,8 +70,8 @@ def append(kafka: KafkaOptions, count: int, gone: int = 0) -> None:
         producer.produce(topic, b"v", b"k", 0)
     assert producer.flush(20) == 0
     if gone:
-        cut = TopicPartition(topic, 0, gone)
-        AdminClient(kafka.client_config()).delete_records([cut])[cut].result(20)
+        admin, cut = AdminClient(kafka.client_config()), TopicPartition(topic, 0, gone)
+        admin.delete_records([cut])[cut].result(20)
 
 
 def told(line: CommandLine, *words: str) -> Any:
