@@ -8,23 +8,14 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import structlog
-
-from connectors.postgres import statements
-from connectors.postgres.errors import SinkTimeout
 from connectors.postgres.sink import ArchiveSink
 from connectors.registry import Registry
 from pipelines.ingest import Ingest
 from schemas.errors import RegistryUnavailable, UnknownSchemaId
 from schemas.topics import DEAD_LETTERS
 from state.checkpoint import UnitOfWork
-
-if TYPE_CHECKING:
-    from connectors.postgres.claim import Batch, Claim
-
-log = structlog.get_logger(__name__)
 
 ROOT = Path(__file__).parents[2]
 HALF_AN_HOUR_US = 1_800 * 10**6
@@ -104,23 +95,6 @@ def goes_by_its_own_clock() -> None:
             one(ingest, turn, record, item)
 
     Ingest._one = judged  # type: ignore[method-assign]
-
-
-def stores_whoever_owns_it() -> None:
-    """A batch that took too long is stored in the end, whoever has the partition by then."""
-    fence = " AND owner = %s AND next = %s"
-    assert fence in statements.FENCE
-    statements.FENCE = statements.FENCE.replace(fence, " AND %s > 0 AND %s >= 0")
-    write = ArchiveSink.write
-
-    def stubborn(sink: ArchiveSink, claim: Claim, batch: Batch) -> Claim:
-        while True:
-            try:
-                return write(sink, claim, batch)
-            except SinkTimeout as error:
-                log.warning("planted", cause=str(error))
-
-    ArchiveSink.write = stubborn  # type: ignore[method-assign]
 
 
 def moves_on_without_rows() -> None:

@@ -145,9 +145,8 @@ def test_a_sink_that_stands_still_beyond_max_poll_interval_stays_a_member(archiv
     assert "max.poll.interval" not in said.lower()
 
 
-def wake_one_that_slept(archived: Archived, **env: str) -> None:
-    """Have a worker sleep past its session with a batch in hand, and wake up when another has taken over."""
-    zombie = archived.worker("one", **env)
+def test_a_worker_that_slept_past_its_session_is_fenced_by_postgresql(archived: Archived):
+    zombie = archived.worker("one")
     zombie.wait_ready(PARTITIONS)
     archived.publish()
     archived.until(lambda: archived.rows() == archived.newest, "the first rows")
@@ -167,20 +166,9 @@ def wake_one_that_slept(archived: Archived, **env: str) -> None:
     for process in zombie.tree():
         process.send_signal(signal.SIGCONT)
     archived.table.fault_ended("the zombie woke up")
-
-
-def test_a_worker_that_slept_past_its_session_is_fenced_by_postgresql(archived: Archived):
-    wake_one_that_slept(archived)
     archived.publish()
     archived.table.check()
     assert all(worker.process.poll() is None for worker in archived.workers)
-
-
-def test_an_archive_that_stores_whoever_owns_the_partition_is_found(archived: Archived, tmp_path):
-    wake_one_that_slept(archived, **planted(tmp_path, "stores_whoever_owns_it"))
-    time.sleep(2)  # the position stands where the zombie left it, and is looked at
-    archived.publish()  # the owner finds it moved, and goes on from there
-    assert "I6" in {found.invariant for found in archived.table.violations()}
 
 
 def test_an_archive_whose_position_moves_without_its_rows_is_found(archived: Archived, tmp_path):
