@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
+from functools import cached_property
 from secrets import token_hex
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -14,8 +15,8 @@ from connectors.kafka.members import groups_of
 from connectors.kafka.peek import record_at
 from connectors.kafka.slot import ProducerSlot
 from connectors.registry import Registry
+from ops.deployed import deployed, running
 from ops.errors import Misused
-from ops.extension import extension_of
 from ops.person import who
 from schemas.controls import PAUSE, QUARANTINE, SKIP, AnyTarget, KeyTarget, Target, target_of
 from schemas.errors import WireError
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from connectors.kafka.lag import PartitionLag
     from connectors.kafka.losses import Loss
     from connectors.kafka.options import KafkaOptions
+    from ops.deployed import Running
     from ops.settings import Settings
     from schemas.record import Record
 
@@ -115,11 +117,12 @@ class Levers:
     def partitions_of(self, role: str) -> list[PartitionLag]:
         """Return where a role stands on each partition that it has committed; none = it never ran.
 
-        Topics have no prefix.
+        Of the generation that runs and of one that is built beside it: both obey the levers, and either may
+        stand still. Topics have no prefix.
         """
-        prefix = self._kafka.topic_prefix
-        found = group_lag(self._kafka, self._group(role))
-        return [partition._replace(topic=partition.topic.removeprefix(prefix)) for partition in found]
+        runs = self._running[role]
+        found = [lag for group in (runs.group, runs.built) if group for lag in group_lag(self._kafka, group)]
+        return [partition._replace(topic=self.bare(partition.topic)) for partition in found]
 
     def bare(self, topic: str) -> str:
         """Return a topic's name without this deployment's prefix."""
@@ -178,7 +181,7 @@ class Levers:
 
     def losses_of(self, role: str) -> list[Loss]:
         """Return what retention took of a role before it was handled; topics have no prefix."""
-        found = losses_of(self._kafka, self._group(role))
+        found = losses_of(self._kafka, self._running[role].group)
         return [loss._replace(topic=self.bare(loss.topic)) for loss in found]
 
     def accept_losses(self, role: str, losses: Sequence[Loss], reason: str) -> None:
@@ -188,7 +191,7 @@ class Levers:
             Misused: the role has workers: they would not hear of it.
             AppendFailed: Kafka did not take it, or nobody knows; it may be done again.
         """
-        group, prefix = self._group(role), self._kafka.topic_prefix
+        group, prefix = self._running[role].group, self._kafka.topic_prefix
         if not groups_of(self._kafka, [group])[group].is_empty:
             raise Misused(
                 f"{role} has workers, or had some until a moment ago",
@@ -213,8 +216,10 @@ class Levers:
         moved = [loss._replace(topic=prefix + loss.topic) for loss in losses]
         accept(self._kafka, group, moved, records, f"{prefix}sluicegate.lever.{token_hex(6)}")
 
-    def _group(self, role: str) -> str:
-        return extension_of(self._settings).group(self._kafka.topic_prefix, role)
+    @cached_property
+    def _running(self) -> dict[str, Running]:
+        """What runs of each role: a lever that took the code at hand for it would move what does not run."""
+        return running(self._kafka, self._settings, deployed(self._kafka, self._settings))
 
     def close(self) -> None:
         """Let the connections go."""

@@ -18,7 +18,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import AgentRefused
-from pipelines.generations import FIRST, group_of
+from pipelines.generations import FIRST
 from schemas.access import ROLES as OURS
 from schemas.access import Access
 from schemas.catalog import schemas_of, subjects
@@ -64,10 +64,6 @@ class Extension:
     def generation(self, role: str) -> int:
         """Return which generation of a role this code is."""
         return self.generations.get(role, FIRST)
-
-    def group(self, prefix: str, role: str) -> str:
-        """Return the full name of a role's consumer group."""
-        return group_of(prefix, role, self.generation(role))
 
     def all_topics(self) -> tuple[TopicSpec, ...]:
         """Return our topics and these."""

@@ -336,6 +336,7 @@ class RoleApp(faust.App):
         if self.bounds is not None:
             self.add_future(self._follow_bounds(self.bounds))
         self.add_future(self._watch_lag())
+        self.add_future(self._renew())
 
     def start_polling(self, topics: frozenset[str]) -> None:
         """Begin to poll: called by Faust's conductor when all agents are up."""
@@ -419,6 +420,13 @@ class RoleApp(faust.App):
         while self.engine.idle.steps and not self.should_stop:
             await self.sleep(_TICK_S)
             await self.engine.idle.look(self.coordinator)
+
+    async def _renew(self) -> None:
+        """Have no event wait for a producer that is made anew after a silence."""
+        while not self.should_stop:
+            await self.sleep(_LAG_S)
+            with suppress(SluicegateError):  # the next unit of work asks again, and says so
+                await self.loop.run_in_executor(self.coordinator.unit_thread, self.engine.transaction.renew)
 
     async def _follow_bounds(self, bounds: Bounds) -> None:
         """Ask how far the generation that runs is; on a thread of its own, for it may wait long."""

@@ -111,6 +111,9 @@ class Appends:
         if self._producer is None:
             self.open()
 
+    def renew(self) -> None:
+        """Make the producer anew if it must not serve another unit; without transactions it may."""
+
     def close(self) -> None:
         """Give the producer up; an open transaction is aborted."""
         if self._producer is not None:

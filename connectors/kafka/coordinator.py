@@ -80,7 +80,7 @@ class Coordinator(LoopListener):
         self._pace = Pace(options.commit_interval_ms / 1_000, self._pump)
         self._on_committed = on_committed
         self._on_fatal = on_fatal
-        self._unit_thread = DaemonExecutor(1, "unit-of-work")
+        self.unit_thread = DaemonExecutor(1, "unit-of-work")
         self._leases = Leases()
         self._backlog = Backlog(self._void_chunk)
         self._in_flight = in_flight or InFlight()
@@ -91,7 +91,7 @@ class Coordinator(LoopListener):
         self._committed: dict[SourcePartition, int] = {}
         # Append time of the last record handled; until there is one, when the partition was opened.
         self._handled_us: dict[SourcePartition, int] = {}
-        self._openings = Openings(unit, partitions, self._unit_thread, self._opened, self.stop_for)
+        self._openings = Openings(unit, partitions, self.unit_thread, self._opened, self.stop_for)
         self._intake = Intake()
         self._commit_task: asyncio.Task[None] | None = None
         self._ending = asyncio.Lock()  # held by whoever ends the unit for good: a rebalance or the stop
@@ -196,7 +196,7 @@ class Coordinator(LoopListener):
         await self._loop.run_in_executor(DaemonExecutor(1, "join"), self.poller.join, _LEAVE_S)
         for source in list(self._committed):
             self._release(source)
-        self._unit_thread.shutdown()
+        self.unit_thread.shutdown()
 
     @property
     def assignment(self) -> frozenset[SourcePartition]:
@@ -381,7 +381,7 @@ class Coordinator(LoopListener):
         began = time.monotonic()
         self.poller.gather(GATHER_S)
         try:
-            result = await self._loop.run_in_executor(self._unit_thread, self._unit.commit)
+            result = await self._loop.run_in_executor(self.unit_thread, self._unit.commit)
         except Exception as error:
             if getattr(error, "fatal", False):
                 raise

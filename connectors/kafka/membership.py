@@ -17,7 +17,8 @@ Assignment = Literal["range", "cooperative-sticky", "consumer"]
 
 ``range``: the classic protocol, all partitions given anew each time; equally numbered partitions of several
 topics stay together. ``cooperative-sticky``: moves only what must move, promises no such thing.
-``consumer``: KIP-848, by the broker, whose session time-out is the broker's own setting (45 s by default).
+``consumer``: KIP-848, by the broker and its ``range``, which keeps equal numbers together, too; the session
+time-out is the broker's own setting (45 s by default).
 """
 CHUNK_BYTES_MAX: Final = 8 * MIB
 """Records of as many bytes are decoded, and handed over, at once."""
@@ -67,7 +68,8 @@ def consumer_config(kafka: KafkaOptions, options: ConsumerOptions) -> dict[str, 
 
 def _membership(options: ConsumerOptions) -> dict[str, object]:
     if options.assignment == "consumer":
-        return {"group.protocol": "consumer"}  # sessions and heartbeats are the broker's settings
+        # Sessions and heartbeats are the broker's settings; by its own choice of an assignor numbers part.
+        return {"group.protocol": "consumer", "group.remote.assignor": "range"}
     return {
         "session.timeout.ms": options.session_timeout_ms,
         "heartbeat.interval.ms": max(options.session_timeout_ms // 6, 100),

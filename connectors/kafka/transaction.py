@@ -38,6 +38,7 @@ _TWIN_S = 60.0  # two processes with one id fence each other within seconds; an 
 _DISTURBED = {"FAIL", "REQTMOUT"}  # librdkafka's names for a broken connection, for a request unanswered
 _UNSENT = re.compile(r" in state (TRY_)?CONNECT[,)]")  # nothing was on its way: not connected yet
 _QUIET_S = 60.0  # from then on librdkafka says nothing of a connection that is closed
+_RENEW_S = 45.0  # makes one anew before that: it is looked at every five seconds (pipelines/role.py)
 _OVERDUE = 0.9  # of the transaction's time-out: from then on it may be the broker that ended it
 
 
@@ -133,7 +134,8 @@ class KafkaTransaction(Appends):
 
         What a broken connection has said twice it keeps to itself for 30 s (``rd_kafka_broker_set_error``).
         So a producer serves no transaction more once anything was said, as it was opened too; and none after
-        a silence in which nothing would have been said.
+        a silence in which nothing would have been said. An event would wait for the one that is
+        made then, a quarter or half of a second as librdkafka has it: ``renew`` makes it before one comes.
         """
         if self._producer is not None:
             self._producer.poll(0)  # serves ``log``
@@ -142,6 +144,15 @@ class KafkaTransaction(Appends):
                 self._producer = None
             elif time.monotonic() - self._used_at > _QUIET_S:
                 self._producer = None
+
+    def renew(self) -> None:
+        """Make the producer anew that has been silent for so long that ``begin`` would soon.
+
+        On the unit's thread, between two units. While none is left, as of an outage, it is made by the next
+        unit. Raises as ``open``.
+        """
+        if self._producer is not None and time.monotonic() - self._used_at > _RENEW_S:
+            self.open()
 
     def _patiently(self, call: Callable[[float], Any], limit_s: float) -> None:
         """Call with short time-outs until it is done; each goes on where the last one was.

@@ -181,13 +181,20 @@ def _tell_ways_back(role: str, topics: set[str], cause: str) -> None:
 
 
 def _positions(levers: Levers, target: RecordTarget) -> Mapping[tuple[str, int], int]:
-    """Return the role's committed offsets by topic and partition; Misused if it reads no such topic."""
+    """Return the role's committed offsets by topic and partition, the lower of a generation that is built.
+
+    Raises Misused if it reads no such topic.
+    """
     from ops.errors import Misused
 
     reads = topics_of(target.role)
     if target.topic not in reads:
         raise Misused(f"{target.role} does not read {target.topic}", f"it reads {', '.join(sorted(reads))}")
-    return {(part.topic, part.partition): part.committed for part in levers.partitions_of(target.role)}
+    found: dict[tuple[str, int], int] = {}
+    for part in levers.partitions_of(target.role):
+        at = part.topic, part.partition
+        found[at] = min(part.committed, found.get(at, part.committed))
+    return found
 
 
 def _check_not_passed(target: RecordTarget, committed: int, *, undo: bool) -> None:

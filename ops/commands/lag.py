@@ -107,32 +107,27 @@ def lag_command(
 
 
 def _groups_that_run(kafka: KafkaOptions, settings: Settings, asked: str | None) -> dict[str, str]:
-    """Return each role's group, of the generation that is on record; say which of those asked for differ.
+    """Return each role's group, of the generation that runs; say which of those asked for differ.
 
-    A role that is not on record has the generation of the code, and so has each where no record can be read.
+    A command that only looks goes on with the code's where no record can be read.
     """
     from connectors.kafka.errors import NotAuthorized
     from ops import console
-    from ops.commands.worker import ROLES
-    from ops.deployed import deployed
-    from ops.extension import extension_of
-    from pipelines.generations import group_of
+    from ops.deployed import deployed, running
     from schemas.errors import RegistryUnavailable
 
-    extension = extension_of(settings)
     try:
         rows = deployed(kafka, settings)
     except (NotAuthorized, RegistryUnavailable) as error:
         rows = {}
         console.warn(f"groups are those of this code, as what runs cannot be read: {error}")
-    groups = {}
-    for role in (*ROLES, *extension.roles):
-        code = extension.generation(role)
-        runs = rows[role]["generation"] if role in rows else code
-        groups[role] = group_of(kafka.topic_prefix, role, runs)
-        if runs != code and asked in (None, role):
-            console.note(f"{role}: generation {runs} runs and is shown; this code is generation {code}")
-    return groups
+    found = running(kafka, settings, rows)
+    for role, runs in found.items():
+        if runs.generation != runs.code and asked in (None, role):
+            console.note(
+                f"{role}: generation {runs.generation} runs and is shown; this code is generation {runs.code}"
+            )
+    return {role: runs.group for role, runs in found.items()}
 
 
 def _paused(kafka: KafkaOptions, groups: Sequence[str], known: Mapping[str, str]) -> dict[str, list[str]]:

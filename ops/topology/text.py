@@ -68,6 +68,6 @@ def _co_partitioned(one: Blueprint, assignment: str) -> str:
     if one.partitions is None:
         counts = ", ".join(f"{agent.reads.name} ({agent.reads.partitions})" for agent in one.agents)
         return f"not co-partitioned: {counts}"
-    if assignment != "range":
+    if assignment == "cooperative-sticky":
         return f"{one.partitions} partitions each; worker.assignment={assignment} may part equal numbers"
     return f"co-partitioned: {one.partitions} partitions each, equal numbers go to one worker"

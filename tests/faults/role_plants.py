@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from connectors.postgres.sink import ArchiveSink
 from connectors.registry import Registry
@@ -16,9 +16,6 @@ from pipelines.ingest import Ingest
 from schemas.errors import RegistryUnavailable, UnknownSchemaId
 from schemas.topics import DEAD_LETTERS
 from state.checkpoint import UnitOfWork
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 ROOT = Path(__file__).parents[2]
 HALF_AN_HOUR_US = 1_800 * 10**6
@@ -41,29 +38,37 @@ def planted(folder: Path, name: str) -> dict[str, str]:
     return python_with(folder / "planted", plant(name))
 
 
-def _before_append(harm: Callable[[Any], None]) -> None:
-    append = UnitOfWork._append
+def keeps_what_failed() -> None:
+    """Outputs of a unit that failed are still there when it is done again."""
+    commit, append = UnitOfWork._commit, UnitOfWork._append
+    kept: dict[int, list[Any]] = {}
 
-    def harmed(unit: Any, result: Any) -> None:
-        for scope in unit._scopes.values():
-            harm(scope)
+    def committed(unit: Any) -> Any:
+        staged = {number: list(scope.appends) for (_, number), scope in unit._scopes.items()}
+        try:
+            return commit(unit)
+        except BaseException:
+            kept.update(staged)
+            raise
+
+    def appended(unit: Any, result: Any) -> None:
+        for (_, number), scope in unit._scopes.items():
+            scope.appends[:0] = kept.pop(number, [])
         append(unit, result)
 
-    UnitOfWork._append = harmed  # type: ignore[method-assign]
-
-
-def outputs_twice() -> None:
-    """What was appended before a failure is appended again."""
-    _before_append(lambda scope: scope.appends.extend(list(scope.appends)))
+    UnitOfWork._commit, UnitOfWork._append = committed, appended  # type: ignore[method-assign]
 
 
 def loses_dead_letters() -> None:
     """What cannot be read is passed over, and nobody is told."""
+    append = UnitOfWork._append
 
-    def lose(scope: Any) -> None:
-        scope.appends[:] = [each for each in scope.appends if each.topic is not DEAD_LETTERS]
+    def lose(unit: Any, result: Any) -> None:
+        for scope in unit._scopes.values():
+            scope.appends[:] = [each for each in scope.appends if each.topic is not DEAD_LETTERS]
+        append(unit, result)
 
-    _before_append(lose)
+    UnitOfWork._append = lose  # type: ignore[method-assign]
 
 
 def gives_up_on_the_registry() -> None:

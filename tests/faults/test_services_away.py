@@ -154,12 +154,21 @@ def test_a_worker_asked_to_stop_while_kafka_is_away_ends_in_time_and_loses_nothi
 
 
 @pytest.mark.slow_fault
-def test_an_ingest_that_does_a_unit_twice_is_found(own_stack, own_stack_settings, kafka, streams, tmp_path):
-    worker = WorkerProcess(own_stack, kafka, tmp_path, roles="ingest", **planted(tmp_path, "outputs_twice"))
+def test_an_ingest_that_keeps_what_an_outage_aborted_is_found(
+    own_stack, own_stack_settings, kafka, streams, tmp_path
+):
+    streams.history.budget_s = BACKLOG_S
+    streams.open()
+    streams.lines(_LINES // 2)
+    env = planted(tmp_path, "keeps_what_failed")
+    worker = WorkerProcess(own_stack, kafka, tmp_path, roles="ingest", **env)
     try:
         worker.wait_ready(4)
-        streams.open()
+        deadline = time.monotonic() + 60
+        while not appended(kafka, OUTPUT) and time.monotonic() < deadline:
+            time.sleep(0.02)
         kill_part(own_stack_settings, "kafka")
+        time.sleep(15)  # longer than a unit waits for its acknowledgements
         ensure_up(own_stack_settings)
         streams.fault_ended("Kafka is back")
         streams.end()

@@ -37,6 +37,8 @@ from tests.support.command_line import CommandLine
 from tests.support.secured_kafka import SecuredKafka
 from tests.support.sse_client import read_stream
 from tests.support.token_issuer import TokenIssuer
+from tests.support.totals_agent import write_agent
+from tests.support.totals_user import TotalsUser
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -48,7 +50,7 @@ if TYPE_CHECKING:
 
 ROLES = ("ingest", "aggregate", "archive", "account")
 OF_A_CALLER = (LLM_REQUESTS, LLM_CONTROL, LLM_RAW, LLM_ROUTES, LLM_PROMPTS)
-PRINCIPALS = (*ROLES, "edge", "operator", "responder", "nobody")
+PRINCIPALS = (*ROLES, "edge", "operator", "responder", "totals", "nobody")
 
 
 @pytest.fixture(scope="module")
@@ -241,6 +243,47 @@ def empty_topics(secured: SecuredKafka, prefix: str) -> set[str]:
 
 def said(line: CommandLine) -> str:
     return "".join(file.read_text() for file in line.folder.glob("*.log"))
+
+
+@pytest.mark.timeout(240)
+def test_an_agent_is_reprocessed_by_its_own_principal_and_led_by_a_responder(
+    secured: SecuredKafka,
+    as_principal: Callable[..., CommandLine],
+    stack: Addresses,
+    registry: Registry,
+    topic_prefix: str,
+    tmp_path: Path,
+) -> None:
+    wrong = write_agent(tmp_path / "wrong", step=2)
+    mended = write_agent(tmp_path / "mended", more="\nGENERATION = 2\n")
+    operator, responder = as_principal("operator"), as_principal("responder")
+    for line in (operator, responder):
+        line.environment["SLUICEGATE_PIPELINES"] = str(wrong)
+    secured.allow(acls(operator, "--roles", "totals,operator,responder"))
+    assert operator.run("topics", "create")[0] == 0
+    folder = tmp_path / "totals-user"
+    folder.mkdir()
+    kafka = secured.options(topic_prefix=topic_prefix)
+    with TotalsUser(folder, stack, kafka, WireCodec(registry)) as user:
+        user.environment |= secured.settings("totals") | {"SLUICEGATE_KAFKA__CREATE_TOPICS": "false"}
+        user.start_worker(wrong, log="old")
+        user.until_ready("old")
+        user.publish(400)
+        user.code(mended)
+        code, _, err = user.run("reprocess", "totals", "--from", "earliest")
+        assert code == 0, err
+        switch = user.reprocess(mended, "--from", "earliest", "--switch", "--yes", log="switch")
+        assert switch.wait(150) == 0, user.log("switch")
+        new = user.start_worker(mended, log="new")
+        user.until_ready("new")
+        user.publish(40)
+        user.until_right("new")
+        # What runs is led by whoever may, with whichever code
+        assert f"{topic_prefix}sluicegate.totals.g2" in operator.run("lag", "totals", "--json")[1]
+        for words in (("pause", "totals", "1"), ("resume", "totals", "1"), ("accept-loss", "totals")):
+            code, _, err = responder.run(*words, "--reason", "a test of ACLs", "--yes")
+            assert code == 0, err
+        user.stop(new)
 
 
 def test_what_is_not_allowed_is_one_error_that_names_it_and_its_remedy(

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
+from connectors.kafka import transaction
 from connectors.kafka.errors import NoSuchTopic, TopicUndeclared
 from connectors.kafka.memory import MemoryKafka
+from pipelines import role
 from pipelines.errors import UnknownRole, WorkerStopped
 from pipelines.extension import Extension
 from pipelines.testing import AgentDriver, NotAtRest
@@ -100,6 +103,19 @@ def test_a_unit_ends_when_all_that_was_fed_is_handled_and_never_by_time(drive):
     driver = drive(lambda scope, _row: scope.update(EACH, b"k", b"v"), chunk_events_max=10)
     driver.feed(*[ROW] * 25, key=b"a", partition=0)
     assert len(driver.read(EACH)) == 3, "an update a unit, and a unit for each chunk of ten"
+
+
+def test_the_producer_of_a_role_that_is_silent_for_long_is_made_anew_between_units(drive, monkeypatch):
+    monkeypatch.setattr(role, "_LAG_S", 0.02)
+    monkeypatch.setattr(transaction, "_RENEW_S", 0.05)
+    driver = drive(lambda scope, _row: scope.emit(EACH, b"k", b"v"))
+    unit = driver._role.live.engine.transaction
+    first, deadline = unit._producer, time.monotonic() + 20
+    while unit._producer is first:
+        assert time.monotonic() < deadline, "it is never made anew"
+        driver.run()
+    driver.feed(ROW, key=b"a")
+    assert driver.values(EACH) == [b"v"]
 
 
 def test_an_agent_that_remembers_outside_of_its_scope_is_found_by_an_abort(drive):

@@ -128,6 +128,7 @@ def test_inputs_of_one_role_that_differ_in_partitions_are_told():
     even = Blueprint("even", (agent("a", OUTPUT), agent("b", INPUT)))
     assert any("equal numbers go to one worker" in line for line in text(even))
     assert any("may part equal numbers" in line for line in text(even, "cooperative-sticky"))
+    assert any("equal numbers go to one worker" in line for line in text(even, "consumer"))
 
 
 def agent(name, spec, partitions=4):

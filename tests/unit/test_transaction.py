@@ -331,3 +331,16 @@ def test_after_a_silence_in_which_librdkafka_tells_of_no_connection_the_producer
     bench.transaction._used_at -= 61
     bench.transaction.begin()
     assert bench.producers.calls.count("made") == 2
+
+
+def test_before_a_silence_is_that_long_the_producer_is_made_anew_while_no_event_waits(begun):
+    bench = begun()
+    bench.transaction.commit()
+    bench.transaction._used_at -= 40
+    bench.transaction.renew()
+    assert bench.producers.calls.count("made") == 1
+    bench.transaction._used_at -= 10
+    bench.transaction.renew()
+    bench.transaction._used_at -= 40
+    bench.transaction.begin()
+    assert bench.producers.calls.count("made") == 2, "and not once more by the next unit"

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pipelines.tools import Tools
     from schemas.record import Record
     from state.scope import Scope
+    from state.store import StateView
 
 READINGS = TopicSpec(
     "examples.readings.v1", "sensor", "examples.Reading", STREAM_PARTITIONS, DAY_MS, "delete", "Some twice."
@@ -54,6 +55,13 @@ STORE = StoreSchema(
 )
 
 
+def clock_of(view: StateView) -> Watermark:
+    """Return the event time that is saved with a partition's state."""
+    clock = Watermark(DISORDER_US)
+    clock.load(view, CLOCK)
+    return clock
+
+
 class Sensors:
     """The agent's steps: one for each reading, and one for when none comes."""
 
@@ -62,8 +70,7 @@ class Sensors:
 
     def handle(self, scope: Scope, record: Record, reading: dict[str, Any]) -> None:
         """Take a reading in, unless it was before."""
-        clock = Watermark(DISORDER_US)
-        clock.load(scope.state, CLOCK)
+        clock = clock_of(scope.state)
         time_us = clock.see(reading["time"], record.timestamp_us)
         self._fall_due(scope, clock, CHORES)
         if self.seen.add(scope.state, time_us, reading["id"].encode(), clock.now_us):
@@ -77,8 +84,7 @@ class Sensors:
         """Let time pass on a partition of which all sensors are silent."""
         if self.last.next_expiry_us(scope.state) is None:
             return  # nothing waits for it, and nothing is committed
-        clock = Watermark(DISORDER_US)
-        clock.load(scope.state, CLOCK)
+        clock = clock_of(scope.state)
         clock.idle(silent_us)
         self._fall_due(scope, clock, CHORES_IDLE)
         clock.save(scope.state, CLOCK)
@@ -100,7 +106,11 @@ def register(app: RoleApp, tools: Tools, _options: WorkerOptions) -> None:
         changelog=CHANGELOG,
         store=STORE,
         writes=(SILENT,),
-        query=key_value_query(step.last, lambda value: CELSIUS.unpack(value)[0]),
+        query=key_value_query(
+            step.last,
+            lambda value: CELSIUS.unpack(value)[0],
+            now_us=lambda view: clock_of(view).now_us,  # else what has expired is answered until deleted
+        ),
         on_idle=step.on_idle,
     )
 
