@@ -253,7 +253,7 @@ def test_a_span_that_comes_while_nothing_is_taken_is_given_back_too(reads, monke
             read_on.set()
             await until(lambda: ahead(edge) > 0)
         else:
-            await until(lambda: client.stalled)
+            await asyncio.sleep(0.4)  # it was looked at, and nothing was there yet
             read_on.set()
             await until(lambda: delivery._task is None)
         await until(lambda: ahead(edge) == 0)
@@ -301,6 +301,32 @@ def test_of_who_is_gone_amid_a_span_it_is_told_how_far_it_was_written_and_not_wh
         (closed,) = edge.told.of("edge.connections.v1", action="closed")
         assert (closed["seq"], closed["events"]) == (seqs[-1], len(seqs))
         assert 0 < len(seqs) < 300
+
+    play(scene())
+
+
+def test_who_is_let_go_of_amid_a_span_holds_nothing_of_it_and_comes_back_for_the_rest():
+    async def scene() -> None:
+        edge = Scene(
+            backpressure("terminate", behind_events_max=400), write_bytes_max=BYTES_MAX, ring_events_max=4
+        )
+        edge.emit()
+        slow = await edge.stalled()
+        edge.emit(298, size_bytes=100)
+        slow.drain(full=True)
+        await until(lambda: ahead(edge) > 0)
+        edge.emit(450)
+        (client,) = edge.core.clients
+        (delivery,) = client.deliveries
+        assert delivery.too_slow
+        assert ahead(edge) == 0
+        slow.drain()
+        await until(slow.is_closing)
+        assert said(slow.data)[-1]["reason"] == "slow"
+        back = edge.connect(delivery.cursor)
+        assert back is not None
+        await until(lambda: edge.next_seq - 1 in seqs_of(back.data))
+        assert seqs_of(slow.data) + seqs_of(back.data) == list(range(edge.next_seq))
 
     play(scene())
 
