@@ -141,6 +141,11 @@ class Connection(asyncio.Protocol):
         raise NotImplementedError
 
     @property
+    def stalled(self) -> bool:
+        """See Outlet."""
+        return self.paused and self._core.now_s() - self.paused_s >= GIVE_BACK_S
+
+    @property
     def turn(self) -> asyncio.Lock | None:
         """See Outlet; one delivery alone needs no turns."""
         return None

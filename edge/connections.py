@@ -97,6 +97,7 @@ def shown(core: EdgeCore, client: Connection, delivery: Delivery) -> dict[str, A
         "events_behind": behind.events,
         "bytes_behind": behind.bytes,
         "bytes_pending": client.transport.get_write_buffer_size(),
+        "bytes_ahead": delivery.bytes_ahead,
         "paused_ms": _paused_ms(core, client),
         "open_ms": int((core.now_s() - client.opened_s) * 1_000),
     }

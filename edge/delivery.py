@@ -15,90 +15,39 @@ import asyncio
 import random
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 import structlog
 
 from edge.connection import ConnectionLimits
 from edge.errors import HistoryUnavailable
 from edge.history import Frames, first_of, writes_of
+from edge.subscriber import Place
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from edge.access.identity import Identity
-    from edge.connection import Leaving
     from edge.core import EdgeCore
     from edge.errors import Forbidden
     from edge.frame import Frame
     from edge.group import Encoder, Group
     from edge.history import Write
     from edge.join import Joined
+    from edge.outlet import Outlet
     from edge.subscriber import Subscriber
 
 log = structlog.get_logger(__name__)
 _AGAIN_S, _AGAIN_S_MAX = 0.5, 4.0
 """Pause before the past is asked for again, when it was not given: the first, and the longest."""
-
-
-class Outlet(Protocol):
-    """The connection that a delivery writes to."""
-
-    @property
-    def paused(self) -> bool:
-        """Whether it takes nothing now; ``advance`` of its deliveries is to be called when it does again."""
-        ...
-
-    @property
-    def write(self) -> Callable[[bytes], None]:
-        """Write; never waits."""
-        ...
-
-    @property
-    def transport_name(self) -> str:
-        """How it is written to."""
-        ...
-
-    @property
-    def identity(self) -> Identity:
-        """Whose it is."""
-        ...
-
-    @property
-    def turn(self) -> asyncio.Lock | None:
-        """Held while a span of the past is read and not written yet: of all its deliveries, one at a time."""
-        ...
-
-    def had_turn(self, delivery: Delivery) -> None:
-        """A delivery was written by itself: after a pause, others of the connection go first."""
-        ...
-
-    def send_away(self, reason: Leaving) -> None:
-        """Have the client come back with its cursor."""
-        ...
-
-    def let_go(self, delivery: Delivery) -> None:
-        """Have the client come back for a stream that it was too slow for; if paused, once it is not."""
-        ...
-
-    def delivered_end(self, delivery: Delivery) -> None:
-        """All of a stream was written."""
-        ...
-
-    def refuse(self, delivery: Delivery, denied: Forbidden) -> None:
-        """Stop a delivery, and say for good that its client may not have the stream."""
-        ...
-
-    def keep_to(self, limits: ConnectionLimits, since_s: float) -> None:
-        """Keep to what the kind of a stream says; ``since_s``: when it began to follow it."""
-        ...
+_UNKNOWN = Place(0, -1)
+"""Of a client that is owed the gap that it is to begin with: it keeps the cursor that it came with."""
 
 
 class Delivery:
     """A subscriber and the connection that it is written to."""
 
     __slots__ = (
-        "_again",
         "_core",
         "_encoder",
         "_first",
@@ -106,10 +55,9 @@ class Delivery:
         "_group_bytes",
         "_group_gaps",
         "_held",
-        "_held_from",
-        "_last",
         "_outlet",
         "_own_bytes",
+        "_place",
         "_rest",
         "_task",
         "_turn",
@@ -134,11 +82,8 @@ class Delivery:
         self._held: deque[Write] = deque()
         self._rest: Sequence[Frame] = ()
         """What comes after that, encoded when the connection takes it: nobody else has its bytes."""
-        self._last: Write | None = None
-        self._again = False
-        """What is held may be given back: it is read again from after the last write."""
-        self._held_from = ""
-        """Cursor of what comes right before what is held, or before the first."""
+        self._place = _UNKNOWN
+        """Where its client is while something that was read is not written yet."""
         self._group: Group | None = None
         self._group_bytes = self._group_gaps = self._own_bytes = 0
         self._task: asyncio.Task[None] | None = None
@@ -223,12 +168,18 @@ class Delivery:
             self.advance()
 
     def give_back(self) -> None:
-        """Hold no span for a connection that takes nothing: it is read again once it takes more."""
-        last, subscriber = self._last, self.subscriber
-        if last is None or self.over or not (self._held and self._again):
-            return
-        subscriber.delivered -= sum(write.events for write in self._held)
-        subscriber.expect, subscriber.next_offset = last.next_seq, last.next_offset
+        """Hold no events for a connection that takes nothing: they are read again once it takes more.
+
+        What the edge declares by itself is little, and cannot be read again.
+        """
+        unwritten = self._first or self._rest
+        if not self.over and (self._held or (unwritten and unwritten[-1].event is not None)):
+            self._drop_unwritten()
+            self._core.pressure.paused(self)
+
+    def _drop_unwritten(self) -> None:
+        self.subscriber.go_back(self._place)
+        self._first = self._rest = ()
         self._held.clear()
 
     def let_go(self) -> None:
@@ -259,6 +210,8 @@ class Delivery:
         if self._task is not None:
             self._task.cancel()
         self._end_turn()
+        if self._owes:
+            self._drop_unwritten()
         self.subscriber.channel.laggards.discard(self)
         self._core.hub.detach(self.subscriber)
         self.subscriber.delivery = None
@@ -302,15 +255,22 @@ class Delivery:
 
     @property
     def expect(self) -> int:
-        """The seq that comes next for it."""
-        return self._group.position if self._group is not None else self.subscriber.expect
+        """The seq that is written next."""
+        if self._group is not None:
+            return self._group.position
+        return self._place.expect if self._owes else self.subscriber.expect
 
     @property
     def cursor(self) -> str:
         """What its client is to come back with after all that it was written; empty if that is nothing."""
-        if self._owes:
-            return self._held_from
-        return self._core.replay.cursor(self.subscriber, self.partition)
+        place = self._place if self._owes else self.subscriber.place
+        return self._core.replay.cursor(self.subscriber.channel, place, self.partition)
+
+    @property
+    def bytes_ahead(self) -> int:
+        """Read of the past for it, and not written yet; of what is not encoded, an estimate."""
+        unwritten = sum(frame.size_bytes for frame in (*self._first, *self._rest))
+        return unwritten + sum(len(write.data) for write in self._held)
 
     @property
     def bytes(self) -> int:
@@ -322,9 +282,9 @@ class Delivery:
         """Say why somebody may not be given this stream any more, if so."""
         channel = self.subscriber.channel
         kind = channel.kind if self.started_s else ""  # judged when it begins: nothing can be told before
-        if not (kind or identity.kinds.all):
-            self._unjudged = identity
-            if self._group is not None:  # a group is written to without a look at each
+        if not kind or self._unjudged is not None:
+            self._unjudged = None if identity.kinds.all else identity
+            if self._unjudged and self._group is not None:  # a group is written to without a look at each
                 self.is_passed()
         return identity.may_subscribe(channel.tenant, channel.stream_id, kind)
 
@@ -383,20 +343,11 @@ class Delivery:
 
     def _write(self, frames: Sequence[Frame]) -> None:
         """Write frames of the past: as much as the connection takes now, and the rest as it goes on."""
-        gaps: Sequence[Frame] = ()  # in ``Frames``, which are the log's own, the edge declares none
-        subscriber, self._again = self.subscriber, False
-        if isinstance(frames, Frames):
+        if isinstance(frames, Frames) and not self._encoder.stateful:
             self._held.extend(frames.writes(self._encoder, self._core.options.write_bytes_max))
-            # Nothing is done twice that its frames did once: an end, a gap, a look at who fell behind.
-            unreadable = self._count_unreadable(frames)
-            self._again = not (subscriber.finished or subscriber.live or unreadable)
         else:
             self._rest = frames
-            gaps = [frame for frame in frames if frame.event is None and frame.type == "gap"]
-            self._core.metrics.gaps.inc(len(gaps))
         self._write_held()
-        for gap in gaps:
-            self._core.journal.gap(self, gap)
 
     def _write_held(self) -> None:
         bytes_max = self._core.options.write_bytes_max
@@ -404,22 +355,22 @@ class Delivery:
             if self._rest and not self._held:
                 frames, self._rest = first_of(self._rest, bytes_max)
                 self._held.extend(writes_of(frames, self._encoder, bytes_max))
-                self._count_unreadable(frames)
             if not self._held:
                 return
-            self._last = last = self._held.popleft()
-            self._held_from = last.cursor
-            self._own_bytes += len(last.data)
-            self._core.metrics.delivered(last.events, len(last.data), from_ring=False)
-            self._outlet.write(last.data)
+            self._take_note(write := self._held.popleft())
+            self._outlet.write(write.data)
             self._outlet.had_turn(self)
 
-    def _count_unreadable(self, frames: Sequence[Frame]) -> int:
-        """Count, and return, how many stand for a gap; known once they are encoded."""
-        unreadable = self._core.json.gaps_in(frames)
-        self.subscriber.gaps += unreadable
-        self._core.metrics.gaps.inc(unreadable)
-        return unreadable
+    def _take_note(self, write: Write) -> None:
+        """Note that a write of the past is given: what is not may be given back, and is no more than read."""
+        self._place = Place(write.next_seq, write.next_offset)
+        self.subscriber.delivered += write.events
+        self.subscriber.gaps += len(write.gaps)
+        self._own_bytes += len(write.data)
+        self._core.metrics.delivered(write.events, len(write.data), gaps=len(write.gaps), from_ring=False)
+        for gap in write.gaps:
+            if not gap.unreadable:
+                self._core.journal.gap(self, gap)
 
     def _tell(self, gap: Frame | None) -> None:
         if gap is not None and not self.over:
@@ -439,10 +390,12 @@ class Delivery:
             await turn.acquire()
             self._turn = turn
         try:
+            if self._outlet.stalled:  # while it waited for its turn
+                return
             if not (former := self.subscriber.former):
                 # Its kind may not have been known when its client came, or another stream has the name.
                 self.subscriber.resumable = self._core.joiner.is_resumable(self.subscriber.channel.key)
-            self._held_from = self.cursor
+            self._place = self.subscriber.place
             frames = await self._core.replay.next_frames(self.subscriber, self.partition)
             if former and not (self.subscriber.former or self._outlet.identity.kinds.all):
                 self._unjudged = self._outlet.identity  # another stream has the name, perhaps of another kind
@@ -450,6 +403,8 @@ class Delivery:
                 return
             if self._outlet.paused:
                 self._first = frames
+                if self._outlet.stalled:
+                    self.give_back()
             elif frames and not self.over:
                 self._write(frames)
         finally:
@@ -465,11 +420,11 @@ class Delivery:
         pauses = pauses_s()
         try:
             while True:
-                place = self.subscriber.place
+                place = self.subscriber.place, self.subscriber.former
                 with suppress(HistoryUnavailable):
                     await self._write_a_span()
                 # Whyever it did not come forward: asked again at once, it might never let others go on.
-                if place != self.subscriber.place:
+                if place != (self.subscriber.place, self.subscriber.former):
                     pauses = pauses_s()
                 elif self._goes_on:
                     await asyncio.sleep(next(pauses))

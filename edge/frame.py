@@ -68,6 +68,11 @@ class Frame:
         self.came_before = 0
         """Bytes of payloads that came to its stream before it; set by the ring."""
 
+    @property
+    def tells_of_a_gap(self) -> bool:
+        """Whether it says that something is missing; of what cannot be read, once it was encoded."""
+        return self.unreadable or (self.event is None and self.type == "gap")
+
     def is_older(self, than_us: int) -> bool:
         """Whether its event is dated before a time; how a stream ended is never too old to be told."""
         return self.event is not None and self.event.time < than_us and self.type != "end"

@@ -24,6 +24,11 @@ class Encoder(Protocol):
         """Tells it from the others: who shares it shares bytes."""
         ...
 
+    @property
+    def stateful(self) -> bool:
+        """Whether what it gives depends on what it gave: it encodes each frame once, as that is written."""
+        ...
+
     def encode(self, frames: Sequence[Frame]) -> bytes:
         """Give one write of these frames."""
         ...
@@ -93,6 +98,10 @@ class Group:
     def has_room(self) -> bool:
         """Whether one more may stand here."""
         return len(self.members) < MEMBERS_MAX
+
+    def forget_bytes(self) -> None:
+        """Hold no write any more: what it was made of has left the ring."""
+        self._bytes, self._span = b"", (-1, -1)
 
     def can_take(self, expect: int) -> bool:
         """Whether one that expects this seq stands where the others do."""

@@ -24,7 +24,7 @@ _LENGTH_BYTES: Final = 4
 class WatchEncoder:
     """Responses of ``StreamService.Watch``."""
 
-    name = "grpc"
+    name, stateful = "grpc", False
 
     def __init__(self, frame_json: FrameJson) -> None:
         self._json = frame_json
@@ -47,7 +47,7 @@ class WatchEncoder:
 class LogEncoder:
     """Responses of ``LogStream.WatchLogs``: a message a line, so that one write is several."""
 
-    name = "grpc-logs"
+    name, stateful = "grpc-logs", False
 
     def __init__(self, frame_json: FrameJson) -> None:
         self._json = frame_json

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 SPAN_EVENTS: Final = 1_000
 """Of a stream's events, where its spans end: all who read on from there ask for the same ones."""
-_ENCODERS_MAX: Final = 8
-"""Whose bytes are kept with a span: five transports' share theirs, an answer's are nobody else's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +35,11 @@ class SpanAsked:
 class Write(NamedTuple):
     """Frames as they go over a transport."""
 
-    cursor: str
-    """Of the last of them."""
     data: bytes
     events: int
+    """Of the stream."""
+    gaps: tuple[Frame, ...]
+    """Those of them that tell of a gap."""
     next_seq: int
     next_offset: int
     """Where it goes on after them."""
@@ -63,18 +62,16 @@ class Frames(tuple["Frame", ...]):  # noqa: SLOT001  # what they have in common 
         )
 
     def writes(self, encoder: Encoder, bytes_max: int) -> Sequence[Write]:
-        """Give the writes of all of them; to all clients of a transport the same objects."""
+        """Give the writes of all of them: to all clients of a transport the same objects."""
         writes = self._writes.get(encoder.name)
         if writes is None:
-            if len(self._writes) >= _ENCODERS_MAX:
-                del self._writes[next(iter(self._writes))]
             writes = self._writes[encoder.name] = writes_of(self, encoder, bytes_max)
         return writes
 
     @property
     def size_bytes(self) -> int:
         """Estimate of what they hold in memory, with the writes of all of them that are kept: one soon is."""
-        kept = sum(len(data) for writes in self._writes.values() for _, data, *_ in writes)
+        kept = sum(len(write.data) for writes in self._writes.values() for write in writes)
         return self._own_bytes + max(self._own_bytes // 4, kept)
 
     @cached_property
@@ -87,11 +84,12 @@ class Frames(tuple["Frame", ...]):  # noqa: SLOT001  # what they have in common 
 
 
 def writes_of(frames: Sequence[Frame], encoder: Encoder, bytes_max: int) -> Sequence[Write]:
-    """Give the writes of frames, in order; none is above the bound but one of a single frame."""
+    """Give the writes of frames, in order; none is above the bound but one of a single frame, or stateful."""
     data = encoder.encode(frames)
-    if len(data) <= bytes_max or len(frames) == 1:
-        last = frames[-1]
-        return (Write(last.cursor, data, len(frames), last.seq + 1, last.offset + 1),)
+    if len(data) <= bytes_max or len(frames) == 1 or encoder.stateful:
+        last, gaps = frames[-1], tuple(frame for frame in frames if frame.tells_of_a_gap)
+        events = len(frames) - sum(not gap.unreadable for gap in gaps)
+        return (Write(data, events, gaps, last.seq + 1, last.offset + 1),)
     step = ceil(len(frames) / ceil(len(data) / bytes_max))
     parts = [frames[at : at + step] for at in range(0, len(frames), step)]
     return [write for part in parts for write in writes_of(part, encoder, bytes_max)]
@@ -178,6 +176,7 @@ class SharedHistory:
             self._turns.check_room(_tenant(asked))  # before a task is made: who is refused comes again
             reading = self._reading[place] = _Reading()
             reading.task = asyncio.get_running_loop().create_task(self._read_and_keep(asked, reading))
+            reading.task.add_done_callback(_heard)
         else:
             self.shared += 1
         reading.waiters += 1
@@ -229,3 +228,9 @@ class SharedHistory:
 
 def _tenant(asked: SpanAsked) -> bytes:
     return asked.key.partition(b"/")[0]
+
+
+def _heard(reading: asyncio.Task[Span]) -> None:
+    """Take note of a failure that all who waited for were gone before: asyncio would print it as a fault."""
+    if not reading.cancelled():
+        reading.exception()

@@ -210,6 +210,8 @@ class Hub:
     def _holds_nothing(self, channel: Channel) -> None:
         self._holding.pop(channel.key, None)
         self._ageing.take_out(channel)
+        for group in channel.all_groups():
+            group.forget_bytes()
 
     def _drop_if_unused(self, channel: Channel) -> None:
         if not channel.subscribers and not len(channel.ring):

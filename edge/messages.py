@@ -42,7 +42,7 @@ class WebSocketEncoder:
 
     __slots__ = ("_before", "_json")
 
-    name = "websocket"
+    name, stateful = "websocket", False
 
     def __init__(self, frame_json: FrameJson, tenant: str, stream_id: str) -> None:
         self._json = frame_json

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from edge.frame import Frame
     from edge.history import Frames, Span
     from edge.index import IndexEntry, StreamIndex
-    from edge.subscriber import Subscriber
+    from edge.subscriber import Place, Subscriber
 
 # How far before its cursor a client may be started so that it shares a span with others: a mark is at most
 # a thousand events of the stream away, and this many records of all streams cost about 50 ms to pass over.
@@ -115,15 +115,13 @@ class Replay:
             offset=offset,
         )
         subscriber.expect = to_seq + 1
-        subscriber.gaps += 1
         return frame
 
-    def cursor(self, subscriber: Subscriber, partition: int) -> str:
-        """Give the place of a subscriber, after what it was given; empty before the first event."""
-        offset, seq = subscriber.next_offset - 1, subscriber.expect - 1
+    def cursor(self, channel: Channel, place: Place, partition: int) -> str:
+        """Give a place in a stream as its client keeps it; empty before the first event."""
+        offset, seq = place.next_offset - 1, place.expect - 1
         if offset < 0 or seq < 0:
             return ""
-        channel = subscriber.channel
         return Cursor(self.topic_version, partition, offset, seq).encode(channel.tenant, channel.stream_id)
 
     def entry(self, key: bytes, channel: Channel | None) -> IndexEntry | None:
@@ -175,7 +173,7 @@ class Replay:
     def unknown_gap(self, subscriber: Subscriber, reason: str, partition: int, offset: int) -> Frame:
         """Declare that what followed a client's place is gone, and nobody can say how much it was."""
         channel = subscriber.channel
-        frame = declared(
+        return declared(
             "gap",
             {
                 "seq": -1,
@@ -191,8 +189,6 @@ class Replay:
             seq=-1,
             offset=-1,
         )
-        subscriber.gaps += 1
-        return frame
 
     def _entry_of(self, subscriber: Subscriber) -> IndexEntry | None:
         return self.entry(subscriber.channel.key, subscriber.channel)
@@ -241,7 +237,6 @@ class Replay:
         """Take from a span what the subscriber does not have, with a gap before what does not follow on."""
         if _fits_whole(subscriber, span.frames):
             subscriber.passed(span.frames[-1])
-            subscriber.delivered += len(span.frames)
             subscriber.truncated = subscriber.aged = False
             return span.frames
         subscriber.truncated = subscriber.truncated or span.truncated
@@ -259,7 +254,6 @@ class Replay:
                 reason = self._reason(subscriber)
                 frames.append(self.gap(subscriber, frame.seq - 1, reason, partition, frame.offset - 1))
             subscriber.passed(frame)
-            subscriber.delivered += 1
             subscriber.truncated = subscriber.aged = False
             frames.append(frame)
             if subscriber.finished:
@@ -311,7 +305,6 @@ class Replay:
             offset=entry.end_offset,
         )
         subscriber.passed(end)
-        subscriber.delivered += 1
         return [*frames, end]
 
     @staticmethod

@@ -36,6 +36,7 @@ class SseEncoder:
     def __init__(self, frame_json: FrameJson, *, chunked: bool = False) -> None:
         self._json = frame_json
         self.name = "sse-chunked" if chunked else "sse"
+        self.stateful = False
         self._framed = chunk if chunked else bytes
 
     def encode(self, frames: Sequence[Frame]) -> bytes:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +30,17 @@ class Beyond:
     """What is before it is beyond whatever it weighs."""
     last_seq: int
     """The stream's latest event, which is given always."""
+
+
+class Place(NamedTuple):
+    """Where somebody stands in a stream, and in what is read of its past before the first event is given."""
+
+    expect: int
+    next_offset: int
+    from_time_us: int = 0
+    beyond: Beyond | None = None
+    aged: bool = False
+    truncated: bool = False
 
 
 class Subscriber:
@@ -100,7 +111,7 @@ class Subscriber:
         self.delivery: Delivery | None = None
         """What gives it to its connection, once there is one."""
         self.delivered = 0
-        """Events of the stream that it was given; not those of a group that it stands in."""
+        """Events of the stream that it was written; not those of a group that it stands in."""
         self.gaps = 0
         """Gaps that it was told of; not those of a group that it stands in."""
         self.dropped: Mapping[Pressure, int] = _NOTHING
@@ -121,9 +132,15 @@ class Subscriber:
         return 0 <= self.drop_from <= self.expect
 
     @property
-    def place(self) -> tuple[int, int, str]:
-        """What changes with whatever brings it forward."""
-        return self.expect, self.next_offset, self.former
+    def place(self) -> Place:
+        """Where it stands now."""
+        beyond = replace(self.beyond) if self.beyond is not None else None
+        return Place(self.expect, self.next_offset, self.from_time_us, beyond, self.aged, self.truncated)
+
+    def go_back(self, place: Place) -> None:
+        """Stand again where it stood: what was taken since is not given."""
+        self.expect, self.next_offset, self.from_time_us, self.beyond, self.aged, self.truncated = place
+        self.finished = False
 
     @property
     def behind(self) -> bool:
@@ -136,9 +153,7 @@ class Subscriber:
         return self.expect < ring.first_seq
 
     def outlive(self, reason: Literal["history", "reopened"]) -> None:
-        """Note that the stream which it follows is over for good, and that it does not have its ``end``."""
-        if self.finished:
-            return
+        """Note that its stream is over for good; also for one that has its ``end``, and may yet go back."""
         self.former, self.drop_from = reason, -1
         if self.stop_offset < 0 <= self.channel.end_offset:  # it came before the end
             self.stop_offset = self.channel.end_offset + 1

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
+import structlog
+
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Iterator
 
+log = structlog.get_logger(__name__)
 PERIOD_S: Final = 0.1
 """How exact the clock is: what is due is done up to so much later."""
+_AGAIN_S: Final = 1.0
 
 
 class Slotted(Protocol):
@@ -118,4 +122,13 @@ class TimingWheel:
             for timed in self._slots.pop(slot):
                 if timed.due_slot == slot:  # one before it may have taken it out
                     timed.due_slot = -1
-                    self.put(timed, timed.on_time(now_s))
+                    self.put(timed, _looked_at(timed, now_s))
+
+
+def _looked_at(timed: Timed, now_s: float) -> float:
+    """Look at one, and give when it is due again; if it breaks, the others of its slot are looked at yet."""
+    try:
+        return timed.on_time(now_s)
+    except Exception as error:
+        log.exception("look_broke", cause=str(error))
+        return now_s + _AGAIN_S

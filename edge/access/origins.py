@@ -21,7 +21,10 @@ class Origins:
         """Whether a page of an origin may use the edge that was addressed as ``host``."""
         if origin in self._allowed or ("*" in self._allowed and origin != "null"):
             return True
-        return bool(host) and urlsplit(origin).netloc.lower() == host.lower()
+        try:
+            return bool(host) and urlsplit(origin).netloc.lower() == host.lower()
+        except ValueError:  # a bracket that is not closed, say
+            return False
 
     def admits_cookie(self, method: str, headers: Mapping[bytes, bytes]) -> bool:
         """Whether a cookie of a request counts: browsers send it along whoever's page makes them ask.

@@ -49,6 +49,7 @@ export class StreamRefused extends Error {
  *   `reason` is the edge's own word (`drain`, `overload`, …), or what went wrong
  * @returns {Promise<object | null>} the stream's `end`; null if the cursor was already past it
  * @throws {StreamRefused} the edge refuses the request or the cursor
+ * @throws {TypeError} the address, or the token, is one that no request can have
  * @throws {RangeError} `silenceMs` is no time that can be waited
  */
 export async function follow(url, options = {}) {
@@ -83,9 +84,9 @@ async function connection(url, options, place) {
   const came = (waited) => inTime(waited, options.silenceMs, stop);
   try {
     const headers = await headersOf(options.token, place.cursor);
-    const response = await came(
-      fetch(url, { headers, cache: "no-store", credentials: "same-origin", signal }),
-    );
+    // Made here: an address or a token that no request can have would be taken for a network that fails.
+    const request = new Request(url, { headers, cache: "no-store", credentials: "same-origin", signal });
+    const response = await came(fetch(request));
     if (response.status === 204) return { ...seen, over: true };
     if (response.status !== 200) {
       refuseIfFinal(response.status, await came(response.text()));

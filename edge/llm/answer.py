@@ -97,6 +97,8 @@ class Http:
 class Answer:
     """What both ways have in common; an Encoder of one connection, given each frame once and in order."""
 
+    stateful = True
+
     def __init__(self, shape: Shape, telling: Telling, http: Http) -> None:
         self.name = f"answer-{next(_numbers)}"
         """Of its own: what it says depends on what it has said, so nobody shares its bytes."""

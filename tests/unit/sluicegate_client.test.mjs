@@ -232,6 +232,13 @@ test("an abort within a callback is the last of it, whatever else had come by th
   assert.equal(end.type, "end"); // nothing was left to abort
 });
 
+test("an address or a token that no request can have is an error at once, and not a network that fails", async () => {
+  const onReconnect = () => assert.fail("it would be asked again for ever");
+  await assert.rejects(follow("/v1/streams/s/events", { onReconnect }), TypeError); // in Node.js there is no page
+  await assert.rejects(followed({ token: "two\nlines", onReconnect }), TypeError);
+  assert.equal(requests.length, 0);
+});
+
 test("a callback that throws ends it, and what it did not take is not passed over", async () => {
   answers = [says(frame(0), frame(1), frame(2, "end"))];
   const broken = new Error("the page cannot show it");

@@ -108,6 +108,10 @@ class Scene:
     def reopen(self, stream: str) -> None:
         """End a stream, and have its history be over at once, and its name be opened again."""
         self.emit(end=True, stream=stream)
+        self.begin_anew(stream)
+
+    def begin_anew(self, stream: str) -> None:
+        """Have the history of a stream that has ended be over, and its name be opened again."""
         self.core.index.remove(key_of(stream))
         self.core.hub.forget(key_of(stream))
         self.next_seqs[stream] = 0

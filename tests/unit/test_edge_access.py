@@ -427,6 +427,7 @@ def test_an_origin_is_admitted_by_name_or_as_the_edges_own():
     assert named.admits("http://edge:1", "EDGE:1")
     assert not named.admits("https://app.test.evil", "edge:1")
     assert not named.admits("null", "")
+    assert not named.admits("http://[", "edge:1"), "which no parser of addresses takes"
     assert every.admits("https://any.test", "edge:1")
     assert not every.admits("null", "edge:1")
     assert not every.admits_cookie("GET", {b"origin": b"https://any.test", b"host": b"edge:1"})

@@ -195,6 +195,23 @@ def test_a_kind_that_is_not_allowed_is_never_written_whenever_it_becomes_known()
     assert [told(out) for out in refused] == [[("refused", "forbidden")]] * 3
 
 
+def test_a_new_token_is_what_a_kind_is_judged_by_also_where_the_one_before_it_allowed_less():
+    async def scene() -> list[FakeTransport]:
+        desk, outs = Desk(), []
+        for kinds in (EVERY, Names(("job",)), Names(("llm", "job")), Names(("chat",))):
+            connection, out = await desk.connect(somebody(kinds=Names(("llm",))))
+            connection.authorise(somebody(kinds=kinds))
+            outs.append(out)
+        desk.emit(0, "open")
+        desk.emit(1, "end")
+        await until(lambda: all(out.is_closing() for out in outs))
+        return outs
+
+    *allowed, refused = play(scene())
+    assert [told(out) for out in allowed] == [[0, 1]] * 3
+    assert told(refused) == [("refused", "forbidden")]
+
+
 def test_what_is_open_under_a_revoked_token_is_closed_also_if_nobody_reads_there():
     async def scene() -> tuple[FakeTransport, FakeTransport, FakeTransport]:
         desk = Desk()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import orjson
 import pytest
@@ -14,6 +15,15 @@ from schemas.cursor import decode_cursor
 from schemas.kinds import JOB, KindTable
 from tests.unit.support_replay import KEY, Edge
 from tests.unit.test_edge_replay import check, drink
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from edge.frame import Frame
+
+
+def shown(frames: Sequence[Frame]) -> list[tuple[str, int]]:
+    return [(frame.type, frame.seq) for frame in frames]
 
 
 @pytest.mark.parametrize("ring_events_max", [2, 100], ids=["from the log", "from the ring"])
@@ -45,9 +55,37 @@ def test_a_kind_s_history_is_kept_to(bound, ring_events_max):
         edge.append(bytes=100, ago_ms=120_000)
         edge.tail()
         assert [frame.seq for frame in await drink(edge, newer)] == [28, 29, 30]
-        return [(frame.type, frame.seq) for frame in got]
+        return shown(got)
 
     assert asyncio.run(play()) == [("gap", 23), *(("log", seq) for seq in range(24, 30))]
+
+
+@pytest.mark.parametrize(
+    ("bound", "oldest"),
+    [({"history_events": 12}, 18), ({"history_bytes": 1_250}, 18), ({"history_ms": 60_000}, 19)],
+    ids=["events", "bytes", "time"],
+)
+def test_what_is_given_back_and_read_again_is_held_to_it_as_what_was_read_first(bound, oldest):
+    short = replace(JOB, replay=replace(JOB.replay, **bound))
+
+    async def play() -> list[tuple[str, int]]:
+        edge = Edge(8, KindTable([short]))
+        for seq in range(30):
+            edge.append(type_name="log" if seq else "open", bytes=100, ago_ms=120_000 if seq < 19 else 0)
+        edge.tail()
+        joined = edge.join()
+        subscriber, got = joined.subscriber, list(joined.first)
+        while subscriber.behind:
+            place = subscriber.place
+            once = await edge.replay.next_frames(subscriber, joined.partition)
+            subscriber.go_back(place)
+            again = await edge.replay.next_frames(subscriber, joined.partition)
+            assert shown(again) == shown(once)
+            got += again
+        assert orjson.loads(got[0].json or b"")["reason"] == "history"
+        return shown([*got, *subscriber.take(1 << 20)])
+
+    assert asyncio.run(play()) == [("gap", oldest - 1), *(("log", seq) for seq in range(oldest, 30))]
 
 
 @pytest.mark.parametrize("ring_events_max", [2, 100], ids=["from the log", "from the ring"])
@@ -62,7 +100,7 @@ def test_how_a_stream_ended_is_told_however_old_it_is(ring_events_max):
         joined = edge.join()
         got = [*joined.first, *await drink(edge, joined)]
         check(got, 0)
-        return [(frame.type, frame.seq) for frame in got]
+        return shown(got)
 
     assert asyncio.run(play()) == [("gap", 3), ("end", 4)]
 

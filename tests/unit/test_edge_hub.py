@@ -9,9 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.channel import Channel
+from edge.encode import FrameJson
 from edge.frame import frame_of
 from edge.hub import SWEEP_STEPS, Hub, HubBounds
+from edge.sse import SseEncoder
 from edge.subscriber import Subscriber
+from schemas.catalog import LocalSchemas
+from schemas.payloads import PayloadCodec
 from tests.unit.support_replay import EVENT, a_flusher
 
 if TYPE_CHECKING:
@@ -137,6 +141,18 @@ def test_a_sweep_lets_a_busy_stream_keep_what_is_not_too_old_and_goes_on_with_it
     assert 9 <= len(channel.ring) <= 21  # what is too old goes within a second
     streams.hub.sweep(streams.now_ms + 3 * AGE_MS)
     assert streams.hub.get(b"default/a") is None
+
+
+def test_a_stream_whose_events_are_gone_holds_no_write_of_them_for_who_follows_it():
+    streams = Streams(events=10_000)
+    streams.follow(b"default/s")
+    streams.emit(b"default/s")
+    channel = streams.hub.get(b"default/s")
+    assert channel is not None
+    group = channel.group(SseEncoder(FrameJson(PayloadCodec(LocalSchemas()))), 0)
+    assert group.encoded(channel.ring.span(0, 1 << 20)) is group._bytes
+    streams.hub.sweep(10 * AGE_MS)
+    assert (len(channel.ring), group._bytes) == (0, b"")
 
 
 def test_a_channel_that_was_made_for_somebody_who_never_came_goes_again():

@@ -275,8 +275,8 @@ def test_an_answer_that_is_collected_has_a_bound(monkeypatch):
 class Desk:
     """A core over a log in memory, and clients of stream ``s``."""
 
-    def __init__(self) -> None:
-        self.core = EdgeCore(EdgeOptions(), PAYLOADS, topic_version=1)
+    def __init__(self, **options: int) -> None:
+        self.core = EdgeCore(EdgeOptions(**options), PAYLOADS, topic_version=1)
         self.log = MemoryLog()
         self.core.feed_from(self.log, SharedHistory(self.log.read, 1 << 20))
         self.core.start()
@@ -434,6 +434,29 @@ def test_a_client_that_takes_nothing_for_a_while_is_given_all_of_it_in_order():
         await until(out.is_closing)
         said = re.findall(rb'"content":"(\d+ )"', dechunked(out.data))
         assert said == [b"%d " % n for n in range(200)]
+
+    play(scene())
+
+
+@pytest.mark.parametrize("stalls", [False, True])
+def test_an_answer_out_of_the_past_is_begun_once_and_each_piece_of_it_is_said_once(stalls):
+    async def scene() -> None:
+        desk = Desk(ring_events_max=4, write_bytes_max=4_096)
+        call = piece("{}", channel="tool", call_id="c-1", tool="t")
+        desk.emit(("open", {}), *text(*(f"{n} " for n in range(200))), call, end())
+        out = desk.connect()
+        out.full = stalls
+        while not out.is_closing():
+            await asyncio.sleep(0.005)
+            if stalls:
+                for delivery in desk.connection.deliveries:
+                    delivery.give_back()
+                out.drain(full=True)
+        assert out.data.count(b"HTTP/1.1 200 OK\r\n") == 1
+        whole = dechunked(out.data)
+        assert re.findall(rb'"content":"(\d+ )"', whole) == [b"%d " % n for n in range(200)]
+        assert whole.count(b'"name":"t"') == 1
+        assert len(out.written) > 2
 
     play(scene())
 

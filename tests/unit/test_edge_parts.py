@@ -253,6 +253,7 @@ def test_a_page_of_another_site_may_not_change_anything():
     assert ask("POST", "localhost:8600", "http://evil.example") == 403
     assert ask("POST", "localhost:8600", "http://localhost:3000") == 403
     assert ask("POST", "localhost:8600", "null") == 403
+    assert ask("POST", "localhost:8600", "http://[") == 403
     assert ask("POST", "localhost:8600", "http://localhost:8600") == 200
     assert ask("POST", "localhost:8600") == 200
 

@@ -30,7 +30,9 @@ steps_taken = st.lists(
         st.tuples(st.just("fall_behind"), somebody, some),
         st.tuples(st.just("fall_behind"), somebody, some),
         st.tuples(
-            st.sampled_from(["stall", "read_on", "kill", "come", "wait", "drain"]), somebody, st.just(0)
+            st.sampled_from(["stall", "read_on", "kill", "come", "wait", "drain", "give_back"]),
+            somebody,
+            st.just(0),
         ),
         st.tuples(st.sampled_from(["go_back", "lie"]), somebody, st.integers(0, 1_000)),
         st.tuples(st.just("emit"), st.integers(0, len(STREAMS) - 1), some),
@@ -59,16 +61,15 @@ class Crowd:
 
     async def do(self, name: str, number: int, count: int) -> None:
         """Take one step."""
-        edge, client = self.edge, self.clients[number]
+        client = self.clients[number]
         if name in ("emit", "reopen"):
             self._emit(name, STREAMS[number], count)
         elif name == "fall_behind":
             await self._fall_behind(client, count)
         elif name == "wait":
             await asyncio.sleep(0.03)
-        elif name == "drain":
-            for connection in tuple(edge.core.clients):
-                connection.send_away("drain")
+        elif name in ("drain", "give_back"):
+            getattr(self, f"_{name}")()
         elif name == "come":
             await client.come()
         elif name == "go_back":
@@ -90,6 +91,15 @@ class Crowd:
             self.edge.emit(count, stream=stream)
         else:
             self.edge.reopen(stream)
+
+    def _drain(self) -> None:
+        for connection in tuple(self.edge.core.clients):
+            connection.send_away("drain")
+
+    def _give_back(self) -> None:
+        for connection in self.edge.core.clients:
+            for delivery in connection.deliveries if connection.paused else ():
+                delivery.give_back()
 
     async def _fall_behind(self, client: Client, count: int) -> None:
         await client.come()

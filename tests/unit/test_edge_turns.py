@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from itertools import islice
 
 import pytest
@@ -186,6 +187,29 @@ def test_who_is_not_given_the_past_asks_again_ever_more_seldom_and_not_together_
     assert first != second
     for pause_s, middle_s in zip(first, (0.5, 1, 2, 4, 4, 4, 4), strict=True):
         assert 0.5 * middle_s <= pause_s <= 1.5 * middle_s
+
+
+def test_a_read_that_fails_when_all_who_waited_have_left_is_no_fault_of_ours():
+    async def play() -> list[object]:
+        faults: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, fault: faults.append(fault))
+        fail = asyncio.Event()
+
+        async def read(_asked: SpanAsked) -> Span:
+            await fail.wait()
+            raise HistoryUnavailable("told to be down")
+
+        asking = asyncio.create_task(SharedHistory(read, 1 << 20).read(SpanAsked(b"t/s", 0, 0, 9)))
+        await settle()
+        asking.cancel()
+        await settle()
+        fail.set()
+        await settle()
+        del asking
+        gc.collect()
+        return faults
+
+    assert asyncio.run(play()) == []
 
 
 def test_a_read_that_fails_gives_its_place_back():
