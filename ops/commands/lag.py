@@ -110,9 +110,11 @@ def _groups_that_run(kafka: KafkaOptions, settings: Settings, asked: str | None)
     """Return each role's group, of the generation that is on record; say which of those asked for differ.
 
     A role that is not on record has the generation of the code, and so has each where no record can be read.
+    One that is on record alone is among them if it is asked for: it may have been given up long ago.
     """
     from connectors.kafka.errors import NotAuthorized
     from ops import console
+    from ops.commands.levers import YOURS
     from ops.commands.worker import ROLES
     from ops.deployed import deployed
     from ops.extension import extension_of
@@ -132,6 +134,13 @@ def _groups_that_run(kafka: KafkaOptions, settings: Settings, asked: str | None)
         groups[role] = group_of(kafka.topic_prefix, role, runs)
         if runs != code and asked in (None, role):
             console.note(f"{role}: generation {runs} runs and is shown; this code is generation {code}")
+    others = sorted(rows.keys() - groups)
+    if asked in others:
+        groups[asked] = group_of(kafka.topic_prefix, asked, rows[asked]["generation"])
+    elif asked is None and others:
+        console.note(
+            f"on record, and not shown: {', '.join(others)}. {YOURS}; `sluicegate lag {others[0]}` shows one"
+        )
     return groups
 
 

@@ -66,3 +66,18 @@ def test_lag_is_told_while_the_registry_is_away(tmp_path: Path, stack, kafka_opt
         assert exit_code == 0, err
         assert json.loads(out)["groups"][0]["records"] == 0
         assert "groups are those of this code" in err
+
+
+def test_a_role_that_is_on_record_is_shown_by_its_name_also_where_its_agents_are_not_at_hand(
+    tmp_path: Path, stack, kafka_options, registry, topics
+):
+    topics(DEPLOYED, OUTPUT)
+    deploy(kafka_options, registry, 2, offset=0)
+    with CommandLine(tmp_path, stack, kafka_options) as line:
+        exit_code, out, err = line.run("lag", "totals", "--json", "--every-s", "0.1")
+        assert exit_code == 0, err
+        (found,) = json.loads(out)["groups"]
+        assert found["group"] == group_of(kafka_options.topic_prefix, "totals", 2)
+        exit_code, out, err = line.run("lag", "--json", "--every-s", "0.1")
+        assert "totals" not in out
+        assert "on record, and not shown: totals. SLUICEGATE_PIPELINES" in err
