@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from schemas.wire import WireCodec
 
 log = structlog.get_logger(__name__)
+_KIND_REMEDY = (
+    "A stream's first event says its kind, in itself or beside it (?kind= of the address; `sluicegate "
+    "publish --kind`): one of {}. Once the stream is known, that is its own."
+)
 Answer = dict[str, object]
 Beside = tuple[str, bytes, bytes]
 """A record of another topic: its full name, key, value."""
@@ -267,6 +271,8 @@ class Publisher:
                 self._kinds.named(event.kind)
                 records.append((event.key, self._wire.encode_event(event)))
             except (ContractError, WireError) as error:
+                if request.kind is None and isinstance(error, InvalidEvent) and error.field == "kind":
+                    error.remedy = _KIND_REMEDY.format(", ".join(sorted(self._kinds.mapping())))
                 raise _refusal(error, place) from None
             except RegistryUnavailable as error:
                 raise _later("Registry unavailable", f"{error}; nothing was appended") from None
@@ -292,8 +298,8 @@ class Publisher:
             raise _later(
                 "Append failed",
                 f"{error}; whether the events were appended is not known",
-                "Send the same request again: events are told apart by event_id, so none is doubled "
-                "if each carries its own.",
+                "Check that Kafka runs (`sluicegate status`), and send the same request again: events are "
+                "told apart by event_id, so none is doubled if each carries its own.",
             ) from None
 
     def _refuse_if_slowed(self, key: bytes, events: Sequence[Event], transport: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import orjson
 
@@ -16,6 +16,31 @@ if TYPE_CHECKING:
 # edge that restarts. A repeat is safe after each: events are told apart by event_id.
 AGAIN: Final = frozenset({429, 502, 503, 504})
 _RETRY_AFTER_S_MAX = 30.0
+_NO_EDGE: Final = "set SLUICEGATE_EDGE__URL to where the edge itself answers, or see what stands before it"
+
+
+class Trouble(NamedTuple):
+    """Why a request that may be repeated came to nothing."""
+
+    said: str
+    remedy: str = "start one with `sluicegate edge`, or correct its address in SLUICEGATE_EDGE__URL"
+    answered: bool = False
+    """It is what the edge answered, and not that nobody did."""
+
+
+def trouble_of(error: httpx.TransportError) -> Trouble:
+    """The trouble that no answer came."""
+    return Trouble(f"{type(error).__name__} {error}".strip())
+
+
+def trouble_in(response: httpx.Response) -> Trouble:
+    """The trouble that an answer tells of: an edge's own words; of whoever else only what it answered."""
+    body = _object_in(response)
+    if body is None:
+        return Trouble(f"{_what(response)}, which no edge answers", _NO_EDGE)
+    return Trouble(
+        f"HTTP {response.status_code}: {_problem(body)}", str(body.get("remedy", "")), answered=True
+    )
 
 
 def object_of(text: str | bytes) -> dict[str, object]:
@@ -33,35 +58,50 @@ def object_of(text: str | bytes) -> dict[str, object]:
     return value
 
 
-def problem_of(response: httpx.Response) -> str:
-    """What the edge says is wrong, from its JSON, or the first words of whatever else answered."""
+def check_media(response: httpx.Response, *media: str) -> None:
+    """Raise Refused for an answer of success that is none of an edge: it is of another media type."""
+    if _media_of(response) not in media:
+        raise _is_no_edge(response)
+
+
+def refusal(response: httpx.Response) -> Refused:
+    """The error for an answer that a repeat would not change; nothing was done."""
+    body = _object_in(response)
+    if body is None or not response.is_error:  # a page, or a redirect, of whatever stands before the edge
+        return _is_no_edge(response)
+    return Refused(response.status_code, _problem(body), str(body.get("remedy", "")), body)
+
+
+def _is_no_edge(response: httpx.Response) -> Refused:
+    """The error for an answer that no edge gave; its page is not shown, which may be of any size and kind."""
+    asked = redacted(str(response.request.url.join("/")))
+    problem = f"{asked} does not answer as an edge does: {_what(response)}"
+    return Refused(response.status_code, problem, _NO_EDGE)
+
+
+def _what(response: httpx.Response) -> str:
+    to = response.headers.get("location")
+    what = f"to {to}" if to else f"with {_media_of(response) or 'no content type'}"
+    return f"HTTP {response.status_code} {what}"
+
+
+def _media_of(response: httpx.Response) -> str:
+    return str(response.headers.get("content-type", "")).partition(";")[0].strip().lower()
+
+
+def _object_in(response: httpx.Response) -> dict[str, object] | None:
     try:
         body = orjson.loads(response.content)
     except orjson.JSONDecodeError:
-        return response.text[:200].strip() or response.reason_phrase
-    if not isinstance(body, dict):
-        return str(body)[:200]
+        return None
+    return body if isinstance(body, dict) else None
+
+
+def _problem(body: dict[str, object]) -> str:
     for name in ("detail", "error", "message", "title"):
         if isinstance(body.get(name), str):
             return str(body[name])
     return orjson.dumps(body).decode()[:500]
-
-
-def refusal(response: httpx.Response) -> Refused:
-    """The error for an answer that a repeat would not change."""
-    if not response.is_error:  # a redirect of whatever stands before the edge; nothing was published there
-        return Refused(
-            response.status_code,
-            f"HTTP {response.status_code} {response.headers.get('location', '')}".rstrip()
-            + " is no answer of an edge",
-            "set SLUICEGATE_EDGE__URL to where the edge itself answers",
-        )
-    try:
-        body = orjson.loads(response.content)
-    except orjson.JSONDecodeError:
-        body = None
-    answer = body if isinstance(body, dict) else {}
-    return Refused(response.status_code, problem_of(response), str(answer.get("remedy", "")), answer)
 
 
 def retry_after_s(response: httpx.Response) -> float:
@@ -70,9 +110,9 @@ def retry_after_s(response: httpx.Response) -> float:
     return min(float(text), _RETRY_AFTER_S_MAX) if text.isascii() and text.isdigit() else 0.0
 
 
-def unreachable(url: str, patience_s: float, trouble: str) -> EdgeUnreachable:
-    """The error for an edge that did not answer for as long as somebody was ready to wait."""
+def unreachable(url: str, patience_s: float, trouble: Trouble) -> EdgeUnreachable:
+    """The error for an edge that did not do it for as long as somebody was ready to wait."""
+    does = "cannot do it now" if trouble.answered else "does not answer"
     return EdgeUnreachable(
-        f"the edge at {redacted(url)} does not answer; tried for {patience_s:g} s ({trouble})",
-        "start one with `sluicegate edge`, or correct its address in SLUICEGATE_EDGE__URL",
+        f"the edge at {redacted(url)} {does}; tried for {patience_s:g} s ({trouble.said})", trouble.remedy
     )

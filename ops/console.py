@@ -53,14 +53,18 @@ def note(text: str) -> None:
     err().print(Text(text, style="dim"))
 
 
-def warn(text: str) -> None:
+def warn(text: str, remedy: str = "") -> None:
     """Tell the person at the terminal of something that needs a look; nothing is lost."""
-    err().print(Text.assemble(("warning: ", "bold yellow"), text))
+    _say(("warning: ", "bold yellow"), text, remedy)
 
 
 def fail(text: str, remedy: str = "") -> None:
     """Print one error: what is wrong and, on a line of its own, what to do about it."""
-    err().print(Text.assemble(("error: ", "bold red"), text))
+    _say(("error: ", "bold red"), text, remedy)
+
+
+def _say(what: tuple[str, str], text: str, remedy: str) -> None:
+    err().print(Text.assemble(what, text))
     if remedy:
         err().print(Text.assemble(("  → ", "bold"), remedy))
 

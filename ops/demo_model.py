@@ -79,6 +79,9 @@ class ModelDemo(Demo):
         }
         async with EdgeClient(url, token=edge_token(self._settings), on_trouble=console.note) as client:
             await client.ask(self._stream, question)
+        console.note(
+            f"asked {self._model}: {QUESTION} Its first words take some seconds, on a busy machine a minute"
+        )
 
     async def _show(self, url: str, worker: Child) -> int:  # noqa: ARG002  # as the other demo
         if not self._once:

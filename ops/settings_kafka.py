@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path  # noqa: TC003  # pydantic reads it
 from typing import Annotated, Final, Literal, NamedTuple
 from urllib.parse import urlsplit
@@ -12,6 +13,9 @@ from ops.settings_group import Group
 from schemas.topics import DAY_MS, TOPICS
 
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
+_SERVER: Final = re.compile(
+    r"(?:(?:SASL_)?(?:PLAINTEXT|SSL)://)?(?:\[[0-9A-Fa-f:.]+\]|[^\s:/,\[\]]+):[0-9]{1,5}", re.IGNORECASE
+)
 
 
 class _Takes(NamedTuple):
@@ -77,6 +81,15 @@ class KafkaSettings(Group):
     retention_days: dict[str, Annotated[float, Field(ge=1 / 24, le=36_500)]] = Field(
         default_factory=dict, description='days by topic, {"llm.contents.v1": 7}; else as the table says'
     )
+
+    @field_validator("bootstrap_servers")
+    @classmethod
+    def _are_hosts_with_ports(cls, value: str | None) -> str | None:
+        for server in filter(None, map(str.strip, (value or "").split(","))):
+            if not _SERVER.fullmatch(server):
+                msg = f"{server[:200]!r} is no host:port, as in kafka-1.example:9092,kafka-2.example:9092"
+                raise ValueError(msg)
+        return value
 
     @field_validator("security_protocol", "sasl_mechanism", mode="before")
     @classmethod

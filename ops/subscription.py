@@ -10,7 +10,17 @@ from urllib.parse import quote
 
 import httpx2 as httpx
 
-from ops.answers import AGAIN, object_of, problem_of, refusal, retry_after_s, unreachable
+from ops.answers import (
+    AGAIN,
+    Trouble,
+    check_media,
+    object_of,
+    refusal,
+    retry_after_s,
+    trouble_in,
+    trouble_of,
+    unreachable,
+)
 from ops.errors import Refused
 from schemas.envelope import check_stream_name
 
@@ -45,8 +55,9 @@ class _NothingMoreError(Exception):
 class _ComeBackError(Exception):
     """The edge asks to come back later."""
 
-    def __init__(self, trouble: str, after_s: float = 0.0) -> None:
-        super().__init__(trouble)
+    def __init__(self, trouble: Trouble, after_s: float = 0.0) -> None:
+        super().__init__(trouble.said)
+        self.trouble = trouble
         self.after_s = after_s
 
 
@@ -83,17 +94,17 @@ class Subscription:
                         yield event
                         if event.type == "end":
                             return
-                trouble = "the edge closed the connection"
+                trouble = Trouble("the edge closed the connection")
             except _NothingMoreError:
                 return
             except _ComeBackError as later:
-                trouble, after_s = str(later), later.after_s
+                trouble, after_s = later.trouble, later.after_s
             except httpx.TransportError as error:
-                trouble = f"{type(error).__name__} {error}".strip()
+                trouble = trouble_of(error)
             pause_s = patience.pause_s(at_least_s=max(after_s, min(self._hint_s, _RETRY_HINT_S_MAX)))
             if pause_s is None:
                 raise unreachable(str(self._http.base_url), patience.allowed_s, trouble)
-            on_trouble(trouble)
+            on_trouble(trouble.said)
             await asyncio.sleep(pause_s)
 
     async def _connection(self, patience: Patience) -> AsyncGenerator[StreamEvent, None]:
@@ -121,7 +132,7 @@ class Subscription:
                 if event.type == "refused":
                     raise _refused(event)
                 if event.type == "reconnect":
-                    raise _ComeBackError("the edge asks to connect anew")
+                    raise _ComeBackError(Trouble("the edge asks to connect anew"))
                 if event.type == "expiring":
                     continue  # a command has one token: when that ends, it is told so by the status
                 patience.succeeded()
@@ -133,11 +144,11 @@ async def _check(response: httpx.Response) -> None:
     if response.status_code == 204:
         raise _NothingMoreError
     if response.is_success:
+        check_media(response, "text/event-stream")
         return
     await response.aread()
     if response.status_code in AGAIN:
-        trouble = f"HTTP {response.status_code}: {problem_of(response)}"
-        raise _ComeBackError(trouble, retry_after_s(response))
+        raise _ComeBackError(trouble_in(response), retry_after_s(response))
     raise refusal(response)
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from connectors.kafka.access import check_topics
 from connectors.kafka.admin import describe_topics
 from connectors.kafka.errors import NotAuthorized
 from connectors.kafka.roster import Roster
+from connectors.postgres.errors import SinkUnfit
+from connectors.postgres.migrate import unapplied
+from connectors.postgres.options import PostgresOptions
 from connectors.registry import Registry
 from pipelines.blueprint import blueprint
 from pipelines.deployment import Deployment
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
     from schemas.access import Operation
     from schemas.topics import TopicSpec
 
+ARCHIVE: Final = "archive"
+"""The role that writes to PostgreSQL."""
 # As `ensure_topics` has it: what differs in these cannot be lived with.
 _BINDING = ("cleanup.policy", "message.timestamp.type")
 
@@ -41,8 +46,8 @@ class Finding(NamedTuple):
     """One thing that was looked at."""
 
     what: str
-    """``kinds``, ``agents``, ``schemas``, ``topics``, ``co-partitioning``, ``access``, ``state``
-    or ``clocks``."""
+    """``kinds``, ``agents``, ``schemas``, ``topics``, ``co-partitioning``, ``access``, ``state``,
+    ``archive`` or ``clocks``."""
     role: str
     """Empty = all of them."""
     problem: str
@@ -57,7 +62,7 @@ def check(blueprints: Sequence[Blueprint], extension: Extension, options: Worker
     """Look at all that would keep a worker from starting, or make it do harm; nothing is changed.
 
     Raises:
-        KafkaUnavailable, RegistryUnavailable: no answer.
+        KafkaUnavailable, RegistryUnavailable, SinkUnavailable, SinkTimeout: no answer.
     """
     yield check_kinds(extension, options.kafka.kept(TOPICS))
     registry = Registry(options.registry_url)
@@ -71,11 +76,27 @@ def check(blueprints: Sequence[Blueprint], extension: Extension, options: Worker
             roster.close()
     finally:
         registry.close()
+    if options.postgres_dsn is not None and any(one.role == ARCHIVE for one in blueprints):
+        yield check_archive(options.postgres_dsn)
 
 
 def check_kinds(extension: Extension, topics: Sequence[TopicSpec]) -> Finding:
     """Look at the policies of all kinds beside what topics keep; nobody needs to be asked."""
     return Finding("kinds", "", "; ".join(problems_of_all(extension.all_kinds(), topics)))
+
+
+def check_archive(dsn: str) -> Finding:
+    """Look whether the archive could write to a database as it is.
+
+    Raises:
+        SinkUnavailable, SinkTimeout: no answer.
+    """
+    try:
+        names = unapplied(PostgresOptions(dsn, application_name="sluicegate-preflight"))
+    except SinkUnfit as error:
+        return Finding("archive", ARCHIVE, f"{error}. {error.remedy}")
+    later = f"the start applies to PostgreSQL what it lacks: {', '.join(names)}" if names else ""
+    return Finding("archive", ARCHIVE, "", later)
 
 
 def check_offline(extension: Extension, kafka: KafkaOptions) -> Iterator[Finding]:

@@ -7,7 +7,9 @@ identity lives in the folder, beside the state that it speaks for: two folders n
 from __future__ import annotations
 
 import fcntl
+import os
 import uuid
+from contextlib import suppress
 from typing import IO, TYPE_CHECKING
 
 from state.errors import StoreLocked
@@ -29,11 +31,8 @@ class Slot:
         for number in range(_SLOTS_MAX):
             folder = state_dir / role / f"slot-{number}"
             folder.mkdir(parents=True, exist_ok=True)
-            lock = (folder / "LOCK").open("a+")
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                lock.close()
+            lock = hold(folder / "LOCK")
+            if lock is None:
                 continue
             self.number = number
             self.folder = folder
@@ -48,6 +47,20 @@ class Slot:
     def close(self) -> None:
         """Give the slot back."""
         self._lock.close()
+
+
+def hold(path: Path) -> IO[str] | None:
+    """Lock a file until what is returned is closed, with our process's id in it; None if another has it."""
+    lock = path.open("a+")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        return None
+    with suppress(OSError):  # on a full disk nobody is told who holds it, and it is held all the same
+        os.ftruncate(lock.fileno(), 0)
+        os.write(lock.fileno(), b"%d" % os.getpid())
+    return lock
 
 
 def _kept_identity(folder: Path) -> str:

@@ -41,7 +41,7 @@ _DETAIL_CHARACTERS_MAX: Final = 4_096
 _VERSION_CHARACTERS_MAX: Final = 128
 # What a letter holds besides key and value: the texts, at most four bytes a character, a topic's name (249),
 # the version and the numbers.
-_REST_BYTES_MAX: Final = 4 * (_DETAIL_CHARACTERS_MAX + 2 * _NAME_CHARACTERS_MAX) + 1_024
+_REST_BYTES_MAX: Final = 4 * (_DETAIL_CHARACTERS_MAX + 3 * _NAME_CHARACTERS_MAX) + 1_024
 
 Decode = Callable[[Sequence[Record]], list[Any]]
 
@@ -139,7 +139,9 @@ class DeadLetterMaker:
         self._codec.warm((DEAD_LETTERS.subject,))
         self._code_version = short_text(code_version, _VERSION_CHARACTERS_MAX) or _our_version()
 
-    def letter(self, record: Record, *, agent: str, cause: str, detail: str, attempts: int) -> Append:
+    def letter(
+        self, record: Record, *, agent: str, cause: str, detail: str, attempts: int, raised_at: str = ""
+    ) -> Append:
         """Return the dead letter of ``record``: its bytes, coordinates, schema id and cause.
 
         Bytes that the topic does not take are cut, and ``detail`` says so: the record is read whole at its
@@ -151,6 +153,7 @@ class DeadLetterMaker:
             "agent": short_text(agent, _NAME_CHARACTERS_MAX),
             "code_version": self._code_version,
             "attempts": attempts,
+            "raised_at": short_text(raised_at[-_NAME_CHARACTERS_MAX:], _NAME_CHARACTERS_MAX),
         }
         return fitting(self._codec, DEAD_LETTERS, DEAD_LETTERS.subject, record, letter, _REST_BYTES_MAX)
 

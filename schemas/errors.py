@@ -23,6 +23,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from schemas.meant import meant
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -60,10 +62,10 @@ class UnknownKind(ContractError):
     """No kind of that name is declared."""
 
     def __init__(self, kind: str, known: Iterable[str]) -> None:
-        names = ", ".join(sorted(known))
+        names = sorted(known)
         super().__init__(
-            f"kind {kind!r} is not declared",
-            remedy=f"Use one of: {names}; or declare the kind with its six policies.",
+            f"kind {kind!r} is not declared{meant(kind, names)}",
+            remedy=f"Use one of: {', '.join(names)}; or declare the kind with its six policies.",
         )
         self.kind = kind
 
@@ -71,9 +73,9 @@ class UnknownKind(ContractError):
 class UnknownType(ContractError):
     """No schema is registered for the type's subject."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, known: Iterable[str] = ()) -> None:
         super().__init__(
-            f"no schema is registered for {name!r}",
+            f"no schema is registered for {name!r}{meant(name, known)}",
             remedy="Check the name; a type of your own needs its schema registered under "
             "sluicegate.payload.<type>, ours come with `sluicegate schemas register`.",
         )

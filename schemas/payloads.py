@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
-from schemas.catalog import SchemaSource, payload_subject, subjects
+from schemas.catalog import PAYLOAD_PREFIX, SchemaSource, payload_subject, subjects
 from schemas.codec import Reader, Writer, parsed, record_name
 from schemas.coerce import coercer
 from schemas.envelope import PAYLOAD_BYTES_MAX, check_type_name
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
 END_REASONS: Final = ("completed", "cancelled", "timed_out", "upstream_error")
 LOG_STREAMS: Final = ("", "stdout", "stderr")
 TYPES_MAX: Final = 256  # types in use at once; a user's type costs a cache entry, not a restart
+
+
+@cache
+def _our_types() -> tuple[str, ...]:
+    return tuple(name.removeprefix(PAYLOAD_PREFIX) for name in subjects() if name.startswith(PAYLOAD_PREFIX))
 
 
 class PayloadCodec:
@@ -95,7 +101,7 @@ class PayloadCodec:
         try:
             schema_id = self._source.id_of(subject)
         except UnknownType:
-            raise UnknownType(type_name) from None
+            raise UnknownType(type_name, _our_types()) from None
         text = self._source.schema_of(schema_id)
         schema = parsed(checked_schema(text, schema_id))
         entry = Writer(schema_id, text), coercer(schema, {})

@@ -39,7 +39,9 @@ _OUTCOME, _LETTER = "outcome", "letter"  # what a scope counts
 class DeadLetters(Protocol):
     """Makes the record of the dead letter topic."""
 
-    def letter(self, record: Record, *, agent: str, cause: str, detail: str, attempts: int) -> Append:
+    def letter(
+        self, record: Record, *, agent: str, cause: str, detail: str, attempts: int, raised_at: str = ""
+    ) -> Append:
         """Return what to append for ``record``."""
 
 
@@ -134,9 +136,13 @@ class PartitionScope:
         self.append_bytes += sum(sizes)
         self._updates.put_many(updates)
 
-    def dead_letter(self, record: Record, cause: str, detail: str, attempts: int = 1) -> None:
-        """See ``Scope``."""
-        letter = self._letters.letter(record, agent=self.agent, cause=cause, detail=detail, attempts=attempts)
+    def dead_letter(
+        self, record: Record, cause: str, detail: str, attempts: int = 1, raised_at: str = ""
+    ) -> None:
+        """See ``Scope``; ``raised_at`` is where in the agent's code, if an error of its own is the cause."""
+        letter = self._letters.letter(
+            record, agent=self.agent, cause=cause, detail=detail, attempts=attempts, raised_at=raised_at
+        )
         self._append(letter, len(letter.value or b"") + RECORD_OVERHEAD_BYTES)
         self._counted.append((_LETTER, cause, 1))
 

@@ -52,7 +52,7 @@ class Asking:
     def __init__(self, options: KafkaOptions) -> None:
         self._options = options
         self._told: list[KafkaError] = []
-        config = options.client_config() | {"log_level": 0, "error_cb": self._told.append}
+        config = options.client_config() | {"error_cb": self._told.append}
         self.client = AdminClient(config)
 
     def wait(self, asked: Iterable[Future[Any]]) -> None:

@@ -41,7 +41,6 @@ class CommittedReader:
                 "enable.partition.eof": True,
                 "fetch.wait.max.ms": 20,  # an end is told by an answer without records: half a second later
                 "auto.offset.reset": "earliest",
-                "log_level": 0,
             }
         )
 

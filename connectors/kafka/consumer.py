@@ -21,6 +21,7 @@ from connectors.kafka.fetched import by_partition, failure_of, records_of
 from connectors.kafka.handover import HandOver
 from connectors.kafka.membership import consumer_config
 from connectors.kafka.pace import FLOOD_RECORDS
+from connectors.kafka.said import OUTAGE_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -37,7 +38,6 @@ T = TypeVar("T")
 
 _SEEK_TRIES, _SEEK_PAUSE_S = 200, 0.01
 _DECODE_PAUSE_S, _FULL_WAIT_S = 1.0, 0.002
-_OUTAGE_S = 60.0  # far longer than a rejoin takes, far shorter than an operator who replaces a worker
 _HELD_S, _HELD_PAUSE_S = 90.0, 1.0  # twice the session of a member that was killed, by Kafka's default
 _TWIN_S = 10.0  # two with one identity fence each other within seconds; a session alone takes 6 s to time out
 
@@ -80,6 +80,7 @@ class PollThread(threading.Thread):
         self._guard = guard or DecodeGuard()
         self._principal = kafka.principal
         self._clients = kafka.clients
+        self._said = kafka.said
         self._config = consumer_config(kafka, options)
         self._commands = Commands(lambda: ConsumerFailed(options.group, "its poll thread has ended"))
         self._stopping = threading.Event()
@@ -91,7 +92,7 @@ class PollThread(threading.Thread):
         self._gathers_until = 0.0
         self.flooded = False
         """The last fetch brought a flood: the next one will soon bring more. For any thread to read."""
-        self._away_at = -_OUTAGE_S
+        self._away_at = -OUTAGE_S
         self.group_metadata: Any = None
         self.assignment: frozenset[SourcePartition] = frozenset()
 
@@ -150,7 +151,7 @@ class PollThread(threading.Thread):
         One that starts after it was killed may find its identity held until the session of then is over
         (``assignment=consumer``): it tries again for as long as that may take.
         """
-        rejoined_at, began = -_OUTAGE_S, time.monotonic()
+        rejoined_at, began = -OUTAGE_S, time.monotonic()
         try:
             while not self._stopping.is_set():
                 try:
@@ -163,7 +164,7 @@ class PollThread(threading.Thread):
                     self._stopping.wait(_HELD_PAUSE_S)
                 except ConsumerFenced:
                     now = time.monotonic()
-                    if now - self._away_at > _OUTAGE_S or now - rejoined_at < _TWIN_S:
+                    if now - self._away_at > OUTAGE_S or now - rejoined_at < _TWIN_S:
                         raise
                     rejoined_at = now
                     log.warning(
@@ -177,7 +178,9 @@ class PollThread(threading.Thread):
             self._close()
 
     def _poll(self) -> None:
-        self._consumer: Consumer = self._clients.consumer(self._config | {"error_cb": self._on_error})
+        self._consumer: Consumer = self._clients.consumer(
+            self._config | self._said.config() | {"error_cb": self._on_error}
+        )
         self._consumer.subscribe(
             list(self._chunkers),
             on_assign=self._on_assign,
@@ -191,9 +194,7 @@ class PollThread(threading.Thread):
             self._fetch()
 
     def _on_error(self, error: KafkaError) -> None:
-        if error.code() in (KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT):  # noqa: SLF001
-            if time.monotonic() - self._away_at > _OUTAGE_S:
-                log.warning("brokers away, waiting for them", group=self._options.group, cause=error.str())
+        if self._said.error(error, group=self._options.group):
             self._away_at = time.monotonic()
 
     def _fetch(self) -> None:

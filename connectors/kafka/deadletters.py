@@ -49,6 +49,8 @@ class DeadLetter:
     """When the letter was written, by the broker; 0 = not known."""
     headers: Headers = ()
     """Of the record."""
+    raised_at: str = ""
+    """Where in the agent's code the error was raised, ``file:line in function``; empty = not known."""
 
     @property
     def id(self) -> str:
@@ -122,4 +124,5 @@ def _letter_of(partition: int, offset: int, time_us: int, fields: dict[str, Any]
         cut=is_cut(fields.get("detail", "")),
         time_us=max(time_us, 0),
         headers=tuple((header["name"], header["value"]) for header in fields.get("headers", ())),
+        raised_at=fields.get("raised_at", ""),
     )

@@ -28,9 +28,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from schemas.errors import SluicegateError
+from schemas.meant import meant
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 
 class KafkaFailure(SluicegateError):
@@ -173,9 +174,9 @@ class ReplayFailed(KafkaFailure):
 class NoSuchTopic(KafkaFailure):
     """There is no topic of that name: correct it, or create it."""
 
-    def __init__(self, topic: str) -> None:
+    def __init__(self, topic: str, known: Iterable[str] = ()) -> None:
         super().__init__(
-            f"there is no topic {topic}",
+            f"there is no topic {topic}{meant(topic, known, '{}')}",
             remedy="`sluicegate topics list` names those of the table; the role that writes it creates it.",
         )
 

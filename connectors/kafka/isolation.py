@@ -97,7 +97,7 @@ class Isolation:
         if self._policies[topic] == "stop-partition":
             log.error("partition stands still at an event", **where, cause=failed.note)
             return failed
-        scope.dead_letter(failed.record, failed.cause, failed.detail, attempts=failed.attempts)
+        scope.dead_letter(failed.record, failed.cause, failed.detail, failed.attempts, place)
         scope.count("dead_letter")
         log.error("event became a dead letter", **where, cause=failed.cause)
         return Again(())

@@ -57,7 +57,7 @@ def committed_positions(options: KafkaOptions, group: str) -> dict[tuple[str, in
         KafkaUnavailable: no answer.
         NotAuthorized: an ACL is missing.
     """
-    admin = AdminClient(options.client_config() | {"log_level": 0})
+    admin = AdminClient(options.client_config())
     try:
         found = _committed(options, admin, group, _all_partitions(admin))
     except KafkaException as error:
@@ -74,7 +74,7 @@ def group_lag(options: KafkaOptions, group: str) -> list[PartitionLag]:
         KafkaUnavailable: no answer.
         NotAuthorized: an ACL is missing.
     """
-    admin = AdminClient(options.client_config() | {"log_level": 0})
+    admin = AdminClient(options.client_config())
     try:
         there = _all_partitions(admin)
         committed = _committed(options, admin, group, there)
@@ -112,7 +112,7 @@ def group_lag(options: KafkaOptions, group: str) -> list[PartitionLag]:
 
 def first_offsets(options: KafkaOptions, at: Sequence[tuple[str, int]]) -> dict[tuple[str, int], int]:
     """Return where the logs of partitions begin, of topics that exist; raises KafkaException."""
-    admin = AdminClient(options.client_config() | {"log_level": 0})
+    admin = AdminClient(options.client_config())
     there = set(_all_partitions(admin))
     found = [one for one in at if one in there]
     return _offsets(admin, found, OffsetSpec.earliest(), IsolationLevel.READ_UNCOMMITTED) if found else {}
@@ -138,7 +138,6 @@ def _committed(
     consumer = Consumer(
         options.client_config()
         | {
-            "log_level": 0,
             "group.id": group,
             "enable.auto.commit": False,
             "isolation.level": "read_uncommitted",  # an open transaction's offsets are not waited for
@@ -190,7 +189,6 @@ def _first_timestamps(options: KafkaOptions, group: str, start: dict[_At, int]) 
     consumer = Consumer(
         options.client_config()
         | {
-            "log_level": 0,
             "group.id": f"{group}.lag",  # required, never joined: partitions are assigned by hand
             "enable.auto.commit": False,
             "isolation.level": "read_committed",

@@ -31,7 +31,9 @@ class Scope(Protocol):
     def count(self, outcome: str, n: int = 1) -> None:
         """Count inputs by outcome."""
 
-    def dead_letter(self, record: Record, cause: str, detail: str, attempts: int = 1) -> None:
+    def dead_letter(
+        self, record: Record, cause: str, detail: str, attempts: int = 1, raised_at: str = ""
+    ) -> None:
         """Keep a record that cannot be handled, or that was set aside (0 attempts)."""
 
     @property

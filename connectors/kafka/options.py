@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from connectors.kafka.clients import Clients
+from connectors.kafka.said import Said
 from schemas.topics import MIB
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ class KafkaOptions:
     clients: Clients = field(default=Clients(), repr=False)
     retention_ms: Mapping[str, int] = field(default_factory=dict)
     """How long a topic of the table keeps records in this deployment, by its name there; else as it says."""
+    said: Said = field(default_factory=Said, repr=False, compare=False)
+    """Hears the clients that are polled."""
 
     @property
     def principal(self) -> str:
@@ -63,6 +66,7 @@ class KafkaOptions:
         return {
             "bootstrap.servers": self.bootstrap_servers,
             "client.id": self.client_id,
+            "log_level": 0,  # one that is polled may be heard: ``said``
             # A broker that restarts is found again within a second, not after librdkafka's ten. Not sooner:
             # while no broker answers it starts over from the bootstrap addresses, and each time forgets its
             # back-off (at 50 ms: 36 attempts and lines of log a second, at 500 ms 4). Without that

@@ -70,7 +70,7 @@ class Owners:
 
     def _ask(self) -> Mapping[SourcePartition, str]:
         if self._admin is None:
-            self._admin = self._kafka.clients.admin(self._kafka.client_config() | {"log_level": 0})
+            self._admin = self._kafka.clients.admin(self._kafka.client_config())
         asked = self._admin.describe_consumer_groups([self._group], request_timeout=_ANSWER_S)
         try:
             members = asked[self._group].result(_ANSWER_S + 1).members

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from typing import TYPE_CHECKING, Final
 
+from connectors.kafka.admin import list_topics
 from connectors.kafka.chunk import Records, SourcePartition
 from connectors.kafka.committed import CommittedReader
 from connectors.kafka.errors import NoSuchTopic
@@ -30,7 +31,7 @@ def newest(kafka: KafkaOptions, topic: str, limit: int) -> list[Record]:
             low, high = reader.bounds(partition)
             starts[partition] = max(low, high - _OFFSETS_A_RECORD * limit)
         if not starts:
-            raise NoSuchTopic(topic)
+            raise NoSuchTopic(topic, list_topics(kafka))
         records = [
             Records(SourcePartition(topic, message.partition() or 0), [message])[0]
             for message in reader.read(starts)

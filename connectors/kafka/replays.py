@@ -100,7 +100,6 @@ class Replayer:
                 "acks": "all",
                 "compression.type": "lz4",
                 "partitioner": "murmur2_random",  # librdkafka's own default would split a stream
-                "log_level": 0,
             }
         )
         try:

@@ -64,7 +64,6 @@ class KafkaRival(threading.Thread):
                 "partition.assignment.strategy": "range",
                 "enable.auto.commit": False,
                 "session.timeout.ms": 6_000,
-                "log_level": 0,
             }
         )
         self._consumer.subscribe(list(topics), on_assign=self._take)

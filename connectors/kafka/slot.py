@@ -80,7 +80,7 @@ class ProducerSlot:
                 problem = str(error)
             if time.monotonic() > deadline - self._timeout_s / 2:
                 break
-        raise AppendFailed(problem)
+        raise AppendFailed(f"Kafka at {self._kafka.bootstrap_servers}: {problem}")
 
     def close(self) -> None:
         """Drop the producer; an open transaction is aborted."""

@@ -54,6 +54,5 @@ def _consumer(kafka: KafkaOptions, group: str) -> Consumer:
             "group.id": group,
             "enable.auto.commit": False,
             "isolation.level": "read_committed",
-            "log_level": 0,
         }
     )

@@ -91,7 +91,9 @@ class Tailer(threading.Thread, Generic[T]):
     ) -> None:
         super().__init__(name="kafka-tail", daemon=True)
         self._servers = kafka.bootstrap_servers
-        self._config = kafka.client_config() | {
+        self._said = kafka.said
+        self._config = kafka.client_config() | kafka.said.config()
+        self._config |= {
             "group.id": f"{kafka.topic_prefix}{kafka.client_id}-tail",  # asked for; never joined
             "isolation.level": "read_committed",
             "enable.auto.commit": False,
@@ -263,6 +265,7 @@ class Tailer(threading.Thread, Generic[T]):
         log.warning("tail_partition_error", topic=topic, partition=partition, error=error.str())
 
     def _on_error(self, error: KafkaError) -> None:
+        self._said.error(error)
         self._problem = str(error.str())
 
     def _on_stats(self, text: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import time
 from typing import TYPE_CHECKING, Any, Protocol
@@ -88,8 +87,8 @@ class KafkaTransaction(Appends):
         self._config = producer_config(options) | {
             "transactional.id": transactional_id,
             "transaction.timeout.ms": timeout_ms,
-            "logger": self,
         }
+        self._config |= options.said.config() | {"logger": self}  # which hears more of it
         self._last: tuple[SourcePartition, int] | None = None
         self._fenced_at = -_TWIN_S
         self._began_at = self._used_at = 0.0
@@ -122,7 +121,7 @@ class KafkaTransaction(Appends):
     def log(self, level: int, _format: str, facility: str, _name: str, text: str) -> None:
         """Take what librdkafka logs: when a connection breaks or falls silent, it says so here alone."""
         self._disturbed = self._disturbed or (facility in _DISTURBED and _UNSENT.search(text) is None)
-        (log.warning if level >= logging.WARNING else log.debug)("librdkafka", said=text)
+        self._kafka.said.log(level, _format, facility, _name, text)
 
     def _be_undisturbed(self) -> None:
         """Make the producer anew where it may have asked for something twice.

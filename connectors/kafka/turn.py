@@ -104,7 +104,6 @@ def _try(
             "enable.idempotence": True,
             "acks": "all",
             "linger.ms": 0,
-            "log_level": 0,
         }
     )
     producer.init_transactions(_TIMEOUT_MS / 1_000)
@@ -138,7 +137,7 @@ def _try(
 
 def _commit(kafka: KafkaOptions, producer: Producer, commits: Commits) -> None:
     parts = [TopicPartition(*at, offset) for at, offset in commits.offsets.items()]
-    with closing(Consumer(kafka.client_config() | {"group.id": commits.group, "log_level": 0})) as consumer:
+    with closing(Consumer(kafka.client_config() | {"group.id": commits.group})) as consumer:
         producer.send_offsets_to_transaction(parts, consumer.consumer_group_metadata(), _TIMEOUT_MS / 1_000)
 
 

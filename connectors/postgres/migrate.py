@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import psycopg
 from psycopg import sql
 
-from connectors.postgres.connection import explain
+from connectors.postgres.connection import explain, reading
 from connectors.postgres.errors import SinkUnfit
 
 if TYPE_CHECKING:
@@ -93,6 +93,17 @@ def migrate(
         return _apply(connection, options, steps)
     except psycopg.Error as error:
         raise explain(options.where, "migrate its schema", error) from error
+
+
+def unapplied(options: PostgresOptions) -> list[str]:
+    """Return the names of the migrations that the archive would apply at its start; nothing is changed.
+
+    Raises:
+        SinkUnfit: it would refuse to: the schema is newer than this code, or is not what its migrations made.
+        SinkUnavailable, SinkTimeout: no answer.
+    """
+    with reading(options, "look at its migrations") as connection:
+        return [step.name for step in _missing(_applied(connection, options), migrations(), options)]
 
 
 def _applied(connection: BoundedConnection, options: PostgresOptions) -> dict[int, tuple[str, str, int]]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
     from cyclopts import App
 
 
@@ -51,13 +55,34 @@ def demo_command(
     interrupt_once()  # until the loop runs, so that what was started is stopped
     settings = Settings()
     progress = OnConsole(console.err())
-    there = any(part.process.runs for part in read_state(settings.data_dir.absolute()).values())
-    where = ensure_up(settings, progress, model=model and announce())
-    try:
-        prepare_topics(settings, where)
-        demo = ModelDemo(settings, once=once) if model else Demo(settings, once=once)
-        return asyncio.run(demo.run())
-    finally:
-        ignore_stop_signals()  # a second one must not leave the stack behind
-        if not there:
-            down(settings)
+    data_dir = settings.data_dir.absolute()
+    with only_demo(data_dir):
+        there = any(part.process.runs for part in read_state(data_dir).values())
+        where = ensure_up(settings, progress, model=model and announce())
+        try:
+            prepare_topics(settings, where)
+            demo = ModelDemo(settings, once=once) if model else Demo(settings, once=once)
+            return asyncio.run(demo.run())
+        finally:
+            ignore_stop_signals()  # a second one must not leave the stack behind
+            if not there:
+                down(settings)
+
+
+@contextmanager
+def only_demo(data_dir: Path) -> Iterator[None]:
+    """Hold the folder for one demo: a second would lose its stack to the first's end. Raises OpsError."""
+    from ops.errors import OpsError
+    from ops.stack.users import DEMO_LOCK, holder_of
+    from pipelines.slots import hold
+
+    data_dir.mkdir(parents=True, exist_ok=True)
+    lock = hold(data_dir / DEMO_LOCK)
+    if lock is None:
+        holder = holder_of(data_dir / DEMO_LOCK)
+        raise OpsError(
+            f"a demo runs from this folder already (process {holder or 'not known'})",
+            "look at that one, or end it by Ctrl-C; another needs a folder of its own (SLUICEGATE_DATA_DIR)",
+        )
+    with lock:
+        yield

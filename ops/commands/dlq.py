@@ -161,6 +161,7 @@ def _facts(letter: DeadLetter) -> dict[str, object]:
         "cause": letter.cause,
         "detail": escaped(redacted(letter.detail).encode(), 2_000),
         "agent": letter.agent,
+        "raised_at": letter.raised_at,
         "code_version": letter.code_version,
         "attempts": letter.attempts,
         "schema_id": letter.schema_id,

@@ -109,11 +109,14 @@ def lag_command(
 def _groups_that_run(kafka: KafkaOptions, settings: Settings, asked: str | None) -> dict[str, str]:
     """Return each role's group, of the generation that runs; say which of those asked for differ.
 
-    A command that only looks goes on with the code's where no record can be read.
+    A command that only looks goes on with the code's where no record can be read. A role that is on record
+    alone is among them if it is asked for: it may have been given up long ago.
     """
     from connectors.kafka.errors import NotAuthorized
     from ops import console
+    from ops.commands.levers import YOURS
     from ops.deployed import deployed, running
+    from pipelines.generations import group_of
     from schemas.errors import RegistryUnavailable
 
     try:
@@ -127,7 +130,15 @@ def _groups_that_run(kafka: KafkaOptions, settings: Settings, asked: str | None)
             console.note(
                 f"{role}: generation {runs.generation} runs and is shown; this code is generation {runs.code}"
             )
-    return {role: runs.group for role, runs in found.items()}
+    groups = {role: runs.group for role, runs in found.items()}
+    others = sorted(rows.keys() - groups)
+    if asked in others:
+        groups[asked] = group_of(kafka.topic_prefix, asked, rows[asked]["generation"])
+    elif asked is None and others:
+        console.note(
+            f"on record, and not shown: {', '.join(others)}. {YOURS}; `sluicegate lag {others[0]}` shows one"
+        )
+    return groups
 
 
 def _paused(kafka: KafkaOptions, groups: Sequence[str], known: Mapping[str, str]) -> dict[str, list[str]]:

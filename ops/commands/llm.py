@@ -59,11 +59,11 @@ def worker_command(*words: Annotated[str, Parameter(show=False)]) -> int:
 
 def _no_command(word: str) -> Misused:
     """Words after `llm` that are no command are a mistake: the worker takes none."""
-    from difflib import get_close_matches
-
     from ops.errors import Misused
+    from schemas.meant import meant
 
     commands = [name.removeprefix("llm_") for name in GROUPS]
-    close = get_close_matches(word, commands, 1)
-    meant = f"did you mean `sluicegate llm {close[0]}`? " if close else ""
-    return Misused(f"llm has no command {word!r}", f"{meant}there are {', '.join(commands)}")
+    return Misused(
+        f"llm has no command {word!r}{meant(word, commands, '`sluicegate llm {}`')}",
+        f"there are {', '.join(commands)}",
+    )

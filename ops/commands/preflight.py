@@ -28,11 +28,11 @@ def preflight_command(
 
     Kinds: every policy is declared, agrees with the others, is kept by the topics, and is one that is built.
     Then schemas against the registry, and of each role topics, co-partitioning, access and state, as
-    `worker --check` does for some. Last this machine's clock against the brokers': a second apart is a
-    warning, five are too many.
+    `worker --check` does for some; of the archive whether PostgreSQL can be written to. Last this machine's
+    clock against the brokers': a second apart is a warning, five are too many.
 
-    Exit code 4 if something does not fit: starting would change nothing. 3 if Kafka or the registry does not
-    answer.
+    Exit code 4 if something does not fit: starting would change nothing. 3 if Kafka, the registry or
+    PostgreSQL does not answer.
 
     Example: `sluicegate preflight agents`
 

@@ -84,6 +84,8 @@ def down_command(
 ) -> int:
     """Stop the parts that `sluicegate up` started from this folder, and nothing else.
 
+    A worker or an edge that still works with them is named first: it waits until they are up again.
+
     Example: `sluicegate down --wipe`
 
     Parameters
@@ -110,12 +112,28 @@ def down_command(
     if wipe and not yes and not _agreed(settings, cache=cache):
         console.note("nothing was stopped or removed")
         return 1
+    if not wipe:
+        _tell_who_stays(settings)
     outcome = down(settings, wipe=wipe, cache=cache, progress=OnConsole(console.err()))
     for name, how in outcome.items():
         console.out().print(f"{name:<10}  {how}")
     if not outcome:
         console.note(f"nothing of {settings.data_dir} was running")
     return 0
+
+
+def _tell_who_stays(settings: Settings) -> None:
+    """Warn of whoever will have no Kafka to work with; an edge or worker of a Kafka elsewhere has."""
+    from ops import console
+    from ops.stack.state import read_state
+    from ops.stack.users import how_to_stop, listed, users_of
+
+    data_dir = settings.data_dir.absolute()
+    if any(part.process.runs for part in read_state(data_dir).values()) and (users := users_of(data_dir)):
+        console.warn(
+            f"what is stopped now is in use by {listed(users)}: they will wait for it",
+            f"{how_to_stop(users)}; or have it back by `sluicegate up`",
+        )
 
 
 def _agreed(settings: Settings, *, cache: bool) -> bool:

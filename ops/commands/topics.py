@@ -103,13 +103,16 @@ def describe_command(name: str, *, as_json: AsJson = False) -> int:
     from connectors.kafka.admin import describe_topics
     from ops import console
     from ops.errors import Misused
+    from schemas.meant import meant
     from schemas.topics import TOPICS
 
     options = _options()
     spec = next((spec for spec in TOPICS if name in (spec.name, spec.named(options.topic_prefix))), None)
     if spec is None:
-        names = ", ".join(spec.name for spec in TOPICS)
-        raise Misused(f"topic {name!r} is not in the table", f"name one of {names}")
+        names = [spec.name for spec in TOPICS]
+        raise Misused(
+            f"topic {name!r} is not in the table{meant(name, names)}", f"name one of {', '.join(names)}"
+        )
     (spec,) = options.kept([spec])
     states = describe_topics(options, [spec])
     row = _row(spec, options, {state.name for state in states})

@@ -7,7 +7,7 @@ OpsError
     ├── PortTaken        a port that was asked for is in use
     ├── PartFailed       a part ended, or did not answer in time; the end of its log is shown
     ├── StackBusy        another process starts or stops the same stack
-    ├── StillInUse       a worker or an edge works in the folder that is to be removed
+    ├── StillInUse       a worker or an edge works with the folder that is to be removed
     └── BadState         the record of what runs cannot be read
 """
 
@@ -16,10 +16,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ops.errors import OpsError
+from ops.stack.users import how_to_stop, listed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from ops.stack.users import User
 
 
 class StackError(OpsError):
@@ -86,11 +89,12 @@ class StackBusy(StackError):
 
 
 class StillInUse(StackError):
-    """A worker or an edge works in the folder that is to be removed: stop it first."""
+    """A worker or an edge works with the folder that is to be removed: stop it first."""
 
-    def __init__(self, folder: Path, user: str) -> None:
+    def __init__(self, folder: Path, users: Sequence[User]) -> None:
         super().__init__(
-            f"{folder} is not removed: {user}", "stop it, and run this again; nothing was stopped"
+            f"{folder} is not removed: it is in use by {listed(users)}",
+            f"{how_to_stop(users)}, and run this again; nothing was stopped",
         )
 
 

@@ -2,43 +2,29 @@
 
 from __future__ import annotations
 
-import fcntl
 import re
 import shutil
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-import orjson
-import psutil
-
 from ops.stack.errors import StackError, StillInUse
 from ops.stack.parts import KAFKA, MODEL, POSTGRES, REGISTRY
-from ops.stack.process import CLOCK_TOLERANCE_S
 from ops.stack.state import FILE, PORTS_FILE
+from ops.stack.users import DEMO_LOCK, users_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 _STACK = (KAFKA.name, REGISTRY.name, POSTGRES.name, MODEL.name)
-_LOGS = (*_STACK, "worker", "edge", "exec")
+_LOGS = (*_STACK, "worker", "edge", "exec", "llm")
 _DOWNLOADS = re.compile(r"(kafka|registry)-.+-[0-9a-f]{8}|model-[0-9a-f]{8}")
 
 
 def refuse_in_use(data_dir: Path) -> None:
-    """Raise StillInUse while a worker holds a slot of the folder, or an edge runs from it."""
-    for lock in data_dir.glob("state/*/slot-*/LOCK"):
-        with lock.open() as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError:
-                raise StillInUse(data_dir, f"a worker holds {lock.parent}") from None
-    edge = data_dir / "edge.json"
-    with suppress(OSError, ValueError, KeyError, TypeError, psutil.Error):
-        pid = int(orjson.loads(edge.read_bytes())["pid"])
-        # It left its address after it was started; a process that is younger has the id of one that is gone.
-        if psutil.Process(pid).create_time() <= edge.stat().st_mtime + CLOCK_TOLERANCE_S:
-            raise StillInUse(data_dir, f"an edge runs from it (process {pid})")
+    """Raise StillInUse while a worker, an edge or a demo works with the folder."""
+    if users := users_of(data_dir):
+        raise StillInUse(data_dir, users)
 
 
 def wipe_data(data_dir: Path) -> None:
@@ -67,7 +53,7 @@ def _own_data(data_dir: Path) -> Iterator[Path]:
     if stack_ran or slots:
         yield from (path for name in _LOGS for path in data_dir.glob(f"logs/{name}.log*"))
     yield from slots
-    for name in (FILE, PORTS_FILE, "edge.json", "stack.lock"):
+    for name in (FILE, PORTS_FILE, "edge.json", "stack.lock", DEMO_LOCK):
         yield data_dir / name
 
 

@@ -290,7 +290,7 @@ def test_a_redirect_is_no_answer_of_an_edge(twin: EdgeTwin, tmp_path: Path) -> N
     twin.faults.append(301)
     code, _, err = execute(twin, "--", "touch", str(marker))
     assert code == 1
-    assert b"HTTP 301 is no answer of an edge" in err
+    assert b"does not answer as an edge does: HTTP 301 with application/json" in err
     assert not marker.exists()
 
 

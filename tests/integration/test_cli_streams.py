@@ -77,6 +77,16 @@ def test_a_file_of_several_streams_is_published_and_each_event_has_its_verdict(
     assert out.splitlines() == ["open pb", "line 0", "line 1", "line 2", "end completed"]
 
 
+def test_a_stream_that_is_not_known_is_waited_for_with_a_word_until_ctrl_c(line: CommandLine) -> None:
+    tail = line.start("tail", "nobodys")
+    assert tail.stderr is not None
+    said = tail.stderr.readline().decode()
+    assert said == "no stream default/nobodys is known yet; waiting until it opens\n"
+    tail.send_signal(signal.SIGINT)
+    out, err = tail.communicate(timeout=20)
+    assert (tail.returncode, out, err) == (130, b"", b"")
+
+
 def test_the_same_file_again_doubles_nothing_though_its_events_have_no_ids(
     line: CommandLine, tmp_path: Path
 ) -> None:

@@ -148,7 +148,9 @@ def test_a_request_with_anything_wrong_is_refused_with_the_place_and_nothing_of_
     assert post(edge, log("x"), stream="no%20spaces").status_code == 400
     assert post(edge, log("x"), stream="s" * 129).json()["field"] == "stream_id"
     assert post(edge, log("x"), query="?kind=nokind").status_code == 422
-    assert post(edge, log("x"), query="").json()["field"] == "kind"
+    missing = post(edge, log("x"), query="").json()
+    assert (missing["field"], "is missing" in missing["detail"]) == ("kind", True)
+    assert "publish --kind`): one of chat, job, llm, log." in missing["remedy"]
     assert post(edge, log("x"), query="?kind=log&wait=forever").status_code == 400
     assert post(edge, log("x"), query="?kind=log&tenant=no/slash").status_code == 400
     assert post(edge, log("x"), media="text/plain").status_code == 415

@@ -107,6 +107,20 @@ def test_lag_is_told_while_the_registry_is_away(line: CommandLine, kafka_options
     assert "groups are those of this code" in err
 
 
+def test_a_role_that_is_on_record_is_shown_by_its_name_also_where_its_agents_are_not_at_hand(
+    line: CommandLine, kafka_options, registry
+):
+    deploy(kafka_options, registry, 2)
+    stand(kafka_options, 2, 0)
+    exit_code, out, err = line.run("lag", "totals", "--json", "--every-s", "0.1")
+    assert exit_code == 0, err
+    (found,) = json.loads(out)["groups"]
+    assert found["group"] == group_of(kafka_options.topic_prefix, "totals", 2)
+    exit_code, out, err = line.run("lag", "--json", "--every-s", "0.1")
+    assert "totals" not in out
+    assert "on record, and not shown: totals. SLUICEGATE_PIPELINES" in err
+
+
 @pytest.mark.parametrize(("runs", "mine"), [(2, 1), (1, 2)])
 def test_levers_move_the_generation_that_runs(
     line: CommandLine, kafka_options, registry, runs: int, mine: int

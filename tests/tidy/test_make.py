@@ -183,3 +183,39 @@ def test_what_ci_runs_can_be_run_and_says_so():
     assert subprocess.run(["bash", "-n", script], check=False).returncode == 0
     assert re.search(r"^make lint$", script.read_text(), re.MULTILINE)
     assert re.search(r"^make test$", script.read_text(), re.MULTILINE)
+
+
+PIP = r"""
+for n in $(seq 60); do echo "Collecting one==$n"; echo "  Downloading one-$n.whl"; done
+echo "WARNING: Retrying (Retry(total=4)) after connection broken"
+echo "Installing collected packages: one, two"
+"""
+
+
+def test_of_what_pip_writes_only_how_far_it_is_is_told(tmp_path, capfd):
+    lock = tmp_path / "lock.txt"
+    lock.write_text("".join(f"one==1.{n} \\\n    --hash=sha256:00\n" for n in range(60)))
+
+    bootstrap.install_locked(program(tmp_path / "well", PIP), lock)
+
+    assert capfd.readouterr().out.splitlines() == [
+        "25 of 60 packages",
+        "50 of 60 packages",
+        "WARNING: Retrying (Retry(total=4)) after connection broken",
+        "installing them: this takes a minute, in which nothing is told",
+    ]
+
+
+def test_where_pip_fails_its_last_words_are_shown(tmp_path, capfd):
+    lock = tmp_path / "lock.txt"
+    lock.write_text("one==1 \\\n    --hash=sha256:00\n")
+    failing = program(tmp_path / "ill", f"{PIP}\necho 'ERROR: No matching distribution' >&2\nexit 1")
+
+    with pytest.raises(SystemExit):
+        bootstrap.install_locked(failing, lock)
+
+    told = capfd.readouterr()
+    assert told.out.endswith("ERROR: No matching distribution\n")
+    assert "Downloading one-60.whl" in told.out
+    assert "Downloading one-1.whl" not in told.out
+    assert "this step failed (exit code 1)" in told.err

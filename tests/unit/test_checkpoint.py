@@ -61,7 +61,7 @@ class Recording:
 
 
 class Letters:
-    def letter(self, record, *, agent, cause, detail, attempts):
+    def letter(self, record, *, agent, cause, detail, attempts, raised_at=""):
         return Append(DEAD_LETTERS, record.key, f"{agent}:{cause}".encode(), record.partition)
 
 

@@ -162,6 +162,8 @@ def test_settings_that_are_wrong_name_their_variable_and_no_secret(tmp_path: Pat
         ({"EDGE__ALLOWED_HOSTS": "[nonsense"}, "SLUICEGATE_EDGE__ALLOWED_HOSTS: "),
         ({"EDGE": "nonsense"}, "SLUICEGATE_EDGE or a SLUICEGATE_EDGE__… is no JSON object"),
         ({"WORKER__WEB_PORT": "65535"}, "SLUICEGATE_WORKER__WEB_PORT: "),
+        ({"KAFKA__BOOTSTRAP_SERVERS": "localhost"}, "SERVERS: 'localhost' is no host:port, as in kafka-1."),
+        ({"KAFKA__BOOTSTRAP_SERVERS": "a:1,http://b:2"}, "'http://b:2' is no host:port"),
         ({"KAFKA__SECURITY_PROTOCOL": "SSLL"}, "SLUICEGATE_KAFKA__SECURITY_PROTOCOL: "),
         ({"KAFKA__SASL_MECHANISM": "PLAN"}, "SLUICEGATE_KAFKA__SASL_MECHANISM: "),
         ({"KAFKA__SECURITY_PROTOCOL": "SASL_SSL", "KAFKA__SASL_USERNAME": "me"}, "_KAFKA__SASL_PASSWORD"),

@@ -8,7 +8,9 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
+from connectors.kafka.deadletters import DeadLetter
 from ops import console as consoles
+from ops.commands.dlq import _facts
 from ops.naming import stream_named
 from ops.redaction import escaped, hex_dump, redacted
 from ops.rendering import Renderer
@@ -138,3 +140,11 @@ def test_no_data_is_markup_whether_it_is_a_line_or_in_a_table(
     console.print(table)
     shown = getattr(capsys.readouterr(), name).splitlines()
     assert [line.rstrip() for line in shown] == [given, "column [i]", given]
+
+
+def test_a_dead_letter_is_shown_with_where_in_the_agents_code_its_error_was_raised() -> None:
+    letter = DeadLetter(
+        0, 7, "in.v1", 1, 5, b"k", b"v", 1, "ValueError", "why", "mine", "1", 3,
+        cut=False, time_us=0, raised_at="mine.py:7 in handle",
+    )  # fmt: skip
+    assert _facts(letter)["raised_at"] == "mine.py:7 in handle"

@@ -84,5 +84,14 @@ def test_a_schema_id_that_no_registry_gives_is_none():
     assert letter_of(b"")["schema_id"] == -1
 
 
+def test_it_says_where_in_the_agents_code_and_keeps_the_line_of_a_long_path():
+    record = Record("t", 1, 2, 7_000, b"k", b"v")
+    for place in ("mine.py:7 in handle", "/deep" * 9_000 + "/mine.py:7 in handle"):
+        append = MAKER.letter(record, agent="a", cause="c", detail="d", attempts=1, raised_at=place)
+        told = READER.decode(append.value, DEAD_LETTERS.subject)["raised_at"]
+        assert told == place[-256:]
+    assert letter_of(b"x")["raised_at"] == ""
+
+
 def test_its_time_is_the_brokers_so_that_no_clock_is_asked():
     assert letter_of(b"x")["time_us"] == 7_000

@@ -29,11 +29,15 @@ class Effects:
 
     def __init__(self) -> None:
         self.letters: list[tuple[int, str, int]] = []
+        self.places: list[str] = []
         self.counted: list[str] = []
         self.standstill: Standstill | None = None
 
-    def dead_letter(self, record: Record, cause: str, detail: str, attempts: int = 1) -> None:
+    def dead_letter(
+        self, record: Record, cause: str, detail: str, attempts: int = 1, raised_at: str = ""
+    ) -> None:
         self.letters.append((record.offset, cause, attempts))
+        self.places.append(raised_at)
 
     def count(self, outcome: str, n: int = 1) -> None:
         self.counted.append(outcome)
@@ -157,3 +161,12 @@ def test_the_place_where_an_error_left_the_agents_code_is_told():
     line = agent.__code__.co_firstlineno + 1
     assert place_of(raised.value) == f"{__file__}:{line} in agent"
     assert place_of(ValueError("that nobody raised")) == ""
+
+
+def test_a_dead_letter_says_where_its_error_was_raised():
+    with pytest.raises(ValueError, match="invalid literal") as raised:
+        int("seven")
+    effects, _, _ = work(chunk_of(7), {7: raised.value})
+
+    assert effects.places == [place_of(raised.value)]
+    assert effects.places[0].startswith(f"{__file__}:")

@@ -122,3 +122,19 @@ def test_a_token_endpoint_on_this_machine_may_be_plain():
     for host in ("127.0.0.1:9", "localhost", "[::1]:80"):
         url = f"http://{host}/token"
         assert KafkaSettings.model_validate({**OAUTH, "sasl_oauthbearer_token_endpoint_url": url})
+
+
+@pytest.mark.parametrize(
+    "servers",
+    ["", "a:9092", "a:1, b-1.example:2,", "[::1]:9092", "SASL_SSL://a.example:9093", "10.0.0.1:29092"],
+)
+def test_servers_are_hosts_with_ports(servers):
+    assert KafkaSettings(bootstrap_servers=servers).bootstrap_servers == servers
+
+
+@pytest.mark.parametrize(
+    "servers", ["localhost", "a:9092,b", "http://a:9092", "a:", ":9092", "a:b", "a:9092/x"]
+)
+def test_a_server_without_a_port_is_refused(servers):
+    with pytest.raises(ValueError, match="is no host:port, as in"):
+        KafkaSettings(bootstrap_servers=servers)

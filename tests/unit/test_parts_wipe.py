@@ -75,12 +75,12 @@ def test_what_a_worker_or_an_edge_works_with_is_not_removed(tmp_path):
     settings = settings_in(tmp_path)
     make_used(settings)
     slot = Slot(settings.data_dir / "state", "ingest")
-    with pytest.raises(StillInUse, match="a worker holds"):
+    with pytest.raises(StillInUse, match=rf"in use by worker \(process {os.getpid()}: ingest\)"):
         down(settings, wipe=True)
     slot.close()
     edge = settings.data_dir / "edge.json"
     edge.write_text(json.dumps({"url": "http://127.0.0.1:1", "pid": os.getpid()}))
-    with pytest.raises(StillInUse, match=f"process {os.getpid()}"):
+    with pytest.raises(StillInUse, match=rf"in use by edge \(process {os.getpid()}\)"):
         down(settings, wipe=True)
     os.utime(edge, (1, 1))  # older than this process: left by one that is gone and had its id
     down(settings, wipe=True)
