@@ -251,5 +251,5 @@ def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
 
 
 def test_a_migration_that_is_none_is_told_with_sluicegates_own(capfd: pytest.CaptureFixture[str]) -> None:
-    assert run(("worker", "--migrate", "wider")) == 2
+    assert run(("worker", "--roles", "aggregate", "--migrate", "wider")) == 2
     assert "name any of usage_told_apart; a module of yours declares its own" in capfd.readouterr().err
