@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Any, Final
 
+from connectors.llm.ledger import name_of
 from pipelines.attempt_figures import AttemptFigures, Called
 from pipelines.two_stage import MergeStage, PartialStage, Stages
 from schemas import topics
@@ -70,7 +71,8 @@ class AttemptPartials(PartialStage[Called, AttemptFigures]):
         self, batch: PartialBatch[Called, AttemptFigures], record: Record, attempt: Mapping[str, Any]
     ) -> bool:
         view, key = batch.scope.state, attempt_key(attempt)
-        if view.get(b"a" + key) is not None:
+        # Until ``SEEN_TTL_MS`` after an upgrade what was counted before may stand without its question.
+        if any(view.get(b"a" + known) is not None for known in (key, key.rpartition(b"@")[0])):
             return False
         # By the broker's time, which goes on however an attempt is dated.
         due_us = record.timestamp_us + SEEN_TTL_MS * 1_000
@@ -93,8 +95,14 @@ class AttemptMerge(MergeStage[Called, AttemptFigures]):
 
 
 def attempt_key(attempt: Mapping[str, Any]) -> bytes:
-    """Return an attempt's key on the ledger, ``tenant/stream_id/attempt``."""
-    return f"{attempt['tenant']}/{attempt['stream_id']}/{attempt['attempt']}".encode()
+    """Return an attempt's key on the ledger."""
+    return f"{attempt['tenant']}/{name_in_stream(attempt)}".encode()
+
+
+def name_in_stream(attempt: Mapping[str, Any]) -> str:
+    """Return ``stream_id/attempt@partition.offset``, with the place of the question that it is for."""
+    name = name_of(attempt["attempt"], attempt["request_partition"], attempt["request_offset"])
+    return f"{attempt['stream_id']}/{name}"
 
 
 def ended_us_of(attempt: Mapping[str, Any], record: Record) -> int:

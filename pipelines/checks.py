@@ -203,7 +203,8 @@ def _role(one: Blueprint, extension: Extension, options: WorkerOptions, roster: 
         roster=roster,
         inputs={changelog: agent.reads for changelog, agent in stores.items()},
         migrations=[
-            replace(each, changelog=changelog_of(each.changelog, generation)) for each in extension.migrations
+            replace(each, changelog=changelog_of(each.changelog, generation))
+            for each in extension.all_migrations()
         ],
         generation=generation,
     )
@@ -212,7 +213,7 @@ def _role(one: Blueprint, extension: Extension, options: WorkerOptions, roster: 
         state = deployment.problems(first)
     except UnknownType:  # of a deployment that never ran: its schema comes with the first start
         first, state = [], []
-    names = "" if state else ",".join(migration.name for migration in first)
+    names = "" if state else ",".join(dict.fromkeys(migration.name for migration in first))
     yield Finding("state", one.role, "; ".join(state), after=names)
 
 

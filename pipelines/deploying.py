@@ -43,7 +43,7 @@ def deploy(app: RoleApp, roster: Roster, options: WorkerOptions, extension: Exte
         if source.changelog is not None
     }
     migrations = [
-        replace(one, changelog=changelog_of(one.changelog, generation)) for one in extension.migrations
+        replace(one, changelog=changelog_of(one.changelog, generation)) for one in extension.all_migrations()
     ]
     if options.abandon_migration:
         for given_up in abandon(app.role, roster, "by an operator"):

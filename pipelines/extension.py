@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import AgentRefused
 from pipelines.generations import FIRST
+from pipelines.own_migrations import MIGRATIONS
 from schemas.access import ROLES as OURS
 from schemas.access import Access
 from schemas.catalog import schemas_of, subjects
@@ -68,6 +69,10 @@ class Extension:
     def all_topics(self) -> tuple[TopicSpec, ...]:
         """Return our topics and these."""
         return (*TOPICS, *self.topics)
+
+    def all_migrations(self) -> tuple[Migration, ...]:
+        """Return our migrations and these."""
+        return (*MIGRATIONS, *self.migrations)
 
     def all_kinds(self) -> KindTable:
         """Return our kinds and these."""

@@ -8,13 +8,12 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Protocol, Self
 
 from schemas.envelope import LONG_MAX
-from schemas.usage import cost_of_usage
+from schemas.usage import ESTIMATED, UNKNOWN, sorts_of_cost
 from state.binary import CorruptValue, pack_texts, unpack_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-_VERSION: Final = 1
 _COUNTED: Final = struct.Struct(">H")
 _COUNT: Final = struct.Struct(">q")
 
@@ -107,9 +106,11 @@ class Sums:
     """Figures of a window. They stop at the greatest long, so that no producer's number can break a window.
 
     A subclass names its fields by what their total over partitions is; all but maps are 64-bit numbers. The
-    stored form is version, final, the numbers (``SUMS``, ``MAXES``, revision), then the maps.
+    stored form is its number, final, the numbers (``SUMS``, ``MAXES``, revision), then the maps.
     """
 
+    FORM: ClassVar[int] = 1
+    """Of what is stored; another one needs a migration."""
     SUMS: ClassVar[tuple[str, ...]] = ()
     MAXES: ClassVar[tuple[str, ...]] = ()
     MAPS: ClassVar[tuple[str, ...]] = ()
@@ -147,7 +148,7 @@ class Sums:
     def write(self) -> bytes:
         """Return the stored form."""
         numbers = [getattr(self, name) for name in self._numbers()]
-        head = _layout(len(numbers)).pack(_VERSION, self.final, *numbers)
+        head = _layout(len(numbers)).pack(self.FORM, self.final, *numbers)
         return b"".join((head, *(pack_counts(getattr(self, name)) for name in self.MAPS)))
 
     @classmethod
@@ -155,8 +156,8 @@ class Sums:
         """Return the figures of a stored form, or raise CorruptValue."""
         names = cls._numbers()
         layout = _layout(len(names))
-        if len(data) < layout.size or data[0] != _VERSION:
-            raise CorruptValue(f"{cls.__name__} of {len(data)} bytes, version {data[:1].hex()}")
+        if len(data) < layout.size or data[0] != cls.FORM:
+            raise CorruptValue(f"{cls.__name__} of {len(data)} bytes, form {data[:1].hex()}")
         _, final, *numbers = layout.unpack_from(data)
         figures = cls(**dict(zip(names, numbers, strict=True)))
         figures.final = bool(final)
@@ -186,9 +187,10 @@ class Sums:
 class Figures(Sums):
     """Usage in a window."""
 
+    FORM: ClassVar = 2
     SUMS: ClassVar = (
         "calls", "errors", "events", "input_tokens", "output_tokens", "cost_nanos", "cost_unknown",
-        "latency_ms_sum",
+        "latency_ms_sum", "tokens_estimated", "tokens_unknown", "estimated_nanos",
     )  # fmt: skip
     MAXES: ClassVar = ("latency_ms_max",)
 
@@ -200,6 +202,9 @@ class Figures(Sums):
     cost_nanos: int = 0
     cost_unknown: int = 0
     latency_ms_sum: int = 0
+    tokens_estimated: int = 0
+    tokens_unknown: int = 0
+    estimated_nanos: int = 0
     latency_ms_max: int = 0
 
     def count(self) -> None:
@@ -209,11 +214,13 @@ class Figures(Sums):
 
     def add(self, usage: Mapping[str, Any]) -> None:
         """Take in a usage event's payload; a cost that is unknown is not 0."""
-        cost, latency_ms = cost_of_usage(usage), usage["latency_ms"]
+        known, estimated, unknown = sorts_of_cost(usage)
+        latency_ms, provenance = usage["latency_ms"], usage["provenance"]
         self.sum_up(
             calls=usage["calls"], errors=usage["errors"], input_tokens=usage["input_tokens"],
-            output_tokens=usage["output_tokens"], cost_nanos=cost or 0, cost_unknown=int(cost is None),
-            latency_ms_sum=latency_ms,
+            output_tokens=usage["output_tokens"], tokens_estimated=int(provenance == ESTIMATED),
+            tokens_unknown=int(provenance == UNKNOWN), cost_nanos=known, estimated_nanos=estimated,
+            cost_unknown=unknown, latency_ms_sum=latency_ms,
         )  # fmt: skip
         self.latency_ms_max = max(self.latency_ms_max, latency_ms)
         self.count()

@@ -9,13 +9,14 @@ import pyarrow.compute as pc
 
 from connectors.llm.emitter import SOURCE as LEDGER_SOURCE
 from pipelines.attempt_figures import REFUSED, cost_of
+from pipelines.attempts import name_in_stream
 from pipelines.task import OTHER
 from pipelines.verdicts import DEAD_LETTER, TICK
 from schemas import topics
 from schemas.envelope import LONG_MAX
 from schemas.errors import ContractError, WireError
 from schemas.tasks import is_root, upstream_of
-from schemas.usage import UNKNOWN, cost_of_usage
+from schemas.usage import UNKNOWN, sorts_of_cost
 from state.schema import StoreSchema, kv
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ _FIELDS: Final = (
 )  # fmt: skip
 _ROOT: Final = b"r"
 _OTHER: Final = b"o"
-_ESTIMATED: Final = "estimated"
 _MODEL: Final = "model"
 
 Part = dict[str, Any]
@@ -51,7 +51,7 @@ def part_of_attempt(attempt: Mapping[str, Any]) -> Part:
     return {
         "tenant": attempt["tenant"],
         "task_id": attempt["task_id"] or attempt["stream_id"],
-        "part": f"attempt:{attempt['stream_id']}/{attempt['attempt']}",
+        "part": f"attempt:{name_in_stream(attempt)}",
         "rank": RUNS if runs else SETTLED,
         "upstream": (attempt["upstream"] or _MODEL) if called else "",
         "attempts": int(called),
@@ -70,7 +70,7 @@ def part_of_attempt(attempt: Mapping[str, Any]) -> Part:
 
 def part_of_usage(event: Mapping[str, Any], usage: Mapping[str, Any], task_id: str) -> Part:
     """Return a usage event of an upstream other than the ledger's as a part of its task."""
-    estimated, cost = usage["provenance"] == _ESTIMATED, cost_of_usage(usage)
+    known, estimated, unknown = sorts_of_cost(usage)
     return {
         "tenant": event["tenant"],
         "task_id": task_id,
@@ -79,9 +79,9 @@ def part_of_usage(event: Mapping[str, Any], usage: Mapping[str, Any], task_id: s
         "upstream": upstream_of(event["upstream_id"], usage["provider"]) or OTHER,
         "other_calls": usage["calls"],
         "other_errors": usage["errors"],
-        "known_nanos": 0 if estimated else cost or 0,
-        "estimated_nanos": cost or 0 if estimated else 0,
-        "cost_unknown": int(cost is None),
+        "known_nanos": known,
+        "estimated_nanos": estimated,
+        "cost_unknown": unknown,
         "input_tokens": usage["input_tokens"],
         "output_tokens": usage["output_tokens"],
         "tokens_unknown": int(usage["provenance"] == UNKNOWN),

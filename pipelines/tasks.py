@@ -82,7 +82,12 @@ class Tasks:
         stored = view.get(b"t" + key)
         task = Task(now_us) if stored is None else Task.read(stored)
         place = b"p" + key + part["part"].encode()
-        before = None if (kept := view.get(place)) is None else Share.read(kept)
+        if (kept := view.get(place)) is None and part["part"].startswith("attempt:"):
+            # In a task of before an upgrade an attempt may stand without the place of its question.
+            former = b"p" + key + part["part"].rpartition("@")[0].encode()
+            if (kept := view.get(former)) is not None:
+                place = former
+        before = None if kept is None else Share.read(kept)
         share = task.share_of(part)
         if before is not None:
             if share.rank < before.rank or share == before:

@@ -81,13 +81,14 @@ class PartialStage(ABC, Generic[G, F]):
         self._stages, self._codec = stages, codec
         self._options = options or TwoStageOptions()
         self._windows = TimeWindows(b"w", self._options.windows)
-        value = f"{stages.figures.__name__}, form 1"
+        value = f"{stages.figures.__name__}, form {stages.figures.FORM}"
         self.store = StoreSchema(
+            version=stages.figures.FORM,
             parts=(
                 windows("w", self._options.windows, key=stages.group_text, value=value),
                 kv("c", key="the watermark", value=">q"),
                 *parts,
-            )
+            ),
         )
 
     def handle(self, scope: Scope, items: Sequence[tuple[Record, Any]]) -> None:
@@ -213,12 +214,13 @@ class MergeStage(Generic[G, F]):
         first = self._options.windows
         merged = WindowOptions(first.window_ms, first.grace_ms, self._options.merged_ttl_ms)
         self._windows = TimeWindows(b"w", merged)
-        value = f"{stages.figures.__name__}, form 1"
+        value = f"{stages.figures.__name__}, form {stages.figures.FORM}"
         self.store = StoreSchema(
+            version=stages.figures.FORM,
             parts=(
                 windows("w", merged, key="Group, source partition >I", value=value),
                 kv("c", key="the watermark", value=">q"),
-            )
+            ),
         )
 
     def handle(self, scope: Scope, items: Sequence[tuple[Record, dict[str, Any] | WireError | None]]) -> None:

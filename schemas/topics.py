@@ -238,7 +238,7 @@ LLM_CONTROL: Final = TopicSpec(
 )
 LLM_ATTEMPTS: Final = TopicSpec(
     name="llm.attempts.v1",
-    key="tenant/stream_id/attempt",
+    key="tenant/stream_id/attempt@partition.offset",
     subject="sluicegate.LlmAttempt",
     partitions=STREAM_PARTITIONS,
     retention_ms=90 * DAY_MS,  # a quarter's costs can be counted again from it
@@ -247,7 +247,7 @@ LLM_ATTEMPTS: Final = TopicSpec(
 )
 LLM_CONTENTS: Final = TopicSpec(
     name="llm.contents.v1",
-    key="tenant/stream_id/attempt",
+    key="tenant/stream_id/attempt@partition.offset",
     subject="sluicegate.LlmAttempt",
     partitions=STREAM_PARTITIONS,
     retention_ms=30 * DAY_MS,  # as `llm.content_days`, after which PostgreSQL has them no more either

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
 
 UNKNOWN: Final = "unknown"
 """A ``provenance``: nobody counted."""
+ESTIMATED: Final = "estimated"
+"""A ``provenance``: tokens, cost, or both are an estimate."""
 
 
 def cost_of_usage(usage: Mapping[str, Any]) -> int | None:
@@ -17,3 +19,11 @@ def cost_of_usage(usage: Mapping[str, Any]) -> int | None:
     Where nobody counted what was taken, nobody knows what it cost, whatever stands there.
     """
     return None if usage.get("provenance") == UNKNOWN else usage.get("cost_nanos")
+
+
+def sorts_of_cost(usage: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Return the known and the estimated cost of a usage event, 1e-9 USD, and 1 if it is not known at all."""
+    cost = cost_of_usage(usage)
+    if cost is None:
+        return 0, 0, 1
+    return (0, cost, 0) if usage["provenance"] == ESTIMATED else (cost, 0, 0)

@@ -120,7 +120,7 @@ class Budgets:
     def __init__(self, config: Callable[[], BudgetsConfig]) -> None:
         self._config = config
         self._held: OrderedDict[str, _Held] = OrderedDict()
-        """By ``tenant/stream_id/attempt``, as they came: so that a record that comes twice counts once."""
+        """By the key of their row, as they came: so that a record that comes twice counts once."""
         self._flying: dict[str, _Held] = {}
         """Those of them that are not settled."""
         self._looked_us = 0
@@ -129,7 +129,7 @@ class Budgets:
         """Calls that nobody settled."""
 
     def reserve(self, key: str, tenant: str, reserve: Reserve, now_us: int) -> None:
-        """Hold what a call may come to. ``key`` is ``tenant/stream_id/attempt``.
+        """Hold what a call may come to. ``key`` is that of its row.
 
         Raises:
             BudgetSpent: it would go beyond a bound; nothing is held.

@@ -114,29 +114,38 @@ class Entries:
         await self._tools.committer.put(self._tenure, records, ends=self._offset if last or over else None)
 
     async def end(
-        self, row: Attempt, reason: EndReason, message: str, field: str = "", *, again_ms: int = 0
+        self,
+        row: Attempt,
+        reason: EndReason,
+        message: str,
+        field: str = "",
+        *,
+        again_ms: int = 0,
+        has_ended: bool = False,
     ) -> None:
         """End the stream with the operation's last row, when all that was sent before is acknowledged.
 
         ``field`` of the request is what was refused; empty = no field of it was. ``again_ms``: after so long
-        the same may be asked again, as nothing was called; 0 = it may not.
+        the same may be asked again, as nothing was called; 0 = it may not. ``has_ended``: ``ingest`` ended
+        the stream, which gets no other end.
         """
-        last = []
+        last: list[bytes] = []
         self._emitter.flush()
         # A program cannot go by what a person reads in the end.
-        if row.error_class and reason == "upstream_error":
+        if row.error_class and reason == "upstream_error" and not has_ended:
             told = {"error_class": row.error_class, "attempt": row.attempt}
             told |= {"retry_after_ms": again_ms} if again_ms else {}
             value = orjson.dumps(told | ({"field": field} if field else {})).decode()
             last.append(self._emitter.value("state", {"name": "error", "value_json": value}))
-        last.append(self._emitter.end(reason, message))
+        if not has_ended:
+            last.append(self._emitter.end(reason, message))
         await self._tools.outlet.acknowledged(self._to.key)
         row.end_reason = reason
         self._pending = [each for each in self._pending if each is not row]
         if row.attempt in self._settled:
             row.ended_us += 1  # the archive keeps the row that ended later, and this one says how all did
         # One transaction: of an operation that the ledger does not have, nothing may be in its stream.
-        await self.commit([row], last)
+        await self.commit([row], last, over=True)
         self._tools.metrics.ended(reason)
 
     def _row(self, plan: Plan | None, why: Why, number: int, state: Any) -> Attempt:

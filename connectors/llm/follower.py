@@ -49,7 +49,7 @@ class _Batch:
 class Follower(Readiness):
     """Tells ``lives`` which operations are to stop and which have ended; belongs to the loop.
 
-    Before what stood in the ledger was read, a budget that is spent is not known to be.
+    Before what stood there was read, a budget that is spent is not known to be, nor a stream that has ended.
     """
 
     def __init__(
@@ -148,5 +148,5 @@ class Follower(Readiness):
     def tail_caught_up(self, place: Place) -> None:
         """See TailListener."""
         self._read.add(place)
-        if self._read >= {known for known in self._positions if known[0] == self._ledger}:
+        if self._read >= self._positions.keys():
             self._ready.set()

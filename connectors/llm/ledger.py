@@ -89,7 +89,8 @@ class Attempt:
     @property
     def key(self) -> bytes:
         """The row's Kafka key."""
-        return f"{self.tenant}/{self.stream_id}/{self.attempt}".encode()
+        name = name_of(self.attempt, self.request_partition, self.request_offset)
+        return f"{self.tenant}/{self.stream_id}/{name}".encode()
 
     @property
     def operation(self) -> bytes:
@@ -134,6 +135,11 @@ _FIELDS: Final = frozenset(Attempt.__dataclass_fields__)
 def attempt_of(record: Mapping[str, Any]) -> Attempt:
     """Make a row of a decoded record; what later versions added is left out."""
     return Attempt(**{name: value for name, value in record.items() if name in _FIELDS})
+
+
+def name_of(attempt: int, request_partition: int, request_offset: int) -> str:
+    """Name an attempt within its stream: two questions for one name may have attempts of one number."""
+    return f"{attempt}@{request_partition}.{request_offset}"
 
 
 def read_row(codec: WireCodec, value: bytes, partition: int, offset: int) -> Attempt | None:

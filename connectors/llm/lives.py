@@ -73,7 +73,7 @@ class Lives:
         return asked_us < max(again_us, self._names.get(key, _Ended(0)).again_us)
 
     def first_attempt(self, key: bytes) -> int:
-        """Return the number that a life's first attempt has: the ledger tells lives apart by it."""
+        """Return the number of a life's first attempt: above those of the life before, as far as known."""
         return self._names.get(key, _Ended(0)).last + 1
 
     def _again_us(self, kind: str, at_us: int) -> int:

@@ -112,6 +112,9 @@ class Operation:
         """Stop the provider, keep what there is, and end so; ``timed_out``: ``ingest`` ended the stream."""
         if not self._cancelled.is_set():
             self._ends_as = reason
+            if reason == "timed_out":  # what would be written to it is late, and a dead letter
+                self._valve.shut("its stream has ended")
+                self._emitter.forget_held()
         self._cancelled.set()
         self.claim.settle(sends=False)
         if self._trial is not None:
@@ -159,6 +162,8 @@ class Operation:
 
     async def _do(self) -> None:
         patience = self._patience
+        if self.to.opened and patience.outlived:
+            self.cancel("timed_out")
         self._emitter.open()
         known = self._known
         if known is not None:
@@ -266,7 +271,9 @@ class Operation:
             log.info("llm_question_void", stream=self.to.key.decode(), offset=self.offset)
             await self._entries.commit([row] if row.attempt else [], over=True)
         else:
-            await self._entries.end(row, reason, message, field, again_ms=again_ms)
+            if has_ended := self._cancelled.is_set() and self._ends_as == "timed_out":
+                reason, message = self._ends_as, _STOPPED[self._ends_as]
+            await self._entries.end(row, reason, message, field, again_ms=again_ms, has_ended=has_ended)
         if self._dropping:  # some seconds at the most, in which its place stays taken
             await asyncio.wait(self._dropping)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from connectors.llm.plan import in_time_ms
 
@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from connectors.llm.broker_clock import BrokerClock
     from connectors.llm.plan import Choice, Plan
     from schemas.kinds import ConnectionPolicy
+
+_EARLY_MS: Final = 65_000
+"""An event counts as of a minute after its append at the most, and the watermark is 2 s behind it."""
 
 
 class Patience:
@@ -31,6 +34,7 @@ class Patience:
         self._idle_ms = in_time_ms(connection.idle_timeout_ms)
         self.queue_ms_max = min(queue_ms_max, self._idle_ms)
         self._heard_us = asked_us
+        self._total_ms = connection.total_timeout_ms
 
     def heard(self) -> None:
         """Note that something was written to the stream, however long nothing came since."""
@@ -39,6 +43,11 @@ class Patience:
     def age_ms(self) -> int:
         """Milliseconds since it was asked for."""
         return self._clock.age_ms(self.asked_us)
+
+    @property
+    def outlived(self) -> bool:
+        """Whether a stream that was open when it was asked for has timed out by now, whoever says so."""
+        return self.age_ms() > self._total_ms + _EARLY_MS
 
     def left_ms(self, plan: Plan) -> int:
         """Milliseconds until the plan's deadline; negative = it has passed."""

@@ -28,12 +28,13 @@ WHERE sink = %s AND topic_id = %s AND partition = %s AND record_offset < %s
 FORGET_CONTENTS = """
 UPDATE {schema}.llm_attempts AS kept SET input_json = NULL, output_json = NULL
 FROM (
-    SELECT tenant, stream_id, attempt FROM {schema}.llm_attempts
+    SELECT tenant, stream_id, request_partition, request_offset, attempt FROM {schema}.llm_attempts
     WHERE (input_json IS NOT NULL OR output_json IS NOT NULL)
         AND started_us < (extract(epoch FROM clock_timestamp()) * 1000000)::bigint - %s
     ORDER BY started_us LIMIT %s FOR UPDATE SKIP LOCKED
 ) AS old
-WHERE (kept.tenant, kept.stream_id, kept.attempt) = (old.tenant, old.stream_id, old.attempt)
+WHERE (kept.tenant, kept.stream_id, kept.request_partition, kept.request_offset, kept.attempt)
+    = (old.tenant, old.stream_id, old.request_partition, old.request_offset, old.attempt)
 """
 FORGET_CONNECTIONS = """
 DELETE FROM {schema}.connections AS kept

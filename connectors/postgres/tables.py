@@ -121,7 +121,10 @@ USAGE_WINDOWS = Table(
             "events": "bigint",
             "input_tokens": "bigint",
             "output_tokens": "bigint",
+            "tokens_estimated": "bigint",
+            "tokens_unknown": "bigint",
             "cost_nanos": "bigint",
+            "estimated_nanos": "bigint",
             "cost_unknown": "bigint",
             "latency_ms_sum": "bigint",
             "latency_ms_max": "bigint",
@@ -134,7 +137,7 @@ USAGE_WINDOWS = Table(
 LLM_ATTEMPTS = Table(
     name="llm_attempts",
     record="sluicegate.LlmAttempt",
-    key=("tenant", "stream_id", "attempt"),
+    key=("tenant", "stream_id", "request_partition", "request_offset", "attempt"),
     columns=MappingProxyType(
         {
             "tenant": "text",

@@ -62,8 +62,8 @@ def lag_command(
     from connectors.kafka.admin import group_lag
     from ops import console
     from ops.addresses import addresses, kafka_options
-    from ops.commands.levers import YOURS
     from ops.lag import LagWatch
+    from ops.naming import YOURS
     from ops.settings import Settings
 
     settings = Settings()

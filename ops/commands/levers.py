@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -197,16 +197,13 @@ def roles() -> tuple[str, ...]:
     return (*ROLES, *extension_of(Settings()).roles)
 
 
-YOURS: Final = "SLUICEGATE_PIPELINES adds those of a folder of yours"
-"""What is to be known by who misses a role."""
-
-
 def check_role(role: str) -> None:
     """Raise Misused for a role that there is not."""
     from ops.errors import Misused
+    from ops.naming import instead_of
 
     if role not in roles():
-        raise Misused(f"there is no role {role!r}", f"name one of {', '.join(roles())}; {YOURS}")
+        raise Misused(f"there is no role {role!r}", instead_of([role], roles()))
 
 
 def topics_of(role: str) -> set[str]:

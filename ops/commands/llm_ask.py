@@ -64,6 +64,11 @@ def ask_command(
         ) as client:
             await client.ask(stream, asked)
             console.note(f"stream {tenant}/{stream}")
-            return await follow(client, stream, as_json=as_json)
+            if_silent = (
+                "no answer yet: where no `sluicegate llm` runs nobody has taken the question, so start one "
+                "(and `sluicegate worker`, which opens streams); else the model is slow, and "
+                f"`sluicegate llm attempts {tenant}/{stream}` shows its call"
+            )
+            return await follow(client, stream, as_json=as_json, if_silent=if_silent)
 
     return asyncio.run(run())

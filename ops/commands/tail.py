@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 from cyclopts import Parameter
 
@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from cyclopts import App
 
     from ops.client import EdgeClient
+
+SILENT_S: Final = 5.0
+"""A model that is there says its first words within a second or two."""
 
 
 def register(app: App) -> None:
@@ -72,15 +75,26 @@ def tail_command(
     return asyncio.run(run(edge_url(settings)))
 
 
-async def follow(client: EdgeClient, stream: str, cursor: str | None = None, *, as_json: bool = False) -> int:
-    """Print a stream's events until its end; 0 if it completed."""
+async def follow(
+    client: EdgeClient, stream: str, cursor: str | None = None, *, as_json: bool = False, if_silent: str = ""
+) -> int:
+    """Print a stream's events until its end; 0 if it completed.
+
+    ``if_silent`` is told on standard error where nothing follows the stream's ``open`` within ``SILENT_S``.
+    """
+    import asyncio
+
     from ops import console
     from ops.rendering import Renderer
 
     renderer = Renderer(console.out())
     reason = None
+    loop = asyncio.get_running_loop()
+    telling = loop.call_later(SILENT_S, console.warn, if_silent) if if_silent else None
     try:
         async for event in client.events(stream, cursor=cursor):
+            if telling is not None and event.type != "open":
+                telling.cancel()
             if as_json:
                 console.print_json({"cursor": event.cursor, **event.fields})
             else:
@@ -88,6 +102,8 @@ async def follow(client: EdgeClient, stream: str, cursor: str | None = None, *, 
             if event.type == "end":
                 reason = event.fields.get("reason")
     finally:
+        if telling is not None:
+            telling.cancel()
         renderer.end_line()
     if reason is None:
         console.note("the stream had ended before this cursor: nothing follows")

@@ -46,9 +46,9 @@ def topology_command(
     from connectors.kafka.options import KafkaOptions
     from ops import console
     from ops.addresses import addresses, kafka_options
-    from ops.commands.levers import YOURS
     from ops.errors import Misused
     from ops.extension import extension_of
+    from ops.naming import instead_of
     from ops.settings import Settings
     from ops.topology.graph import as_json as plain
     from ops.topology.graph import graph_of
@@ -61,7 +61,7 @@ def topology_command(
     everything = blueprints(extension_of(settings), KafkaOptions("", prefix))
     known = [one.role for one in everything]
     if unknown := [role for role in roles if role not in known]:
-        raise Misused(f"there is no role {', '.join(unknown)}", f"name any of {', '.join(known)}; {YOURS}")
+        raise Misused(f"there is no role {', '.join(unknown)}", instead_of(unknown, known))
     chosen = [one for one in everything if not roles or one.role in roles]
     facts = None
     if live:

@@ -133,11 +133,11 @@ def _migrations(names: str, settings: Settings) -> str:
     from ops.extension import extension_of
 
     wanted = [name.strip() for name in names.split(",") if name.strip()]
-    known = [migration.name for migration in extension_of(settings).migrations]
+    known = dict.fromkeys(migration.name for migration in extension_of(settings).all_migrations())
     if unknown := [name for name in wanted if name not in known]:
         raise Misused(
             f"--migrate: there is no migration {', '.join(unknown)}",
-            f"name any of {', '.join(known)}" if known else "declare it in the module's MIGRATIONS",
+            f"name any of {', '.join(known)}; a module of yours declares its own in MIGRATIONS",
         )
     return ",".join(wanted)
 
@@ -148,6 +148,7 @@ def _chosen(roles: str, settings: Settings) -> dict[str, int]:
     from ops.addresses import addresses
     from ops.errors import Misused
     from ops.extension import extension_of
+    from ops.naming import instead_of
     from pipelines.options import EXACTLY_ONCE
 
     known = (*ROLES, *extension_of(settings).roles)
@@ -157,7 +158,7 @@ def _chosen(roles: str, settings: Settings) -> dict[str, int]:
     if unknown or not chosen:
         raise Misused(
             f"--roles {roles!r}: {', '.join(unknown) or 'nothing'} is no role",
-            f"name any of {', '.join(known)}, with commas between them; SLUICEGATE_PIPELINES adds your own",
+            f"roles have commas between them; {instead_of(unknown, known)}",
         )
     if strangers := [role for role in settings.worker.at_least_once if role not in known]:
         raise Misused(

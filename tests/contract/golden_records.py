@@ -9,7 +9,8 @@ _US: Final = 1_795_391_999_123_456
 _USAGE: Final[dict[str, Any]] = {
     "window_start_us": _US, "window_ms": 60_000, "tenant": "acme", "kind": "llm", "provider": "p",
     "model": "m-1", "calls": 9, "errors": 1, "events": 11, "input_tokens": 1_000, "output_tokens": 2_000,
-    "cost_nanos": 4_000_000_000, "cost_unknown": 2, "latency_ms_sum": 900, "latency_ms_max": 300,
+    "tokens_estimated": 5, "tokens_unknown": 6, "cost_nanos": 4_000_000_000, "estimated_nanos": 7_000,
+    "cost_unknown": 2, "latency_ms_sum": 900, "latency_ms_max": 300,
 }  # fmt: skip
 
 _LLM_WINDOW: Final[dict[str, Any]] = {

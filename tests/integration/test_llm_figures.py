@@ -362,3 +362,32 @@ def test_what_a_real_worker_calls_is_what_costs_and_attempts_tell(
         assert all(row["queue_ms"] is not None and row["total_ms"] >= 0 for row in told)
     finally:
         world.close()
+
+
+def test_attempts_of_two_questions_for_one_name_are_two_rows_though_they_have_one_number(
+    stack, kafka_options, registry, topics, line, dsn, tmp_path
+):
+    topics()
+    at_us = now_us()
+    first = attempt(1, at_us=at_us, request_offset=7, cost_nanos=1_000, end_reason="completed")
+    later = attempt(1, at_us=at_us + SECOND_US, request_offset=9, cost_nanos=500, end_reason="completed")
+    ends = [attempt(0, "refused", at_us=at_us, request_offset=offset) for offset in (11, 12)]
+    ledger = Ledger(kafka_options, registry)
+    begun = [{**each, "state": "started", "ended_us": 0} for each in (first, later)]
+    ledger.tell(*begun, first, later, *ends)
+    with worker(stack, kafka_options, tmp_path, dsn):
+        found = [(0, 11, None), (0, 12, None), (1, 7, 1_000), (1, 9, 500)]
+        kept = "SELECT attempt, request_offset, cost_nanos FROM sluicegate.llm_attempts ORDER BY 1, 2"
+        until(line, dsn, kept, found)
+        ledger.tell(first, later, *ends)  # again, as after a crash of who wrote them
+        ledger.tell(attempt(2, at_us=at_us, request_offset=9))
+        until(line, dsn, kept, [*found, (2, 9, 1_000)])
+        sums = "sum(known_nanos)::int, sum(cost_unknown)::int"
+        until(line, dsn, f"SELECT sum(calls)::int, sum(refused)::int, {sums} FROM sluicegate.llm_windows",
+              [(3, 2, 2_500, 0)])  # fmt: skip
+        until(line, dsn, f"SELECT sum(attempts)::int, sum(running)::int, {sums} FROM sluicegate.llm_tasks",
+              [(3, 0, 2_500, 0)])  # fmt: skip
+    code, out, err = line.run("llm", "costs", "--by", "tenant", "--json")
+    assert code == 0, err
+    (told,) = json.loads(out)["rows"]
+    assert (told["calls"], told["known_nanos"]) == (3, 2_500)

@@ -109,7 +109,7 @@ def test_a_cancel_closes_the_providers_connection_and_keeps_what_there_is(world,
     world.ask("a-2")
     until(lambda: sum(seen.model.endswith("tag=cancel") and seen.sent > 3 for seen in loopback.seen) == 2)
     world.time_out("a-2")
-    assert world.answer("a-2").end == "timed_out", "ingest has ended its stream: nobody takes the rest"
+    until(lambda: any(row.end_reason for row in world.attempts("a-2")))
     (row,) = world.attempts("a-2")
     assert (row.state, row.end_reason) == ("cancelled", "timed_out")
     assert row.output_tokens

@@ -7,25 +7,32 @@ import secrets
 import socket
 import traceback
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from rich.console import Console
 from rich.traceback import Traceback
 
+from connectors.llm.ledger import Attempt
 from connectors.postgres import migrate as migrate_module
 from connectors.postgres.claim import Batch, Refusal
 from connectors.postgres.connection import connect
+from connectors.postgres.encode import prepare
 from connectors.postgres.errors import SinkError, SinkTimeout, SinkUnavailable, SinkUnfit
 from connectors.postgres.migrate import Migration, migrate, migrations
 from connectors.postgres.sink import ArchiveSink
-from connectors.postgres.tables import TABLES
-from tests.integration.postgres_case import TOPIC, TOPIC_ID, Database, stream
+from connectors.postgres.tables import LLM_ATTEMPTS, TABLES, USAGE_WINDOWS
+from tests.integration.postgres_case import TOPIC, TOPIC_ID, Database, stream, window
+from tests.support.attempts import attempt
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from connectors.postgres.connection import BoundedConnection
+    from connectors.postgres.options import PostgresOptions
 
 SECRET = "hunter2-p@ss/word"  # of nobody
 NEXT = len(migrations()) + 1
@@ -101,6 +108,53 @@ def test_a_later_migration_is_applied_to_a_schema_in_use(database):
     connection = connect(database.options)
     assert migrate(connection, database.options, steps) == [NEXT]
     assert migrate(connection, database.options, steps) == []
+    connection.close()
+
+
+def of_before_questions(options: PostgresOptions) -> BoundedConnection:
+    """A session of a schema as code at 5 left it, with one attempt and one window in it."""
+    connection = connect(options)
+    migrate(connection, options, migrations()[:5])
+    former = replace(LLM_ATTEMPTS, key=("tenant", "stream_id", "attempt"))
+    added = ("tokens_estimated", "tokens_unknown", "estimated_nanos")
+    columns = {name: kind for name, kind in USAGE_WINDOWS.columns.items() if name not in added}
+    for table, row in ((former, llm_attempt(7)), (replace(USAGE_WINDOWS, columns=columns), window())):
+        connection.execute(table.upsert(options.schema), (prepare(table, [row]).json(),))
+    return connection
+
+
+def llm_attempt(offset: int, **fields: object) -> dict[str, object]:
+    row = attempt(1, at_us=1_700_000_000_000_000, request_offset=offset, input_json="[]", **fields)
+    return asdict(Attempt(epoch=0, **row))
+
+
+@pytest.mark.parametrize("built", [False, True], ids=["by the migration", "before it"])
+def test_the_key_of_attempts_gets_their_question_and_rows_of_before_stay(database, built):
+    connection = of_before_questions(database.options)
+    if built:
+        database.query(
+            "CREATE UNIQUE INDEX CONCURRENTLY llm_attempts_by_question ON $schema.llm_attempts "
+            "(tenant, stream_id, request_partition, request_offset, attempt)"
+        )
+    before = database.query("SELECT * FROM $schema.llm_attempts")
+    sink = database.sink()
+    assert database.query("SELECT * FROM $schema.llm_attempts") == before
+    (kept,) = database.query("SELECT cost_nanos, tokens_unknown, estimated_nanos FROM $schema.usage_windows")
+    assert kept == {"cost_nanos": 5, "tokens_unknown": 0, "estimated_nanos": 0}
+    # The same record, read again, is the same row; another question's of the same number is another one.
+    claim = sink.claim("llm.attempts.v1", "id", 0, 0)
+    claim = sink.write(claim, Batch(2, llm_attempts=[llm_attempt(7), llm_attempt(9, output_json="{}")]))
+    sink.write(claim, Batch(3, llm_attempts=[llm_attempt(9)]))
+    told = "SELECT request_offset, cost_nanos, output_json FROM $schema.llm_attempts ORDER BY request_offset"
+    assert [tuple(row.values()) for row in database.query(told)] == [(7, 1_000, None), (9, 1_000, "{}")]
+    assert sink.forget_contents(0) == 2
+    with pytest.raises(psycopg.errors.InvalidColumnReference):  # a worker of before that was under way
+        connection.execute(
+            replace(LLM_ATTEMPTS, key=("tenant", "stream_id", "attempt")).upsert(database.options.schema),
+            (prepare(LLM_ATTEMPTS, [llm_attempt(7)]).json(),),
+        )
+    with pytest.raises(SinkUnfit, match=r"0006_llm_questions\.sql, to which code at 5 cannot write"):
+        migrate(connection, database.options, migrations()[:5])
     connection.close()
 
 

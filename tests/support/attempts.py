@@ -19,6 +19,7 @@ def attempt(number: int = 1, state: str = "completed", *, at_us: int, **fields: 
         "prompt": "", "prompt_version": 0, "usage_source": "unknown", "cost_source": "unknown",
         "cost_nanos": None, "input_tokens": None, "output_tokens": None, "cached_input_tokens": None,
         "cache_write_tokens": None, "reasoning_tokens": None, "error_class": "", "upstream": "model",
+        "request_partition": 2, "request_offset": 7,
     }  # fmt: skip
     row |= {
         "ended_us": at_us if settled else 0,

@@ -64,6 +64,8 @@ class World:
 
     asked_ago_us = 0
     """How long ago it was asked for."""
+    before: Any = None
+    """Called with the operation before it runs."""
 
     def __init__(self, *answers: Answer, known: Any = None, budgets: Any = None, **route: Any) -> None:
         self._answers = list(answers)
@@ -197,6 +199,8 @@ class World:
                 "open-1",
                 self._first_attempt,
             )
+            if self.before is not None:
+                self.before(self.operation)
             task = loop.create_task(self.operation.run())
             if aside is not None:
                 await aside(self)

@@ -110,6 +110,21 @@ def test_an_attempt_that_is_settled_again_or_read_again_counts_as_it_was_first(p
     assert partition.counts == {"counted": 1, "duplicate": 2, "ignored": 1}
 
 
+def test_attempts_of_two_questions_for_one_name_count_both_though_they_have_one_number(partition):
+    first, second = (attempt(1, at_us=BASE_US, request_offset=offset) for offset in (7, 9))
+    feed(partition, first, second, first, second)
+    assert partials(partition)[-1]["calls"] == 2
+    assert partition.counts == {"counted": 2, "duplicate": 2}
+
+
+def test_an_attempt_that_a_version_before_counted_is_not_counted_again(partition):
+    scope = partition.scope()
+    scope.state.put(b"adefault/answer/1", bytes(8))
+    partition.commit(scope)
+    feed(partition, attempt(1, at_us=BASE_US))
+    assert partition.counts == {"duplicate": 1}
+
+
 def test_what_was_counted_is_forgotten_after_a_while_so_that_state_stays_bounded(partition):
     feed(partition, attempt(at_us=BASE_US))
     later_us = BASE_US + SEEN_TTL_MS * 1_000 + 3 * SECOND_US

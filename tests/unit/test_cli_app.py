@@ -123,6 +123,19 @@ def test_a_word_beyond_the_bounds_of_its_setting_is_told_with_them(
 
 
 @pytest.mark.parametrize(
+    "words",
+    [("topology", "llm"), ("worker", "--roles", "ingest,llm"), ("topology", "edge")],
+)
+def test_who_looks_for_a_process_among_roles_is_told_its_command(
+    words: tuple[str, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    name = "edge" if "edge" in words else "llm"
+    assert run(words) == 2
+    told = capfd.readouterr().err
+    assert f"`sluicegate {name}` is a process of its own, and no role; name any of ingest, " in told
+
+
+@pytest.mark.parametrize(
     "words", [("tail", "a/b/c"), ("record", "a/b"), ("tail", "a b"), ("tail", "a", "--tenant", "x/y")]
 )
 def test_a_name_that_no_stream_can_have_is_not_waited_for(tmp_path: Path, words: tuple[str, ...]) -> None:
@@ -237,3 +250,8 @@ def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
         check=True,
     )
     assert "Traceback" not in done.stderr
+
+
+def test_a_migration_that_is_none_is_told_with_sluicegates_own(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(("worker", "--roles", "aggregate", "--migrate", "wider")) == 2
+    assert "name any of usage_told_apart; a module of yours declares its own" in capfd.readouterr().err

@@ -32,7 +32,7 @@ def limited(**limits):
 
 
 def reserve(budgets, number, tokens=100, nanos=0, *, tenant="acme", now_us=NOON_US):
-    key = f"{tenant}/s{number}/1"
+    key = row(number, tenant=tenant).key.decode()
     budgets.reserve(key, tenant, Reserve(tokens, nanos), now_us)
     return key
 
@@ -141,6 +141,14 @@ def test_other_workers_calls_count_once_their_rows_were_read_and_ones_own_count_
         budgets.take(row(2, "completed", taken=20, cost=9))
     spent = budgets.spent("acme", NOON_US)
     assert (spent["calls"], spent["tokens_day"], spent["nanos_day"]) == (1, 120, 9)
+
+
+def test_calls_of_two_questions_for_one_name_both_count_though_they_have_one_number():
+    budgets = limited(tokens_day=1_000)
+    asked_again = replace(row(1, "completed", taken=30), request_offset=9)
+    for each in (row(1, "completed", taken=20), asked_again) * 2:
+        budgets.take(each)
+    assert budgets.spent("acme", NOON_US)["tokens_day"] == 50
 
 
 def test_what_is_no_call_of_a_model_counts_for_nothing():

@@ -96,3 +96,12 @@ def test_it_says_what_is_waited_for_until_all_of_the_ledger_was_read(follower):
     assert follower.unready == "the ledger of the last day is being read"
     follower.tail_caught_up((LLM_ATTEMPTS.name, 1))
     assert follower.unready == ""
+
+
+def test_no_request_is_taken_before_it_is_known_which_streams_have_ended(follower):
+    follower.tail_state(TailState(connected=True, problem=""))
+    follower.tail_batch(follower._decode([]), {(LLM_ATTEMPTS.name, 0): 0, (LLM_CONTROL.name, 0): 0})
+    follower.tail_caught_up((LLM_ATTEMPTS.name, 0))
+    assert follower.unready
+    follower.tail_caught_up((LLM_CONTROL.name, 0))
+    assert not follower.unready

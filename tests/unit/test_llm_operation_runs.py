@@ -101,17 +101,39 @@ def test_who_asks_for_more_patience_than_there_is_is_not_waited_for_even_alone()
     assert world.rows[-1].retry_after_ms == 500_000
 
 
-def test_a_stream_that_ingest_ended_stops_its_call_and_says_so_on_the_ledger():
+def test_a_stream_that_ingest_ended_stops_its_call_and_gets_nothing_more_but_the_ledger_says_so():
     async def time_out(world):
         await until(lambda: world.shown)
         world.operation.cancel("timed_out")
         world.operation.cancel("cancelled")
 
     world = World(stalls).run(aside=time_out)
-    assert (world.end, world.shown) == ("timed_out", "Once upon")
+    assert (world.shown, world.over) == ("Once upon", True)
+    assert not {"usage", "end"} & set(world.types()), "each of them would be late, and a dead letter"
     last = world.rows[-1]
     assert (last.state, last.error_class, last.end_reason) == ("cancelled", "cancelled", "timed_out")
     assert last.output_tokens
+
+
+@pytest.mark.parametrize("how", ["told", "old"])
+def test_a_question_that_nobody_took_before_its_stream_timed_out_is_over_without_a_word(how):
+    world = World()
+    if how == "old":
+        world.asked_ago_us = (LLM.connection.total_timeout_ms + 66_000) * 1_000
+    else:
+        world.before = lambda operation: operation.cancel("timed_out")
+    world.run()
+    assert (world.events, world.calls, world.over) == ([], [], True)
+    (row,) = world.rows
+    assert (row.attempt, row.state, row.end_reason) == (0, "refused", "timed_out")
+
+
+def test_a_stream_that_a_worker_is_to_open_is_told_however_late():
+    world = World()
+    world.asked_ago_us = (LLM.connection.total_timeout_ms + 66_000) * 1_000
+    world.tools = {"queue_ms_max": 30_000}
+    assert world.run(opened=False).types() == ["open", "end"]
+    assert world.end == "timed_out"
 
 
 def test_a_plan_ends_before_ingest_would_end_its_stream():

@@ -22,16 +22,18 @@ def billed(name, shape, price=PRICE):
 
 
 @pytest.mark.parametrize(
-    ("shape", "sent", "came", "nanos"),
-    [  # 128 and 86 tokens at 1,000 nanos, 1,920 at 100, 70 and 332 at 2,000
-        ("openai-responses", 2_048, 70, 128_000 + 192_000 + 140_000),
-        ("openai-chat", 2_006, 332, 86_000 + 192_000 + 664_000),
+    ("shape", "tokens", "nanos"),
+    [  # what no cache had at 1,000 nanos a token, what one had at 100, what came at 2,000
+        ("openai-responses", (2_048, 1_920, 70), 128_000 + 192_000 + 140_000),
+        ("openai-chat", (2_006, 1_920, 332), 86_000 + 192_000 + 664_000),
+        ("anthropic", (2_009, 1_800, 393), 209_000 + 180_000 + 786_000),
+        ("gemini", (2_112, 1_900, 65), 212_000 + 190_000 + 130_000),
     ],
 )
-def test_cached_tokens_of_responses_and_of_a_compatible_endpoint_have_their_price(shape, sent, came, nanos):
+def test_cached_tokens_have_their_price(shape, tokens, nanos):
     used, cost = billed(f"{shape}/cached-usage", shape)
     usage = used.usage
-    assert (usage.input_tokens, usage.cached_input_tokens, usage.output_tokens) == (sent, 1_920, came)
+    assert (usage.input_tokens, usage.cached_input_tokens, usage.output_tokens) == tokens
     assert cost == Cost(nanos, "known", "settings")
 
 
@@ -43,9 +45,11 @@ def test_ollama_has_no_cached_tokens_and_a_prompt_it_kept_is_estimated():
 
 @pytest.mark.parametrize(
     ("shape", "came", "nanos"),
-    [  # of a text of "Hi", "Hi there" and "Hi", by four bytes a token; 104 tokens went
+    [  # of a text of "Hi", or of "Hi there", by four bytes a token; 104 tokens went
         ("openai-responses", 1, 106_000),
         ("openai-chat", 2, 108_000),
+        ("anthropic", 2, 108_000),
+        ("gemini", 2, 108_000),
         ("ollama", 1, 106_000),
     ],
 )

@@ -29,6 +29,7 @@ def test_a_batch_is_reduced_to_what_one_after_the_other_would_leave(given_rows):
 
 def test_what_a_newer_row_lacks_of_columns_that_come_apart_is_that_of_the_one_before_it():
     made = dict.fromkeys(LLM_ATTEMPTS.columns, "") | dict.fromkeys(LLM_ATTEMPTS.apart)
+    made |= {"request_partition": 2, "request_offset": 7}
     started = made | {"attempt": 1, "ended_us": 0, "input_json": "i"}
     settled = made | {"attempt": 1, "ended_us": 7, "output_json": "o"}
     other = made | {"attempt": 2, "ended_us": 8}

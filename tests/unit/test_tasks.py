@@ -220,6 +220,26 @@ def test_a_revised_attempt_takes_its_own_place_and_an_older_word_says_nothing(pa
     assert partition.counts == {"counted": 3, "duplicate": 2}
 
 
+def test_attempts_of_two_questions_for_one_name_add_up_though_they_have_one_number(partition):
+    feed_parts(partition, call(1, "started"), call(1))
+    asked_again = {"request_offset": 9, "at_us": START_US + SECOND_US}
+    task = feed_parts(partition, call(1, "started", **asked_again))["answer"]
+    assert (task["attempts"], task["running"], task["known_nanos"]) == (2, 1, 1_000)
+    again = [call(1, **asked_again)] * 2
+    task = feed_parts(partition, *again, call(1))["answer"]
+    assert (task["attempts"], task["running"], task["known_nanos"]) == (2, 0, 2_000)
+
+
+def test_an_attempt_that_a_version_before_began_is_settled_in_its_place(partition):
+    def of_before(part):
+        return part | {"part": "attempt:answer/1"}
+
+    feed_parts(partition, of_before(call(1, "started")))
+    for part in (call(1), call(1), of_before(call(1))):  # read again, and by a worker of before
+        task = feed_parts(partition, part)["answer"]
+        assert (task["attempts"], task["running"], task["known_nanos"]) == (1, 0, 1_000)
+
+
 def test_upstreams_beyond_the_bound_stand_under_one_name_and_come_back_from_it(partition):
     names = [f"u{number}" for number in range(UPSTREAMS_MAX + 5)]
     parts = [call(number, upstream=name) for number, name in enumerate(names)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections import Counter, defaultdict
 from random import Random
 from typing import Any
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.figures import Figures, Group
+from pipelines.own_migrations import MIGRATIONS
 from pipelines.two_stage import TwoStageOptions
 from pipelines.usage import UsageMerge, UsagePartials
 from schemas import topics
@@ -82,12 +84,54 @@ def test_usage_is_summed_by_tenant_kind_provider_and_model(partition):
     assert rows["default", "acme", "small"] == {
         "window_start_us": BASE_US, "window_ms": 60_000, "tenant": "default", "kind": "log",
         "provider": "acme", "model": "small", "calls": 3, "errors": 1, "events": 2, "input_tokens": 12,
-        "output_tokens": 2, "cost_nanos": 9, "cost_unknown": 1, "latency_ms_sum": 110, "latency_ms_max": 70,
+        "output_tokens": 2, "tokens_estimated": 0, "tokens_unknown": 0, "cost_nanos": 9, "estimated_nanos": 0,
+        "cost_unknown": 1, "latency_ms_sum": 110, "latency_ms_max": 70,
         "source_partition": 2, "final": False, "revision": 2,
     }  # fmt: skip
     assert {key for key, _ in partition.logs[topics.USAGE_PARTIALS.name]} == {
         b"default/log/acme/small", b"default/log/acme/large", b"other/log/acme/small",
     }  # fmt: skip
+
+
+def test_what_is_known_estimated_and_unknown_is_told_apart(partition):
+    fields = {"provider": "acme", "model": "small", "input_tokens": 5, "output_tokens": 2, "cost_nanos": 9}
+    nothing = {"input_tokens": 0, "output_tokens": 0, "provenance": "unknown"}
+    feed(
+        partition,
+        usage(0, **fields),
+        usage(1, **fields, provenance="estimated"),
+        usage(2, **fields | nothing),
+        usage(3, **fields | nothing | {"cost_nanos": None}),
+        usage(4, **fields | {"cost_nanos": None, "provenance": "estimated"}),
+    )
+    (row,) = merge(Partition(0), *partials(partition))
+    tokens = [row[name] for name in ("input_tokens", "tokens_estimated", "tokens_unknown")]
+    assert tokens == [15, 2, 2]
+    assert [row[name] for name in ("cost_nanos", "estimated_nanos", "cost_unknown")] == [9, 9, 3]
+
+
+def as_form_1(value: bytes) -> bytes:
+    """Without the last three sums."""
+    _, final, *numbers = struct.unpack(">BB13q", value)
+    return struct.pack(">BB10q", 1, final, *numbers[:8], *numbers[11:])
+
+
+def test_windows_of_before_are_carried_over_by_their_migration(partition):
+    feed(partition, usage(0, provider="acme", cost_nanos=9, latency_ms=40))
+    before = {}
+    for key, value in partition.snapshot().items():
+        before[key] = as_form_1(value) if key.startswith(b"ww") else value
+    with pytest.raises(CorruptValue):
+        Figures.read(before[next(key for key in before if key.startswith(b"ww"))])
+    stores = {
+        topics.AGGREGATE_PARTIALS_CHANGELOG: new_partials(),
+        topics.AGGREGATE_WINDOWS_CHANGELOG: UsageMerge(CODEC),
+    }
+    for migration in MIGRATIONS:
+        assert migration.to_version == stores.pop(migration.changelog).store.version
+        after = dict(pair for key, value in before.items() for pair in migration.change(key, value))
+        assert after == partition.snapshot()
+    assert not stores
 
 
 def test_every_other_event_counts_under_no_provider(partition):
@@ -210,7 +254,7 @@ def test_sums_stop_at_the_greatest_long_instead_of_breaking_the_window(partition
     assert partials(partition)[-1]["cost_nanos"] == LONG_MAX
 
 
-@pytest.mark.parametrize("data", [b"", b"\x01", b"\x02" + Figures().write()[1:]])
+@pytest.mark.parametrize("data", [b"", b"\x02", b"\x01" + Figures().write()[1:]])
 def test_a_stored_window_that_cannot_be_read_fails_loudly(data):
     with pytest.raises(CorruptValue):
         Figures.read(data)
