@@ -114,8 +114,8 @@ def _groups_that_run(kafka: KafkaOptions, settings: Settings, asked: str | None)
     """
     from connectors.kafka.errors import NotAuthorized
     from ops import console
-    from ops.commands.levers import YOURS
     from ops.deployed import deployed, running
+    from ops.naming import YOURS
     from pipelines.generations import group_of
     from schemas.errors import RegistryUnavailable
 
