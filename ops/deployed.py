@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from connectors.kafka.roster import Roster
 from connectors.registry import Registry
 from ops.addresses import addresses
-from ops.extension import extension_of
+from ops.extension import extension_at_hand
 from pipelines.generations import group_of
 from schemas.access import ROLES
 from schemas.wire import WireCodec
@@ -50,7 +50,7 @@ def running(kafka: KafkaOptions, settings: Settings, rows: Mapping[str, Row]) ->
 
     A role that is not on record has the generation of the code.
     """
-    extension = extension_of(settings)
+    extension = extension_at_hand(settings)
     found = {}
     for role in (*ROLES, *extension.roles):
         code = extension.generation(role)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keyword
 import sys
+from importlib.machinery import PathFinder
 from importlib.resources import files
 from string import Template
 from typing import TYPE_CHECKING
@@ -32,11 +33,12 @@ def new_agent(name: str, folder: Path) -> list[Path]:
     Raises:
         Misused: the name cannot be a role's, one of the files exists, or the folder cannot be written to.
     """
-    taken = name in OUR_ROLES or name in BUILTIN_KINDS or name in _OUR_PACKAGES
-    if taken or keyword.iskeyword(name) or name in sys.stdlib_module_names or not ROLE_NAME.fullmatch(name):
+    ours = name in OUR_ROLES or name in BUILTIN_KINDS or name in _OUR_PACKAGES
+    if ours or keyword.iskeyword(name) or not ROLE_NAME.fullmatch(name) or _is_taken(name):
         raise Misused(
             f"{name!r} is no name for an agent",
-            "use a-z, 0-9 and _, beginning with a letter, and no name of sluicegate's or Python's own",
+            "use a-z, 0-9 and _, beginning with a letter, and no name of sluicegate's own, or of a module of "
+            "Python's or of a package that is installed",
         )
     class_name = "".join(part.capitalize() for part in name.split("_"))
     words = {
@@ -66,6 +68,11 @@ def new_agent(name: str, folder: Path) -> list[Path]:
             "name a --folder that you may write to, and in which no file has the name of a folder",
         ) from None
     return written
+
+
+def _is_taken(name: str) -> bool:
+    """Whether Python or pytest has a module of that name: one would be taken for the other."""
+    return name in sys.stdlib_module_names or name == "conftest" or PathFinder.find_spec(name) is not None
 
 
 def _text(template: str) -> str:

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, fields
 from hashlib import sha256
 from importlib.util import module_from_spec, spec_from_file_location
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipelines.errors import AgentRefused
 from pipelines.generations import FIRST
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pipelines.role import RoleApp
     from pipelines.tools import Tools
 
+Named = TypeVar("Named", TopicSpec, Kind)
 Register = Callable[["RoleApp", "Tools", "WorkerOptions"], None]
 ROLE_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 OUR_ROLES = tuple(OURS)
@@ -79,11 +80,13 @@ class Extension:
         return KindTable((*BUILTIN_KINDS, *self.kinds))
 
 
-def load(folder: Path | None) -> Extension:
+def load(folder: Path | None, refused: Callable[[AgentRefused], None] | None = None) -> Extension:
     """Load the agents of a folder; nothing if it is None.
 
+    With ``refused`` it is called for each file that cannot be used, and the others are loaded.
+
     Raises:
-        AgentRefused: the folder or one of its files cannot be used; it is named.
+        AgentRefused: there is no such folder, or one of its files cannot be used; it is named.
     """
     if folder is None:
         return Extension()
@@ -96,26 +99,32 @@ def load(folder: Path | None) -> Extension:
     migrations: list[Migration] = []
     generations: dict[str, int] = {}
     versions: dict[str, str] = {}
+    ours = {spec.name for spec in TOPICS}
     for file in sorted(folder.glob("[!_]*.py")):
-        module = _imported(file)
-        roles[file.stem] = (_register(module, file),)
-        access[file.stem] = _access(module, file)
-        generations[file.stem] = _generation(module, file)
+        try:
+            module = _imported(file)
+            its = (_register(module, file),), _access(module, file), _generation(module, file)
+            its_migrations = list(_declared(module, "MIGRATIONS", Migration, file))
+            for spec in _declared(module, "TOPICS", TopicSpec, file):
+                _add(spec, topics, ours, "topic", file)
+            for kind in _declared(module, "KINDS", Kind, file):
+                _add(kind, kinds, BUILTIN_KINDS, "kind", file)
+                _check_pages(kind, folder, file)
+        except AgentRefused as error:
+            if refused is None:
+                raise
+            refused(error)
+            continue
+        roles[file.stem], access[file.stem], generations[file.stem] = its
         versions[file.stem] = _version(module, file)
-        migrations += _declared(module, "MIGRATIONS", Migration, file)
-        for spec in _declared(module, "TOPICS", TopicSpec, file):
-            if spec.name in {ours.name for ours in TOPICS} or topics.setdefault(spec.name, spec) != spec:
-                raise AgentRefused(file, f"topic {spec.name} is declared elsewhere, and otherwise")
-        for kind in _declared(module, "KINDS", Kind, file):
-            if kind.name in BUILTIN_KINDS or kinds.setdefault(kind.name, kind) != kind:
-                raise AgentRefused(file, f"kind {kind.name} is declared elsewhere, and otherwise")
-            _check_pages(kind, folder, file)
+        migrations += its_migrations
+    schemas: Mapping[str, str] = {}
     try:
-        schemas = schemas_of(folder / "schemas")
-    except ValueError as error:
-        raise AgentRefused(folder / "schemas", str(error)) from None
-    if taken := schemas.keys() & subjects().keys():
-        raise AgentRefused(folder / "schemas", f"{', '.join(sorted(taken))}: a subject of sluicegate's own")
+        schemas = _schemas(folder / "schemas")
+    except AgentRefused as error:
+        if refused is None:
+            raise
+        refused(error)
     return Extension(
         roles,
         tuple(topics.values()),
@@ -126,6 +135,22 @@ def load(folder: Path | None) -> Extension:
         generations,
         versions,
     )
+
+
+def _add(declared: Named, added: dict[str, Named], ours: Container[str], what: str, file: Path) -> None:
+    """Raise AgentRefused if the name is ours, or another module's for something else."""
+    if declared.name in ours or added.setdefault(declared.name, declared) != declared:
+        raise AgentRefused(file, f"{what} {declared.name} is declared elsewhere, and otherwise")
+
+
+def _schemas(folder: Path) -> Mapping[str, str]:
+    try:
+        schemas = schemas_of(folder)
+    except ValueError as error:
+        raise AgentRefused(folder, str(error)) from None
+    if taken := schemas.keys() & subjects().keys():
+        raise AgentRefused(folder, f"{', '.join(sorted(taken))}: a subject of sluicegate's own")
+    return schemas
 
 
 def _imported(file: Path) -> ModuleType:

@@ -81,7 +81,14 @@ class StoreMigration:
         kept = self._begin()
         if kept is None:
             return
-        log.warning("migration begins", role=self.role, migration=self.migration.name, target=kept["target"])
+        log.warning(
+            "migration begins",
+            role=self.role,
+            migration=self.migration.name,
+            target=kept["target"],
+            until="it is done, no other code may run; the same command goes on with it",
+            undo=f"sluicegate worker --roles {self.role} --abandon-migration",
+        )
         self._wait_until_nobody_runs()
         if self.migration.change is not None:
             self._copy(kept)

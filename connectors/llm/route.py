@@ -283,10 +283,14 @@ def route_config(text: str, name: str) -> RouteConfig:
 
 def said(error: ValidationError) -> str:
     """Give what a check found, field by field, without the values: they may be anything."""
+    found = error.errors(include_input=False, include_url=False, include_context=False)
+    # A list counts only what is right in it: that it is too short follows from what is said of its members.
+    within = {problem["loc"][:end] for problem in found for end in range(len(problem["loc"]))}
     problems = [
         f"{'.'.join(str(part) for part in problem['loc']) or 'document'}: "
         + problem["msg"].removeprefix("Value error, ")
-        for problem in error.errors(include_input=False, include_url=False, include_context=False)
+        for problem in found
+        if problem["loc"] not in within
     ]
     more = len(problems) - 8
     return "; ".join(problems[:8]) + (f"; and {more} more" if more > 0 else "")

@@ -191,10 +191,10 @@ def opened() -> Iterator[Levers]:
 def roles() -> tuple[str, ...]:
     """Return the names of all roles, the user's own among them."""
     from ops.commands.worker import ROLES
-    from ops.extension import extension_of
+    from ops.extension import extension_at_hand
     from ops.settings import Settings
 
-    return (*ROLES, *extension_of(Settings()).roles)
+    return (*ROLES, *extension_at_hand(Settings()).roles)
 
 
 def check_role(role: str) -> None:
@@ -208,20 +208,20 @@ def check_role(role: str) -> None:
 
 def topics_of(role: str) -> set[str]:
     """Return the names, without prefix, of the topics that a role reads."""
-    from ops.extension import extension_of
+    from ops.extension import extension_at_hand
     from ops.settings import Settings
     from schemas.access import ROLES
 
-    return {spec.name for spec in {**ROLES, **extension_of(Settings()).access}[role].reads}
+    return {spec.name for spec in {**ROLES, **extension_at_hand(Settings()).access}[role].reads}
 
 
 def readers_of_topic(topic: str) -> set[str]:
     """Return the roles that read a topic, named without prefix."""
-    from ops.extension import extension_of
+    from ops.extension import extension_at_hand
     from ops.settings import Settings
     from schemas.access import ROLES
 
-    roles = {**ROLES, **extension_of(Settings()).access}
+    roles = {**ROLES, **extension_at_hand(Settings()).access}
     return {role for role, access in roles.items() if topic in {spec.name for spec in access.reads}}
 
 

@@ -28,7 +28,8 @@ def costs_command(
     """Show what language models cost, with known, estimated and unknown apart, and what a task cost.
 
     From the tables of the archive, so it needs PostgreSQL. A completed task's cost is what all tasks cost,
-    failed and cancelled ones too, over those that were completed.
+    failed and cancelled ones too, over those that were completed. Calls that were `cut off` were cancelled,
+    or abandoned by a worker that died.
 
     Example: `sluicegate llm costs --by prompt --since 7d`
 
@@ -87,8 +88,8 @@ def _show_groups(rows: Sequence[Mapping[str, Any]], by: str) -> None:
     texts = {"provider": 1, "model": 2, "prompt": 2, "tenant": 1}[by]
     titles = {"model": ("provider", "model"), "prompt": ("prompt", "version")}.get(by, (by,))
     numbers = (
-        "calls", "failed", "refused", "retries", "fallbacks", "first p50", "first p95", "tokens/s", "in",
-        "out", "known", "estimated", "unknown",
+        "calls", "failed", "cut off", "refused", "retries", "fallbacks", "first p50", "first p95",
+        "tokens/s", "in", "out", "known", "estimated", "unknown",
     )  # fmt: skip
     table = _table(titles, numbers)
     for row in rows:
@@ -97,7 +98,8 @@ def _show_groups(rows: Sequence[Mapping[str, Any]], by: str) -> None:
         table.add_row(
             *map(_safe, names),
             f"{row['calls']:,}",
-            f"{row['failed'] + row['cancelled'] + row['abandoned']:,}",
+            f"{row['failed']:,}",
+            f"{row['cancelled'] + row['abandoned']:,}",
             f"{row['refused']:,}",
             f"{row['retries']:,}",
             f"{row['fallbacks']:,}",

@@ -26,6 +26,8 @@ def agent_command(name: str, *, folder: Path | None = None) -> int:
     folder
         Where your agents are; SLUICEGATE_PIPELINES if that is set, else `agents`.
     """
+    from shlex import quote
+
     from ops import console
     from ops.invitation import command_name
     from ops.scaffold import new_agent
@@ -35,6 +37,7 @@ def agent_command(name: str, *, folder: Path | None = None) -> int:
     for path in new_agent(name, where):
         console.out().print(f"wrote {path}")
     ours = command_name()
-    console.note(f"next: export SLUICEGATE_PIPELINES={where}  # for worker and edge: they take its kind, too")
+    for_both = "for worker and edge: they take its kind, too"
+    console.note(f"next: export SLUICEGATE_PIPELINES={quote(str(where))}  # {for_both}")
     console.note(f"      {ours} worker --roles {name}")
     return 0

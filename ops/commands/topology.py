@@ -47,7 +47,7 @@ def topology_command(
     from ops import console
     from ops.addresses import addresses, kafka_options
     from ops.errors import Misused
-    from ops.extension import extension_of
+    from ops.extension import extension_at_hand
     from ops.naming import instead_of
     from ops.settings import Settings
     from ops.topology.graph import as_json as plain
@@ -58,7 +58,7 @@ def topology_command(
 
     settings = Settings()
     prefix = settings.kafka.topic_prefix
-    everything = blueprints(extension_of(settings), KafkaOptions("", prefix))
+    everything = blueprints(extension_at_hand(settings), KafkaOptions("", prefix))
     known = [one.role for one in everything]
     if unknown := [role for role in roles if role not in known]:
         raise Misused(f"there is no role {', '.join(unknown)}", instead_of(unknown, known))

@@ -10,6 +10,8 @@ import pytest
 from ops import console
 from ops.checking import told
 from ops.cli import run
+from ops.commands.levers import check_role
+from ops.errors import Misused
 from ops.scaffold import new_agent
 from pipelines.checks import Finding
 from pipelines.clocks import finding_of
@@ -172,6 +174,30 @@ def test_words_that_make_no_sense_are_refused_before_anything_is_done(words, sai
     monkeypatch.setenv("SLUICEGATE_PIPELINES", "missing")
     assert run(words.split()) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_file_that_was_just_broken_takes_no_command_away_that_looks_at_roles(
+    capsysbinary, monkeypatch, tmp_path
+):
+    (tmp_path / "broken.py").write_text("def (")
+    monkeypatch.setenv("SLUICEGATE_PIPELINES", str(tmp_path))
+    assert run(["topology", "ingest"]) == 0
+    out, err = (text.decode() for text in capsysbinary.readouterr())
+    assert "ingest" in out
+    assert err.count("left out, as it cannot be used") == 1
+    assert "broken.py" in err
+    assert "SyntaxError" in err
+    check_role("ingest")
+    with pytest.raises(Misused, match="there is no role 'broken'"):
+        check_role("broken")
+    assert run(["worker", "--roles", "ingest", "--check"]) != 0
+
+
+def test_the_next_step_of_a_new_agent_can_be_pasted_whatever_its_folder_is_called(capsysbinary, tmp_path):
+    folder = tmp_path / "my agents é"
+    assert run(["new", "agent", "mine", "--folder", str(folder)]) == 0
+    said = " ".join(capsysbinary.readouterr().err.decode().split())
+    assert f"export SLUICEGATE_PIPELINES='{folder}' #" in said
 
 
 def test_a_role_that_is_exactly_once_is_no_other_whoever_runs_it(capsys, monkeypatch):

@@ -57,7 +57,24 @@ def test_two_agents_of_one_folder_load_together(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["state", "json", "ingest", "log", "Bad", "9lives", "class", "a-b", "", "x" * 70, "../up"]
+    "name",
+    [
+        "state",
+        "json",
+        "ingest",
+        "log",
+        "Bad",
+        "9lives",
+        "class",
+        "a-b",
+        "",
+        "x" * 70,
+        "../up",
+        "faust",
+        "pytest",
+        "conftest",
+        "yaml",
+    ],
 )
 def test_a_name_that_cannot_be_a_roles_is_refused_and_nothing_is_written(tmp_path, name):
     with pytest.raises(Misused):
@@ -108,6 +125,21 @@ def test_what_cannot_be_used_is_named_with_its_file(tmp_path, file, text, said):
         load(tmp_path)
     assert str(tmp_path) in str(caught.value)
     assert caught.value.remedy
+
+
+def test_who_goes_on_without_what_cannot_be_used_has_all_else_of_the_folder(tmp_path):
+    (tmp_path / "schemas").mkdir()
+    (tmp_path / "schemas" / "a.b.C.avsc").write_text("{}")
+    (tmp_path / "broken.py").write_text("def (")
+    (tmp_path / "half.py").write_text(REGISTER + "MIGRATIONS = ()\nTOPICS = ['a name']\n")
+    (tmp_path / "whole.py").write_text(REGISTER + "GENERATION = 3\n")
+    told: list[AgentRefused] = []
+    found = load(tmp_path, told.append)
+    assert [str(one).split(": ")[0] for one in told] == [
+        str(tmp_path / name) for name in ("broken.py", "half.py", "schemas")
+    ]
+    assert (list(found.roles), list(found.access), found.generations) == (["whole"], ["whole"], {"whole": 3})
+    assert not found.schemas
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):

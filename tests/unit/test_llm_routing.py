@@ -309,6 +309,11 @@ def test_a_route_is_checked_field_by_field(change, said):
         route_config(text, "default")
 
 
+def test_of_a_list_whose_member_is_wrong_the_member_alone_is_told():
+    with pytest.raises(RouteRefused, match=r"default: candidates\.0\.modle: Extra inputs are not permitted$"):
+        route_config('{"candidates": [{"target": "openai", "modle": "m"}]}', "default")
+
+
 # -- what comes next --------------------------------------------------------------------------------------
 
 CHOICES = [
