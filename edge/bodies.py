@@ -116,6 +116,4 @@ def _too_large(what: str, limit_bytes: int) -> RequestError:
         "Request too large",
         f"the body of {what} is at most {limit_bytes} bytes",
         remedy="Nothing was appended. Shorten it; events may be split over several requests.",
-        # The rest of the body is not read, so the connection cannot be used again.
-        headers={"connection": "close"},
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,6 +30,9 @@ _MALFORMED: Final = (
 )
 _FRAMING_SHARE: Final = 16
 """Bytes of framing that a byte of a body may have: a chunk of one byte has five."""
+_REST_BYTES_MAX: Final = 16 * 1_048_576
+"""So much of a body is still taken, and thrown away, when it is answered: a client that sends all before it
+reads would otherwise see a reset and not the answer."""
 _TOO_SLOW: Final = (
     b"HTTP/1.1 408 Request Timeout\r\ncontent-type: text/plain; charset=utf-8\r\n"
     b"content-length: 36\r\nconnection: close\r\n\r\nthe request did not come in its time\n"
@@ -58,6 +62,7 @@ class EdgeProtocol(HttpToolsProtocol):
         self._in_head = True
         self._wire_bytes = self._body_bytes = 0
         """What came since the head, and how much of that was a body's own."""
+        self._wire_bytes_max = math.inf
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as theirs
         """See asyncio."""
@@ -80,6 +85,8 @@ class EdgeProtocol(HttpToolsProtocol):
         else:
             self._wire_bytes += len(data)
         super().data_received(data)
+        if self._wire_bytes > self._wire_bytes_max:
+            self.transport.close()
         if not self.transport.is_closing() and (
             self._head_bytes > self._options.header_bytes_max if self._in_head else self._frames_too_much()
         ):
@@ -99,6 +106,7 @@ class EdgeProtocol(HttpToolsProtocol):
         """See httptools."""
         self._in_head, self._head_bytes = False, 0
         self._wire_bytes = self._body_bytes = 0
+        self._wire_bytes_max = math.inf
         if self._reading is not None:
             self._reading.cancel()
             self._reading = None
@@ -138,6 +146,7 @@ class EdgeProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if not self._in_head and self._reading is None and self.cycle.response_complete:
             self._reading = self.loop.call_later(self._head_s, self.transport.close)
+            self._wire_bytes_max = self._wire_bytes + _REST_BYTES_MAX
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002  # ours says it
         """See uvicorn."""
