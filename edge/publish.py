@@ -298,7 +298,7 @@ class Publisher:
             raise _later(
                 "Append failed",
                 f"{error}; whether the events were appended is not known",
-                "Check that Kafka runs (`sluicegate status`), and send the same request again: events are "
+                "Send the same request again once Kafka answers (`sluicegate status`): events are "
                 "told apart by event_id, so none is doubled if each carries its own.",
             ) from None
 
