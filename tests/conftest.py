@@ -29,8 +29,11 @@ if TYPE_CHECKING:
 # CI tries the same examples each time; a laptop looks for new ones.
 hypothesis_settings.register_profile("sluicegate", deadline=None, derandomize=bool(os.environ.get("CI")))
 hypothesis_settings.load_profile("sluicegate")
-# What is started inherits what is ignored: under `nohup`, no test of a closed terminal could pass.
+# What is started inherits what is ignored: under `nohup`, no test of a closed terminal could pass, and none
+# of Ctrl-C where a script began the run in the background.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def unavailable(what: str, why: str) -> NoReturn:
