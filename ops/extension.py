@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 def extension_of(settings: Settings) -> Extension:
     """Load what SLUICEGATE_PIPELINES names; raises AgentRefused, or Misused where there is no such folder."""
-    return _loaded(settings, None)
+    from pipelines.extension import refuse
+
+    return _loaded(settings, refuse)
 
 
 def extension_at_hand(settings: Settings) -> Extension:
@@ -26,7 +28,7 @@ def extension_at_hand(settings: Settings) -> Extension:
     return _loaded(settings, _warn_once)
 
 
-def _loaded(settings: Settings, refused: Callable[[AgentRefused], None] | None) -> Extension:
+def _loaded(settings: Settings, refused: Callable[[AgentRefused], None]) -> Extension:
     from ops.errors import Misused
     from pipelines.extension import load
 

@@ -80,10 +80,15 @@ class Extension:
         return KindTable((*BUILTIN_KINDS, *self.kinds))
 
 
-def load(folder: Path | None, refused: Callable[[AgentRefused], None] | None = None) -> Extension:
+def refuse(error: AgentRefused) -> None:
+    """Raise what is wrong with a file."""
+    raise error
+
+
+def load(folder: Path | None, refused: Callable[[AgentRefused], None] = refuse) -> Extension:
     """Load the agents of a folder; nothing if it is None.
 
-    With ``refused`` it is called for each file that cannot be used, and the others are loaded.
+    ``refused`` is told of each file that cannot be used; if it returns, the others are loaded.
 
     Raises:
         AgentRefused: there is no such folder, or one of its files cannot be used; it is named.
@@ -111,8 +116,6 @@ def load(folder: Path | None, refused: Callable[[AgentRefused], None] | None = N
                 _add(kind, kinds, BUILTIN_KINDS, "kind", file)
                 _check_pages(kind, folder, file)
         except AgentRefused as error:
-            if refused is None:
-                raise
             refused(error)
             continue
         roles[file.stem], access[file.stem], generations[file.stem] = its
@@ -122,8 +125,6 @@ def load(folder: Path | None, refused: Callable[[AgentRefused], None] | None = N
     try:
         schemas = _schemas(folder / "schemas")
     except AgentRefused as error:
-        if refused is None:
-            raise
         refused(error)
     return Extension(
         roles,
