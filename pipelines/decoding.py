@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from schemas.wire import WireCodec
 
 MANY: Final = 512
-"""From so many records on columns are quicker, twice at 2,000, for the same rows: asking for them takes 2 ms."""
+"""From so many records on columns are quicker, twice at 2,000: asking for them takes 2 ms."""
 
 
 class RowDecoder:
