@@ -174,11 +174,6 @@ class Channel:
         """Processor time that it takes to write to all of them once."""
         return sum([group.cost_s for group in self.all_groups() if group.members])
 
-    @property
-    def followed(self) -> bool:
-        """Whether anybody is to be told when something comes."""
-        return bool(self.waiting) or any(group.members for group in self.all_groups())
-
     def is_unwritten(self, seq: int) -> bool:
         """Whether somebody who takes all at once has not been written an event yet."""
         return any(group.members and group.position <= seq for group in self.all_groups())

@@ -63,11 +63,9 @@ class Flusher:
 
     def touch(self, channel: Channel) -> None:
         """Frames came into a stream: have its followers written to, now or soon."""
-        if channel.flush_due or not channel.followed:
-            return
         if self._loop is None:
             self.flush(channel)
-        else:
+        elif not channel.flush_due:
             self._flush_due(channel)
 
     def flush(self, channel: Channel) -> None:
@@ -90,9 +88,11 @@ class Flusher:
         """Write to those whose tick is over, and come back for the others."""
         assert self._loop is not None
         channel.flush_due = False
+        groups = [group for group in channel.all_groups() if group.unwritten]
+        if not (groups or channel.waiting):
+            return
         now_s, tick_s = self._loop.time(), self.tick_of(channel)
         again_s = inf
-        groups = [group for group in channel.all_groups() if group.unwritten]
         if len(groups) > 1:
             groups.sort(key=attrgetter("flushed_s"))
         for group in groups:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from prometheus_client import Counter
+from edge.tally import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,34 +23,29 @@ class Freshness:
     """
 
     def __init__(self, kinds: KindTable, registry: CollectorRegistry) -> None:
-        live = Counter(
+        names = [kind.name for kind in kinds]
+        self._live = Tally(
             "sluicegate_edge_live_events_total",
             "Events given to clients that had all before them, by kind.",
-            ["kind"],
-            registry=registry,
-        )
-        stale = Counter(
+            registry,
+            "kind",
+            names,
+        ).by
+        self._stale = Tally(
             "sluicegate_edge_stale_events_total",
             "Those of them that were written later after their event time than the kind's freshness target.",
-            ["kind"],
-            registry=registry,
-        )
-        self._kinds = {
-            kind.name: (
-                kind.observability.freshness_target_ms * 1_000,
-                live.labels(kind.name),
-                stale.labels(kind.name),
-            )
-            for kind in kinds
-        }
+            registry,
+            "kind",
+            names,
+        ).by
+        self._targets_us = {kind.name: kind.observability.freshness_target_ms * 1_000 for kind in kinds}
 
     def count(self, kind: str, frames: Sequence[Frame], members: int) -> None:
         """Count frames that are written now to each of so many clients; an unknown kind has no target."""
-        if kind not in self._kinds:
+        target_us = self._targets_us.get(kind)
+        if target_us is None:
             return
-        target_us, live, stale = self._kinds[kind]
         oldest_us = time.time_ns() // 1_000 - target_us
         late = sum([frame.event is not None and frame.event.time < oldest_us for frame in frames])
-        live.inc(len(frames) * members)
-        if late:
-            stale.inc(late * members)
+        self._live[kind] += len(frames) * members
+        self._stale[kind] += late * members

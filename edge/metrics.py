@@ -9,6 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from edge.freshness import Freshness
+from edge.tally import Tally
 from schemas.kinds import BUILTIN_KINDS
 
 if TYPE_CHECKING:
@@ -61,16 +62,17 @@ class EdgeMetrics:
             ["limit", "tenant"],
             registry=self.registry,
         )
-        self.events = Counter(
+        self._events = Tally(
             f"{_P}delivered_events_total",
             "Events given to clients, out of ring or history.",
-            ["from"],
-            registry=self.registry,
-        )
-        self.bytes = Counter(
-            f"{_P}delivered_bytes_total", "Bytes of events given to clients.", registry=self.registry
-        )
-        self.writes = Counter(f"{_P}writes_total", "Writes of events to clients.", registry=self.registry)
+            self.registry,
+            "from",
+            ("ring", "history"),
+        ).by
+        self._bytes = Tally(
+            f"{_P}delivered_bytes_total", "Bytes of events given to clients.", self.registry
+        ).by
+        self._writes = Tally(f"{_P}writes_total", "Writes of events to clients.", self.registry).by
         self.gaps = Counter(
             f"{_P}gaps_total", "Gaps that this edge declared to clients.", registry=self.registry
         )
@@ -132,26 +134,23 @@ class EdgeMetrics:
         )
         for transport in ("sse", "websocket", "grpc", "answer"):
             self.connections.labels(transport).set(0)  # there before the first client, for who watches it
-        # Children are looked up once: the label lookup costs more than the count.
-        self._from_ring = self.events.labels("ring")
-        self._from_history = self.events.labels("history")
 
     def flushed(
         self, kind: str, frames: Sequence[Frame], size_bytes: int, members: int, *, gaps: int = 0
     ) -> None:
         """Count one write of frames out of the ring to each of so many clients that had all before."""
         self._freshness.count(kind, frames, members)
-        self._from_ring.inc(len(frames) * members)
-        self.bytes.inc(size_bytes * members)
-        self.writes.inc(members)
+        self._events["ring"] += len(frames) * members
+        self._bytes[""] += size_bytes * members
+        self._writes[""] += members
         if gaps:
             self.gaps.inc(gaps * members)
 
     def delivered(self, events: int, size_bytes: int, *, gaps: int = 0, from_ring: bool = True) -> None:
         """Count one write to one client, of so many frames; ``gaps`` of them declare what it misses."""
-        (self._from_ring if from_ring else self._from_history).inc(events)
-        self.bytes.inc(size_bytes)
-        self.writes.inc()
+        self._events["ring" if from_ring else "history"] += events
+        self._bytes[""] += size_bytes
+        self._writes[""] += 1
         if gaps:
             self.gaps.inc(gaps)
 

@@ -117,9 +117,10 @@ class Ring:
         None of ``limit_seq`` or after it.
         """
         limit = self.next_seq if limit_seq is None else min(limit_seq, self.next_seq)
-        if not self.first_seq <= seq < limit:
+        first_seq = self.first_seq
+        if not first_seq <= seq < limit:
             return ()
-        start = self._head + seq - self.first_seq
+        start = self._head + seq - first_seq
         frames: list[Frame] = []
         total = 0
         for index in range(start, start + limit - seq):

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from schemas.record import Record
     from schemas.wire import WireCodec
 
-_MANY: Final = 32
-"""From so many records on columns are quicker: three times at some hundreds, for the same rows."""
+MANY: Final = 512
+"""From so many records on columns are quicker, twice at 2,000: asking for them takes 2 ms."""
 
 
 class RowDecoder:
@@ -47,7 +47,7 @@ class RowDecoder:
             RegistryUnavailable: a schema must be fetched and cannot; nothing is said about the records.
         """
         values = [record.value for record in records]
-        if self._columns is None or len(values) < _MANY or None in values:
+        if self._columns is None or len(values) < MANY or None in values:
             return [self._each(value) for value in values]
         batch, rows, errors = self._columns.sort_out(values)
         made = self._rows(batch)

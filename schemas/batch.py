@@ -1,14 +1,15 @@
 """Many framed records at once, as an Arrow batch: for agents that fold columns instead of handling events.
 
-Records of one schema are read by column (``native``) where that can be done, else one by one (``arrow``): the
-same columns, and the same record named where one cannot be read. What it is, is decided once for each schema.
+Many records of one schema are read by column (``native``) where that can be done, else one by one
+(``arrow``): the same columns, and the same record named where one cannot be read. What it is, is decided once
+for each schema.
 """
 
 from __future__ import annotations
 
 from itertools import repeat
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 import pyarrow as pa
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from schemas.codec import Reader
     from schemas.wire import WireCodec
 
+ROWS_MAX: Final = 128
+"""Up to so many records are read one by one: columns take some 2 ms, however few they are."""
+
 
 class BatchReader:
     """Reads batches of one subject; safe to share between threads."""
@@ -43,12 +47,13 @@ class BatchReader:
         value_bytes_max: int = VALUE_BYTES_MAX,
         logical_types: bool = False,
         on_rows: Callable[[int, str], None] = lambda _schema_id, _why: None,
+        rows_max: int = ROWS_MAX,
     ) -> None:
         """Take the codec that decides over single records.
 
         ``logical_types`` gives times and decimals as Arrow's, else all are what they are on the wire.
         ``on_rows`` is told once of each writer's schema whose records are read one by one, and why, where
-        those of our own are not.
+        those of our own are not. Up to ``rows_max`` of a schema are in any case: of few it is quicker.
 
         Raises:
             ValueError: the subject's schema holds itself, or is none.
@@ -58,6 +63,7 @@ class BatchReader:
         self._subject = subject
         self._value_bytes_max = value_bytes_max
         self._on_rows = on_rows
+        self._rows_max = rows_max
         self._record = _record_of(subject, codec.text_of(subject), logical_types=logical_types)
         self._tagged = self._record.is_tagged
         self._is_wide = self._record.is_wide
@@ -133,7 +139,7 @@ class BatchReader:
         except WireError as error:
             raise _at(error, indices[0]) from None
         native = self._native(schema_id, reader) if reader.resolves else self._own
-        if native is not None:
+        if native is not None and len(values) > self._rows_max:
             batch = native.decode([value[FRAME_BYTES:] for value in values])
             if batch is not None:
                 return batch

@@ -5,9 +5,8 @@ from __future__ import annotations
 import struct
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import Error as Base64Error
-from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Final
+from typing import Final, NamedTuple
 
 from schemas.errors import ForeignCursor, MalformedCursor
 
@@ -18,8 +17,7 @@ _BODY = struct.Struct(">BHIqq")  # format, topic version, partition, offset, seq
 _TAG_BYTES: Final = 7  # with the body 30 bytes: base64 without padding, whose "=" a cursor may not hold
 
 
-@dataclass(frozen=True, slots=True)
-class Cursor:
+class Cursor(NamedTuple):  # one an event: a frozen dataclass takes three times as long to make
     """What a client has seen: the record at ``offset``, which is event ``seq`` of its stream.
 
     Offsets are not consecutive within a stream; gaps are found by ``seq``, never by offset.

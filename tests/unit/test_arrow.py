@@ -6,6 +6,7 @@ import datetime as dt
 import struct
 import uuid
 from decimal import Decimal
+from functools import partial
 from io import BytesIO
 
 import fastavro
@@ -23,6 +24,7 @@ from schemas.errors import Undecodable, WireError
 
 from .support_avro import SUBJECT, Registered, body_of, readers_of, records, values_of
 
+ByColumn = partial(BatchReader, rows_max=0)
 SLOW = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 
 
@@ -68,9 +70,7 @@ def in_union(value, schema):
 
 def one_by_one(codec, *, logical_types=True):
     """A reader of batches whose way by column is shut."""
-    reader = BatchReader(codec, SUBJECT, logical_types=logical_types)
-    reader._own = None
-    return reader
+    return BatchReader(codec, SUBJECT, logical_types=logical_types)
 
 
 @SLOW
@@ -79,7 +79,7 @@ def test_columns_are_what_fastavro_reads_whoever_wrote_them(data):
     writer = data.draw(records(), "writer")
     reader = data.draw(readers_of(writer), "reader")
     registered = Registered(reader)
-    batch_reader = BatchReader(registered.codec, SUBJECT, logical_types=True)
+    batch_reader = ByColumn(registered.codec, SUBJECT, logical_types=True)
     values, expected = [], []
     for _ in range(data.draw(st.integers(1, 6), "rows")):
         schema = data.draw(st.sampled_from([writer, reader]), "of")
@@ -134,12 +134,12 @@ def rows_or_error(reader, body):
 @given(st.integers(0, len(BODY) - 1), st.binary(max_size=11), st.booleans())
 def test_no_bytes_read_otherwise_by_column_than_one_by_one(place, new, cut):
     body = BODY[:place] + new + (b"" if cut else BODY[place + 1 :])
-    by_column = BatchReader(WHOLE.codec, SUBJECT, logical_types=False)
+    by_column = ByColumn(WHOLE.codec, SUBJECT, logical_types=False)
     assert rows_or_error(by_column, body) == rows_or_error(one_by_one(WHOLE.codec, logical_types=False), body)
 
 
 def test_the_usual_ones_are_read_by_column_those_of_another_writer_too():
-    reader = BatchReader(WHOLE.codec, SUBJECT, logical_types=True)
+    reader = ByColumn(WHOLE.codec, SUBJECT, logical_types=True)
     assert reader.by_row == ""
     assert reader._own.decode([BODY] * 3).to_pylist(maps_as_pydicts="strict") == [ROW] * 3
     older = orjson.loads(orjson.dumps(NESTED))
@@ -149,7 +149,7 @@ def test_the_usual_ones_are_read_by_column_those_of_another_writer_too():
     newer["fields"][7]["type"][1]["fields"][0]["type"] = "long"
     newer["fields"][2]["type"] = "double"
     registered, told = Registered(newer), []
-    reader = BatchReader(registered.codec, SUBJECT, logical_types=True, on_rows=lambda *why: told.append(why))
+    reader = ByColumn(registered.codec, SUBJECT, logical_types=True, on_rows=lambda *why: told.append(why))
     value = registered.framed(older, body_of(older, ROW))
     batch = reader.decode_batch([value, registered.framed(NESTED, BODY)])
     assert batch.to_pylist(maps_as_pydicts="strict") == [ROW | {"f9": Decimal("0.01")}, ROW]
@@ -184,12 +184,12 @@ def test_the_usual_ones_are_read_by_column_those_of_another_writer_too():
     ids=str,
 )
 def test_a_type_of_avros_is_its_nearest_in_arrow(kind, arrow):
-    schema = BatchReader(Registered(record(kind)).codec, SUBJECT, logical_types=True).schema
+    schema = ByColumn(Registered(record(kind)).codec, SUBJECT, logical_types=True).schema
     assert schema == pa.schema([pa.field("f0", arrow, nullable=arrow == pa.null())])
 
 
 def test_a_null_is_a_null_and_its_column_says_so():
-    reader = BatchReader(Registered(record(["null", "long"], ["long", "null"], "long")).codec, SUBJECT)
+    reader = ByColumn(Registered(record(["null", "long"], ["long", "null"], "long")).codec, SUBJECT)
     assert [field.nullable for field in reader.schema] == [True, True, False]
 
 
@@ -203,7 +203,7 @@ def test_records_of_two_names_in_a_union_stay_what_they_were():
         registered.framed(schema, body_of(schema, {"f0": value}))
         for value in (("a.B", {"x": 1}), None, ("a.A", {"x": 2}))
     ]
-    batch = BatchReader(registered.codec, SUBJECT).decode_batch(values)
+    batch = ByColumn(registered.codec, SUBJECT).decode_batch(values)
     assert batch["f0"].type_codes.to_pylist() == [2, 0, 1]
     assert batch.to_pylist() == [{"f0": {"x": 1}}, {"f0": None}, {"f0": {"x": 2}}]
 
@@ -211,7 +211,7 @@ def test_records_of_two_names_in_a_union_stay_what_they_were():
 def test_a_decimal_of_too_many_digits_is_named_by_its_place():
     schema = record({"type": "bytes", "logicalType": "decimal", "precision": 2, "scale": 0})
     registered = Registered(schema)
-    reader = BatchReader(registered.codec, SUBJECT, logical_types=True)
+    reader = ByColumn(registered.codec, SUBJECT, logical_types=True)
     values = [registered.framed(schema, body) for body in (b"\x02\x63", b"\x02\x9d", b"\x02\x64")]
     assert reader.decode_batch(values[:2]).to_pylist() == [{"f0": Decimal(99)}, {"f0": Decimal(-99)}]
     with pytest.raises(Undecodable, match="2 digits") as caught:
@@ -227,7 +227,7 @@ def test_nulls_of_a_byte_do_not_become_columns_without_bound():
     }
     schema = record({"type": "array", "items": ["null", part]})
     registered = Registered(schema)
-    reader = BatchReader(registered.codec, SUBJECT)
+    reader = ByColumn(registered.codec, SUBJECT)
     assert reader.by_row == "null items are wide in it"
     whole = [{f"x{at}": at for at in range(20)}, None] * 100
     value = registered.framed(schema, body_of(schema, {"f0": whole}))
@@ -241,7 +241,7 @@ def test_nulls_of_a_byte_do_not_become_columns_without_bound():
 def test_a_schema_that_holds_itself_is_refused_at_once():
     schema = record(["null", SUBJECT])
     with pytest.raises(ValueError, match="holds itself"):
-        BatchReader(Registered(schema).codec, SUBJECT)
+        ByColumn(Registered(schema).codec, SUBJECT)
 
 
 def test_which_schemas_are_read_one_by_one_is_told_once():
@@ -253,7 +253,7 @@ def test_which_schemas_are_read_one_by_one_is_told_once():
         Tools(Registered(union).codec, None, None).columns(SUBJECT)
     assert [(log["subject"], log["cause"]) for log in logs] == [(SUBJECT, "f0 has a union")]
     registered, told = Registered(usual), []
-    reader = BatchReader(registered.codec, SUBJECT, on_rows=lambda *why: told.append(why))
+    reader = ByColumn(registered.codec, SUBJECT, on_rows=lambda *why: told.append(why))
     value = registered.framed(union, body_of(union, {"f0": 5}))
     assert [reader.decode_batch([value]).to_pylist() for _ in range(2)] == [[{"f0": 5}]] * 2
     assert [why for _, why in told] == ["f0 has a union"]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.decoding import RowDecoder
+from pipelines.decoding import MANY, RowDecoder
 from schemas.catalog import EVENT, subjects
 from schemas.envelope import Event
 from schemas.errors import RegistryUnavailable, WireError
@@ -33,7 +33,7 @@ def same(decoded, alone):
     st.booleans(),
 )
 def test_events_by_column_are_those_read_alone(few, tombstone):
-    values = few + [FRAMED] * 40 + ([None] if tombstone else [])
+    values = few + [FRAMED] * MANY + ([None] if tombstone else [])
     decode = RowDecoder(CODEC)
     alone = [one for value in values for one in decode(records([value]))]
     decoded = decode(records(values))
@@ -45,10 +45,10 @@ def test_events_by_column_are_those_read_alone(few, tombstone):
 def test_other_subjects_are_dicts_whether_they_are_flat_or_not(subject):
     decode = RowDecoder(CODEC, subject)
     data = CODEC.encode(subject, RECORDS[subject])
-    found = decode(records([data] * 50 + [b"\x01", data]))
-    assert found[:50] == [RECORDS[subject]] * 50
-    assert isinstance(found[50], WireError)
-    assert found[51] == RECORDS[subject]
+    found = decode(records([data] * MANY + [b"\x01", data]))
+    assert found[:MANY] == [RECORDS[subject]] * MANY
+    assert isinstance(found[MANY], WireError)
+    assert found[MANY + 1] == RECORDS[subject]
 
 
 def test_an_events_fields_are_the_schemas_in_its_order():
@@ -62,7 +62,7 @@ def test_a_registry_that_is_away_says_nothing_about_the_records():
             raise RegistryUnavailable("http://registry", "away")
 
     with pytest.raises(RegistryUnavailable):
-        RowDecoder(WireCodec(Away()))(records([FRAMED] * 40))
+        RowDecoder(WireCodec(Away()))(records([FRAMED] * MANY))
 
 
 def test_a_subject_of_a_users_own_is_read_as_it_was_given():
@@ -79,4 +79,4 @@ def test_a_subject_of_a_users_own_is_read_as_it_was_given():
 
     codec = WireCodec(Source(), schemas={"mine.Reading": text})
     data = codec.encode("mine.Reading", {"n": 3})
-    assert RowDecoder(codec, "mine.Reading")(records([data] * 40)) == [{"n": 3}] * 40
+    assert RowDecoder(codec, "mine.Reading")(records([data] * MANY)) == [{"n": 3}] * MANY

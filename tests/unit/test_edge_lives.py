@@ -263,7 +263,7 @@ def test_an_index_that_does_not_hold_all_streams_says_of_none_by_status_that_it_
     edge.index.complete = False
     assert edge.joiner.lost(KEY, cursor_of(edge, 5), 0) is None
     edge.index.complete = True
-    ahead = replace(cursor_of(edge, 5), offset=400)  # another edge has read further than this one
+    ahead = cursor_of(edge, 5)._replace(offset=400)  # another edge has read further than this one
     assert edge.joiner.lost(KEY, ahead, 0) is None
 
 
@@ -346,7 +346,7 @@ def test_a_cursor_in_the_address_is_refused_by_status_unless_a_status_would_tell
         with pytest.raises(RequestError, match="history of the stream is over") as refused:
             admission.cursor_still_held(text, "default", "s", somebody())
         assert (refused.value.status, refused.value.extra) == (410, {"code": "history"})
-        for held in (replace(cursor, ended=True), replace(cursor, seq=-1)):
+        for held in (cursor._replace(ended=True), cursor._replace(seq=-1)):
             text = held.encode("default", "s")
             assert admission.cursor_still_held(text, "default", "s", somebody()) == held
         some = somebody(kinds=Names(("job",)))

@@ -180,10 +180,11 @@ def changed(change: Callable[[dict[str, object]], None], subject: str = EVENT) -
     return orjson.dumps(schema).decode()
 
 
-def test_an_event_of_a_newer_and_of_an_older_schema_is_read_as_ours() -> None:
+def test_an_event_of_a_newer_an_older_and_a_shuffled_schema_is_read_as_ours() -> None:
     newer = changed(lambda s: s["fields"].append({"name": "zone", "type": "string", "default": ""}))
     older = changed(lambda s: s["fields"].remove(next(f for f in s["fields"] if f["name"] == "attempt")))
-    for subject_text in (newer, older):
+    shuffled = changed(lambda s: s["fields"].reverse())
+    for subject_text in (newer, older, shuffled):
         source = LocalSchemas()
         source.register(EVENT, subject_text)
         writer = WireCodec(source)
