@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import uuid
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -16,9 +17,11 @@ from schemas.topics import TOPICS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from ops.stack.addresses import Addresses
+
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -151,3 +154,12 @@ def test_topics_are_listed_created_and_described(run: Any, topic_prefix: str) ->
     unknown = run("topics", "describe", "streams.outputt.v1")
     assert unknown.returncode == 2
     assert "streams.output.v1" in unknown.stderr
+
+
+def test_topics_of_the_users_own_agents_are_among_them(run: Any, topic_prefix: str) -> None:
+    agents = str(ROOT / "docs" / "examples" / "agents")
+    rows = orjson.loads(run("topics", "list", "--json", SLUICEGATE_PIPELINES=agents).stdout)
+    assert f"{topic_prefix}examples.readings.v1" in {row["name"] for row in rows}
+    words = ("topics", "describe", "examples.readings.v1")
+    assert "subject                  examples.Reading" in run(*words, SLUICEGATE_PIPELINES=agents).stdout
+    assert "SLUICEGATE_PIPELINES" in run(*words).stderr
