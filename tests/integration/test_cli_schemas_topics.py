@@ -133,10 +133,12 @@ def test_a_registry_or_a_broker_that_is_away_is_exit_code_3(run: Any) -> None:
     away = run("schemas", "list", SLUICEGATE_REGISTRY__URL="http://127.0.0.1:1/apis/ccompat/v7")
     assert away.returncode == 3
     assert "schema registry at http://127.0.0.1:1/apis/ccompat/v7 cannot be reached" in away.stderr
-    away = run("topics", "list", SLUICEGATE_KAFKA__BOOTSTRAP_SERVERS="127.0.0.1:1")
-    assert away.returncode == 3
-    assert "Kafka at 127.0.0.1:1 cannot be reached" in away.stderr
-    assert "Traceback" not in away.stderr
+    for words in (("topics", "list"), ("dlq", "list")):
+        away = run(*words, SLUICEGATE_KAFKA__BOOTSTRAP_SERVERS="127.0.0.1:1")
+        assert away.returncode == 3
+        assert "Kafka at 127.0.0.1:1 cannot be reached" in away.stderr
+        assert "Traceback" not in away.stderr
+        assert "KafkaError{" not in away.stderr
 
 
 def test_topics_are_listed_created_and_described(run: Any, topic_prefix: str) -> None:
