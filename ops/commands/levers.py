@@ -222,12 +222,21 @@ def check_role(role: str) -> None:
 
 
 def topics_of(role: str) -> set[str]:
-    """Return the names, without prefix, of the topics that a role reads."""
+    """Return the topics, without prefix, that a role reads: those that its agents declare."""
+    from connectors.kafka.options import KafkaOptions
     from ops.extension import extension_at_hand
     from ops.settings import Settings
+    from pipelines.blueprint import blueprint
+    from pipelines.errors import AgentRefused
     from schemas.access import ROLES
 
-    return {spec.name for spec in {**ROLES, **extension_at_hand(Settings()).access}[role].reads}
+    if role in ROLES:
+        return {spec.name for spec in ROLES[role].reads}
+    extension = extension_at_hand(Settings())
+    try:
+        return {agent.reads.name for agent in blueprint(role, extension, KafkaOptions("")).agents}
+    except AgentRefused:  # a register that was just broken; its module may say
+        return {spec.name for spec in extension.access[role].reads}
 
 
 def readers_of_topic(topic: str) -> set[str]:
