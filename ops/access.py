@@ -14,6 +14,7 @@ from schemas.access import (
     PRODUCER,
     RESPONDER,
     ROLES,
+    Access,
     edge_grants,
     llm_grants,
     operator_grants,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from ops.settings import Settings
+    from pipelines.extension import Extension
     from schemas.access import Grant
 
 
@@ -33,7 +35,7 @@ def grants_of(settings: Settings, chosen: Sequence[str]) -> list[Grant]:
     """Return what the chosen roles need, all if none is chosen; raises Misused for one that there is not."""
     extension = extension_of(settings)
     prefix = settings.kafka.topic_prefix
-    access = {**ROLES, **extension.access}
+    access = {**ROLES, **{role: _declared(role, extension, prefix) for role in extension.roles}}
     found = {role: role_grants(role, its, prefix) for role, its in access.items()}
     found |= {
         EDGE: edge_grants(prefix),
@@ -47,6 +49,20 @@ def grants_of(settings: Settings, chosen: Sequence[str]) -> list[Grant]:
             f"--roles: {', '.join(unknown)} is no role", f"name any of {', '.join(found)}, with commas"
         )
     return [grant for role in chosen or found for grant in found[role]]
+
+
+def _declared(role: str, extension: Extension, prefix: str) -> Access:
+    """Return what the agents of a user's role declare, and all topics that their module calls its own."""
+    from connectors.kafka.options import KafkaOptions
+    from pipelines.blueprint import blueprint
+    from pipelines.checks import access_of
+
+    seen, said = (
+        access_of(blueprint(role, extension, KafkaOptions("", prefix)).agents),
+        extension.access[role],
+    )
+    changelogs = tuple(dict.fromkeys((*said.changelogs, *seen.changelogs)))
+    return Access(seen.reads, (*seen.writes, *said.writes), changelogs)
 
 
 def as_row(grant: Grant, principal: str | None) -> dict[str, str]:

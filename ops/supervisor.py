@@ -21,11 +21,16 @@ _OF_SIGTERM = 128 + signal.SIGTERM
 
 
 async def supervise(roles: Mapping[str, Sequence[str]]) -> int:
-    """Run each role in a process of its own, with its words, until a signal comes; 0 if all stopped by it."""
+    """Run each role in a process of its own, with its words, until a signal comes; 0 if all stopped by it.
+
+    128 + the signal's number if one that was to migrate its state did not come to run.
+    """
     stopping = asyncio.Event()
+    asked: list[signal.Signals] = []
     async with Children(stop_within_s=STOP_WITHIN_S) as children:
 
         def stop(number: signal.Signals) -> None:
+            asked.append(number)
             stopping.set()  # first: of a terminal that was closed nothing more can be said
             console.note(f"{number.name}: stopping {', '.join(child.name for child in children)}")
 
@@ -43,7 +48,16 @@ async def supervise(roles: Mapping[str, Sequence[str]]) -> int:
     ]
     if hard:
         console.warn(f"did not stop cleanly: {', '.join(hard)}")
-    return 1 if hard else 0
+        return 1
+    # What was asked for is not known to be done: a script behind it must not go on as if it were.
+    if early := [child.name for child in children if child.code and "--migrate" in roles[child.name]]:
+        console.warn(
+            f"{', '.join(early)}: stopped before its state was migrated and it ran",
+            "the same command goes on where it stood; `sluicegate worker --roles ROLE --abandon-migration`, "
+            "with the code from before, gives up what was begun",
+        )
+        return 128 + asked[0]
+    return 0
 
 
 async def _until_stopping(stopping: asyncio.Event, children: Children) -> Child | None:

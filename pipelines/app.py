@@ -124,8 +124,8 @@ def build_role(name: str, options: WorkerOptions, extension: Extension) -> RoleA
         check_partitions(options.kafka, topics_of(agents))
     deploy(app, Roster(options.kafka, tools.codec), options, extension)
     changelogs = {each.changelog.named(prefix) for each in app.sources.values() if each.changelog is not None}
-    if not options.create_topics and (lacking := changelogs.intersection(absent)):
-        raise TopicsAbsent(sorted(lacking))
+    if lacking := changelogs.intersection(absent):
+        raise TopicsAbsent(sorted(lacking), undeclared=options.create_topics)
     app.engine.retention = retention_of(options.kafka, app.sources.values())
     if options.web_port:
         log.info("web listens", role=name, host=options.web_host, port=options.web_port)

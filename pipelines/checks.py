@@ -26,7 +26,7 @@ from schemas.topics import DEAD_LETTERS, TOPICS
 from schemas.wire import WireCodec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Container, Iterator, Sequence
 
     from connectors.kafka.admin import TopicState
     from connectors.kafka.options import KafkaOptions
@@ -148,19 +148,21 @@ _SCHEMA_REMEDY = (
 
 def operations_of(role: str, agents: Sequence[Agent], prefix: str) -> dict[str, tuple[Operation, ...]]:
     """Return what a role does with each topic, by its full name."""
-    if role in ACCESS:
-        access = ACCESS[role]
-    else:  # what it was seen to declare, and not what its module says of itself
-        access = Access(
-            reads=tuple(agent.reads for agent in agents),
-            writes=(
-                DEAD_LETTERS,
-                *(agent.reads for agent in agents if agent.ticks),
-                *(spec for agent in agents for spec in agent.appends),
-            ),
-            changelogs=tuple(agent.changelog for agent in agents if agent.changelog is not None),
-        )
+    access = ACCESS[role] if role in ACCESS else access_of(agents)
     return {prefix + topic: operations for topic, operations in access.operations().items()}
+
+
+def access_of(agents: Sequence[Agent]) -> Access:
+    """Return what a user's role was seen to declare, and not what its module says of itself."""
+    return Access(
+        reads=tuple(agent.reads for agent in agents),
+        writes=(
+            DEAD_LETTERS,
+            *(agent.reads for agent in agents if agent.ticks),
+            *(spec for agent in agents for spec in agent.appends),
+        ),
+        changelogs=tuple(agent.changelog for agent in agents if agent.changelog is not None),
+    )
 
 
 def _schema_problems(registry: Registry, extension: Extension, options: WorkerOptions) -> Iterator[str]:
@@ -181,7 +183,8 @@ def _role(one: Blueprint, extension: Extension, options: WorkerOptions, roster: 
     prefix = options.kafka.topic_prefix
     used = topics_of(one.agents)
     there = {state.name: state for state in describe_topics(options.kafka, used)}
-    problems = [problem for spec in used for problem in _topic_problems(spec, there, options)]
+    made = {spec.name for spec in extension.all_topics()} if options.create_topics else set()
+    problems = [problem for spec in used for problem in _topic_problems(spec, there, options, made)]
     yield Finding("topics", one.role, "; ".join(problems))
     yield Finding("co-partitioning", one.role, "; ".join(_uneven(one, there, prefix)))
     try:
@@ -224,12 +227,17 @@ def topics_of(agents: Sequence[Agent]) -> list[TopicSpec]:
     return list(dict.fromkeys([*specs, *changelogs, DEAD_LETTERS]))
 
 
-def _topic_problems(spec: TopicSpec, there: dict[str, TopicState], options: WorkerOptions) -> Iterator[str]:
+def _topic_problems(
+    spec: TopicSpec, there: dict[str, TopicState], options: WorkerOptions, made: Container[str]
+) -> Iterator[str]:
+    """Say what is wrong with a topic; ``made``: names of those that the start makes."""
     name = spec.named(options.kafka.topic_prefix)
     state = there.get(name)
     if state is None:
         if not options.create_topics:
             yield f"{name} is missing, and SLUICEGATE_KAFKA__CREATE_TOPICS is false"
+        elif spec.name not in made:
+            yield f"{name} is missing, and not in TOPICS of the agent's module, by which the start makes it"
         return
     if state.partitions != spec.partitions:
         yield f"{name} has {state.partitions} partitions, this code says {spec.partitions}"

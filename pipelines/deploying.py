@@ -7,22 +7,24 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from connectors.kafka.admin import partition_counts
+from connectors.kafka.admin import ensure_topics, partition_counts
 from connectors.kafka.idle import FollowedIdle
+from connectors.kafka.roster import store_of
 from pipelines.blueprint import agents_of
 from pipelines.deployment import Deployment
-from pipelines.generations import between, changelog_of, group_of, held_back
+from pipelines.generations import FIRST, between, changelog_of, group_of, held_back
 from pipelines.migration import StoreMigration, abandon
 from pipelines.rebuild import Bounds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from connectors.kafka.roster import Roster
+    from connectors.kafka.roster import Roster, Row
     from pipelines.blueprint import Agent
     from pipelines.extension import Extension
     from pipelines.options import WorkerOptions
     from pipelines.role import RoleApp
+    from schemas.topics import TopicSpec
 
 log = structlog.get_logger(__name__)
 
@@ -66,6 +68,8 @@ def deploy(app: RoleApp, roster: Roster, options: WorkerOptions, extension: Exte
         generation=generation,
         adopt=options.adopt,
     )
+    if generation > FIRST:
+        _make_first(list(stores), generation, roster.read().get(app.role), options)
     topics = deployment.admit()
     app.engine.still_deployed = deployment.still_holds
     for name, source in app.sources.items():
@@ -75,6 +79,19 @@ def deploy(app: RoleApp, roster: Roster, options: WorkerOptions, extension: Exte
             app.sources[name] = replace(source, changelog=topics[changelog], marked=marked)
     if deployment.rebuilds:
         _hold_back(app, agents, roster, options, generation)
+
+
+def _make_first(
+    changelogs: Sequence[TopicSpec], generation: int, row: Row | None, options: WorkerOptions
+) -> None:
+    """Make the changelogs of a later generation that was not built beside another: where nothing ran before.
+
+    The table has those of the first alone, and `sluicegate reprocess` makes what it builds.
+    """
+    if row is None or row["generation"] == generation:
+        kept = {spec: store_of(row, spec.name) for spec in changelogs}
+        first = [spec for spec, store in kept.items() if store is None or not store["topic_id"]]
+        ensure_topics(options.kafka, first)
 
 
 def _hold_back(

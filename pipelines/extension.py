@@ -2,9 +2,8 @@
 
 The folder that ``SLUICEGATE_PIPELINES`` names holds ``<role>.py`` files and ``schemas/<subject>.avsc``. A
 module has ``register(app, tools, options)`` and may have ``TOPICS``, ``KINDS``, ``MIGRATIONS`` of its state,
-the ``GENERATION`` that it is, and, for the ACLs that it needs, ``READS`` (its inputs, if not our output
-alone), ``TICKS`` (those of them whose source has an ``open_deadline``) and ``WRITES`` (topics of ours that it
-writes, such as ``LATE_EVENTS``); ``sluicegate new agent`` writes one.
+the ``GENERATION`` that it is, and ``READS`` (its inputs, if not our output alone); ``TICKS`` and ``WRITES``
+add to the ACLs that its sources ask for. ``sluicegate new agent`` writes one.
 """
 
 from __future__ import annotations

@@ -68,7 +68,9 @@ class WorkerMetrics:
             buckets=_SECONDS,
             registry=self.registry,
         )
-        self._partitions = Gauge("sluicegate_partitions", "Partitions being read.", registry=self.registry)
+        self._partitions = Gauge(
+            "sluicegate_partitions", "Partitions being read.", ["role"], registry=self.registry
+        ).labels(role)
         self._standstills = Gauge(
             "sluicegate_partition_standstill",
             "1 while a partition stands still at an event that its agent cannot handle; absent = none does.",

@@ -51,6 +51,7 @@ _BATCH_ENTRIES: Final = 1_000
 _BATCH_BYTES: Final = 4 * 1_048_576  # of one transaction; the largest entry is 2 MiB
 _EMPTY_WITHIN_S: Final = 60.0  # a member that was stopped stays one until its session times out: 6 s, 45 s
 _ASK_S: Final = 1.0
+_TELL_S: Final = 10.0
 _TAKE_OVER_S: Final = 60.0  # without progress of the one who fenced us
 _END: Final = b"\xff" * 64  # behind every key of a store
 
@@ -208,9 +209,12 @@ class StoreMigration:
         if not progress.entries and handled is not None:
             # It begins as every changelog does; a second mark, of an attempt before, does no harm.
             mark_birth(self.kafka, target.named(self.kafka.topic_prefix), partition)
-        came = progress
+        came, told = progress, time.monotonic()
         for came, pairs in self._batches(backend, progress):
             rewriter.write(partition, pairs, came)
+            if time.monotonic() - told >= _TELL_S:
+                told = time.monotonic()
+                log.info("migration goes on", topic=target.name, partition=partition, entries=came.entries)
         rewriter.write(partition, [], Progress(came.entries, whole=True))
         log.info("partition migrated", topic=target.name, partition=partition, entries=came.entries)
 

@@ -172,7 +172,8 @@ class StateReader:
         value = query.answer(StagedView(held.backend), key, span)
         said = {"store": source.agent, "key": text, "partition": where.partition}
         if value is None:
-            return _error(HTTPStatus.NOT_FOUND, "nothing is stored under that key", **said)
+            # A producer with another partitioner than Kafka's own (librdkafka's default) put it elsewhere.
+            return _error(HTTPStatus.NOT_FOUND, "nothing is stored under that key", by="murmur2", **said)
         return Answer(HTTPStatus.OK, {**said, "value": value})
 
     def elsewhere(self, where: SourcePartition, store: str, text: str, query: Mapping[str, str]) -> Answer:

@@ -49,7 +49,7 @@ class CommittedReader:
         try:
             known = self._consumer.list_topics(self._topic, timeout=_ANSWER_S_MAX).topics[self._topic]
         except KafkaException as error:
-            raise KafkaUnavailable(self._kafka.bootstrap_servers, str(error)) from None
+            raise KafkaUnavailable(self._kafka.bootstrap_servers, error.args[0].str()) from None
         if known.error is not None and known.error.code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
             raise self._refusal(known.error)
         return sorted(known.partitions)

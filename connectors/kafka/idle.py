@@ -168,7 +168,7 @@ class IdleTime:
                 coordinator.stop_for(error)
             else:
                 self.on_failed(source)
-                log.exception("agent failed at a silent partition, it is tried again", source=source)
+                log.exception("agent failed at a silent partition, it is tried again", **source._asdict())
         else:
             if done:
                 silence.counted, silence.counted_us = now_s, (silence.passed_us or 0) + silent_us
@@ -186,7 +186,7 @@ class IdleTime:
             except SluicegateError as error:
                 is_away = getattr(error, "transient", False)
                 told = log.debug if is_away else log.warning
-                told("whether a partition is silent is not known", source=source, cause=str(error))
+                told("whether a partition is silent is not known", **source._asdict(), cause=str(error))
                 if is_away:
                     break  # for the others, too, and each would wait for its answer
         return silent

@@ -77,7 +77,7 @@ class Isolation:
             chunk.attempts += 1
             log.warning(
                 "agent waits for what may pass",
-                source=chunk.source,
+                **chunk.source._asdict(),
                 attempts=chunk.attempts,
                 cause=str(error),
             )

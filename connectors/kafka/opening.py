@@ -85,7 +85,7 @@ class Openings:
             except Exception as error:
                 if not (self._was_ready and getattr(error, "transient", False)):
                     raise
-                log.warning("partition waits for what may pass", source=source, cause=str(error))
+                log.warning("partition waits for what may pass", **source._asdict(), cause=str(error))
                 await asyncio.sleep(_OPEN_AGAIN_S)
                 if cancelled.is_set():
                     raise

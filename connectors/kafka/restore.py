@@ -243,7 +243,7 @@ class Restorer:
                     _tell_of_standstill(consumer, tasks.values())
                     return True
         except KafkaException as error:
-            raise KafkaUnavailable(self._kafka.bootstrap_servers, str(error)) from error
+            raise KafkaUnavailable(self._kafka.bootstrap_servers, error.args[0].str()) from error
         finally:
             consumer.close()
 
@@ -311,7 +311,7 @@ class Restorer:
         try:
             return self._kafka.clients.consumer(self._config())
         except KafkaException as error:
-            raise KafkaUnavailable(self._kafka.bootstrap_servers, str(error)) from error
+            raise KafkaUnavailable(self._kafka.bootstrap_servers, error.args[0].str()) from error
 
     def _config(self) -> dict[str, object]:
         return self._kafka.client_config() | {

@@ -153,7 +153,7 @@ class SpanReader:
                 self._consumer.list_topics(topic, timeout=_SILENCE_S_MAX)
             self._consumer.assign([TopicPartition(topic, partition, offset)])
         except KafkaException as error:
-            raise KafkaUnavailable(self._bootstrap, str(error)) from None
+            raise KafkaUnavailable(self._bootstrap, error.args[0].str()) from None
 
     def _drop(self) -> None:
         self._place = None

@@ -179,7 +179,7 @@ class Tailer(threading.Thread, Generic[T]):
         try:
             found = consumer.list_topics(topic, timeout=5.0).topics[topic]
         except KafkaException as error:
-            raise KafkaUnavailable(self._servers, str(error.args[0])) from None
+            raise KafkaUnavailable(self._servers, error.args[0].str()) from None
         if found.error is not None or not found.partitions:
             raise KafkaUnavailable(self._servers, f"topic {topic} is not there: {found.error}")
         return sorted(found.partitions)

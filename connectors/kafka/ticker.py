@@ -76,7 +76,7 @@ class Ticker:
                     partition=source.partition,
                 )
             except (BufferError, KafkaException, SluicegateError) as error:
-                log.warning("tick not appended, the next one will be", source=source, cause=str(error))
+                log.warning("tick not appended, the next one will be", **source._asdict(), cause=str(error))
         if self._producer is not None:
             self._producer.poll(0)
 

@@ -49,6 +49,13 @@ _ANEW: Final = frozenset(
 )
 
 
+class _Unheard:
+    """Takes what librdkafka says of a producer: to be fenced is how this works, and it calls it fatal."""
+
+    def log(self, *_: object) -> None:
+        """Take a line, as a ``logging.Logger`` does."""
+
+
 class Commits(NamedTuple):
     """Offsets that a group without members begins at."""
 
@@ -104,6 +111,7 @@ def _try(
             "enable.idempotence": True,
             "acks": "all",
             "linger.ms": 0,
+            "logger": _Unheard(),
         }
     )
     producer.init_transactions(_TIMEOUT_MS / 1_000)

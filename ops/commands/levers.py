@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from cyclopts import App
 
+    from connectors.kafka.lag import PartitionLag
     from ops.levers import Held, Levers, Move
     from schemas.controls import Target
 
@@ -110,6 +111,8 @@ def resume_command(
 def levers_command(*, as_json: AsJson = False) -> int:
     """Show what holds now: pauses, skips, quarantines, and partitions that stand still at an event.
 
+    A skip that took place is shown as `skipped`; it stands in case that the role's position is set back.
+
     Example: `sluicegate levers`
 
     Parameters
@@ -123,8 +126,9 @@ def levers_command(*, as_json: AsJson = False) -> int:
     from ops import console
 
     with opened() as levers:
-        rows = [_held(held) for held in levers.held()]
-        rows += [row for role in roles() for row in _standstills(levers, role)]
+        stands = {role: levers.partitions_of(role) for role in roles()}
+        rows = [_held(held, stands) for held in levers.held()]
+        rows += [row for role, partitions in stands.items() for row in _standstills(role, partitions)]
     if as_json:
         console.print_json({"held": list[object](rows)})
         return 0
@@ -140,24 +144,35 @@ def levers_command(*, as_json: AsJson = False) -> int:
     return 0
 
 
-def _held(held: Held) -> dict[str, object]:
+def _held(held: Held, stands: Mapping[str, Sequence[PartitionLag]]) -> dict[str, object]:
     from ops.levers import Move, words_of
+    from schemas.controls import RecordTarget
     from schemas.published import time_text
 
+    target = held.target
+    # What took place has no end: it stands in case that the position is set back.
+    is_over = False
+    if isinstance(target, RecordTarget):
+        at = [
+            part.committed
+            for part in stands.get(target.role, ())
+            if (part.topic, part.partition) == (target.topic, target.partition)
+        ]
+        is_over = min(at, default=-1) > target.offset  # of a generation that is built, too
     return {
-        "what": held.action,
-        "on": words_of(held.target),
+        "what": "skipped" if is_over else held.action,
+        "on": words_of(target),
         "since": time_text(held.since_us),
         "by": held.by,
         "why": held.reason,
-        "ends_by": Move(held.action, held.target).undo if held.action != "unreadable" else "",
+        "ends_by": "" if is_over or held.action == "unreadable" else Move(held.action, target).undo,
     }
 
 
-def _standstills(levers: Levers, role: str) -> Iterator[dict[str, object]]:
+def _standstills(role: str, partitions: Sequence[PartitionLag]) -> Iterator[dict[str, object]]:
     from ops.redaction import escaped, redacted
 
-    for part in levers.partitions_of(role):
+    for part in partitions:
         if part.standstill:
             yield {
                 "what": "standstill",
@@ -207,12 +222,21 @@ def check_role(role: str) -> None:
 
 
 def topics_of(role: str) -> set[str]:
-    """Return the names, without prefix, of the topics that a role reads."""
+    """Return the topics, without prefix, that a role reads: those that its agents declare."""
+    from connectors.kafka.options import KafkaOptions
     from ops.extension import extension_at_hand
     from ops.settings import Settings
+    from pipelines.blueprint import blueprint
+    from pipelines.errors import AgentRefused
     from schemas.access import ROLES
 
-    return {spec.name for spec in {**ROLES, **extension_at_hand(Settings()).access}[role].reads}
+    if role in ROLES:
+        return {spec.name for spec in ROLES[role].reads}
+    extension = extension_at_hand(Settings())
+    try:
+        return {agent.reads.name for agent in blueprint(role, extension, KafkaOptions("")).agents}
+    except AgentRefused:  # a register that was just broken; its module may say
+        return {spec.name for spec in extension.access[role].reads}
 
 
 def readers_of_topic(topic: str) -> set[str]:

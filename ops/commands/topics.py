@@ -59,7 +59,7 @@ def create_command(*, as_json: AsJson = False) -> int:
 
 
 def list_command(*, as_json: AsJson = False) -> int:
-    """List the topics of the table: which exist, their partitions and how long they keep what.
+    """List the topics, yours of SLUICEGATE_PIPELINES among them: which exist, and how long they keep what.
 
     Example: `sluicegate topics list`
 
@@ -70,11 +70,10 @@ def list_command(*, as_json: AsJson = False) -> int:
     """
     from connectors.kafka.admin import list_topics
     from ops import console
-    from schemas.topics import TOPICS
 
     options = _options()
     existing = set(list_topics(options))
-    specs = options.kept(TOPICS)
+    specs = options.kept(_topics())
     rows = [_row(spec, options, existing) for spec in specs]
     if as_json:
         console.print_json(list(rows))
@@ -96,22 +95,23 @@ def describe_command(name: str, *, as_json: AsJson = False) -> int:
     Parameters
     ----------
     name
-        Name of the topic, with or without the deployment's prefix.
+        Name of a topic of ours or yours, with or without the deployment's prefix.
     as_json
         Print the description as JSON.
     """
     from connectors.kafka.admin import describe_topics
     from ops import console
     from ops.errors import Misused
+    from ops.naming import YOURS
     from schemas.meant import meant
-    from schemas.topics import TOPICS
 
-    options = _options()
-    spec = next((spec for spec in TOPICS if name in (spec.name, spec.named(options.topic_prefix))), None)
+    options, topics = _options(), _topics()
+    spec = next((spec for spec in topics if name in (spec.name, spec.named(options.topic_prefix))), None)
     if spec is None:
-        names = [spec.name for spec in TOPICS]
+        names = [spec.name for spec in topics]
         raise Misused(
-            f"topic {name!r} is not in the table{meant(name, names)}", f"name one of {', '.join(names)}"
+            f"topic {name!r} is not in the table{meant(name, names)}",
+            f"name one of {', '.join(names)}; {YOURS}",
         )
     (spec,) = options.kept([spec])
     states = describe_topics(options, [spec])
@@ -234,6 +234,13 @@ def _options() -> KafkaOptions:
 
     settings = Settings()
     return kafka_options(settings, addresses(settings).kafka)
+
+
+def _topics() -> tuple[TopicSpec, ...]:
+    from ops.extension import extension_at_hand
+    from ops.settings import Settings
+
+    return extension_at_hand(Settings()).all_topics()
 
 
 def _row(spec: TopicSpec, options: KafkaOptions, existing: set[str]) -> dict[str, object]:

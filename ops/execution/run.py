@@ -37,6 +37,8 @@ Reason = Literal["completed", "cancelled", "upstream_error"]
 
 # An edge that does not answer before anything was started is not worth a long wait.
 OPEN_PATIENCE_S: Final = 10.0
+# Longer than Kafka and a worker take to confirm a stream where all is well.
+CONFIRM_S: Final = 3.0
 # A command that was asked to stop by a client gets this long before it is killed.
 STOP_GRACE_S: Final = 10.0
 # Between two tries to read our own stream, beside the patience that each has.
@@ -111,6 +113,11 @@ class Execution:
         """Open the stream, unless a signal comes first: then the answer is waited for a moment only."""
         opening = asyncio.create_task(self._open())
         asked = asyncio.create_task(self._asked_early.wait())
+        telling = asyncio.get_running_loop().call_later(
+            CONFIRM_S,
+            self._terminal.warn,
+            "the stream is not confirmed yet: its edge, Kafka, or a worker with ingest is waited for",
+        )
         try:
             await asyncio.wait({opening, asked}, return_when=asyncio.FIRST_COMPLETED)
             await asyncio.wait({opening}, timeout=1.0)
@@ -119,6 +126,7 @@ class Execution:
             return opening.done()
         finally:
             asked.cancel()
+            telling.cancel()
             opening.cancel()
 
     async def _open(self) -> None:

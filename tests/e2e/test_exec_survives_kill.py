@@ -190,4 +190,5 @@ class Printed:
 
 
 def _is_execs(text: str) -> bool:
-    return text.startswith(("stream build on http://", "warning: no worker confirmed"))
+    own = ("stream build on http://", "warning: no worker confirmed", "warning: the stream is not confirmed")
+    return text.startswith(own)

@@ -10,12 +10,15 @@ import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 from structlog.testing import capture_logs
 
+from connectors.kafka.admin import topic_ids
 from connectors.kafka.at_least_once import AtLeastOnce
 from connectors.kafka.errors import TopicMismatch, TopicsAbsent
 from connectors.kafka.transaction import KafkaTransaction
 from connectors.registry import Registry
 from pipelines.app import build_role
+from pipelines.blueprint import blueprint
 from pipelines.changelogs import Retention
+from pipelines.checks import check
 from pipelines.errors import OptionsRefused
 from pipelines.extension import Extension
 from pipelines.options import WorkerOptions
@@ -124,6 +127,31 @@ def test_a_topic_that_an_agent_says_it_writes_and_nothing_declares_refuses_the_s
     with pytest.raises(TopicsAbsent, match=r"there is no topic .*stray\.out\.v1$") as refused:
         build_role("one", told, keeping(writes=(stray,)))
     assert "TOPICS of the agent's module" in refused.value.remedy
+
+
+def test_a_changelog_that_nothing_declares_refuses_the_start_and_the_check_before_it(options, topics):
+    topics(*TOPICS, READS)
+    told, extension = replace(options, create_topics=True), replace(keeping(), topics=(READS,))
+    (found,) = [
+        one for one in check([blueprint("one", extension, told.kafka)], extension, told) if one.problem
+    ]
+    assert found.what == "topics"
+    assert "kept.changelog.v1 is missing, and not in TOPICS" in found.problem
+    with pytest.raises(TopicsAbsent, match=r"there is no topic .*kept\.changelog\.v1$") as refused:
+        build_role("one", told, extension)
+    assert "TOPICS of the agent's module" in refused.value.remedy
+    assert build_role("one", told, keeping()).role == "one", "nothing was left behind by the one refused"
+
+
+def test_a_later_generation_where_none_ran_before_has_its_changelog_made(options, topics):
+    topics(*TOPICS, READS, KEPT)
+    extension, ids = replace(keeping(), generations={"one": 2}), set()
+    for _ in range(2):
+        (source,) = build_role("one", options, extension).sources.values()
+        assert source.changelog.name == "kept.changelog.g2.v1"
+        name = source.changelog.named(options.kafka.topic_prefix)
+        ids.add(topic_ids(options.kafka, [name])[name])
+    assert len(ids) == 1
 
 
 @pytest.mark.parametrize("cleanup", ["compact", "compact,delete"])

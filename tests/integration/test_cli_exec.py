@@ -266,6 +266,7 @@ def test_without_an_edge_the_command_is_not_started(tmp_path: Path) -> None:
     _, err = process.communicate(timeout=30)
     assert process.returncode == 3
     assert b"touch was not run: the edge at http://127.0.0.1:9 does not answer" in err
+    assert b"its edge, Kafka, or a worker with ingest is waited for" in err, "it says so meanwhile"
     assert b"sluicegate edge" in err
     assert not marker.exists()
 

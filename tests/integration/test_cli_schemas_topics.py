@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import uuid
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -16,9 +17,11 @@ from schemas.topics import TOPICS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from ops.stack.addresses import Addresses
+
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -130,10 +133,12 @@ def test_a_registry_or_a_broker_that_is_away_is_exit_code_3(run: Any) -> None:
     away = run("schemas", "list", SLUICEGATE_REGISTRY__URL="http://127.0.0.1:1/apis/ccompat/v7")
     assert away.returncode == 3
     assert "schema registry at http://127.0.0.1:1/apis/ccompat/v7 cannot be reached" in away.stderr
-    away = run("topics", "list", SLUICEGATE_KAFKA__BOOTSTRAP_SERVERS="127.0.0.1:1")
-    assert away.returncode == 3
-    assert "Kafka at 127.0.0.1:1 cannot be reached" in away.stderr
-    assert "Traceback" not in away.stderr
+    for words in (("topics", "list"), ("dlq", "list")):
+        away = run(*words, SLUICEGATE_KAFKA__BOOTSTRAP_SERVERS="127.0.0.1:1")
+        assert away.returncode == 3
+        assert "Kafka at 127.0.0.1:1 cannot be reached" in away.stderr
+        assert "Traceback" not in away.stderr
+        assert "KafkaError{" not in away.stderr
 
 
 def test_topics_are_listed_created_and_described(run: Any, topic_prefix: str) -> None:
@@ -151,3 +156,12 @@ def test_topics_are_listed_created_and_described(run: Any, topic_prefix: str) ->
     unknown = run("topics", "describe", "streams.outputt.v1")
     assert unknown.returncode == 2
     assert "streams.output.v1" in unknown.stderr
+
+
+def test_topics_of_the_users_own_agents_are_among_them(run: Any, topic_prefix: str) -> None:
+    agents = str(ROOT / "docs" / "examples" / "agents")
+    rows = orjson.loads(run("topics", "list", "--json", SLUICEGATE_PIPELINES=agents).stdout)
+    assert f"{topic_prefix}examples.readings.v1" in {row["name"] for row in rows}
+    words = ("topics", "describe", "examples.readings.v1")
+    assert "subject                  examples.Reading" in run(*words, SLUICEGATE_PIPELINES=agents).stdout
+    assert "SLUICEGATE_PIPELINES" in run(*words).stderr

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
+from structlog.testing import capture_logs
 
 from connectors.kafka.errors import KafkaUnavailable
 from connectors.kafka.roster import Roster, store_of
@@ -250,7 +251,7 @@ def changelog_ends(kafka: KafkaOptions) -> list[tuple[int, int]]:
 
 
 def test_a_migration_goes_on_behind_its_last_key_when_retention_took_entries_before_it(
-    kafka_options, roster, topics, tmp_path
+    kafka_options, roster, topics, tmp_path, monkeypatch
 ):
     expiring = replace(CHANGELOG, cleanup="compact,delete", retention_ms=86_400_000, partitions=1)
     topics(DEPLOYED, OUTPUT, expiring)
@@ -280,7 +281,10 @@ def test_a_migration_goes_on_behind_its_last_key_when_retention_took_entries_bef
     with pytest.raises(KafkaUnavailable):
         migrate("one")
     cut(kafka_options, expiring, 700)
-    migrate("two")
+    monkeypatch.setattr("pipelines.migration._TELL_S", 0.0)
+    with capture_logs() as told:
+        migrate("two")
+    assert [one["entries"] for one in told if one["event"] == "migration goes on"] == [3_000, 3_500]
     assert calls[2_500:] == keys[2_000:], "what was not carried over, and that alone"
     kept = store_of(roster.read()["totals"], expiring.name)
     assert kept is not None

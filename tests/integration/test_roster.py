@@ -19,7 +19,7 @@ def row(role: str, **fields: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def test_many_that_decide_at_once_decide_one_after_the_other(kafka_options, registry, topics):
+def test_many_that_decide_at_once_decide_one_after_the_other(kafka_options, registry, topics, capfd):
     topics(DEPLOYED)
     codec = WireCodec(registry)
 
@@ -43,6 +43,9 @@ def test_many_that_decide_at_once_decide_one_after_the_other(kafka_options, regi
     assert mine.change("other", lambda _before: None) == mine.read()["other"]
     assert mine.read()["other"]["reason"] == first
     mine.close()
+    assert "FATAL" not in capfd.readouterr().err, (
+        "that one fenced another is how it works, and nobody is told"
+    )
 
 
 def test_a_change_whose_commit_is_answered_by_an_unknown_error_is_decided_from_what_stands(

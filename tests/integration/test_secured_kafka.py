@@ -286,6 +286,35 @@ def test_an_agent_is_reprocessed_by_its_own_principal_and_led_by_a_responder(
         user.stop(new)
 
 
+def test_an_agent_whose_module_names_no_topics_runs_with_what_is_printed_for_it(
+    secured: SecuredKafka,
+    as_principal: Callable[..., CommandLine],
+    stack: Addresses,
+    registry: Registry,
+    topic_prefix: str,
+    tmp_path: Path,
+) -> None:
+    named, bare = write_agent(tmp_path / "named"), write_agent(tmp_path / "bare")
+    module = bare / "totals.py"
+    module.write_text(module.read_text().replace("TOPICS = ", "MADE_BY_SOMEBODY_ELSE = "))
+    operator = as_principal("operator")
+    operator.environment["SLUICEGATE_PIPELINES"] = str(named)
+    secured.allow(acls(operator, "--roles", "operator"))
+    assert operator.run("topics", "create")[0] == 0
+    operator.environment["SLUICEGATE_PIPELINES"] = str(bare)
+    secured.allow(acls(operator, "--roles", "totals"))
+    folder = tmp_path / "totals-user"
+    folder.mkdir()
+    kafka = secured.options(topic_prefix=topic_prefix)
+    with TotalsUser(folder, stack, kafka, WireCodec(registry)) as user:
+        user.environment |= secured.settings("totals") | {"SLUICEGATE_KAFKA__CREATE_TOPICS": "false"}
+        worker = user.start_worker(bare, log="bare")
+        user.until_ready("bare")
+        user.publish(80)
+        user.until_right("bare")
+        user.stop(worker)
+
+
 def test_what_is_not_allowed_is_one_error_that_names_it_and_its_remedy(
     secured: SecuredKafka, as_principal: Callable[..., CommandLine], topic_prefix: str
 ) -> None:

@@ -142,6 +142,25 @@ def test_an_agent_of_ones_own_is_a_role_that_reads_the_output_and_owns_its_topic
     assert Grant("totals", "Write", "topic", OUTPUT.name) in grants_of(with_agents, ["totals"])
 
 
+def test_of_an_agent_whose_module_says_nothing_of_topics_it_is_seen_what_it_declares(tmp_path):
+    new_agent("totals", tmp_path)
+    module = tmp_path / "totals.py"
+    module.write_text(
+        module.read_text().replace("TOPICS = ", "ITS_OWN = ").replace("OUTPUT, agent", "INPUT, agent")
+    )
+    module.open("a").write("from schemas.topics import INPUT\n")
+    found = grants_of(settings().model_copy(update={"pipelines": tmp_path}), ["totals"])
+    for operation, name in (
+        ("Read", INPUT.name),
+        ("Write", "totals.results.v1"),
+        ("Read", "totals.changelog.v1"),
+    ):
+        assert Grant("totals", operation, "topic", name) in found
+    assert Grant("totals", "Create", "topic", "totals.changelog.", prefixed=True) in found
+    assert Grant("totals", "Read", "topic", OUTPUT.name) not in found
+    assert len(set(found)) == len(found)
+
+
 def test_the_page_shows_what_the_command_prints():
     page = (ROOT / "docs" / "security.md").read_text()
     block = page.partition("<!-- block: acls -->")[2]

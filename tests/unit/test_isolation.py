@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from connectors.kafka.chunk import EventChunk, SourcePartition
 from connectors.kafka.errors import KafkaUnavailable
@@ -170,3 +171,10 @@ def test_a_dead_letter_says_where_its_error_was_raised():
 
     assert effects.places == [place_of(raised.value)]
     assert effects.places[0].startswith(f"{__file__}:")
+
+
+def test_what_is_waited_for_is_told_by_topic_and_partition_as_all_else_is() -> None:
+    with capture_logs() as told:
+        work(chunk_of(5), {5: RegistryUnavailable("http://registry", "it is away")})
+    waits = [one for one in told if one["event"] == "agent waits for what may pass"]
+    assert {(one["topic"], one["partition"]) for one in waits} == {("input", 0)}

@@ -93,3 +93,12 @@ def test_causes_of_dead_letters_are_named_up_to_a_bound():
     assert found["other"] == 20
     assert found["cause 0"] == 2
     assert len(found) == _NAMES_MAX + 1
+
+
+def test_every_number_of_a_worker_says_of_which_role_it_is():
+    metrics = WorkerMetrics("ingest")
+    metrics.lag({("streams.input.v1", 2): (3, 0.5)})
+    metrics.committed(UnitResult(1, {SOURCE: 1}, {SOURCE: 1}, shares=[share({"output": 1}, {"X": 1})]))
+    assert [
+        name for name, by in samples(metrics).items() if any(("role", "ingest") not in one for one in by)
+    ] == []

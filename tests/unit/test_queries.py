@@ -139,6 +139,7 @@ def test_a_key_that_is_not_there_is_told_from_a_store_that_is_not():
         HTTPStatus.NOT_FOUND,
         "nothing is stored under that key",
     )
+    assert answer.body["by"] == "murmur2", "by which it was looked for: a producer may have another"
 
 
 def test_a_partition_that_is_being_restored_says_when_to_come_again():

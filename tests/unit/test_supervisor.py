@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import sys
 
 import pytest
@@ -35,3 +37,20 @@ def test_a_role_that_made_way_ends_alone(roles, capfd):
 def test_a_role_that_ends_otherwise_takes_the_others_along(roles):
     assert roles("4", "0@60") == 4
     assert roles("0", "0@60") == 1, "nobody asked it to end"
+
+
+@pytest.mark.parametrize(("words", "code"), [((), 0), (("--migrate", "wider"), 130)])
+def test_ctrl_c_before_a_role_runs_is_well_unless_its_state_was_to_be_migrated(
+    monkeypatch, capfd, words, code
+):
+    monkeypatch.setattr(supervisor, "sluicegate", lambda *_: ["sleep", "60"])
+    note = supervisor.console.note
+
+    def interrupt(said):
+        note(said)
+        if "runs as process" in said:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(supervisor.console, "note", interrupt)
+    assert asyncio.run(supervisor.supervise({"mine": words})) == code
+    assert ("--abandon-migration" in capfd.readouterr().err) == bool(code)
