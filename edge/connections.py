@@ -6,10 +6,11 @@ from heapq import nlargest
 from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
 from edge.access.doorkeeper import identity_of
+from edge.queries import known_query
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +24,7 @@ _SHOWN_MAX = 1_000
 
 def connection_routes(core: EdgeCore) -> APIRouter:
     """Make the routes."""
-    routes = APIRouter(prefix="/v1")
+    routes = APIRouter(prefix="/v1", dependencies=[Depends(known_query)])
 
     @routes.get("/connections", summary="Who is connected, the slowest first")
     async def connections(

@@ -6,13 +6,14 @@ import asyncio
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import orjson
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from edge.access.doorkeeper import identity_of
 from edge.errors import HistoryUnavailable, RequestError
 from edge.publish import Answer, Publisher, PublishRequest
+from edge.queries import known_query
 from schemas.envelope import DEFAULT_TENANT, check_stream_name, stream_key
 from schemas.errors import InvalidEvent
 from schemas.published import time_text
@@ -33,7 +34,7 @@ Tenant = Annotated[str, Query(description="Whose streams.")]
 
 def control_routes(core: EdgeCore, publisher: Publisher | None) -> APIRouter:
     """Make the routes; without a publisher the edge only shows (it plays a recording)."""
-    routes = APIRouter(prefix="/v1")
+    routes = APIRouter(prefix="/v1", dependencies=[Depends(known_query)])
 
     @routes.get("/streams", summary="Streams, newest first")
     async def streams(

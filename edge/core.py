@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Callable
 from secrets import token_hex
 from typing import TYPE_CHECKING, Protocol
 
+import structlog
+
 from edge.access.gate import Gate
 from edge.access.quotas import Quotas
 from edge.encode import FrameJson
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from schemas.kinds import KindTable
     from schemas.payloads import PayloadCodec
 
+log = structlog.get_logger(__name__)
 _SWEEP_S = 1.0
 _LOOK_S = 0.05
 LookUp = Callable[[bytes, int], Awaitable[IndexEntry | None]]
@@ -302,9 +305,14 @@ class EdgeCore:
         while True:
             await asyncio.sleep(_SWEEP_S)
             now_s = time.monotonic()
-            while self.hub.sweep(int(now_s * 1_000)):  # noqa: ASYNC110  # it is the work, not a wait for it
-                await asyncio.sleep(0)
-            self.rejects.sweep(now_s)
+            try:
+                while self.hub.sweep(int(now_s * 1_000)):  # noqa: ASYNC110  # it is the work, not a wait for it
+                    await asyncio.sleep(0)
+                self.rejects.sweep(now_s)
+            except (
+                Exception
+            ) as error:  # what is left is swept next time: with no sweep memory would only grow
+                log.exception("sweep_broke", cause=str(error))
 
     # -- read at each scrape ----------------------------------------------------------------------------
 

@@ -141,7 +141,7 @@ class Delivery:
             elif group.can_take(subscriber.expect) and self._unjudged is None:
                 self._join(group)
             else:  # ahead of the others, or of this edge, or not to be written to unseen
-                subscriber.on_next(self.advance)
+                subscriber.on_next(self._on_next)
                 return
 
     def kind_known(self) -> None:
@@ -192,13 +192,26 @@ class Delivery:
         """See Member."""
         if self._group is not None:
             self._leave(self._group)
-        self.subscriber.on_next(self.advance)
+        self.subscriber.on_next(self._on_next)
 
     def is_passed(self) -> None:
         """See Member."""
         if self._group is not None:
             self._leave(self._group)
-        self.advance()
+        self._on_next()
+
+    def broke(self) -> None:
+        """See Member."""
+        self.stop("broke")
+        self._outlet.abort("broke")
+
+    def _on_next(self) -> None:
+        """Something came for it, and for others who are told behind it: it may break alone."""
+        try:
+            self.advance()
+        except Exception as error:
+            log.exception("write_broke", stream=self.subscriber.channel.key.decode(), cause=str(error))
+            self.broke()
 
     def stop(self, reason: str = "") -> None:
         """Write nothing more, and let the stream go; once. ``reason``: the end, or the client has left."""

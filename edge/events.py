@@ -16,6 +16,7 @@ from edge.admission import Admission
 from edge.errors import HistoryUnavailable, KeysUnavailable, RequestError
 from edge.join import Over
 from edge.problems import code_of, problem_of
+from edge.queries import check_query
 from edge.sse import HEADERS, REFUSED_ID, SseConnection, come_back, jittered, said
 from schemas.envelope import DEFAULT_TENANT, check_stream_name, stream_key
 from schemas.errors import CursorError, InvalidEvent
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 TAKE_OVER: Final = "sluicegate.take_over"
 """Extension of the scope: puts a protocol in place of the server's own (``edge/protocol.py``)."""
+CURSOR_NAMES: Final = ("last_event_id", "lastEventId")
+"""In the query; the second is what a widely used stand-in for ``EventSource`` sends."""
 _SSE_HEADERS = {name.decode(): value.decode() for name, value in HEADERS}
 
 
@@ -58,6 +61,7 @@ class EventsEndpoint:
         tenant = query.get("tenant", [DEFAULT_TENANT])[0]
         stream_id = scope["path_params"]["stream_id"]
         check_stream_name(tenant, stream_id)
+        check_query(query, ("tenant", *CURSOR_NAMES))
         if busy := await admission.busy():
             return self._come_back(busy)
         try:
@@ -98,7 +102,7 @@ class EventsEndpoint:
         """Where the client was; in the address it is judged more strictly, for no client repeats it there."""
         if in_header:
             return self._admission.cursor(in_header, tenant, stream_id)
-        in_query = (query.get("last_event_id") or query.get("lastEventId") or [""])[0]
+        in_query = next((query[name][0] for name in CURSOR_NAMES if name in query), "")
         if not in_query:
             return None
         return self._admission.cursor_still_held(in_query, tenant, stream_id, identity)

@@ -20,6 +20,8 @@ from math import inf
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
+import structlog
+
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Sequence
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from edge.group import Group
     from edge.metrics import EdgeMetrics
 
+log = structlog.get_logger(__name__)
 TICK_S_MIN: Final = 0.005
 TICK_S_MAX: Final = 0.1
 _COST_TICKS: Final = 4.0
@@ -135,13 +138,12 @@ class Flusher:
                 return
             data = group.encoded(frames)
             gaps = self._json.gaps_in(frames)
-            writes = list(group.members.values())
+            members = len(group.members)
             group.position, group.next_offset = frames[-1].seq + 1, frames[-1].offset + 1
             group.written_bytes += len(data)
             group.gaps += gaps
-            for write in writes:
-                write(data)
-            self._metrics.flushed(group.channel.kind, frames, len(data), len(writes), gaps=gaps)
+            _write_to_each(group, data)
+            self._metrics.flushed(group.channel.kind, frames, len(data), members, gaps=gaps)
             if _ends(frames):
                 _see_to_themselves(group)
                 return
@@ -158,6 +160,20 @@ class Flusher:
         elif share < _IDLE:
             self._tick_s = max(self._tick_s / 1.5, TICK_S_MIN)
         self._busy_s, self._looked_s = busy_s, now_s
+
+
+def _write_to_each(group: Group, data: bytes) -> None:
+    """Write to all members; one that breaks keeps the others from nothing: the position is theirs already."""
+    left, broke = iter(list(group.members.items())), True
+    while broke:
+        broke = False
+        try:
+            for member, write in left:  # noqa: B007  # to know who broke
+                write(data)
+        except Exception as error:
+            broke = True
+            log.exception("write_broke", stream=group.channel.key.decode(), cause=str(error))
+            member.broke()
 
 
 def _see_to_themselves(group: Group) -> None:

@@ -45,6 +45,10 @@ class Member(Protocol):
         """The group was written ``end``, or the ring has gone on without it: see to yourself."""
         ...
 
+    def broke(self) -> None:
+        """It could not be written to: it is to come back, for what it was not given it would never see."""
+        ...
+
 
 class Group:
     """Followers of one stream over one transport who all have what is before ``position``."""

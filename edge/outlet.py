@@ -55,6 +55,10 @@ class Outlet(Protocol):
         """Have the client come back with its cursor."""
         ...
 
+    def abort(self, reason: str) -> None:
+        """Close now; its client resumes from its cursor."""
+        ...
+
     def let_go(self, delivery: Delivery) -> None:
         """Have the client come back for a stream that it was too slow for; if paused, once it is not."""
         ...

@@ -154,7 +154,11 @@ class Slowing:
         ]:
             self._forget(key, edge)
         for key, press in list(self._presses.items()):
-            self._weigh(key, press, now_s)
+            try:
+                self._weigh(key, press, now_s)
+            except Exception as error:  # of one stream: others are weighed, and no producer waits for ever
+                log.exception("press_broke", stream=key.decode(), cause=str(error))
+                self._presses.pop(key, None)
         self._go_on()
 
     def _weigh(self, key: bytes, press: _Press, now_s: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs
 
 import orjson
 from websockets.datastructures import Headers
@@ -14,6 +15,7 @@ from edge.access.doorkeeper import identity_of
 from edge.admission import Admission
 from edge.events import TAKE_OVER
 from edge.problems import problem
+from edge.queries import check_query
 from edge.websocket import WebSocketConnection
 
 if TYPE_CHECKING:
@@ -70,7 +72,8 @@ class UpgradeEndpoint:
             await response(scope, receive, send)
 
     async def _answer(self, scope: Scope) -> Response | None:
-        """Give the answer; None if the connection was handed on."""
+        """Give the answer; None if the connection was handed on. Raises RequestError."""
+        check_query(parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True), ())
         ws = ServerProtocol(state=OPEN, max_size=self._core.options.request_bytes_max)
         accepted = ws.accept(_request_of(scope))
         if accepted.status_code != 101:

@@ -10,8 +10,13 @@ import grpc
 from schemas.proto.sluicegate.v1.stream_pb2 import Event, WatchRequest
 from schemas.proto.sluicegate.v1.stream_pb2_grpc import StreamServiceStub
 
-# CANCELLED, as nobody here cancels: the call came as an edge stopped.
-COME_BACK = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.CANCELLED)
+COME_BACK = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.CANCELLED,  # nobody here cancels: the call came as an edge stopped
+    grpc.StatusCode.INTERNAL,  # these two: a proxy lost the edge, or had none
+    grpc.StatusCode.UNKNOWN,
+)
 OPTIONS = [
     ("grpc.max_receive_message_length", 16 * 1024 * 1024),
     ("grpc.keepalive_time_ms", 30_000),  # notice an edge that is gone without a word

@@ -66,7 +66,7 @@ export async function follow(url, options = {}) {
     failures = seen.frames > 0 ? 0 : failures + 1;
     const delayMs = backoffMs(place.retryMs, failures);
     onReconnect?.({ reason: seen.reconnect || seen.problem || "closed", delayMs });
-    await sleep(delayMs, signal);
+    if (await sleep(delayMs, signal, place.retryMs)) failures = 0;
   }
 }
 
@@ -236,17 +236,31 @@ function eitherSignal(outer, inner) {
   return inner.signal;
 }
 
-function sleep(delayMs, signal) {
+/** Wait, no longer than `onlineMs` from when the browser is online again; give whether it was that. */
+function sleep(delayMs, signal, onlineMs) {
   return new Promise((resolve, reject) => {
-    const timer = setTimeout(done, delayMs);
+    const dueMs = Date.now() + delayMs;
+    let isOnline = false;
+    let timer = setTimeout(done, delayMs);
+    const online = () => {
+      isOnline = true;
+      clearTimeout(timer); // a part of it, at random: others of this network are online again, too
+      timer = setTimeout(done, Math.min(Math.random() * onlineMs, Math.max(dueMs - Date.now(), 0)));
+    };
     const abort = () => {
-      clearTimeout(timer);
+      leave();
       reject(signal.reason);
     };
-    function done() {
+    function leave() {
+      clearTimeout(timer);
       signal?.removeEventListener("abort", abort);
-      resolve();
+      globalThis.removeEventListener?.("online", online);
     }
+    function done() {
+      leave();
+      resolve(isOnline);
+    }
+    globalThis.addEventListener?.("online", online); // Node.js has none
     signal?.addEventListener("abort", abort, { once: true });
     if (signal?.aborted) abort();
   });

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import socketserver
 import subprocess
 import sys
 import threading
+import time
 from concurrent import futures
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,7 @@ from ops import proxy_check
 from schemas.proto.sluicegate.v1.logs_pb2 import LogEvent, LogRequest
 from schemas.proto.sluicegate.v1.stream_pb2 import PublishRequest, WatchRequest
 from schemas.proto.sluicegate.v1.stream_pb2_grpc import StreamServiceStub
+from tests.support.edge_process import ROOT
 from tests.support.nginx import Nginx
 from tests.support.ports import free_port
 from tests.support.shown_edge import ShownEdge
@@ -109,6 +112,28 @@ def test_a_connection_that_is_cut_behind_the_proxy_is_told_from_one_that_ended(m
 
     seen = read_stream(f"{proxy.url}/v1/streams/build/events", until=kill)
     assert (seen.broken, seen.closed) == (True, False)
+
+
+def test_the_documented_client_of_grpc_comes_back_though_the_proxy_says_it_in_its_own_way(
+    make_edge, twin, nginx
+):
+    """An edge that dies is no UNAVAILABLE behind a proxy, which has begun to answer or has none to ask."""
+    edge = make_edge()
+    proxy = nginx(edge.port, grpc_port=edge.grpc_port)
+    stream = twin.open("build")
+    twin.logs(stream, 2)
+    words = [sys.executable, ROOT / "docs/examples/grpc_watch.py", f"127.0.0.1:{proxy.h2_port}", "build"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as client:
+        assert client.stdout is not None
+        seen = [client.stdout.readline() for _ in range(2)]
+        edge.kill()
+        time.sleep(1)  # it asks the proxy, which has nobody
+        edge.start()
+        twin.logs(stream, 2)
+        twin.end(stream)
+        rest, complaint = client.communicate(timeout=60)
+    assert (client.returncode, complaint) == (0, "")
+    assert "".join(seen) + rest == "line 1\nline 2\nline 3\nline 4\n--- ended: completed\n"
 
 
 def test_a_browser_follows_more_streams_at_once_than_six_over_http_2(
@@ -209,17 +234,18 @@ def test_a_client_is_known_by_the_address_that_the_proxy_saw_whatever_it_calls_i
 # -- two edges ------------------------------------------------------------------------------------------
 
 
-def both(port: int, other: int) -> dict[str, str]:
-    """Two of the upstream for one, met in turn: else nginx leaves one that failed alone for ten seconds."""
-    servers = f"server 127.0.0.1:{other} max_fails=0; server 127.0.0.1:{port} max_fails=0;"
-    return {f"server 127.0.0.1:{port};": servers}
+def second(http_port: int, grpc_port: int) -> dict[str, str]:
+    """Have the second edge of the example, too."""
+    return {
+        "# server 10.0.7.12:8600 ": f"server 127.0.0.1:{http_port} ",
+        "# server 10.0.7.12:8601 ": f"server 127.0.0.1:{grpc_port} ",
+    }
 
 
 def test_of_two_edges_one_may_be_away_and_no_client_notices(tmp_path: Path, nginx):
     grpc_port = free_port()
     with ShownEdge(tmp_path / "edge.log", {"grpc_port": grpc_port}) as edge:
-        away = both(edge.port, free_port()) | both(grpc_port, free_port())
-        proxy = nginx(edge.port, away, grpc_port=grpc_port)
+        proxy = nginx(edge.port, second(free_port(), free_port()), grpc_port=grpc_port)
         for _ in range(4):  # each other one meets the one that is away
             first = read_stream(f"{proxy.url}/v1/streams/one/events", until=lambda seen: bool(seen.events))
             assert first.seqs == [0]
@@ -232,6 +258,25 @@ def test_of_two_edges_one_may_be_away_and_no_client_notices(tmp_path: Path, ngin
                 watch.cancel()
             told = httpx2.post(f"{proxy.url}/v1/streams/one/events", json={"type": "open"}, trust_env=False)
             assert told.status_code == 405, "of the edge: one that plays a recording takes nothing"
+
+
+def test_edges_that_are_restarted_one_after_the_other_leave_no_client_without_one(tmp_path: Path, nginx):
+    """Each failed a moment ago: an edge that is there is asked all the same, and not by one client alone."""
+    ports, grpc_ports = (free_port(), free_port()), (free_port(), free_port())
+    proxy = nginx(ports[0], second(ports[1], grpc_ports[1]), grpc_port=grpc_ports[0])
+    held: list[socket.socket] = []
+    for round_, (port, grpc_port) in enumerate(zip(ports, grpc_ports, strict=True)):
+        with ShownEdge(tmp_path / f"edge-{round_}.log", {"grpc_port": grpc_port}, port):
+            for _ in range(4):
+                held.append(client := socket.create_connection(("127.0.0.1", proxy.port), 30))
+                client.sendall(b"GET /v1/streams/one/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert client.recv(12) == b"HTTP/1.1 200"  # and it goes on
+                with grpc.insecure_channel(f"127.0.0.1:{proxy.h2_port}") as channel:
+                    watch = StreamServiceStub(channel).Watch(WatchRequest(stream_id="one"), timeout=60)
+                    assert next(watch).events[0].seq == 0
+                    watch.cancel()
+    for client in held:
+        client.close()
 
 
 @contextmanager
@@ -255,7 +300,7 @@ def test_a_publish_that_was_sent_to_an_edge_that_died_of_it_is_not_sent_to_anoth
     """It may have been appended: who has an `event_id` of its own repeats it by itself."""
     heard: list[bytes] = []
     with dies_when_asked(heard) as one, dies_when_asked(heard) as other, dies_when_asked(heard) as by_grpc:
-        proxy = nginx(one, both(one, other) | both(by_grpc, other), grpc_port=by_grpc)
+        proxy = nginx(one, second(other, other), grpc_port=by_grpc)
         url = f"{proxy.url}/v1/streams/one/events"
         assert httpx2.get(url, trust_env=False).status_code == 502
         assert [said.split()[0] for said in heard] == [b"GET", b"GET"], "what changes nothing is asked again"

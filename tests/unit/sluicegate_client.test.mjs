@@ -91,6 +91,30 @@ test("a cursor that is past the end is answered 204, and that is the end", async
   assert.equal(requests[0]["last-event-id"], "c9");
 });
 
+test("who is online again waits no longer than a hint", { timeout: 10_000 }, async () => {
+  const browser = new EventTarget();
+  globalThis.addEventListener = browser.addEventListener.bind(browser);
+  globalThis.removeEventListener = browser.removeEventListener.bind(browser);
+  try {
+    const long = "retry: 20000\n\n";
+    answers = [says(long, frame(0)), status(502), says(RETRY, frame(1, "end"))];
+    const waits = [];
+    const online = (about) => {
+      waits.push(about.delayMs);
+      setTimeout(() => browser.dispatchEvent(new Event("online")), 5);
+    };
+    const random = Math.random;
+    Math.random = () => 0.001;
+    const { told } = await followed({ onReconnect: online }).finally(() => (Math.random = random));
+    assert.deepEqual(told, [["event", 0, "c0"], ["event", 1, "c1"]]);
+    assert.equal(waits.length, 2);
+    assert.ok(waits.every((delayMs) => delayMs > 10_000));
+  } finally {
+    delete globalThis.addEventListener;
+    delete globalThis.removeEventListener;
+  }
+});
+
 test("gap, reset and end go to their own callbacks, and to nobody else", async () => {
   answers = [says(frame(0), frame(4, "gap"), frame(5, "reset"), frame(6, "end"))];
   const told = [];

@@ -214,3 +214,42 @@ def test_a_list_is_of_when_it_was_asked_for_though_streams_come_and_go_meanwhile
         await going
 
     play(scene())
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "query", "says"),
+    [
+        ("GET", "/v1/streams", "limits=3", "did you mean 'limit'?"),
+        ("GET", "/v1/streams/s", "tennant=acme", "did you mean 'tenant'?"),
+        ("GET", "/v1/streams/s/rejects", "limit=3", "tenant"),
+        ("GET", "/v1/connections", "slow=true&policy=drop_old", "slow, limit, own"),
+        ("POST", "/v1/streams/s/events", "tennant=acme&kind=job", "did you mean 'tenant'?"),
+        ("POST", CANCEL, "reason=enough", "tenant"),
+        ("GET", "/v1/streams/s/events", "last-event-id=x", "did you mean 'last_event_id'?"),
+        ("GET", "/v1/streams/s/events", "cursor=x", "tenant, last_event_id, lastEventId"),
+        ("GET", "/v1/ws", "stream=s", "there are none"),
+    ],
+)
+def test_a_parameter_that_is_not_known_is_an_error_and_not_another_request(method, path, query, says):
+    async def scene() -> None:
+        edge = Scene(backpressure("drop_old"))
+        with publishing(edge) as (publisher, kept):
+            app = app_of(edge, publisher)
+            status, said = await Request(app, method, path, query).send(b"{}").answer()
+            assert status == 400
+            assert f"{said['field']}=" in f"{query}&"
+            assert says in said["detail"] + said["remedy"]
+            assert kept.events == []
+            assert edge.core.hub.followers == 0
+
+    play(scene())
+
+
+def test_a_token_in_the_query_is_known_wherever_it_stands():
+    async def scene() -> None:
+        app = app_of(Scene(backpressure("drop_old")))
+        for path in ("/v1/streams", "/v1/connections"):
+            status, _ = await Request(app, "GET", path, "limit=3&access_token=x").send().answer()
+            assert status == 200
+
+    play(scene())
