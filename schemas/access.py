@@ -119,8 +119,8 @@ ROLES: Final[Mapping[str, Access]] = {
         ),
     ),
 }
-OF_EVERY_ROLE: Final = Access(reads=(CONTROLS, DEPLOYED), writes=(DEPLOYED,))
-"""Beside its own: which partitions an operator paused, and what is deployed of it."""
+OF_EVERY_ROLE: Final = Access(reads=(CONTROLS, DEPLOYED, DEAD_REPLAYS, DEAD_LETTERS), writes=(DEPLOYED,))
+"""Beside its own: which partitions an operator paused, what is deployed of it, what is handed back to it."""
 OF_EDGE: Final = Access(
     reads=(OUTPUT, INDEX, REJECTS, REVOCATIONS, PRESSURE, LLM_ROUTES),
     writes=(INPUT, LLM_REQUESTS, PRESSURE, CONNECTIONS),

@@ -46,7 +46,7 @@ class Recording:
         for on_offset, offset in waiting:
             on_offset(offset)
 
-    def send_offsets(self, positions, unit, notes):
+    def send_offsets(self, positions, unit, notes, handbacks):
         self.notes = dict(notes)
         self._call("offsets", dict(positions))
 
