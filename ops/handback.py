@@ -1,4 +1,4 @@
-"""Decides of each dead letter whether its record can be handed in again, and where it goes."""
+"""Decides of each dead letter whether its record can be handled again, handed back or appended, and where."""
 
 from __future__ import annotations
 

@@ -42,6 +42,7 @@ from schemas.topics import (
     RECORDS,
     REJECTS,
     REVOCATIONS,
+    TAKES_AGAIN,
     USAGE_PARTIALS,
     USAGE_WINDOWS,
     stem_of,
@@ -131,7 +132,7 @@ OF_LLM: Final = Access(
 )
 OF_PRODUCER: Final = Access(writes=(INPUT,))
 OF_RESPONDER: Final = Access(
-    # Dead letters are handed in again to where they came from: any topic that a role reads.
+    # What stands in any other topic is handed back to its agent by a record of dead.replays.v1.
     writes=(
         CONTROLS,
         AUDIT,
@@ -139,7 +140,7 @@ OF_RESPONDER: Final = Access(
         DEAD_REPLAYS,
         LLM_ROUTES,
         LLM_PROMPTS,
-        *dict.fromkeys(spec for role in ROLES.values() for spec in role.reads),
+        *sorted(TAKES_AGAIN, key=lambda spec: spec.name),
     ),
 )
 

@@ -42,9 +42,9 @@ def skip_command(
 ) -> int:
     """Have a role pass one record over: it becomes a dead letter instead of being handled.
 
-    `dlq show` has its bytes, `dlq replay ID` hands it in again, unless its topic has a single writer, as
-    streams.output.v1: without `--yes` nothing is done, and the way back is told. A partition that stands
-    still at it goes on. A record that the role has passed cannot be skipped.
+    `dlq show` has its bytes, `dlq replay ID` has it handled after all. Without `--yes` nothing is done, and
+    the way back is told. A partition that stands still at it goes on. A record that the role has passed
+    cannot be skipped.
 
     Example: `sluicegate skip ingest streams.input.v1 2 17 --reason "crashes the worker" --yes`
 
@@ -209,7 +209,7 @@ def _check_not_passed(target: RecordTarget, committed: int, *, undo: bool) -> No
     cause = " --cause skipped" if undo else ""
     raise Misused(
         f"{target.role} has passed {where}, it stands at {committed}",
-        f"`sluicegate dlq replay --all{cause}` says which dead letters can be handed in again; "
+        f"`sluicegate dlq replay --all{cause}` says which dead letters can be handled again; "
         "what was handled stays",
     )
 

@@ -21,6 +21,7 @@ class Recording:
         self.calls, self.log, self.fails, self.watch = [], [], fails, watch
         self.error = error or ConnectionError(fails)
         self.waiting, self.next = [], 100
+        self.handbacks = []  # as they were committed
 
     def _call(self, name, *detail):
         self.calls.append((name, *detail))
@@ -48,6 +49,7 @@ class Recording:
 
     def send_offsets(self, positions, unit, notes, handbacks):
         self.notes = dict(notes)
+        self.handbacks.append(dict(handbacks))
         self._call("offsets", dict(positions))
 
     def commit(self):
