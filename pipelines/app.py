@@ -25,6 +25,7 @@ from pipelines.engine import Engine, EngineOptions
 from pipelines.errors import OptionsRefused, UnknownRole
 from pipelines.extension import Extension
 from pipelines.generations import folder_of, group_of
+from pipelines.handbacks import Orders
 from pipelines.metrics import WorkerMetrics
 from pipelines.options import EXACTLY_ONCE, bound_problems, time_out_problems
 from pipelines.partitions import OpenStore, open_rocks
@@ -35,7 +36,7 @@ from pipelines.tools import Tools
 from pipelines.web import add_pages
 from schemas.payloads import PayloadCodec
 from schemas.preflight import problems_of_all
-from schemas.topics import MIB, TOPICS
+from schemas.topics import DEAD_REPLAYS, MIB, TOPICS
 from schemas.wire import WireCodec
 from state.budget import check_machine
 
@@ -110,6 +111,7 @@ def build_role(name: str, options: WorkerOptions, extension: Extension) -> RoleA
     tools = tools_of(extension, registry)
     app = assemble(name, options, extension, tools, web=web)
     app.controls = Controls(options.kafka, name, tools.codec)
+    app.orders = Orders(options.kafka, name, extension.generation(name), tools.codec)
     agents = agents_of(app.sources)
     prefix = options.kafka.topic_prefix
     absent = have_topics(
@@ -126,6 +128,8 @@ def build_role(name: str, options: WorkerOptions, extension: Extension) -> RoleA
     changelogs = {each.changelog.named(prefix) for each in app.sources.values() if each.changelog is not None}
     if lacking := changelogs.intersection(absent):
         raise TopicsAbsent(sorted(lacking), undeclared=options.create_topics)
+    orders = DEAD_REPLAYS.named(prefix)
+    app.engine.last_order = lambda: app.engine.reader.stable_end(orders, 0) - 1
     app.engine.retention = retention_of(options.kafka, app.sources.values())
     if options.web_port:
         log.info("web listens", role=name, host=options.web_host, port=options.web_port)
@@ -185,6 +189,7 @@ def assemble(
             state=options.state,
             open_store=open_store,
             code_version=extension.versions.get(name, ""),
+            generation=generation,
         ),
         tools,
         WorkerMetrics(name),

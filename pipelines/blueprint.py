@@ -58,6 +58,8 @@ class Agent:
     """Where records go that come too late."""
     idle_ms: int = 0
     """After how much silence of a partition its time goes on without a record; 0 = never."""
+    keeps_position: bool = False
+    """Where it begins is kept outside of Kafka, with what it writes there."""
 
     @property
     def appends(self) -> tuple[TopicSpec, ...]:
@@ -133,6 +135,7 @@ def agents_of(sources: Mapping[str, Source]) -> list[Agent]:
         Agent(
             source.agent, source.spec, source.writes, source.changelog, source.open_deadline is not None,
             source.sink, source.store, source.late_to, source.on_idle.after_ms if source.on_idle else 0,
+            source.on_assigned is not None,
         )
         for source in sources.values()
     ]  # fmt: skip

@@ -21,6 +21,7 @@ from schemas.topics import CONTROLS
 
 if TYPE_CHECKING:
     from connectors.kafka.aside import Judge
+    from connectors.kafka.chunk import Chunk
     from connectors.kafka.inflight import Span
     from connectors.kafka.options import KafkaOptions
     from connectors.kafka.tailer import Place, TailState
@@ -90,8 +91,13 @@ class Controls:
         skips = self._skips.get((record.topic, record.partition), _NOTHING)
         return skips.get(record.offset) or self._quarantined.get(record.key or b"")
 
-    def judge_of(self, records: Span) -> Judge | None:
-        """Return what judges some records; None = none can be set aside, as of nearly all."""
+    def judge_of(self, records: Chunk) -> Judge | None:
+        """Return what judges some records; None = none can be set aside, as of nearly all.
+
+        One that is handed back is not skipped any more, but its key may be in quarantine.
+        """
+        if records.handback >= 0:
+            return lambda record: self._quarantined.get(record.key or b"")
         return self.set_aside if self._quarantined else self.skips_of(records)
 
     def skips_of(self, records: Span) -> Judge | None:

@@ -17,6 +17,7 @@ from connectors.kafka.positions import PositionReader
 from connectors.kafka.tails import Tails
 from connectors.kafka.ticker import Ticker
 from connectors.kafka.transaction import KafkaTransaction
+from pipelines.generations import FIRST
 from pipelines.late import LateEventMaker
 from pipelines.partitions import OpenStore, Partitions, open_rocks
 from state.budget import StateOptions
@@ -63,6 +64,8 @@ class EngineOptions:
     open_store: OpenStore = open_rocks
     code_version: str = ""
     """Of the agents, for their dead letters; empty = ours."""
+    generation: int = FIRST
+    """Of the role, for the same."""
 
 
 class Engine:
@@ -89,10 +92,13 @@ class Engine:
         self.partitions: Partitions
         self.in_flight: InFlight
         self.guard: DecodeGuard
+        self.guard_of_handbacks: DecodeGuard
         self.retention: Mapping[str, Retention] = {}
         """How long each changelog keeps what, by full name; set by the composition root."""
         self.still_deployed: Callable[[], None] = lambda: None
         """Raises if this code is not what is deployed any more; set by the composition root."""
+        self.last_order: Callable[[], int] = lambda: -1
+        """See ``Partitions``; set by the composition root."""
 
     def open(self, sources: Mapping[str, Source]) -> None:
         """Open the stores and fence a predecessor's producer; blocks.
@@ -108,7 +114,7 @@ class Engine:
             reader=self.reader,
             unit=self.unit,
             ticker=self.ticker,
-            letters=self._tools.dead_letters(self.options.code_version),
+            letters=self._tools.dead_letters(self.options.code_version, self.options.generation),
             late=lambda topic: LateEventMaker(self._tools.codec, topic),
             state_dir=self.options.state_dir,
             begin_at=self.transaction.begin_at if isinstance(self.transaction, AtLeastOnce) else None,
@@ -117,6 +123,7 @@ class Engine:
             state=self.options.state,
             open_store=self.options.open_store,
             on_closed=self._closed,
+            last_order=self.last_order,
         )
         self.idle.steps = {topic: each.on_idle for topic, each in sources.items() if each.on_idle is not None}
         self.idle.note = self._note
@@ -124,9 +131,10 @@ class Engine:
         for topic in self.idle.steps:
             self.metrics.idle_failed(sources[topic].agent, topic, times=0)
         decoding = InFlight(self.options.state_dir, "DECODING")
+        handed_back = InFlight(self.options.state_dir, "DECODING_HANDED_BACK")
         # A crash while decoding is not the agents' doing, whatever they had in hand.
-        self.in_flight = InFlight(self.options.state_dir, believed=not decoding.found)
-        self.guard = DecodeGuard(decoding)
+        self.in_flight = InFlight(self.options.state_dir, believed=not (decoding.found or handed_back.found))
+        self.guard, self.guard_of_handbacks = DecodeGuard(decoding), DecodeGuard(handed_back)
         self.transaction.open()
 
     def behind(

@@ -104,6 +104,7 @@ class Partitions:
         still_deployed: Callable[[], None] = lambda: None,
         retention: Mapping[str, Retention] | None = None,
         on_closed: Callable[[SourcePartition], None] = lambda _where: None,
+        last_order: Callable[[], int] = lambda: -1,
     ) -> None:
         self._kafka = kafka
         self._sources = sources
@@ -111,6 +112,9 @@ class Partitions:
         self._unit = unit
         self._ticker = ticker
         self._on_closed = on_closed
+        self._last_order = last_order
+        """Number below which all hand-backs are that there are orders for; asks Kafka."""
+        self._handbacks: dict[SourcePartition, int] = {}
         self._letters = letters
         self._state_dir = state_dir
         self._still_deployed = still_deployed
@@ -154,6 +158,7 @@ class Partitions:
         backend = self._backend(source, where.partition)
         self._restore(source, where, backend, committed, cancelled)
         self._backends[where] = backend
+        self._handbacks[where] = self._last_handback(where, committed)
         low, high = self._reader.ends(where.topic, where.partition)
         if committed is None:
             log.info("first start of partition", topic=where.topic, partition=where.partition, offset=low)
@@ -192,6 +197,8 @@ class Partitions:
             self._late.get(source.agent),
         )
         self._unit.add_scope(source.agent, scope)
+        if where in self._handbacks:  # else the scope is made anew, and the unit knows of newer ones
+            self._unit.begin_handbacks(where, self._handbacks.pop(where))
         self.opening.pop(where, None)
         self.watch(where)
 
@@ -206,6 +213,7 @@ class Partitions:
         """Let go of the partition; its state stays on disk for a quick return."""
         source = self._sources[where.topic]
         self._unit.remove_scope(source.agent, where.partition)
+        self._unit.forget_handbacks(where)
         self.opening.pop(where, None)
         self._backends.pop(where, None)
         self._ticker.forget(where)
@@ -243,6 +251,19 @@ class Partitions:
     def _backend(self, source: Source, partition: int) -> Backend:
         store = self._stores.get(source.agent)
         return MemoryBackend() if store is None else store.partition(partition)
+
+    def _last_handback(self, where: SourcePartition, committed: Committed | None) -> int:
+        """Return which order the partition has had last.
+
+        Orders from before its group knew of any are another's: they have no effect on what begins anew, by a
+        tool that moved its offsets, say. A topic of orders that was made anew counts from its beginning.
+        """
+        if committed is None or committed.unit is None:
+            return self._last_order()
+        if committed.handback < 0 or committed.handback <= self._last_order():
+            return committed.handback
+        log.warning("orders to hand records back are counted anew, their topic is another", source=where)
+        return -1
 
     def _restore(
         self,

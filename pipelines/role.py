@@ -24,7 +24,7 @@ from pipelines.gauges import EngineGauges
 from pipelines.partitions import Source
 from pipelines.queries import Held, StateReader
 from pipelines.sensors import Sensors
-from pipelines.services import BootStrategy, Restarting, RoleWorker, Tables
+from pipelines.services import AssignmentListener, BootStrategy, Restarting, RoleWorker, Tables
 from schemas.catalog import EVENT
 from schemas.controls import Target
 from schemas.errors import SluicegateError
@@ -32,7 +32,6 @@ from state.schema import UNDECLARED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from concurrent.futures import Future
 
     from prometheus_client.registry import Collector
 
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
     from pipelines.controls import Controls
     from pipelines.deployment import Deployment
     from pipelines.engine import Engine
+    from pipelines.handbacks import Orders
     from pipelines.queries import Query
     from pipelines.rebuild import Bounds
     from pipelines.slots import Slot
@@ -84,6 +84,8 @@ class RoleApp(faust.App):
         """What operators tell this role; set by the composition root before the start."""
         self.deployment: Deployment | None = None
         """What is deployed of the role; set by the composition root, too."""
+        self.orders: Orders | None = None
+        """Records of dead letters that are handed back to this role; set by it, too."""
         self.bounds: Bounds | None = None
         """Of a generation that is built beside the one that runs: how far it may read."""
         self.makes_way = False
@@ -330,6 +332,10 @@ class RoleApp(faust.App):
             self.coordinator.handout.judges = controls.judge_of
             self.engine.guard.judges = controls.skips_of
             await controls.start(self._on_controls)
+        if self.orders is not None:
+            self.orders.start()
+            guard = self.engine.guard_of_handbacks
+            self.add_future(self.orders.carry_out(self.coordinator, self.sources, guard))
         self.add_future(self._tick())
         self.add_future(self._pass_time())
         self.add_future(self._follow_deployment())
@@ -348,7 +354,7 @@ class RoleApp(faust.App):
             self.engine.options.kafka,
             self.engine.options.consumer,
             {topic: hot_keys.watching(source.chunker) for topic, source in self.sources.items()},
-            _Listener(self),
+            AssignmentListener(self),
             self.engine.guard,
             end_of=(lambda _source: None) if self.bounds is None else self.bounds.end_of,
         )
@@ -361,8 +367,9 @@ class RoleApp(faust.App):
         if self.coordinator_or_none is not None and self.engine.poller is not None:
             loop.call_later(_LEAVE_S, self.engine.leaving.set)
             await self.coordinator_or_none.stop(within_s=_ABANDON_S)
-        if self.controls is not None:
-            await self.controls.stop()
+        for followed in (self.controls, self.orders):
+            if followed is not None:
+                await followed.stop()
         closing = loop.run_in_executor(DaemonExecutor(1, "close"), self._close)
         _, late = await asyncio.wait([closing], timeout=_CLOSE_S)
         if late:
@@ -471,28 +478,3 @@ class RoleApp(faust.App):
                 log.debug("lag is not known", cause=str(error))
             else:
                 self.engine.metrics.lag(behind)
-
-
-class _Listener:
-    """The coordinator as the poll thread sees it, noting the first assignment for Faust's start-up."""
-
-    def __init__(self, app: RoleApp) -> None:
-        self._app = app
-        coordinator = app.coordinator
-        self.deliver = coordinator.deliver
-        self.failed_for_good = coordinator.failed_for_good
-
-    def assigned(self, sources: Sequence[SourcePartition]) -> None:
-        """See ``connectors.kafka.consumer.Listener``."""
-        self._app.assigned_once = True
-        self._on_loop(self._app.sensed.assigned)
-        self._app.coordinator.assigned(sources)
-
-    def revoked(self, sources: Sequence[SourcePartition], *, lost: bool) -> Future[None]:
-        """See ``connectors.kafka.consumer.Listener``."""
-        self._on_loop(self._app.sensed.rebalance_began)
-        return self._app.coordinator.revoked(sources, lost=lost)
-
-    def _on_loop(self, told: Callable[[], None]) -> None:
-        with suppress(RuntimeError):  # the loop is closed: nobody listens any more
-            self._app.loop.call_soon_threadsafe(told)

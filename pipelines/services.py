@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import faust
@@ -13,8 +14,10 @@ from mode.supervisors import OneForOneSupervisor
 from connectors.kafka.errors import NotSupported
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Sequence
+    from concurrent.futures import Future
 
+    from connectors.kafka.chunk import SourcePartition
     from pipelines.role import RoleApp
 
 _READY_POLL_S = 0.05
@@ -87,3 +90,28 @@ class RoleWorker(faust.Worker):
         left = asyncio.all_tasks() - {asyncio.current_task()}
         if left:
             await asyncio.wait(left, timeout=_CANCELLED_S)
+
+
+class AssignmentListener:
+    """The coordinator as the poll thread sees it, noting the first assignment for Faust's start-up."""
+
+    def __init__(self, app: RoleApp) -> None:
+        self._app = app
+        coordinator = app.coordinator
+        self.deliver = coordinator.deliver
+        self.failed_for_good = coordinator.failed_for_good
+
+    def assigned(self, sources: Sequence[SourcePartition]) -> None:
+        """See ``connectors.kafka.consumer.Listener``."""
+        self._app.assigned_once = True
+        self._on_loop(self._app.sensed.assigned)
+        self._app.coordinator.assigned(sources)
+
+    def revoked(self, sources: Sequence[SourcePartition], *, lost: bool) -> Future[None]:
+        """See ``connectors.kafka.consumer.Listener``."""
+        self._on_loop(self._app.sensed.rebalance_began)
+        return self._app.coordinator.revoked(sources, lost=lost)
+
+    def _on_loop(self, told: Callable[[], None]) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody listens any more
+            self._app.loop.call_soon_threadsafe(told)

@@ -121,9 +121,9 @@ class Tools:
 
         return columns_of(decode)
 
-    def dead_letters(self, code_version: str = "") -> DeadLetterMaker:
-        """Return the maker of dead letters of code of a version; empty = of ours."""
-        return DeadLetterMaker(self.codec, code_version)
+    def dead_letters(self, code_version: str = "", generation: int = 0) -> DeadLetterMaker:
+        """Return the maker of dead letters of code of a version, empty = of ours; 0 = of no role."""
+        return DeadLetterMaker(self.codec, code_version, generation)
 
 
 class DeadLetterMaker:
@@ -133,10 +133,11 @@ class DeadLetterMaker:
     its record would vanish.
     """
 
-    def __init__(self, codec: WireCodec, code_version: str = "") -> None:
+    def __init__(self, codec: WireCodec, code_version: str = "", generation: int = 0) -> None:
         """Take the schemas of ``codec``; blocks until the letters' own is there, raises as ``warm``."""
         self._codec = codec.limited(DEAD_LETTERS.max_message_bytes)
         self._codec.warm((DEAD_LETTERS.subject,))
+        self._generation = generation
         self._code_version = short_text(code_version, _VERSION_CHARACTERS_MAX) or _our_version()
 
     def letter(
@@ -152,6 +153,7 @@ class DeadLetterMaker:
             "detail": short_text(detail, _DETAIL_CHARACTERS_MAX),
             "agent": short_text(agent, _NAME_CHARACTERS_MAX),
             "code_version": self._code_version,
+            "generation": self._generation,
             "attempts": attempts,
             "raised_at": short_text(raised_at[-_NAME_CHARACTERS_MAX:], _NAME_CHARACTERS_MAX),
         }

@@ -42,6 +42,7 @@ from schemas.topics import (
     RECORDS,
     REJECTS,
     REVOCATIONS,
+    TAKES_AGAIN,
     USAGE_PARTIALS,
     USAGE_WINDOWS,
     stem_of,
@@ -119,8 +120,8 @@ ROLES: Final[Mapping[str, Access]] = {
         ),
     ),
 }
-OF_EVERY_ROLE: Final = Access(reads=(CONTROLS, DEPLOYED), writes=(DEPLOYED,))
-"""Beside its own: which partitions an operator paused, and what is deployed of it."""
+OF_EVERY_ROLE: Final = Access(reads=(CONTROLS, DEPLOYED, DEAD_REPLAYS, DEAD_LETTERS), writes=(DEPLOYED,))
+"""Beside its own: which partitions an operator paused, what is deployed of it, what is handed back to it."""
 OF_EDGE: Final = Access(
     reads=(OUTPUT, INDEX, REJECTS, REVOCATIONS, PRESSURE, LLM_ROUTES),
     writes=(INPUT, LLM_REQUESTS, PRESSURE, CONNECTIONS),
@@ -131,7 +132,7 @@ OF_LLM: Final = Access(
 )
 OF_PRODUCER: Final = Access(writes=(INPUT,))
 OF_RESPONDER: Final = Access(
-    # Dead letters are handed in again to where they came from: any topic that a role reads.
+    # What stands in any other topic is handed back to its agent by a record of dead.replays.v1.
     writes=(
         CONTROLS,
         AUDIT,
@@ -139,7 +140,7 @@ OF_RESPONDER: Final = Access(
         DEAD_REPLAYS,
         LLM_ROUTES,
         LLM_PROMPTS,
-        *dict.fromkeys(spec for role in ROLES.values() for spec in role.reads),
+        *sorted(TAKES_AGAIN, key=lambda spec: spec.name),
     ),
 )
 

@@ -161,7 +161,7 @@ DEAD_REPLAYS: Final = TopicSpec(
     partitions=1,  # what people do by hand, read whole before each replay
     retention_ms=90 * DAY_MS,  # far longer than a letter stands: one that does is never replayed unawares
     cleanup="compact,delete",
-    doc="Which dead letters were handed in again, by whom, where to: so that none is handed in twice.",
+    doc="Which dead letters' records are to be handled again, by whom, and who said so: each once.",
 )
 CONTROLS: Final = TopicSpec(
     name="ops.controls.v1",
@@ -422,7 +422,7 @@ TOPICS: Final[tuple[TopicSpec, ...]] = (
 )
 
 TAKES_AGAIN: Final = frozenset({INPUT, USAGE_PARTIALS, LLM_PARTIALS, LLM_TASK_PARTS})
-"""Topics of the table that a record may be handed in to once more: it is judged anew, superseded or known.
+"""Topics of the table that a record may be appended to once more: it is judged anew, superseded or known.
 Every other one has a single writer, and readers for whom the record would take place twice."""
 
 _VERSION = re.compile(r"\.v([1-9][0-9]{0,3})$")

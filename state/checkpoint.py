@@ -17,7 +17,7 @@ import secrets
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from schemas.topics import MIB
 from state.effects import Append
@@ -59,9 +59,13 @@ class Transaction(Protocol):
         """Wait until all appended records are acknowledged, then call each ``on_offset`` in order."""
 
     def send_offsets(
-        self, positions: Mapping[SourcePartition, int], unit: int, notes: Mapping[SourcePartition, str]
+        self,
+        positions: Mapping[SourcePartition, int],
+        unit: int,
+        notes: Mapping[SourcePartition, str],
+        handbacks: Mapping[SourcePartition, int],
     ) -> None:
-        """Add the next source offsets, with the unit's number and their notes as metadata (KIP-447)."""
+        """Add the next source offsets, with the unit's number and what else stands beside them (KIP-447)."""
 
     def commit(self) -> None:
         """Commit. Returns only when it is known to be committed; raises when it is known that it is not."""
@@ -135,6 +139,8 @@ class UnitOfWork:
         self._inputs: Counter[SourcePartition] = Counter()
         self._began: float | None = None
         self._notes: dict[SourcePartition, str] = {}
+        self._handbacks: dict[SourcePartition, int] = {}  # as committed
+        self._handed_back: dict[SourcePartition, int] = {}  # as this unit moves them on
         self._committing = False
         # Numbers begin at random: one that is read back may be another worker's, or an earlier process's.
         self.number = secrets.randbits(48)
@@ -173,6 +179,26 @@ class UnitOfWork:
         if note or self._notes:
             self._notes[source] = note
         self._inputs[source] += records
+
+    def begin_handbacks(self, source: Any, last: int) -> None:
+        """Say which hand-back a partition that was assigned has had last, -1 = none; of its letters' records.
+
+        The number is committed beside each offset of the partition, so it moves with what the record did.
+        """
+        self._handbacks[source] = last
+
+    def hand_back(self, source: SourcePartition, number: int) -> None:
+        """Say that a record that was handed back is handled, where its partition stands."""
+        self._handed_back[source] = number
+
+    def forget_handbacks(self, source: Any) -> None:
+        """The partition is another's."""
+        self._handbacks.pop(source, None)
+
+    @property
+    def handbacks(self) -> Mapping[SourcePartition, int]:
+        """The last hand-back of each partition, those of the open unit among them."""
+        return {**self._handbacks, **self._handed_back}
 
     @property
     def records(self) -> int:
@@ -225,7 +251,7 @@ class UnitOfWork:
             self._transaction.flush()
             # Not before: as the first request of a transaction that follows another at once, it meets the
             # markers of that one, and librdkafka asks again only after 100 ms (for partitions, 20 ms).
-            self._transaction.send_offsets(self._positions, self.number, self._notes)
+            self._transaction.send_offsets(self._positions, self.number, self._notes, self.handbacks)
             result.append_s = time.perf_counter() - started
             self._transaction.commit()
         except BaseException:
@@ -234,6 +260,7 @@ class UnitOfWork:
             finally:  # else its state and offsets would commit with the next unit, without its outputs
                 self._drop()
             raise
+        self._handbacks |= self._handed_back
         result.commit_s = time.perf_counter() - started - result.append_s
         try:
             self._store(changes, result)
@@ -270,6 +297,7 @@ class UnitOfWork:
         self._inputs = Counter()
         self._began = None
         self._notes = {}
+        self._handed_back = {}
 
     def _append(self, result: UnitResult) -> None:
         """Step 3: outputs and dead letters; twice, as what waits for an offset may append once more."""

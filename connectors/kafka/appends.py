@@ -74,11 +74,16 @@ def producer_config(options: KafkaOptions) -> dict[str, object]:
     }
 
 
-def offsets_of(positions: Mapping[Any, int], unit: int, notes: Mapping[Any, str]) -> list[TopicPartition]:
-    """Return the offsets that a unit commits, each with the unit's number and its note as metadata."""
+def offsets_of(
+    positions: Mapping[Any, int], unit: int, notes: Mapping[Any, str], handbacks: Mapping[Any, int]
+) -> list[TopicPartition]:
+    """Return the offsets that a unit commits, with ``metadata_of`` its number, a note and a hand-back."""
     return [
         TopicPartition(
-            source.topic, source.partition, offset, metadata=metadata_of(unit, notes.get(source, ""))
+            source.topic,
+            source.partition,
+            offset,
+            metadata=metadata_of(unit, notes.get(source, ""), handbacks.get(source, -1)),
         )
         for source, offset in positions.items()
     ]

@@ -10,6 +10,7 @@ rebuilt from the changelog since counts its events twice.
 from __future__ import annotations
 
 import time
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
@@ -77,9 +78,15 @@ class AtLeastOnce(Appends):
             self.flush()
         self._forget()
 
-    def send_offsets(self, positions: Mapping[Any, int], unit: int, notes: Mapping[Any, str]) -> None:
+    def send_offsets(
+        self,
+        positions: Mapping[Any, int],
+        unit: int,
+        notes: Mapping[Any, str],
+        handbacks: Mapping[Any, int] = MappingProxyType({}),
+    ) -> None:
         """Keep the offsets for the commit; see the protocol."""
-        self._parts = offsets_of(positions, unit, notes)
+        self._parts = offsets_of(positions, unit, notes, handbacks)
 
     def begin_at(self, source: Any, offset: int, cancelled: threading.Event) -> None:
         """Commit where a partition begins that was never committed; a rebalance in between is waited for.

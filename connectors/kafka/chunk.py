@@ -49,6 +49,9 @@ class Chunk(Protocol):
     """Broker append time of its last record, microseconds."""
     attempts: int
     """How often handling it has failed."""
+    handback: int
+    """Number of the hand-back that its one record is (``handbacks.py``); -1 = it was fetched. Its record
+    stands before where the partition is, which it does not move."""
 
     def __len__(self) -> int:
         """How many records."""
@@ -180,6 +183,7 @@ class EventChunk:
     attempts: int = 0
     has_asides: bool = False
     """Some items are ``SetAside``."""
+    handback: int = -1
 
     def __len__(self) -> int:
         return len(self.items)
@@ -203,6 +207,8 @@ class EventChunk:
     def joined(self, later: Chunk) -> EventChunk | None:
         """See ``Chunk``; small ones are, that nobody has handled yet."""
         if not isinstance(later, EventChunk) or self.epoch != later.epoch or self.attempts or later.attempts:
+            return None
+        if self.handback >= 0:  # nothing comes before one: it is put before what waits
             return None
         if len(self) + len(later) > _JOINED_MAX:
             return None

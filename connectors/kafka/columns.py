@@ -46,6 +46,7 @@ class ColumnChunk:
     size_bytes: int
     append_us: int
     attempts: int = field(default=0)
+    handback: int = -1
 
     def __len__(self) -> int:
         return len(self.records) + len(self.errors)

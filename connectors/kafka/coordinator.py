@@ -19,6 +19,7 @@ import structlog
 
 from connectors.kafka.backlog import Backlog
 from connectors.kafka.errors import NotSupported, TransactionAborted
+from connectors.kafka.handbacks import HandBacks
 from connectors.kafka.handout import HandOut
 from connectors.kafka.idle import take_step
 from connectors.kafka.inflight import InFlight
@@ -71,15 +72,10 @@ class Coordinator(LoopListener):
         on_commit: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__()
-        self._agents = agents
-        self._policies = policies
-        self._unit = unit
-        self._partitions = partitions
-        self._options = options
-        self._on_commit = on_commit
+        self._agents, self._policies = agents, policies
+        self._unit, self._partitions, self._options = unit, partitions, options
+        self._on_commit, self._on_committed, self._on_fatal = on_commit, on_committed, on_fatal
         self._pace = Pace(options.commit_interval_ms / 1_000, self._pump)
-        self._on_committed = on_committed
-        self._on_fatal = on_fatal
         self.unit_thread = DaemonExecutor(1, "unit-of-work")
         self._leases = Leases()
         self._backlog = Backlog(self._void_chunk)
@@ -89,14 +85,14 @@ class Coordinator(LoopListener):
         self._isolation = Isolation(attempts, policies, options.backoff)
         self.pauses = Pauses()
         self._committed: dict[SourcePartition, int] = {}
+        self.handbacks = HandBacks(unit, self._backlog, self._committed, self._pump)
         # Append time of the last record handled; until there is one, when the partition was opened.
         self._handled_us: dict[SourcePartition, int] = {}
         self._openings = Openings(unit, partitions, self.unit_thread, self._opened, self.stop_for)
         self._intake = Intake()
         self._commit_task: asyncio.Task[None] | None = None
         self._ending = asyncio.Lock()  # held by whoever ends the unit for good: a rebalance or the stop
-        self._turn_ends, self._epoch, self._aborts = 0.0, 0, 0
-        self._stopped = False
+        self._turn_ends, self._epoch, self._aborts, self._stopped = 0.0, 0, 0, False
         self.abandoned = False  # the last unit was left as it is, to whoever reads its partitions next
         self.poller: PollThread
 
@@ -234,6 +230,7 @@ class Coordinator(LoopListener):
             return
         if self._unit.empty or not self._is_due():
             for topic in self._leases.waited_for():
+                self.handbacks.bring(topic, self.pauses.stopped)
                 chunk = self.handout.next(topic, self.pauses.shut, at_work=bool(self._leases))
                 if chunk is not None:
                     self._give(topic, chunk)
@@ -268,10 +265,9 @@ class Coordinator(LoopListener):
         return done
 
     def _give(self, topic: str, chunk: Chunk) -> None:
-        scope = self._scope(chunk.source)
-        strict = self._policies[topic] == "stop-partition"
+        strict = self._policies[topic] == "stop-partition" and chunk.handback < 0
         self._pace.came()
-        self._leases.give(topic, Lease(chunk, scope, strict=strict))
+        self._leases.give(topic, Lease(chunk, self._scope(chunk.source), strict=strict))
 
     def _scope(self, source: SourcePartition) -> Scope:
         if self._unit.empty and not self._leases:
@@ -280,9 +276,10 @@ class Coordinator(LoopListener):
 
     def _advance(self, chunk: Chunk) -> None:
         source = chunk.source
-        self._handled_us[source] = chunk.append_us
         self._unit.advance(source, chunk.next_offset, len(chunk))
-        self.poller.handled(len(chunk), chunk.size_bytes)
+        if not self.handbacks.handled(chunk):
+            self._handled_us[source] = chunk.append_us
+            self.poller.handled(len(chunk), chunk.size_bytes)
         if source in self.pauses.waiting:
             self.pauses.waiting.discard(source)
             self._loop.call_soon(self.follow_pauses)
@@ -398,13 +395,14 @@ class Coordinator(LoopListener):
             self._aborts = 0
             self.poller.gather(self._pace.rest(time.monotonic() - began) - FETCH_S)
             self._committed.update({s: o for s, o in positions.items() if s in self._committed})
-            self._in_flight.passed(self._committed)
+            self._in_flight.passed(self._committed | self.handbacks.passed())
             self._on_committed(result)
 
     async def _rewind(self) -> None:
         """Go back to what is committed; chunks of the older epoch are void wherever they are."""
         self._epoch += 1
         self._backlog.clear()
+        self.handbacks.clear()
         self.pauses.waiting.clear()
         with suppress(TimeoutError):  # a rebalance, or the end, waits for this commit: it is not kept waiting
             await asyncio.wait_for(self._intake.until_stopped(), self._options.backoff.seconds(self._aborts))
@@ -463,7 +461,7 @@ class Coordinator(LoopListener):
         self._partitions.ready(source)
         self._handled_us[source] = time.time_ns() // 1_000
         self._committed[source] = start
-        self._in_flight.passed({source: start})
+        self._in_flight.passed({source: start} | self.handbacks.passed())
         if self.pauses.must_stop(source):
             self.pauses.stop(source)  # ready, and not read
         else:
@@ -491,10 +489,12 @@ class Coordinator(LoopListener):
         self._committed.pop(source, None)
         self._handled_us.pop(source, None)
         self.pauses.forget(source)
+        self.handbacks.drop(source)
         self._backlog.close(source)
         if not self.abandoned:  # the unit that was left behind may yet commit: whole, or not at all
             self._partitions.close(source)
 
     def _void_chunk(self, chunk: Chunk) -> None:
         """Count a chunk as done with that nobody handles: it is read again, here or elsewhere."""
-        self.poller.handled(len(chunk), chunk.size_bytes)
+        if not self.handbacks.voided(chunk):
+            self.poller.handled(len(chunk), chunk.size_bytes)

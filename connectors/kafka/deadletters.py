@@ -11,7 +11,7 @@ from schemas.letters import is_cut
 from schemas.topics import DEAD_LETTERS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from confluent_kafka import Message
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # Markers of transactions take offsets too, about one for each letter: so look further back than asked.
 _OFFSETS_A_LETTER: Final = 4
+_GAP_MAX: Final = 100  # letters may be large: what is between is read for nothing
 NOT_A_LETTER: Final = "not a dead letter"
 """Cause of what somebody else wrote into the topic."""
 
@@ -51,6 +52,10 @@ class DeadLetter:
     """Of the record."""
     raised_at: str = ""
     """Where in the agent's code the error was raised, ``file:line in function``; empty = not known."""
+    record_time_us: int = 0
+    """When the record was appended to its topic, by the broker."""
+    generation: int = 0
+    """Of the role that could not handle it; 0 = not known."""
 
     @property
     def id(self) -> str:
@@ -86,6 +91,16 @@ class DeadLetterReader:
             return self._letter(message) if message.offset() == offset else None
         return None
 
+    def several(self, ids: Iterable[tuple[int, int]]) -> dict[tuple[int, int], DeadLetter]:
+        """Return the letters that stand at some coordinates, by these. Raises KafkaUnavailable."""
+        found = {}
+        for partition, offsets in _runs(ids):
+            wanted = set(offsets)
+            for message in self._reader.read({partition: min(wanted)}, {partition: max(wanted) + 1}):
+                if message.offset() in wanted:
+                    found[partition, int(message.offset() or 0)] = self._letter(message)
+        return found
+
     def present(self) -> Iterator[DeadLetter]:
         """Give every letter that stands there now, a partition's oldest first. Raises KafkaUnavailable."""
         for message in self._reader.present():
@@ -104,6 +119,20 @@ class DeadLetterReader:
             fields = {"topic": "", "partition": -1, "offset": -1, "key": message.key(), "value": value}
             fields |= {"cause": NOT_A_LETTER, "detail": str(error)}
         return _letter_of(partition, offset, message.timestamp()[1] * 1_000, fields)
+
+
+def _runs(ids: Iterable[tuple[int, int]]) -> Iterator[tuple[int, list[int]]]:
+    """Give coordinates that are read in one go: of one partition, with small gaps."""
+    run: list[int] = []
+    at = -1
+    for partition, offset in sorted(ids):
+        if run and (partition != at or offset - run[-1] > _GAP_MAX):
+            yield at, run
+            run = []
+        at = partition
+        run.append(offset)
+    if run:
+        yield at, run
 
 
 def _letter_of(partition: int, offset: int, time_us: int, fields: dict[str, Any]) -> DeadLetter:
@@ -125,4 +154,6 @@ def _letter_of(partition: int, offset: int, time_us: int, fields: dict[str, Any]
         time_us=max(time_us, 0),
         headers=tuple((header["name"], header["value"]) for header in fields.get("headers", ())),
         raised_at=fields.get("raised_at", ""),
+        record_time_us=fields.get("time_us", 0),
+        generation=fields.get("generation", 0),
     )

@@ -56,6 +56,10 @@ class DecodeGuard:
             finally:
                 self._notes.taken_back(piece.source.topic)
 
+    def acquit(self, records: Span) -> None:
+        """Begin to count anew for one record: what it is handed back for may be mended."""
+        self._notes.acquit(records)
+
     def passed(self, positions: Mapping[SourcePartition, int]) -> None:
         """Forget suspects below what is committed."""
         self._notes.passed(positions)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from connectors.kafka.aside import ProcessDied
+from connectors.kafka.handbacks import noted_as, span_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Mapping
@@ -47,18 +48,19 @@ class HandOut:
         judge = self.judges(chunk)
         if judge is not None:
             chunk = chunk.screened(judge)
-        if self._in_flight.is_suspect(chunk):
+        if self._in_flight.is_suspect(span_of(chunk)):
             if at_work:
                 self._backlog.put_back(chunk)
                 return None
             chunk = self._single(chunk)
             self._alone = topic
-        self._in_flight.handed_out(chunk)
+        self._in_flight.handed_out(span_of(chunk))
         return chunk
 
     def returned(self, topic: str) -> None:
         """Note that the topic's agent has nothing in hand any more."""
         self._in_flight.taken_back(topic)
+        self._in_flight.taken_back(noted_as(topic))
         if self._alone == topic:
             self._alone = None
 
@@ -67,7 +69,7 @@ class HandOut:
         while len(chunk) > 1:
             chunk, rest = chunk.split(1)
             self._backlog.put_back(rest)
-        crashes = self._in_flight.crashes_alone(chunk)
+        crashes = self._in_flight.crashes_alone(span_of(chunk))
         if crashes < min(self._attempts_max[chunk.source.topic], _CRASHES_MAX):
             return chunk
         where = {**chunk.source._asdict(), "offset": chunk.first.offset}

@@ -94,7 +94,7 @@ class Isolation:
     def _give_up(self, scope: Scope, chunk: Chunk, failed: Standstill, place: str) -> Again | Standstill:
         topic, partition = chunk.source
         where = {"topic": topic, "partition": partition, "offset": failed.record.offset, "raised_at": place}
-        if self._policies[topic] == "stop-partition":
+        if self._policies[topic] == "stop-partition" and chunk.handback < 0:  # those were put aside before
             log.error("partition stands still at an event", **where, cause=failed.note)
             return failed
         scope.dead_letter(failed.record, failed.cause, failed.detail, failed.attempts, place)

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, NamedTuple
 from confluent_kafka import KafkaException, TopicPartition
 
 from connectors.kafka.access import refusal
-from connectors.kafka.lag import committed_offsets, first_offsets
+from connectors.kafka.lag import committed_offsets, committed_positions, first_offsets
+from connectors.kafka.positions import metadata_of
 from connectors.kafka.slot import ProducerSlot
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from connectors.kafka.options import KafkaOptions
+    from connectors.kafka.positions import Committed
 
 _TIMEOUT_MS = 10_000
 
@@ -72,8 +74,15 @@ def accept(
     )
     slot = ProducerSlot(kafka, transactional_id, _TIMEOUT_MS)
     try:
-        moved = [TopicPartition(loss.topic, loss.partition, loss.last + 1) for loss in losses]
+        stands = committed_positions(kafka, group)
+        moved = [_behind(loss, stands[loss.topic, loss.partition]) for loss in losses]
         slot.append(records, offsets=(moved, consumer.consumer_group_metadata()))
     finally:
         slot.close()
         consumer.close()
+
+
+def _behind(loss: Loss, stands: Committed) -> TopicPartition:
+    """Return the position behind a loss; what was handed back before is not handed back again."""
+    metadata = None if stands.unit is None else metadata_of(stands.unit, "", stands.handback)
+    return TopicPartition(loss.topic, loss.partition, loss.last + 1, metadata=metadata)

@@ -63,6 +63,13 @@ class Unit(Protocol):
     def advance(self, source: Any, offset: int, records: int, note: str = "") -> None:
         """Say that ``source`` is handled up to ``offset``; ``note`` is committed beside it."""
 
+    def hand_back(self, source: Any, number: int) -> None:
+        """Say that a record that was handed back is handled."""
+
+    @property
+    def handbacks(self) -> Mapping[Any, int]:
+        """The last hand-back of each assigned partition."""
+
     def commit(self) -> Any:
         """Commit and return what was done; blocks."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -32,6 +33,7 @@ _LEADERLESS = {
     KafkaError.LEADER_NOT_AVAILABLE,
     KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001  # librdkafka's name for one that nobody led when it asked
 }
+_METADATA = re.compile(r"(?P<unit>[0-9]+)(\+(?P<handback>[0-9]+))?( (?P<note>.*))?\Z", re.DOTALL)
 _SILENT = "silent_us="  # a note on why a partition stands still begins with the name of an error
 _TRIES_A_CLIENT = 10
 _CALL_S = 10.0
@@ -46,6 +48,8 @@ class Committed(NamedTuple):
     """Number of the unit of work that committed it."""
     note: str = ""
     """What was committed beside it."""
+    handback: int = -1
+    """Number of the last hand-back that its partition has had; see ``handbacks.py``. -1 = it had none."""
 
     @property
     def silent_us(self) -> int:
@@ -58,15 +62,20 @@ class Committed(NamedTuple):
         return "" if silence_in(self.note) is not None else self.note
 
 
-def metadata_of(unit: int, note: str) -> str:
-    """Return what is committed beside an offset: the unit's number, and a note if there is one."""
-    return f"{unit} {note}".rstrip()
+def metadata_of(unit: int, note: str, handback: int = -1) -> str:
+    """Return what is committed beside an offset: the unit's number, the last hand-back's, and a note.
+
+    As ``17``, ``17+3`` or ``17+3 note``.
+    """
+    return f"{unit}{f'+{handback}' if handback >= 0 else ''} {note}".rstrip()
 
 
-def read_metadata(metadata: str | None) -> tuple[int | None, str]:
-    """Return the unit's number (None if somebody else committed it) and the note."""
-    unit, _, note = (metadata or "").partition(" ")
-    return (int(unit), note) if unit.isdecimal() and unit.isascii() else (None, "")
+def read_metadata(metadata: str | None) -> tuple[int | None, str, int]:
+    """Return the unit's number (None if somebody else committed it), the note, and the last hand-back's."""
+    found = _METADATA.match(metadata or "")
+    if found is None:
+        return None, "", -1
+    return int(found["unit"]), found["note"] or "", int(found["handback"] or -1)
 
 
 def silence_note(silent_us: int) -> str:

@@ -1,5 +1,7 @@
 """Hands the records of dead letters in again: the record, and that it was handed in, in one transaction.
 
+Or it hands them back to the agent that could not handle them (``handbacks.py``): then the note is the order.
+
 The order is what makes a replay happen once, whoever runs it and however often:
 
 1. Take the one transactional id that every replay has. It fences who had it, and the broker ends what that
@@ -13,7 +15,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
@@ -44,6 +46,25 @@ class Handover:
     """With its prefix."""
     partition: int | None
     """None = by the key."""
+    role: str = ""
+    """Whose agent has the record back, where it stands; empty = it is appended."""
+    generation: int = 0
+    """Of the role."""
+
+
+class Replay(NamedTuple):
+    """That a letter's record was handed in again, or is to be handed back."""
+
+    number: int
+    """Offset in the topic of replays."""
+    letter_time_us: int
+    time_us: int
+    topic: str
+    partition: int
+    role: str
+    generation: int
+    by: str
+    reason: str
 
 
 class Replays:
@@ -56,18 +77,29 @@ class Replays:
     def done(self) -> dict[str, int]:
         """Return the letters that were handed in again: id → when the letter was written, in microseconds.
 
+        Raises as ``all``.
+        """
+        return {letter_id: replay.letter_time_us for letter_id, replay in self.all().items()}
+
+    def all(self) -> dict[str, Replay]:
+        """Return the last replay of each letter, by its id.
+
         Raises:
             KafkaUnavailable: no answer.
         """
         reader = CommittedReader(self._kafka, DEAD_REPLAYS.named(self._kafka.topic_prefix))
-        found: dict[str, int] = {}
+        found: dict[str, Replay] = {}
         try:
             for message in reader.present():
                 try:
                     fact = self._codec.decode(bytes(message.value() or b""), DEAD_REPLAYS.subject)
                 except WireError:
                     continue  # somebody else's
-                found[f"{fact['partition']}:{fact['offset']}"] = fact["letter_time_us"]
+                found[f"{fact['partition']}:{fact['offset']}"] = Replay(
+                    int(message.offset() or 0), fact["letter_time_us"], message.timestamp()[1] * 1_000,
+                    fact["to_topic"], fact["to_partition"], fact.get("to_role", ""),
+                    fact.get("to_generation", 0), fact["by"], fact["reason"],
+                )  # fmt: skip
         finally:
             reader.close()
         return found
@@ -111,6 +143,8 @@ class Replayer:
     def hand_in(self, batch: Sequence[Handover]) -> list[tuple[int, int]]:
         """Append the records of a batch and that they were, or nothing; return (partition, offset) of each.
 
+        Of one that is handed back only the order is appended: its record stays where it is.
+
         Raises:
             ReplayFailed: nothing of the batch was appended, or nobody knows; the next replay does.
         """
@@ -153,14 +187,17 @@ class Replayer:
                 failed.append(error)
 
         partition = -1 if handover.partition is None else handover.partition
-        producer.produce(
-            handover.topic,
-            letter.value,
-            letter.key,
-            partition=partition,
-            on_delivery=appended,
-            headers=list(letter.headers),
-        )
+        if handover.role:
+            where[number] = letter.from_partition, letter.from_offset
+        else:
+            producer.produce(
+                handover.topic,
+                letter.value,
+                letter.key,
+                partition=partition,
+                on_delivery=appended,
+                headers=list(letter.headers),
+            )
         producer.produce(
             self._facts, self._fact(handover, partition), letter.id.encode(), partition=0, on_delivery=noted
         )
@@ -174,6 +211,8 @@ class Replayer:
             "letter_time_us": letter.time_us,
             "to_topic": handover.topic,
             "to_partition": partition,
+            "to_role": handover.role,
+            "to_generation": handover.generation,
             **self._told,
         }
         return self._codec.encode(DEAD_REPLAYS.subject, fact)

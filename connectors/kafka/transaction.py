@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
@@ -181,9 +182,15 @@ class KafkaTransaction(Appends):
         except KafkaException as error:
             raise self._named(error) from error
 
-    def send_offsets(self, positions: Mapping[Any, int], unit: int, notes: Mapping[Any, str]) -> None:
+    def send_offsets(
+        self,
+        positions: Mapping[Any, int],
+        unit: int,
+        notes: Mapping[Any, str],
+        handbacks: Mapping[Any, int] = MappingProxyType({}),
+    ) -> None:
         """Add the source offsets with the unit's number as metadata; see the protocol."""
-        parts = offsets_of(positions, unit, notes)
+        parts = offsets_of(positions, unit, notes, handbacks)
         source = next(iter(positions), None)
         self._last = None if source is None else (source, unit)
         sent = self._sender.submit(

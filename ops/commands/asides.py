@@ -10,7 +10,6 @@ from ops.commands.levers import (
     check_role,
     need_reason,
     opened,
-    readers_of_topic,
     tell,
     topics_of,
 )
@@ -43,9 +42,9 @@ def skip_command(
 ) -> int:
     """Have a role pass one record over: it becomes a dead letter instead of being handled.
 
-    `dlq show` has its bytes, `dlq replay ID` hands it in again, unless its topic has a single writer, as
-    streams.output.v1: without `--yes` nothing is done, and the way back is told. A partition that stands
-    still at it goes on. A record that the role has passed cannot be skipped.
+    `dlq show` has its bytes, `dlq replay ID` has it handled after all. Without `--yes` nothing is done, and
+    the way back is told. A partition that stands still at it goes on. A record that the role has passed
+    cannot be skipped.
 
     Example: `sluicegate skip ingest streams.input.v1 2 17 --reason "crashes the worker" --yes`
 
@@ -109,9 +108,8 @@ def quarantine_command(
     """Have a role hand no record of a key to its agents: each becomes a dead letter, until this is undone.
 
     For one stream that does harm while all others must flow. Once it is undone,
-    `sluicegate dlq replay --all --cause quarantined` hands the records in again; where their topic has a
-    single writer, as streams.output.v1, `sluicegate reprocess ROLE --from earliest` rebuilds an agent of
-    yours with them. Without `--yes` nothing is done, and the way back is told.
+    `sluicegate dlq replay --all --cause quarantined` hands the records back. Without `--yes` nothing is done,
+    and the way back is told.
 
     Example: `sluicegate quarantine ingest acme/run-7 --reason "floods its partition" --yes`
 
@@ -172,11 +170,16 @@ def quarantine_command(
 def _tell_ways_back(role: str, topics: set[str], cause: str) -> None:
     """Say it before it is done: what was put aside does not come back to every role."""
     from ops import console
-    from ops.handback import ways_back
-    from schemas.access import ROLES
+    from ops.addresses import addresses, kafka_options
+    from ops.extension import extension_at_hand
+    from ops.handback import readers_of, ways_back
+    from ops.settings import Settings
+    from pipelines.blueprint import blueprint
 
-    shared = {topic: sorted(readers_of_topic(topic) - {role}) for topic in topics}
-    for said in ways_back(role, topics, cause, is_ours=role in ROLES, shared=shared):
+    settings = Settings()
+    kafka = kafka_options(settings, addresses(settings).kafka)
+    readers = readers_of([blueprint(role, extension_at_hand(settings), kafka)])
+    for said in ways_back(role, topics, cause, readers):
         console.note(said)
 
 
@@ -206,7 +209,7 @@ def _check_not_passed(target: RecordTarget, committed: int, *, undo: bool) -> No
     cause = " --cause skipped" if undo else ""
     raise Misused(
         f"{target.role} has passed {where}, it stands at {committed}",
-        f"`sluicegate dlq replay --all{cause}` says which dead letters can be handed in again; "
+        f"`sluicegate dlq replay --all{cause}` says which dead letters can be handled again; "
         "what was handled stays",
     )
 

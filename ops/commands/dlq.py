@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from connectors.kafka.deadletters import DeadLetter, DeadLetterReader
+    from connectors.kafka.options import KafkaOptions
     from schemas.record import Headers
     from schemas.wire import WireCodec
 
@@ -51,7 +52,7 @@ def list_command(*, limit: int = 20, as_json: AsJson = False) -> int:
 
     if not 1 <= limit <= _LIMIT_MAX:
         raise Misused(f"--limit {limit} is not between 1 and {_LIMIT_MAX:,}", "give a number of letters")
-    with _reader() as (reader, _):
+    with _reader() as (reader, _, _):
         letters = reader.newest(limit)
     if as_json:
         console.print_json({"dead_letters": [_facts(letter) for letter in letters]})
@@ -78,7 +79,7 @@ def show_command(
     as_json: AsJson = False,
     raw: Annotated[bool, Parameter(negative=())] = False,
 ) -> int:
-    r"""Show one dead letter: coordinates, cause, headers, and what its bytes look like.
+    r"""Show one dead letter: coordinates, cause, headers, what its bytes look like, and its replay.
 
     Preview and headers are escaped, and what looks like a secret is masked; `--raw` shows every byte.
 
@@ -102,15 +103,16 @@ def show_command(
     partition, _, offset = letter_id.partition(":")
     if not (partition.isdecimal() and offset.isdecimal()):
         raise Misused(f"{letter_id!r} is no dead letter's id", "give PARTITION:OFFSET, as `dlq list` does")
-    with _reader() as (reader, codec):
+    with _reader() as (reader, codec, kafka):
         letter = reader.at(int(partition), int(offset))
         if letter is None:
             raise OpsError(
                 f"no dead letter stands at {letter_id}", "`sluicegate dlq list` gives those there are"
             )
-        event = _event_in(letter, codec)
+        event, replay = _event_in(letter, codec), _replay_of(letter, kafka, codec)
     headers = _shown(letter.headers, raw=raw)
-    facts = _facts(letter) | {"event": event, "preview": escaped(letter.value, _PREVIEW_BYTES)}
+    facts = _facts(letter) | {"replay": replay, "event": event}
+    facts |= {"preview": escaped(letter.value, _PREVIEW_BYTES)}
     if as_json:
         facts |= {"headers": [{"name": name, "value": value} for name, value in headers]}
         console.print_json(facts | ({"value_base64": b64encode(letter.value).decode()} if raw else {}))
@@ -131,7 +133,7 @@ def show_command(
 
 
 @contextmanager
-def _reader() -> Iterator[tuple[DeadLetterReader, WireCodec]]:
+def _reader() -> Iterator[tuple[DeadLetterReader, WireCodec, KafkaOptions]]:
     from connectors.kafka.deadletters import DeadLetterReader
     from connectors.registry import Registry
     from ops.addresses import addresses, kafka_options
@@ -142,9 +144,10 @@ def _reader() -> Iterator[tuple[DeadLetterReader, WireCodec]]:
     settings = Settings()
     where = addresses(settings)
     codec = WireCodec(Registry(where.registry_url), value_bytes_max=DEAD_LETTERS.max_message_bytes)
-    reader = DeadLetterReader(kafka_options(settings, where.kafka), codec)
+    kafka = kafka_options(settings, where.kafka)
+    reader = DeadLetterReader(kafka, codec)
     try:
-        yield reader, codec
+        yield reader, codec, kafka
     finally:
         reader.close()
 
@@ -163,10 +166,30 @@ def _facts(letter: DeadLetter) -> dict[str, object]:
         "agent": letter.agent,
         "raised_at": letter.raised_at,
         "code_version": letter.code_version,
+        "generation": letter.generation or None,
         "attempts": letter.attempts,
         "schema_id": letter.schema_id,
         "size_bytes": len(letter.value),
     }
+
+
+def _replay_of(letter: DeadLetter, kafka: KafkaOptions, codec: WireCodec) -> dict[str, object] | None:
+    """Return the letter's last replay, and of a record that was handed back whether its agent had it."""
+    from connectors.kafka.lag import committed_positions
+    from connectors.kafka.replays import Replays
+    from pipelines.generations import group_of
+    from schemas.published import time_text
+
+    replay = Replays(kafka, codec).all().get(letter.id)
+    if replay is None or replay.letter_time_us != letter.time_us:
+        return None
+    told: dict[str, object] = {"time": time_text(replay.time_us), "by": replay.by, "reason": replay.reason}
+    if not replay.role:
+        return told | {"state": "appended", "to": replay.topic}
+    stands = committed_positions(kafka, group_of(kafka.topic_prefix, replay.role, replay.generation))
+    at = stands.get((replay.topic, replay.partition))
+    had = at is not None and at.handback >= replay.number
+    return told | {"state": "handled" if had else "waits", "to": replay.role}
 
 
 def _shown(headers: Headers, *, raw: bool) -> list[tuple[str, str | None]]:

@@ -1,8 +1,9 @@
-"""`sluicegate dlq replay`: hand the records of dead letters in again, once."""
+"""`sluicegate dlq replay`: have the records of dead letters handled again, once."""
 
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -13,9 +14,27 @@ if TYPE_CHECKING:
     from connectors.kafka.deadletters import DeadLetter, DeadLetterReader
     from connectors.kafka.options import KafkaOptions
     from ops.handback import Judge, Readers, Verdict
+    from ops.settings import Settings
     from schemas.wire import WireCodec
 
 Flag = Annotated[bool, Parameter(negative=())]
+
+
+@dataclass(slots=True)
+class _Tally:
+    """How many letters had which outcome, and which roles have a record back."""
+
+    goes_in: int = 0
+    before: int = 0
+    cannot: int = 0
+    back_to: set[str] = field(default_factory=set)
+
+    def add(self, verdict: Verdict) -> None:
+        self.goes_in += verdict.outcome == "goes in"
+        self.before += verdict.outcome == "was replayed"
+        self.cannot += verdict.outcome == "cannot"
+        if verdict.role and verdict.outcome == "goes in":
+            self.back_to.add(verdict.role)
 
 
 def replay_command(
@@ -29,15 +48,19 @@ def replay_command(
     yes: Flag = False,
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
 ) -> int:
-    """Hand the records of dead letters in again: the same bytes and key, to the same topic and partition.
+    """Have the records of dead letters handled again: handed back to their agents, or appended once more.
+
+    A record goes back to the agent that could not handle it, and to nobody else: between two others of its
+    partition, with its own coordinates, time and headers. What producers write, which ingest judges anyway,
+    and what goes to another topic by `--to`, is appended again.
 
     Without `--yes` nothing is done: it prints what would go where, and what cannot go and why. A letter
-    that was replayed is not replayed again, whoever asks; one that fails again is a new letter. Records go
-    in batches, each in one transaction with the note that it was done (topic `dead.replays.v1`), so a
-    replay that was cut off is simply run again.
+    that was replayed is not replayed again, whoever asks; one that fails again is a new letter. That it was
+    done is in topic `dead.replays.v1`, in one transaction with what is appended; that an agent had a record
+    back, beside its role's offsets. So a replay that was cut off is simply run again, and none is done twice.
 
-    A record whose topic another role reads, too, cannot go in without `--also-to-others`: that role has
-    handled it, and would count it twice. Known are the readers among our roles and in SLUICEGATE_PIPELINES.
+    Known are the agents of our roles and of SLUICEGATE_PIPELINES. A record of an agent that is not known is
+    appended, where its topic takes it and no known role reads that, or with `--also-to-others`.
 
     Exit code 1 if a letter that was asked for is not there or cannot go in.
 
@@ -56,9 +79,9 @@ def replay_command(
     reason
         Kept with who did it.
     again
-        Replay those, too, that were replayed before.
+        Replay those, too, that were replayed before, or that an earlier generation of a role made.
     also_to_others
-        Replay those, too, that other roles have again; their line names the roles.
+        Append those, too, that other roles have again; their line names the roles.
     yes
         Do it.
     as_json
@@ -66,6 +89,7 @@ def replay_command(
     """
     from connectors.kafka.admin import partition_counts
     from connectors.kafka.replays import Replays
+    from ops.deployed import deployed, running
     from ops.errors import Misused
     from ops.handback import Judge
 
@@ -73,22 +97,22 @@ def replay_command(
         raise Misused("give the ids of letters, or --all", "`sluicegate dlq list` shows both ids and causes")
     wanted = [_coordinates(letter_id) for letter_id in letter_ids]
     with ExitStack() as open_now:
-        reader, codec, options = _connected(open_now, write=yes)
-
+        reader, codec, options, settings = _connected(open_now, write=yes)
         readers = readers_known(options, users_may_be_unknown=also_to_others)
+        runs = running(options, settings, deployed(options, settings))
 
         def judge() -> Judge:
             done = Replays(options, codec).done()
             return Judge(
                 partition_counts(options), done, prefix=options.topic_prefix, to=to, again=again,
-                readers=readers, also_to_others=also_to_others,
+                readers=readers, running=runs, also_to_others=also_to_others,
             )  # fmt: skip
 
         missing: list[str] = []
         letters = reader.present() if every else _named(reader, wanted, missing)
         chosen = (letter for letter in letters if cause in (None, letter.cause))
-        sums = _replay(chosen, codec, options, judge, reason=reason, yes=yes, as_json=as_json)
-    return _sum_up(sums, missing, yes=yes, as_json=as_json)
+        tally = _replay(chosen, codec, options, judge, reason=reason, yes=yes, as_json=as_json)
+    return _sum_up(tally, missing, yes=yes, as_json=as_json)
 
 
 def readers_known(options: KafkaOptions, *, users_may_be_unknown: bool) -> Readers:
@@ -112,11 +136,11 @@ def readers_known(options: KafkaOptions, *, users_may_be_unknown: bool) -> Reade
     except AgentRefused as error:
         if not users_may_be_unknown:
             raise OpsError(
-                f"which roles of yours read a topic, too, is not known: {error}",
-                "correct that file; `--also-to-others` goes on without SLUICEGATE_PIPELINES, and hands in "
+                f"which agents of yours read a topic is not known: {error}",
+                "correct that file; `--also-to-others` goes on without SLUICEGATE_PIPELINES, and appends "
                 "what another role may have handled",
             ) from None
-        console.warn(f"roles of SLUICEGATE_PIPELINES are not named as readers: {error}")
+        console.warn(f"agents of SLUICEGATE_PIPELINES are not known as readers: {error}")
         return readers_of(blueprints(Extension(), options))
 
 
@@ -140,7 +164,9 @@ def _named(
             yield letter
 
 
-def _connected(open_now: ExitStack, *, write: bool) -> tuple[DeadLetterReader, WireCodec, KafkaOptions]:
+def _connected(
+    open_now: ExitStack, *, write: bool
+) -> tuple[DeadLetterReader, WireCodec, KafkaOptions, Settings]:
     """Connect; before something is written, see to it that its topic and schema are there."""
     from connectors.kafka.admin import ensure_topics
     from connectors.kafka.deadletters import DeadLetterReader
@@ -162,7 +188,7 @@ def _connected(open_now: ExitStack, *, write: bool) -> tuple[DeadLetterReader, W
     codec = WireCodec(registry, value_bytes_max=DEAD_LETTERS.max_message_bytes)
     reader = DeadLetterReader(options, codec)
     open_now.callback(reader.close)
-    return reader, codec, options
+    return reader, codec, options, settings
 
 
 def _replay(
@@ -174,7 +200,7 @@ def _replay(
     reason: str,
     yes: bool,
     as_json: bool,
-) -> dict[str, int]:
+) -> _Tally:
     """Judge each letter, hand in those that go, and print each; returns how many had which outcome."""
     from connectors.kafka.replays import Replayer
     from ops import console
@@ -186,7 +212,7 @@ def _replay(
         replayer.open()  # before it is read what was replayed: from here on nobody else replays
     judge = judged_by()
     say = _json_line if as_json else _line
-    sums = {"goes in": 0, "was replayed": 0, "cannot": 0}
+    tally = _Tally()
     for batch in in_batches(judge.judge(letter) for letter in letters):
         going = [verdict for verdict in batch if verdict.outcome == "goes in"]
         placed: Mapping[str, tuple[int, int]] = {}
@@ -194,13 +220,11 @@ def _replay(
             offsets = replayer.hand_in([verdict.handover for verdict in going])
             placed = {verdict.letter.id: at for verdict, at in zip(going, offsets, strict=True)}
         for verdict in batch:
-            sums[verdict.outcome] += 1
+            tally.add(verdict)
             say(verdict, placed.get(verdict.letter.id))
         if yes:
-            console.note(
-                f"{sums['goes in']} replayed, {sums['was replayed']} before, {sums['cannot']} cannot"
-            )
-    return sums
+            console.note(f"{tally.goes_in} replayed, {tally.before} before, {tally.cannot} cannot")
+    return tally
 
 
 def _line(verdict: Verdict, at: tuple[int, int] | None) -> None:
@@ -210,7 +234,10 @@ def _line(verdict: Verdict, at: tuple[int, int] | None) -> None:
     letter = verdict.letter
     partition = "by key" if verdict.partition is None else verdict.partition
     where = f"{verdict.topic}[{partition}]"
-    if at is not None:
+    if verdict.role and verdict.outcome == "goes in":
+        done = "handed back" if at is not None else "would go back"
+        said = f"{done} to {verdict.role}, {where}@{letter.from_offset}, {len(letter.value)} bytes"
+    elif at is not None:
         said = f"replayed to {verdict.topic}[{at[0]}]@{at[1]}"
     elif verdict.outcome == "goes in":
         said = f"would go to {where}, {len(letter.value)} bytes"
@@ -236,6 +263,7 @@ def _json_line(verdict: Verdict, at: tuple[int, int] | None) -> None:
             "outcome": "replayed" if at is not None else _JSON_OUTCOMES[verdict.outcome],
             "why": verdict.why,
             "also_to": list(verdict.others),
+            "back_to": verdict.role or None,
             "to": {
                 "topic": verdict.topic,
                 "partition": verdict.partition if at is None else at[0],
@@ -252,7 +280,7 @@ _JSON_OUTCOMES: Mapping[str, str] = {
 }
 
 
-def _sum_up(sums: dict[str, int], missing: list[str], *, yes: bool, as_json: bool) -> int:
+def _sum_up(tally: _Tally, missing: list[str], *, yes: bool, as_json: bool) -> int:
     from ops import console
 
     tell: Callable[[str], None] = console.note
@@ -260,19 +288,22 @@ def _sum_up(sums: dict[str, int], missing: list[str], *, yes: bool, as_json: boo
         console.print_json(
             {
                 "dry_run": not yes,
-                "replayed" if yes else "would_replay": sums["goes in"],
-                "replayed_before": sums["was replayed"],
-                "cannot": sums["cannot"],
+                "replayed" if yes else "would_replay": tally.goes_in,
+                "replayed_before": tally.before,
+                "cannot": tally.cannot,
                 "missing": list(missing),
             }
         )
     for letter_id in missing:
         console.fail(f"no dead letter stands at {letter_id}", "`sluicegate dlq list` gives those there are")
-    if not any(sums.values()) and not missing:
+    if not (tally.goes_in or tally.before or tally.cannot or missing):
         tell("no such dead letters")
+    elif yes and tally.back_to:
+        roles = " and ".join(sorted(tally.back_to))
+        tell(f"{roles} handles it where it runs; `sluicegate dlq show ID` says whether it has")
     elif not yes:
         tell(
-            f"dry run: {sums['goes in']} would go in, {sums['was replayed']} were replayed before, "
-            f"{sums['cannot']} cannot; --yes does it"
+            f"dry run: {tally.goes_in} would go in, {tally.before} were replayed before, "
+            f"{tally.cannot} cannot; --yes does it"
         )
-    return 1 if missing or sums["cannot"] else 0
+    return 1 if missing or tally.cannot else 0

@@ -239,16 +239,6 @@ def topics_of(role: str) -> set[str]:
         return {spec.name for spec in extension.access[role].reads}
 
 
-def readers_of_topic(topic: str) -> set[str]:
-    """Return the roles that read a topic, named without prefix."""
-    from ops.extension import extension_at_hand
-    from ops.settings import Settings
-    from schemas.access import ROLES
-
-    roles = {**ROLES, **extension_at_hand(Settings()).access}
-    return {role for role, access in roles.items() if topic in {spec.name for spec in access.reads}}
-
-
 def need_reason(reason: str, *, yes: bool) -> None:
     """Raise Misused if something would be done without a reason."""
     from ops.errors import Misused

@@ -59,11 +59,12 @@ RECORDS: Final[dict[str, dict[str, Any]]] = {
         "value": b"\x00\x00\x00\x00\x09\xff", "schema_id": 9, "cause": "Undecodable", "detail": "cut",
         "agent": "ingest", "code_version": "0.1.0", "attempts": 3, "time_us": _US,
         "headers": [{"name": "trace-é", "value": b"\x00\xff"}, {"name": "trace-é", "value": None}],
-        "raised_at": "agents/mine.py:17 in handle",
+        "raised_at": "agents/mine.py:17 in handle", "generation": 2,
     },
     "sluicegate.DeadLetterReplay": {
         "partition": 1, "offset": 2**34, "letter_time_us": _US, "to_topic": "eu.streams.input.v1",
         "to_partition": 3, "by": "ann@host-é", "reason": "schema 9 is registered now",
+        "to_role": "totals", "to_generation": 2,
     },
     "sluicegate.LateEvent": {
         "topic": "streams.output.v1", "partition": 1, "offset": 2**34, "key": b"acme/build-7",

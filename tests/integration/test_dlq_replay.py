@@ -148,17 +148,17 @@ def test_a_module_that_cannot_be_used_is_named_with_how_to_go_on(
     line.environment["SLUICEGATE_PIPELINES"] = "agents"
     code, _, err = line.run("dlq", "replay", "--all")
     assert code == 1
-    assert "which roles of yours read a topic, too, is not known: agents/broken.py: it cannot be impor" in err
+    assert "which agents of yours read a topic is not known: agents/broken.py: it cannot be impor" in err
     assert "ModuleNotFoundError: No module named 'no_such_module'" in err
     assert "`--also-to-others` goes on without SLUICEGATE_PIPELINES" in err
     code, _, err = line.run("dlq", "replay", "--all", "--also-to-others")
     assert code == 0, err
-    assert "warning: roles of SLUICEGATE_PIPELINES are not named as readers: agents/broken.py" in err
+    assert "warning: agents of SLUICEGATE_PIPELINES are not known as readers: agents/broken.py" in err
     assert "no such dead letters" in err
 
 
 @pytest.mark.timeout(240)
-def test_a_record_that_another_role_has_handled_is_doubled_for_it_only_if_that_is_asked_for(
+def test_a_record_whose_agent_is_not_known_is_doubled_for_others_only_if_that_is_asked_for(
     line: CommandLine, kafka_options: KafkaOptions, registry: Registry, topics: Any
 ) -> None:
     topics(ORDERS, DEAD_LETTERS, DEAD_REPLAYS)
@@ -168,7 +168,7 @@ def test_a_record_that_another_role_has_handled_is_doubled_for_it_only_if_that_i
     line.environment["SLUICEGATE_PIPELINES"] = str(folder)
     letter = {
         "topic": ORDERS.named(kafka_options.topic_prefix), "partition": 0, "offset": 3, "value": b"order",
-        "cause": "Broken", "agent": "bill",
+        "cause": "Broken", "agent": "renamed",
     }  # fmt: skip
     producer = Producer(kafka_options.client_config())
     value = WireCodec(registry).encode(DEAD_LETTERS.subject, letter)
@@ -177,15 +177,15 @@ def test_a_record_that_another_role_has_handled_is_doubled_for_it_only_if_that_i
 
     for words in ((), ("--yes",)):
         (row,), sums = rows(line, "--all", *words, code=1)
-        assert (row["outcome"], row["also_to"], sums["cannot"]) == ("cannot", ["totals"], 1)
-        assert "totals reads" in row["why"]
+        assert (row["outcome"], row["also_to"], sums["cannot"]) == ("cannot", ["bills", "totals"], 1)
+        assert "bills, totals reads" in row["why"]
         assert "--also-to-others" in row["why"]
     code, out, err = line.run("dlq", "replay", "--all", "--also-to-others")
     assert code == 0, err
     assert "would go to" in out
-    assert "also to totals, once more" in out
+    assert "also to bills, totals, once more" in out
     (row,), sums = rows(line, "--all", "--also-to-others", "--yes")
-    assert (row["outcome"], row["also_to"], sums["replayed"]) == ("replayed", ["totals"], 1)
+    assert (row["outcome"], row["also_to"], sums["replayed"]) == ("replayed", ["bills", "totals"], 1)
     (row,), _ = rows(line, "--all")
     assert row["outcome"] == "replayed_before"
     assert [m.value() for m in read_committed(kafka_options, ORDERS, 1)] == [b"order"]

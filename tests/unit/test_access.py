@@ -125,6 +125,8 @@ def test_an_agent_of_ones_own_is_a_role_that_reads_the_output_and_owns_its_topic
         ("Read", "ops.roles.v1"),
         ("Write", "ops.roles.v1"),
         ("Read", "ops.controls.v1"),
+        ("Read", "dead.replays.v1"),
+        ("Read", "dead.letters.v1"),
         ("Read", "streams.output.v1"),
         ("Write", "dead.letters.v1"),
         ("Read", "totals.results.v1"),

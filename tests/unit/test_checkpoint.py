@@ -21,6 +21,7 @@ class Recording:
         self.calls, self.log, self.fails, self.watch = [], [], fails, watch
         self.error = error or ConnectionError(fails)
         self.waiting, self.next = [], 100
+        self.handbacks = []  # as they were committed
 
     def _call(self, name, *detail):
         self.calls.append((name, *detail))
@@ -46,8 +47,9 @@ class Recording:
         for on_offset, offset in waiting:
             on_offset(offset)
 
-    def send_offsets(self, positions, unit, notes):
+    def send_offsets(self, positions, unit, notes, handbacks):
         self.notes = dict(notes)
+        self.handbacks.append(dict(handbacks))
         self._call("offsets", dict(positions))
 
     def commit(self):

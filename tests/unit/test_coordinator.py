@@ -117,7 +117,7 @@ class Stores:
 
 
 class Bench:
-    def __init__(self, transaction, policy="dead-letter", **options):
+    def __init__(self, transaction, policy="dead-letter", in_flight=None, **options):
         self.transaction = transaction
         self.unit = UnitOfWork(transaction, lambda spec: spec.name)
         self.stores = Stores(self.unit)
@@ -130,6 +130,7 @@ class Bench:
             options=CoordinatorOptions(**options),
             on_committed=self.committed.append,
             on_fatal=self.fatal.append,
+            in_flight=in_flight,
         )
         self.poller = self.coordinator.poller = Poller()
 

@@ -9,12 +9,13 @@ import pytest
 from connectors.kafka.deadletters import NOT_A_LETTER, DeadLetter
 from connectors.kafka.options import KafkaOptions
 from connectors.kafka.replays import BATCH_RECORDS_MAX
+from ops.deployed import Running
 from ops.errors import Misused
-from ops.handback import Judge, Verdict, in_batches, readers_of, ways_back
+from ops.handback import Judge, Reader, Verdict, in_batches, readers_of, ways_back
 from pipelines.blueprint import blueprints
 from pipelines.extension import Extension
 from schemas.letters import cut_note, is_cut
-from schemas.topics import INPUT, OUTPUT, TAKES_AGAIN, TOPICS, USAGE_PARTIALS, TopicSpec
+from schemas.topics import INPUT, OUTPUT, RECORDS, TAKES_AGAIN, TOPICS, TopicSpec
 
 LETTER = DeadLetter(
     partition=1, offset=7, from_topic="eu.streams.input.v1", from_partition=1, from_offset=40, key=b"k",
@@ -52,7 +53,7 @@ def test_a_letter_of_a_topic_that_was_made_anew_is_another_one() -> None:
         ({"cause": NOT_A_LETTER}, "somebody else wrote it"),
         ({"from_topic": "eu.gone.v1"}, "there is no topic eu.gone.v1"),
         ({"from_topic": "eu.orders.v1", "from_partition": 3}, "has no partition 3"),
-        ({"from_topic": "eu.streams.output.v1"}, "single writer"),
+        ({"from_topic": "eu.streams.output.v1"}, "by no role here"),
     ],
 )
 def test_what_cannot_go_in_says_why(change: dict[str, object], why: str) -> None:
@@ -61,11 +62,51 @@ def test_what_cannot_go_in_says_why(change: dict[str, object], why: str) -> None
     assert why in verdict.why
 
 
-def test_a_record_of_a_topic_with_a_single_writer_says_the_way_around() -> None:
-    output = replace(LETTER, from_topic="eu.streams.output.v1")
-    assert "`sluicegate reprocess ROLE --from earliest` (state from" in judge().judge(output).why
-    there = judge(to="orders.v1").judge(output)
-    assert (there.outcome, there.topic) == ("goes in", "eu.orders.v1"), "as it says"
+READERS = {
+    "streams.output.v1": [
+        Reader("totals", "counts", takes_back=True),
+        Reader("bills", "bill", takes_back=True),
+    ],
+    "streams.records.v1": [Reader("archive", "archive_streams", takes_back=False)],
+    "streams.input.v1": [Reader("ingest", "ingest", takes_back=True)],
+}
+OF_OUTPUT = replace(LETTER, from_topic="eu.streams.output.v1", agent="counts")
+
+
+def back(letter: DeadLetter, *, running: dict[str, Running] | None = None, again: bool = False) -> Verdict:
+    given = Judge(CLUSTER, {}, prefix="eu.", readers=READERS, running=running or {}, again=again)
+    return given.judge(letter)
+
+
+def test_a_record_that_others_read_too_is_handed_back_to_its_own_agent_alone() -> None:
+    verdict = back(OF_OUTPUT)
+    assert (verdict.outcome, verdict.topic, verdict.partition) == ("goes in", "eu.streams.output.v1", 1)
+    assert (verdict.role, verdict.generation, verdict.others) == ("totals", 1, ())
+    assert (verdict.handover.role, verdict.handover.generation) == ("totals", 1)
+
+
+def test_what_producers_write_is_appended_as_ingest_judges_it_anew() -> None:
+    assert (back(LETTER).outcome, back(LETTER).role) == ("goes in", "")
+
+
+def test_one_whose_agent_is_not_known_or_keeps_its_own_position_is_not_handed_back() -> None:
+    unknown = back(replace(OF_OUTPUT, agent="renamed"))
+    assert (unknown.outcome, "set SLUICEGATE_PIPELINES" in unknown.why) == ("cannot", True)
+    archived = back(replace(LETTER, from_topic="eu.streams.records.v1", agent="archive_streams"))
+    assert (archived.outcome, "its position outside of Kafka" in archived.why) == ("cannot", True)
+    there = judge(to="orders.v1").judge(OF_OUTPUT)
+    assert (there.outcome, there.topic, there.role) == ("goes in", "eu.orders.v1", ""), "as it says"
+
+
+def test_a_record_goes_back_to_the_generation_that_runs_which_may_have_had_it() -> None:
+    live = {"totals": Running("eu.sluicegate.totals.g2", "", 2, 2)}
+    assert back(OF_OUTPUT, running=live).generation == 2
+    assert back(replace(OF_OUTPUT, generation=2), running=live).outcome == "goes in"
+    of_the_first = replace(OF_OUTPUT, generation=1)
+    assert "generation 1 of totals made it; 2 runs" in back(of_the_first, running=live).why
+    assert back(of_the_first, running=live, again=True).outcome == "goes in"
+    built = {"totals": Running("eu.sluicegate.totals", "eu.sluicegate.totals.g2", 1, 2)}
+    assert "totals is rebuilt as eu.sluicegate.totals.g2" in back(of_the_first, running=built).why
 
 
 def test_another_topic_takes_a_record_by_its_key_or_else_by_its_number() -> None:
@@ -89,43 +130,41 @@ def test_clients_and_state_are_shown_nothing_that_was_replayed_past_ingest() -> 
 
 
 @pytest.mark.parametrize(
-    ("role", "topics", "cause", "is_ours", "told"),
+    ("role", "topics", "cause", "told"),
     [
-        ("ingest", [INPUT], "quarantined", True, ["undone, `sluicegate dlq replay --all --cause q"]),
-        ("ingest", [INPUT], "skipped", True, ["v1: `sluicegate dlq replay --all --cause skipped`"]),
-        ("archive", [OUTPUT], "quarantined", True, ["no way back to archive"]),
-        ("totals", [OUTPUT], "quarantined", False, ["undone, `sluicegate reprocess totals --from ear"]),
-        ("totals", [OUTPUT], "skipped", False, ["no way back to totals"]),
-        ("aggregate", [OUTPUT, USAGE_PARTIALS], "skipped", True, ["dlq replay --all", "no way back to a"]),
+        ("ingest", [INPUT], "quarantined", ["undone, `sluicegate dlq replay --all --cause q"]),
+        ("ingest", [INPUT], "skipped", ["v1: `sluicegate dlq replay --all --cause skipped`"]),
+        ("archive", [RECORDS], "quarantined", ["no way back to archive"]),
+        ("totals", [OUTPUT], "quarantined", ["undone, `sluicegate dlq replay --all --cause q"]),
+        ("totals", [OUTPUT, RECORDS], "skipped", ["dlq replay --all", "no way back to totals"]),
     ],
 )  # fmt: skip
 def test_a_replay_is_promised_only_where_one_goes_in(
-    role: str, topics: list[TopicSpec], cause: str, told: list[str], *, is_ours: bool
+    role: str, topics: list[TopicSpec], cause: str, told: list[str]
 ) -> None:
-    said = ways_back(role, [spec.name for spec in topics], cause, is_ours=is_ours)
+    said = ways_back(role, [spec.name for spec in topics], cause, READERS)
     assert len(said) == len(told)
     assert all(part in line for part, line in zip(told, said, strict=True))
     for spec in topics:  # as the replay itself judges
-        letter = replace(LETTER, from_topic=f"eu.{spec.name}", cause=cause)
-        goes = Judge({letter.from_topic: 4}, {}, prefix="eu.").judge(letter).outcome == "goes in"
+        mine = next((one.agent for one in READERS[spec.name] if one.role == role), "")
+        letter = replace(LETTER, from_topic=f"eu.{spec.name}", cause=cause, agent=mine)
+        judged = Judge({letter.from_topic: 4}, {}, prefix="eu.", readers=READERS).judge(letter)
+        goes = judged.outcome == "goes in"
         assert goes == any(spec.name in line and "dlq replay --all" in line for line in said)
 
 
 @pytest.mark.parametrize(
     ("agent", "others"),
     [
-        ("totals", ("bills",)),
-        ("bill", ("totals",)),
+        ("sink", ("bills",)),
         ("gone", ("bills", "totals")),
     ],
 )
 def test_a_record_that_another_role_reads_too_goes_in_only_if_that_is_asked_for(
     agent: str, others: tuple[str, ...]
 ) -> None:
-    readers = {
-        "orders.v1": {"totals": {"totals"}, "bills": {"bill"}},
-        "streams.input.v1": {"ingest": {"ingest"}},
-    }
+    orders = [Reader("totals", "sink", takes_back=False), Reader("bills", "bill", takes_back=True)]
+    readers = READERS | {"orders.v1": orders}
     letter = replace(LETTER, from_topic="eu.orders.v1", agent=agent)
 
     def verdict(letter: DeadLetter, *, to: str | None = None, also_to_others: bool = False) -> Verdict:
@@ -144,21 +183,16 @@ def test_a_record_that_another_role_reads_too_goes_in_only_if_that_is_asked_for(
 
 
 def test_of_two_roles_with_an_agent_of_that_name_both_are_named() -> None:
-    readers = {"orders.v1": {"one": {"same"}, "two": {"same"}}}
+    readers = {"orders.v1": [Reader("one", "same", takes_back=True), Reader("two", "same", takes_back=True)]}
     letter = replace(LETTER, from_topic="eu.orders.v1", agent="same")
     assert Judge(CLUSTER, {}, prefix="eu.", readers=readers).judge(letter).others == ("one", "two")
 
 
 def test_who_reads_a_topic_is_learnt_of_all_roles() -> None:
     readers = readers_of(blueprints(Extension(), KafkaOptions("", "eu.")))
-    assert readers["streams.input.v1"] == {"ingest": {"ingest"}}
-    assert {"aggregate", "account"} <= set(readers["streams.output.v1"])
-
-
-def test_a_way_back_says_who_else_would_have_it() -> None:
-    said = ways_back("totals", ["orders.v1"], "skipped", is_ours=False, shared={"orders.v1": ["bills"]})
-    assert len(said) == 2
-    assert "bills reads orders.v1, too" in said[1]
+    assert readers["streams.input.v1"] == [Reader("ingest", "ingest", takes_back=True)]
+    assert {"aggregate", "account"} <= {one.role for one in readers["streams.output.v1"]}
+    assert not any(one.takes_back for one in readers["streams.records.v1"]), "PostgreSQL has its position"
 
 
 def test_batches_keep_the_order_and_fit_into_a_transaction() -> None:

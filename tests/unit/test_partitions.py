@@ -74,6 +74,6 @@ def test_a_partition_that_is_not_ready_yet_is_behind_since_it_is_ours(tmp_path):
     offset, since_us = first
     assert offset == 5
     assert before_us <= since_us <= time.time_ns() // 1_000
-    parts["unit"].add_scope = lambda *_: None
+    parts["unit"].add_scope = parts["unit"].begin_handbacks = lambda *_: None
     partitions.ready(WHERE)
     assert partitions.opening == {}
