@@ -163,7 +163,7 @@ def judge(seen: Seen, silent_ms: int) -> list[Finding]:
             Finding(
                 "http_1_0",
                 "the proxy asks by HTTP/1.0: a stream that was cut cannot be told from one that ended",
-                'nginx: `proxy_http_version 1.1; proxy_set_header Connection "";`',
+                "nginx: `proxy_http_version 1.1;`, and `Connection` as docs/nginx.md sets it.",
             )
         )
     found += _headers(seen)
