@@ -84,5 +84,5 @@ def accept(
 
 def _behind(loss: Loss, stands: Committed) -> TopicPartition:
     """Return the position behind a loss; what was handed back before is not handed back again."""
-    metadata = None if stands.unit is None else metadata_of(stands.unit, "", stands.handback)
+    metadata = "" if stands.unit is None else metadata_of(stands.unit, "", stands.handback)
     return TopicPartition(loss.topic, loss.partition, loss.last + 1, metadata=metadata)
