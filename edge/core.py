@@ -309,9 +309,7 @@ class EdgeCore:
                 while self.hub.sweep(int(now_s * 1_000)):  # noqa: ASYNC110  # it is the work, not a wait for it
                     await asyncio.sleep(0)
                 self.rejects.sweep(now_s)
-            except (
-                Exception
-            ) as error:  # what is left is swept next time: with no sweep memory would only grow
+            except Exception as error:  # what is left is swept the next time
                 log.exception("sweep_broke", cause=str(error))
 
     # -- read at each scrape ----------------------------------------------------------------------------
