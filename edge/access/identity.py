@@ -8,6 +8,7 @@ from math import inf
 from typing import Final, Literal
 
 from edge.errors import Forbidden
+from schemas.envelope import DEFAULT_TENANT
 
 Scope = Literal["subscribe", "publish", "cancel", "operate"]
 SCOPES: Final[tuple[Scope, ...]] = ("subscribe", "publish", "cancel", "operate")
@@ -143,6 +144,8 @@ class Identity:
 
 def _forbidden(detail: str, claim: str, needed: str) -> Forbidden:
     remedy = f"Ask whoever issues tokens for one whose claim {claim!r} holds {needed}."
+    if (claim, needed) == ("tenants", DEFAULT_TENANT):
+        remedy += f" A request that names no tenant is for {DEFAULT_TENANT!r}: name yours (`tenant`)."
     return Forbidden(detail, remedy=remedy)
 
 

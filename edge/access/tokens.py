@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
 import jwt
+from jwt.exceptions import InvalidJTIError, InvalidSubjectError
 
 from edge.access.identity import SCOPES, Identity, Names
 from edge.errors import Unauthenticated
@@ -30,6 +31,9 @@ _WHY: Final[dict[type[Exception], str]] = {
     jwt.InvalidAudienceError: "the token is for another audience (aud)",
     jwt.InvalidIssuerError: "the token is of another issuer (iss)",
     jwt.MissingRequiredClaimError: "the token lacks a claim that it must have (exp, aud, iss)",
+    jwt.InvalidIssuedAtError: "a time of the token is no number (iat)",
+    InvalidSubjectError: "claim 'sub' must be text",
+    InvalidJTIError: "claim 'jti' must be text",
     jwt.InvalidSignatureError: "the token is not signed by a key that is known here",
 }
 

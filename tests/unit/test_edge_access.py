@@ -69,6 +69,17 @@ def test_an_identity_without_claims_may_do_nothing():
     assert not nobody.lists("t", "s", "job")
 
 
+def test_who_names_no_tenant_is_told_so():
+    acme = Identity(Names(("acme",)), Names(("*",)), Names(("*",)), frozenset(SCOPES))
+    assert "name yours (`tenant`)" in str(refused(acme.may_publish("default", "s", "job")).remedy)
+    assert "name yours" not in str(refused(acme.may_publish("other", "s", "job")).remedy)
+
+
+def refused(judged: Forbidden | None) -> Forbidden:
+    assert judged is not None
+    return judged
+
+
 @pytest.mark.parametrize("missing", ["tenants", "streams", "kinds", "scopes"])
 def test_each_claim_is_needed(missing):
     every = Names(("*",))
@@ -256,6 +267,12 @@ def test_claims_of_a_wrong_shape_are_refused_whoever_signed_them(gate, issuer, c
     with pytest.raises(Unauthenticated) as refused:
         who(gate, token)
     assert refused.value.code in ("token_refused", "token_expired")
+
+
+@pytest.mark.parametrize("claim", ["sub", "jti", "iat"])
+def test_a_claim_that_the_library_refuses_is_named(gate, issuer, claim):
+    with pytest.raises(Unauthenticated, match=claim):
+        who(gate, issuer.token(**{claim: ["x"]}))
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
