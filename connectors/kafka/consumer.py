@@ -38,7 +38,6 @@ T = TypeVar("T")
 
 _SEEK_TRIES, _SEEK_PAUSE_S = 200, 0.01
 _DECODE_PAUSE_S, _FULL_WAIT_S = 1.0, 0.002
-_GROUP_S = 0.02  # the group is not asked sooner again: a unit of a generation that is gone is done again
 _HELD_S, _HELD_PAUSE_S = 90.0, 1.0  # twice the session of a member that was killed, by Kafka's default
 _TWIN_S = 10.0  # two with one identity fence each other within seconds; a session alone takes 6 s to time out
 
@@ -91,7 +90,6 @@ class PollThread(threading.Thread):
         self._handover = HandOver(options.handover_records_max, options.handover_bytes_max)
         self._retry_at = 0.0
         self._gathers_until = 0.0
-        self._ask_at = 0.0
         self.flooded = False
         """The last fetch brought a flood: the next one will soon bring more. For any thread to read."""
         self._away_at = -OUTAGE_S
@@ -211,7 +209,9 @@ class PollThread(threading.Thread):
             return
         timeout_s = 0.02 if self._handover.pauses or self._undecoded else 0.1
         first = self._consumer.poll(timeout_s if self._commands.none_wait else 0)
-        self._follow_group()
+        # Also when nothing comes: a rebalance that moves no partition of ours calls nobody, and changes it;
+        # so does a heartbeat under KIP-848. It takes 19 us, where a full chunk takes milliseconds.
+        self.group_metadata = self._consumer.consumer_group_metadata()
         if first is None:
             self.flooded = False
             return
@@ -227,17 +227,6 @@ class PollThread(threading.Thread):
             pieces = Records(source, run).pieces(self._options.chunk_bytes_max)
             self._undecoded.extend((epoch, piece) for piece in pieces)
         self._decode_waiting()
-
-    def _follow_group(self) -> None:
-        """See which generation this member is of: a rebalance that moves no partition of ours calls nobody.
-
-        Nor does a heartbeat under KIP-848. A thread of librdkafka's answers, and on busy cores all of Python
-        waits until that is scheduled: so not after each fetch, as events trickle in.
-        """
-        now = time.monotonic()
-        if now >= self._ask_at:
-            self._ask_at = now + _GROUP_S
-            self.group_metadata = self._consumer.consumer_group_metadata()
 
     def _runs(self, messages: Sequence[Message]) -> Iterator[tuple[SourcePartition, list[Message]]]:
         """Give the messages that are wanted by partition, in offset order."""

@@ -309,16 +309,3 @@ def test_an_end_that_is_not_known_yet_takes_no_partition_back_to_what_was_handle
     thread._stop_at(SOURCE, 0)
 
     assert thread._expected[SOURCE] == 50
-
-
-def test_the_group_is_asked_again_after_some_time_and_not_after_each_fetch(monkeypatch):
-    generations = iter(range(10))
-    thread = poll_thread(Listener())
-    thread._consumer = SimpleNamespace(consumer_group_metadata=lambda: next(generations))
-    monkeypatch.setattr(module, "_GROUP_S", 60.0)
-    thread._follow_group()
-    thread._follow_group()
-    assert thread.group_metadata == 0, "just asked"
-    thread._ask_at -= 60.0
-    thread._follow_group()
-    assert thread.group_metadata == 1
