@@ -7,7 +7,9 @@ its record: the letter is read, its bytes are decoded as what is fetched would b
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_right
 from contextlib import suppress
+from operator import attrgetter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import structlog
@@ -15,6 +17,7 @@ import structlog
 from connectors.kafka.chunk import SourcePartition
 from connectors.kafka.deadletters import DeadLetterReader
 from connectors.kafka.handbacks import HandBack, handed_back
+from connectors.kafka.ports import Backoff
 from connectors.kafka.tailer import Followed, Tailer
 from connectors.threads import DaemonExecutor
 from schemas.errors import SluicegateError, WireError
@@ -34,7 +37,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-_AT_ONCE_MAX: Final = 100  # of a partition in memory: a letter may have a megabyte
+_AT_ONCE_MAX: Final = 16  # of a partition in memory: a letter may have a megabyte
 _LOOK_S, _MORE_S = 0.5, 0.02
 _JOIN_S: Final = 2.0
 
@@ -75,6 +78,8 @@ class Orders:
     async def stop(self) -> None:
         """Follow no more."""
         if self._thread is not None:
+            if self._reader is not None:
+                self._thread.submit(self._reader.close)
             self._thread.shutdown()
         if self._tailer is not None:
             self._tailer.stop()
@@ -85,29 +90,34 @@ class Orders:
     ) -> None:
         """Bring each order of an open partition to its agent, until cancelled; ``sources`` are by topic."""
         loop = asyncio.get_running_loop()
+        failures, backoff = 0, Backoff()
         while True:
-            found = self._due(coordinator)
-            for source, orders in found.items():
-                self._thread = self._thread or DaemonExecutor(1, "hand-back")
-                try:
+            self._told.clear()
+            try:
+                for source, after, orders in self._due(coordinator):
+                    self._thread = self._thread or DaemonExecutor(1, "hand-back")
                     chunker = sources[source.topic].chunker
                     loaded = await loop.run_in_executor(self._thread, self._load, chunker, orders, guard)
-                except SluicegateError as error:
-                    log.warning("records are handed back later", source=source, cause=str(error))
-                    found = {}
-                    break
-                coordinator.handbacks.take(source, loaded)
-            self._told.clear()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._told.wait(), _MORE_S if found else _LOOK_S)
+                    coordinator.handbacks.take(source, after, loaded)
+            except SluicegateError as error:
+                failures += 1
+                log.warning("records are handed back later", role=self._role, cause=str(error))
+                await asyncio.sleep(backoff.seconds(failures))
+            else:
+                failures = 0
+                with suppress(TimeoutError):
+                    pause_s = _MORE_S if coordinator.handbacks.under_way else _LOOK_S
+                    await asyncio.wait_for(self._told.wait(), pause_s)
 
-    def _due(self, coordinator: Coordinator) -> dict[SourcePartition, list[Order]]:
-        """Return what comes next of each partition that is open and has nothing of it before its agent."""
-        due = {}
+    def _due(self, coordinator: Coordinator) -> list[tuple[SourcePartition, int, list[Order]]]:
+        """Return what comes next of each open partition that has none in hand, and behind which number."""
+        due = []
         for source, orders in self._orders.items():
-            last = coordinator.handbacks.last(source) if source in coordinator.assignment else None
-            if last is not None and (left := [order for order in orders if order.number > last]):
-                due[source] = left[:_AT_ONCE_MAX]
+            after = coordinator.handbacks.last(source) if source in coordinator.assignment else None
+            if after is not None:
+                begin = bisect_right(orders, after, key=attrgetter("number"))
+                if found := orders[begin : begin + _AT_ONCE_MAX]:
+                    due.append((source, after, found))
         return due
 
     def _load(self, chunker: Chunker, orders: Sequence[Order], guard: DecodeGuard) -> list[HandBack]:

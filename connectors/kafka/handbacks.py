@@ -66,9 +66,13 @@ class HandBacks:
         self._waiting: dict[SourcePartition, deque[HandBack]] = {}
         self._given: set[SourcePartition] = set()  # one of them is in the backlog, or in an agent's hands
 
-    def take(self, source: SourcePartition, found: Iterable[HandBack]) -> None:
-        """Take what is to be handed back to a partition next, in the order of the numbers, if it is open."""
-        if source in self._committed:
+    def take(self, source: SourcePartition, after: int, found: Iterable[HandBack]) -> None:
+        """Take what is to be handed back to a partition next, in the order of the numbers.
+
+        It was looked for behind the number ``after``. Where the partition goes on behind another by now, as a
+        unit was aborted, or is not open any more, it is not taken: one before it would be passed over.
+        """
+        if self.last(source) == after and source in self._committed:
             self._waiting.setdefault(source, deque()).extend(found)
             self._on_taken()
 
@@ -78,9 +82,14 @@ class HandBacks:
             return None
         return self._unit.handbacks.get(source)
 
+    @property
+    def under_way(self) -> bool:
+        """Whether any waits for its agent, or is in its hands."""
+        return bool(self._given) or any(self._waiting.values())
+
     def bring(self, topic: str, shut: Container[SourcePartition]) -> None:
         """Put the next ones of a topic before all that waits of their partitions; no agent has any of it."""
-        for source, waiting in self._waiting.items():
+        for source, waiting in list(self._waiting.items()):
             if source.topic != topic or source in self._given or source in shut:
                 continue
             position = self._unit.positions.get(source, self._committed.get(source))

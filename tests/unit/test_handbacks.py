@@ -13,7 +13,7 @@ from connectors.kafka.inflight import InFlight
 from connectors.kafka.ports import Backoff
 from connectors.kafka.positions import metadata_of, read_metadata
 from schemas.record import Record
-from tests.unit.test_coordinator import SOURCE, TOPIC, coordinator, until
+from tests.unit.test_coordinator import SOURCE, TOPIC, Gate, coordinator, until
 
 pytestmark = pytest.mark.timeout(20)
 
@@ -43,7 +43,7 @@ def test_one_is_handled_between_two_records_and_its_number_commits_beside_a_posi
     async def scenario():
         async with coordinator() as bench:
             await at(bench, 5)
-            bench.coordinator.handbacks.take(SOURCE, [order(7, 2)])
+            bench.coordinator.handbacks.take(SOURCE, -1, [order(7, 2)])
             lease = await bench.work()
             assert [record.offset for record, _ in lease.chunk.items] == [2]
             bench.coordinator.done(TOPIC)
@@ -62,7 +62,7 @@ def test_it_comes_before_what_waits_and_is_joined_with_nothing():
     async def scenario():
         async with coordinator() as bench:
             await at(bench, 5)
-            bench.coordinator.handbacks.take(SOURCE, [order(1, 2), order(2, 3)])
+            bench.coordinator.handbacks.take(SOURCE, -1, [order(1, 2), order(2, 3)])
             bench.deliver(5, 6)
             bench.deliver(6, 7)
             given = []
@@ -82,7 +82,7 @@ def test_one_whose_unit_is_aborted_is_not_had_and_is_found_again():
         async with coordinator(backoff=Backoff(1)) as bench:
             await at(bench, 5)
             bench.transaction.fails = "commit"
-            bench.coordinator.handbacks.take(SOURCE, [order(7, 2), order(8, 3)])
+            bench.coordinator.handbacks.take(SOURCE, -1, [order(7, 2), order(8, 3)])
             await bench.work()
             bench.coordinator.done(TOPIC)
             await until(lambda: bench.poller.rewinds)
@@ -93,11 +93,37 @@ def test_one_whose_unit_is_aborted_is_not_had_and_is_found_again():
     asyncio.run(scenario())
 
 
+def test_what_was_looked_for_behind_one_that_is_not_had_after_all_is_not_taken():
+    async def scenario():
+        gate = Gate()
+        async with coordinator(gate, backoff=Backoff(1)) as bench:
+            await at(bench, 5)
+            gate.at, gate.fails = "commit", "commit"
+            handbacks = bench.coordinator.handbacks
+            handbacks.take(SOURCE, -1, [order(7, 2)])
+            await bench.work()
+            bench.coordinator.done(TOPIC)
+            await until(gate.reached.is_set)
+            assert handbacks.last(SOURCE) == 7, "who looks now looks behind it"
+            gate.let_on.set()
+            await until(lambda: bench.poller.rewinds)
+            handbacks.take(SOURCE, 7, [order(8, 3)])
+            assert not handbacks.under_way, "the one before it would be passed over"
+            gate.at = gate.fails = ""
+            handbacks.take(SOURCE, -1, [order(7, 2), order(8, 3)])
+            for _ in range(2):
+                await bench.work()
+                bench.coordinator.done(TOPIC)
+            await until(lambda: stands(bench) == (5, 8))
+
+    asyncio.run(scenario())
+
+
 def test_one_that_fails_again_is_a_letter_again_and_its_partition_never_stands_still_at_it():
     async def scenario():
         async with coordinator(policy="stop-partition", attempts_max=2, backoff=Backoff(1)) as bench:
             await at(bench, 5)
-            bench.coordinator.handbacks.take(SOURCE, [order(7, 2)])
+            bench.coordinator.handbacks.take(SOURCE, -1, [order(7, 2)])
             for _ in range(2):
                 await bench.work()
                 bench.coordinator.failed(TOPIC, ValueError("still broken"))
@@ -115,7 +141,7 @@ def test_one_whose_letter_is_gone_is_passed_over():
             await at(bench, 5)
             waiting = asyncio.create_task(bench.coordinator.take(TOPIC))
             await asyncio.sleep(0)
-            bench.coordinator.handbacks.take(SOURCE, [HandBack(3, None)])
+            bench.coordinator.handbacks.take(SOURCE, -1, [HandBack(3, None)])
             await until(lambda: len(bench.committed) == 2)
             assert stands(bench) == (5, 3)
             waiting.cancel()
@@ -131,7 +157,7 @@ def test_a_partition_that_is_paused_or_gone_has_none():
             await asyncio.sleep(0)
             bench.coordinator.pauses.wanted = lambda _source: True
             bench.coordinator.follow_pauses()
-            bench.coordinator.handbacks.take(SOURCE, [order(7, 2)])
+            bench.coordinator.handbacks.take(SOURCE, -1, [order(7, 2)])
             await asyncio.sleep(0.02)
             assert not waiting.done()
             bench.coordinator.pauses.wanted = lambda _source: False
@@ -140,7 +166,7 @@ def test_a_partition_that_is_paused_or_gone_has_none():
             lease = await waiting
             assert lease.chunk.handback == 7
             await asyncio.wrap_future(bench.coordinator.revoked([SOURCE], lost=True))
-            bench.coordinator.handbacks.take(SOURCE, [order(7, 2)])
+            bench.coordinator.handbacks.take(SOURCE, -1, [order(7, 2)])
             assert not bench.coordinator.handbacks._waiting
 
     asyncio.run(scenario())
@@ -153,7 +179,7 @@ def test_what_judges_records_is_asked_of_those_that_are_handed_back_too():
             bench.coordinator.handout.judges = lambda chunk: (
                 (lambda _record: SetAside("quarantined", "by ann")) if chunk.handback >= 0 else None
             )
-            bench.coordinator.handbacks.take(SOURCE, [order(7, 2)])
+            bench.coordinator.handbacks.take(SOURCE, -1, [order(7, 2)])
             lease = await bench.coordinator.take(TOPIC)
             assert isinstance(lease.chunk.items[0][1], SetAside)
             assert (lease.chunk.handback, lease.chunk.has_asides, lease.strict) == (7, True, False)
@@ -167,7 +193,7 @@ def test_one_with_which_the_process_ends_again_and_again_is_given_up_and_no_othe
         async with coordinator(in_flight=notes, backoff=Backoff(1)) as bench:
             await bench.assign()
             bench.unit.begin_handbacks(SOURCE, 6)
-            bench.coordinator.handbacks.take(SOURCE, [order(7, 2)])
+            bench.coordinator.handbacks.take(SOURCE, 6, [order(7, 2)])
             lease = await bench.coordinator.take(TOPIC)
             lease.begin()
             item = lease.chunk.items[0][1]
