@@ -162,6 +162,7 @@ def test_each_role_does_its_work_with_what_topics_acls_prints_and_nothing_more(
         assert out
     code, out, err = operator.run("dlq", "list", "--json")
     assert (code, out.count(topic_prefix)) == (0, 2), err  # the stray one and the unreadable one
+    handed_back(responder, operator, url, f"{topic_prefix}back")
     contents = LLM_CONTENTS.named(topic_prefix)
     assert attempts(operator)["contents_refused"] is None
     for row in rows:
@@ -176,6 +177,29 @@ def test_each_role_does_its_work_with_what_topics_acls_prints_and_nothing_more(
         process.terminate()
         assert process.wait(40) == 0, said(line)
         assert "authorization failed" not in said(line).lower()
+
+
+def handed_back(responder: CommandLine, operator: CommandLine, url: str, stream: str) -> None:
+    """What a role set aside of the output, which it may not write, is handed back to it by who may act."""
+    words = ("quarantine", "aggregate", f"default/{stream}", "--reason", "a test of ACLs", "--yes")
+    code, _, err = responder.run(*words)
+    assert code == 0, err
+    publish(f"{url}/v1/streams/{stream}/events?kind=log&wait=committed")
+
+    def letters() -> list[dict[str, Any]]:
+        found = orjson.loads(operator.run("dlq", "list", "--json")[1])["dead_letters"]
+        return [one for one in found if one["cause"] == "quarantined"]
+
+    operator.until(lambda: len(letters()) == 4, "all of the stream is set aside")
+    assert responder.run(*words, "--undo")[0] == 0
+    code, out, err = responder.run("dlq", "replay", "--all", "--cause", "quarantined", "--yes")
+    assert (code, out.count("handed back to aggregate")) == (0, 4), err
+    for letter in letters():
+        shown = ("dlq", "show", letter["id"], "--json")
+        operator.until(
+            lambda shown=shown: orjson.loads(operator.run(*shown)[1])["replay"]["state"] == "handled",
+            "its agent has had it",
+        )
 
 
 def publish(url: str, events: list[dict[str, Any]] | None = None, status: int = 202) -> None:
