@@ -28,9 +28,8 @@ _OUTSIDE: Final = (
     "its agent keeps its position outside of Kafka, and a topic with a single writer takes nothing again; "
     "`dlq show` has the bytes while letters are kept"
 )
-_NO_READER: Final = (
-    "is known by no role here to be read by an agent of that name; set SLUICEGATE_PIPELINES to where it is, "
-    "or `--to` a topic that it may be appended to"
+_ELSEWHERE: Final = (
+    "set SLUICEGATE_PIPELINES to where its agent is, or `--to` a topic that it may be appended to"
 )
 _ALL_THE_SAME: Final = "--also-to-others appends it all the same"
 
@@ -172,8 +171,11 @@ class Judge:
         if not letter.value:
             return "its record had no value"
         if self._has_single_writer(topic) and not handed_back:
-            is_known = any(reader.agent == letter.agent for reader in self._read_by(topic))
-            return _OUTSIDE if is_known else f"{topic} {_NO_READER}"
+            mine = [reader.role for reader in self._read_by(topic) if reader.agent == letter.agent]
+            if len(mine) == 1:
+                return _OUTSIDE
+            whose = f"roles {', '.join(mine)} each have" if mine else "no role that is known here has"
+            return f"{whose} an agent {letter.agent!r} that reads {topic}; {_ELSEWHERE}"
         problem = None if topic in self._partitions else f"there is no topic {topic}"
         if problem is None and self._to is None and letter.from_partition >= self._partitions[topic]:
             problem = f"{topic} has no partition {letter.from_partition}"

@@ -40,6 +40,7 @@ log = structlog.get_logger(__name__)
 _AT_ONCE_MAX: Final = 16  # of a partition in memory: a letter may have a megabyte
 _LOOK_S, _MORE_S = 0.5, 0.02
 _JOIN_S: Final = 2.0
+_ASKS_MS: Final = 500  # few roles ever have an order, and each asks
 
 
 class Order(NamedTuple):
@@ -72,7 +73,8 @@ class Orders:
     def start(self) -> None:
         """Begin to follow; nothing is waited for."""
         followed = [Followed(DEAD_REPLAYS.named(self._kafka.topic_prefix), -1)]
-        self._tailer = Tailer(self._kafka, followed, self.decode, self, asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        self._tailer = Tailer(self._kafka, followed, self.decode, self, loop, asks_ms=_ASKS_MS)
         self._tailer.start()
 
     async def stop(self) -> None:

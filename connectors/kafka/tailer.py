@@ -88,7 +88,10 @@ class Tailer(threading.Thread, Generic[T]):
         decode: Callable[[Sequence[Record]], T],
         listener: TailListener[T],
         loop: asyncio.AbstractEventLoop,
+        *,
+        asks_ms: int = 100,
     ) -> None:
+        """``asks_ms``: how often a broker that has nothing is asked again."""
         super().__init__(name="kafka-tail", daemon=True)
         self._servers = kafka.bootstrap_servers
         self._said = kafka.said
@@ -101,7 +104,7 @@ class Tailer(threading.Thread, Generic[T]):
             "enable.partition.eof": True,
             # A position that is not in the log is never guessed in silence.
             "auto.offset.reset": "error",
-            "fetch.wait.max.ms": 100,
+            "fetch.wait.max.ms": asks_ms,
             "fetch.error.backoff.ms": 100,
             "queued.max.messages.kbytes": 16 * 1024,
             "statistics.interval.ms": _STATE_MS,

@@ -53,7 +53,7 @@ def test_a_letter_of_a_topic_that_was_made_anew_is_another_one() -> None:
         ({"cause": NOT_A_LETTER}, "somebody else wrote it"),
         ({"from_topic": "eu.gone.v1"}, "there is no topic eu.gone.v1"),
         ({"from_topic": "eu.orders.v1", "from_partition": 3}, "has no partition 3"),
-        ({"from_topic": "eu.streams.output.v1"}, "by no role here"),
+        ({"from_topic": "eu.streams.output.v1"}, "no role that is known here has"),
     ],
 )
 def test_what_cannot_go_in_says_why(change: dict[str, object], why: str) -> None:
@@ -94,6 +94,9 @@ def test_one_whose_agent_is_not_known_or_keeps_its_own_position_is_not_handed_ba
     assert (unknown.outcome, "set SLUICEGATE_PIPELINES" in unknown.why) == ("cannot", True)
     archived = back(replace(LETTER, from_topic="eu.streams.records.v1", agent="archive_streams"))
     assert (archived.outcome, "its position outside of Kafka" in archived.why) == ("cannot", True)
+    two = {"streams.output.v1": [Reader(role, "counts", takes_back=True) for role in ("a", "b")]}
+    either = Judge(CLUSTER, {}, prefix="eu.", readers=two).judge(OF_OUTPUT)
+    assert (either.outcome, "roles a, b each have an agent 'counts'" in either.why) == ("cannot", True)
     there = judge(to="orders.v1").judge(OF_OUTPUT)
     assert (there.outcome, there.topic, there.role) == ("goes in", "eu.orders.v1", ""), "as it says"
 
