@@ -155,7 +155,7 @@ def commits_go_back(app: RoleApp, partition: int) -> None:
     send = transaction.send_offsets
     reached, done = 0, False
 
-    def planted(positions: Mapping[Any, int], unit: int, notes: Mapping[Any, str]) -> None:
+    def planted(positions: Mapping[Any, int], *what_else: Any) -> None:
         nonlocal reached, done
         sent = dict(positions)
         for source, offset in positions.items():
@@ -164,7 +164,7 @@ def commits_go_back(app: RoleApp, partition: int) -> None:
                     sent[source], done = reached - 1, True
                     log.warning("planted", plant="commits_go_back")
                 reached = offset
-        send(sent, unit, notes)
+        send(sent, *what_else)
 
     transaction.send_offsets = planted  # type: ignore[method-assign]
 
