@@ -51,10 +51,6 @@ def register(app, tools, options):
         if "{takes}" == "events":
             async for event in stream:
                 handle(stream.scope, event.event_id, event.key)
-        elif "{takes}" == "batches":
-            async for batch in stream.batches():
-                for record, event in batch.items:
-                    handle(batch.scope, event.event_id, event.key)
         else:
             async for batch in stream.record_batches():
                 rows = zip(batch.records, batch.columns["event_id"].to_pylist())
@@ -106,7 +102,7 @@ def user(tmp_path, stack: Addresses, kafka_options, registry, topics) -> Iterato
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("takes", ["events", "batches", "columns"])
+@pytest.mark.parametrize("takes", ["events", "columns"])
 def test_what_one_of_two_readers_could_not_handle_is_its_alone_once_however_often_it_is_asked_for(
     user: User, takes: str
 ) -> None:
