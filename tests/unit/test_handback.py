@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 
 from connectors.kafka.deadletters import NOT_A_LETTER, DeadLetter
 from connectors.kafka.options import KafkaOptions
 from connectors.kafka.replays import BATCH_RECORDS_MAX
+from ops.commands.asides import _tell_ways_back
 from ops.deployed import Running
 from ops.errors import Misused
 from ops.handback import Judge, Reader, Verdict, in_batches, readers_of, ways_back
@@ -16,6 +18,9 @@ from pipelines.blueprint import blueprints
 from pipelines.extension import Extension
 from schemas.letters import cut_note, is_cut
 from schemas.topics import INPUT, OUTPUT, RECORDS, TAKES_AGAIN, TOPICS, TopicSpec
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 LETTER = DeadLetter(
     partition=1, offset=7, from_topic="eu.streams.input.v1", from_partition=1, from_offset=40, key=b"k",
@@ -215,3 +220,18 @@ def test_a_letter_whose_bytes_were_cut_is_known_by_its_detail() -> None:
     assert is_cut(cut_note(5, 3_000_000) + "what the error said")
     assert is_cut(cut_note(5, 3_000_000, "7 headers") + "what the error said")
     assert not is_cut("cut off in mid-air")
+
+
+@pytest.mark.parametrize("role", ["ingest", "totals"])
+def test_the_way_back_is_told_also_beside_a_module_that_is_broken_just_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], role: str
+) -> None:
+    (tmp_path / "totals.py").write_text("def register(app, tools, options):\n    raise KeyError('lost')\n")
+    monkeypatch.setenv("SLUICEGATE_PIPELINES", str(tmp_path))
+    monkeypatch.setenv("SLUICEGATE_KAFKA__BOOTSTRAP_SERVERS", "127.0.0.1:1")
+    monkeypatch.setenv("SLUICEGATE_REGISTRY__URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("SLUICEGATE_POSTGRES__DSN", "postgresql://127.0.0.1:1/x")
+    _tell_ways_back(role, {INPUT.name}, "skipped")
+    said = capsys.readouterr().err
+    assert "totals.py" in said
+    assert ("dlq replay --all --cause skipped" in said) == (role == "ingest")
