@@ -1,4 +1,7 @@
-"""A Kafka that lets nobody in unproven: passwords over TLS, client certificates, ACLs of least privilege."""
+"""A Kafka that lets nobody in unproven: passwords over TLS, client certificates, ACLs of least privilege.
+
+One file, as all of it shares one secured broker, which is started for it alone.
+"""
 
 from __future__ import annotations
 
