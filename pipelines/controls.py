@@ -14,7 +14,7 @@ import structlog
 from connectors.kafka.aside import SetAside
 from connectors.kafka.committed import CommittedReader
 from connectors.kafka.errors import KafkaUnavailable
-from connectors.kafka.tailer import Followed, Tailer
+from connectors.kafka.tailer import RARELY_MS, Followed, Tailer
 from schemas.controls import PAUSE, QUARANTINE, SKIP, AnyTarget, KeyTarget, RecordTarget, Target, target_of
 from schemas.errors import WireError
 from schemas.topics import CONTROLS
@@ -62,9 +62,8 @@ class Controls:
         """
         self._on_change = on_change
         there = await asyncio.to_thread(self._is_there)
-        self._tailer = Tailer(
-            self._kafka, [Followed(self._topic, -1)], self.decode, self, asyncio.get_running_loop()
-        )
+        followed, loop = [Followed(self._topic, -1)], asyncio.get_running_loop()
+        self._tailer = Tailer(self._kafka, followed, self.decode, self, loop, asks_ms=RARELY_MS)
         self._tailer.start()
         if not there:
             log.warning(

@@ -18,7 +18,7 @@ from connectors.kafka.chunk import SourcePartition
 from connectors.kafka.deadletters import DeadLetterReader
 from connectors.kafka.handbacks import HandBack, handed_back
 from connectors.kafka.ports import Backoff
-from connectors.kafka.tailer import Followed, Tailer
+from connectors.kafka.tailer import RARELY_MS, Followed, Tailer
 from connectors.threads import DaemonExecutor
 from schemas.errors import SluicegateError, WireError
 from schemas.topics import DEAD_LETTERS, DEAD_REPLAYS
@@ -40,7 +40,6 @@ log = structlog.get_logger(__name__)
 _AT_ONCE_MAX: Final = 16  # of a partition in memory: a letter may have a megabyte
 _LOOK_S, _MORE_S = 0.5, 0.02
 _JOIN_S: Final = 2.0
-_ASKS_MS: Final = 500  # few roles ever have an order, and each asks
 
 
 class Order(NamedTuple):
@@ -74,7 +73,7 @@ class Orders:
         """Begin to follow; nothing is waited for."""
         followed = [Followed(DEAD_REPLAYS.named(self._kafka.topic_prefix), -1)]
         loop = asyncio.get_running_loop()
-        self._tailer = Tailer(self._kafka, followed, self.decode, self, loop, asks_ms=_ASKS_MS)
+        self._tailer = Tailer(self._kafka, followed, self.decode, self, loop, asks_ms=RARELY_MS)
         self._tailer.start()
 
     async def stop(self) -> None:

@@ -34,6 +34,8 @@ Place = tuple[str, int]
 _BATCH_RECORDS_MAX = 1_000
 _BATCHES_OUTSTANDING_MAX = 4
 """Batches that the loop has not handled: then the thread waits, and librdkafka's own bounded queue fills."""
+RARELY_MS = 500
+"""How often a broker is asked for what people do by hand."""
 _STATE_MS = 1_000
 _PAUSE_S = 1.0
 _SETTLES_S = 15.0
@@ -91,7 +93,11 @@ class Tailer(threading.Thread, Generic[T]):
         *,
         asks_ms: int = 100,
     ) -> None:
-        """``asks_ms``: how often a broker that has nothing is asked again."""
+        """``asks_ms``: how often a broker that has nothing is asked again, which costs it.
+
+        What comes is answered at once however long that is; that a partition was read to its end is known so
+        much later where a transaction's marker is the last that stands in it.
+        """
         super().__init__(name="kafka-tail", daemon=True)
         self._servers = kafka.bootstrap_servers
         self._said = kafka.said
@@ -121,6 +127,8 @@ class Tailer(threading.Thread, Generic[T]):
         self._problem = ""
         self._positions: dict[Place, int] = {}
         """What is read next; a consumer that is made anew goes on from there."""
+        self._ends: dict[Place, int] = {}
+        """Where partitions ended when they were looked at, of those that were not read as far yet."""
 
     def stop(self) -> None:
         """Have the thread end; ``join`` waits for it."""
@@ -171,6 +179,7 @@ class Tailer(threading.Thread, Generic[T]):
                         start = max(start, self._offset_at(consumer, place, followed.since_ms, stable))
                     state.behind[place] = stable - start
                     state.low_offsets[place], state.end_offsets[place] = low, stable
+                    self._ends[place] = stable
                 positions[place] = start
                 starts.append(TopicPartition(followed.topic, partition, start))
         consumer.assign(starts)
@@ -224,7 +233,7 @@ class Tailer(threading.Thread, Generic[T]):
         if messages:
             self._hand_over(records, positions)
         for place in ends:
-            self._loop.call_soon_threadsafe(self._listener.tail_caught_up, place)
+            self._caught_up(place)
 
     def _hand_over(self, records: Sequence[Record], positions: Mapping[Place, int]) -> None:
         while not self._stopping.is_set():
@@ -241,6 +250,13 @@ class Tailer(threading.Thread, Generic[T]):
         if not self._stopping.is_set():
             self._positions.update(positions)
             self._loop.call_soon_threadsafe(self._take, batch, positions)
+            reached = [place for place, end in self._ends.items() if self._positions.get(place, -1) >= end]
+            for place in reached:
+                self._caught_up(place)
+
+    def _caught_up(self, place: Place) -> None:
+        self._ends.pop(place, None)
+        self._loop.call_soon_threadsafe(self._listener.tail_caught_up, place)
 
     def _take(self, batch: T, positions: Mapping[Place, int]) -> None:
         try:
