@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import orjson
 
 from ops.errors import EdgeUnreachable, Refused
-from ops.redaction import redacted
+from schemas.redaction import redacted
 
 if TYPE_CHECKING:
     import httpx2 as httpx

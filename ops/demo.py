@@ -29,8 +29,8 @@ from ops.commands.execute import default_stream_id
 from ops.commands.tail import follow
 from ops.errors import StageFailed, Unreachable
 from ops.invitation import invitation
-from ops.redaction import redacted
 from ops.signals import on_stop_signals
+from schemas.redaction import redacted
 
 if TYPE_CHECKING:
     import signal

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import psutil
 
 from ops.addresses import console_page
-from ops.redaction import redacted
 from schemas.envelope import DEFAULT_TENANT
+from schemas.redaction import redacted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

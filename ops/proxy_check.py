@@ -12,8 +12,8 @@ import httpx2 as httpx
 
 from edge.selftest import FRAMES
 from ops.errors import EdgeUnreachable, Misused
-from ops.redaction import redacted
 from ops.settings import is_base_url
+from schemas.redaction import redacted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import structlog
 
+from schemas.redaction import redacted
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -57,8 +59,8 @@ class Standstill:
 
     @property
     def note(self) -> str:
-        """Why, in a line that fits beside a committed offset."""
-        return f"{self.cause}: {self.detail}"[:_NOTE_CHARACTERS_MAX]
+        """Why, in a line that fits beside a committed offset, and may be read by who may read of a group."""
+        return redacted(f"{self.cause}: {self.detail}")[:_NOTE_CHARACTERS_MAX]
 
 
 class Isolation:

@@ -153,8 +153,9 @@ def _reader() -> Iterator[tuple[DeadLetterReader, WireCodec, KafkaOptions]]:
 
 
 def _facts(letter: DeadLetter) -> dict[str, object]:
-    from ops.redaction import escaped, redacted
+    from ops.redaction import escaped
     from schemas.published import time_text
+    from schemas.redaction import redacted
 
     return {
         "id": letter.id,
@@ -194,7 +195,8 @@ def _replay_of(letter: DeadLetter, kafka: KafkaOptions, codec: WireCodec) -> dic
 
 def _shown(headers: Headers, *, raw: bool) -> list[tuple[str, str | None]]:
     """Names and values as they may be shown: the first ones escaped, or all with values in hexadecimal."""
-    from ops.redaction import escaped, redacted
+    from ops.redaction import escaped
+    from schemas.redaction import redacted
 
     shown: list[tuple[str, str | None]] = []
     for name, value in headers if raw else headers[:_HEADERS_MAX]:

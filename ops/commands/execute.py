@@ -79,9 +79,9 @@ def exec_command(
     from ops.client import EdgeClient
     from ops.errors import exit_code_of
     from ops.execution.run import ExecutionOptions
-    from ops.redaction import redacted
     from ops.settings import Settings
     from schemas.errors import SluicegateError
+    from schemas.redaction import redacted
 
     if not command:
         console.fail("no command to run", "put it behind two dashes: sluicegate exec -- make -j4")

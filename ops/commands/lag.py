@@ -155,7 +155,8 @@ def _paused(kafka: KafkaOptions, groups: Sequence[str], known: Mapping[str, str]
 
 def _warn_of_standstills(found: Sequence[GroupLag]) -> None:
     from ops import console
-    from ops.redaction import escaped, redacted
+    from ops.redaction import escaped
+    from schemas.redaction import redacted
 
     for one in found:
         for part in one.partitions:

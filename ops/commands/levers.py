@@ -170,7 +170,8 @@ def _held(held: Held, stands: Mapping[str, Sequence[PartitionLag]]) -> dict[str,
 
 
 def _standstills(role: str, partitions: Sequence[PartitionLag]) -> Iterator[dict[str, object]]:
-    from ops.redaction import escaped, redacted
+    from ops.redaction import escaped
+    from schemas.redaction import redacted
 
     for part in partitions:
         if part.standstill:

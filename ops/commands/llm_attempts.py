@@ -100,7 +100,8 @@ def _show(attempts: Sequence[Attempt]) -> None:
 
 def _lines(attempt: Attempt, times: dict[str, float | None]) -> list[str]:
     from ops.llm_figures import duration
-    from ops.redaction import escaped, redacted
+    from ops.redaction import escaped
+    from schemas.redaction import redacted
 
     def shown(text: str) -> str:
         return escaped(redacted(text).encode(), _CHARACTERS_MAX)

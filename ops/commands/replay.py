@@ -108,8 +108,8 @@ def _replay(
     from ops.client import EdgeClient
     from ops.commands.execute import default_stream_id
     from ops.player import Player
-    from ops.redaction import redacted
     from ops.settings import Settings
+    from schemas.redaction import redacted
 
     recording = _checked(source, name)
     header = recording.header

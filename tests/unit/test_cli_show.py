@@ -12,8 +12,9 @@ from connectors.kafka.deadletters import DeadLetter
 from ops import console as consoles
 from ops.commands.dlq import _facts
 from ops.naming import stream_named
-from ops.redaction import escaped, hex_dump, redacted
+from ops.redaction import escaped, hex_dump
 from ops.rendering import Renderer
+from schemas.redaction import redacted
 
 
 def rendered(*events: dict[str, object], terminal: bool = False) -> str:
