@@ -249,7 +249,7 @@ class StagedWrites(RuleBasedStateMachine):
         super().__init__()
         self.backend = MemoryBackend()
         self.view = StagedView(self.backend)
-        self.model = {}
+        self.model, self.committed = {}, {}
         self.saved = []
 
     @rule(key=KEYS, value=VALUES)
@@ -289,7 +289,27 @@ class StagedWrites(RuleBasedStateMachine):
     @rule()
     def commit(self):
         self.backend.write(self.view.staged, AT)
+        self.view.written()
         self.view.drop()
+        self.committed = dict(self.model)
+
+    @rule()
+    def abort(self):
+        self.view.drop()
+        self.model, self.saved = dict(self.committed), []
+
+    @rule(start=st.sampled_from([b"", b"a", b"\x80"]), end=KEYS, limit=st.integers(0, 5))
+    def first(self, start, end, limit):
+        inside = sorted((k, v) for k, v in self.model.items() if start <= k < end)
+        assert self.view.first(start, end, limit) == inside[:limit]
+
+    @rule(keys=st.lists(KEYS, max_size=4), value=st.one_of(st.none(), VALUES))
+    def put_many(self, keys, value):
+        self.view.put_many(keys, [value] * len(keys))
+        for key in keys:
+            self.model.pop(key, None)
+            if value is not None:
+                self.model[key] = value
 
     @rule(start=KEYS, end=KEYS, limit=st.integers(0, 5))
     def scan(self, start, end, limit):
