@@ -35,7 +35,7 @@ from connectors.threads import DaemonExecutor
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Container, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from connectors.kafka.chunk import Chunk, SourcePartition
     from connectors.kafka.consumer import PollThread
@@ -152,12 +152,15 @@ class Coordinator(LoopListener):
             self._backlog.put_back(rest)
         self._after_step()
 
-    def failed(self, topic: str, error: BaseException) -> None:
-        """The agent raised: its last step is undone, and the event that it was is found and isolated."""
+    def failed(self, topic: str, error: BaseException) -> bool:
+        """The agent raised: its last step is undone, and the event that it was is found and isolated.
+
+        False = it had nothing in hand, and nothing that is void by now.
+        """
         self.handout.returned(topic)
         lease, rest = self._take_back(topic)
         if lease is None:
-            return
+            return self._stopped or self._leases.was_voided(topic)
         if rest is not None:
             try:
                 self._isolate(lease, rest, error)
@@ -165,6 +168,7 @@ class Coordinator(LoopListener):
                 log.exception("event could not be isolated", source=rest.source)
                 self.stop_for(worse)
         self._after_step()
+        return True
 
     # -- start and stop -------------------------------------------------------------------------------
 
@@ -352,10 +356,6 @@ class Coordinator(LoopListener):
         self.pauses.standstills[chunk.source] = standstill
         self.follow_pauses()
 
-    def _forget_standstills(self, dropped: Container[SourcePartition]) -> None:
-        """Have partitions come to their event anew: what was handled before it is gone with the unit."""
-        self.pauses.lift(lambda source, _: source in dropped)
-
     # -- the end of a unit ----------------------------------------------------------------------------
 
     def stop_for(self, error: BaseException) -> None:
@@ -389,7 +389,7 @@ class Coordinator(LoopListener):
             log.warning(
                 "unit of work aborted, its records are handled again", cause=repr(error), aborts=self._aborts
             )
-            self._forget_standstills(positions)
+            self.pauses.lift(lambda source, _: source in positions)  # it comes to its event anew
             await self._rewind()
         else:
             self._aborts = 0
@@ -442,7 +442,7 @@ class Coordinator(LoopListener):
         for chunk in voided:
             self.handout.returned(chunk.source.topic)
             self._void_chunk(chunk)
-        self._forget_standstills(self._unit.positions)
+        self.pauses.lift(lambda source, _: source in self._unit.positions)
         self._unit.drop()
         for chunk in voided:  # an agent that wakes up late has a scope that is part of no unit any more
             if chunk.source in self._committed:
