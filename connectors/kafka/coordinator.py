@@ -24,7 +24,7 @@ from connectors.kafka.handout import HandOut
 from connectors.kafka.idle import take_step
 from connectors.kafka.inflight import InFlight
 from connectors.kafka.intake import Intake
-from connectors.kafka.isolation import Isolation, Standstill
+from connectors.kafka.isolation import Isolation, LetGo, Standstill
 from connectors.kafka.lease import Lease
 from connectors.kafka.leases import Leases
 from connectors.kafka.on_loop import LoopListener
@@ -101,8 +101,7 @@ class Coordinator(LoopListener):
     async def take(self, topic: str) -> Lease:
         """Wait for the next chunk of ``topic``.
 
-        One that the agent still holds was neither done nor failed, as its iterator was closed or cancelled:
-        its last step is undone and what is left of it comes again.
+        One that the agent still holds was not done, as its iterator was closed or cancelled: it failed.
 
         Raises:
             NotSupported: somebody else waits for the topic's chunks; of two, one would wait without an end.
@@ -114,8 +113,7 @@ class Coordinator(LoopListener):
             )
             self.stop_for(error)
             raise error
-        self._give_back(topic)
-        self.handout.returned(topic)
+        self.failed(topic, LetGo())
         taker = self._leases.wait_for(topic)
         self._pump()
         try:
@@ -322,13 +320,6 @@ class Coordinator(LoopListener):
         if handled is not None:
             self._advance(handled)
         return lease, rest
-
-    def _give_back(self, topic: str) -> None:
-        lease, rest = self._take_back(topic)
-        if lease is not None and rest is not None:
-            log.warning("agent let go of a chunk, it is given again", source=rest.source)
-            self._backlog.put_back(rest)
-            self._after_step()
 
     def _isolate(self, lease: Lease, rest: Chunk, error: BaseException) -> None:
         if getattr(error, "fatal", False):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from pipelines import agents as module
@@ -57,6 +59,27 @@ async def yields_and_ends(stream):
 
 
 ENDING = [breaks, returns_between_batches, returns_at_once, yields_and_ends]
+
+
+async def breaks_and_begins_anew(stream):
+    while True:
+        async for _ in stream:
+            handle(stream.scope)
+            break
+
+
+async def awaits_what_was_cancelled(stream):
+    async for _ in stream:
+        raise asyncio.CancelledError
+
+
+@pytest.mark.parametrize("lets_go", [breaks_and_begins_anew, awaits_what_was_cancelled])
+def test_an_event_that_its_agent_lets_go_of_again_and_again_is_put_aside(lets_go, tmp_path):
+    with AgentDriver("one", role_of(lets_go), folder=tmp_path) as driver:
+        driver.feed(ROW, ROW, key=b"a")
+        assert [(letter.cause, letter.attempts) for letter in driver.dead_letters()] == [("LetGo", 3)] * 2
+        assert driver.counts == {"dead_letter": 2}
+        assert driver.values(EACH) == []
 
 
 @pytest.mark.parametrize("ends", ENDING, ids=lambda ends: ends.__name__)
