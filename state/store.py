@@ -225,16 +225,25 @@ class StagedView:
     ) -> list[tuple[bytes, bytes]]:
         staged = self._overlay.data
         order = self._in_order()
-        overlay = order[bisect_left(order, start) : bisect_left(order, end)]
-        if not overlay:
+        inside = range(bisect_left(order, start), bisect_left(order, end))
+        if not inside:
             return committed_pairs(start, end, limit)
-        # Each staged key can hide at most one committed pair, so this many are enough.
-        committed = dict(committed_pairs(start, end, limit + len(overlay)))
-        committed.update((key, value) for key in overlay if (value := staged[key]) is not None)
-        for key in overlay:
-            if staged[key] is None:
-                committed.pop(key, None)
-        return sorted(committed.items(), reverse=reverse)[:limit]
+        # What is staged counts up to as many as are wanted: none that comes behind those is among them.
+        live: dict[bytes, bytes] = {}
+        gone: list[bytes] = []
+        for at in reversed(inside) if reverse else inside:
+            key = order[at]
+            if (value := staged[key]) is None:
+                gone.append(key)
+            else:
+                live[key] = value
+                if len(live) >= limit:
+                    break
+        # Each that is gone can hide one committed pair, so this many are enough.
+        found = dict(committed_pairs(start, end, limit + len(gone))) | live
+        for key in gone:
+            found.pop(key, None)
+        return sorted(found.items(), reverse=reverse)[:limit]
 
     def savepoint(self) -> None:
         """Begin a step that can be undone alone. Savepoints nest."""

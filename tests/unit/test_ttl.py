@@ -75,6 +75,17 @@ def test_what_was_taken_out_is_not_passed_over_again_each_time_something_is_due(
             view.drop()
 
 
+def test_the_earliest_of_many_that_were_just_entered_has_the_store_asked_for_no_more_than_itself():
+    backend = Asked()
+    view, index = StagedView(backend), ExpiryIndex(b"x")
+    for due_us in range(1_000, 0, -1):
+        index.put(view, due_us, b"key")
+    index.remove(view, 1, b"key")
+    assert index.earliest_us(view) == 2
+    _, limit = backend.asked
+    assert limit == 1 + 1, "one, and one that what was taken out may hide"
+
+
 steps = st.lists(
     st.one_of(
         st.tuples(
