@@ -6,6 +6,7 @@ WorkerError
 ├── OptionsRefused        settings under which events could be lost, or a web port that is in use
 ├── DeployRefused         this code does not fit the state or the schemas of what runs
 ├── PartitionReleased     another worker has the partition: hold still until it is assigned again
+├── AgentEnded            an agent's function returned, or raised with no event in hand
 └── WorkerStopped         going on could lose or double events
 """
 
@@ -54,6 +55,12 @@ class PartitionReleased(WorkerError):
     """Another worker has the partition. Operator: nothing, unless it repeats; then see the cause."""
 
     transient = True
+
+
+class AgentEnded(WorkerError):
+    """An agent's function returned, or raised with no event in hand: nobody would read its topic any more."""
+
+    fatal = True
 
 
 class WorkerStopped(WorkerError):

@@ -17,7 +17,6 @@ from state.errors import PositionLost, StateWithoutOffset
 from state.memory import MemoryBackend
 from state.rocksdb import RocksMemory, RocksStore
 from state.schema import UNDECLARED
-from state.store import StagedView
 
 if TYPE_CHECKING:
     import threading
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
     from state.checkpoint import UnitOfWork
     from state.effects import DeadLetters, LateEvents
     from state.schema import StoreSchema
-    from state.store import Backend, StateView, Store, StoreFigures
+    from state.store import Backend, StagedView, StateView, Store, StoreFigures
 
 log = structlog.get_logger(__name__)
 
@@ -127,6 +126,7 @@ class Partitions:
         self.restorer = Restorer(kafka)
         self._stores: dict[str, Store] = {}
         self._backends: dict[SourcePartition, Backend] = {}
+        self._views: dict[SourcePartition, StagedView] = {}
         self.opening: dict[SourcePartition, tuple[int, int]] = {}
         """Where partitions will begin that are not read yet, and since when they are ours, microseconds."""
         self.memory = RocksMemory(state)
@@ -197,6 +197,7 @@ class Partitions:
             self._late.get(source.agent),
         )
         self._unit.add_scope(source.agent, scope)
+        self._views[where] = scope.view
         if where in self._handbacks:  # else the scope is made anew, and the unit knows of newer ones
             self._unit.begin_handbacks(where, self._handbacks.pop(where))
         self.opening.pop(where, None)
@@ -205,9 +206,9 @@ class Partitions:
     def watch(self, where: SourcePartition) -> None:
         """Tell the ticker when something falls due; called when nothing is staged."""
         source = self._sources[where.topic]
-        backend = self._backends.get(where)
-        if source.open_deadline is not None and backend is not None:
-            self._ticker.watch(where, source.open_deadline(StagedView(backend)))
+        view = self._views.get(where)
+        if source.open_deadline is not None and view is not None:
+            self._ticker.watch(where, source.open_deadline(view))
 
     def close(self, where: SourcePartition) -> None:
         """Let go of the partition; its state stays on disk for a quick return."""
@@ -216,6 +217,7 @@ class Partitions:
         self._unit.forget_handbacks(where)
         self.opening.pop(where, None)
         self._backends.pop(where, None)
+        self._views.pop(where, None)
         self._ticker.forget(where)
         self._on_closed(where)
         if source.on_revoked is not None:

@@ -19,6 +19,7 @@ from connectors.kafka.idle import IdleStep
 from connectors.kafka.ports import ATTEMPTS_MAX, FailurePolicy
 from connectors.kafka.stream import Stream
 from connectors.threads import DaemonExecutor
+from pipelines.agents import endless, failed_outside
 from pipelines.changelogs import keeps_too_little
 from pipelines.gauges import EngineGauges
 from pipelines.partitions import Source
@@ -242,7 +243,7 @@ class RoleApp(faust.App):
             if topic in self._readers:
                 raise ValueError(f"agents {self._readers[topic]} and {name} both read {topic}: {_ONE_READER}")
             self._readers[topic] = name
-            return define(fun)
+            return define(endless(fun))
 
         return defined
 
@@ -387,8 +388,9 @@ class RoleApp(faust.App):
 
     async def _on_agent_error(self, agent: Any, exc: BaseException) -> None:
         """Tell the coordinator which agent failed before Faust restarts it."""
-        if self.coordinator_or_none is not None:
-            self.coordinator_or_none.failed(agent.channel.get_topic_name(), exc)
+        coordinator, topic = self.coordinator_or_none, agent.channel.get_topic_name()
+        if coordinator is not None and not coordinator.failed(topic, exc):
+            await failed_outside(self._readers[topic], exc, coordinator.stop_for)
 
     def _on_controls(self, taken_back: Sequence[AnyTarget]) -> None:
         """Follow what operators told. A standstill ends by a resume, or when its event is to be set aside."""

@@ -343,6 +343,7 @@ class UnitOfWork:
                 scope.backend.write(scope.view.staged, position)
             elif scope.view.staged:
                 scope.backend.write(scope.view.staged, Position("", 0, now_us))
+            scope.view.written()
 
 
 def _size_bytes(appends: Sequence[Append]) -> int:

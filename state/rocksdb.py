@@ -286,14 +286,18 @@ class RocksBackend:
         found: list[tuple[bytes, bytes]] = []
         try:
             iterator = self._db.iter(bounds)
-            if from_start:
-                iterator.seek(low)
-            else:
+            iterator.seek(low)
+            step, last = iterator.next, None
+            if not from_start and iterator.valid():
+                # The options' lower bound does not hold (rocksdict 0.3): beyond the first key of the range it
+                # would walk over all that was deleted before that.
+                step, last = iterator.prev, iterator.key()
                 iterator.seek_for_prev(high)  # the upper bound is outside, whatever stands there
-            step = iterator.next if from_start else iterator.prev
-            # A lower bound of the options does not hold when it goes backwards (rocksdict 0.3).
-            while iterator.valid() and len(found) < limit and (key := iterator.key()) >= low:
+            while iterator.valid() and len(found) < limit:
+                key = iterator.key()
                 found.append((key[2:], iterator.value()))
+                if key == last:
+                    break
                 step()
             iterator.status()  # an iterator that met a broken block only looks as if it were at its end
         except Exception as error:

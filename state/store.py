@@ -18,6 +18,8 @@ RECORD_OVERHEAD_BYTES = 512
 """A record batch's own header and framing, well rounded up: the broker's limit is on the batch."""
 _FEW = 16
 """Up to so many keys are put in their places one by one; more are sorted, which takes a walk over all."""
+_FRONTS_MAX = 16
+"""Ranges of one view whose front is known: an index or two of each store that an agent has in it."""
 
 
 class StateView(Protocol):
@@ -49,6 +51,13 @@ class StateView(Protocol):
 
     def last(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
         """Return the last pairs of such a range, at most ``limit``, the last first."""
+
+    def first(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """Return the first pairs of such a range, at most ``limit``: for one that is emptied from its front.
+
+        What is gone there is passed over once, and not at each call as by ``scan``: deletes stay in the way
+        of who reads until the store has compacted them.
+        """
 
 
 class Backend(Protocol):
@@ -137,6 +146,10 @@ class StagedView:
         # Its keys in order, as of the last scan, and those that came since: most agents never scan.
         self._order: list[bytes] = []
         self._fresh: list[bytes] = []
+        # Start of a range that ``first`` was asked for -> the key before which nothing stands in it: of the
+        # unit, and as the unit before left it.
+        self._fronts: dict[bytes, bytes] = {}
+        self._fronts_committed: dict[bytes, bytes] = {}
 
     def get(self, key: bytes) -> bytes | None:
         """See ``StateView``."""
@@ -174,6 +187,9 @@ class StagedView:
         self.written_bytes += sum(sizes)
         self._fresh += changes.keys() - self._overlay.data.keys()
         self._overlay.put_many(changes)
+        for start, front in self._fronts.items():
+            came = (key for key, value in changes.items() if start <= key < front and value is not None)
+            self._fronts[start] = min(came, default=front)
 
     def delete(self, key: bytes) -> None:
         """See ``StateView``."""
@@ -188,6 +204,16 @@ class StagedView:
         """See ``StateView``."""
         return self._overlaid(self._backend.last, start, end, limit, reverse=True)
 
+    def first(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """See ``StateView``."""
+        front = self._fronts.get(start, start)
+        pairs = self._overlaid(self._backend.scan, front, end, limit) if front < end else []
+        if limit > 0:
+            if start not in self._fronts and len(self._fronts) >= _FRONTS_MAX:
+                self._fronts.clear()
+            self._fronts[start] = pairs[0][0] if pairs else max(front, end)
+        return pairs
+
     def _overlaid(
         self,
         committed_pairs: Callable[[bytes, bytes, int], list[tuple[bytes, bytes]]],
@@ -199,16 +225,25 @@ class StagedView:
     ) -> list[tuple[bytes, bytes]]:
         staged = self._overlay.data
         order = self._in_order()
-        overlay = order[bisect_left(order, start) : bisect_left(order, end)]
-        if not overlay:
+        inside = range(bisect_left(order, start), bisect_left(order, end))
+        if not inside:
             return committed_pairs(start, end, limit)
-        # Each staged key can hide at most one committed pair, so this many are enough.
-        committed = dict(committed_pairs(start, end, limit + len(overlay)))
-        committed.update((key, value) for key in overlay if (value := staged[key]) is not None)
-        for key in overlay:
-            if staged[key] is None:
-                committed.pop(key, None)
-        return sorted(committed.items(), reverse=reverse)[:limit]
+        # What is staged counts up to as many as are wanted: none that comes behind those is among them.
+        live: dict[bytes, bytes] = {}
+        gone: list[bytes] = []
+        for at in reversed(inside) if reverse else inside:
+            key = order[at]
+            if (value := staged[key]) is None:
+                gone.append(key)
+            else:
+                live[key] = value
+                if len(live) >= limit:
+                    break
+        # Each that is gone can hide one committed pair, so this many are enough.
+        found = dict(committed_pairs(start, end, limit + len(gone))) | live
+        for key in gone:
+            found.pop(key, None)
+        return sorted(found.items(), reverse=reverse)[:limit]
 
     def savepoint(self) -> None:
         """Begin a step that can be undone alone. Savepoints nest."""
@@ -229,15 +264,21 @@ class StagedView:
         if len(self._overlay.data) != staged:
             self._order = sorted(self._overlay.data)
             self._fresh.clear()
+        self._fronts.clear()  # what was deleted may be there again
 
     @property
     def staged(self) -> Mapping[bytes, bytes | None]:
         """What the unit of work would write; None deletes."""
         return self._overlay.data
 
+    def written(self) -> None:
+        """Hear that what is staged was written to the backend; it is dropped next."""
+        self._fronts_committed = dict(self._fronts)
+
     def drop(self) -> None:
         """Forget all that is staged."""
         self._overlay.clear()
+        self._fronts = dict(self._fronts_committed)
         self.written_bytes = 0
         self._order.clear()
         self._fresh.clear()
@@ -251,6 +292,10 @@ class StagedView:
         if key not in self._overlay.data:
             self._fresh.append(key)
         self._overlay.put(key, value)
+        if value is not None:
+            for start, front in self._fronts.items():
+                if start <= key < front:
+                    self._fronts[start] = key
 
     def _in_order(self) -> list[bytes]:
         if len(self._fresh) > _FEW:

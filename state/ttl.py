@@ -39,11 +39,11 @@ class ExpiryIndex:
         if now_us < 0:
             return []
         at = len(self._prefix)
-        pairs = view.scan(self._prefix, self._prefix + pack_time(now_us + 1), limit)
+        pairs = view.first(self._prefix, self._prefix + pack_time(now_us + 1), limit)
         return [(unpack_time(entry, at), entry[at + 8 :]) for entry, _ in pairs]
 
     def earliest_us(self, view: StateView) -> int | None:
         """Return the earliest due time, None when there is none."""
-        for entry, _ in view.scan(self._prefix, self._end, 1):
+        for entry, _ in view.first(self._prefix, self._end, 1):
             return unpack_time(entry, len(self._prefix))
         return None

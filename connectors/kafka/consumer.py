@@ -220,6 +220,7 @@ class PollThread(threading.Thread):
         messages = [first, *self._consumer.consume(self._options.chunk_records_max - 1, 0)]
         self.flooded = len(messages) >= min(FLOOD_RECORDS, self._options.chunk_records_max)
         if epoch != self._epoch:
+            records_of(messages, self._on_message_error)  # that the member is fenced is said once
             for source, offset in self._expected.items():
                 self._seek(source, offset)
             return

@@ -24,7 +24,7 @@ from connectors.kafka.handout import HandOut
 from connectors.kafka.idle import take_step
 from connectors.kafka.inflight import InFlight
 from connectors.kafka.intake import Intake
-from connectors.kafka.isolation import Isolation, Standstill
+from connectors.kafka.isolation import Isolation, LetGo, Standstill
 from connectors.kafka.lease import Lease
 from connectors.kafka.leases import Leases
 from connectors.kafka.on_loop import LoopListener
@@ -35,7 +35,7 @@ from connectors.threads import DaemonExecutor
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Container, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from connectors.kafka.chunk import Chunk, SourcePartition
     from connectors.kafka.consumer import PollThread
@@ -101,8 +101,7 @@ class Coordinator(LoopListener):
     async def take(self, topic: str) -> Lease:
         """Wait for the next chunk of ``topic``.
 
-        One that the agent still holds was neither done nor failed, as its iterator was closed or cancelled:
-        its last step is undone and what is left of it comes again.
+        One that the agent still holds was not done, as its iterator was closed or cancelled: it failed.
 
         Raises:
             NotSupported: somebody else waits for the topic's chunks; of two, one would wait without an end.
@@ -114,8 +113,7 @@ class Coordinator(LoopListener):
             )
             self.stop_for(error)
             raise error
-        self._give_back(topic)
-        self.handout.returned(topic)
+        self.failed(topic, LetGo())
         taker = self._leases.wait_for(topic)
         self._pump()
         try:
@@ -152,12 +150,15 @@ class Coordinator(LoopListener):
             self._backlog.put_back(rest)
         self._after_step()
 
-    def failed(self, topic: str, error: BaseException) -> None:
-        """The agent raised: its last step is undone, and the event that it was is found and isolated."""
+    def failed(self, topic: str, error: BaseException) -> bool:
+        """The agent raised: its last step is undone, and the event that it was is found and isolated.
+
+        False = it had nothing in hand, and nothing that is void by now.
+        """
         self.handout.returned(topic)
         lease, rest = self._take_back(topic)
         if lease is None:
-            return
+            return self._stopped or self._leases.was_voided(topic)
         if rest is not None:
             try:
                 self._isolate(lease, rest, error)
@@ -165,6 +166,7 @@ class Coordinator(LoopListener):
                 log.exception("event could not be isolated", source=rest.source)
                 self.stop_for(worse)
         self._after_step()
+        return True
 
     # -- start and stop -------------------------------------------------------------------------------
 
@@ -319,13 +321,6 @@ class Coordinator(LoopListener):
             self._advance(handled)
         return lease, rest
 
-    def _give_back(self, topic: str) -> None:
-        lease, rest = self._take_back(topic)
-        if lease is not None and rest is not None:
-            log.warning("agent let go of a chunk, it is given again", source=rest.source)
-            self._backlog.put_back(rest)
-            self._after_step()
-
     def _isolate(self, lease: Lease, rest: Chunk, error: BaseException) -> None:
         if getattr(error, "fatal", False):
             self._backlog.put_back(rest)
@@ -351,10 +346,6 @@ class Coordinator(LoopListener):
         self._in_flight.acquit(chunk)
         self.pauses.standstills[chunk.source] = standstill
         self.follow_pauses()
-
-    def _forget_standstills(self, dropped: Container[SourcePartition]) -> None:
-        """Have partitions come to their event anew: what was handled before it is gone with the unit."""
-        self.pauses.lift(lambda source, _: source in dropped)
 
     # -- the end of a unit ----------------------------------------------------------------------------
 
@@ -389,7 +380,7 @@ class Coordinator(LoopListener):
             log.warning(
                 "unit of work aborted, its records are handled again", cause=repr(error), aborts=self._aborts
             )
-            self._forget_standstills(positions)
+            self.pauses.lift(lambda source, _: source in positions)  # it comes to its event anew
             await self._rewind()
         else:
             self._aborts = 0
@@ -442,7 +433,7 @@ class Coordinator(LoopListener):
         for chunk in voided:
             self.handout.returned(chunk.source.topic)
             self._void_chunk(chunk)
-        self._forget_standstills(self._unit.positions)
+        self.pauses.lift(lambda source, _: source in self._unit.positions)
         self._unit.drop()
         for chunk in voided:  # an agent that wakes up late has a scope that is part of no unit any more
             if chunk.source in self._committed:

@@ -48,6 +48,13 @@ class Again(NamedTuple):
     pause_s: float = 0.0
 
 
+class LetGo(Exception):
+    """What an agent is taken to have raised that ended its loop with an event in hand, and began anew."""
+
+    def __init__(self) -> None:
+        super().__init__("its agent ended its loop (a break, a task that was cancelled) before it was done")
+
+
 @dataclass(frozen=True, slots=True)
 class Standstill:
     """The event at which a partition stands still, and why."""

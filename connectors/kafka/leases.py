@@ -18,6 +18,7 @@ class Leases:
     def __init__(self) -> None:
         self._takers: dict[str, asyncio.Future[Lease]] = {}  # by topic, as the next
         self._held: dict[str, Lease] = {}
+        self._voided: set[str] = set()
         self._none_held = asyncio.Event()
 
     def __bool__(self) -> bool:
@@ -41,6 +42,7 @@ class Leases:
 
     def wait_for(self, topic: str) -> asyncio.Future[Lease]:
         """Begin to wait; ``wait_no_more`` ends it, whatever came of it."""
+        self._voided.discard(topic)
         self._takers[topic] = asyncio.get_running_loop().create_future()
         return self._takers[topic]
 
@@ -70,8 +72,13 @@ class Leases:
         voided = list(self._held.values())
         for lease in voided:
             lease.void = True
+        self._voided |= self._held.keys()
         self._held.clear()
         return voided
+
+    def was_voided(self, topic: str) -> bool:
+        """Whether what the topic's agent had in hand is void, and it has not asked for more since."""
+        return topic in self._voided
 
     async def wait_until_none(self, within_s: float) -> None:
         """Wait until none is in hand, for so long at most."""

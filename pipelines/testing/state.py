@@ -48,6 +48,10 @@ class StateReader:
         found = merge(*(backend.last(start, end, limit) for backend in self._backends.values()), reverse=True)
         return list(islice(found, limit))
 
+    def first(self, start: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """Return the first pairs of such a range, at most ``limit``."""
+        return list(self.scan(start, end, limit))
+
     def items(self, prefix: bytes = b"") -> dict[bytes, bytes]:
         """Return all pairs whose key begins with ``prefix``; raises LookupError as ``get``."""
         keys = [key for key, _ in self.scan(prefix, prefix + b"\xff" * 64, _PAIRS_MAX)]

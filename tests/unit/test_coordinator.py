@@ -396,7 +396,7 @@ def test_partitions_are_ready_one_by_one_and_none_waits_for_another_ones_restore
     asyncio.run(scenario())
 
 
-def test_an_agent_that_asks_anew_with_a_chunk_in_hand_is_given_it_again():
+def test_an_agent_that_asks_anew_with_a_chunk_in_hand_is_given_it_again_by_halves():
     async def scenario():
         async with coordinator() as bench:
             await bench.assign()
@@ -404,10 +404,11 @@ def test_an_agent_that_asks_anew_with_a_chunk_in_hand_is_given_it_again():
             await bench.work()  # its iterator is closed here: neither done nor failed
             bench.deliver(2, 3)
             again = await bench.work()
-            assert [value for _record, value in again.chunk.items] == [0, 1]
+            assert [value for _record, value in again.chunk.items] == [0]
             bench.coordinator.done(TOPIC)
-            await bench.work()
-            bench.coordinator.done(TOPIC)
+            for _ in range(2):
+                await bench.work()
+                bench.coordinator.done(TOPIC)
             await until(lambda: bench.outputs == [b"0", b"1", b"2"])
             await until(lambda: bench.poller.outstanding == 0)
 

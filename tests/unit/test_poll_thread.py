@@ -9,7 +9,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from confluent_kafka import Message, TopicPartition
+from confluent_kafka import KafkaError, Message, TopicPartition
 
 from connectors.kafka import consumer as module
 from connectors.kafka.chunk import Records, SourcePartition, events_of
@@ -74,6 +74,22 @@ def test_what_waits_when_the_thread_fails_is_refused_and_the_listener_is_told():
     assert len(listener.failures) == 1
     with pytest.raises(ConsumerFailed):
         waiting.result(timeout=1)
+
+
+def test_that_a_member_is_fenced_is_heard_though_a_rewind_makes_void_what_was_fetched_with_it():
+    """Who is fenced has its unit fail, which is rewound while its partitions are let go of, in one fetch."""
+    thread = poll_thread(Listener())
+    fenced = KafkaError(KafkaError._FATAL, "Fatal consumer error: fenced by newer consumer", fatal=True)
+
+    def consume(_records, _timeout):
+        thread._rewind({}, thread._epoch + 1)
+        return []
+
+    thread._consumer = SimpleNamespace(
+        poll=lambda _timeout: Message(error=fenced), consume=consume, consumer_group_metadata=lambda: None
+    )
+    with pytest.raises(ConsumerFenced):
+        thread._fetch()
 
 
 def test_a_partition_is_not_given_up_before_the_listener_has_let_go_of_it():

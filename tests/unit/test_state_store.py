@@ -10,7 +10,9 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+from rocksdict import ReadOptions
 
+from state import rocksdb as module
 from state.errors import StoreLocked, StoreUnreadable
 from state.memory import MemoryBackend
 from state.rocksdb import RocksStore
@@ -57,6 +59,27 @@ def test_the_last_of_a_range_come_last_first_half_open_and_limited(backend):
     assert backend.last(b"\x02", b"\x0a", 2) == [(b"\x09", b"\x09"), (b"\x05", b"\x05")]
     assert backend.last(b"\x06", b"\x06", 10) == backend.last(b"\x06", b"\x09", 10) == []
     assert backend.last(b"", b"\xff", 0) == []
+
+
+def test_what_was_deleted_around_a_range_is_not_walked_over_by_who_reads_it(tmp_path, monkeypatch):
+    """A key without a second open session was looked for through all that had ever closed before it."""
+
+    def impatient():
+        options = ReadOptions()
+        options.set_max_skippable_internal_keys(100)
+        return options
+
+    monkeypatch.setattr(module, "ReadOptions", impatient)
+    store = RocksStore(tmp_path / "store")
+    one = store.partition(3)
+    gone = [b"%s%04d" % (side, number) for side in (b"a", b"c") for number in range(1_000)]
+    one.write(dict.fromkeys(gone, b""), AT)
+    one.write({**dict.fromkeys(gone), b"b1": b"v"}, AT)
+    assert one.last(b"b", b"c", 2) == one.scan(b"b", b"c", 2) == [(b"b1", b"v")]
+    assert one.last(b"b", b"b1", 2) == one.scan(b"b", b"b1", 2) == []
+    with pytest.raises(StoreUnreadable, match="Too many internal keys skipped"):
+        one.last(b"a", b"c", 2)
+    store.close()
 
 
 def test_the_position_is_written_with_the_data(backend):
@@ -249,7 +272,7 @@ class StagedWrites(RuleBasedStateMachine):
         super().__init__()
         self.backend = MemoryBackend()
         self.view = StagedView(self.backend)
-        self.model = {}
+        self.model, self.committed = {}, {}
         self.saved = []
 
     @rule(key=KEYS, value=VALUES)
@@ -289,7 +312,27 @@ class StagedWrites(RuleBasedStateMachine):
     @rule()
     def commit(self):
         self.backend.write(self.view.staged, AT)
+        self.view.written()
         self.view.drop()
+        self.committed = dict(self.model)
+
+    @rule()
+    def abort(self):
+        self.view.drop()
+        self.model, self.saved = dict(self.committed), []
+
+    @rule(start=st.sampled_from([b"", b"a", b"\x80"]), end=KEYS, limit=st.integers(0, 5))
+    def first(self, start, end, limit):
+        inside = sorted((k, v) for k, v in self.model.items() if start <= k < end)
+        assert self.view.first(start, end, limit) == inside[:limit]
+
+    @rule(keys=st.lists(KEYS, max_size=4), value=st.one_of(st.none(), VALUES))
+    def put_many(self, keys, value):
+        self.view.put_many(keys, [value] * len(keys))
+        for key in keys:
+            self.model.pop(key, None)
+            if value is not None:
+                self.model[key] = value
 
     @rule(start=KEYS, end=KEYS, limit=st.integers(0, 5))
     def scan(self, start, end, limit):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -44,6 +45,45 @@ def test_before_time_began_nothing_is_due():
     index.put(view, 0, b"a")
     assert index.due(view, -1, 9) == []
     assert index.due(view, 0, 9) == [(0, b"a")]
+
+
+class Asked(MemoryBackend):
+    """Knows from where on it was last asked for how many."""
+
+    def scan(self, start, end, limit):
+        self.asked = start, limit
+        return super().scan(start, end, limit)
+
+
+@pytest.mark.parametrize("steps_a_unit", [1, 10, 100])
+def test_what_was_taken_out_is_not_passed_over_again_each_time_something_is_due(steps_a_unit):
+    """A store has deletes in the way of who reads from the front on, until it has compacted them."""
+    backend = Asked()
+    view, index = StagedView(backend), ExpiryIndex(b"x")
+    for now_us in range(1_000):
+        index.put(view, now_us + 50, b"key")
+        for due_us, key in index.due(view, now_us, 256):
+            assert due_us == now_us
+            index.remove(view, due_us, key)
+        if now_us > 100:
+            start, limit = backend.asked
+            assert start >= index.key(now_us - 1, b"")
+            assert limit <= 256 + 2
+        if now_us % steps_a_unit == 0:
+            backend.write(view.staged, Position("", 0, 0))
+            view.written()
+            view.drop()
+
+
+def test_the_earliest_of_many_that_were_just_entered_has_the_store_asked_for_no_more_than_itself():
+    backend = Asked()
+    view, index = StagedView(backend), ExpiryIndex(b"x")
+    for due_us in range(1_000, 0, -1):
+        index.put(view, due_us, b"key")
+    index.remove(view, 1, b"key")
+    assert index.earliest_us(view) == 2
+    _, limit = backend.asked
+    assert limit == 1 + 1, "one, and one that what was taken out may hide"
 
 
 steps = st.lists(
