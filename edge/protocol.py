@@ -33,6 +33,9 @@ _FRAMING_SHARE: Final = 16
 _REST_BYTES_MAX: Final = 16 * 1_048_576
 """So much of a body is still taken, and thrown away, when it is answered: a client that sends all before it
 reads would otherwise see a reset and not the answer."""
+_WAITING_MAX: Final = 64
+"""Requests that wait for the one before them, some KiB each; one read may bring fourteen thousand.
+The last of them closes the connection, and whoever asked for more asks again (RFC 9112, section 9.3.2)."""
 _TOO_SLOW: Final = (
     b"HTTP/1.1 408 Request Timeout\r\ncontent-type: text/plain; charset=utf-8\r\n"
     b"content-length: 36\r\nconnection: close\r\n\r\nthe request did not come in its time\n"
@@ -60,6 +63,8 @@ class EdgeProtocol(HttpToolsProtocol):
         self._unsent_bytes = 0
         self._head_bytes = 0
         self._in_head = True
+        self._enough = False
+        """More requests came in a row than may wait: no more is read."""
         self._wire_bytes = self._body_bytes = 0
         """What came since the head, and how much of that was a body's own."""
         self._wire_bytes_max = math.inf
@@ -78,6 +83,8 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """See asyncio."""
+        if self._enough:
+            return
         if self._in_head:
             self._head_bytes += len(data)
             if self._reading is None:
@@ -94,6 +101,10 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """See httptools."""
+        if len(self.pipeline) >= _WAITING_MAX:
+            self._enough = True
+            self.cycle.keep_alive = False
+            raise RuntimeError("too many requests in a row")  # to the parser, which stops there
         super().on_message_begin()
         self.scope["extensions"] = {PRIVATE: {}} if self._private else {}
 
@@ -150,7 +161,8 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002  # ours says it
         """See uvicorn."""
-        self._refuse(_MALFORMED)
+        if not self._enough:
+            self._refuse(_MALFORMED)
 
     def pause_writing(self) -> None:
         """See asyncio."""

@@ -120,6 +120,28 @@ def test_requests_in_a_row_are_answered_in_their_order(edge):
     assert statuses(edge.said(HEALTH * 50 + LAST)) == [200] * 51
 
 
+def test_more_requests_in_a_row_than_may_wait_are_answered_as_far_as_they_may_and_the_last_closes(edge):
+    answer = edge.said(HEALTH * 200)
+    assert statuses(answer) == [200] * 65  # one, and those behind it
+    last = answer[answer.rindex(b"HTTP/1.1 200 ") :]
+    assert b"\r\nconnection: close\r\n" in last
+
+
+def test_requests_without_an_end_in_a_row_cost_no_memory_and_keep_nobody_waiting(edge):
+    before_bytes, flood = edge.rss_bytes, b"GET / HTTP/1.1\r\n\r\n" * 14_000
+    clients = [edge.connect() for _ in range(40)]
+    try:
+        for client in clients:
+            client.settimeout(0)
+            with suppress(BlockingIOError, ConnectionError):
+                client.send(flood)
+        assert edge.said(LAST).startswith(b"HTTP/1.1 200 ")
+        assert edge.rss_bytes - before_bytes < 32 << 20
+    finally:
+        for client in clients:
+            client.close()
+
+
 @pytest.mark.parametrize("behind", [b"", HEALTH, HEALTH * 3, STREAM, b"\x00\xff", CHUNKED + b"zz\r\n"])
 @pytest.mark.parametrize("before", [b"", HEALTH, HEALTH * 3])
 def test_a_stream_is_the_last_answer_of_its_connection_whatever_was_asked_for_behind_it(edge, before, behind):
