@@ -126,7 +126,6 @@ function take({ id, data, retryMs }, options, place, seen) {
     seen.reconnect = event.reason;
     return;
   }
-  if (event.type === "expiring") return; // a new token is asked for before the next connection
   if (event.type === "refused") {
     throw new StreamRefused(`the edge refused: ${event.detail ?? event.code}`, 200, event.code ?? "");
   }
