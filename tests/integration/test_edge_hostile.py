@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import socket
 import time
 from contextlib import suppress
 from itertools import pairwise
@@ -15,7 +17,6 @@ from hypothesis import strategies as st
 from tests.support.shown_edge import ShownEdge, check_let_go, until
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Iterator
 
 pytestmark = pytest.mark.timeout(180)
@@ -167,6 +168,30 @@ def test_a_stream_has_its_answer_alone_though_more_was_read_with_its_request(edg
             answer += client.recv(65_536)
         assert statuses(answer) == [200, 200]
         assert answer.count(b'"seq":0') == 1
+
+
+def test_a_stream_behind_answers_that_its_client_does_not_take_is_held_back_as_any_other(tmp_path):
+    asked = request(b"Connection: close", start=b"GET /v1/connections HTTP/1.1")
+    page = request(start=b"GET /console/console.js HTTP/1.1")
+
+    def shown() -> list[dict[str, int]]:
+        for client in clients:
+            with suppress(TimeoutError):
+                client.recv(16_384)
+        found: list[dict[str, int]] = json.loads(edge.said(asked).partition(b"\r\n\r\n")[2])["connections"]
+        return found
+
+    with ShownEdge(tmp_path / "edge.log", lines=3_000) as edge:
+        clients = [socket.socket() for _ in range(12)]
+        for number, client in enumerate(clients):
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+            client.connect(("127.0.0.1", edge.port))
+            client.settimeout(0.01)
+            client.sendall(page * (30 + number) + STREAM)  # after some of them the kernel has room, or none
+        until(lambda: len(shown()) == len(clients), "their streams")
+        assert max(one["bytes_pending"] for one in shown()) < 2 << 20, "of 12 MB"
+        for client in clients:
+            client.close()
 
 
 def test_what_is_malformed_behind_a_request_is_never_taken_for_that_requests_answer(edge):
