@@ -130,7 +130,7 @@ class EdgeCore:
             ),
             self.flusher,
         )
-        self.index = StreamIndex(options.index_entries_max)
+        self.index = StreamIndex(options.index_entries_max, options.index_bytes_max)
         self.rejects = RejectBook(
             per_stream_max=options.rejects_per_stream_max,
             total_max=options.rejects_max,

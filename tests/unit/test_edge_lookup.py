@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -13,7 +14,7 @@ from edge import lookup
 from edge.core import EdgeCore
 from edge.errors import HistoryUnavailable
 from edge.history import SharedHistory
-from edge.index import IndexEntry
+from edge.index import IndexEntry, StreamIndex
 from edge.kafka_history import KafkaHistory
 from edge.lookup import LookUps
 from edge.options import EdgeOptions
@@ -134,6 +135,22 @@ def test_what_the_tail_brings_while_a_stream_is_looked_for_is_newer_than_what_is
         assert edge.index.get(b"default/s") is found
 
     asyncio.run(play())
+
+
+def test_an_index_is_bounded_by_what_its_entries_hold_and_who_was_touched_longest_ago_gives_way():
+    index, marks = StreamIndex(1_000, bytes_max=100_000), list(range(500))
+    for number in range(10):
+        index.put(b"t/%d" % number, replace(entry(end_seq=-1), mark_seqs=marks, mark_offsets=marks))
+    assert (len(index), index.complete) == (1, False)
+    assert index.get(b"t/9") is not None
+    index.put(b"t/9", entry(end_seq=7))  # a later word on it, and a shorter one
+    for number in range(50):
+        index.put(b"s/%d" % number, entry(end_seq=-1))
+    assert len(index) == 51
+    index.remove(b"t/9")
+    index.put(b"t/8", replace(entry(end_seq=-1), labels={"name": "x" * 40_000}))
+    assert index.get(b"s/0") is None
+    assert index.get(b"s/49") is not None
 
 
 def test_an_index_that_was_not_read_to_its_end_says_nothing_of_a_stream(monkeypatch):
