@@ -15,6 +15,7 @@ from edge.events import TAKE_OVER
 if TYPE_CHECKING:
     import asyncio
 
+    from uvicorn._types import ASGI3Application
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
     from edge.options import EdgeOptions
@@ -63,6 +64,8 @@ class EdgeProtocol(HttpToolsProtocol):
         self._unsent_bytes = 0
         self._head_bytes = 0
         self._in_head = True
+        self._answered: RequestResponseCycle | None = None
+        """The request that is answered, or was last."""
         self._enough = False
         """More requests came in a row than may wait: no more is read."""
         self._wire_bytes = self._body_bytes = 0
@@ -79,6 +82,10 @@ class EdgeProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio."""
         self._watch_no_more()
+        if self._answered is not None:  # uvicorn tells the last of those that wait, and no other
+            self._answered.disconnected = True
+            self._answered.message_event.set()
+        self.pipeline.clear()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -133,6 +140,11 @@ class EdgeProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         # Its own: when it is called, another request may have been read behind it.
         self.scope["extensions"][TAKE_OVER] = partial(self._take_over, self.cycle)  # type: ignore[assignment]
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        """See uvicorn."""
+        self._answered = cycle
+        super()._start_asgi_task(cycle, app)
 
     def _unsupported_upgrade_warning(self) -> None:
         """Say nothing: the request was handed on as it is, and ``upgrade.py`` answers it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import struct
 import time
 from contextlib import suppress
 from itertools import pairwise
@@ -192,6 +193,16 @@ def test_a_stream_behind_answers_that_its_client_does_not_take_is_held_back_as_a
         assert max(one["bytes_pending"] for one in shown()) < 2 << 20, "of 12 MB"
         for client in clients:
             client.close()
+
+
+def test_a_client_that_breaks_off_amid_answers_in_a_row_is_no_failure_of_the_edge(edge):
+    for number in range(20):
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+            client.connect(("127.0.0.1", edge.port))
+            client.sendall(request(start=b"GET /console/console.js HTTP/1.1") * (30 + number))
+            assert client.recv(4_096)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset
 
 
 def test_what_is_malformed_behind_a_request_is_never_taken_for_that_requests_answer(edge):
