@@ -34,6 +34,17 @@ def configure_logs() -> None:
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", StandardError())),
     )
+    # Else a line of asyncio's or uvicorn's would be none of these, and no runbook would find it.
+    logging.basicConfig(level=logging.WARNING, handlers=[_OfLibraries()])
+
+
+class _OfLibraries(logging.Handler):
+    """Says as a line of ours what a library says by the standard library's way of logging."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See logging."""
+        log = structlog.get_logger()
+        log.log(record.levelno, record.getMessage(), logger=record.name, exc_info=record.exc_info)
 
 
 def _json(fields: object, **_: object) -> str:

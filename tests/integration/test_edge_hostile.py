@@ -40,7 +40,7 @@ def edge(tmp_path_factory) -> Iterator[ShownEdge]:
 @pytest.fixture(autouse=True)
 def nothing_is_left(edge) -> Iterator[None]:
     yield
-    check_let_go(edge, "ASGI")
+    check_let_go(edge, "ASGI", "Invalid HTTP")
     assert edge.said(LAST).startswith(b"HTTP/1.1 200 ")
 
 
