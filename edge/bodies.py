@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from typing import TYPE_CHECKING, Final
 
 import orjson
@@ -56,7 +57,10 @@ def split_body(body: bytes, content_type: str, events_max: int) -> Placed:
             f"content type {content_type[:100] or 'none'!r} is not an event",
             remedy=f"Send one of: {ACCEPTED} (in UTF-8).",
         )
-    values = _lines(body) if media in NDJSON else _values(body, batch=media == JSON[2], one=media == JSON[1])
+    if media in NDJSON:
+        values = _lines(body, events_max)
+    else:
+        values = _values(body, events_max, batch=media == JSON[2], one=media == JSON[1])
     check_count(values, events_max)
     return values
 
@@ -66,15 +70,10 @@ def check_count(values: Sequence[object], events_max: int) -> None:
     if not values:
         raise RequestError(400, "Nothing to publish", "the request holds no event")
     if len(values) > events_max:
-        raise RequestError(
-            413,
-            "Too many events",
-            f"{len(values)} events in one request, at most {events_max}",
-            remedy="Split them over several requests; each is appended as one transaction.",
-        )
+        raise _too_many(str(len(values)), events_max)
 
 
-def _values(body: bytes, *, batch: bool, one: bool) -> Placed:
+def _values(body: bytes, events_max: int, *, batch: bool, one: bool) -> Placed:
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -84,20 +83,32 @@ def _values(body: bytes, *, batch: bool, one: bool) -> Placed:
     if one and not isinstance(value, dict):
         raise RequestError(400, "Not an event", "a CloudEvent is a JSON object")
     values = value if isinstance(value, list) else [value]
+    check_count(values, events_max)  # before each is noted with its place: a mebibyte may hold half a million
     return [({"index": index}, each) for index, each in enumerate(values)]
 
 
-def _lines(body: bytes) -> Placed:
+def _lines(body: bytes, events_max: int) -> Placed:
     values: Placed = []
-    for number, line in enumerate(body.split(b"\n"), start=1):
-        if not line.strip():
+    for number, ended in enumerate(BytesIO(body), start=1):
+        if not (line := ended.rstrip()):
             continue
+        if len(values) == events_max:
+            raise _too_many(f"more than {events_max}", events_max)
         try:
             values.append(({"line": number}, orjson.loads(line)))
         except orjson.JSONDecodeError as error:
             place = {"line": number, "column": error.colno}
             raise _not_json(f"line {number}: {error.msg}", place) from None
     return values
+
+
+def _too_many(events: str, events_max: int) -> RequestError:
+    return RequestError(
+        413,
+        "Too many events",
+        f"{events} events in one request, at most {events_max}",
+        remedy="Split them over several requests; each is appended as one transaction.",
+    )
 
 
 def _not_json(problem: str, place: Mapping[str, int]) -> RequestError:

@@ -202,6 +202,8 @@ class Connection(asyncio.Protocol):
         self.write = self.transport.write
         self._core.opened(self)
         self._core.wheel.put(self, self._next_look(self.opened_s))
+        if self.transport.get_write_buffer_size():  # of the answer before: asyncio has said so, to another
+            self.pause_writing()
         self.begin()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's name

@@ -122,7 +122,8 @@ def _writing_routes(routes: APIRouter, core: EdgeCore, publisher: Publisher) -> 
         asked = PublishRequest(tenant, stream_id, entry.kind, wait=False, identity=identity)
 
         async def cancelling() -> Answer:
-            return await publisher.publish_one(asked, "cancel", await _cancel_fields(request, publisher))
+            fields = await _cancel_fields(request, tenant, publisher)
+            return await publisher.publish_one(asked, "cancel", fields)
 
         return _json(await counted(core, cancelling()), status=202)
 
@@ -205,9 +206,9 @@ def _had_events(core: EdgeCore, key: bytes) -> bool:
     return channel is not None and bool(channel.kind)
 
 
-async def _cancel_fields(request: Request, publisher: Publisher) -> dict[str, object]:
+async def _cancel_fields(request: Request, tenant: str, publisher: Publisher) -> dict[str, object]:
     body = await publisher.read(
-        request.stream(), request.headers, bytes_max=_CANCEL_BYTES_MAX, what="a cancel"
+        request.stream(), request.headers, tenant, bytes_max=_CANCEL_BYTES_MAX, what="a cancel"
     )
     if not body.strip():
         return {}

@@ -130,7 +130,7 @@ class EdgeCore:
             ),
             self.flusher,
         )
-        self.index = StreamIndex(options.index_entries_max)
+        self.index = StreamIndex(options.index_entries_max, options.index_bytes_max)
         self.rejects = RejectBook(
             per_stream_max=options.rejects_per_stream_max,
             total_max=options.rejects_max,
@@ -238,9 +238,10 @@ class EdgeCore:
         """
         entry = self.index.get(key)
         if entry is None and not self.index.complete and self._look_up is not None:
-            entry = await self._look_up(key, self._partitions)
-            if entry is not None:
-                self.index.put(key, entry)
+            found = await self._look_up(key, self._partitions)
+            entry = self.index.get(key)  # what the tail brought meanwhile is newer
+            if entry is None and found is not None:
+                self.index.put(key, entry := found)
         return entry
 
     def low_offset(self, partition: int) -> int:

@@ -7,7 +7,6 @@ is set under, so a single client that reads nothing would keep every check waiti
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from google.protobuf import descriptor_pool, text_format
@@ -19,7 +18,7 @@ from grpc_reflection.v1alpha.reflection_pb2 import DESCRIPTOR as OLD_REFLECTION
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 
 from edge.errors import RequestError
-from edge.grpc_requests import Requests, overloaded, parsed
+from edge.grpc_requests import Requests, Shares, parsed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -40,10 +39,11 @@ _CHECKS_MAX: Final = 128
 _CHECK_READ_MS_MAX: Final = 500
 """A whole request comes with its call: who asks well needs its place for no time at all."""
 _WATCHES_MAX: Final = 1_000
-_CONNECTION_WATCHES_MAX: Final = 16
-"""A client watches once: so few that nobody alone can keep the others from it."""
+_CONNECTION_MAX: Final = 16
+"""Watches, and as many reflections, of one connection: a client has one of each, and nobody alone keeps the
+others from theirs."""
 _REFLECTIONS_MAX: Final = 64
-"""Messages of tools that look around which are waited for at a time, as long as a tool may think."""
+"""Calls of tools that look around: each may wait for its next message, as long as a tool may think."""
 _REFLECTION_READ_MS_MAX: Final = 30_000
 
 
@@ -54,8 +54,7 @@ class Health:
         self._core = core
         self._services = frozenset(("", *services))
         self._requests = Requests(_CHECKS_MAX, _CHECK_READ_MS_MAX)
-        self._watches: Counter[str] = Counter()
-        """By the client's address."""
+        self._watches = Shares(_WATCHES_MAX, _CONNECTION_MAX, "watch the health")
         self._stopping = False
         self._changed = asyncio.Event()
         self._looking: asyncio.Task[None] | None = None
@@ -84,11 +83,7 @@ class Health:
     async def watch(self, _stream: object, call: Call) -> None:
         """``Watch``, which has no end of its own. Raises RequestError."""
         service = await self._service_asked(call)
-        client = call.peer()
-        if self._watches.total() >= _WATCHES_MAX or self._watches[client] >= _CONNECTION_WATCHES_MAX:
-            raise overloaded(f"{self._watches.total()} watch the health, {self._watches[client]} of them you")
-        self._watches[client] += 1
-        try:
+        with self._watches.one_of(call.peer()):
             told = b""
             while True:
                 changed, answer = self._changed, self._answer(service)
@@ -97,8 +92,6 @@ class Health:
                     told = answer
                 else:
                     await changed.wait()
-        finally:
-            self._watches -= Counter((client,))
 
     async def _service_asked(self, call: Call) -> str:
         return str(parsed(HealthCheckRequest, await self._requests.one(call)).service)
@@ -134,11 +127,13 @@ class Reflection:
         pool.Add(_as_v1(OLD_REFLECTION))
         self._servicer = reflection.aio.ReflectionServicer((*names, REFLECTION_SERVICE), pool)
         self._requests = Requests(_REFLECTIONS_MAX, _REFLECTION_READ_MS_MAX)
+        self._calls = Shares(_REFLECTIONS_MAX, _CONNECTION_MAX, "look around")
 
     async def info(self, _stream: object, call: Call) -> None:
         """``ServerReflectionInfo``. Raises RequestError."""
-        async for answer in self._servicer.ServerReflectionInfo(self._asked(call), call):
-            await call.write(answer.SerializeToString())
+        with self._calls.one_of(call.peer()):
+            async for answer in self._servicer.ServerReflectionInfo(self._asked(call), call):
+                await call.write(answer.SerializeToString())
 
     async def _asked(self, call: Call) -> AsyncIterator[ServerReflectionRequest]:
         while (message := await self._requests.next(call)) is not None:

@@ -9,7 +9,7 @@ from functools import cached_property
 from math import ceil
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
-from edge.turns import Turns
+from edge.turns import Turns, heard, tenant_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -173,10 +173,10 @@ class SharedHistory:
             return span
         reading = self._reading.get(place)
         if reading is None:
-            self._turns.check_room(_tenant(asked))  # before a task is made: who is refused comes again
+            self._turns.check_room(tenant_of(asked.key))  # before a task is made: who is refused comes again
             reading = self._reading[place] = _Reading()
             reading.task = asyncio.get_running_loop().create_task(self._read_and_keep(asked, reading))
-            reading.task.add_done_callback(_heard)
+            reading.task.add_done_callback(heard)
         else:
             self.shared += 1
         reading.waiters += 1
@@ -197,7 +197,7 @@ class SharedHistory:
     async def _read_and_keep(self, asked: SpanAsked, reading: _Reading) -> Span:
         place = (asked.key, asked.from_offset)
         try:
-            await self._turns.take(_tenant(asked))
+            await self._turns.take(tenant_of(asked.key))
             try:
                 reading.begun = True
                 self.reads += 1
@@ -224,13 +224,3 @@ class SharedHistory:
         while self.bytes > self._cache_bytes_max:
             gone, _ = self._cache.popitem(last=False)
             self.bytes -= self._counted.pop(gone)
-
-
-def _tenant(asked: SpanAsked) -> bytes:
-    return asked.key.partition(b"/")[0]
-
-
-def _heard(reading: asyncio.Task[Span]) -> None:
-    """Take note of a failure that all who waited for were gone before: asyncio would print it as a fault."""
-    if not reading.cancelled():
-        reading.exception()

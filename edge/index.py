@@ -54,6 +54,12 @@ class IndexEntry:
         """Whether the stream had its ``end``."""
         return self.end_seq >= 0
 
+    @property
+    def size_bytes(self) -> int:
+        """Estimate of what it holds in memory, measured by tracemalloc: a mark has four numbers."""
+        labels = sum(len(name) + len(value) + 60 for name, value in self.labels.items())
+        return 1_300 + len(self.title) + labels + 120 * len(self.mark_seqs)
+
     def start_for(self, seq: int) -> tuple[int, int]:
         """Give (seq, offset) of the nearest place to start reading that is not after ``seq``."""
         place = bisect_right(self.mark_seqs, seq) - 1
@@ -142,14 +148,16 @@ def _on_line(x: float, xs: Sequence[int], ys: Sequence[int]) -> float:
 
 
 class StreamIndex:
-    """The latest entry of each stream; beyond the bound those untouched longest are let go.
+    """The latest entry of each stream; beyond the bounds those untouched longest are let go.
 
     ``complete`` turns false then: a stream that is not found here must be looked up in the topic.
     """
 
-    def __init__(self, entries_max: int) -> None:
+    def __init__(self, entries_max: int, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
         self._entries_max = entries_max
         self._entries: OrderedDict[bytes, IndexEntry] = OrderedDict()
+        self._bytes = 0
         self.complete = True
         self._listing = asyncio.Lock()
 
@@ -166,18 +174,25 @@ class StreamIndex:
     def put(self, key: bytes, entry: IndexEntry) -> None:
         """Take a newer entry; what the tail saw beyond it stays."""
         known = self._entries.get(key)
+        if known is not None:
+            self._bytes -= known.size_bytes
         if known is not None and known.open_offset == entry.open_offset:
             entry.tailed = known.tailed
             entry.last_seq = max(entry.last_seq, known.last_seq)
+        self._bytes += entry.size_bytes
         self._entries[key] = entry
         self._entries.move_to_end(key)
-        if len(self._entries) > self._entries_max:
-            self._entries.popitem(last=False)
+        while len(self._entries) > self._entries_max or (self._bytes > self._bytes_max and len(self) > 1):
+            _, gone = self._entries.popitem(last=False)
+            self._bytes -= gone.size_bytes
             self.complete = False
 
     def remove(self, key: bytes) -> IndexEntry | None:
         """Forget a stream whose history is over (its tombstone came); give what was known of it."""
-        return self._entries.pop(key, None)
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            self._bytes -= entry.size_bytes
+        return entry
 
     def saw(self, key: bytes, frame: Frame, partition: int) -> None:
         """Keep an entry as fresh as the output topic."""

@@ -67,7 +67,9 @@ class EdgeOptions:
     """All rings together; the streams that were silent longest give way first."""
 
     index_entries_max: int = 200_000
-    """Streams whose place is known without asking Kafka: about 1 KiB each, so 200 MB at worst."""
+    """Streams whose place is known without asking Kafka: 1.3 KB each, and 120 bytes for a thousand events."""
+    index_bytes_max: int = 320 * MIB
+    """The same in memory: two hundred thousand with labels, or of a million events each, would be 24 GB."""
     rejects_per_stream_max: int = 1_000
     rejects_max: int = 100_000
     """Verdicts held for reading back, over all streams: about 0.5 KiB each."""

@@ -15,6 +15,7 @@ from edge.events import TAKE_OVER
 if TYPE_CHECKING:
     import asyncio
 
+    from uvicorn._types import ASGI3Application
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
     from edge.options import EdgeOptions
@@ -33,6 +34,9 @@ _FRAMING_SHARE: Final = 16
 _REST_BYTES_MAX: Final = 16 * 1_048_576
 """So much of a body is still taken, and thrown away, when it is answered: a client that sends all before it
 reads would otherwise see a reset and not the answer."""
+_WAITING_MAX: Final = 64
+"""Requests that wait for the one before them, some KiB each; one read may bring fourteen thousand.
+The last of them closes the connection, and whoever asked for more asks again (RFC 9112, section 9.3.2)."""
 _TOO_SLOW: Final = (
     b"HTTP/1.1 408 Request Timeout\r\ncontent-type: text/plain; charset=utf-8\r\n"
     b"content-length: 36\r\nconnection: close\r\n\r\nthe request did not come in its time\n"
@@ -60,6 +64,10 @@ class EdgeProtocol(HttpToolsProtocol):
         self._unsent_bytes = 0
         self._head_bytes = 0
         self._in_head = True
+        self._answered: RequestResponseCycle | None = None
+        """The request that is answered, or was last."""
+        self._enough = False
+        """More requests came in a row than may wait: no more is read."""
         self._wire_bytes = self._body_bytes = 0
         """What came since the head, and how much of that was a body's own."""
         self._wire_bytes_max = math.inf
@@ -74,10 +82,16 @@ class EdgeProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio."""
         self._watch_no_more()
+        if self._answered is not None:  # uvicorn tells the last of those that wait, and no other
+            self._answered.disconnected = True
+            self._answered.message_event.set()
+        self.pipeline.clear()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """See asyncio."""
+        if self._enough:
+            return
         if self._in_head:
             self._head_bytes += len(data)
             if self._reading is None:
@@ -94,6 +108,10 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """See httptools."""
+        if len(self.pipeline) >= _WAITING_MAX:
+            self._enough = True
+            self.cycle.keep_alive = False
+            raise RuntimeError("too many requests in a row")  # to the parser, which stops there
         super().on_message_begin()
         self.scope["extensions"] = {PRIVATE: {}} if self._private else {}
 
@@ -123,6 +141,11 @@ class EdgeProtocol(HttpToolsProtocol):
         # Its own: when it is called, another request may have been read behind it.
         self.scope["extensions"][TAKE_OVER] = partial(self._take_over, self.cycle)  # type: ignore[assignment]
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        """See uvicorn."""
+        self._answered = cycle
+        super()._start_asgi_task(cycle, app)
+
     def _unsupported_upgrade_warning(self) -> None:
         """Say nothing: the request was handed on as it is, and ``upgrade.py`` answers it."""
 
@@ -150,7 +173,8 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002  # ours says it
         """See uvicorn."""
-        self._refuse(_MALFORMED)
+        if not self._enough:
+            self._refuse(_MALFORMED)
 
     def pause_writing(self) -> None:
         """See asyncio."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import ceil
@@ -111,7 +112,8 @@ class Publisher:
         self._topic = INPUT.named(topic_prefix)
         self.pressure = pressure
         """Which streams' producers are held back."""
-        self._under_way = 0
+        self._under_way: Counter[str] = Counter()
+        """By tenant: requests that hold a place."""
 
     async def publish(
         self, request: PublishRequest, chunks: AsyncIterable[bytes], headers: Mapping[str, str]
@@ -123,7 +125,7 @@ class Publisher:
             RequestError: nothing was appended (4xx), or it is not known and may be repeated (503).
         """
         self.check_address(request)
-        with self._place():
+        with self._place(request.tenant):
             body = await self._read(chunks, headers, self._options.request_bytes_max, "a request")
             placed = split_body(body, headers.get("content-type", ""), self._options.request_events_max)
             events, records = await self._checked(request, placed)
@@ -134,7 +136,7 @@ class Publisher:
         self.check_address(request)
         check_count(values, self._options.request_events_max)
         placed: Placed = [({"index": index}, value) for index, value in enumerate(values)]
-        with self._place():
+        with self._place(request.tenant):
             events, records = await self._checked(request, placed)
         return await self.append(request, events, records)
 
@@ -144,7 +146,7 @@ class Publisher:
         """Publish one event that the edge makes itself, for somebody who may; raises as ``publish``."""
         self._count(request.tenant, 1)
         placed: Placed = [({"index": 0}, {"type": type_name, "source": "edge", "payload": dict(fields)})]
-        with self._place():
+        with self._place(request.tenant):
             events, records = await self._build_on_thread(request, placed)
         return await self.append(request, events, records)
 
@@ -156,7 +158,7 @@ class Publisher:
         ``make_beside`` is called on a thread, and may raise RequestError.
         """
         self.check_address(request)
-        with self._place():
+        with self._place(request.tenant):
             events, records = await self._checked(request, [({"index": 0}, value)])
             beside = await asyncio.get_running_loop().run_in_executor(self._threads, make_beside)
         return await self.append(request, events, records, beside)
@@ -165,12 +167,13 @@ class Publisher:
         self,
         chunks: AsyncIterable[bytes],
         headers: Mapping[str, str],
+        tenant: str,
         *,
         bytes_max: int | None = None,
         what: str = "a request",
     ) -> bytes:
-        """Read a body that is to be published, ``bytes_max`` if not the options'; raises RequestError."""
-        with self._place():
+        """Read a body for a tenant, of ``bytes_max`` if not the options'. Raises RequestError."""
+        with self._place(tenant):
             limit_bytes = self._options.request_bytes_max if bytes_max is None else bytes_max
             return await self._read(chunks, headers, limit_bytes, what)
 
@@ -209,18 +212,21 @@ class Publisher:
         return answer
 
     @contextmanager
-    def _place(self) -> Iterator[None]:
-        """Hold one of the places for requests that are read and checked.
+    def _place(self, tenant: str) -> Iterator[None]:
+        """Hold one of the places for requests that are read and checked; a tenant has three quarters at most.
 
         Beyond them nothing is read: while the registry hangs, bodies would pile up without a bound.
         """
-        if self._under_way >= self._options.publishing_max:
-            raise _overloaded("Overloaded", f"{self._under_way} requests are under way already")
-        self._under_way += 1
+        most, own = self._options.publishing_max, self._under_way[tenant]
+        if (held := self._under_way.total()) >= most or own >= most - most // 4:
+            raise _overloaded(
+                "Overloaded", f"{held} requests are under way already, {own} of them this tenant's"
+            )
+        self._under_way[tenant] += 1
         try:
             yield
         finally:
-            self._under_way -= 1
+            self._under_way -= Counter((tenant,))  # and forget who has none
 
     async def _read(
         self, chunks: AsyncIterable[bytes], headers: Mapping[str, str], bytes_max: int, what: str

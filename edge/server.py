@@ -125,6 +125,7 @@ async def serve(
             ws="none",
             lifespan="on",
             log_config=None,
+            log_level="error",  # what a client sent that is no HTTP is answered, and is no news
             proxy_headers=False,  # it would take any program of this machine for a proxy: ``proxies.py``
             access_log=False,
             server_header=False,

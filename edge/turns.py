@@ -1,4 +1,4 @@
-"""Who may read the past next: few at a time, tenant by tenant; as many wait as there is room for.
+"""Who may read the log next, for a past or a stream: few at a time, tenant by tenant, as many as fit wait.
 
 Where there is no more room, one that asks takes the place of the last of the tenant that has the most, if
 that leaves it no more than the other: longest queue drop (B. Suter et al., "Buffer management schemes for
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from typing import Final
+from typing import Any, Final
 
 from edge.errors import HistoryUnavailable
 
@@ -21,7 +21,12 @@ WAITING_MAX: Final = 1_024
 class Turns:
     """Places for a bounded number; tenants that wait are let in one after the other, each in its order."""
 
-    def __init__(self, places: int) -> None:
+    def __init__(
+        self, places: int, waiting_max: int | None = None, *, what: str = "reads of the past are waited for"
+    ) -> None:
+        """``what`` the places are for, and how many may wait for them."""
+        self._waiting_max = WAITING_MAX if waiting_max is None else waiting_max
+        self._what = what
         self._free = places
         self._queues: OrderedDict[bytes, deque[asyncio.Future[bool]]] = OrderedDict()
         """Who waits, by tenant: told True when it is let in, False when it makes way."""
@@ -70,7 +75,7 @@ class Turns:
 
     def _makes_way_for(self, tenant: bytes) -> deque[asyncio.Future[bool]] | None:
         """Give the queue whose last one makes way for one more of a tenant; None if there is room."""
-        if self.waiting < WAITING_MAX or self._free:
+        if self.waiting < self._waiting_max or self._free:
             return None
         longest = max(self._queues.values(), key=len)
         if len(self._queues.get(tenant, ())) + 1 >= len(longest):
@@ -96,7 +101,18 @@ class Turns:
     def _refusal(self, tenant: bytes) -> HistoryUnavailable:
         own = len(self._queues.get(tenant, ()))
         return HistoryUnavailable(
-            f"{self.waiting} reads of the past are waited for already, {own} by this tenant",
+            f"{self.waiting} {self._what} already, {own} by this tenant",
             remedy="Wait: clients go on by themselves. If it stays so, look for who resumes so often "
             "(runbooks/reconnect-storm.md), or add edges.",
         )
+
+
+def tenant_of(key: bytes) -> bytes:
+    """Give the tenant of a stream's key."""
+    return key.partition(b"/")[0]
+
+
+def heard(task: asyncio.Task[Any]) -> None:
+    """Take note of a failure that all who waited for were gone before: asyncio would print it as a fault."""
+    if not task.cancelled():
+        task.exception()

@@ -258,8 +258,8 @@ class WebSocketConnection(Connection):
         partial_bytes = self._partial_bytes + fragments
         self._partial_s = (self._partial_s or self._core.now_s()) if partial_bytes else 0.0
         held = len(self._inbox) + partial_bytes + self._conversation.held_bytes
-        if self._closing:
-            held = 0
+        if self._closing:  # what it asked for before is done yet
+            held = self._conversation.held_bytes
         grown, self._held_bytes = held - self._held_bytes, held
         self._share.held_bytes += grown
         if grown > 0 and held > _FREE_BYTES and self._share.is_full:
@@ -290,7 +290,9 @@ class WebSocketConnection(Connection):
         """A request was answered: there is room for the next, or it was the last."""
         if self._leaving is not None and not self._conversation.under_way:
             self.send_away(self._leaving)
-        if not self.transport.is_closing():
+        if self.transport.is_closing():
+            self._weigh()
+        else:
             self.listen()
 
     def finish(self, reason: str) -> None:
@@ -340,9 +342,8 @@ class WebSocketConnection(Connection):
         self._closing = True
         if self._later is not None:
             self._later.cancel()
-        self._share.held_bytes -= self._held_bytes
-        self._held_bytes = 0
         self._conversation.drop_held_back()
+        self._weigh()
         super().connection_lost(exc)
         self._conversation.left()
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, TextIO, cast
 
 import orjson
 import structlog
-from structlog.stdlib import ProcessorFormatter
 
 from ops.stderr import StandardError
 from schemas.redaction import redacted
@@ -26,28 +25,32 @@ if TYPE_CHECKING:
 def configure_logs() -> None:
     """Log to standard error from now on, as far as it can be written; once, by a process's own entry point.
 
-    Lines of libraries that log by Python's ``logging``, as Faust, are written as ours are, from warnings on.
+    What libraries say by Python's ``logging``, as Faust, asyncio and uvicorn do, is said as ours is, from
+    warnings on: a line of another form would be found by no runbook.
     """
-    stderr = cast("TextIO", StandardError())
-    begun: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    ended: list[Processor] = [structlog.processors.format_exc_info, _without_secrets, _renderer()]
     structlog.configure(
-        processors=begun + ended,
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            _without_secrets,
+            _renderer(),
+        ],
         # What is no news for an operator, as that an outage goes on, is said by each who asks again.
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.WriteLoggerFactory(file=stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", StandardError())),
     )
-    others = logging.StreamHandler(stderr)
-    others.setFormatter(
-        ProcessorFormatter(
-            foreign_pre_chain=begun, processors=[ProcessorFormatter.remove_processors_meta, *ended]
-        )
-    )
-    logging.basicConfig(level=logging.WARNING, handlers=[others])
+    logging.basicConfig(level=logging.WARNING, handlers=[_OfLibraries()])
+
+
+class _OfLibraries(logging.Handler):
+    """Says as a line of ours what a library says by the standard library's way of logging."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See logging."""
+        log = structlog.get_logger()
+        log.log(record.levelno, record.getMessage(), logger=record.name, exc_info=record.exc_info)
 
 
 def _renderer() -> Processor:

@@ -16,7 +16,8 @@ DATA_TYPES: Final = (
     "progress", "log", "token", "usage", "state", "media", "structured", "message", "custom",
 )  # fmt: skip
 TICK: Final = "tick"  # moves an idle partition's watermark; appended by the partition's owner alone
-RESERVED_TYPES: Final = (TICK, "gap", "refused", "reconnect")  # said by sluicegate, never by a producer
+RESERVED_TYPES: Final = (TICK, "gap", "refused", "reconnect", "expiring")
+"""Said by sluicegate, never by a producer: over SSE nothing else tells them from events."""
 
 DEFAULT_TENANT: Final = "default"
 SEQ_UNSET: Final = -1

@@ -15,7 +15,7 @@ async def follow(url: str, streams: list[str]) -> None:
     while cursors:
         retry_s = 1.0
         try:
-            async with connect(url) as socket:
+            async with connect(url, max_size=8 << 20) as socket:  # an event may be 6 MB of JSON
                 for stream, cursor in cursors.items():
                     await socket.send(json.dumps({"type": "subscribe", "stream": stream, "cursor": cursor}))
                 async for text in socket:

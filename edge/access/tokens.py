@@ -24,6 +24,8 @@ PATTERNS_MAX: Final = 100
 """Names that one claim may hold: they are gone through for each stream that is asked for."""
 _PATTERN: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 TEXT_CHARS_MAX: Final = 256
+_HALF: Final = re.compile(r"[\ud800-\udfff]")
+"""Half of a character, as JSON may hold it (``\\ud800``): no bytes stand for it, and keys are bytes."""
 # What PyJWT, and the JSON beneath it, may raise of a token that was made to break them.
 _BROKEN: Final = (jwt.PyJWTError, ValueError, TypeError, KeyError, OverflowError, RecursionError)
 _WHY: Final[dict[type[Exception], str]] = {
@@ -163,7 +165,7 @@ def _scopes(claims: Mapping[str, Any]) -> frozenset[str]:
 
 def _text(claims: Mapping[str, Any], claim: str) -> str:
     value = claims.get(claim) or ""
-    if not isinstance(value, str) or len(value) > TEXT_CHARS_MAX:
+    if not isinstance(value, str) or len(value) > TEXT_CHARS_MAX or _HALF.search(value):
         raise _refused(f"claim {claim!r} must be text of at most {TEXT_CHARS_MAX} characters")
     return value
 

@@ -36,7 +36,7 @@ export class StreamRefused extends Error {
  * @param {string | URL} url
  * @param {object} [options]
  * @param {string | (() => string | Promise<string>)} [options.token] bearer token; a function is asked
- *   before each connection, so that a token may be renewed without losing the place
+ *   before each connection, so that a token may be renewed without losing the place; one that throws ends it
  * @param {string} [options.cursor] go on after the event that had it
  * @param {number} [options.silenceMs] a connection that brings nothing for so long, no heartbeat either, is
  *   dead, and another one is made; 90 s
@@ -126,7 +126,6 @@ function take({ id, data, retryMs }, options, place, seen) {
     seen.reconnect = event.reason;
     return;
   }
-  if (event.type === "expiring") return; // a new token is asked for before the next connection
   if (event.type === "refused") {
     throw new StreamRefused(`the edge refused: ${event.detail ?? event.code}`, 200, event.code ?? "");
   }

@@ -77,9 +77,9 @@ class Asker:
             self._core.gate.denied(denied)
             raise denied
 
-    async def body(self, chunks: AsyncIterable[bytes], headers: Mapping[str, str]) -> bytes:
+    async def body(self, chunks: AsyncIterable[bytes], headers: Mapping[str, str], tenant: str) -> bytes:
         """Read a question's body within its bounds. Raises RequestError."""
-        return await self._publisher.read(chunks, headers)
+        return await self._publisher.read(chunks, headers, tenant)
 
     async def ask(self, asked: Asked, by: From, *, wait: bool, made: str = "") -> Opened:
         """Write a question down. ``wait``: until ingest has opened its stream, so that it can be looked up.

@@ -85,7 +85,7 @@ class Compat:
             tenant = request.query_params.get("tenant") or identity.tenants.only or DEFAULT_TENANT
             by = From(tenant, identity, traceparent_of(request.headers.get("traceparent", "")))
             self._asker.check_may(by)
-            question = dialect.question(await self._asker.body(request.stream(), request.headers))
+            question = dialect.question(await self._asker.body(request.stream(), request.headers, tenant))
             return await self._answer(request, dialect, question, by)
         except HistoryUnavailable as error:
             return _problem(dialect, Failure(503, "unready", str(error), again=True))

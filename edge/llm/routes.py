@@ -99,7 +99,7 @@ def llm_routes(core: EdgeCore, asker: Asker, publisher: Publisher) -> APIRouter:
             traceparent = traceparent_of(request.headers.get("traceparent", ""))
             by = From(tenant, identity_of(request.scope), traceparent)
             asker.check_may(by)
-            asked = read(Asked, await asker.body(request.stream(), request.headers))
+            asked = read(Asked, await asker.body(request.stream(), request.headers, tenant))
             return (await asker.ask(asked, by, wait=True)).shown()
 
         try:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+import socket
+import struct
 import time
 from contextlib import suppress
 from itertools import pairwise
@@ -15,7 +18,6 @@ from hypothesis import strategies as st
 from tests.support.shown_edge import ShownEdge, check_let_go, until
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Iterator
 
 pytestmark = pytest.mark.timeout(180)
@@ -38,7 +40,7 @@ def edge(tmp_path_factory) -> Iterator[ShownEdge]:
 @pytest.fixture(autouse=True)
 def nothing_is_left(edge) -> Iterator[None]:
     yield
-    check_let_go(edge, "ASGI")
+    check_let_go(edge, "ASGI", "Invalid HTTP")
     assert edge.said(LAST).startswith(b"HTTP/1.1 200 ")
 
 
@@ -120,6 +122,28 @@ def test_requests_in_a_row_are_answered_in_their_order(edge):
     assert statuses(edge.said(HEALTH * 50 + LAST)) == [200] * 51
 
 
+def test_more_requests_in_a_row_than_may_wait_are_answered_as_far_as_they_may_and_the_last_closes(edge):
+    answer = edge.said(HEALTH * 200)
+    assert statuses(answer) == [200] * 65  # one, and those behind it
+    last = answer[answer.rindex(b"HTTP/1.1 200 ") :]
+    assert b"\r\nconnection: close\r\n" in last
+
+
+def test_requests_without_an_end_in_a_row_cost_no_memory_and_keep_nobody_waiting(edge):
+    before_bytes, flood = edge.rss_bytes, b"GET / HTTP/1.1\r\n\r\n" * 14_000
+    clients = [edge.connect() for _ in range(40)]
+    try:
+        for client in clients:
+            client.settimeout(0)
+            with suppress(BlockingIOError, ConnectionError):
+                client.send(flood)
+        assert edge.said(LAST).startswith(b"HTTP/1.1 200 ")
+        assert edge.rss_bytes - before_bytes < 32 << 20
+    finally:
+        for client in clients:
+            client.close()
+
+
 @pytest.mark.parametrize("behind", [b"", HEALTH, HEALTH * 3, STREAM, b"\x00\xff", CHUNKED + b"zz\r\n"])
 @pytest.mark.parametrize("before", [b"", HEALTH, HEALTH * 3])
 def test_a_stream_is_the_last_answer_of_its_connection_whatever_was_asked_for_behind_it(edge, before, behind):
@@ -145,6 +169,40 @@ def test_a_stream_has_its_answer_alone_though_more_was_read_with_its_request(edg
             answer += client.recv(65_536)
         assert statuses(answer) == [200, 200]
         assert answer.count(b'"seq":0') == 1
+
+
+def test_a_stream_behind_answers_that_its_client_does_not_take_is_held_back_as_any_other(tmp_path):
+    asked = request(b"Connection: close", start=b"GET /v1/connections HTTP/1.1")
+    page = request(start=b"GET /console/console.js HTTP/1.1")
+
+    def shown() -> list[dict[str, int]]:
+        for client in clients:
+            with suppress(TimeoutError):
+                client.recv(16_384)
+        found: list[dict[str, int]] = json.loads(edge.said(asked).partition(b"\r\n\r\n")[2])["connections"]
+        return found
+
+    with ShownEdge(tmp_path / "edge.log", lines=3_000) as edge:
+        clients = [socket.socket() for _ in range(12)]
+        for number, client in enumerate(clients):
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+            client.connect(("127.0.0.1", edge.port))
+            client.settimeout(0.01)
+            client.sendall(page * (30 + number) + STREAM)  # after some of them the kernel has room, or none
+        until(lambda: len(shown()) == len(clients), "their streams")
+        assert max(one["bytes_pending"] for one in shown()) < 2 << 20, "of 12 MB"
+        for client in clients:
+            client.close()
+
+
+def test_a_client_that_breaks_off_amid_answers_in_a_row_is_no_failure_of_the_edge(edge):
+    for number in range(20):
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+            client.connect(("127.0.0.1", edge.port))
+            client.sendall(request(start=b"GET /console/console.js HTTP/1.1") * (30 + number))
+            assert client.recv(4_096)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset
 
 
 def test_what_is_malformed_behind_a_request_is_never_taken_for_that_requests_answer(edge):

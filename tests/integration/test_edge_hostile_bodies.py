@@ -57,7 +57,7 @@ def test_slow_bodies_are_answered_in_their_time_and_no_more_are_read_than_there_
     answers = [statuses(client.recv(4_096)) for client in slow]
     for client in slow:
         client.close()
-    assert answers.count([408]) >= PLACES
+    assert answers.count([408]) >= PLACES - PLACES // 4  # all of one tenant
     assert answers.count([408]) + answers.count([503]) == 50
 
 

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 __all__ = ["stage", "twin"]  # fixtures
 pytestmark = pytest.mark.timeout(240)
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "follow_streams.py"
+LARGE = '"' * 700_000
+"""A line that is 1.4 MB as JSON, more than a library may take by itself."""
 _NUMBERS = count()
 
 
@@ -374,12 +376,13 @@ def test_the_client_of_the_page_shows_each_line_of_two_streams_once_though_the_e
         twin.logs(one, 20)
         edge.start()
         until_shown(f"{one.stream_id}: line 40\n")
+        twin.write(one, [("log", {"line": LARGE})])
         twin.end(one)
         assert client.wait(60) == 0
     finally:
         client.kill()
         client.wait()
     lines = shown.read_text().splitlines()
-    for stream, count_ in ((one, 40), (two, 10)):
+    for stream, count_, large in ((one, 40, [LARGE]), (two, 10, [])):
         mine = [line.partition(": ")[2] for line in lines if line.startswith(f"{stream.stream_id}: ")]
-        assert mine == [*(f"line {n}" for n in range(1, count_ + 1)), "--- completed ---"]
+        assert mine == [*(f"line {n}" for n in range(1, count_ + 1)), *large, "--- completed ---"]

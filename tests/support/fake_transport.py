@@ -12,15 +12,16 @@ LIMITS: Final = ConnectionLimits(heartbeat_ms=10_000, retry_ms=1_000, life_ms_ma
 
 
 class FakeTransport(asyncio.Transport):
-    def __init__(self) -> None:
+    def __init__(self, *, unsent: int = 0) -> None:
+        """``unsent``: bytes of an answer before, that its client has not taken."""
         super().__init__()
         self.written: list[bytes] = []
         self.at_s: list[float] = []
-        self.full = False
+        self.full = unsent > 0
         self.reading = True
         self.half_closed = False
         self.aborted = False
-        self._unsent = 0
+        self._unsent = unsent
         self._closing = False
         self._protocol: asyncio.Protocol
 
@@ -35,8 +36,9 @@ class FakeTransport(asyncio.Transport):
         self.written.append(data)
         self.at_s.append(asyncio.get_running_loop().time())
         if self.full:
-            self._unsent += len(data)
-            self._protocol.pause_writing()
+            first, self._unsent = not self._unsent, self._unsent + len(data)
+            if first:  # as asyncio does, who says it once
+                self._protocol.pause_writing()
 
     def drain(self, *, full: bool = False) -> None:
         """Take all that waits, and more from now on; or one write more, if it is to be full again."""

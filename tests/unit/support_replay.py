@@ -84,7 +84,7 @@ class Edge:
     def __init__(self, ring_events_max: int = 4, kinds: KindTable = BUILTIN_KINDS) -> None:
         self.log = Log()
         self.hub = Hub(HubBounds(ring_events_max, 1 << 20, 1_000, 1 << 20), a_flusher())
-        self.index = StreamIndex(100)
+        self.index = StreamIndex(100, 1 << 20)
         self.history = SharedHistory(self.log.read, 1 << 20)
         self.replay = Replay(self.history, self.index, self.log, topic_version=1, partitions=4)
         self.joiner = Joiner(self.hub, self.index, self.replay, kinds)

@@ -243,6 +243,8 @@ def test_a_token_of_none_or_of_the_public_key_taken_for_a_secret_is_refused(gate
         {"sub": 7},
         {"sub": "x" * 300},
         {"jti": ["a"]},
+        {"jti": "\ud800"},
+        {"sub": "ann\udfff"},
         {"tenant": ["a"]},
         {"tenant": "a*"},
         {"tenants": ["a*"]},

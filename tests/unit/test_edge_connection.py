@@ -40,12 +40,12 @@ class Desk:
         self.core.feed_from(self.log, SharedHistory(self.log.read, 1 << 20))
         self.core.start()
 
-    def connect(self, *, chunked: bool = False, **limits: int) -> FakeTransport:
+    def connect(self, *, chunked: bool = False, unsent: int = 0, **limits: int) -> FakeTransport:
         joined = self.core.joiner.join("default", "s", None, "test")
         assert isinstance(joined, Joined)
         its = replace(LIMITS, **limits)
         connection = SseConnection(self.core, joined, its, head=HEADERS, chunked=chunked)
-        return FakeTransport().serve(connection)
+        return FakeTransport(unsent=unsent).serve(connection)
 
     def emit(self, seq: int, type_name: str = "log") -> None:
         self.core.hub.publish([self._made(seq, type_name)])
@@ -149,6 +149,25 @@ def test_one_that_takes_nothing_is_not_written_to_and_goes_on_from_its_own_place
 
     slow, quick = play(scene())
     assert slow.written[-1] is quick.written[-1]
+
+
+def test_one_that_has_not_taken_the_answer_before_its_stream_is_given_no_more_until_it_has():
+    async def scene() -> FakeTransport:
+        desk = Desk()
+        for seq in range(3):
+            desk.emit(seq)
+        out = desk.connect(unsent=100_000)
+        desk.emit(3)
+        await asyncio.sleep(0.05)
+        assert seqs_of(out.data) == []
+        assert [client.paused for client in desk.core.clients] == [True]
+        out.drain()
+        await until(lambda: len(seqs_of(out.data)) == 4)
+        desk.emit(4)
+        await until(lambda: len(seqs_of(out.data)) == 5)
+        return out
+
+    assert seqs_of(play(scene()).data) == [0, 1, 2, 3, 4]
 
 
 def test_one_that_the_ring_has_passed_by_reads_the_past_and_comes_back_to_the_others():

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from edge.publish import Publisher
 
 CANCEL = "/v1/streams/s/cancel"
+OTHERS = "/v1/streams/s-0/cancel"
 
 
 class Request:
@@ -82,6 +83,22 @@ def test_cancels_whose_bodies_do_not_come_are_answered_and_no_more_of_them_are_r
             assert edge.counted("publish_requests_total", status="408") == 3
             status, _ = await Request(app, "POST", CANCEL).send(b"{}").answer()
             assert (status, len(kept.events)) == (202, 1)  # every place was given back
+
+    play(scene())
+
+
+def test_a_tenant_whose_bodies_do_not_come_leaves_places_to_the_others():
+    async def scene() -> None:
+        edge = Scene(backpressure("drop_old"), publishing_max=8, request_read_ms_max=300)
+        with publishing(edge) as (publisher, kept):
+            app = app_of(edge, publisher)
+            slow = [Request(app, "POST", CANCEL).send(b'{"by"', more=True) for _ in range(20)]
+            refused = await asyncio.gather(*[one.answer() for one in slow[6:]])
+            assert all(status == 503 and "6 of them this" in said["detail"] for status, said in refused)
+            listed(edge, range(1), "other")
+            status, _ = await Request(app, "POST", OTHERS, "tenant=other").send(b"{}").answer()
+            assert (status, [event.tenant for event in kept.events]) == (202, ["other"])
+            assert [(await one.answer())[0] for one in slow[:6]] == [408] * 6
 
     play(scene())
 

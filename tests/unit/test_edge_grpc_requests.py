@@ -13,7 +13,7 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from edge.access.options import AccessOptions
 from edge.errors import RequestError
 from edge.grpc_errors import ended_by_status
-from edge.grpc_health import Health
+from edge.grpc_health import Health, Reflection
 from edge.grpc_requests import Requests
 from edge.grpc_service import StreamCalls
 from schemas.proto.sluicegate.v1.stream_pb2 import WatchRequest
@@ -242,19 +242,20 @@ def test_who_watches_the_health_and_does_not_read_keeps_nobody_else_from_it():
     play(scene())
 
 
-def test_one_connection_watches_the_health_so_often_and_keeps_no_other_from_it():
+@pytest.mark.parametrize("what", ["watch the health", "look around"])
+def test_one_connection_has_so_many_calls_that_anybody_may_make_and_keeps_no_other_from_them(what):
     async def scene() -> None:
-        health = Health(Desk().core, ())
-        watches = []
+        method = Health(Desk().core, ()).watch if what == "watch the health" else Reflection(()).info
+        calls = []
         for number in range(20):
-            call = asks()
+            call = asks() if what == "watch the health" else FakeCall()
             call.address = "a" if number < 18 else "b"
-            watches.append((call, asyncio.create_task(ended_by_status(health.watch)(None, call))))
-        await settled(*(task for _, task in watches))
-        refused = [call for call, task in watches if task.done() and isinstance(task.exception(), Exception)]
+            calls.append((call, asyncio.create_task(ended_by_status(method)(None, call))))
+        await settled(*(task for _, task in calls))
+        refused = [call for call, task in calls if task.done() and isinstance(task.exception(), Exception)]
         assert [call.code for call in refused] == [StatusCode.RESOURCE_EXHAUSTED] * 2
         assert {call.address for call in refused} == {"a"}
-        for _, task in watches:
+        for _, task in calls:
             task.cancel()
 
     play(scene())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -155,6 +156,19 @@ def test_a_body_that_is_no_list_of_events_is_refused_with_its_place(body, conten
 
 def test_a_nest_of_brackets_is_refused_and_not_followed():
     assert refusal(b"[" * 100_000, "application/json").status == 400
+
+
+@pytest.mark.parametrize(
+    ("content_type", "more"), [(JSON[0], b"[%b0]" % (b"0," * 300_000)), (NDJSON[0], b"0\n" * 300_000)]
+)
+def test_of_many_more_events_than_a_request_may_hold_not_each_is_noted(content_type, more):
+    tracemalloc.start()
+    try:
+        assert refusal(more, content_type).status == 413
+        _, most_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most_bytes < 32 * len(more)  # with their places it was 150 times as much
 
 
 WHOLE = [

@@ -60,6 +60,26 @@ def test_writes_to_one_stream_are_done_one_after_the_other_and_those_to_others_b
     play(scene())
 
 
+def test_what_a_client_asked_for_before_it_left_counts_until_it_is_done_and_bounds_those_who_come():
+    async def scene() -> None:
+        room = Room(websocket_held_bytes_max=100_000)
+        publish = {"type": "publish", "stream": "s", "events": [{"line": "x" * 30_000}]}
+        for _ in range(3):
+            peer = room.connect()
+            peer.say(publish)
+            await until(lambda peer=peer: peer.connection._conversation.under_way)
+            peer.out.lose()
+        assert room.share.held_bytes > 90_000
+        late = room.connect()
+        late.say(publish)
+        assert late.close_code() == 1013
+        room.publisher.gate.set()
+        await until(lambda: room.share.held_bytes == 0)
+        assert len(room.publisher.taken) == 4
+
+    play(scene())
+
+
 def test_what_all_clients_have_sent_and_is_not_dealt_with_is_bounded_and_the_small_are_spared():
     async def scene() -> None:
         room = Room(websocket_held_bytes_max=200_000)

@@ -53,5 +53,6 @@ def test_what_looks_like_a_secret_is_in_no_line_and_those_of_libraries_are_lines
         {"a": "token=***"},
     )
     assert raised["exception"].endswith("ValueError: postgresql://me:***@db/x")
-    assert (theirs["event"], theirs["level"]) == ("crashed with secret=***", "error")
+    assert theirs["event"] == "crashed with secret=***"
+    assert (theirs["level"], theirs["logger"]) == ("error", "faust")
     assert "Traceback" in theirs["exception"]
