@@ -124,6 +124,9 @@ def ended_by_status(behaviour: Behaviour) -> Behaviour:
             return await behaviour(request, call)
         except (grpc.aio.AbortError, asyncio.CancelledError):
             raise
+        except grpc.aio.InternalError as error:  # it took no more: its client has just left
+            log.info("call_broken_off", cause=str(error))
+            raise asyncio.CancelledError from None
         except SluicegateError as error:
             await end(call, status_of(error))
         except Exception as error:

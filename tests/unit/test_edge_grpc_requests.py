@@ -175,6 +175,25 @@ def test_one_subject_has_a_quarter_of_the_streams_of_requests_and_an_ended_token
     play(scene())
 
 
+def test_a_client_that_leaves_amid_a_write_is_no_failure_of_the_edge():
+    class Left(FakeCall):
+        async def write(self, message: bytes) -> None:
+            raise grpc.aio.InternalError('Failed "execute_batch"')  # what gRPC raises then
+
+    async def scene() -> None:
+        desk = Desk()
+        desk.emit(0, type_name="open")
+        call, asked = Left(), WatchRequest(stream_id="s").SerializeToString()
+        calls = StreamCalls(desk.core, None)
+        watch = asyncio.create_task(calls.answered(calls.watch)(asked, call))
+        await asyncio.wait((watch,))
+        assert watch.cancelled()
+        assert call.code is None, "no status of its own"
+        assert desk.core.hub.followers == 0
+
+    play(scene())
+
+
 def test_a_watch_that_was_given_up_counts_to_its_tenant_until_its_client_has_left():
     class Unread(FakeCall):
         async def abort(self, *said: Any) -> Any:
