@@ -16,7 +16,7 @@ from connectors.kafka.needs import have_topics
 from connectors.kafka.ports import Backoff, CoordinatorOptions
 from connectors.kafka.roster import Roster
 from connectors.registry import Registry
-from pipelines.blueprint import ROLES, agents_of
+from pipelines.blueprint import ROLES, agents_of, declare, declare_by_name
 from pipelines.changelogs import retention_of
 from pipelines.checks import operations_of, register_schemas, topics_of
 from pipelines.controls import Controls
@@ -41,9 +41,10 @@ from schemas.wire import WireCodec
 from state.budget import check_machine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from pipelines.engine import Guarantee
+    from pipelines.extension import Register
     from pipelines.options import WorkerOptions
     from schemas.catalog import SchemaSource
     from schemas.kinds import Kind
@@ -64,6 +65,7 @@ def run_role(name: str, options: WorkerOptions, extension: Extension | None = No
 
     Raises:
         UnknownRole: no such role.
+        AgentRefused: its ``register`` raises.
         TopicMismatch: a topic has other partitions than this code says, or a changelog deletes
             what is in use.
         DeployRefused: the code does not fit the state or the schemas of what runs.
@@ -109,7 +111,7 @@ def build_role(name: str, options: WorkerOptions, extension: Extension) -> RoleA
     registry = Registry(options.registry_url)
     register_schemas(registry, extension, may_register=options.register_schemas)
     tools = tools_of(extension, registry)
-    app = assemble(name, options, extension, tools, web=web)
+    app = assemble(name, options, extension, tools, web=web, declared=declare_by_name)
     app.controls = Controls(options.kafka, name, tools.codec)
     app.orders = Orders(options.kafka, name, extension.generation(name), tools.codec)
     agents = agents_of(app.sources)
@@ -152,6 +154,7 @@ def assemble(
     *,
     web: Mapping[str, Any],
     open_store: OpenStore = open_rocks,
+    declared: Callable[[RoleApp, Sequence[Register], Tools, WorkerOptions], None] = declare,
 ) -> RoleApp:
     """Put a role's app together with its engine and agents; no service is asked anything yet."""
     generation = extension.generation(name)
@@ -197,8 +200,7 @@ def assemble(
     app = RoleApp(name, engine, slot=slot, **web)
     add_pages(app)
     add_state_page(app, options.state_queries, options.web_host)
-    for register in {**ROLES, **extension.roles}[name]:
-        register(app, tools, options)
+    declared(app, {**ROLES, **extension.roles}[name], tools, options)
     return app
 
 

@@ -108,19 +108,35 @@ def blueprint(role: str, extension: Extension, kafka: KafkaOptions) -> Blueprint
     tools = Tools(WireCodec(schemas, schemas=extension.schemas), PayloadCodec(schemas), extension.all_kinds())
     options = WorkerOptions(kafka, "", _NOWHERE, Path("state"))
     app = _app(role, kafka)
-    for register in roles[role]:
-        try:
-            register(app, tools, options)
-        except WorkerError:
-            raise
-        except Exception as error:
-            problem = f"register raises {type(error).__name__}: {error}"
-            raise AgentRefused(_file_of(register, role), problem, getattr(error, "remedy", "")) from error
+    declare_by_name(app, roles[role], tools, options)
     agents = agents_of(app.sources)
     if not agents:
         where = _file_of(roles[role][0], role)
         raise AgentRefused(where, "register declares no agent", "give it an app.source and an @app.agent")
+    if unread := app.unread():
+        where = _file_of(roles[role][0], role)
+        raise AgentRefused(where, unread, "give what app.source() returned to @app.agent")
     return Blueprint(role, tuple(_with_outputs(role, agents, extension)), extension.generation(role))
+
+
+def declare(app: RoleApp, registers: Sequence[Register], tools: Tools, options: WorkerOptions) -> None:
+    """Have the agents of a role declared; raises what ``register`` does."""
+    for register in registers:
+        register(app, tools, options)
+
+
+def declare_by_name(
+    app: RoleApp, registers: Sequence[Register], tools: Tools, options: WorkerOptions
+) -> None:
+    """Do as ``declare``, for people: raises AgentRefused, which names the file, unless it may pass."""
+    try:
+        declare(app, registers, tools, options)
+    except Exception as error:
+        if isinstance(error, WorkerError) or getattr(error, "transient", False):
+            raise
+        problem = f"register raises {type(error).__name__}: {error}"
+        file = _file_of(registers[0], app.role)
+        raise AgentRefused(file, problem, getattr(error, "remedy", "")) from error
 
 
 def _file_of(register: Register, role: str) -> Path:

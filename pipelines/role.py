@@ -21,6 +21,7 @@ from connectors.kafka.stream import Stream
 from connectors.threads import DaemonExecutor
 from pipelines.agents import endless, failed_outside
 from pipelines.changelogs import keeps_too_little
+from pipelines.errors import AgentEnded
 from pipelines.gauges import EngineGauges
 from pipelines.partitions import Source
 from pipelines.queries import Held, StateReader
@@ -60,6 +61,7 @@ _IDLE_MS_MIN = 100
 _DEPLOYED_S, _BOUNDS_S = 2.0, 1.0
 _TURNS = {"makes way": "generation makes way", "is live": "generation is live"}
 _ONE_READER = "one agent a topic and role; give the other a role of its own, or do both in one"
+_UNREAD = "Give what app.source() returned to @app.agent, or take the source out."
 _ONE_AGENT = "a role's partitions are its parallelism, start more workers"
 # How a stop's time is spent; with Faust's own 3 s it is less than ops/supervisor.py STOP_WITHIN_S. Waits for
 # Kafka are given up from the first on, the last unit is left as it is at the second; then the poll thread
@@ -247,6 +249,11 @@ class RoleApp(faust.App):
 
         return defined
 
+    def unread(self) -> str:
+        """Name the sources without an agent; empty = none."""
+        names = [source.spec.name for name, source in self.sources.items() if name not in self._readers]
+        return f"no agent reads {', '.join(names)}, which it declares a source for" if names else ""
+
     def partitions(self) -> list[str]:
         """Return the partitions that are restored and being read, as ``topic[partition]``."""
         coordinator = self.coordinator_or_none
@@ -347,9 +354,11 @@ class RoleApp(faust.App):
 
     def start_polling(self, topics: frozenset[str]) -> None:
         """Begin to poll: called by Faust's conductor when all agents are up."""
-        missing = self.sources.keys() - topics
-        if missing:
-            log.warning("no agent reads", topics=sorted(missing))
+        if unread := self.unread():  # what comes there would fill the hand-over of the others
+            self.coordinator.stop_for(AgentEnded(f"role {self.role}: {unread}", remedy=_UNREAD))
+            return
+        if missing := self.sources.keys() - topics:
+            log.warning("no agent reads yet", topics=sorted(missing))
         hot_keys = self.engine.hot_keys
         poller = PollThread(
             self.engine.options.kafka,

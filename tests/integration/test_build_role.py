@@ -19,7 +19,7 @@ from pipelines.app import build_role
 from pipelines.blueprint import blueprint
 from pipelines.changelogs import Retention
 from pipelines.checks import check
-from pipelines.errors import OptionsRefused
+from pipelines.errors import AgentRefused, OptionsRefused
 from pipelines.extension import Extension
 from pipelines.options import WorkerOptions
 from schemas.catalog import PAYLOAD_PREFIX, subjects
@@ -64,6 +64,15 @@ def test_a_role_that_is_built_needs_the_registry_for_none_of_our_schemas(options
     assert tools.dead_letters()
 
 
+def test_a_module_of_a_users_that_cannot_be_used_is_named_and_is_no_defect_of_ours(options):
+    def raises(_app, _tools, _options):
+        raise KeyError("PRICES")
+
+    with pytest.raises(AgentRefused, match="KeyError: 'PRICES'") as refused:
+        build_role("mine", options, Extension(roles={"mine": [raises]}))
+    assert str(refused.value).startswith(__file__)
+
+
 def test_kinds_that_cannot_be_served_are_refused_before_anything_is_asked(options):
     nowhere = replace(options, registry_url="http://127.0.0.1:1")
     with pytest.raises(OptionsRefused, match="mine: doc is empty"):
@@ -89,7 +98,10 @@ def keeping(kept: TopicSpec = KEPT, writes: tuple[TopicSpec, ...] = ()) -> Exten
     """A role of one agent with state."""
 
     def register(app, _tools, _options):
-        app.source(READS, agent="one", decode=list, changelog=kept, writes=writes)
+        @app.agent(app.source(READS, agent="one", decode=list, changelog=kept, writes=writes))
+        async def one(stream):
+            async for _ in stream:
+                pass
 
     return Extension(roles={"one": [register]}, topics=(READS, kept))
 

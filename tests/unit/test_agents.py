@@ -6,12 +6,14 @@ import asyncio
 
 import pytest
 
+from connectors.kafka.options import KafkaOptions
 from pipelines import agents as module
-from pipelines.errors import AgentEnded
+from pipelines.blueprint import blueprint
+from pipelines.errors import AgentEnded, AgentRefused
 from pipelines.extension import Extension
 from pipelines.testing import AgentDriver
 from schemas.errors import SluicegateError
-from tests.support.twin_scenario import EACH, READINGS, SCHEMA, SUBJECT
+from tests.support.twin_scenario import EACH, READINGS, ROWS, SCHEMA, SUBJECT
 
 pytestmark = pytest.mark.timeout(60)
 ROW = {"sensor": "a", "amount": 1, "unit": "kWh"}
@@ -104,6 +106,43 @@ def test_an_agent_that_fails_before_its_first_event_stops_the_worker_and_says_wh
     assert "KeyError: 'PRICES'" in str(caught.value)
     assert isinstance(caught.value.__cause__, KeyError)
     assert len(begun) == 1
+
+
+def test_a_source_without_an_agent_is_refused_as_it_would_hold_up_the_others(tmp_path):
+    def register(app, tools, _options):
+        app.source(ROWS, agent="two", decode=tools.decoder(SUBJECT))
+
+        @app.agent(app.source(READINGS, agent="one", decode=tools.decoder(SUBJECT)))
+        async def one(stream):
+            async for _ in stream:
+                pass
+
+    extension = Extension({"one": [register]}, (READINGS, ROWS), {SUBJECT: SCHEMA})
+    with pytest.raises(AgentEnded, match=r"role one: no agent reads twin\.rows\.v1"):
+        AgentDriver("one", extension, folder=tmp_path)
+    with pytest.raises(AgentRefused, match=r"test_agents\.py: no agent reads twin\.rows\.v1"):
+        blueprint("one", extension, KafkaOptions(""))
+
+
+def test_an_agent_may_begin_later_than_another_of_its_role(tmp_path):
+    def register(app, tools, _options):
+        @app.agent(app.source(READINGS, agent="quick", decode=tools.decoder(SUBJECT)))
+        async def quick(stream):
+            async for _ in stream:
+                stream.scope.count("counted")
+
+        @app.agent(app.source(ROWS, agent="slow", decode=tools.decoder(SUBJECT)))
+        async def slow(stream):
+            await asyncio.sleep(0.5)
+            async for _ in stream:
+                stream.scope.count("counted")
+
+    extension = Extension({"one": [register]}, (READINGS, ROWS), {SUBJECT: SCHEMA})
+    with AgentDriver("one", extension, folder=tmp_path) as driver:
+        driver.append(ROW, topic=READINGS, key=b"a")
+        driver.append(ROW, topic=ROWS, key=b"a")
+        driver.run()
+        assert driver.counts == {"counted": 2}
 
 
 def test_what_may_pass_before_its_first_event_is_waited_for(tmp_path, monkeypatch):

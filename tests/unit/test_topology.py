@@ -99,7 +99,10 @@ def test_an_agent_that_declares_no_output_has_the_rest_of_its_modules_topics(tmp
         "LOG = replace(OUTPUT, name='quiet.changelog.v1', cleanup='compact')\n"
         "TOPICS = (OUT, LOG)\n"
         "def register(app, tools, options):\n"
-        "    app.source(OUTPUT, agent='quiet', decode=tools.decode_events, changelog=LOG)\n"
+        "    source = app.source(OUTPUT, agent='quiet', decode=tools.decode_events, changelog=LOG)\n"
+        "    @app.agent(source)\n"
+        "    async def quiet(stream):\n"
+        "        async for _ in stream: pass\n"
     )
     (agent,) = blueprint("quiet", load(tmp_path), KAFKA).agents
     assert [spec.name for spec in agent.writes] == ["quiet.v1"]
