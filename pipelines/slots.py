@@ -67,6 +67,9 @@ def _kept_identity(folder: Path) -> str:
     kept = folder / "IDENTITY"
     if not kept.exists():
         fresh = folder / "IDENTITY.new"
-        fresh.write_text(uuid.uuid4().hex[:16])
-        fresh.replace(kept)  # never half written: all who read an empty one would share it
+        with fresh.open("w") as file:
+            file.write(uuid.uuid4().hex[:16])
+            file.flush()
+            os.fsync(file.fileno())  # never half written, after a loss of power either: empty ones are alike
+        fresh.replace(kept)
     return kept.read_text()
