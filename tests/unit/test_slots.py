@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 
 import pytest
 
@@ -18,12 +18,11 @@ def test_a_restart_finds_its_identity_and_a_second_worker_gets_another(tmp_path)
 
 
 def test_a_process_that_dies_while_it_writes_its_identity_leaves_none_behind(tmp_path, monkeypatch):
-    def dies(path, _text):
-        path.touch()
+    def dies(_descriptor):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as full:
-        full.setattr(Path, "write_text", dies)
+        full.setattr(os, "fsync", dies)
         with pytest.raises(OSError, match="No space"):
             Slot(tmp_path, "ingest")
     identities = {Slot(tmp_path, "ingest").identity, Slot(tmp_path / "elsewhere", "ingest").identity}
