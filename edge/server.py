@@ -212,6 +212,8 @@ class _Server(uvicorn.Server):
         if self._grpc is not None:
             await self._grpc.stop(0 if self.force_exit else _FINISH_S)
         await super().shutdown(sockets)
+        if self.force_exit:  # the app's life is cancelled next, as was asked for: no failure to tell of
+            self.lifespan.logger.disabled = True
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import orjson
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 # edge that restarts. A repeat is safe after each: events are told apart by event_id.
 AGAIN: Final = frozenset({429, 502, 503, 504})
 _RETRY_AFTER_S_MAX = 30.0
+_WHO_COMES: Final = (
+    "set SLUICEGATE_EDGE__TOKEN to one that holds (`sluicegate tokens issue`, or your issuer's)"
+)
 _NO_EDGE: Final = "set SLUICEGATE_EDGE__URL to where the edge itself answers, or see what stands before it"
 
 
@@ -69,7 +73,8 @@ def refusal(response: httpx.Response) -> Refused:
     body = _object_in(response)
     if body is None or not response.is_error:  # a page, or a redirect, of whatever stands before the edge
         return _is_no_edge(response)
-    return Refused(response.status_code, _problem(body), str(body.get("remedy", "")), body)
+    remedy = _WHO_COMES if response.status_code == HTTPStatus.UNAUTHORIZED else str(body.get("remedy", ""))
+    return Refused(response.status_code, _problem(body), remedy, body)
 
 
 def _is_no_edge(response: httpx.Response) -> Refused:

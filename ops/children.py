@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 from ops.orphans import die_with_parent, signal_group
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -72,8 +72,12 @@ class Children:
     of stopping is ours; on Linux the kernel ends them should we be killed.
     """
 
-    def __init__(self, *, stop_within_s: float = 20.0) -> None:
+    def __init__(
+        self, *, stop_within_s: float = 20.0, on_stop: Callable[[str], object] = lambda _name: None
+    ) -> None:
+        """``on_stop`` is told the name of each that leaving waits for."""
         self._stop_within_s = stop_within_s
+        self._on_stop = on_stop
         self._children: list[Child] = []
 
     async def __aenter__(self) -> Self:
@@ -83,6 +87,8 @@ class Children:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for child in reversed(self._children):
+            if not child.ended.done():
+                self._on_stop(child.name)
             await self.stop(child)
 
     def __iter__(self) -> Iterator[Child]:

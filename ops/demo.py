@@ -78,7 +78,9 @@ class Demo:
         self._settings = settings
         self._once = once
         self._logs = settings.data_dir.absolute() / "logs"
-        self._children = Children(stop_within_s=STOP_WITHIN_S)
+        self._children = Children(
+            stop_within_s=STOP_WITHIN_S, on_stop=lambda name: console.note(f"stopping: {name}")
+        )
         self._environment: dict[str, str] = {}
         self._stream = ""
 

@@ -107,10 +107,11 @@ def _of_jwks(data: bytes, where: str, passed_over: Callable[[str], None] | None)
             # Whatever the member holds, it must not keep the others from serving: PyJWT raises
             # NotImplementedError of an algorithm without keys. Its messages would show the key.
             key = jwt.PyJWK(member).key
-            found.append(_judged(kid if isinstance(kid, str) else "", key, member, where))
-        except Exception:  # noqa: BLE001  # for the reason above
+            found.append(_judged(kid if isinstance(kid, str) else "", key, member, "it"))
+        except Exception as error:  # noqa: BLE001  # for the reason above
             if passed_over is not None:
-                passed_over(f"key {number} (from 0), kid {str(kid)[:_KID_SHOWN_CHARS]!r}")
+                why = f": {error}" if isinstance(error, KeysRefused) else ": no key that can be read"
+                passed_over(f"key {number} (from 0), kid {str(kid)[:_KID_SHOWN_CHARS]!r}{why}")
     return found
 
 

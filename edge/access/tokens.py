@@ -159,7 +159,7 @@ def _scopes(claims: Mapping[str, Any]) -> frozenset[str]:
     value = claims.get("scope", "")
     words = value.split() if isinstance(value, str) else value
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        raise _refused("claim 'scope' must be text, words with spaces between them")
+        raise _refused("claim 'scope' must be text, words with spaces between them, or a list of them")
     return frozenset(words).intersection(SCOPES)
 
 

@@ -71,6 +71,9 @@ def connections_command(
         console.print_json(answer)
         return 0
     found = answer["connections"]
+    if not found:
+        console.note("no client is slow" if slow else "no client is connected")
+        return 0
     _show(found)
     rest = answer["total"] - len(found)
     if rest > 0:
@@ -85,9 +88,6 @@ def _show(found: Sequence[Mapping[str, Any]]) -> None:
     from ops import console
     from ops.redaction import escaped
 
-    if not found:
-        console.note("no such connection")
-        return
     table = Table(box=None, pad_edge=False)
     for name in ("peer", "who", "transport", "stream", "policy", "state"):
         table.add_column(name)

@@ -101,6 +101,16 @@ def test_events_come_one_by_one_and_a_stream_survives_the_edge_behind_the_proxy(
     assert answer.status_code == 202
 
 
+def test_a_page_of_the_proxys_own_address_may_publish_whatever_port_that_is_and_another_not(make_edge, nginx):
+    proxy = nginx(make_edge().port)
+    asks = f"{proxy.url}/v1/streams/form/events?kind=log"
+    for origin, status in ((proxy.url, 202), ("http://127.0.0.1", 403), ("https://elsewhere.example", 403)):
+        answer = httpx2.post(
+            asks, json={"type": "open"}, headers={"origin": origin}, trust_env=False, verify=False
+        )
+        assert answer.status_code == status, (origin, answer.text)
+
+
 def test_a_connection_that_is_cut_behind_the_proxy_is_told_from_one_that_ended(make_edge, twin, nginx):
     edge = make_edge()
     proxy = nginx(edge.port)

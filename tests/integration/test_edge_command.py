@@ -214,6 +214,7 @@ def test_a_second_signal_ends_it_at_once(make_edge, twin):
         started = time.monotonic()
         assert edge.terminate() == 0
     assert time.monotonic() - started < 30
+    assert "Traceback" not in edge.log.read_text()
 
 
 def test_a_client_that_leaves_is_noticed_and_costs_nothing_more(make_edge, twin):
