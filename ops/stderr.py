@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from contextlib import suppress
+from typing import TextIO, cast
 
 
 class StandardError(io.TextIOBase):
@@ -17,23 +18,29 @@ class StandardError(io.TextIOBase):
     @property
     def encoding(self) -> str:  # type: ignore[override]  # typeshed has an attribute here
         """Encoding of the real one."""
-        return getattr(sys.stderr, "encoding", "utf-8")
+        return getattr(_real(), "encoding", "utf-8")
 
     def isatty(self) -> bool:
         """Whether it is a terminal."""
-        return bool(sys.stderr) and sys.stderr.isatty()
+        real = _real()
+        return bool(real) and real.isatty()
 
     def fileno(self) -> int:
         """Descriptor of the real one."""
-        return sys.stderr.fileno()
+        return _real().fileno()
 
     def write(self, text: str) -> int:
         """Write, or drop."""
         with suppress(OSError, AttributeError):
-            sys.stderr.write(text)
+            _real().write(text)
         return len(text)
 
     def flush(self) -> None:
         """Flush, if that can be done."""
         with suppress(OSError, AttributeError):
-            sys.stderr.flush()
+            _real().flush()
+
+
+def _real() -> TextIO:
+    """Give it as it is: while a bar is shown rich has what is written to it go to its console, so to us."""
+    return cast("TextIO", getattr(sys.stderr, "rich_proxied_file", sys.stderr))

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, fields
 from hashlib import sha256
+from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_file_location
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -28,7 +29,7 @@ from state.schema import Migration
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from types import ModuleType
+    from types import CodeType, ModuleType
 
     from pipelines.options import WorkerOptions
     from pipelines.role import RoleApp
@@ -153,6 +154,19 @@ def _schemas(folder: Path) -> Mapping[str, str]:
     return schemas
 
 
+class _FromSource(SourceFileLoader):
+    """Loads what a file says, never a cache of bytecode beside it.
+
+    One holds for as long as a file's second of change and size are the same, so that a deploy by an archive,
+    or an image, whose files have times of their own would run the code before it, under the new version.
+    """
+
+    def get_code(self, fullname: str) -> CodeType:
+        """See ``importlib.abc.InspectLoader``."""
+        path = self.get_filename(fullname)
+        return self.source_to_code(self.get_data(path), path)
+
+
 def _imported(file: Path) -> ModuleType:
     if not ROLE_NAME.fullmatch(file.stem) or file.stem in OUR_ROLES:
         raise AgentRefused(
@@ -160,7 +174,8 @@ def _imported(file: Path) -> ModuleType:
             f"{file.stem!r} is no name for a role",
             f"use a-z, 0-9 and _, beginning with a letter, and none of {', '.join(OUR_ROLES)}",
         )
-    spec = spec_from_file_location(f"sluicegate_agents.{file.stem}", file)
+    name = f"sluicegate_agents.{file.stem}"
+    spec = spec_from_file_location(name, file, loader=_FromSource(name, str(file)))
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)

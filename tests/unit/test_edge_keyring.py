@@ -67,7 +67,7 @@ def test_a_member_that_cannot_be_used_is_told_by_name_and_the_others_serve(file,
         ring = KeyRing(AccessOptions(keys_file=file), None)
     assert kids(ring) == ["good"]
     (told,) = [line for line in logs if line["event"] == "keys_passed_over"]
-    assert told["keys"] == ["key 0 (from 0), kid 'odd'"]
+    assert told["keys"] == ["key 0 (from 0), kid 'odd': no key that can be read"]
     assert told["where"] == str(file)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
 
@@ -171,3 +172,13 @@ def test_the_version_of_code_is_what_it_says_or_follows_from_its_text(tmp_path, 
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     assert versions[1] == ("2026.3" if given else f"sha256:{digest[:12]}")
     assert (versions[0] == versions[1]) is bool(given)
+
+
+def test_the_code_that_runs_is_the_files_whatever_was_compiled_of_it_before(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    file = tmp_path / "mine.py"
+    for generation in (1, 2):
+        text = f"GENERATION = {generation}\ndef register(app, tools, options): ...\n"
+        file.write_text(text)
+        os.utime(file, (1_700_000_000, 1_700_000_000))  # as an archive or an image sets it
+        assert load(tmp_path).generation("mine") == generation
