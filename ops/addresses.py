@@ -70,23 +70,24 @@ def console_page(url: str, tenant: str, stream_id: str) -> str:
 def addresses(settings: Settings) -> Addresses:
     """Where Kafka, the registry and PostgreSQL are: of the settings, else of the stack that runs here.
 
-    PostgreSQL may be missing (an empty DSN): only the archive needs it. Raises NoStack if nothing says
-    where Kafka or the registry is.
+    PostgreSQL may be missing (an empty DSN): only the archive needs it. The stack's counts as long as its
+    record does, though its process may be gone: it is away then, and not left out. Raises NoStack if
+    nothing says where Kafka or the registry is.
     """
     from ops.stack.addresses import Addresses
     from ops.stack.state import read_state
 
     parts = read_state(settings.data_dir.absolute())
 
-    def of_stack(name: str) -> str:
+    def of_stack(name: str, *, gone: bool = False) -> str:
         part = parts.get(name)
-        return part.address if part is not None and part.process.runs else ""
+        return part.address if part is not None and (gone or part.process.runs) else ""
 
     dsn = settings.postgres.dsn
     found = Addresses(
         kafka=settings.kafka.bootstrap_servers or of_stack("kafka"),
         registry_url=settings.registry.url or of_stack("registry"),
-        postgres_dsn=dsn.get_secret_value() if dsn is not None else of_stack("postgres"),
+        postgres_dsn=dsn.get_secret_value() if dsn is not None else of_stack("postgres", gone=True),
     )
     for address, part, variable in (
         (found.kafka, "Kafka", "SLUICEGATE_KAFKA__BOOTSTRAP_SERVERS"),

@@ -37,8 +37,8 @@ class SinkUnavailable(SinkError):
         self.where = where
         super().__init__(
             f"PostgreSQL at {where} cannot be used now: {problem}",
-            remedy="Start PostgreSQL, or point SLUICEGATE_POSTGRES__DSN at the right one; "
-            "nothing is lost: the archive goes on where it stopped.",
+            remedy="Start PostgreSQL (the local stack's: `sluicegate up`), or point SLUICEGATE_POSTGRES__DSN "
+            "at the right one; nothing is lost: the archive goes on where it stopped.",
         )
 
 
