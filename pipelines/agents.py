@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 from functools import wraps
 from inspect import isasyncgenfunction, iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Final
@@ -38,8 +39,9 @@ def endless(fun: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(fun)
     async def iterated(*args: Any) -> AsyncIterator[Any]:
-        async for value in fun(*args):
-            yield value
+        async with aclosing(fun(*args)) as values:  # what is closed is closed down to its stream
+            async for value in values:
+                yield value
         raise AgentEnded(f"agent {fun.__name__} ended: its function returned", remedy=_RETURNED)
 
     if isasyncgenfunction(fun):
