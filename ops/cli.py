@@ -46,7 +46,8 @@ COMMANDS = (
 
 EPILOGUE = """\
 Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 something needed cannot be reached, \
-4 code that does not fit what is deployed (starting it again changes nothing), 130 Ctrl-C. \
+4 code that does not fit what is deployed (starting it again changes nothing), 130 Ctrl-C; \
+0 of what runs until it is stopped, as worker and edge do. \
 Settings are environment variables SLUICEGATE_GROUP__NAME. \
 --debug before the command shows where an error was raised.
 """

@@ -39,7 +39,8 @@ def worker_command(
 
     More workers share the partitions. A role whose process ends by itself takes the others down with
     it, and the exit code is not 0: whatever runs the worker (systemd, Kubernetes, you) restarts it as a
-    whole and sees that it did. SIGTERM and Ctrl-C stop it after the unit of work at hand.
+    whole and sees that it did. SIGTERM and Ctrl-C stop it after the unit of work at hand, with exit
+    code 0 (a `--migrate` that has not come to its end: 143 and 130).
 
     A role whose code does not fit the state or the schemas of what runs is refused before it reads anything,
     with exit code 4: starting it again changes nothing. `--check` says so beforehand.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from schemas.topics import TopicSpec
+from schemas.topics import TopicSpec, partition_of
 from tests.support.command_line import CommandLine
 from tests.support.read_topic import read_committed
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 ALERTS = TopicSpec("examples.alerts.v1", "", "", 4, -1, "delete", "")
+MEANS = TopicSpec("examples.sensor-means.v1", "", "", 4, -1, "compact", "")
+VISITS = TopicSpec("examples.visits.changelog.v1", "", "", 4, -1, "compact", "")
 SIZES = TopicSpec("examples.sizes.v1", "", "", 4, -1, "compact", "")
 STREAMS, LINES = 12, 40
 ERROR_EVERY = 7
@@ -142,3 +144,21 @@ def test_the_kafka_client_publishes_a_stream_that_is_accepted_whole(reader, stac
     assert [(event["seq"], event["type"]) for event in events] == [(0, "open"), (1, "progress"), (2, "end")]
     assert events[0]["title"] == "From a Kafka client"
     assert (events[1]["done"], events[1]["total"]) == (1, 2)
+
+
+def test_topics_of_ones_own_are_fed_as_the_page_says(reader, stack, kafka_options):
+    reader.environment["SLUICEGATE_PIPELINES"] = str(EXAMPLES / "agents")
+    reader.start("worker", "--roles", "sensor_means,visits", log="mine")
+    reader.until(lambda: reader.ready("mine") >= 8, "both read four partitions", log="mine")
+    page = (EXAMPLES.parent / "data-engineer.md").read_text()
+    block = page.partition("### Feed a topic of your own")[2].split("```")[1].removeprefix("python\n")
+    block = block.replace('produce("', f'produce("{kafka_options.topic_prefix}')
+    program = (EXAMPLES / "kafka_producer.py").read_text()
+    feed = program.partition("def publish")[0] + block + "sys.exit(producer.flush(30))\n"
+    words = (stack.kafka, stack.registry_url, "-", "-")
+    subprocess.run([sys.executable, "-c", feed, *words], check=True, timeout=60)
+    (mean,) = read_committed(kafka_options, MEANS, 1)
+    assert (mean.key(), json.loads(mean.value())) == (b"cellar", {"readings": 1, "celsius": 12.5})
+    assert mean.partition() == partition_of(b"cellar", 4)
+    kept = read_committed(kafka_options, VISITS, 3)  # the session, when it closes, and the watermark
+    assert any(message.key().startswith(b"vo\0\x03ann") for message in kept)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,10 @@ from ops.settings import ProviderSettings, Settings
 from ops.stack.parts import LOCAL_PARTS
 from schemas.recording import RecordingHeader
 from schemas.topics import DAY_MS, INPUT, OUTPUT, REJECTS
+from state.dedupe import SeenOptions
+from state.keyvalue import KeyValueOptions
+from state.sessions import SessionOptions
+from state.windows import WindowOptions
 from tests.support.no_engine import worker_registry
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -112,6 +117,13 @@ def shown(default: object) -> str:
 def test_the_data_engineers_page_names_every_setting_of_a_worker_with_its_default():
     rows = dict(re.findall(r"^\| `(worker\.[a-z_]+)` \| (\S+) \|", text("data-engineer.md"), re.MULTILINE))
     assert rows == {name: shown(default) for name, default in settings_of("worker").items()}
+
+
+def test_the_data_engineers_page_names_every_option_of_windows_and_values_with_its_default():
+    rows = dict(re.findall(r"^\| `(\w+Options\.\w+)` \| (\d+) \|", text("data-engineer.md"), re.MULTILINE))
+    options = (WindowOptions, SessionOptions, KeyValueOptions, SeenOptions)
+    known = {f"{each.__name__}.{one.name}": str(one.default) for each in options for one in fields(each)}
+    assert rows == known
 
 
 def test_the_page_of_access_names_every_setting_of_it_with_its_default():

@@ -63,6 +63,7 @@ def test_each_agent_of_the_examples_writes_what_it_says_and_no_more():
         "call_windows": ["examples.call-windows.v1"],
         "sensor_means": ["examples.sensor-means.v1"],
         "sensors": ["examples.silent-sensors.v1"],
+        "visits": ["examples.visits.v1"],
     }
 
 
