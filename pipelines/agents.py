@@ -49,9 +49,7 @@ def endless(fun: Callable[..., Any]) -> Callable[..., Any]:
     return awaited if iscoroutinefunction(fun) else fun
 
 
-async def failed_outside(
-    name: str, error: BaseException, stop_for: Callable[[BaseException], object]
-) -> None:
+async def failed_outside(name: str, error: BaseException, stop_for: Callable[..., object]) -> None:
     """Have the worker stop for an agent that raised with no event in hand; what may pass is waited for.
 
     Returns after a pause: Faust begins such an agent anew at once, in a worker that stops, too.
@@ -59,7 +57,7 @@ async def failed_outside(
     if getattr(error, "transient", False):
         log.warning("agent waits for what may pass, before its first event", agent=name, cause=str(error))
     elif getattr(error, "fatal", False):
-        stop_for(error)
+        stop_for(error, {"agent": name, "raised_at": place_of(error)})
     else:
         where = f", at {place}" if (place := place_of(error)) else ""
         said = f"agent {name} failed with no event in hand{where}: {type(error).__name__}: {error}"

@@ -18,7 +18,7 @@ from connectors.kafka.roster import Roster
 from connectors.registry import Registry
 from pipelines.blueprint import ROLES, agents_of, declare, declare_by_name
 from pipelines.changelogs import retention_of
-from pipelines.checks import operations_of, register_schemas, topics_of
+from pipelines.checks import check_subjects, operations_of, register_schemas, topics_of
 from pipelines.controls import Controls
 from pipelines.deploying import deploy
 from pipelines.engine import Engine, EngineOptions
@@ -115,6 +115,7 @@ def build_role(name: str, options: WorkerOptions, extension: Extension) -> RoleA
     app.controls = Controls(options.kafka, name, tools.codec)
     app.orders = Orders(options.kafka, name, extension.generation(name), tools.codec)
     agents = agents_of(app.sources)
+    check_subjects(registry, extension, agents)
     prefix = options.kafka.topic_prefix
     absent = have_topics(
         options.kafka,

@@ -60,6 +60,8 @@ class Agent:
     """After how much silence of a partition its time goes on without a record; 0 = never."""
     keeps_position: bool = False
     """Where it begins is kept outside of Kafka, with what it writes there."""
+    says_writes: bool = True
+    """``writes`` is what it declares, and not what its module's topics let one think."""
 
     @property
     def appends(self) -> tuple[TopicSpec, ...]:
@@ -170,4 +172,7 @@ def _with_outputs(role: str, agents: Sequence[Agent], extension: Extension) -> l
     owned = extension.access[role].changelogs if role in extension.access else ()
     told = {spec for agent in agents for spec in (agent.reads, agent.changelog, *agent.appends)}
     left = tuple(spec for spec in owned if spec not in told)
-    return [agent if agent.writes or agent.sink else replace(agent, writes=left) for agent in agents]
+    return [
+        agent if agent.writes or agent.sink else replace(agent, writes=left, says_writes=not left)
+        for agent in agents
+    ]

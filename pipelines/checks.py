@@ -26,7 +26,7 @@ from schemas.topics import DEAD_LETTERS, TOPICS
 from schemas.wire import WireCodec
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterator, Sequence
+    from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 
     from connectors.kafka.admin import TopicState
     from connectors.kafka.options import KafkaOptions
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pipelines.extension import Extension
     from pipelines.options import WorkerOptions
     from schemas.access import Operation
+    from schemas.catalog import SchemaSource
     from schemas.topics import TopicSpec
 
 ARCHIVE: Final = "archive"
@@ -71,7 +72,7 @@ def check(blueprints: Sequence[Blueprint], extension: Extension, options: Worker
         roster = Roster(options.kafka, WireCodec(registry, schemas=extension.schemas))
         try:
             for one in blueprints:
-                yield from _role(one, extension, options, roster)
+                yield from _role(one, extension, options, roster, registry)
         finally:
             roster.close()
     finally:
@@ -111,7 +112,9 @@ def check_offline(extension: Extension, kafka: KafkaOptions) -> Iterator[Finding
         except WorkerError as refused:
             yield Finding("agents", role, f"{refused}. {refused.remedy}")
         else:
-            yield Finding("agents", role, "")
+            lacking = unwritable(one.agents, {*subjects(), *extension.schemas}.__contains__)
+            unasked = f"{'; '.join(lacking)}. {SUBJECT_REMEDY} The registry was not asked"
+            yield Finding("agents", role, "", unasked if lacking else "")
             yield Finding("co-partitioning", role, "; ".join(_uneven(one, {}, kafka.topic_prefix)))
 
 
@@ -144,6 +147,43 @@ _SCHEMA_REMEDY = (
     "Give a new field a default, and let only a field with one go; else write to a new version of the topic "
     "with a subject of its own. `sluicegate schemas check FILE` tries it."
 )
+
+
+SUBJECT_REMEDY: Final = (
+    "Write schemas/<subject>.avsc beside the agent's module, or register it (`sluicegate schemas register`); "
+    'values that are not in the registry\'s format have subject="".'
+)
+
+
+def check_subjects(registry: SchemaSource, extension: Extension, agents: Sequence[Agent]) -> None:
+    """Look whether what agents say that they write has a schema; after ``register_schemas``.
+
+    Raises:
+        DeployRefused: a topic's subject has none, which would make a dead letter of each result.
+        RegistryUnavailable: no answer.
+    """
+    if lacking := unwritable(agents, lambda subject: _has_schema(registry, extension, subject)):
+        raise DeployRefused("; ".join(lacking), remedy=SUBJECT_REMEDY)
+
+
+def unwritable(agents: Iterable[Agent], has_schema: Callable[[str], bool]) -> list[str]:
+    """Name the topics that agents write to, each with its subject, which has no schema; ours have all."""
+    specs = dict.fromkeys(spec for agent in agents for spec in agent.writes if spec not in TOPICS)
+    return [
+        f"{spec.name}: there is no schema of its subject {spec.subject}"
+        for spec in specs
+        if spec.subject and not has_schema(spec.subject)
+    ]
+
+
+def _has_schema(registry: SchemaSource, extension: Extension, subject: str) -> bool:
+    if subject in subjects() or subject in extension.schemas:
+        return True
+    try:
+        registry.id_of(subject)
+    except UnknownType:
+        return False
+    return True
 
 
 def operations_of(role: str, agents: Sequence[Agent], prefix: str) -> dict[str, tuple[Operation, ...]]:
@@ -179,13 +219,24 @@ def _subject_problems(registry: Registry, subject: str, text: str, *, may_regist
         yield f"{subject}: this text is not registered, and SLUICEGATE_REGISTRY__REGISTER_SCHEMAS is false"
 
 
-def _role(one: Blueprint, extension: Extension, options: WorkerOptions, roster: Roster) -> Iterator[Finding]:
+def _role(
+    one: Blueprint, extension: Extension, options: WorkerOptions, roster: Roster, registry: Registry
+) -> Iterator[Finding]:
     prefix = options.kafka.topic_prefix
     used = topics_of(one.agents)
     there = {state.name: state for state in describe_topics(options.kafka, used)}
     made = {spec.name for spec in extension.all_topics()} if options.create_topics else set()
     problems = [problem for spec in used for problem in _topic_problems(spec, there, options, made)]
-    yield Finding("topics", one.role, "; ".join(problems))
+    lacking, perhaps = (
+        unwritable(
+            [agent for agent in one.agents if agent.says_writes is said],
+            lambda subject: _has_schema(registry, extension, subject),
+        )
+        for said in (True, False)
+    )
+    problems += [f"{'; '.join(lacking)}. {SUBJECT_REMEDY}"] if lacking else []
+    warning = f"{'; '.join(perhaps)}. {SUBJECT_REMEDY}" if perhaps else ""
+    yield Finding("topics", one.role, "; ".join(problems), warning)
     yield Finding("co-partitioning", one.role, "; ".join(_uneven(one, there, prefix)))
     try:
         check_topics(options.kafka, operations_of(one.role, one.agents, prefix))

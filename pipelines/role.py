@@ -420,11 +420,12 @@ class RoleApp(faust.App):
         for where in self.coordinator.assignment:
             self.engine.partitions.watch(where)
 
-    def _on_fatal(self, error: BaseException) -> None:
+    def _on_fatal(self, error: BaseException, where: Mapping[str, Any]) -> None:
         """Stop the worker: going on could lose or double events."""
         if self.fatal is None:
             self.fatal = error
-            log.error("worker stops", role=self.role, cause=str(error), remedy=getattr(error, "remedy", ""))
+            remedy = getattr(error, "remedy", "")
+            log.error("worker stops", role=self.role, **where, cause=str(error), remedy=remedy)
             self.add_future(self.crash(error))
 
     async def _tick(self) -> None:

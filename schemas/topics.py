@@ -27,6 +27,7 @@ class TopicSpec:
     name: str
     key: str
     subject: str
+    """In the schema registry; empty = its values are not in the registry's format."""
     partitions: int
     retention_ms: int
     """-1 = for ever (compacted topics)."""

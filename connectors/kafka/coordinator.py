@@ -24,7 +24,7 @@ from connectors.kafka.handout import HandOut
 from connectors.kafka.idle import take_step
 from connectors.kafka.inflight import InFlight
 from connectors.kafka.intake import Intake
-from connectors.kafka.isolation import Isolation, LetGo, Standstill
+from connectors.kafka.isolation import Isolation, LetGo, Standstill, where_of
 from connectors.kafka.lease import Lease
 from connectors.kafka.leases import Leases
 from connectors.kafka.on_loop import LoopListener
@@ -66,7 +66,7 @@ class Coordinator(LoopListener):
         partitions: Partitions,
         options: CoordinatorOptions,
         on_committed: Callable[[Any], None],
-        on_fatal: Callable[[BaseException], None],
+        on_fatal: Callable[[BaseException, Mapping[str, Any]], None],
         in_flight: InFlight | None = None,
         attempts_max: Mapping[str, int] | None = None,
         on_commit: Callable[[], None] = lambda: None,
@@ -324,7 +324,7 @@ class Coordinator(LoopListener):
     def _isolate(self, lease: Lease, rest: Chunk, error: BaseException) -> None:
         if getattr(error, "fatal", False):
             self._backlog.put_back(rest)
-            self.stop_for(error)
+            self.stop_for(error, where_of(rest, error))
             return
         again = self._isolation.isolate(lease.scope, rest, error)
         if isinstance(again, Standstill):
@@ -349,10 +349,10 @@ class Coordinator(LoopListener):
 
     # -- the end of a unit ----------------------------------------------------------------------------
 
-    def stop_for(self, error: BaseException) -> None:
-        """Hand out nothing more and have the worker stop."""
+    def stop_for(self, error: BaseException, where: Mapping[str, Any] | None = None) -> None:
+        """Hand out nothing more and have the worker stop; ``where`` it arose in an agent, for the log."""
         self._intake.stop()
-        self._on_fatal(error)
+        self._on_fatal(error, where or {})
 
     async def _commit(self) -> None:
         try:

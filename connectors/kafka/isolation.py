@@ -13,7 +13,7 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 from traceback import StackSummary, walk_tb
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import structlog
 
@@ -98,18 +98,24 @@ class Isolation:
             return Again((chunk,), self._backoff.seconds(chunk.attempts))
         detail = str(error)[:_DETAIL_CHARACTERS_MAX]
         failed = Standstill(chunk.first, type(error).__name__, detail, chunk.attempts + 1)
-        return self._give_up(scope, chunk, failed, place_of(error))
+        return self._give_up(scope, chunk, failed, where_of(chunk, error))
 
-    def _give_up(self, scope: Scope, chunk: Chunk, failed: Standstill, place: str) -> Again | Standstill:
-        topic, partition = chunk.source
-        where = {"topic": topic, "partition": partition, "offset": failed.record.offset, "raised_at": place}
-        if self._policies[topic] == "stop-partition" and chunk.handback < 0:  # those were put aside before
+    def _give_up(
+        self, scope: Scope, chunk: Chunk, failed: Standstill, where: Mapping[str, Any]
+    ) -> Again | Standstill:
+        policy = self._policies[chunk.source.topic]
+        if policy == "stop-partition" and chunk.handback < 0:  # those were put aside before
             log.error("partition stands still at an event", **where, cause=failed.note)
             return failed
-        scope.dead_letter(failed.record, failed.cause, failed.detail, failed.attempts, place)
+        scope.dead_letter(failed.record, failed.cause, failed.detail, failed.attempts, where["raised_at"])
         scope.count("dead_letter")
         log.error("event became a dead letter", **where, cause=failed.cause)
         return Again(())
+
+
+def where_of(chunk: Chunk, error: BaseException) -> dict[str, Any]:
+    """Return for a log line which event was in hand, of several the first, and where its agent raised."""
+    return {**chunk.source._asdict(), "offset": chunk.first.offset, "raised_at": place_of(error)}
 
 
 def place_of(error: BaseException) -> str:

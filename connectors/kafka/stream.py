@@ -42,10 +42,10 @@ _JOINS = "keep what is to be joined in scope.state, and look it up there"
 
 
 def _refused(name: str, instead: str) -> Callable[..., Any]:
-    """Return a method of Faust's streams that is not in use here: it says what to write instead."""
+    """Return a method of Faust's streams that is not in use here: it stops the worker, and says why."""
 
-    def refuse(self: Stream, *_args: Any, **_kwargs: Any) -> Any:
-        raise self._refusal(f"stream.{name}", instead)
+    def refuse(*_args: Any, **_kwargs: Any) -> Any:
+        raise NotSupported(f"stream.{name}", instead)
 
     refuse.__name__, refuse.__doc__ = name, f"Not in use: {instead}."
     return refuse
@@ -240,7 +240,7 @@ class Stream(faust.Stream[Any]):
         chunk = self._lease.chunk
         if isinstance(chunk, kind):
             return chunk
-        raise self._refusal(f"iterating so over {self._topic}", f"its source is declared for {instead}")
+        raise NotSupported(f"iterating so over {self._topic}", f"its source is declared for {instead}")
 
     # -- what Faust's own methods stand on -------------------------------------------------------------
 
@@ -288,13 +288,6 @@ class Stream(faust.Stream[Any]):
     group_by = _refused("group_by()", _BY_TOPIC)
     combine = __and__ = _refused("combine()", _JOINS)
     join = left_join = inner_join = outer_join = _refused("join()", _JOINS)
-
-    def _refusal(self, what: str, instead: str) -> NotSupported:
-        """Return the error, and have the worker stop: the agent would fail for each of its events."""
-        error = NotSupported(what, instead)
-        if self.app.coordinator_or_none is not None:
-            self._coordinator.stop_for(error)
-        return error
 
     def _register(self) -> None:
         self._lease = self.record = None

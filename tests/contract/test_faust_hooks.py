@@ -15,6 +15,7 @@ from faust.transport import by_url
 from faust.transport.conductor import Conductor
 from faust.types.transports import ConsumerT, ProducerT
 from mode.supervisors import SupervisorStrategy
+from structlog.testing import capture_logs
 from yarl import URL
 
 from connectors.kafka.errors import NotSupported
@@ -253,9 +254,12 @@ def test_what_would_send_or_acknowledge_by_itself_stops_the_worker_with_what_to_
         async for _ in REFUSED[name](stream):
             raise AssertionError("an event came by")
 
-    with pytest.raises(NotSupported, match=rf"stream\.{name}\(\)") as caught:
+    with pytest.raises(NotSupported, match=rf"stream\.{name}\(\)") as caught, capture_logs() as logs:
         AgentDriver("one", role_of(one), folder=tmp_path).feed(*rows(1), key=b"a")
     assert caught.value.remedy
+    (said,) = (line for line in logs if line["event"] == "worker stops")
+    assert said["agent"] == "one"
+    assert __file__ in said["raised_at"]
 
 
 @pytest.mark.timeout(60)
@@ -273,9 +277,14 @@ def test_an_agent_that_sends_by_faust_stops_the_worker_with_what_to_write_and_ma
 
     role = Extension({"one": [register]}, (READINGS, EACH), {SUBJECT: SCHEMA})
     driver = AgentDriver("one", role, folder=tmp_path)
-    with pytest.raises(NotSupported, match=r"topic\.send to elsewhere") as caught:
-        driver.feed(*rows(1), key=b"a")
+    with pytest.raises(NotSupported, match=r"topic\.send to elsewhere") as caught, capture_logs() as logs:
+        driver.feed(*rows(1), key=b"a", partition=1)
     assert "scope.emit" in caught.value.remedy
+    (said,) = (line for line in logs if line["event"] == "worker stops")
+    assert (said["partition"], said["offset"]) == (1, 0)
+    assert said["topic"].endswith(READINGS.name)
+    assert said["raised_at"].startswith(__file__)
+    assert said["raised_at"].endswith(" in one")
 
 
 # -- one agent a topic ------------------------------------------------------------------------------------

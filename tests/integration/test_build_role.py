@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import secrets
+from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,11 +17,12 @@ from connectors.kafka.at_least_once import AtLeastOnce
 from connectors.kafka.errors import TopicMismatch, TopicsAbsent
 from connectors.kafka.transaction import KafkaTransaction
 from connectors.registry import Registry
+from ops.errors import REFUSED, exit_code_of
 from pipelines.app import build_role
 from pipelines.blueprint import blueprint
 from pipelines.changelogs import Retention
 from pipelines.checks import check
-from pipelines.errors import AgentRefused, OptionsRefused
+from pipelines.errors import AgentRefused, DeployRefused, OptionsRefused
 from pipelines.extension import Extension
 from pipelines.options import WorkerOptions
 from schemas.catalog import PAYLOAD_PREFIX, subjects
@@ -90,6 +93,7 @@ def test_a_role_is_at_least_once_if_it_is_named_and_not_where_others_rely_on_mor
         build_role("ingest", named, mine)
 
 
+EMPTY = '{{"type":"record","namespace":"mine","name":"{name}","fields":[]}}'
 READS = TopicSpec("kept.in.v1", "key", "", 2, -1, "delete", "What is read.")
 KEPT = TopicSpec("kept.changelog.v1", "key", "", 2, -1, "compact", "What is kept.")
 
@@ -139,6 +143,27 @@ def test_a_topic_that_an_agent_says_it_writes_and_nothing_declares_refuses_the_s
     with pytest.raises(TopicsAbsent, match=r"there is no topic .*stray\.out\.v1$") as refused:
         build_role("one", told, keeping(writes=(stray,)))
     assert "TOPICS of the agent's module" in refused.value.remedy
+
+
+def test_an_output_without_a_schema_refuses_the_start_and_the_check_before_it(options, topics):
+    subject = f"mine.Sum{secrets.token_hex(6)}"
+    sums = TopicSpec("kept.sums.v1", "key", subject, 2, -1, "delete", "Sums.")
+    topics(*TOPICS, READS, KEPT, sums)
+    extension = keeping(writes=(sums,))
+
+    def problems() -> list[str]:
+        plans = [blueprint("one", extension, options.kafka)]
+        return [found.problem for found in check(plans, extension, options) if found.problem]
+
+    (problem,) = problems()
+    assert f"kept.sums.v1: there is no schema of its subject {subject}" in problem
+    with pytest.raises(DeployRefused, match=subject) as refused:
+        build_role("one", options, extension)
+    assert exit_code_of(refused.value) == REFUSED
+    with closing(Registry(options.registry_url)) as registry:
+        registry.register(subject, EMPTY.format(name=subject.removeprefix("mine.")))
+    assert problems() == []
+    assert build_role("one", options, extension).role == "one"
 
 
 def test_a_changelog_that_nothing_declares_refuses_the_start_and_the_check_before_it(options, topics):

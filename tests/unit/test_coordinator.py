@@ -121,7 +121,7 @@ class Bench:
         self.transaction = transaction
         self.unit = UnitOfWork(transaction, lambda spec: spec.name)
         self.stores = Stores(self.unit)
-        self.committed, self.fatal = [], []
+        self.committed, self.fatal, self.stopped_at = [], [], {}
         self.coordinator = Coordinator(
             agents={TOPIC: "agent"},
             policies={TOPIC: policy},
@@ -129,10 +129,14 @@ class Bench:
             partitions=self.stores,
             options=CoordinatorOptions(**options),
             on_committed=self.committed.append,
-            on_fatal=self.fatal.append,
+            on_fatal=self._on_fatal,
             in_flight=in_flight,
         )
         self.poller = self.coordinator.poller = Poller()
+
+    def _on_fatal(self, error, where):
+        self.fatal.append(error)
+        self.stopped_at = where
 
     async def assign(self):
         self.poller.assignment = frozenset([SOURCE])

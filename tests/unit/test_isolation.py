@@ -139,7 +139,12 @@ def test_pauses_double_up_to_a_bound_however_long_it_goes_on():
 
 
 def test_an_event_whose_agent_says_fatal_stops_the_worker_and_is_not_handled():
-    error = WorkerStopped("another owner has the partition")
+    def agent() -> None:
+        raise WorkerStopped("another owner has the partition")
+
+    with pytest.raises(WorkerStopped) as raised:
+        agent()
+    error, line = raised.value, agent.__code__.co_firstlineno + 1
 
     async def scenario():
         async with coordinator() as bench:
@@ -148,6 +153,8 @@ def test_an_event_whose_agent_says_fatal_stops_the_worker_and_is_not_handled():
             await bench.work()
             bench.coordinator.failed(TOPIC, error)
             assert bench.fatal == [error]
+            place = f"{__file__}:{line} in agent"
+            assert bench.stopped_at == {"topic": TOPIC, "partition": 0, "offset": 0, "raised_at": place}
         assert bench.commits == []
 
     asyncio.run(scenario())
