@@ -441,7 +441,7 @@ def test_the_first_day_of_the_page_works_as_it_is_written(stack, kafka_options, 
         events = tmp_path / "events.ndjson"
         events.write_text('{"type": "open", "kind": "job", "payload": {}}\n')
         code, _, err = line.run("publish", "--stream", "mine", str(events))
-        assert (code, "Authorization: Bearer" in err) == (1, True)
+        assert (code, "SLUICEGATE_EDGE__TOKEN" in err) == (1, True)
         line.environment["SLUICEGATE_EDGE__TOKEN"] = token
         code, out, err = line.run("publish", "--stream", "mine", str(events))
         assert code == 0, err
