@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 def configure_logs() -> None:
     """Log to standard error from now on, as far as it can be written; once, by a process's own entry point.
 
-    What libraries say by Python's ``logging``, as Faust, asyncio and uvicorn do, is said as ours is, from
-    warnings on: a line of another form would be found by no runbook.
+    What libraries say by Python's ``logging``, as asyncio and uvicorn do, is said as ours is, from warnings
+    on: a line of another form would be found by no runbook. What Faust tells of is told by us.
     """
     structlog.configure(
         processors=[
@@ -48,9 +48,10 @@ class _OfLibraries(logging.Handler):
     """Says as a line of ours what a library says by the standard library's way of logging."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """See logging."""
-        log = structlog.get_logger()
-        log.log(record.levelno, record.getMessage(), logger=record.name, exc_info=record.exc_info)
+        """See logging. A logger with a handler of its own sees to itself: Faust's have a silent one."""
+        if not logging.getLogger(record.name).handlers:
+            log = structlog.get_logger()
+            log.log(record.levelno, record.getMessage(), logger=record.name, exc_info=record.exc_info)
 
 
 def _renderer() -> Processor:

@@ -141,7 +141,7 @@ def test_the_flag_runs_the_tests_of_a_users_agents_on_the_real_parts(stack, kafk
         "SLUICEGATE_KAFKA__TOPIC_PREFIX": kafka_options.topic_prefix,
         "SLUICEGATE_REGISTRY__URL": stack.registry_url,
     }
-    some = ["-k", "(late or True) and not sensors"]
+    some = ["-k", "(late or True) and not sensors and not visits"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--stack", *some, str(EXAMPLE)],
         env=environment, capture_output=True, text=True, check=False, timeout=120,

@@ -26,6 +26,7 @@ def test_a_line_for_developers_is_not_written():
 
 QUOTES = """
 import logging
+from mode.utils.logging import get_logger
 from ops.logs import configure_logs
 import structlog
 configure_logs()
@@ -36,8 +37,9 @@ try:
     raise ValueError("postgresql://me:hunter22@db/x")
 except ValueError:
     log.exception("broken")
-    logging.getLogger("faust").exception("crashed with %s", "secret=hunter22")
-logging.getLogger("faust").info("no news")
+    logging.getLogger("asyncio").exception("crashed with %s", "secret=hunter22")
+    get_logger("faust.worker").exception("told by us")
+logging.getLogger("asyncio").info("no news")
 """
 
 
@@ -54,5 +56,5 @@ def test_what_looks_like_a_secret_is_in_no_line_and_those_of_libraries_are_lines
     )
     assert raised["exception"].endswith("ValueError: postgresql://me:***@db/x")
     assert theirs["event"] == "crashed with secret=***"
-    assert (theirs["level"], theirs["logger"]) == ("error", "faust")
+    assert (theirs["level"], theirs["logger"]) == ("error", "asyncio")
     assert "Traceback" in theirs["exception"]
