@@ -58,11 +58,8 @@ def split_body(body: bytes, content_type: str, events_max: int) -> Placed:
             remedy=f"Send one of: {ACCEPTED} (in UTF-8).",
         )
     if media in NDJSON:
-        values = _lines(body, events_max)
-    else:
-        values = _values(body, events_max, batch=media == JSON[2], one=media == JSON[1])
-    check_count(values, events_max)
-    return values
+        return _lines(body, events_max)
+    return _values(body, events_max, batch=media == JSON[2], one=media == JSON[1])
 
 
 def check_count(values: Sequence[object], events_max: int) -> None:
@@ -99,6 +96,7 @@ def _lines(body: bytes, events_max: int) -> Placed:
         except orjson.JSONDecodeError as error:
             place = {"line": number, "column": error.colno}
             raise _not_json(f"line {number}: {error.msg}", place) from None
+    check_count(values, events_max)
     return values
 
 

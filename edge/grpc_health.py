@@ -18,7 +18,8 @@ from grpc_reflection.v1alpha.reflection_pb2 import DESCRIPTOR as OLD_REFLECTION
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 
 from edge.errors import RequestError
-from edge.grpc_requests import Requests, Shares, parsed
+from edge.grpc_requests import Requests, overloaded, parsed
+from edge.shares import Shares
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -47,6 +48,10 @@ _REFLECTIONS_MAX: Final = 64
 _REFLECTION_READ_MS_MAX: Final = 30_000
 
 
+def _shares(most: int, what: str) -> Shares:
+    return Shares(most, _CONNECTION_MAX, lambda held, own: overloaded(f"{held} {what}, {own} of them you"))
+
+
 class Health:
     """Answers as `/readyz` would at this moment, and tells who watches when that changes."""
 
@@ -54,7 +59,7 @@ class Health:
         self._core = core
         self._services = frozenset(("", *services))
         self._requests = Requests(_CHECKS_MAX, _CHECK_READ_MS_MAX)
-        self._watches = Shares(_WATCHES_MAX, _CONNECTION_MAX, "watch the health")
+        self._watches = _shares(_WATCHES_MAX, "watch the health")
         self._stopping = False
         self._changed = asyncio.Event()
         self._looking: asyncio.Task[None] | None = None
@@ -127,7 +132,7 @@ class Reflection:
         pool.Add(_as_v1(OLD_REFLECTION))
         self._servicer = reflection.aio.ReflectionServicer((*names, REFLECTION_SERVICE), pool)
         self._requests = Requests(_REFLECTIONS_MAX, _REFLECTION_READ_MS_MAX)
-        self._calls = Shares(_REFLECTIONS_MAX, _CONNECTION_MAX, "look around")
+        self._calls = _shares(_REFLECTIONS_MAX, "look around")
 
     async def info(self, _stream: object, call: Call) -> None:
         """``ServerReflectionInfo``. Raises RequestError."""

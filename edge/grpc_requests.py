@@ -9,8 +9,7 @@ single request is a stream of one), once it is known who calls and there is a pl
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Final, TypeVar
 from weakref import WeakValueDictionary
 
@@ -20,7 +19,7 @@ from google.protobuf.message import DecodeError, Message
 from edge.errors import RequestError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
 
     from edge.grpc_call import Call
 
@@ -82,27 +81,6 @@ class Requests:
             except TimeoutError:
                 raise overloaded("too many requests are being read already") from None
             yield
-
-
-class Shares:
-    """Calls that may go on for long: so many at a time, and so many of one caller."""
-
-    def __init__(self, most: int, own_max: int, what: str) -> None:
-        """``what`` they do."""
-        self._most, self._own_max, self._what = most, own_max, what
-        self._calls: Counter[str] = Counter()
-
-    @contextmanager
-    def one_of(self, whose: str) -> Iterator[None]:
-        """Have a place for one. Raises RequestError, 503: there is none."""
-        held, own = self._calls.total(), self._calls[whose]
-        if held >= self._most or own >= self._own_max:
-            raise overloaded(f"{held} {self._what}, {own} of them you")
-        self._calls[whose] += 1
-        try:
-            yield
-        finally:
-            self._calls -= Counter((whose,))
 
 
 def parsed(kind: type[M], data: bytes) -> M:

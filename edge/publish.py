@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
-from contextlib import contextmanager
 from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -15,13 +13,14 @@ import structlog
 from connectors.kafka.errors import AppendFailed, AppendRefused
 from edge.bodies import check_count, read_body, split_body
 from edge.errors import RequestError
+from edge.shares import Shares
 from schemas.envelope import check_stream_name
 from schemas.errors import ContractError, InvalidEvent, RegistryUnavailable, SluicegateError, WireError
 from schemas.published import event_from_json
 from schemas.topics import INPUT
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Callable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterable, Callable, Mapping, Sequence
     from concurrent.futures import Executor
 
     from edge.access.identity import Identity
@@ -112,8 +111,10 @@ class Publisher:
         self._topic = INPUT.named(topic_prefix)
         self.pressure = pressure
         """Which streams' producers are held back."""
-        self._under_way: Counter[str] = Counter()
-        """By tenant: requests that hold a place."""
+        most = options.publishing_max
+        self._places = Shares(most, most - most // 4, _no_place)
+        """For requests that are read and checked; a tenant has three quarters at most. Beyond them nothing is
+        read: while the registry hangs, bodies would pile up without a bound."""
 
     async def publish(
         self, request: PublishRequest, chunks: AsyncIterable[bytes], headers: Mapping[str, str]
@@ -125,7 +126,7 @@ class Publisher:
             RequestError: nothing was appended (4xx), or it is not known and may be repeated (503).
         """
         self.check_address(request)
-        with self._place(request.tenant):
+        with self._places.one_of(request.tenant):
             body = await self._read(chunks, headers, self._options.request_bytes_max, "a request")
             placed = split_body(body, headers.get("content-type", ""), self._options.request_events_max)
             events, records = await self._checked(request, placed)
@@ -136,7 +137,7 @@ class Publisher:
         self.check_address(request)
         check_count(values, self._options.request_events_max)
         placed: Placed = [({"index": index}, value) for index, value in enumerate(values)]
-        with self._place(request.tenant):
+        with self._places.one_of(request.tenant):
             events, records = await self._checked(request, placed)
         return await self.append(request, events, records)
 
@@ -146,7 +147,7 @@ class Publisher:
         """Publish one event that the edge makes itself, for somebody who may; raises as ``publish``."""
         self._count(request.tenant, 1)
         placed: Placed = [({"index": 0}, {"type": type_name, "source": "edge", "payload": dict(fields)})]
-        with self._place(request.tenant):
+        with self._places.one_of(request.tenant):
             events, records = await self._build_on_thread(request, placed)
         return await self.append(request, events, records)
 
@@ -158,7 +159,7 @@ class Publisher:
         ``make_beside`` is called on a thread, and may raise RequestError.
         """
         self.check_address(request)
-        with self._place(request.tenant):
+        with self._places.one_of(request.tenant):
             events, records = await self._checked(request, [({"index": 0}, value)])
             beside = await asyncio.get_running_loop().run_in_executor(self._threads, make_beside)
         return await self.append(request, events, records, beside)
@@ -173,7 +174,7 @@ class Publisher:
         what: str = "a request",
     ) -> bytes:
         """Read a body for a tenant, of ``bytes_max`` if not the options'. Raises RequestError."""
-        with self._place(tenant):
+        with self._places.one_of(tenant):
             limit_bytes = self._options.request_bytes_max if bytes_max is None else bytes_max
             return await self._read(chunks, headers, limit_bytes, what)
 
@@ -210,23 +211,6 @@ class Publisher:
             if wait is not None:
                 self._waiters.remove(key, wait, ids)
         return answer
-
-    @contextmanager
-    def _place(self, tenant: str) -> Iterator[None]:
-        """Hold one of the places for requests that are read and checked; a tenant has three quarters at most.
-
-        Beyond them nothing is read: while the registry hangs, bodies would pile up without a bound.
-        """
-        most, own = self._options.publishing_max, self._under_way[tenant]
-        if (held := self._under_way.total()) >= most or own >= most - most // 4:
-            raise _overloaded(
-                "Overloaded", f"{held} requests are under way already, {own} of them this tenant's"
-            )
-        self._under_way[tenant] += 1
-        try:
-            yield
-        finally:
-            self._under_way -= Counter((tenant,))  # and forget who has none
 
     async def _read(
         self, chunks: AsyncIterable[bytes], headers: Mapping[str, str], bytes_max: int, what: str
@@ -394,6 +378,10 @@ def _refusal(error: SluicegateError, place: Mapping[str, int]) -> RequestError:
 
 def _later(title: str, detail: str, remedy: str = "Send the same request again.") -> RequestError:
     return RequestError(503, title, detail, remedy=remedy, headers={"retry-after": "1"})
+
+
+def _no_place(held: int, own: int) -> RequestError:
+    return _overloaded("Overloaded", f"{held} requests are under way already, {own} of them this tenant's")
 
 
 def _overloaded(title: str, detail: str) -> RequestError:
